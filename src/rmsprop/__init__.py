@@ -1,0 +1,11 @@
+"""RMSprop, exactly: every variant of the rule, and able to say what it does.
+
+`Rule`, `State`, `init` and `update` are the algorithm in NumPy; `rmsprop.torch.RMSprop` is the PyTorch optimizer;
+`rmsprop.lab` trains and compares on real data; the command `rmsprop` does so from a terminal.
+"""
+
+from rmsprop.errors import InputError
+from rmsprop.rule import Rule, State, init, update
+
+__all__ = ["InputError", "Rule", "State", "init", "update"]
+__version__ = "0.1.0"

@@ -1,0 +1,161 @@
+"""A rule in equations, numbers and a worked example, as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from rmsprop.errors import InputError
+from rmsprop.rule import Rule, denominator, init, update
+
+
+def equations(rule: Rule) -> list[str]:
+    """Return one line per operation of a step of `rule`, in order, with the active values filled in."""
+    eta, beta, eps, mu, lam = (f"{x:g}" for x in (rule.lr, rule.decay, rule.eps, rule.momentum, rule.weight_decay))
+    fresh = f"{1 - rule.decay:.6g}"
+    lines = []
+    if rule.maximize:
+        lines.append("g ← −g")
+    if rule.weight_decay:
+        decoupled = f"p ← p − {rule.lr * rule.weight_decay:.6g}·p"
+        lines.append(decoupled if rule.decoupled_weight_decay else f"g ← g + {lam}·p")
+    lines.append(f"v ← {beta}·v + {fresh}·g²")
+    if rule.centered:
+        lines.append(f"m ← m + {fresh}·(g − m)")
+    variance, mean = "v", "m"
+    if rule.bias_correction:
+        start = f" − {beta}ᵗ·{rule.initial_square_avg:g}" if rule.initial_square_avg else ""
+        lines.append(f"v̂ ← {f'(v{start})' if start else 'v'}/(1 − {beta}ᵗ)")
+        variance = "v̂"
+        if rule.centered:
+            lines.append(f"m̂ ← m/(1 − {beta}ᵗ)")
+            mean = "m̂"
+    if rule.centered:
+        lines.append(f"s ← max({variance} − {mean}², κ·{variance})")
+        variance = "s"
+    plus = f" + {eps}" if rule.eps else ""
+    lines.append(f"d ← √({variance}{plus})" if rule.eps_inside_sqrt and plus else f"d ← √{variance}{plus}")
+    u = f"{eta}·g/d" if rule.lr_in_momentum else "g/d"
+    if rule.momentum:
+        lines.append(f"b ← {mu}·b + {u}")
+        r = f"({u} + {mu}·b)" if rule.nesterov else "b"
+        lines.append(f"p ← p − {r}" if rule.lr_in_momentum else f"p ← p − {eta}·{r}")
+    else:
+        lines.append(f"p ← p − {eta}·g/d")
+    return lines
+
+
+class Numbers(NamedTuple):
+    """What a rule's values mean; rates and steps are per element."""
+
+    window: float  # 1/(1−β), steps
+    window_weight: float  # share of the average's weight inside the window
+    half_life: float  # steps after which a gradient counts half
+    first_step: float | None  # size of the first step for a large gradient; None: it depends on the gradient
+    largest_step: float | None  # bound on any step; None: no useful bound (variance by subtraction)
+    floor: float  # smallest possible denominator
+
+
+def numbers(rule: Rule) -> Numbers:
+    """Return the window, half-life, step sizes and denominator floor of `rule`.
+
+    The window 1/(1−β) holds 1 − β^(1/(1−β)), about 63 %, of the weight; the half-life is ln 2/−ln β. From v₀ = 0 the
+    first step is η/√(1−β), or η with bias correction, or η/√(β(1−β)) when centered, whatever the gradient, as long
+    as it is large against ε. No step exceeds η/√(1−β), since v ≥ (1−β)·g²; momentum lets steps add up, 1/(1−μ).
+    """
+    window = 1 / (1 - rule.decay)
+    half_life = math.log(2) / -math.log(rule.decay) if rule.decay else 0.0
+    surge = rule.lr / math.sqrt(1 - rule.decay)
+    first: float | None = rule.lr if rule.bias_correction else surge
+    if rule.centered:
+        first = surge / math.sqrt(rule.decay) if rule.decay and not rule.bias_correction else None
+    if rule.initial_square_avg:
+        first = None
+    unbounded = rule.centered or (rule.bias_correction and rule.initial_square_avg)
+    return Numbers(
+        window=window,
+        window_weight=1 - rule.decay**window,
+        half_life=half_life,
+        first_step=first * (1 + rule.momentum * rule.nesterov) if first is not None else None,
+        largest_step=None if unbounded else surge / (1 - rule.momentum),
+        floor=math.sqrt(rule.eps) if rule.eps_inside_sqrt else rule.eps,
+    )
+
+
+def explain(rule: Rule) -> str:
+    """Return the equations of `rule` and what its numbers mean, as plain text (see `Rule.explain`)."""
+    n = numbers(rule)
+    off = {field.name: field.default for field in dataclasses.fields(Rule)}
+    chosen = [f"{name}={getattr(rule, name)!r}" for name in off if getattr(rule, name) != off[name]]
+    if n.first_step is not None:
+        first = f"{n.first_step:.4g} for every element, whatever its gradient (if large against ε)"
+        first += f" ({n.first_step / rule.lr:.4g} × lr)" if rule.lr else ""
+    elif rule.initial_square_avg:
+        first = f"depends on the gradient: v starts at {rule.initial_square_avg:g} and damps gradients below its root"
+    else:
+        first = "very long: one gradient has no variance, so d is its rounding floor; warm the learning rate up"
+    largest = "bounded only by the rounding floor of the variance"
+    if n.largest_step is not None:
+        largest = f"{n.largest_step:.4g} per element, whatever the gradients"
+    facts = [
+        ("averaging window", f"{n.window:.4g} steps (1/(1−β)) hold {n.window_weight:.0%} of the weight"),
+        ("half-life", f"{n.half_life:.4g} steps"),
+        ("first step", first),
+        ("largest step", largest),
+        ("denominator floor", f"{n.floor:.4g}, so the effective rate η/d is at most "
+         + (f"{rule.lr / n.floor:.4g}" if n.floor else "unbounded")),
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            f"RMSprop with {', '.join(chosen) or 'every default'}",
+            "",
+            "Each step, for each parameter p with gradient g (v: average of g²"
+            + ("; m: average of g" if rule.centered else "")
+            + ("; b: momentum" if rule.momentum else "")
+            + "):",
+            *(f"    {line}" for line in equations(rule)),
+            *(["    (κ = 8 × unit roundoff: the rounding noise of the subtraction)"] if rule.centered else []),
+            "",
+            "What the numbers mean:",
+            *(f"    {name:<18} {fact}" for name, fact in facts),
+        ]
+    )
+
+
+class WorkedStep(NamedTuple):
+    """One parameter at one step of the worked example, float64."""
+
+    step: int
+    parameter: str
+    gradient: float
+    square_avg: float
+    rate: float  # η/d, the effective learning rate
+    change: float  # what is added to the parameter
+
+
+WORKED_GRADIENTS = ((10.0, 0.01), (8.0, 0.02))
+
+
+def worked_example(rule: Rule) -> list[WorkedStep]:
+    """Return two steps of `rule` on two parameters whose gradients differ a thousandfold, from p = 0.
+
+    Step 1 has the gradients 10 and 0.01, step 2 has 8 and 0.02: RMSprop moves both parameters about equally.
+    """
+    if rule.momentum or rule.weight_decay:
+        name = "momentum" if rule.momentum else "weight_decay"
+        raise InputError(name, "0 in the worked example", getattr(rule, name), "leave it out")
+    param = np.zeros(2)
+    state = init(rule, param)
+    steps = []
+    for gradients in WORKED_GRADIENTS:
+        before = param
+        param, state = update(rule, param, np.array(gradients), state)
+        rate = rule.lr / denominator(rule, state.square_avg, state.grad_avg, state.step)
+        steps += [
+            WorkedStep(state.step, "xy"[i], gradients[i], state.square_avg[i], float(rate[i]), param[i] - before[i])
+            for i in range(2)
+        ]
+    return steps

@@ -1,0 +1,196 @@
+"""The RMSprop rule, E1 to E9, in NumPy: the definition that every other implementation must equal.
+
+Symbols: parameter p, gradient g, square average v, gradient average m, momentum buffer b, step t = 1, 2, …;
+η = lr, β = decay, ε = eps, μ = momentum, λ = weight_decay, v₀ = initial_square_avg.
+
+    E1  g ← −g                                       if maximize
+    E2  g ← g + λ·p                                  or, decoupled:  p ← p − (η·λ)·p
+    E3  v ← β·v + ((1−β)·g)·g
+    E4  m ← m + (1−β)·(g − m)                        if centered
+    E5  s ← v;  bias_correction: s ← max(v − βᵗ·v₀, κ·v)/(1 − βᵗ) and m̂ = m/(1 − βᵗ), else m̂ = m
+        s ← max(s − m̂², κ·s)                         if centered;  κ = 8 × unit roundoff
+    E6  d ← √s + ε                                   or, eps_inside_sqrt:  d ← √(s + ε)
+    E7  u ← g/d, and 0 where d = 0
+    E8  b ← μ·b + u, r ← b  (nesterov: u + μ·b)      lr_in_momentum: with η·u in place of u
+    E9  p ← p − η·r  (u for r without momentum)      lr_in_momentum: p ← p − r
+
+E5's floors lie at the rounding noise of their subtractions: they change no meaningful result, keep the variance
+from being negative, and bound the step. Other libraries have no such floor and make NaN there.
+Scalars such as 1−β are computed in double and rounded once; the order of operations is fixed.
+
+Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); Graves, arXiv:1308.0850 (2013), eq. 38-45.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmsprop.errors import InputError, Received, check_flag, check_number
+
+Array = npt.NDArray[Any]
+
+# Numeric fields: the bound above (exclusive; the bound below is 0) and a remedy for the error message.
+_RANGES = {
+    "lr": (math.inf, "1e-4 to 1e-2 is usual"),
+    "decay": (1.0, "0.9 averages over about 10 steps, 0.99 over about 100"),
+    "eps": (math.inf, "1e-8 is usual"),
+    "momentum": (1.0, "0 switches momentum off, 0.9 is usual"),
+    "weight_decay": (math.inf, "1e-5 to 1e-2 is usual"),
+    "initial_square_avg": (math.inf, "0 (PyTorch) or 1 (TensorFlow 1) is usual"),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Every choice that makes one RMSprop differ from another; the defaults are PyTorch's. See the module for E1-E9.
+
+    Parameters
+    ----------
+    lr
+        Learning rate η.
+    decay
+        Decay β of the running averages (PyTorch: alpha, Keras: rho).
+    eps
+        ε, added to the denominator.
+    momentum
+        Momentum μ of the heavy-ball buffer; 0 means no buffer.
+    weight_decay
+        Weight decay λ.
+    centered
+        Divide by the standard deviation of the gradient instead of its root mean square.
+    nesterov
+        Nesterov momentum; needs momentum > 0.
+    eps_inside_sqrt
+        √(v + ε) (TensorFlow, Keras, optax) instead of √v + ε (PyTorch).
+    initial_square_avg
+        Start v₀ of the square average: 0 (PyTorch, Keras) or 1 (TensorFlow 1).
+    lr_in_momentum
+        The buffer gathers η·u (TensorFlow, Keras, optax) instead of u (PyTorch); same while η is constant.
+    bias_correction
+        Divide the averages by 1 − βᵗ, as Adam does. With centered, the first variance is zero: warm lr up.
+    decoupled_weight_decay
+        Shrink p by η·λ before the step instead of adding λ·p to the gradient.
+    maximize
+        Ascend instead of descend.
+
+    A value out of range raises `InputError`, which names the field, the range, the value and a remedy.
+
+    Examples
+    --------
+    >>> rule = Rule(lr=0.01, decay=0.9)
+    >>> param, state = np.array([1.0, 1.0]), init(rule, np.array([1.0, 1.0]))
+    >>> param, state = update(rule, param, np.array([10.0, 0.01]), state)
+    >>> param
+    array([0.96837722, 0.96837725])
+    """
+
+    lr: float = 1e-2
+    decay: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    centered: bool = False
+    nesterov: bool = False
+    eps_inside_sqrt: bool = False
+    initial_square_avg: float = 0.0
+    lr_in_momentum: bool = False
+    bias_correction: bool = False
+    decoupled_weight_decay: bool = False
+    maximize: bool = False
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _RANGES:
+                below, remedy = _RANGES[field.name]
+                object.__setattr__(self, field.name, check_number(field.name, value, remedy, below=below))
+            else:
+                check_flag(field.name, value)
+        if self.nesterov and self.momentum == 0:
+            raise InputError("momentum", "> 0 with nesterov=True", self.momentum, "set momentum, for example 0.9")
+
+    def explain(self) -> str:
+        """Return this rule's equations with its values, and what the values mean, as text."""
+        from rmsprop.explain import explain
+
+        return explain(self)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the rule remembers about one parameter array; arrays have its shape and dtype."""
+
+    step: int  # t, the number of updates made
+    square_avg: Array  # v, changed by every update
+    grad_avg: Array | None = None  # m, only when centered
+    momentum_buffer: Array | None = None  # b, only with momentum
+
+
+def init(rule: Rule, param: Array) -> State:
+    """Return the state before the first update of `param` (any shape, float32 or float64)."""
+    param = np.asarray(param)
+    if param.dtype not in (np.float32, np.float64):
+        raise InputError("param.dtype", "float32 or float64", param.dtype.name, "use param.astype(np.float32)")
+    return State(
+        step=0,
+        square_avg=np.full_like(param, rule.initial_square_avg),
+        grad_avg=np.zeros_like(param) if rule.centered else None,
+        momentum_buffer=np.zeros_like(param) if rule.momentum else None,
+    )
+
+
+def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
+    """Return d of E5 and E6, by which the gradient is divided; η/d is the effective learning rate."""
+    kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
+    s = v
+    if rule.bias_correction:
+        power = rule.decay**t
+        s = np.maximum(v - power * rule.initial_square_avg, kappa * v) / (1 - power)
+        m = None if m is None else m / (1 - power)
+    if rule.centered and m is not None:
+        s = np.maximum(s - m * m, kappa * s)
+    return np.asarray(np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps)
+
+
+@np.errstate(over="ignore", under="ignore", invalid="ignore")
+def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, State]:
+    """Return the parameter after one step and the new state; the inputs are left as they were.
+
+    `param` and `grad` agree in shape and dtype (float32 or float64). A gradient that is not finite, or whose square
+    is not (above 1.8e19 in float32), stays in v. Buffers that `rule` needs and `state` lacks start at zero.
+    """
+    p, g = np.asarray(param), np.asarray(grad)
+    v, m, b = state.square_avg, state.grad_avg, state.momentum_buffer
+    for name, array in (("grad", g), ("state.square_avg", v)):
+        if (array.shape, array.dtype) != (p.shape, p.dtype):
+            needed, found = f"of param's {p.shape} {p.dtype}", Received(f"{array.shape} {array.dtype}")
+            raise InputError(name, needed, found, "convert it, or start with init(rule, param)")
+    t, eta, beta, mu, lam = state.step + 1, rule.lr, rule.decay, rule.momentum, rule.weight_decay
+
+    if rule.maximize:
+        g = -g  # E1
+    if lam and rule.decoupled_weight_decay:
+        p = p - (eta * lam) * p  # E2
+    elif lam:
+        g = g + lam * p
+    v = beta * v + ((1 - beta) * g) * g  # E3
+    if rule.centered:
+        m = np.zeros_like(p) if m is None else m
+        m = m + (1 - beta) * (g - m)  # E4
+    d = denominator(rule, v, m, t)  # E5, E6
+    u = np.divide(g, d, out=np.zeros_like(g), where=d != 0)  # E7
+    if rule.lr_in_momentum:
+        u = eta * u
+    r = u
+    if mu:
+        b = np.zeros_like(p) if b is None else b
+        b = mu * b + u  # E8
+        r = u + mu * b if rule.nesterov else b
+    p = p - r if rule.lr_in_momentum else p - eta * r  # E9
+    return np.asarray(p), State(t, np.asarray(v), m, b)

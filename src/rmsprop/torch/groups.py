@@ -1,0 +1,63 @@
+"""Parameter groups as rules: a group's hyperparameters, checked, under the names that torch gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from rmsprop.errors import InputError, Received, check_flag, check_number
+from rmsprop.rule import Rule
+
+# A rule's fields as a group names them: torch's name for `decay` is `alpha`.
+FIELDS = {("alpha" if field.name == "decay" else field.name): field.name for field in dataclasses.fields(Rule)}
+EXECUTION = {"capturable": False, "foreach": None, "differentiable": False}
+_OTHER_NAMES = {
+    "decay": "alpha", "rho": "alpha", "beta2": "alpha", "learning_rate": "lr", "epsilon": "eps",
+    "eps_in_sqrt": "eps_inside_sqrt", "initial_scale": "initial_square_avg",
+    "decoupled_decay": "decoupled_weight_decay",
+}  # fmt: skip
+
+
+def rule_of(group: dict[str, Any]) -> Rule:
+    """Return the rule of a group, checked; its lr is a placeholder, since a Tensor lr is not read here."""
+    if not isinstance(group["lr"], Tensor):
+        check_number("lr", group["lr"], "1e-4 to 1e-2 is usual")
+    values = [group[name] for name in FIELDS if name != "lr"]
+    try:
+        return _cached_rule(*values)
+    except TypeError:  # something unhashable, such as a list, which Rule will name
+        return _cached_rule.__wrapped__(*values)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _cached_rule(*values: Any) -> Rule:
+    names = [name for name in FIELDS if name != "lr"]
+    try:
+        return Rule(**{FIELDS[name]: value for name, value in zip(names, values, strict=True)})
+    except InputError as error:
+        if error.name != "decay":
+            raise
+        raise InputError("alpha", error.allowed, error.value, error.remedy) from None
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Raise InputError if a value of `group` is unusable or stands under another library's name."""
+    for name, ours in _OTHER_NAMES.items():
+        if name in group:
+            raise InputError("a parameter group's key", "one of this optimizer's arguments", name, f"say {ours}")
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        found = Received(f"shape {tuple(lr.shape)}")
+        raise InputError("lr", "a number or a one-element Tensor", found, "give each rate a parameter group")
+    if isinstance(lr, Tensor) and lr.device.type != "meta":
+        check_number("lr", float(lr), "1e-4 to 1e-2 is usual")
+    rule_of(group)
+    check_flag("capturable", group["capturable"])
+    check_flag("differentiable", group["differentiable"])
+    if group["foreach"] is not None:
+        check_flag("foreach", group["foreach"], "pass True, False or None")
+    if group["foreach"] and group["differentiable"]:
+        raise InputError("foreach", "None or False with differentiable=True", True, "leave foreach out")
