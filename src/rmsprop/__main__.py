@@ -1,0 +1,19 @@
+"""Entry point of the command `rmsprop` and of `python -m rmsprop`."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; say how to install it where its packages are missing."""
+    try:
+        from rmsprop.cli import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("cyclopts", "rich"):
+            raise
+        print(f"rmsprop: the command line needs {error.name}: pip install 'rmsprop[lab]'", file=sys.stderr)
+        return 1
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

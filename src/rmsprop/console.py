@@ -1,0 +1,139 @@
+"""What the terminal shows: live progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rmsprop.explain import WorkedStep
+    from rmsprop.lab.compare import Listener as ComparisonListener
+    from rmsprop.lab.compare import Row
+    from rmsprop.lab.store import RunDirectory
+    from rmsprop.lab.train import Listener as TrainingListener
+    from rmsprop.lab.training import Record, Training
+
+_STAGES = {"tune": "picking learning rates", "final": "comparing"}
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[news]}"), console=console, disable=not console.is_terminal)
+
+
+@contextmanager
+def training_progress(console: Console) -> Iterator[TrainingListener]:
+    """Yield a listener for `train`: a bar of steps on a terminal, else a line for every tenth of the epochs."""
+    with _progress(console) as progress:
+        bar = progress.add_task("training", total=None, news="")
+
+        def listen(training: Training, records: list[Record]) -> None:
+            progress.update(bar, completed=training.step, total=training.total_steps)
+            for record in records:
+                if record["kind"] == "epoch":
+                    words = _epoch_words(training, record)
+                    progress.update(bar, news=words)
+                    if not console.is_terminal and record["epoch"] % max(1, training.epochs // 10) == 0:
+                        console.print(f"epoch {record['epoch']} of {training.epochs}: {words}")
+
+        yield listen
+
+
+def _epoch_words(training: Training, record: Record) -> str:
+    from rmsprop.lab.words import score_words
+
+    name = training.task.metric_name
+    metric = score_words(record["validation_metric"], name)
+    return f"validation loss {record['validation_loss']:.4g}, {name} {metric}"
+
+
+@contextmanager
+def comparison_progress(console: Console) -> Iterator[ComparisonListener]:
+    """Yield a listener for `compare`: a bar per stage on a terminal, else a line for every quarter of a stage."""
+    with _progress(console) as progress:
+        bars = {stage: progress.add_task(words, total=None, news="") for stage, words in _STAGES.items()}
+
+        def listen(stage: str, done: int, total: int, row: Row | None) -> None:
+            news = f"{row['optimizer']} at {row['lr']:g}" if row and done < total else ""
+            progress.update(bars[stage], completed=done, total=total, news=news)
+            if not console.is_terminal and (row is None or done % max(1, total // 4) == 0 or done == total):
+                console.print(f"{_STAGES[stage]}: {done} of {total} trainings")
+
+        yield listen
+
+
+def show_training(console: Console, run: RunDirectory, report: Path) -> None:
+    """Print how a training ended and where its report is."""
+    from rmsprop.lab.words import describe_training
+
+    for line in describe_training(run.config(), run.summary()):
+        console.print(line)
+    console.print(f"report: {report}")
+
+
+def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
+    """Print a comparison's table, what it says in words, and where its report is."""
+    from rmsprop.lab.words import describe_comparison, difference_words, range_words, score_words
+
+    summary = run.summary()
+    assert summary is not None  # noqa: S101
+    metric = summary["metric"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("optimizer")
+    table.add_column("lr", justify="right")
+    table.add_column(f"test {metric}", justify="right")
+    table.add_column("worst–best", justify="right")
+    table.add_column(f"difference [{summary['confidence']:.0%}]", justify="right")
+    table.add_column("than RMSprop")
+    for score in summary["scores"]:
+        table.add_row(
+            score["optimizer"],
+            f"{score['lr']:g}{'*' if score['at_edge'] else ''}",
+            score_words(score["metric"], metric),
+            range_words(score, metric, higher_is_better=summary["higher_is_better"]),
+            difference_words(score, metric).replace("[", "\\["),
+            score["verdict"] or "–",
+            style="bold" if score["optimizer"] == "RMSprop" else None,
+        )
+    console.print(table)
+    console.print()
+    for line in describe_comparison(run.config(), summary):
+        console.print(line, markup=False)
+    console.print(f"report: {report}", markup=False)
+
+
+def worked_table(steps: list[WorkedStep]) -> Table:
+    """Return the worked example as a table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("step", "parameter", "gradient", "v", "rate η/d", "change of p"):
+        table.add_column(name, justify="left" if name == "parameter" else "right")
+    for s in steps:
+        values = (f"{x:.6g}" for x in (s.gradient, s.square_avg, s.rate, s.change))
+        table.add_row(str(s.step), s.parameter, *values)
+    return table
+
+
+def show_findings(console: Console, findings: dict[str, Any]) -> None:
+    """Print what `rmsprop doctor` found."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in findings["environment"].items():
+        table.add_row(name, value)
+    console.print(table)
+    console.print()
+    paths = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("path", "parameters", "result"):
+        paths.add_column(name)
+    for check in findings["paths"]:
+        words = "equal to the rule" if check["ulps"] == 0 else f"{check['ulps']:.3g} ulp from the rule"
+        paths.add_row(check["path"], check["dtype"], f"{'ok' if check['ok'] else 'WRONG'}: {words}")
+    console.print(paths)
+    console.print()
+    for line in findings["notes"]:
+        console.print(line, markup=False)

@@ -1,0 +1,84 @@
+"""Is this installation sound? Versions, and real steps down every path, held against the rule in NumPy."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from rmsprop.environment import environment
+from rmsprop.rule import Rule, State, init, update
+
+# Every operation of the rule takes part; eps and the weights are large enough to matter.
+RULE = Rule(
+    lr=0.03, decay=0.8, eps=1e-3, momentum=0.7, weight_decay=0.1, centered=True, nesterov=True, lr_in_momentum=True
+)
+_STEPS = 5
+_EXTRAS = {"torch": "torch", "sklearn": "lab", "mlxtend": "lab", "matplotlib": "lab", "jinja2": "lab", "scipy": "lab"}
+_TOLERANCE = 256  # units in the last place of the largest parameter, after _STEPS steps; a wrong rule is 1e4 away
+
+
+def examine() -> dict[str, Any]:
+    """Return the environment, one entry per path with its distance to the rule, and notes in words."""
+    missing = {extra for name, extra in _EXTRAS.items() if find_spec(name) is None}
+    notes = [f"rmsprop[{extra}] is not installed: pip install 'rmsprop[{extra}]'" for extra in sorted(missing)]
+    paths = []
+    if "torch" not in missing:
+        paths = _torch_paths()
+        notes.append("rmsprop.torch uses tensor operations: this version has no native kernel")
+    return {"environment": environment(), "paths": paths, "notes": notes, "healthy": all(p["ok"] for p in paths)}
+
+
+def _expected(dtype: type[np.floating[Any]], gradients: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    param = np.linspace(-1, 1, gradients[0].size, dtype=dtype)
+    state: State = init(RULE, param)
+    for gradient in gradients:
+        param, state = update(RULE, param, gradient.astype(dtype), state)
+    return param
+
+
+def _torch_paths() -> list[dict[str, Any]]:
+    import torch
+
+    from rmsprop.torch import RMSprop
+
+    generator = np.random.default_rng(0)
+    gradients = [generator.standard_normal(1000).astype(np.float32) for _ in range(_STEPS)]
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    paths = []
+    for device in devices:
+        for name, options in (("one by one", {"foreach": False}), ("foreach", {"foreach": True}),
+                              ("capturable", {"capturable": True})):  # fmt: skip
+            for dtype, compute in ((torch.float32, np.float32), (torch.float64, np.float64), (torch.bfloat16, None)):
+                start = torch.linspace(-1, 1, 1000, dtype=torch.float64).to(dtype).to(device)
+                params = [start.clone(), start.clone()]  # two, so that foreach has a list
+                optimizer = RMSprop.from_rule(params, RULE, **options)
+                for gradient in gradients:
+                    for p in params:
+                        p.grad = torch.from_numpy(gradient).to(device=device, dtype=dtype)
+                    optimizer.step()
+                result = params[1].double().cpu().numpy()
+                if compute is None:  # a parameter rounded after every step: one unit per step
+                    expected, unit = _rounded(start, gradients), 2.0**-7
+                else:
+                    expected, unit = _expected(compute, gradients).astype(np.float64), float(np.finfo(compute).eps)
+                ulps = float(np.max(np.abs(result - expected))) / (unit * float(np.max(np.abs(expected))))
+                paths.append({"path": f"torch, {device}, {name}", "dtype": str(dtype).removeprefix("torch."),
+                              "ulps": ulps, "ok": bool(ulps < _TOLERANCE)})  # fmt: skip
+    return paths
+
+
+def _rounded(start: Any, gradients: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Return the rule's result in float32 with the parameter and gradients rounded to bfloat16 at every step."""
+    import torch
+
+    def to_bfloat16(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return torch.from_numpy(x).to(torch.bfloat16).float().numpy()
+
+    param = start.float().cpu().numpy()
+    state = init(RULE, param)
+    for gradient in gradients:
+        param, state = update(RULE, param, to_bfloat16(gradient), state)
+        param = to_bfloat16(param)
+    return np.asarray(param, dtype=np.float64)

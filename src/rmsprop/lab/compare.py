@@ -1,0 +1,274 @@
+"""`rmsprop compare`: RMSprop beside other optimizers, each with the learning rate that suits it on validation data.
+
+Stage 1 trains every optimizer at every rate of one grid and picks, per optimizer, the rate with the best mean
+validation metric (ties: validation loss). Stage 2 trains each optimizer at its rate with other seeds. A seed fixes
+the model's start and the order of the data, so that optimizers can be compared seed by seed; the test data are used
+only there, once per model. All rates fall linearly to zero over a training: a constant rate ends in noise of its own
+size, which would decide the comparison. Intervals are Student's for the mean of paired differences, widened for the
+number of comparisons (Bonferroni), so that they hold jointly with 95 %.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any, NamedTuple
+
+import torch
+from scipy import stats
+from torch import nn
+
+from rmsprop.environment import cores, environment
+from rmsprop.errors import InputError, check_count, check_number
+from rmsprop.lab.store import RunDirectory, new_path
+from rmsprop.lab.task import Task, fingerprint, load_task
+from rmsprop.lab.training import Training
+from rmsprop.torch import RMSprop
+
+Parameters = Iterable[nn.Parameter]
+
+OPTIMIZERS: dict[str, Callable[[Parameters, float], torch.optim.Optimizer]] = {
+    "RMSprop": lambda params, lr: RMSprop(params, lr=lr),
+    "SGD": lambda params, lr: torch.optim.SGD(params, lr=lr),
+    "momentum": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
+    "AdaGrad": lambda params, lr: torch.optim.Adagrad(params, lr=lr),
+    "Adadelta": lambda params, lr: torch.optim.Adadelta(params, lr=lr),
+    "Adam": lambda params, lr: torch.optim.Adam(params, lr=lr),
+}
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
+CONFIDENCE = 0.95
+
+Row = dict[str, Any]  # one training: what it was (stage, optimizer, lr, seed) and what came of it
+Listener = Callable[[str, int, int, Row | None], None]  # stage, trainings done, of how many, the newest
+
+
+class Choice(NamedTuple):
+    """The rate picked for one optimizer."""
+
+    lr: float
+    at_edge: bool  # the grid's end: a better rate may lie beyond
+
+
+class Score(NamedTuple):
+    """One optimizer's test results over the seeds, and its difference to RMSprop seed by seed."""
+
+    optimizer: str
+    lr: float
+    at_edge: bool
+    metric: float  # median over the seeds
+    low: float  # worst and best seed, in the order low <= high
+    high: float
+    validation_loss: float  # median over the seeds, at the end of training
+    optimizer_us: float  # median time of one optimizer step
+    diverged: int  # seeds that ended in a loss that is not finite
+    difference: float | None  # mean of this optimizer's metric minus RMSprop's; None for RMSprop itself
+    interval: tuple[float, float] | None
+    verdict: str  # against RMSprop: "better", "worse" or "no difference" (none is shown)
+
+
+def compare(
+    spec: str,
+    *,
+    learning_rates: tuple[float, ...] = LEARNING_RATES,
+    tuning_seeds: int = 2,
+    seeds: int = 10,
+    epochs: int | None = None,
+    jobs: int | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    command: str = "",
+    listen: Listener = lambda _stage, _done, _total, _row: None,
+) -> tuple[RunDirectory, dict[str, Any]]:
+    """Compare the `OPTIMIZERS` on the task `spec`; return the run's directory and its summary.
+
+    `jobs` trainings run at a time, one thread each, in processes of their own; their number changes no result.
+    With `resume`, trainings that are recorded are not repeated.
+    """
+    for lr in learning_rates:
+        check_number("--lrs", lr, "1e-4 to 10 covers the optimizers' usual rates")
+    if len(set(learning_rates)) < 3:
+        raise InputError("--lrs", "at least 3 different rates", list(learning_rates), "give a wider grid")
+    check_count("--tuning-seeds", tuning_seeds, "2 is usual")
+    check_count("--seeds", seeds, "fewer say too little about the spread", least=5)
+    if epochs is not None:
+        check_count("--epochs", epochs, "leave it out for the task's own")
+    jobs = check_count("--jobs", cores() if jobs is None else jobs, "the default is one per core")
+    task = load_task(spec)
+    if task.test is None:
+        raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")
+    task.try_out()
+    learning_rates = tuple(sorted(set(learning_rates)))
+    config = {
+        "kind": "compare",
+        "task": spec,
+        "task_sha256": fingerprint(spec),
+        "optimizers": list(OPTIMIZERS),
+        "learning_rates": list(learning_rates),
+        "tuning_seeds": tuning_seeds,
+        "seeds": seeds,
+        "epochs": epochs or task.epochs,
+        "schedule": "linear",
+        "made_with": {"torch": torch.__version__},
+    }
+    run = RunDirectory.open(out or new_path("compare", task.name, resume=resume), config, resume=resume)
+    run.keep_records(len(run.records()))  # drops a last line that was cut short
+    began = time.monotonic()
+    tuning = [
+        _job(spec, "tune", o, lr, s, epochs) for s in range(tuning_seeds) for lr in learning_rates for o in OPTIMIZERS
+    ]
+    with _workers(jobs) as pool:
+        rows = _train_all(pool, run, "tune", tuning, listen)
+        choices = {o: choose(task, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
+        final_seeds = range(tuning_seeds, tuning_seeds + seeds)
+        final = [_job(spec, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
+        rows = _train_all(pool, run, "final", final, listen)
+    summary = {
+        "status": "finished",
+        "task": task.name,
+        "metric": task.metric_name,
+        "higher_is_better": task.higher_is_better,
+        "confidence": CONFIDENCE,
+        "scores": [score._asdict() for score in judge(task.higher_is_better, choices, rows)],
+        "jobs": jobs,
+        "seconds": time.monotonic() - began,
+        "command": command,
+        "environment": environment(),
+    }
+    run.finish(summary)
+    return run, summary
+
+
+def choose(task: Task, rows: list[Row]) -> Choice:
+    """Return the rate whose rows (one per seed) have the best mean validation metric; diverged ones come last."""
+
+    def rank(lr: float) -> tuple[bool, float, float]:
+        own = [row for row in rows if row["lr"] == lr]
+        if any(row["diverged"] for row in own):
+            return (True, 0.0, 0.0)
+        metric = mean(row["validation_metric"] for row in own)
+        return (False, -metric if task.higher_is_better else metric, mean(row["validation_loss"] for row in own))
+
+    rates = sorted({row["lr"] for row in rows})
+    best = min(rates, key=rank)
+    return Choice(best, best in (rates[0], rates[-1]))
+
+
+def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -> list[Score]:
+    """Return one Score per optimizer from the final rows, RMSprop first, the others from best to worst median."""
+    results = {o: {row["seed"]: row for row in rows if row["optimizer"] == o} for o in choices}
+    worst = -math.inf if higher_is_better else math.inf
+
+    def metrics(o: str) -> dict[int, float]:
+        return {s: worst if r["diverged"] else r["test_metric"] for s, r in results[o].items()}
+
+    reference = metrics("RMSprop")
+    scores = []
+    for o, choice in choices.items():
+        own = metrics(o)
+        difference = interval = None
+        verdict = ""
+        if o != "RMSprop":
+            paired = [own[s] - reference[s] for s in sorted(reference)]
+            difference, interval = paired_interval(paired, 1 - (1 - CONFIDENCE) / (len(choices) - 1))
+            verdict = "no difference"
+            if interval is not None and not interval[0] <= 0 <= interval[1]:
+                verdict = "better" if (interval[0] > 0) == higher_is_better else "worse"
+        scores.append(
+            Score(
+                optimizer=o,
+                lr=choice.lr,
+                at_edge=choice.at_edge,
+                metric=median(own.values()),
+                low=min(own.values()),
+                high=max(own.values()),
+                validation_loss=median(r["validation_loss"] for r in results[o].values()),
+                optimizer_us=median(r["optimizer_us"] for r in results[o].values()),
+                diverged=sum(r["diverged"] for r in results[o].values()),
+                difference=difference,
+                interval=interval,
+                verdict=verdict,
+            )
+        )
+    return sorted(scores, key=lambda s: (s.optimizer != "RMSprop", -s.metric if higher_is_better else s.metric))
+
+
+def paired_interval(differences: list[float], confidence: float) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the mean of paired differences and Student's interval for it; None where a run diverged."""
+    if not all(math.isfinite(d) for d in differences):
+        return None, None
+    center, n = mean(differences), len(differences)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * stdev(differences) / math.sqrt(n)
+    return center, (center - half, center + half)
+
+
+def _job(spec: str, stage: str, optimizer: str, lr: float, seed: int, epochs: int | None) -> Row:
+    return {"stage": stage, "optimizer": optimizer, "lr": lr, "seed": seed, "spec": spec, "epochs": epochs}
+
+
+_IDENTITY = ("stage", "optimizer", "lr", "seed")
+
+
+def _workers(jobs: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    torch.set_num_threads(1)
+
+
+def _train_all(
+    pool: ProcessPoolExecutor, run: RunDirectory, stage: str, jobs: list[Row], listen: Listener
+) -> list[Row]:
+    """Return a row for each job, from the records or newly trained (and then recorded)."""
+    done = {tuple(r[k] for k in _IDENTITY): r for r in run.records() if r["stage"] == stage}
+    missing = [job for job in jobs if tuple(job[k] for k in _IDENTITY) not in done]
+    listen(stage, len(jobs) - len(missing), len(jobs), None)
+    for row in _as_trained(pool, missing):
+        run.append([row])
+        done[tuple(row[k] for k in _IDENTITY)] = row
+        listen(stage, len(done), len(jobs), row)
+    return [done[tuple(job[k] for k in _IDENTITY)] for job in jobs]
+
+
+def _as_trained(pool: ProcessPoolExecutor, jobs: list[Row]) -> Iterator[Row]:
+    futures: list[Future[Row]] = [pool.submit(_train_one, job) for job in jobs]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+@lru_cache(maxsize=1)
+def _task(spec: str) -> Task:
+    return load_task(spec)
+
+
+def _train_one(job: Row) -> Row:
+    """Train as `job` says, in a worker process; curves are kept for the final stage only."""
+    task = _task(job["spec"])
+    make = OPTIMIZERS[job["optimizer"]]
+    training = Training(task, lambda p: make(p, job["lr"]), job["seed"], job["epochs"], schedule="linear")
+    records = [record for new in training.run() for record in new]
+    epochs = [r for r in records if r["kind"] == "epoch"]
+    row: Row = {k: job[k] for k in _IDENTITY}
+    row["diverged"] = training.diverged
+    row["validation_loss"], row["validation_metric"] = epochs[-1]["validation_loss"], epochs[-1]["validation_metric"]
+    if job["stage"] == "final":
+        row["test_metric"] = None if training.diverged else training.evaluate("test")[1]
+        row["loss_curve"] = [[r["epoch"], r["loss"]] for r in records if r["kind"] == "loss"]
+        row["validation_curve"] = [[r["epoch"], r["validation_loss"], r["validation_metric"]] for r in epochs]
+        row["step_us"] = median([r["step_us"] for r in epochs if r["step_us"] is not None] or [math.nan])
+        row["optimizer_us"] = median([r["optimizer_us"] for r in epochs if r["optimizer_us"] is not None] or [math.nan])
+        row["effective_lr"] = epochs[len(epochs) // 2]["effective_lr"]
+    return row

@@ -1,0 +1,39 @@
+"""Splits and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+
+
+def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
+    """Return 60 % for training, 20 % for validation and 20 % for testing, each with the same shares of the labels.
+
+    The split is the same in every run.
+    """
+    rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    train, validation = train_test_split(rest, test_size=0.25, stratify=labels[rest], random_state=0)
+    return (
+        TensorDataset(inputs[train], labels[train]),
+        TensorDataset(inputs[validation], labels[validation]),
+        TensorDataset(inputs[test], labels[test]),
+    )
+
+
+def batches(data: Dataset[Any], batch_size: int, order: int | None = None) -> Iterator[list[Tensor]]:
+    """Return an iterator over the batches of `data`, shuffled by the seed `order`, or as they stand if it is None."""
+    generator = torch.Generator().manual_seed(order or 0)
+    if isinstance(data, TensorDataset):  # one indexing per batch instead of one per example
+        sampler = SequentialSampler(data) if order is None else RandomSampler(data, generator=generator)
+        loader = DataLoader(
+            data, sampler=BatchSampler(sampler, batch_size, drop_last=False), batch_size=None, generator=generator
+        )
+    else:
+        loader = DataLoader(data, batch_size, shuffle=order is not None, generator=generator)
+    return iter(loader)

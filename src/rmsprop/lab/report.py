@@ -1,0 +1,181 @@
+"""One self-contained HTML file about a run: it opens offline and asks no host for anything."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import jinja2
+
+from rmsprop.explain import explain
+from rmsprop.lab import figures
+from rmsprop.lab.store import REPORT, RunDirectory, write_atomically
+from rmsprop.lab.words import describe_comparison, describe_training, difference_words, range_words, score_words
+from rmsprop.rule import Rule
+
+_ETA = (
+    "η marks the rate that was set. Elements whose gradient has always been zero, such as weights of pixels that are "
+    "never inked, sit at η/ε on the far right and do not move."
+)
+
+
+class Figure(NamedTuple):
+    """A picture with what it shows, for those who see it and those who do not."""
+
+    title: str
+    picture: str  # data URI
+    caption: str
+
+
+def write_report(run: RunDirectory, path: Path | None = None) -> Path:
+    """Write the report of `run` to `path` (report.html in its directory if None) and return where it is."""
+    config, summary, records = run.config(), run.summary(), run.records()
+    content = (_comparison if config["kind"] == "compare" else _training)(config, summary, records)
+    loader = jinja2.PackageLoader("rmsprop.lab", "")
+    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page.filters["score"] = score_words
+    path = path or run.path / REPORT
+    if path.is_dir():
+        path = path / REPORT
+    write_atomically(path, page.get_template("report.html.j2").render(**content))
+    return path
+
+
+def _comparison(
+    config: dict[str, Any], summary: dict[str, Any] | None, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    tuning = [r for r in records if r["stage"] == "tune"]
+    final = [r for r in records if r["stage"] == "final"]
+    metric = summary["metric"] if summary else "metric"
+    drawn = [
+        _figure(
+            "Learning rates",
+            figures.draw_sensitivity(figures.sensitivity_data(tuning), f"validation {metric}"),
+            "Validation score of every rate on the grid, mean over the tuning seeds.",
+        )
+    ] if tuning else []  # fmt: skip
+    scores = summary["scores"] if summary else []
+    if final:
+        own = next((s for s in scores if s["optimizer"] == "RMSprop"), {"lr": 0.0})
+        rates = [r["effective_lr"] for r in final if r["optimizer"] == "RMSprop" and r["effective_lr"]]
+        half = "median over the seeds; the band holds the middle half of them"
+        loss = figures.draw_bands(figures.curve_data(final, "loss_curve", 1), "training loss", log=True)
+        validation = figures.draw_bands(
+            figures.curve_data(final, "validation_curve", 2), f"validation {metric}", log=False
+        )
+        drawn += [
+            _figure("Training loss", loss, f"Each optimizer at its best rate: {half}."),
+            _figure(f"Validation {metric}", validation, f"Each optimizer at its best rate: {half}."),
+        ]
+        if scores:
+            order = [s["optimizer"] for s in scores]
+            drawn.append(
+                _figure(
+                    f"Test {metric}",
+                    figures.draw_test(figures.test_data(final, order), f"test {metric}"),
+                    "One dot per seed, the line is the median.",
+                )
+            )
+        if rates:
+            drawn.append(
+                _figure(
+                    "Effective learning rates of RMSprop",
+                    figures.draw_layers(figures.layer_data(rates), own["lr"]),
+                    "η/d of the elements of each layer halfway through training (η has fallen to half): range, 5–95 %, "
+                    "25–75 % and median. " + _ETA,
+                )
+            )
+        times = {o: median(r["optimizer_us"] for r in final if r["optimizer"] == o) for o in config["optimizers"]
+                 if any(r["optimizer"] == o for r in final)}  # fmt: skip
+        jobs = f", {summary['jobs']} trainings at a time" if summary else ""
+        drawn.append(
+            _figure(
+                "Time of one optimizer step",
+                figures.draw_bars(times, "microseconds"),
+                f"Median over steps and seeds, one thread per training{jobs}. "
+                "RMSprop is this library's, the others are torch's.",
+            )
+        )
+    rate = next((s["lr"] for s in scores if s["optimizer"] == "RMSprop"), Rule().lr)
+    return {
+        "title": f"RMSprop compared on {summary['task'] if summary else config['task']}",
+        "lines": describe_comparison(config, summary),
+        "summary": summary,
+        "rows": [
+            (s, range_words(s, metric, higher_is_better=summary["higher_is_better"]), difference_words(s, metric))
+            for s in scores
+            if summary
+        ],
+        "figures": drawn,
+        "equations": explain(Rule(lr=rate)),
+        "settings": _settings(config),
+    }
+
+
+def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: list[dict[str, Any]]) -> dict[str, Any]:
+    losses = [r for r in records if r["kind"] == "loss"]
+    epochs = [r for r in records if r["kind"] == "epoch"]
+    metric = summary["metric"] if summary else "metric"
+
+    def curve(points: list[tuple[float, float]], label: str, *, log: bool) -> str:
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        return figures.draw_bands([figures.Band("RMSprop", x, y, y, y)], label, log=log)
+
+    drawn = []
+    if losses:
+        points = [(r["epoch"], r["loss"]) for r in losses if r["loss"] is not None]
+        drawn.append(
+            _figure("Training loss", curve(points, "training loss", log=True), "Mean over a tenth of an epoch.")
+        )
+    if epochs:
+        points = [(r["epoch"], r["validation_loss"]) for r in epochs]
+        drawn.append(
+            _figure(
+                "Validation loss",
+                curve(points, "validation loss", log=True),
+                "After every epoch, and before the first.",
+            )
+        )
+        points = [(r["epoch"], r["validation_metric"]) for r in epochs]
+        drawn.append(
+            _figure(f"Validation {metric}", curve(points, f"validation {metric}", log=False), "After every epoch.")
+        )
+    measured = [r for r in epochs if any(q[3] > 0 for q in r["effective_lr"].values())]
+    if measured:
+        chosen = measured[-1] if config["schedule"] == "constant" else measured[len(measured) // 2]
+        drawn.append(
+            _figure(
+                "Effective learning rates",
+                figures.draw_layers(figures.layer_data([chosen["effective_lr"]]), config["rule"]["lr"]),
+                f"η/d of the elements of each layer after epoch {chosen['epoch']}: range, 5–95 %, 25–75 % and median. "
+                + _ETA,
+            )
+        )
+    timed = [r for r in epochs if r["step_us"] is not None]
+    if timed:
+        whole, inside = median(r["step_us"] for r in timed), median(r["optimizer_us"] for r in timed)
+        bars = {"whole step": whole, "optimizer": inside}
+        caption = f"Median of a training step and of the optimizer's part in it ({inside / whole:.0%})."
+        drawn.append(_figure("Time per step", figures.draw_bars(bars, "microseconds"), caption))
+    return {
+        "title": f"RMSprop trained on {summary['task'] if summary else config['task']}",
+        "lines": describe_training(config, summary),
+        "summary": summary,
+        "rows": [],
+        "figures": drawn,
+        "equations": explain(Rule(**config["rule"])),
+        "settings": _settings(config),
+    }
+
+
+def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+    hidden = ("kind", "rule", "task_sha256", "made_with")
+    words = {k: ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else str(v)
+             for k, v in config.items() if k not in hidden}  # fmt: skip
+    return [(k.replace("_", " "), v) for k, v in words.items()]
+
+
+def _figure(title: str, svg: str, caption: str) -> Figure:
+    return Figure(title, "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(), caption)

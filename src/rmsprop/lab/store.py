@@ -1,0 +1,184 @@
+"""Run directories: what a run is (run.json), what it recorded (JSON lines), and where it stands (checkpoint.pt)."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmsprop.errors import InputError, Received
+
+CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
+    "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
+)  # fmt: skip
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that, whatever happens, it holds the old content or the new one, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any) -> str:
+    """Return strict JSON: not-a-number and infinities become null."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+class RunDirectory:
+    """One run on disk; opening it creates it, or continues it if that was asked for and it is the same run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, config: dict[str, Any], *, resume: bool) -> RunDirectory:
+        """Create `path` for a new run of `config`, or with `resume` return the one there, if it is the same run."""
+        run = cls(path)
+        if path.exists() and not path.is_dir():
+            raise InputError("--out", "a directory, or a path that does not exist", str(path), "choose another --out")
+        if not (path / CONFIG).exists():
+            if path.exists() and any(path.iterdir()):
+                found = Received(f"{path}, which holds other files")
+                raise InputError("--out", "a new or empty directory", found, "choose another --out")
+            if resume:
+                found = Received(f"{path}, where there is none")
+                raise InputError("--resume", "given for a run that was begun", found, "leave --resume out")
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            return run
+        saved = run.config()
+        differing = [k for k in {**saved, **config} if saved.get(k) != config.get(k) and k != "made_with"]
+        if differing:
+            there = ", ".join(f"{k} {saved.get(k)!r}" for k in differing)
+            asked = Received(", ".join(f"{k} {config.get(k)!r}" for k in differing))
+            raise InputError(f"the run in {path}", f"the one asked for ({there})", asked, "choose another --out")
+        if (path / SUMMARY).exists():
+            remedy = f"see it with: rmsprop report {path}; or choose another --out"
+            raise InputError("--out", "a run that is not finished", str(path), remedy)
+        if not resume:
+            found = Received(f"{path}, where this run was begun")
+            raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
+        return run
+
+    def config(self) -> dict[str, Any]:
+        """Return what the run is."""
+        return self._json(CONFIG)
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return how the run ended, None if it has not."""
+        return self._json(SUMMARY) if (self.path / SUMMARY).exists() else None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.path / name).read_text())
+            if isinstance(value, dict):
+                return value
+        except FileNotFoundError:
+            found = Received(f"{self.path}, which has no {name}")
+            raise InputError("the run", "a directory that rmsprop wrote", found, "check the path") from None
+        except ValueError:
+            pass
+        raise InputError(str(self.path / name), "a JSON object", Received("damaged text"), "start a new run")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records written so far; a last line that was cut short by a crash does not count."""
+        path = self.path / RECORDS
+        if not path.exists():
+            return []
+        lines = path.read_text().splitlines()
+        records = []
+        for number, line in enumerate(lines):
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                if number + 1 < len(lines):
+                    where = f"line {number + 1} of {path}"
+                    raise InputError(where, "JSON", Received("damaged text"), "start a new run") from None
+        return records
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add records, one JSON object per line."""
+        text = "".join(to_json(record) + "\n" for record in records)
+        if text:
+            path = self.path / RECORDS
+            try:
+                with path.open("a") as file:
+                    file.write(text)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def keep_records(self, count: int) -> None:
+        """Drop all records but the first `count`: those that a checkpoint knows of."""
+        records = self.records()[:count]
+        write_atomically(self.path / RECORDS, "".join(to_json(record) + "\n" for record in records))
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.path / CHECKPOINT, buffer.getvalue())
+
+    def load_checkpoint(self, use: Callable[[dict[str, Any]], None]) -> bool:
+        """Hand the checkpoint to `use` and return True; False if there is none. Loads tensors and plain values only."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return False
+        try:
+            use(torch.load(path, weights_only=True))
+        except (
+            RuntimeError,
+            pickle.UnpicklingError,
+            EOFError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            remedy = "restore it from a copy, or begin anew with another --out"
+            found = Received(f"one that fails with {type(error).__name__}")
+            raise InputError(str(path), "an undamaged checkpoint of this run", found, remedy) from error
+        return True
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write how the run ended; from then on it is not resumed."""
+        write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
+
+
+def new_path(kind: str, task: str, *, resume: bool) -> Path:
+    """Return runs/KIND-TASK, or with a number at its end: the first free one, or to resume the last one there."""
+    base = Path("runs") / f"{kind}-{task}"
+    path, number = base, 1
+    while path.exists():
+        following = base.with_name(f"{base.name}-{number + 1}")
+        if resume and not following.exists():
+            return path
+        path, number = following, number + 1
+    return path

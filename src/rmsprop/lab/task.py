@@ -1,0 +1,194 @@
+"""What is trained: the `Task`, and how one is found by name or in a file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from rmsprop.errors import InputError, Received, check_count, check_flag
+
+BUILT_IN = {
+    "digits": "rmsprop.lab.tasks.digits:digits",
+    "mnist": "rmsprop.lab.tasks.mnist:mnist",
+}
+_EXAMPLE = "a task is a function without arguments that returns rmsprop.lab.Task(...)"
+
+
+def accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """Return the share of rows of `output` (batch × classes) whose largest entry is the class in `target`."""
+    return (output.argmax(dim=1) == target).double().mean()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model with its data, loss and metric: what `train` and `compare` need to know.
+
+    A batch is what the data set yields, inputs first and target last: the model is called with the inputs, and
+    `loss` and `metric` with the model's output and the target.
+
+    Parameters
+    ----------
+    name
+        Short name, used for directories.
+    model
+        Function that returns a new model, drawn from torch's global random generator.
+    train, validation, test
+        Data sets (`torch.utils.data.Dataset` with a length). Learning rates are picked on validation; test is used
+        once per trained model, and only `compare` insists on it.
+    loss
+        (output, target) → mean loss over the batch, one element.
+    metric, metric_name, higher_is_better
+        (output, target) → mean over the batch of what is to be judged, its name, and in which direction it is better.
+    batch_size, epochs
+        Used unless the command line says otherwise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> from rmsprop.lab import Task
+    >>> x = torch.randn(100, 3)
+    >>> data = TensorDataset(x, (x.sum(dim=1) > 0).long())
+    >>> task = Task("sums", lambda: torch.nn.Linear(3, 2), train=data, validation=data, test=data)
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any] | None = None
+    loss: Callable[[Any, Tensor], Tensor] = nn.functional.cross_entropy
+    metric: Callable[[Any, Tensor], Tensor | float] = accuracy
+    metric_name: str = "accuracy"
+    higher_is_better: bool = True
+    batch_size: int = 64
+    epochs: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str) or set(self.name) & set("/\\\0"):
+            raise InputError("Task.name", "a non-empty string without slashes", self.name, "give it a short name")
+        for name in ("model", "loss", "metric"):
+            if not callable(getattr(self, name)) or isinstance(self.model, nn.Module):
+                raise InputError(f"Task.{name}", "a function", _kind(getattr(self, name)), "pass lambda: Model()")
+        for name in ("train", "validation", "test"):
+            data = getattr(self, name)
+            if data is None and name == "test":
+                continue
+            if not (isinstance(data, Sized) and hasattr(data, "__getitem__") and len(data)):
+                found = Received("an empty one") if isinstance(data, Sized) and not len(data) else _kind(data)
+                raise InputError(f"Task.{name}", "a torch Dataset with a length", found, "see TensorDataset")
+        check_flag("Task.higher_is_better", self.higher_is_better)
+        check_count("Task.batch_size", self.batch_size, "64 is usual")
+        check_count("Task.epochs", self.epochs, "try 10")
+
+    def try_out(self) -> None:
+        """Run one validation batch through model, loss and metric, so that a mistake shows before any training."""
+        remedy = "try it in Python on one batch"
+        state = torch.get_rng_state()
+        try:
+            model = self.model()
+            if not isinstance(model, nn.Module):
+                raise InputError("Task.model()", "a torch.nn.Module", _kind(model), _EXAMPLE)
+            if not any(p.requires_grad for p in model.parameters()):
+                raise InputError("Task.model()", "a model with parameters to train", _kind(model), remedy)
+            *inputs, target = next(iter(DataLoader(self.validation, batch_size=min(2, self.batch_size))))
+            model.eval()
+            output = model(*inputs)
+            loss, metric = self.loss(output, target), self.metric(output, target)
+        except InputError:
+            raise
+        except Exception as error:
+            found = Received(f"{type(error).__name__}: {first_line(error)}")
+            raise InputError(f"task {self.name}", "able to run one batch", found, remedy) from error
+        finally:
+            torch.set_rng_state(state)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+            raise InputError("Task.loss()", "a one-element Tensor with a gradient", _kind(loss), "return its mean")
+        try:
+            float(metric)
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError("Task.metric()", "one number", _kind(metric), "return its mean") from None
+
+
+def load_task(spec: str) -> Task:
+    """Return the task that `spec` names: a built-in one, or `path/to/file.py:function`."""
+    if spec in BUILT_IN:
+        module, _, function = BUILT_IN[spec].partition(":")
+        task = getattr(importlib.import_module(module), function)()
+        assert isinstance(task, Task)  # noqa: S101
+        return task
+    path, colon, function = spec.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        close = difflib.get_close_matches(spec, BUILT_IN, n=1)
+        allowed = f"one of {', '.join(BUILT_IN)} or path/to/file.py:function"
+        raise InputError("task", allowed, spec, f"did you mean {close[0]}?" if close else "see rmsprop train --help")
+    module_ = _import_file(Path(path))
+    made = getattr(module_, function, None)
+    if not callable(made):
+        functions = [
+            k for k, v in vars(module_).items() if callable(v) and getattr(v, "__module__", "") == module_.__name__
+        ]
+        found = Received(f"{function!r}; it defines {', '.join(functions) or 'none'}")
+        raise InputError(f"the function after {path}:", "one that the file defines", found, _EXAMPLE)
+    try:
+        task = made()
+    except InputError:
+        raise
+    except Exception as error:
+        found = Received(f"{type(error).__name__}: {first_line(error)}")
+        raise InputError(f"task {spec}", "a function that runs without arguments", found, _EXAMPLE) from error
+    if not isinstance(task, Task):
+        raise InputError(f"what {spec} returns", "a rmsprop.lab.Task", _kind(task), _EXAMPLE)
+    return task
+
+
+def fingerprint(spec: str) -> str | None:
+    """Return the SHA-256 of a task's file, None for a built-in task: a run resumes only on the file it began with."""
+    if spec in BUILT_IN:
+        return None
+    return hashlib.sha256(Path(spec.rpartition(":")[0]).read_bytes()).hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text."""
+    return (str(error).splitlines() or [""])[0]
+
+
+def _import_file(path: Path) -> Any:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        found = Received(f"{path}: {error.strerror}")
+        raise InputError("the task's file", "a readable Python file", found, "check the path") from None
+    name = f"rmsprop_task_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    found_spec = importlib.util.spec_from_file_location(name, path)
+    assert found_spec is not None  # noqa: S101
+    assert found_spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(found_spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))  # the file may import its neighbours
+    try:
+        found_spec.loader.exec_module(module)
+    except Exception as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        found = Received(f"{type(error).__name__}{line}: {first_line(error)}")
+        raise InputError(f"the task's file {path}", "one that Python can import", found, "mend the file") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _kind(value: object) -> Received:
+    article = "an" if type(value).__name__[0] in "aeiouAEIOU" else "a"
+    return Received("None" if value is None else f"{article} {type(value).__name__}")

@@ -1,0 +1,161 @@
+"""`rmsprop train`: one run of RMSprop, recorded, and resumable after every interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from rmsprop.environment import environment
+from rmsprop.errors import check_count
+from rmsprop.lab.store import RunDirectory, new_path
+from rmsprop.lab.task import fingerprint, load_task
+from rmsprop.lab.training import Record, Training
+from rmsprop.rule import Rule
+from rmsprop.torch import RMSprop
+
+Listener = Callable[[Training, list[Record]], None]
+
+
+class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
+    """The run was asked to stop; it can be resumed."""
+
+
+def train(
+    spec: str,
+    rule: Rule | None = None,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    schedule: str = "constant",
+    out: Path | None = None,
+    resume: bool = False,
+    command: str = "",
+    listen: Listener = lambda _training, _records: None,
+) -> tuple[RunDirectory, dict[str, Any]]:
+    """Train `spec` (see `load_task`) with `rule`; return the run's directory and its summary.
+
+    The directory holds run.json (what was asked), records.jsonl (see `Training.run`), checkpoint.pt and, at the
+    end, summary.json. A checkpoint is written once a second, or less often if writing takes long, at the end
+    and when SIGINT or SIGTERM arrive; then Interrupted is raised. With `resume` the run goes on, bit for bit.
+    """
+    check_count("seed", seed, "any whole number will do", least=0)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value is not None:
+            check_count(name, value, f"leave {name} out for the task's own")
+    rule = rule or Rule()
+    task = load_task(spec)
+    task.try_out()
+    out = out or new_path("train", task.name, resume=resume)
+    config = {
+        "kind": "train",
+        "task": spec,
+        "task_sha256": fingerprint(spec),
+        "rule": dataclasses.asdict(rule),
+        "seed": seed,
+        "epochs": epochs or task.epochs,
+        "batch_size": batch_size or task.batch_size,
+        "schedule": schedule,
+        "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+    }
+    training = Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
+    run = RunDirectory.open(out, config, resume=resume)
+    _like_before(run.config()["made_with"])
+    records = 0
+
+    def go_back(state: dict[str, Any]) -> None:
+        nonlocal records
+        training.load_state_dict(state["training"])
+        records = state["records"]
+
+    run.load_checkpoint(go_back)
+    run.keep_records(records)
+    saver = _Saver()
+    with _stop_signals() as stopped:
+        for new in training.run():
+            run.append(new)
+            records += len(new)
+            listen(training, new)
+            if stopped or saver.due():
+                saver.save(run, {"training": training.state_dict(), "records": records})
+            if stopped:
+                raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
+    saver.save(run, {"training": training.state_dict(), "records": records})
+    summary = _summary(run, training, command)
+    run.finish(summary)
+    return run, summary
+
+
+def _like_before(made_with: dict[str, Any]) -> None:
+    """Use the number of threads the run began with; say so if its torch is another: sums may differ in the last bit."""
+    torch.set_num_threads(made_with["threads"])
+    if made_with["torch"] != torch.__version__:
+        text = f"the run began with torch {made_with['torch']} and goes on with {torch.__version__}"
+        warnings.warn(f"{text}: it may differ in the last bits", stacklevel=3)
+
+
+def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, Any]:
+    task = training.task
+    last = [r for r in run.records() if r["kind"] == "epoch"][-1]
+    summary = {
+        "status": "diverged" if training.diverged else "finished",
+        "task": task.name,
+        "metric": task.metric_name,
+        "higher_is_better": task.higher_is_better,
+        "epochs": training.epoch,
+        "steps": training.step,
+        "validation_loss": last["validation_loss"],
+        "validation_metric": last["validation_metric"],
+        "command": command,
+        "environment": environment(),
+    }
+    if task.test is not None and not training.diverged:
+        summary["test_loss"], summary["test_metric"] = training.evaluate("test")
+    return summary
+
+
+class _Saver:
+    """Decides when to save: once a second, or so that saving takes at most a twentieth of the time."""
+
+    def __init__(self) -> None:
+        self._pause, self._saved = 1.0, time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved > self._pause
+
+    def save(self, run: RunDirectory, state: dict[str, Any]) -> None:
+        began = time.monotonic()
+        run.save_checkpoint(state)
+        self._saved = time.monotonic()
+        self._pause = max(1.0, 20 * (self._saved - began))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Yield a list that receives SIGINT and SIGTERM instead of their interrupting a step; a second one interrupts."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone may handle signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

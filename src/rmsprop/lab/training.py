@@ -1,0 +1,213 @@
+"""One training, a function of task, optimizer and seed alone, that can stop after any step and go on later."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from statistics import median
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rmsprop.errors import InputError
+from rmsprop.lab.data import batches
+from rmsprop.lab.task import Task
+
+MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Record: TypeAlias = dict[str, Any]
+
+SCHEDULES = ("constant", "linear")
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_LOSSES_PER_EPOCH = 10
+_SAMPLE = 1_000_000  # elements of a layer that its quantiles are taken from, evenly spaced
+
+
+class Training:
+    """A model, its optimizer and the position in the data.
+
+    Parameters
+    ----------
+    task
+        What is trained.
+    make_optimizer
+        Parameters → optimizer.
+    seed
+        Decides the model's start and, with the epoch's number, the order of the data.
+    epochs, batch_size
+        As in the task unless given.
+    schedule
+        "constant", or "linear": the learning rate falls in equal steps from its value to 0 at the end.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        make_optimizer: MakeOptimizer,
+        seed: int,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        schedule: str = "constant",
+    ) -> None:
+        if schedule not in SCHEDULES:
+            raise InputError("schedule", f"one of {', '.join(SCHEDULES)}", schedule, "linear ends with less noise")
+        self.task, self.seed = task, seed
+        self.epochs, self.batch_size = epochs or task.epochs, batch_size or task.batch_size
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        self.model = task.model()
+        self.optimizer = make_optimizer(self.model.parameters())
+        self.step, self.epoch, self.batch = 0, 0, 0  # optimizer steps; finished epochs; batches of the current epoch
+        self.diverged = False
+        self._losses: list[float] = []  # since the last record
+        self.steps_per_epoch = math.ceil(len(task.train) / self.batch_size)  # type: ignore[arg-type]
+        self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: 1 - step / self.total_steps if schedule == "linear" else 1.0
+        )
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    def run(self) -> Iterator[list[Record]]:
+        """Train to the end; yield after every step (and once before the first) with the records it completed.
+
+        A record of kind "loss" holds the mean training loss of the steps since the last one; one of kind "epoch" the
+        validation loss and metric, times, and quantiles of the effective learning rates. Training stops
+        early, with `diverged` set, when a loss is not finite. State may be saved whenever this has yielded.
+        """
+        if self.step == 0:
+            yield [self._epoch_record([], [], 0.0)]
+        while self.epoch < self.epochs and not self.diverged:
+            yield from self._run_epoch()
+
+    def _run_epoch(self) -> Iterator[list[Record]]:
+        start, skip = time.perf_counter(), self.batch
+        whole, inside = [], []
+        random_state = _random_state()
+        iterator = batches(self.task.train, self.batch_size, order=_order(self.seed, self.epoch))
+        for _ in range(skip):
+            next(iterator)
+        if skip:
+            _set_random_state(random_state)  # what skipping drew was drawn before the interruption
+        self.model.train()
+        began = time.perf_counter()
+        for *inputs, target in iterator:
+            self.optimizer.zero_grad()
+            loss = self.task.loss(self.model(*inputs), target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            before = time.perf_counter()
+            self.optimizer.step()
+            ended = time.perf_counter()
+            self.scheduler.step()
+            whole.append(ended - began)
+            inside.append(ended - before)
+            self.step += 1
+            self.batch += 1
+            self._losses.append(loss.item())
+            records: list[Record] = []
+            self.diverged = not math.isfinite(self._losses[-1])
+            last = self.batch == self.steps_per_epoch
+            if self.diverged or last or self.step % self._every == 0:
+                mean = sum(self._losses) / len(self._losses)
+                records.append({"kind": "loss", "step": self.step, "epoch": self._position(), "loss": mean})
+                self._losses = []
+            if last and not self.diverged:
+                self.epoch, self.batch = self.epoch + 1, 0
+                records.append(self._epoch_record(whole, inside, time.perf_counter() - start))
+            yield records
+            if self.diverged:
+                return
+            began = time.perf_counter()
+
+    def _position(self) -> float:
+        return self.epoch + self.batch / self.steps_per_epoch
+
+    def _epoch_record(self, whole: list[float], inside: list[float], seconds: float) -> Record:
+        loss, metric = self.evaluate("validation")
+        return {
+            "kind": "epoch",
+            "epoch": self.epoch,
+            "step": self.step,
+            "validation_loss": loss,
+            "validation_metric": metric,
+            "seconds": seconds,
+            "step_us": 1e6 * median(whole) if whole else None,
+            "optimizer_us": 1e6 * median(inside) if inside else None,
+            "effective_lr": self.effective_lr() if self.step else {},
+        }
+
+    @torch.no_grad()
+    def evaluate(self, part: str) -> tuple[float, float]:
+        """Return mean loss and mean metric over the task's "validation" or "test" data."""
+        self.model.eval()
+        loss = metric = count = 0.0
+        for *inputs, target in batches(getattr(self.task, part), 1024):
+            output = self.model(*inputs)
+            loss += float(self.task.loss(output, target)) * len(target)
+            metric += float(self.task.metric(output, target)) * len(target)
+            count += len(target)
+        return loss / count, metric / count
+
+    def effective_lr(self) -> dict[str, list[float]]:
+        """Return for each layer the `QUANTILES` of its effective learning rates; nothing if the optimizer has none."""
+        measure: Callable[[Tensor], Tensor] | None = getattr(self.optimizer, "effective_lr", None)
+        if measure is None:
+            return {}
+        layers = {}
+        for name, p in self.model.named_parameters():
+            if self.optimizer.state.get(p):
+                rates = measure(p).flatten()
+                rates = rates[:: max(1, len(rates) // _SAMPLE)].double()
+                layers[name] = torch.quantile(rates, torch.tensor(QUANTILES, dtype=torch.double)).tolist()
+        return layers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `run` needs to go on bit for bit: plain values and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {"last_epoch": self.scheduler.last_epoch, "_last_lr": self.scheduler.get_last_lr()},
+            "position": [self.step, self.epoch, self.batch],
+            "diverged": self.diverged,
+            "losses": self._losses,
+            "random": _random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
+        self.step, self.epoch, self.batch = state["position"]
+        self.diverged, self._losses = state["diverged"], list(state["losses"])
+        _set_random_state(state["random"])
+
+
+def _order(seed: int, epoch: int) -> int:
+    """Return the seed of the data's order in one epoch: the same for every optimizer."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _random_state() -> dict[str, Any]:
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -1,0 +1,81 @@
+"""Results in words: the sentences of the terminal and of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def score_words(value: float | None, metric: str) -> str:
+    """Return an accuracy as a percentage, any other metric with four significant digits, and a dash for None."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.4g}"
+
+
+def range_words(score: dict[str, Any], metric: str, *, higher_is_better: bool) -> str:
+    """Return the worst and the best seed of a score."""
+    ends = (score["low"], score["high"]) if higher_is_better else (score["high"], score["low"])
+    return "–".join(score_words(x, metric).removesuffix(" %") for x in ends)
+
+
+def difference_words(score: dict[str, Any], metric: str, unit: str = "") -> str:
+    """Return the difference of a score to RMSprop with its interval; accuracies differ by percentage points."""
+    if score["interval"] is None:
+        return "–"
+    scale, digits = (100, ".1f") if metric == "accuracy" else (1, ".4g")
+    unit = unit if metric == "accuracy" else ""
+    center, low, high = (f"{scale * x:+{digits}}" for x in (score["difference"], *score["interval"]))
+    return f"{center}{unit} [{low}, {high}]"
+
+
+def describe_comparison(config: dict[str, Any], summary: dict[str, Any] | None) -> list[str]:
+    """Return what a comparison found, a sentence a line."""
+    if summary is None:
+        return ["This comparison is not finished; what follows is what it has recorded so far."]
+    metric, scores = summary["metric"], summary["scores"]
+    own = next(s for s in scores if s["optimizer"] == "RMSprop")
+    lines = [
+        f"RMSprop reaches a test {metric} of {score_words(own['metric'], metric)} at lr {own['lr']:g} "
+        f"(median of {config['seeds']} seeds; worst to best "
+        f"{range_words(own, metric, higher_is_better=summary['higher_is_better'])})."
+    ]
+    for verdict, words in (
+        ("better", "better than RMSprop"),
+        ("worse", "worse than RMSprop"),
+        ("no difference", "no difference to RMSprop shown"),
+    ):
+        names = [
+            f"{s['optimizer']} ({difference_words(s, metric, ' points')})" for s in scores if s["verdict"] == verdict
+        ]
+        if names:
+            lines.append(f"{words[0].upper()}{words[1:]}: {', '.join(names)}.")
+    edges = [f"{s['optimizer']} ({s['lr']:g})" for s in scores if s["at_edge"]]
+    if edges:
+        lines.append(f"Picked at the end of the grid, so a better rate may lie beyond it: {', '.join(edges)}.")
+    unstable = [f"{s['optimizer']} ({s['diverged']} of {config['seeds']})" for s in scores if s["diverged"]]
+    if unstable:
+        lines.append(f"Seeds that ended in a loss that is not finite: {', '.join(unstable)}.")
+    lines.append(
+        f"Differences are paired by seed; the intervals hold jointly with {summary['confidence']:.0%} and cover the "
+        "seeds' variation, not that of drawing other test data."
+    )
+    return lines
+
+
+def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) -> list[str]:
+    """Return how a training ended, a sentence a line."""
+    if summary is None:
+        return ["This run is not finished; what follows is what it has recorded so far."]
+    metric = summary["metric"]
+    if summary["status"] == "diverged":
+        return [
+            f"The loss stopped being finite at step {summary['steps']}: the learning rate "
+            f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite."
+        ]
+    lines = [
+        f"After {summary['epochs']} epochs ({summary['steps']} steps) the validation {metric} is "
+        f"{score_words(summary['validation_metric'], metric)}, the loss {summary['validation_loss']:.4g}."
+    ]
+    if "test_metric" in summary:
+        lines.append(f"On the test data the {metric} is {score_words(summary['test_metric'], metric)}.")
+    return lines
