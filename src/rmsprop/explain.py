@@ -27,8 +27,8 @@ def equations(rule: Rule) -> list[str]:
         lines.append(f"m ← m + {fresh}·(g − m)")
     variance, mean = "v", "m"
     if rule.bias_correction:
-        start = f" − {beta}ᵗ·{rule.initial_square_avg:g}" if rule.initial_square_avg else ""
-        lines.append(f"v̂ ← {f'(v{start})' if start else 'v'}/(1 − {beta}ᵗ)")
+        start = f"max(v − {beta}ᵗ·{rule.initial_square_avg:g}, κ·v)" if rule.initial_square_avg else "v"
+        lines.append(f"v̂ ← {start}/(1 − {beta}ᵗ)")
         variance = "v̂"
         if rule.centered:
             lines.append(f"m̂ ← m/(1 − {beta}ᵗ)")
@@ -87,7 +87,7 @@ def numbers(rule: Rule) -> Numbers:
 
 def explain(rule: Rule) -> str:
     """Return the equations of `rule` and what its numbers mean, as plain text (see `Rule.explain`)."""
-    n = numbers(rule)
+    n, lines = numbers(rule), equations(rule)
     off = {field.name: field.default for field in dataclasses.fields(Rule)}
     chosen = [f"{name}={getattr(rule, name)!r}" for name in off if getattr(rule, name) != off[name]]
     if n.first_step is not None:
@@ -116,8 +116,9 @@ def explain(rule: Rule) -> str:
             + ("; m: average of g" if rule.centered else "")
             + ("; b: momentum" if rule.momentum else "")
             + "):",
-            *(f"    {line}" for line in equations(rule)),
-            *(["    (κ = 8 × unit roundoff: the rounding noise of the subtraction)"] if rule.centered else []),
+            *(f"    {line}" for line in lines),
+            *([] if rule.eps else ["    (g/d is 0 where d = 0)"]),
+            *(["    (κ = 8 × unit roundoff: the rounding noise of the subtraction)"] if "κ" in str(lines) else []),
             "",
             "What the numbers mean:",
             *(f"    {name:<18} {fact}" for name, fact in facts),

@@ -92,6 +92,7 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, dtype: torch.dty
         s = s.div(fresh)
         m = m.div(fresh) if rule.centered else None
     if rule.centered:
+        m = _kept(m)
         s = s.addcmul(m, m, value=-1).maximum(s.mul(kappa))
     if rule.eps_inside_sqrt:
         d = s.add(rule.eps).sqrt()
@@ -113,7 +114,7 @@ def step(
     if rule.maximize:
         g = g.neg()  # E1
     if lam and rule.decoupled_weight_decay:
-        p.add_(p.mul(lr * lam), alpha=-1)  # E2
+        p.add_(_kept(p).mul(lr * lam), alpha=-1)  # E2
     elif lam:
         g = g.add(p, alpha=lam)
     v.mul_(beta).addcmul_(g, g, value=1 - beta)  # E3
@@ -128,7 +129,7 @@ def step(
     if rule.nesterov:
         r = _add_ratio_(b.mul(mu), g, d, inner)
     if isinstance(outer, Tensor):
-        p.add_(r.mul(outer), alpha=-1)  # E9
+        p.add_(_kept(r).mul(outer), alpha=-1)  # E9
     else:
         p.add_(r, alpha=-outer)
 
@@ -136,3 +137,8 @@ def step(
 def _add_ratio_(x: Operand, g: Operand, d: Operand, scale: Number) -> Operand:
     """Add scale·g/d to x in place; a Tensor scale stays on its device."""
     return x.add_(g.div(d).mul_(scale)) if isinstance(scale, Tensor) else x.addcdiv_(g, d, value=scale)
+
+
+def _kept(x: Operand) -> Operand:
+    """Return x, or a copy if autograd records: it needs the present value when the next step has changed x."""
+    return x.clone() if torch.is_grad_enabled() else x

@@ -1,0 +1,97 @@
+"""The table of cases that every implementation is tested with, and the oracle that the rule itself is tested with."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal, localcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmsprop import Rule
+
+# No value below is a default, so that one that is ignored or misplaced shows. eps is large enough to be seen.
+PLAIN = Rule(lr=0.03, decay=0.8, eps=0.02)
+RULES: dict[str, Rule] = {
+    "plain": PLAIN,
+    "eps inside": dataclasses.replace(PLAIN, eps_inside_sqrt=True),
+    "no eps": dataclasses.replace(PLAIN, eps=0.0),
+    "maximize": dataclasses.replace(PLAIN, maximize=True),
+    "L2": dataclasses.replace(PLAIN, weight_decay=0.3),
+    "L2, maximize": dataclasses.replace(PLAIN, weight_decay=0.3, maximize=True),
+    "decoupled": dataclasses.replace(PLAIN, weight_decay=0.3, decoupled_weight_decay=True),
+    "v0": dataclasses.replace(PLAIN, initial_square_avg=0.7),
+    "centered": dataclasses.replace(PLAIN, centered=True),
+    "centered, eps inside": dataclasses.replace(PLAIN, centered=True, eps_inside_sqrt=True),
+    "momentum": dataclasses.replace(PLAIN, momentum=0.6),
+    "momentum with lr": dataclasses.replace(PLAIN, momentum=0.6, lr_in_momentum=True),
+    "nesterov": dataclasses.replace(PLAIN, momentum=0.6, nesterov=True),
+    "nesterov with lr": dataclasses.replace(PLAIN, momentum=0.6, nesterov=True, lr_in_momentum=True),
+    "bias correction": dataclasses.replace(PLAIN, bias_correction=True),
+    "bias correction, v0": dataclasses.replace(PLAIN, bias_correction=True, initial_square_avg=0.7),
+    "bias correction, centered": dataclasses.replace(PLAIN, bias_correction=True, centered=True),
+    "TensorFlow 1": Rule(0.03, 0.8, 0.02, 0.6, eps_inside_sqrt=True, initial_square_avg=1.0, lr_in_momentum=True),
+    "all of it": Rule(
+        0.03, 0.8, 0.02, 0.6, 0.3, centered=True, nesterov=True, eps_inside_sqrt=True, initial_square_avg=0.7,
+        lr_in_momentum=True, bias_correction=True, decoupled_weight_decay=True, maximize=True,
+    ),
+    "all of it, the other way": Rule(0.03, 0.8, 0.02, 0.6, 0.3, centered=True, nesterov=True, bias_correction=True),
+}  # fmt: skip
+STEPS = 12
+
+
+def problem(dtype: type[np.floating], size: int = 60, seed: int = 0) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Return a start and STEPS gradients whose sizes span four orders of magnitude, some of them zero."""
+    generator = np.random.default_rng(seed)
+    scale = np.logspace(-2, 2, size)
+    gradients = generator.standard_normal((STEPS, size)) * scale
+    gradients[:, ::7] *= generator.random((STEPS, len(gradients[0, ::7]))) < 0.5
+    return generator.standard_normal(size).astype(dtype), [g.astype(dtype) for g in gradients]
+
+
+def lr_at(step: int) -> float:
+    """Return a learning rate that changes: what a momentum buffer holds shows only then."""
+    return 0.03 if step < STEPS // 2 else 0.004
+
+
+def oracle(rule: Rule, start: float, gradients: list[float]) -> list[tuple[float, ...]]:
+    """Return p, v, m and b after each step for one parameter, from sums instead of recursions, in 50 digits.
+
+    v = βᵗ·v₀ + (1−β)·Σ βᵗ⁻ⁱ·gᵢ² and so on: written without looking at the rule's code. The rate is `lr_at`.
+    """
+
+    def average(factor: Decimal, values: list[Decimal]) -> Decimal:
+        weights = [factor**k if k else Decimal(1) for k in range(len(values) - 1, -1, -1)]
+        return sum((w * x for w, x in zip(weights, values, strict=True)), Decimal(0))
+
+    with localcontext() as context:
+        context.prec = 50
+        beta, mu, eps, lam, v0 = map(
+            Decimal, (rule.decay, rule.momentum, rule.eps, rule.weight_decay, rule.initial_square_avg)
+        )
+        p, seen, updates, result = Decimal(start), list[Decimal](), list[Decimal](), list[tuple[float, ...]]()
+        for t, raw in enumerate(map(Decimal, gradients), start=1):
+            eta = Decimal(lr_at(t))
+            g = -raw if rule.maximize else raw
+            if rule.decoupled_weight_decay:
+                p *= 1 - eta * lam
+            else:
+                g += lam * p
+            seen.append(g)
+            v = beta**t * v0 + (1 - beta) * average(beta, [x * x for x in seen])
+            m = (1 - beta) * average(beta, seen)
+            s, mean = v, m
+            if rule.bias_correction:
+                weight = (1 - beta) * average(beta, [Decimal(1)] * t)
+                s, mean = (v - beta**t * v0) / weight, m / weight
+            if rule.centered:
+                s = max(s - mean * mean, s * Decimal(2) ** -50)
+            d = (s + eps).sqrt() if rule.eps_inside_sqrt else s.sqrt() + eps
+            u = g / d if d else Decimal(0)
+            updates.append(eta * u if rule.lr_in_momentum else u)
+            b = average(mu, updates)
+            r = updates[-1] + mu * b if rule.nesterov else b
+            p -= r if rule.lr_in_momentum else eta * r
+            result.append((float(p), float(v), float(m), float(b)))
+        return result

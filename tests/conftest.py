@@ -1,0 +1,26 @@
+"""Settings for every test: warnings are errors (see pyproject.toml), one thread, no deadline for hypothesis."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture
+def chromium() -> str:
+    """Path of a Chromium; without one the test is skipped, and fails where CI is set."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        path = shutil.which(name)
+        if path:
+            return path
+    if os.environ.get("CI"):
+        pytest.fail("no Chromium: run scripts/install-chromium")
+    pytest.skip("no Chromium: run scripts/install-chromium")

@@ -1,0 +1,598 @@
+"""rmsprop.torch.RMSprop: equal to the rule, a drop-in for torch.optim.RMSprop, and whole where that one breaks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rmsprop import InputError, Rule, init, update
+from rmsprop.torch import RMSprop
+from rmsprop.torch.groups import FIELDS
+
+EXECUTIONS: dict[str, dict[str, Any]] = {
+    "one by one": {"foreach": False},
+    "foreach": {"foreach": True},
+    "capturable": {"capturable": True},
+    "capturable foreach": {"capturable": True, "foreach": True},
+    "differentiable": {"differentiable": True},
+}
+STATE = ("square_avg", "grad_avg", "momentum_buffer")
+
+
+def tensors(dtype: torch.dtype, seed: int = 0) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Return three parameters of different shapes, and their gradients for every step."""
+    start, gradients = cases.problem(np.float64, 60, seed)
+
+    def cut(x: np.ndarray[Any, Any]) -> list[Tensor]:
+        whole = torch.from_numpy(x.copy()).to(dtype)
+        parts = [whole[:6], whole[6:30], whole[30:]]
+        return [parts[0].reshape(3, 2).t(), parts[1].reshape(2, 3, 4).clone(), parts[2].clone()]
+
+    return cut(start), [cut(g) for g in gradients]
+
+
+def step(optimizer: torch.optim.Optimizer, params: list[Tensor], gradients: list[Tensor]) -> None:
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = g.clone()
+    optimizer.step()
+
+
+# -- equal to the rule ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
+@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+def test_every_variant_on_every_path_equals_the_rule(rule: Rule, execution: dict[str, Any]) -> None:
+    """Parameters and every state, after every step, in double, while the rate changes."""
+    params, gradients = tensors(torch.float64)
+    optimizer = RMSprop.from_rule(params, rule, **execution)
+    expected = [(p.numpy().copy(), init(rule, p.numpy())) for p in params]
+    for t, now in enumerate(gradients, start=1):
+        optimizer.param_groups[0]["lr"] = cases.lr_at(t)
+        step(optimizer, params, now)
+        current = dataclasses.replace(rule, lr=cases.lr_at(t))
+        expected = [update(current, p, g.numpy(), s) for (p, s), g in zip(expected, now, strict=True)]
+        for p, (value, state) in zip(params, expected, strict=True):
+            mine = optimizer.state[p]
+            np.testing.assert_allclose(p.detach().numpy(), value, rtol=1e-11, atol=1e-13)
+            for name in STATE:
+                if getattr(state, name) is None:
+                    assert name not in mine
+                else:
+                    np.testing.assert_allclose(
+                        mine[name].detach().numpy(), getattr(state, name), rtol=1e-11, atol=1e-13
+                    )
+            assert mine["step"].item() == state.step
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule, foreach: bool) -> None:
+    """Each step starts from the rule's own state, so that errors cannot add up or cancel."""
+    params, gradients = tensors(torch.float32)
+    optimizer = RMSprop.from_rule(params, rule, foreach=foreach)
+    expected = [(p.numpy().copy(), init(rule, p.numpy())) for p in params]
+    eps = float(np.finfo(np.float32).eps)
+    for now in gradients:
+        before = [value for value, _ in expected]
+        expected = [update(rule, p, g.numpy(), s) for (p, s), g in zip(expected, now, strict=True)]
+        step(optimizer, params, now)
+        for p, (value, state), old in zip(params, expected, before, strict=True):
+            assert p.grad is not None
+            size = np.abs(old) + np.abs(value - old)
+            # Where centered, s = v − m² loses the digits that v and m² share.
+            lost = 1.0
+            if rule.centered:
+                assert state.grad_avg is not None
+                lost = 1 + state.square_avg / np.maximum(np.abs(state.square_avg - state.grad_avg**2), 1e-30)
+                lost = np.minimum(lost, 1 / (4 * eps)) * (1e3 if rule.bias_correction else 1)
+            assert np.all(np.abs(p.numpy() - value) <= 8 * eps * size * lost + 1e-12)
+            # g + λ·p loses digits, too, where the two almost cancel.
+            terms = np.square(np.abs(p.grad.numpy()) + rule.weight_decay * np.abs(old))
+            difference = np.abs(optimizer.state[p]["square_avg"].numpy() - state.square_avg)
+            assert np.all(difference <= 4 * eps * (state.square_avg + (1 - rule.decay) * terms))
+            with torch.no_grad():
+                p.copy_(torch.from_numpy(value))
+                for name in STATE:
+                    if getattr(state, name) is not None:
+                        optimizer.state[p][name].copy_(torch.from_numpy(getattr(state, name)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("name", ["plain", "TensorFlow 1", "all of it"])
+def test_half_precision_is_the_float32_rule_rounded_once(dtype: torch.dtype, foreach: bool, name: str) -> None:
+    rule = cases.RULES[name]
+    params, gradients = tensors(dtype)
+    optimizer = RMSprop.from_rule(params, rule, foreach=foreach)
+    states = [init(rule, p.float().numpy()) for p in params]
+    for now in gradients[:4]:
+        before = [p.float().numpy() for p in params]
+        step(optimizer, params, now)
+        for i, p in enumerate(params):
+            value, states[i] = update(rule, before[i], now[i].float().numpy(), states[i])
+            # A value at the border of two half numbers may fall on either side; hence one unit of the half type.
+            torch.testing.assert_close(p, torch.from_numpy(value).to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+            assert all(optimizer.state[p][k].dtype == torch.float32 for k in STATE if k in optimizer.state[p])
+            assert p.dtype == dtype
+
+
+def test_float16_with_a_zero_gradient_stays_as_it_is() -> None:
+    """torch makes NaN of it at the first step: its eps of 1e-8 is 0 in float16."""
+    ours, theirs = torch.ones(3, dtype=torch.float16), torch.ones(3, dtype=torch.float16)
+    for p, optimizer in ((ours, RMSprop([ours])), (theirs, torch.optim.RMSprop([theirs]))):
+        step(optimizer, [p], [torch.zeros_like(p)])
+    assert torch.equal(ours, torch.ones(3, dtype=torch.float16))
+    assert theirs.isnan().all()
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+def test_complex_parameters_are_two_reals(rule: Rule, foreach: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(3, 2, dtype=torch.complex128, generator=generator) for _ in range(2)]
+    pairs = [torch.view_as_real(p).clone() for p in start]
+    a, b = RMSprop.from_rule(start, rule, foreach=foreach), RMSprop.from_rule(pairs, rule, foreach=foreach)
+    for _ in range(5):
+        g = [torch.randn(3, 2, dtype=torch.complex128, generator=generator) for _ in range(2)]
+        step(a, start, g)
+        step(b, pairs, [torch.view_as_real(x) for x in g])
+    for p, q in zip(start, pairs, strict=True):
+        assert torch.equal(torch.view_as_real(p), q)
+        assert a.state[p]["square_avg"].is_complex()
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_zero_gradients_without_eps_change_nothing(foreach: bool) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        params = [torch.ones(3, dtype=dtype), torch.ones(2, dtype=dtype)]
+        optimizer = RMSprop(params, eps=0.0, momentum=0.5, foreach=foreach)
+        for _ in range(3):
+            step(optimizer, params, [torch.zeros_like(p) for p in params])
+        assert all(torch.equal(p, torch.ones_like(p)) for p in params)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_centered_stays_finite_on_constant_gradients(foreach: bool) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        params = [torch.zeros(64, dtype=dtype), torch.zeros(64, dtype=dtype)]
+        optimizer = RMSprop(params, lr=1e-4, alpha=0.9, eps=0.0, centered=True, foreach=foreach)
+        for _ in range(1000):
+            step(optimizer, params, [torch.logspace(-3, 3, 64).to(dtype)] * 2)
+        assert all(p.isfinite().all() for p in params)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_bias_correction_of_a_start_above_zero_stays_finite(foreach: bool) -> None:
+    params = [torch.zeros(2), torch.zeros(2)]
+    optimizer = RMSprop(params, alpha=0.9, eps=0.0, bias_correction=True, initial_square_avg=1.0, foreach=foreach)
+    for _ in range(500):
+        step(optimizer, params, [torch.tensor([0.0, 1e-6])] * 2)
+    assert all(p.isfinite().all() for p in params)
+
+
+# -- a drop-in for torch.optim.RMSprop --------------------------------------------------------------------------------
+
+TORCH_OPTIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "rates": {"lr": 0.003, "alpha": 0.9, "eps": 1e-3},
+    "momentum": {"momentum": 0.7},
+    "centered": {"centered": True, "eps": 1e-4},
+    "weight_decay": {"weight_decay": 0.1},
+    "maximize": {"maximize": True, "weight_decay": 0.1},
+    "all": {"lr": 0.003, "alpha": 0.95, "eps": 1e-3, "weight_decay": 0.1, "momentum": 0.7, "centered": True},
+    "Tensor lr": {"lr": torch.tensor(0.003)},
+}
+
+
+@pytest.mark.parametrize("foreach", [None, False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("options", TORCH_OPTIONS.values(), ids=TORCH_OPTIONS)
+def test_follows_the_trajectory_of_torch_for_500_steps(
+    options: dict[str, Any], dtype: torch.dtype, foreach: bool | None
+) -> None:
+    theirs_options = dict(options)
+    if foreach and "lr" in options:  # torch refuses a Tensor lr with foreach
+        theirs_options["lr"] = float(options["lr"])
+    generator = torch.Generator().manual_seed(1)
+    theirs = [torch.randn(4, 5, dtype=dtype, generator=generator) for _ in range(2)]
+    ours = [p.clone() for p in theirs]
+    a = torch.optim.RMSprop(theirs, foreach=foreach, **theirs_options)
+    b = RMSprop(ours, foreach=foreach, **options)
+    for _ in range(500):
+        g = [torch.randn(4, 5, dtype=dtype, generator=generator) for _ in range(2)]
+        step(a, theirs, g)
+        step(b, ours, g)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+        assert set(b.state[p]) == set(a.state[q])
+        for name, value in a.state[q].items():
+            torch.testing.assert_close(b.state[p][name], value, rtol=1e-12, atol=1e-14)
+
+
+def test_signature_begins_with_that_of_torch() -> None:
+    theirs = list(inspect.signature(torch.optim.RMSprop.__init__).parameters.values())
+    ours = list(inspect.signature(RMSprop.__init__).parameters.values())
+    for a, b in zip(theirs, ours, strict=False):
+        assert (a.name, a.default, a.kind) == (b.name, b.default, b.kind)
+    assert all(p.kind == p.KEYWORD_ONLY for p in ours[len(theirs) :])
+
+
+def test_defaults_are_those_of_the_rule() -> None:
+    optimizer = RMSprop([torch.zeros(1)])
+    assert optimizer.rule() == Rule()
+    assert set(FIELDS.values()) == {f.name for f in dataclasses.fields(Rule)}
+
+
+@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+def test_from_rule_and_rule_are_inverse(rule: Rule) -> None:
+    optimizer = RMSprop.from_rule([torch.zeros(1)], rule, foreach=True)
+    assert optimizer.rule() == rule
+    assert optimizer.param_groups[0]["foreach"] is True
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.7, "centered": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize("first", [torch.optim.RMSprop, RMSprop])
+@pytest.mark.parametrize("second", [torch.optim.RMSprop, RMSprop])
+def test_state_dicts_move_both_ways(first: type, second: type, options: dict[str, Any]) -> None:
+    """A run that changes class in the middle goes on as if it had not."""
+    params, gradients = tensors(torch.float64)
+    whole = [p.clone() for p in params]
+    reference = torch.optim.RMSprop(whole, **options)
+    before = first(params, **options)
+    for g in gradients[:6]:
+        step(before, params, g)
+        step(reference, whole, g)
+    buffer = io.BytesIO()
+    torch.save(before.state_dict(), buffer)
+    buffer.seek(0)
+    after = second(params, lr=7.0)  # the saved groups replace this
+    after.load_state_dict(torch.load(buffer, weights_only=True))
+    for g in gradients[6:]:
+        step(after, params, g)
+        step(reference, whole, g)
+    for p, q in zip(params, whole, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def test_a_dict_from_torch_leaves_the_variants_as_they_are() -> None:
+    p = torch.ones(2)
+    theirs = torch.optim.RMSprop([p], lr=0.5)
+    step(theirs, [p], [torch.ones(2)])
+    ours = RMSprop([p], eps_inside_sqrt=True, initial_square_avg=1.0)
+    ours.load_state_dict(theirs.state_dict())
+    rule = ours.rule()
+    assert (rule.lr, rule.eps_inside_sqrt, rule.initial_square_avg) == (0.5, True, 1.0)
+
+
+def test_own_state_dict_brings_its_variants() -> None:
+    p = torch.ones(2)
+    first = RMSprop.from_rule([p], cases.RULES["all of it"])
+    step(first, [p], [torch.ones(2)])
+    second = RMSprop([p])
+    second.load_state_dict(first.state_dict())
+    assert second.rule() == cases.RULES["all of it"]
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_go_on_alike(copier: Callable[[Any], Any]) -> None:
+    model = nn.Linear(3, 2).double()
+    optimizer = RMSprop.from_rule(model.parameters(), cases.RULES["all of it"])
+    x = torch.randn(4, 3, dtype=torch.float64)
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+    train(model, optimizer)
+    other_model, other = copier((model, optimizer))
+    for _ in range(3):
+        train(model, optimizer)
+        train(other_model, other)
+    for p, q in zip(model.parameters(), other_model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_loading_keeps_float32_state_of_half_parameters() -> None:
+    """torch's loading would round it to the parameter's dtype."""
+    p = torch.ones(5, dtype=torch.bfloat16)
+    first = RMSprop([p], momentum=0.5, centered=True)
+    step(first, [p], [torch.rand(5, dtype=torch.bfloat16)])
+    second = RMSprop([p], momentum=0.5, centered=True)
+    seen: list[list[str]] = []
+
+    def look(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
+        seen.append(sorted(given))
+
+    second.register_load_state_dict_pre_hook(look)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert seen == [["param_groups", "state"]]
+    for name in STATE:
+        assert second.state[p][name].dtype == torch.float32
+        assert torch.equal(second.state[p][name], first.state[p][name])
+    assert len(second._optimizer_load_state_dict_pre_hooks) == 1  # the one above
+
+
+def test_a_state_dict_of_another_model_is_refused_by_name_and_changes_nothing() -> None:
+    p, q = torch.ones(2, 3), torch.ones(3, 2)
+    first, second = RMSprop([p]), RMSprop([q], lr=0.5)
+    step(first, [p], [torch.ones(2, 3)])
+    with pytest.raises(InputError, match=r"square_avg of parameter 0 in group 0 of the state dict must be of shape"):
+        second.load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        second.load_state_dict(RMSprop([p, q]).state_dict())
+    broken = first.state_dict()
+    broken["param_groups"][0]["alpha"] = 1.5
+    with pytest.raises(InputError, match="alpha must be a number"):
+        RMSprop([p]).load_state_dict(broken)
+    assert second.param_groups[0]["lr"] == 0.5
+    assert not second.state
+    assert len(second._optimizer_load_state_dict_pre_hooks) == 0
+
+
+def test_pickles_without_the_newer_options_get_their_defaults() -> None:
+    p = torch.ones(2)
+    optimizer = RMSprop([p])
+    step(optimizer, [p], [torch.ones(2)])
+    state = optimizer.__getstate__()
+    group = {k: v for k, v in state["param_groups"][0].items() if k in ("params", "lr", "alpha", "eps", "weight_decay")}
+    state["state"][p]["step"] = 3  # as torch kept it before version 1.12
+    optimizer.__setstate__({**state, "param_groups": [group]})
+    assert optimizer.rule() == Rule()
+    assert torch.equal(optimizer.state[p]["step"], torch.tensor(3.0))
+    step(optimizer, [p], [torch.ones(2)])
+
+
+def test_schedulers_hooks_closures_and_named_parameters() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = RMSprop(model.named_parameters(), lr=0.1, momentum=0.9)
+    schedulers = [
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=20),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10),
+    ]
+    calls: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 2)).square().sum()
+        loss.backward()
+        return float(loss.detach())
+
+    losses = []
+    for _ in range(10):
+        losses.append(optimizer.step(closure))
+        schedulers[0].step()
+    schedulers[1].step()
+    assert losses[-1] < losses[0]
+    assert calls == ["before", "after"] * 10
+    assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
+
+
+def test_grad_scaler_skips_a_step_with_an_infinite_gradient() -> None:
+    p = nn.Parameter(torch.ones(2))
+    optimizer = RMSprop([p])
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    p.grad = torch.tensor([float("inf"), 1.0])
+    scaler.scale(torch.ones(()))  # starts the scaler
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(p, torch.ones(2))
+    p.grad = torch.tensor([4.0, 1.0])
+    scaler.step(optimizer)
+    assert not torch.equal(p, torch.ones(2))
+
+
+# -- groups, gradients and changes during a run -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_groups_may_differ_in_everything(foreach: bool) -> None:
+    _, gradients = cases.problem(np.float64)
+    chosen = list(cases.RULES.values())
+    params = [torch.full((60,), 0.5, dtype=torch.float64) for _ in chosen]
+    groups = [
+        {"params": [p], **{name: getattr(rule, field) for name, field in FIELDS.items()}}
+        for p, rule in zip(params, chosen, strict=True)
+    ]
+    optimizer = RMSprop(groups, foreach=foreach)
+    paths = [(np.full(60, 0.5), init(rule, np.full(60, 0.5))) for rule in chosen]
+    for gradient in gradients:
+        step(optimizer, params, [torch.from_numpy(gradient)] * len(params))
+        paths = [update(rule, p, gradient, s) for rule, (p, s) in zip(chosen, paths, strict=True)]
+    for i, (p, (value, _)) in enumerate(zip(params, paths, strict=True)):
+        assert optimizer.rule(i) == chosen[i]
+        np.testing.assert_allclose(p.numpy(), value, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_parameters_without_gradient_keep_their_own_time(foreach: bool) -> None:
+    """Bias correction counts each parameter's own steps."""
+    rule = cases.RULES["bias correction"]
+    params = [torch.ones(2, dtype=torch.float64) for _ in range(3)]
+    optimizer = RMSprop.from_rule(params, rule, foreach=foreach)
+    paths = [(np.ones(2), init(rule, np.ones(2))) for _ in params]
+    for t in range(6):
+        for i, p in enumerate(params):
+            p.grad = torch.full((2,), t + 1.0, dtype=torch.float64) if t % (i + 1) == 0 else None
+            if p.grad is not None:
+                paths[i] = update(rule, paths[i][0], p.grad.numpy(), paths[i][1])
+        optimizer.step()
+    for p, (value, state) in zip(params, paths, strict=True):
+        np.testing.assert_allclose(p.numpy(), value, rtol=1e-12)
+        assert optimizer.state[p]["step"].item() == state.step
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_momentum_and_centered_may_be_switched_on_during_a_run(foreach: bool) -> None:
+    """torch raises KeyError."""
+    params = [torch.ones(2, dtype=torch.float64), torch.ones(3, dtype=torch.float64)]
+    optimizer = RMSprop(params, foreach=foreach)
+    rules = [Rule(), Rule(momentum=0.5), Rule(momentum=0.5, centered=True), Rule()]
+    paths = [(p.numpy().copy(), init(Rule(), p.numpy())) for p in params]
+    for rule in rules:
+        optimizer.param_groups[0].update(momentum=rule.momentum, centered=rule.centered)
+        step(optimizer, params, [torch.ones_like(p) for p in params])
+        paths = [update(rule, p, np.ones_like(p), s) for p, s in paths]
+    for p, (value, _) in zip(params, paths, strict=True):
+        np.testing.assert_allclose(p.numpy(), value, rtol=1e-12)
+
+
+def test_parameters_and_gradients_of_other_strides() -> None:
+    base = torch.randn(6, 8, dtype=torch.float64)
+    params = [base[::2, 1::3].clone().t(), base.clone()[:, ::2], base.clone().as_strided((3, 4), (8, 2))]
+    expected = [(p.numpy().copy(), init(Rule(), p.numpy())) for p in params]
+    optimizer = RMSprop(params)
+    for _ in range(3):
+        gradients = [torch.randn(tuple(reversed(p.shape)), dtype=torch.float64).t() for p in params]
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g
+        optimizer.step()
+        expected = [update(Rule(), p, g.numpy(), s) for (p, s), g in zip(expected, gradients, strict=True)]
+    for p, (value, _) in zip(params, expected, strict=True):
+        np.testing.assert_allclose(p.numpy(), value, rtol=1e-12)
+
+
+def test_a_tensor_lr_is_read_at_every_step() -> None:
+    executions: list[dict[str, Any]] = [{}, {"foreach": True}, {"capturable": True}, EXECUTIONS["capturable foreach"]]
+    for options in executions:
+        lr = torch.tensor([0.03])
+        params = [torch.ones(2, dtype=torch.float64), torch.ones(1, dtype=torch.float64)]
+        optimizer = RMSprop(params, lr=lr, weight_decay=0.1, decoupled_weight_decay=True, momentum=0.5, **options)
+        rule = Rule(weight_decay=0.1, decoupled_weight_decay=True, momentum=0.5)
+        value, state = np.ones(2), init(rule, np.ones(2))
+        for rate in (0.03, 0.5):
+            lr.fill_(rate)
+            step(optimizer, params, [torch.ones_like(p) for p in params])
+            value, state = update(dataclasses.replace(rule, lr=float(lr)), value, np.ones(2), state)
+        np.testing.assert_allclose(params[0].numpy(), value, rtol=1e-7)
+        assert optimizer.rule().lr == float(lr)
+
+
+def test_capturable_keeps_the_counter_a_tensor_that_compiled_code_may_hold() -> None:
+    p = torch.ones(2)
+    optimizer = RMSprop([p], capturable=True, bias_correction=True)
+    step(optimizer, [p], [torch.ones(2)])
+    counter = optimizer.state[p]["step"]
+    step(optimizer, [p], [torch.ones(2)])
+    assert optimizer.state[p]["step"] is counter
+    assert counter.device == p.device
+    assert counter.item() == 2
+
+
+@pytest.mark.parametrize("name", cases.RULES)
+def test_differentiable_steps_have_the_right_derivative(name: str) -> None:
+    """With respect to the gradient, the start and the learning rate."""
+    rule = cases.RULES[name]
+
+    def two_steps(start: Tensor, gradient: Tensor, lr: Tensor) -> Tensor:
+        p = start.clone()
+        options = {k: getattr(rule, f) for k, f in FIELDS.items() if k != "lr"}
+        optimizer = RMSprop([p], lr=0.1, differentiable=True, **options)
+        optimizer.param_groups[0]["lr"] = lr
+        for k in (1.0, 2.0):
+            p.grad = gradient * k + start.sin()
+            optimizer.step()
+        return p
+
+    inputs = (torch.tensor([0.3, -0.2]), torch.tensor([0.5, 1.5]), torch.tensor(0.1))
+    assert torch.autograd.gradcheck(two_steps, [x.double().requires_grad_() for x in inputs])
+
+
+def test_effective_lr_is_what_the_step_used() -> None:
+    for name in ("plain", "eps inside", "centered", "bias correction, v0"):
+        p = torch.zeros(60, dtype=torch.float64)
+        optimizer = RMSprop.from_rule([p], cases.RULES[name])
+        for gradient in cases.problem(np.float64)[1]:
+            before = p.clone()
+            step(optimizer, [p], [torch.from_numpy(gradient)])
+            assert p.grad is not None
+            torch.testing.assert_close(optimizer.effective_lr(p) * p.grad, before - p, rtol=1e-9, atol=1e-12)
+    dead = torch.zeros(2)
+    optimizer = RMSprop([dead], eps=0.0)
+    step(optimizer, [dead], [torch.tensor([0.0, 1.0])])
+    assert optimizer.effective_lr(dead).tolist() == [0.0, pytest.approx(0.1)]
+    with pytest.raises(InputError, match=r"param must be a parameter that this optimizer has stepped"):
+        optimizer.effective_lr(torch.zeros(2))
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"lr": -1.0}, "lr must be a finite number >= 0, got -1.0; 1e-4 to 1e-2 is usual"),
+    ({"lr": torch.tensor(-1.0)}, "lr must be a finite number >= 0, got -1.0; 1e-4 to 1e-2 is usual"),
+    ({"lr": torch.ones(2)}, r"lr must be a number or a one-element Tensor, got shape \(2,\); give each rate"),
+    ({"alpha": 1.0}, r"alpha must be a number in \[0, 1\), got 1.0; 0.9 averages"),
+    ({"eps": float("nan")}, "eps must be a finite number >= 0, got nan"),
+    ({"momentum": 1.5}, r"momentum must be a number in \[0, 1\), got 1.5"),
+    ({"momentum": [0.9]}, r"momentum must be a number in \[0, 1\), got \[0.9\]"),
+    ({"weight_decay": -1}, "weight_decay must be a finite number >= 0, got -1"),
+    ({"centered": "yes"}, "centered must be True or False, got 'yes'"),
+    ({"capturable": 1}, "capturable must be True or False, got 1"),
+    ({"foreach": "auto"}, "foreach must be True or False, got 'auto'; pass True, False or None"),
+    ({"differentiable": None}, "differentiable must be True or False, got None"),
+    ({"foreach": True, "differentiable": True}, "foreach must be None or False with differentiable=True, got True"),
+    ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0"),
+    ({"initial_square_avg": -1}, "initial_square_avg must be a finite number >= 0, got -1"),
+    ({"lr_in_momentum": 0}, "lr_in_momentum must be True or False, got 0"),
+    ({"fused": True}, "fused must be None or False in this version, got True; leave fused out"),
+    ({"state_dtype": "uint8"}, "state_dtype must be None in this version, got 'uint8'; leave state_dtype out"),
+    ({"stochastic_rounding": True}, "stochastic_rounding must be False in this version, got True"),
+    ({"sparse": "lazy"}, "sparse must be 'exact' in this version, got 'lazy'"),
+    ({"nonfinite": "skip"}, "nonfinite must be 'propagate' in this version, got 'skip'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS)
+def test_a_bad_argument_is_named_with_range_value_and_remedy(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        RMSprop([torch.zeros(1)], **arguments)
+    if not arguments.keys() & {"fused", "state_dtype", "stochastic_rounding", "sparse", "nonfinite"}:
+        optimizer = RMSprop([torch.zeros(1)])
+        with pytest.raises(InputError, match=f"^{message}"):
+            optimizer.add_param_group({"params": [torch.zeros(1)], **arguments})
+        assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["decay", "rho", "beta2", "learning_rate", "epsilon", "eps_in_sqrt"])
+def test_another_librarys_name_in_a_group_is_not_silently_ignored(name: str) -> None:
+    with pytest.raises(InputError, match=f"got '{name}'; say "):
+        RMSprop([{"params": [torch.zeros(1)], name: 0.5}])
+
+
+def test_a_bad_value_set_during_a_run_is_caught_at_the_next_step() -> None:
+    p = torch.ones(1)
+    optimizer = RMSprop([p])
+    p.grad = torch.ones(1)
+    for name, value in (("lr", -1.0), ("alpha", 1.0), ("momentum", float("nan")), ("nesterov", True)):
+        kept = optimizer.param_groups[0][name]
+        optimizer.param_groups[0][name] = value
+        with pytest.raises(InputError):
+            optimizer.step()
+        optimizer.param_groups[0][name] = kept
+    assert torch.equal(p, torch.ones(1))
+
+
+def test_sparse_gradients_are_refused_before_anything_changes() -> None:
+    dense, table = nn.Parameter(torch.ones(2)), nn.Embedding(3, 2, sparse=True)
+    groups: list[dict[str, Any]] = [{"params": [dense]}, {"params": table.parameters()}]
+    optimizer = RMSprop(groups)
+    (table(torch.tensor([1])).sum() + dense.sum()).backward()
+    with pytest.raises(
+        RuntimeError, match=r"needs dense gradients, got torch.sparse_coo for parameter 0 of shape \(3, 2\)"
+    ):
+        optimizer.step()
+    assert torch.equal(dense, torch.ones(2))
