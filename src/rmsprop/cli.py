@@ -26,7 +26,7 @@ app = App(
     version=__version__,
     help="RMSprop: train with it, compare it with other optimizers, see what it does.",
     help_format="plaintext",
-    help_epilogue="Start with: rmsprop compare digits. Every command explains itself: rmsprop COMMAND --help",
+    help_epilogue="Start with: rmsprop compare digits\nEvery command explains itself: rmsprop COMMAND --help",
 )
 stdout, stderr = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
 
@@ -51,10 +51,10 @@ def train(
 ) -> None:
     """Train TASK with RMSprop: live progress, checkpoints, a report at the end.
 
-    Ctrl-C, or a crash, leaves a run that goes on with --resume, bit for bit as if nothing had happened.
+    Ctrl-C, or a crash, leaves a run that goes on with --resume, bit for bit
+    as if nothing had happened.
 
-    Examples
-    --------
+    Try:
       rmsprop train digits
       rmsprop train mnist --lr 0.001 --decay 0.9 --centered
       rmsprop train my_task.py:make --out runs/mine
@@ -116,11 +116,11 @@ def compare(
 ) -> None:
     """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
 
-    Every optimizer gets the learning rate of one common grid that does best on validation data, then trains with
-    other seeds from the same starts and in the same order of the data; test scores are compared seed by seed.
+    Every optimizer gets the learning rate of one common grid that does best
+    on validation data. Then all train with other seeds, each seed fixing the
+    start and the order of the data; test scores are compared seed by seed.
 
-    Examples
-    --------
+    Try:
       rmsprop compare digits
       rmsprop compare mnist --seeds 5 --epochs 4
       rmsprop compare my_task.py:make --lrs 0.001 0.01 0.1 --json
@@ -173,10 +173,11 @@ def report(
     out: Path | None = None,
     json: Flag = False,
 ) -> None:
-    """Write the HTML report of the run in directory RUN again, for example after an interruption.
+    """Write the HTML report of the run in directory RUN again.
 
-    Examples
-    --------
+    A run that was interrupted has a report, too.
+
+    Try:
       rmsprop report runs/compare-digits
       rmsprop report runs/train-mnist --out mnist.html
 
@@ -205,8 +206,7 @@ def explain(
 ) -> None:
     """Print a rule in equations and numbers.
 
-    Examples
-    --------
+    Try:
       rmsprop explain
       rmsprop explain --lr 0.01 --decay 0.9 --worked-example
       rmsprop explain --momentum 0.9 --nesterov --eps-inside-sqrt --initial-square-avg 1
@@ -239,9 +239,9 @@ def explain(
 
 @app.command
 def doctor(*, json: Flag = False) -> None:
-    """Check the installation: versions, and one real step down every path, held against the rule.
+    """Check the installation: versions, and real steps held against the rule.
 
-    Example:
+    Try:
       rmsprop doctor
 
     Parameters

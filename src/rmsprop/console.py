@@ -131,7 +131,7 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
     for name in ("path", "parameters", "result"):
         paths.add_column(name)
     for check in findings["paths"]:
-        words = "equal to the rule" if check["ulps"] == 0 else f"{check['ulps']:.3g} ulp from the rule"
+        words = "not finite" if check["ulps"] is None else f"{check['ulps']:.3g} ulp from the rule"
         paths.add_row(check["path"], check["dtype"], f"{'ok' if check['ok'] else 'WRONG'}: {words}")
     console.print(paths)
     console.print()

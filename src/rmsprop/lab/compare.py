@@ -141,8 +141,7 @@ def compare(
         "command": command,
         "environment": environment(),
     }
-    run.finish(summary)
-    return run, summary
+    return run, run.finish(summary)
 
 
 def choose(task: Task, rows: list[Row]) -> Choice:

@@ -167,9 +167,10 @@ class RunDirectory:
             raise InputError(str(path), "an undamaged checkpoint of this run", found, remedy) from error
         return True
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write how the run ended; from then on it is not resumed."""
+    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write how the run ended, and return it as it was written; from then on the run is not resumed."""
         write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
+        return self._json(SUMMARY)
 
 
 def new_path(kind: str, task: str, *, resume: bool) -> Path:

@@ -105,7 +105,9 @@ class Task:
             *inputs, target = next(iter(DataLoader(self.validation, batch_size=min(2, self.batch_size))))
             model.eval()
             output = model(*inputs)
-            loss, metric = self.loss(output, target), self.metric(output, target)
+            loss = self.loss(output, target)
+            with torch.no_grad():
+                metric = self.metric(output, target)
         except InputError:
             raise
         except Exception as error:

@@ -90,9 +90,7 @@ def train(
             if stopped:
                 raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
     saver.save(run, {"training": training.state_dict(), "records": records})
-    summary = _summary(run, training, command)
-    run.finish(summary)
-    return run, summary
+    return run, run.finish(_summary(run, training, command))
 
 
 def _like_before(made_with: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ def score_words(value: float | None, metric: str) -> str:
 
 
 def range_words(score: dict[str, Any], metric: str, *, higher_is_better: bool) -> str:
-    """Return the worst and the best seed of a score."""
+    """Return the worst and the best seed of a score; a seed that diverged has no score and is the worst."""
     ends = (score["low"], score["high"]) if higher_is_better else (score["high"], score["low"])
-    return "–".join(score_words(x, metric).removesuffix(" %") for x in ends)
+    return "–".join("diverged" if x is None else score_words(x, metric).removesuffix(" %") for x in ends)
 
 
 def difference_words(score: dict[str, Any], metric: str, unit: str = "") -> str:

@@ -1,0 +1,82 @@
+"""Tasks of a user's own, good and bad, that the command-line tests name as tests/mine.py:FUNCTION."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rmsprop.lab import Task
+
+NOT_A_FUNCTION = 3
+
+
+def regression() -> Task:
+    """A task whose metric is better when lower."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 3, generator=generator)
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.1 * torch.randn(300, 1, generator=generator)
+    parts = [TensorDataset(x[i : i + 100], y[i : i + 100]) for i in (0, 100, 200)]
+    return Task(
+        "regression", lambda: nn.Linear(3, 1), train=parts[0], validation=parts[1], test=parts[2],
+        loss=nn.functional.mse_loss, metric=nn.functional.l1_loss,
+        metric_name="error", higher_is_better=False, batch_size=25, epochs=3,
+    )  # fmt: skip
+
+
+def slow() -> Task:
+    """A task whose steps take long enough to be killed in the middle."""
+
+    class Slow(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.02 if self.training else 0)
+            return super().forward(x)
+
+    return dataclasses.replace(regression(), name="slow", model=lambda: Slow(3, 1), epochs=40)
+
+
+def without_test() -> Task:
+    return dataclasses.replace(regression(), test=None)
+
+
+def nothing() -> None:
+    return None
+
+
+def needs_arguments(size: int) -> Task:
+    raise AssertionError(size)
+
+
+def breaks() -> Task:
+    raise FileNotFoundError("no data in /nowhere")
+
+
+def wrong_shape() -> Task:
+    return dataclasses.replace(regression(), model=lambda: nn.Linear(4, 1))
+
+
+def module_not_function() -> Task:
+    return dataclasses.replace(regression(), model=nn.Linear(3, 1))
+
+
+def empty() -> Task:
+    return dataclasses.replace(regression(), train=TensorDataset(torch.zeros(0, 3), torch.zeros(0, 1)))
+
+
+def list_of_losses() -> Task:
+    def loss(output: Any, target: Any) -> Any:
+        return (output - target).square()
+
+    return dataclasses.replace(regression(), loss=loss)
+
+
+def metric_of_words() -> Task:
+    return dataclasses.replace(regression(), metric=lambda output, target: "good")  # type: ignore[arg-type, return-value]
+
+
+def no_parameters() -> Task:
+    return dataclasses.replace(regression(), model=lambda: nn.Flatten())

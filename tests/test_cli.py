@@ -1,0 +1,348 @@
+"""The command line: what it prints, how it ends, and what it leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rmsprop.cli import run
+from rmsprop.lab.store import RunDirectory
+
+MINE = str(Path(__file__).with_name("mine.py"))
+
+
+@pytest.fixture(autouse=True)
+def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def weights(path: str | Path) -> dict[str, torch.Tensor]:
+    checkpoint: dict[str, Any] = torch.load(Path(path) / "checkpoint.pt", weights_only=True)
+    model: dict[str, torch.Tensor] = checkpoint["training"]["model"]
+    return model
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rmsprop", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_checkpoint(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not (path / "checkpoint.pt").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# -- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_train_prints_the_result_and_leaves_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "digits", "--epochs", "2", "--lr", "0.003", "--momentum", "0.5", "--centered"]) == 0
+    shown = capsys.readouterr()
+    assert "After 2 epochs (34 steps) the validation accuracy is" in shown.out
+    assert "report: runs/train-digits/report.html" in shown.out
+    assert "epoch 2 of 2: validation loss" in shown.err
+    files = {p.name for p in Path("runs/train-digits").iterdir()}
+    assert files == {"run.json", "records.jsonl", "checkpoint.pt", "summary.json", "report.html"}
+    rule = RunDirectory(Path("runs/train-digits")).config()["rule"]
+    assert (rule["lr"], rule["momentum"], rule["centered"]) == (0.003, 0.5, True)
+    assert run(["train", "digits", "--epochs", "1"]) == 0
+    assert Path("runs/train-digits-2/report.html").exists()
+
+
+def test_json_is_all_that_is_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{MINE}:regression", "--json", "--out", "here"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["status"], summary["task"], summary["metric"], summary["steps"]) == (
+        "finished", "regression", "error", 12,
+    )  # fmt: skip
+    assert summary["report"] == "here/report.html"
+    assert run(["report", "here", "--out", "elsewhere.html", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": "elsewhere.html"}
+    assert Path("elsewhere.html").read_text() == Path("here/report.html").read_text()
+    assert run(["explain", "--json", "--worked-example", "--decay", "0.9"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["rule"]["decay"] == 0.9
+    assert facts["worked_example"][0]["square_avg"] == pytest.approx(10)
+    assert run(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["healthy"] is True
+
+
+def test_explain_prints_the_equations_and_the_worked_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "--lr", "0.01", "--decay", "0.9", "--worked-example"]) == 0
+    text = capsys.readouterr().out
+    assert "v ← 0.9·v + 0.1·g²" in text
+    assert text.splitlines()[-4].split() == ["1", "x", "10", "10", "0.00316228", "-0.0316228"]
+    assert text.splitlines()[-1].split() == ["2", "y", "0.02", "4.9e-05", "1.42857", "-0.0285714"]
+
+
+def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(["doctor"]) == 0
+    assert "torch, cpu, foreach" in capsys.readouterr().out
+    from rmsprop.torch import tensors
+
+    right = tensors.step
+    monkeypatch.setattr(tensors, "step", lambda rule, lr, *rest: right(rule, 1.01 * lr, *rest))
+    assert run(["doctor"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["train", "compare", "report", "explain", "doctor"])
+def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
+    code = f"import sys; from rmsprop.cli import run; run([{name!r}, '--help']); print('torch' in sys.modules)"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Try:" in text
+    assert f"rmsprop {name}" in text
+    assert text.splitlines()[-1] == "False"
+
+
+# -- stopping and going on --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bits() -> None:
+    assert run(["train", f"{MINE}:slow", "--out", "whole"]) == 0
+    process = command("train", f"{MINE}:slow", "--out", "cut")
+    wait_for_checkpoint(Path("cut"), process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert RunDirectory(Path("cut")).summary() is None
+    assert run(["report", "cut"]) == 0  # an unfinished run has a report, too
+    assert run(["train", f"{MINE}:slow", "--out", "cut", "--resume"]) == 0
+    assert same(weights("whole"), weights("cut"))
+    untimed = ("seconds", "step_us", "optimizer_us")
+    a, b = (
+        [{k: v for k, v in r.items() if k not in untimed} for r in RunDirectory(Path(name)).records()]
+        for name in ("whole", "cut")
+    )
+    assert a == b
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    process = command("train", f"{MINE}:slow", "--out", "cut", "--epochs", "20")
+    wait_for_checkpoint(Path("cut"), process)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    last = err.splitlines()[-1]
+    assert last.startswith("rmsprop: stopped after step ")
+    assert "Traceback" not in err
+    words = last.partition("go on with: rmsprop ")[2].split()
+    assert words == ["train", f"{MINE}:slow", "--out", "cut", "--epochs", "20", "--resume"]
+    assert run(words) == 0
+    assert run(["train", f"{MINE}:slow", "--out", "whole", "--epochs", "20"]) == 0
+    assert same(weights("whole"), weights("cut"))
+
+
+@pytest.mark.slow
+def test_a_stopped_comparison_goes_on_where_it_was() -> None:
+    arguments = ["compare", f"{MINE}:regression", "--seeds", "5", "--lrs", "0.01", "0.1", "1", "--out", "cut"]
+    process = command(*arguments)
+    deadline = time.monotonic() + 90
+    while not (Path("cut/records.jsonl").exists() and len(Path("cut/records.jsonl").read_text().splitlines()) > 5):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "rmsprop: stopped; go on with: rmsprop compare" in err
+    done = RunDirectory(Path("cut")).records()
+    assert run([*arguments, "--resume"]) == 0
+    after = RunDirectory(Path("cut")).records()
+    assert after[: len(done)] == done
+    assert len(after) == 6 * (2 * 3 + 5)
+    identities = [(r["stage"], r["optimizer"], r["lr"], r["seed"]) for r in after]
+    assert len(set(identities)) == len(identities)
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+BAD: list[tuple[list[str], str]] = [
+    (["train", "digit"], "task must be one of digits, mnist or path/to/file.py:function, got 'digit'; did you"),
+    (["train", "x.py:make"], "the task's file must be a readable Python file, got x.py: No such file or directory"),
+    (["train", "folder.py:make"], "the task's file must be a readable Python file, got folder.py: Is a directory"),
+    (["train", "syntax.py:make"], "the task's file syntax.py must be one that Python can import, got SyntaxError"),
+    (["train", "raises.py:make"], "the task's file raises.py must be one that Python can import, got ZeroDivision"),
+    (["train", f"{MINE}:absent"], "must be one that the file defines, got 'absent'; it defines regression, slow,"),
+    (["train", f"{MINE}:NOT_A_FUNCTION"], "must be one that the file defines, got 'NOT_A_FUNCTION'"),
+    (["train", f"{MINE}:nothing"], "mine.py:nothing returns must be a rmsprop.lab.Task, got None; a task"),
+    (["train", f"{MINE}:needs_arguments"], "must be a function that runs without arguments, got TypeError:"),
+    (["train", f"{MINE}:breaks"], "got FileNotFoundError: no data in /nowhere"),
+    (["train", f"{MINE}:wrong_shape"], "task regression must be able to run one batch, got RuntimeError: mat1"),
+    (["train", f"{MINE}:module_not_function"], "Task.model must be a function, got a Linear; pass lambda: Model()"),
+    (["train", f"{MINE}:empty"], "Task.train must be a torch Dataset with a length, got an empty one"),
+    (["train", f"{MINE}:list_of_losses"], "Task.loss() must be a one-element Tensor with a gradient, got a Tensor"),
+    (["train", f"{MINE}:metric_of_words"], "Task.metric() must be one number, got a str; return its mean"),
+    (["train", f"{MINE}:no_parameters"], "Task.model() must be a model with parameters to train, got a Flatten"),
+    (["compare", f"{MINE}:without_test"], "Task.test must be a torch Dataset for a comparison, got None; hold some"),
+    (["train", "digits", "--lr", "-1"], "lr must be a finite number >= 0, got -1.0; 1e-4 to 1e-2 is usual"),
+    (["train", "digits", "--lr", "nan"], "lr must be a finite number >= 0, got nan; 1e-4 to 1e-2 is usual"),
+    (["train", "digits", "--decay", "1"], "decay must be a number in [0, 1), got 1.0; 0.9 averages"),
+    (["train", "digits", "--eps", "inf"], "eps must be a finite number >= 0, got inf; 1e-8 is usual"),
+    (["train", "digits", "--nesterov"], "momentum must be > 0 with nesterov=True, got 0.0; set momentum"),
+    (["train", "digits", "--epochs", "0"], "epochs must be a whole number >= 1, got 0; leave epochs out"),
+    (["train", "digits", "--batch-size", "-4"], "batch_size must be a whole number >= 1, got -4; leave batch_size out"),
+    (["train", "digits", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
+    (["train", "digits", "--schedule", "cosine"], "--schedule"),
+    (["train", "digits", "--lr", "fast"], '--lr: unable to convert "fast" into float; see rmsprop --help'),
+    (["train", "digits", "--learning-rate", "1"], "Unknown option: --learning-rate"),
+    (["train"], "requires an argument"),
+    (["trian"], 'Unknown command "trian"'),
+    (["train", "digits", "--resume"], "--resume must be given for a run that was begun, got runs/train-digits, where"),
+    (["train", "digits", "--out", "a-file"], "--out must be a directory, or a path that does not exist, got 'a-file'"),
+    (["train", "digits", "--out", "folder.py"], "--out must be a new or empty directory, got folder.py, which holds"),
+    (["compare", "digits", "--seeds", "3"], "--seeds must be a whole number >= 5, got 3; fewer say too little"),
+    (["compare", "digits", "--tuning-seeds", "0"], "--tuning-seeds must be a whole number >= 1, got 0"),
+    (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
+    (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
+    (["compare", "digits", "--lrs", "1", "2", "nan"], "--lrs must be a finite number >= 0, got nan"),
+    (["report", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
+    (["explain", "--momentum", "0.9", "--worked-example"], "momentum must be 0 in the worked example, got 0.9; leave"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_gets_one_line_and_changes_nothing(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "folder.py" / "mine.txt").write_text("kept")
+    (tmp_path / "a-file").write_text("kept")
+    (tmp_path / "syntax.py").write_text("def make():\n  return (\n")
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    before = sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in str(p))
+    assert run(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert shown.err.startswith("rmsprop: ")
+    assert shown.err.count("\n") == 1
+    assert sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in str(p)) == before
+
+
+def test_another_runs_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{MINE}:regression", "--out", "run"]) == 0
+    before = {p: p.read_bytes() for p in Path("run").iterdir()}
+    capsys.readouterr()
+    for extra in ([], ["--resume"]):
+        assert run(["train", f"{MINE}:regression", "--out", "run", "--lr", "0.5", *extra]) == 2
+        assert "rmsprop: the run in run must be the one asked for (rule {'lr': 0.01," in capsys.readouterr().err
+    assert run(["train", f"{MINE}:regression", "--out", "run"]) == 2
+    assert (
+        "--out must be a run that is not finished, got 'run'; see it with: rmsprop report run"
+        in capsys.readouterr().err
+    )
+    assert {p: p.read_bytes() for p in Path("run").iterdir()} == before
+
+
+def test_a_changed_task_file_is_another_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(Path(MINE).read_text())
+    assert run(["train", "own.py:regression", "--out", "run"]) == 0
+    (tmp_path / "run" / "summary.json").unlink()  # as if interrupted at the end
+    own.write_text(Path(MINE).read_text() + "\n# changed\n")
+    capsys.readouterr()
+    assert run(["train", "own.py:regression", "--out", "run", "--resume"]) == 2
+    assert "task_sha256" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{MINE}:regression", "--out", "run"]) == 0
+    Path("run/summary.json").unlink()
+    checkpoint = Path("run/checkpoint.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    records = Path("run/records.jsonl").read_bytes()
+    capsys.readouterr()
+    assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        "rmsprop: run/checkpoint.pt must be an undamaged checkpoint of this run, got one that fails"
+    )
+    assert shown.count("\n") == 1
+    assert Path("run/records.jsonl").read_bytes() == records
+    assert checkpoint.stat().st_size == 1000
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["train", f"{MINE}:regression", "--out", "run"]) == 0
+    Path("run/summary.json").unlink()
+    before = Path("run/checkpoint.pt").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 1
+        assert run(["train", f"{MINE}:regression", "--out", "new"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("rmsprop: ")] == [
+        "rmsprop: run/records.jsonl: No space left on device; what was there before is untouched",
+        "rmsprop: new/run.json: No space left on device; what was there before is untouched",
+    ]
+    assert Path("run/checkpoint.pt").read_bytes() == before
+    assert not [p for p in Path("run").iterdir() if p.name.endswith(".tmp")]
+    assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a directory that not even root can write to")
+def test_a_directory_that_cannot_be_written_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{MINE}:regression", "--out", "/proc/self/run"]) == 1
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rmsprop:")]
+    assert shown == ["rmsprop: /proc/self/run: No such file or directory; what was there before is untouched"]
+
+
+def test_a_training_that_diverges_fails_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{MINE}:regression", "--lr", "1e30", "--decay", "0"]) == 1
+    assert "The loss stopped being finite at step" in capsys.readouterr().out
+    assert Path("runs/train-regression/report.html").exists()
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them() -> None:
+    hide = (
+        "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == sys.argv[1]: raise ModuleNotFoundError(f'No module named {name}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+    )
+    command = "import rmsprop.__main__ as m; sys.exit(m.main())"
+    train = "from rmsprop.cli import run; sys.exit(run(['train', 'digits']))"
+    for name, use, line in (
+        ("cyclopts", command, "rmsprop: the command line needs cyclopts: pip install 'rmsprop[lab]'"),
+        ("torch", train, "rmsprop: rmsprop.lab needs torch: pip install 'rmsprop[lab]'"),
+        (
+            "torch",
+            "import rmsprop.torch",
+            "ModuleNotFoundError: rmsprop.torch needs PyTorch: pip install 'rmsprop[torch]'",
+        ),
+    ):
+        done = subprocess.run([sys.executable, "-c", hide + use, name], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == line

@@ -1,0 +1,157 @@
+"""Comparisons: the pick, the verdicts, and that neither the number of processes nor a resume changes anything."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rmsprop.lab import load_task
+from rmsprop.lab.compare import OPTIMIZERS, Choice, choose, compare, judge, paired_interval
+from rmsprop.lab.store import to_json
+from rmsprop.lab.words import (
+    describe_comparison,
+    describe_training,
+    difference_words,
+    range_words,
+    score_words,
+)
+
+MINE = str(Path(__file__).with_name("mine.py"))
+
+
+def tuned(lr: float, metric: float, loss: float = 1.0, *, diverged: bool = False) -> dict[str, Any]:
+    return {"lr": lr, "validation_metric": metric, "validation_loss": loss, "diverged": diverged}
+
+
+def test_the_rate_with_the_best_mean_wins() -> None:
+    task = load_task("digits")
+    rows = [tuned(0.1, 0.9), tuned(0.1, 0.7), tuned(0.01, 0.85), tuned(0.01, 0.85), tuned(0.001, 0.1)]
+    assert choose(task, rows) == Choice(0.01, at_edge=False)
+    lower = load_task(f"{MINE}:regression")
+    assert choose(lower, rows) == Choice(0.001, at_edge=True)
+
+
+def test_ties_go_to_the_lower_loss_and_diverged_rates_come_last() -> None:
+    task = load_task("digits")
+    rows = [tuned(1.0, 0.9, 0.3), tuned(2.0, 0.9, 0.2), tuned(3.0, 0.9, 0.4)]
+    assert choose(task, rows).lr == 2.0
+    rows.append(tuned(2.0, 1.0, 0.0, diverged=True))
+    assert choose(task, rows).lr == 1.0
+    assert choose(task, rows).at_edge
+
+
+def final(optimizer: str, metrics: list[float | None]) -> list[dict[str, Any]]:
+    return [
+        {
+            "optimizer": optimizer,
+            "seed": seed,
+            "test_metric": metric,
+            "diverged": metric is None,
+            "validation_loss": 0.5,
+            "optimizer_us": 9.0,
+        }
+        for seed, metric in enumerate(metrics)
+    ]
+
+
+CHOICES = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD", "Adam", "AdaGrad")}
+ROWS = [
+    *final("RMSprop", [0.80, 0.82, 0.84, 0.86, 0.88]),
+    *final("SGD", [0.70, 0.73, 0.74, 0.77, 0.78]),  # clearly lower, seed by seed
+    *final("Adam", [0.90, 0.92, 0.95, 0.96, 0.99]),  # clearly higher
+    *final("AdaGrad", [0.88, 0.78, 0.86, 0.80, 0.89]),  # about the same
+]
+
+
+def test_verdicts_follow_the_paired_intervals() -> None:
+    scores = judge(True, CHOICES, ROWS)
+    assert [s.optimizer for s in scores] == ["RMSprop", "Adam", "AdaGrad", "SGD"]
+    assert [s.verdict for s in scores] == ["", "better", "no difference", "worse"]
+    assert [s.verdict for s in judge(False, CHOICES, ROWS)] == ["", "better", "no difference", "worse"]
+    assert [s.optimizer for s in judge(False, CHOICES, ROWS)] == ["RMSprop", "SGD", "AdaGrad", "Adam"]
+    rmsprop, adam = scores[:2]
+    assert (rmsprop.metric, rmsprop.low, rmsprop.high, rmsprop.difference) == (0.84, 0.80, 0.88, None)
+    assert adam.difference == pytest.approx(0.104)
+
+
+def test_a_seed_that_diverged_leaves_no_verdict_but_a_count() -> None:
+    rows = [r for r in ROWS if r["optimizer"] != "SGD"] + final("SGD", [0.7, None, 0.7, 0.7, 0.7])
+    sgd = next(s for s in judge(True, CHOICES, rows) if s.optimizer == "SGD")
+    assert (sgd.diverged, sgd.interval, sgd.verdict) == (1, None, "no difference")
+    assert sgd.low == -math.inf
+    stored = json.loads(to_json(sgd._asdict()))
+    assert range_words(stored, "accuracy", higher_is_better=True) == "diverged–70.0"
+    assert difference_words(stored, "accuracy") == "–"
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    generator = np.random.default_rng(0)
+    differences = generator.normal(0.1, 1, 12)
+    center, interval = paired_interval(differences.tolist(), 0.99)
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.99)
+    assert center == pytest.approx(differences.mean())
+    assert interval == pytest.approx((expected.low, expected.high))
+    assert paired_interval([0.0] * 5, 0.99) == (0.0, (0.0, 0.0))
+
+
+def test_intervals_hold_jointly() -> None:
+    """Were all optimizers the same, at most 5 % of comparisons would find any difference at all."""
+    generator = np.random.default_rng(1)
+    names = ["RMSprop", "a", "b", "c", "d", "e"]
+    choices = {name: Choice(0.1, at_edge=False) for name in names}
+    wrong = 0
+    for _ in range(400):
+        rows = [r for name in names for r in final(name, list(generator.normal(size=6)))]
+        wrong += any(s.verdict in ("better", "worse") for s in judge(True, choices, rows))
+    assert wrong <= 400 * 0.05 + 3 * math.sqrt(400 * 0.05 * 0.95)
+
+
+def test_results_in_words() -> None:
+    scores = [s._asdict() for s in judge(True, CHOICES, ROWS)]
+    scores[2]["at_edge"] = True
+    summary = {"metric": "accuracy", "higher_is_better": True, "scores": scores, "confidence": 0.95}
+    lines = describe_comparison({"seeds": 5}, summary)
+    assert (
+        lines[0] == "RMSprop reaches a test accuracy of 84.0 % at lr 0.1 (median of 5 seeds; worst to best 80.0–88.0)."
+    )
+    assert lines[1].startswith("Better than RMSprop: Adam (+10.4 points [+")
+    assert lines[2].startswith("Worse than RMSprop: SGD (-9.6 points [-")
+    assert lines[3].startswith("No difference to RMSprop shown: AdaGrad (+0.2 points [-")
+    assert lines[4] == "Picked at the end of the grid, so a better rate may lie beyond it: AdaGrad (0.1)."
+    assert describe_comparison({}, None) == [
+        "This comparison is not finished; what follows is what it has recorded so far."
+    ]
+    assert describe_training({}, None) == ["This run is not finished; what follows is what it has recorded so far."]
+    assert score_words(0.5, "error") == "0.5"
+    assert score_words(None, "error") == "–"
+    assert difference_words({"difference": 0.5, "interval": (0.25, 0.75)}, "error") == "+0.5 [+0.25, +0.75]"
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
+    """And one seed means one start and one order of the data for all optimizers."""
+    results = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        rates = (0.3, 0.03, 0.003)
+        run, summary = compare(f"{MINE}:regression", learning_rates=rates, tuning_seeds=1, seeds=5, jobs=jobs, out=out)
+        rows = {(r["stage"], r["optimizer"], r["lr"], r["seed"]): r for r in run.records()}
+        for r in rows.values():
+            r.pop("step_us", None)
+            r.pop("optimizer_us", None)
+        results.append(rows)
+        assert summary["scores"][0]["optimizer"] == "RMSprop"
+        assert {s["optimizer"] for s in summary["scores"]} == set(OPTIMIZERS)
+    assert results[0] == results[1]
+    first: dict[int, set[Any]] = {r["seed"]: set() for r in results[0].values() if r["stage"] == "final"}
+    for r in results[0].values():
+        if r["stage"] == "final":
+            first[r["seed"]].add(tuple(r["validation_curve"][0]))
+    assert all(len(starts) == 1 for starts in first.values())
+    assert len({next(iter(s)) for s in first.values()}) == 5

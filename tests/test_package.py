@@ -1,0 +1,45 @@
+"""The package as a whole: light to import, one version, a changelog that has it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import metadata, version
+from pathlib import Path
+
+import rmsprop
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_importing_it_imports_numpy_and_nothing_else() -> None:
+    code = (
+        "import sys; import numpy; before = set(sys.modules); import rmsprop;"
+        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['rmsprop']"
+    requires = [r for r in metadata("rmsprop").get_all("Requires-Dist") or [] if "extra ==" not in r]
+    assert [re.split(r"\W", r)[0] for r in requires] == ["numpy"]
+
+
+def test_the_version_is_one_and_the_changelog_has_it() -> None:
+    assert version("rmsprop") == rmsprop.__version__
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == rmsprop.__version__
+
+
+def test_imports_run_one_way() -> None:
+    """rule ← everything else; torch knows nothing of the lab; the lab nothing of the command line."""
+    forbidden = {
+        "rule.py": r"rmsprop\.(torch|lab|cli|console)",
+        "explain.py": r"rmsprop\.(torch|lab|cli|console)",
+        "torch": r"rmsprop\.(lab|cli|console|explain)",
+        "lab": r"rmsprop\.(cli|console)",
+    }
+    for place, pattern in forbidden.items():
+        path = ROOT / "src" / "rmsprop" / place
+        for file in [path] if path.is_file() else path.rglob("*.py"):
+            found = re.findall(rf"^\s*(?:from|import) {pattern}", file.read_text(), re.MULTILINE)
+            assert not found, file

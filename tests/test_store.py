@@ -1,0 +1,137 @@
+"""Run directories: nothing half-written, nothing lost, nothing mixed up."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rmsprop import InputError
+from rmsprop.lab.store import RunDirectory, new_path, to_json, write_atomically
+
+CONFIG = {"kind": "train", "seed": 1}
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_atomically(path, "new")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_strict() -> None:
+    assert json.loads(to_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": "é"})) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": "é",
+    }
+
+
+def test_a_run_is_created_resumed_and_finished(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run"
+    run = RunDirectory.open(path, CONFIG, resume=False)
+    run.append([{"n": 1}, {"n": 2}])
+    run = RunDirectory.open(path, CONFIG, resume=True)
+    assert run.records() == [{"n": 1}, {"n": 2}]
+    run.keep_records(1)
+    assert run.records() == [{"n": 1}]
+    assert run.summary() is None
+    run.finish({"status": "finished"})
+    assert run.summary() == {"status": "finished"}
+    with pytest.raises(InputError, match="must be a run that is not finished"):
+        RunDirectory.open(path, CONFIG, resume=True)
+
+
+def test_a_last_line_cut_short_by_a_crash_does_not_count_but_damage_elsewhere_is_named(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run.append([{"n": 1}])
+    with (run.path / "records.jsonl").open("a") as file:
+        file.write('{"n": 2')
+    assert run.records() == [{"n": 1}]
+    run.keep_records(1)
+    run.append([{"n": 3}])
+    assert run.records() == [{"n": 1}, {"n": 3}]
+    (run.path / "records.jsonl").write_text('{"n"\n{"n": 2}\n')
+    with pytest.raises(InputError, match=r"line 1 of .*records.jsonl must be JSON, got damaged text"):
+        run.records()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "resume", "message"),
+    [
+        (lambda p: p.write_text("x"), False, "--out must be a directory, or a path that does not exist"),
+        (lambda p: (p.mkdir(), (p / "thesis.tex").write_text("x")), False, "--out must be a new or empty directory"),
+        (lambda p: None, True, "--resume must be given for a run that was begun"),
+        (lambda p: RunDirectory.open(p, CONFIG, resume=False), False, "go on with it"),
+        (lambda p: RunDirectory.open(p, {**CONFIG, "seed": 2}, resume=False), True, r"\(seed 2\), got seed 1"),
+        (lambda p: (p.mkdir(), (p / "run.json").write_text("{")), True, r"run.json must be a JSON object"),
+    ],
+)  # fmt: skip
+def test_a_directory_that_does_not_fit_is_refused_and_left_alone(
+    tmp_path: Path, prepare: Any, resume: bool, message: str
+) -> None:
+    path = tmp_path / "run"
+    prepare(path)
+    before = sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file())
+    with pytest.raises(InputError, match=message):
+        RunDirectory.open(path, CONFIG, resume=resume)
+    assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
+
+
+def test_what_the_run_was_made_with_may_differ(tmp_path: Path) -> None:
+    RunDirectory.open(tmp_path / "run", {**CONFIG, "made_with": {"torch": "1"}}, resume=False)
+    RunDirectory.open(tmp_path / "run", {**CONFIG, "made_with": {"torch": "2"}}, resume=True)
+
+
+def test_checkpoints_hold_tensors_and_are_checked(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    seen: list[dict[str, Any]] = []
+    assert run.load_checkpoint(seen.append) is False
+    run.save_checkpoint({"x": torch.ones(2)})
+    assert run.load_checkpoint(seen.append) is True
+    assert torch.equal(seen[0]["x"], torch.ones(2))
+    path = run.path / "checkpoint.pt"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\0" * len(whole), whole[:-100] + b"x" * 100, b"hello"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"checkpoint.pt must be an undamaged checkpoint of this run"):
+            run.load_checkpoint(seen.append)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("evil",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))):
+        save(Evil(), run.path / "checkpoint.pt")
+        with pytest.raises(InputError, match="undamaged checkpoint"):
+            run.load_checkpoint(lambda _: None)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_new_paths_are_numbered_and_resuming_finds_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second, third = (Path("runs") / name for name in ("train-x", "train-x-2", "train-x-3"))
+    assert new_path("train", "x", resume=False) == new_path("train", "x", resume=True) == first
+    first.mkdir(parents=True)
+    assert (new_path("train", "x", resume=False), new_path("train", "x", resume=True)) == (second, first)
+    second.mkdir()
+    assert (new_path("train", "x", resume=False), new_path("train", "x", resume=True)) == (third, second)

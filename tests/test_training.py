@@ -1,0 +1,189 @@
+"""One training: a function of its seed, and resumable after any step bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from rmsprop import InputError, Rule
+from rmsprop.lab import Task, load_task
+from rmsprop.lab.data import batches, split
+from rmsprop.lab.training import QUANTILES, Training
+from rmsprop.torch import RMSprop
+
+RULE = Rule(lr=0.01, momentum=0.5, centered=True)
+
+
+class Noisy(Dataset[Any]):
+    """Examples changed at random on every reading, by all three global generators."""
+
+    def __init__(self, size: int) -> None:
+        self.x = torch.randn(size, 4, generator=torch.Generator().manual_seed(0))
+        self.y = (self.x.sum(dim=1) > 0).long()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        noise = random.random() + float(np.random.rand()) + torch.rand(4)
+        return self.x[i] + 0.1 * noise, self.y[i]
+
+
+def noisy_task() -> Task:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 2))
+
+    data = Noisy(37)
+    return Task("noisy", model, train=data, validation=data, test=data, batch_size=8, epochs=3)
+
+
+def start(task: Task, schedule: str = "linear", seed: int = 3) -> Training:
+    return Training(task, lambda params: RMSprop.from_rule(params, RULE), seed, schedule=schedule)
+
+
+def finish(training: Training) -> tuple[dict[str, Tensor], list[Any]]:
+    records = [r for new in training.run() for r in new]
+    for r in records:  # times differ from run to run
+        for key in ("seconds", "step_us", "optimizer_us"):
+            r.pop(key, None)
+    return training.model.state_dict(), records
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("make", [noisy_task, lambda: load_task("digits")], ids=["noisy", "digits"])
+def test_the_seed_decides_everything(make: Callable[[], Task]) -> None:
+    task = make()
+    a, b = (Training(task, RMSprop, seed=5, epochs=2) for _ in range(2))
+    weights, records = finish(a)
+    torch.manual_seed(99)  # what the process did before does not matter
+    b = Training(task, RMSprop, seed=5, epochs=2)
+    again, records_again = finish(b)
+    assert equal(weights, again)
+    assert records == records_again
+    other, _ = finish(Training(task, RMSprop, seed=6, epochs=2))
+    assert not equal(weights, other)
+
+
+@pytest.mark.parametrize("stop", range(1, 16))
+def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(stop: int, tmp_path: Any) -> None:
+    """With dropout, batch norm, a falling rate, and data drawn from three generators: 15 steps in 3 epochs."""
+    whole, records = finish(start(noisy_task()))
+    first, before = start(noisy_task()), []
+    for new in first.run():
+        before += new
+        if first.step == stop:
+            break
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    del first
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    second = start(noisy_task())
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    resumed, after = finish(second)
+    assert equal(whole, resumed)
+    for r in before:
+        for key in ("seconds", "step_us", "optimizer_us"):
+            r.pop(key, None)
+    assert before + after == records
+
+
+def test_schedules_set_the_rate() -> None:
+    for schedule, last in (("constant", 0.01), ("linear", 0.0)):
+        training = start(noisy_task(), schedule)
+        rates = [training.optimizer.param_groups[0]["lr"] for _ in training.run()]
+        assert rates[0] == 0.01
+        assert rates[-1] == pytest.approx(last)
+    with pytest.raises(InputError, match="schedule must be one of constant, linear, got 'cosine'"):
+        start(noisy_task(), "cosine")
+
+
+def test_records_hold_losses_validation_and_effective_rates() -> None:
+    training = start(noisy_task())
+    records = [r for new in training.run() for r in new]
+    epochs = [r for r in records if r["kind"] == "epoch"]
+    assert [r["epoch"] for r in epochs] == [0, 1, 2, 3]
+    assert [r["step"] for r in epochs] == [0, 5, 10, 15]
+    assert epochs[0]["effective_lr"] == {}
+    assert list(epochs[1]["effective_lr"]) == [name for name, _ in training.model.named_parameters()]
+    for quantiles in epochs[1]["effective_lr"].values():
+        assert len(quantiles) == len(QUANTILES)
+        assert quantiles == sorted(quantiles)
+        assert quantiles[0] > 0
+    assert [r["epoch"] for r in records if r["kind"] == "loss"][-1] == 3
+    assert all(r["step_us"] >= r["optimizer_us"] > 0 for r in epochs[1:])
+
+
+def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+    training = Training(load_task("digits"), lambda p: torch.optim.SGD(p, lr=1e6), seed=0)
+    records = [r for new in training.run() for r in new]
+    assert training.diverged
+    assert training.step < training.total_steps
+    assert records[-1]["kind"] == "loss"
+
+
+def test_evaluate_is_the_mean_over_examples() -> None:
+    task = noisy_task()
+    x, y = torch.randn(2500, 4), torch.randint(2, (2500,))
+    data = TensorDataset(x, y)
+    training = start(Task("plain", task.model, train=data, validation=data))
+    loss, accuracy = training.evaluate("validation")
+    with torch.no_grad():
+        output = training.model(x)
+    assert loss == pytest.approx(float(nn.functional.cross_entropy(output, y)), rel=1e-5)
+    assert accuracy == pytest.approx(float((output.argmax(1) == y).double().mean()))
+
+
+def test_batches_hold_every_example_once_in_an_order_the_seed_decides() -> None:
+    for data in (TensorDataset(torch.arange(10)), [(i,) for i in range(10)]):
+
+        def read(order: int | None, data: Any = data) -> list[int]:
+            return [int(x) for batch in batches(data, 3, order) for x in batch[0]]
+
+        assert read(None) == list(range(10))
+        assert sorted(read(1)) == list(range(10))
+        assert read(1) == read(1) != read(2)
+
+
+def test_split_keeps_the_shares_of_the_labels_and_every_example_once() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 100)
+    parts = split(torch.arange(150), labels)
+    assert [len(p) for p in parts] == [90, 30, 30]
+    assert sorted(int(i) for p in parts for i in p.tensors[0]) == list(range(150))
+    for p in parts:
+        assert float(p.tensors[1].double().mean()) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "shape"), [("digits", (1077, 360, 360), (64,)), ("mnist", (3000, 1000, 1000), (1, 28, 28))]
+)
+def test_built_in_tasks_hold_real_data(name: str, sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    task = load_task(name)
+    task.try_out()
+    parts = (task.train, task.validation, task.test)
+    for part, size in zip(parts, sizes, strict=True):
+        assert isinstance(part, TensorDataset)
+        images, labels = part.tensors
+        assert len(images) == size
+        assert images.shape[1:] == shape
+        assert set(labels.tolist()) == set(range(10))
+        assert (float(images.min()), float(images.max())) == (0.0, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "lr", "least"), [("digits", 0.003, 0.93), ("mnist", 0.001, 0.9)])
+def test_built_in_tasks_are_learned(name: str, lr: float, least: float) -> None:
+    training = Training(load_task(name), lambda p: RMSprop(p, lr=lr), seed=0, schedule="linear")
+    for _ in training.run():
+        pass
+    assert training.evaluate("test")[1] > least
