@@ -332,35 +332,29 @@ def _step_together(group: dict[str, Any], rule: Rule, slots: list[_Slot]) -> Non
     """Update the parameters and state of `slots`, which share device and dtype."""
     for slot in slots:
         slot.step.add_(1)
-    given, dtype = slots[0].p.dtype, slots[0].v.dtype
     lr = group["lr"]
     if isinstance(lr, Tensor):
         if not (group["capturable"] or group["differentiable"]):
             lr = lr.item()
         elif lr.dim():
             lr = lr.squeeze()
-    power: list[Any] = [None] * len(slots)
+    given, dtype = slots[0].p.dtype, slots[0].v.dtype
+    work = slots
+    if given != dtype:  # half precision computes in that of its state
+        work = [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
+    power: Any = None
     if rule.bias_correction:
         power = tensors.bias_power(rule, [slot.step for slot in slots], capturable=group["capturable"])
-    p = [slot.p.to(dtype) for slot in slots]
-
-    def operand(each: list[Any]) -> Any:
-        return each[0] if len(each) == 1 or each[0] is None else TensorList(each)
-
-    tensors.step(
-        rule,
-        lr,
-        operand(p),
-        operand([slot.g.to(dtype) for slot in slots]),
-        operand([slot.v for slot in slots]),
-        operand([slot.m for slot in slots]),
-        operand([slot.b for slot in slots]),
-        power[0] if len(slots) == 1 else power,
-        dtype,
-    )
+    if len(work) == 1:
+        p, g, _, v, m, b = work[0]
+        tensors.step(rule, lr, p, g, v, m, b, power and power[0], dtype)
+    else:
+        lists: list[Any] = [None if column[0] is None else TensorList(column) for column in zip(*work, strict=True)]
+        p, g, _, v, m, b = lists
+        tensors.step(rule, lr, p, g, v, m, b, power, dtype)
     if given != dtype:
-        for slot, value in zip(slots, p, strict=True):
-            slot.p.copy_(value)
+        for slot, computed in zip(slots, work, strict=True):
+            slot.p.copy_(computed.p)
 
 
 def _real(x: Tensor) -> Tensor:
