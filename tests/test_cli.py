@@ -218,6 +218,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--out", "folder.py"], "--out must be a new or empty directory, got folder.py, which holds"),
     (["compare", "digits", "--seeds", "3"], "--seeds must be a whole number >= 5, got 3; fewer say too little"),
     (["compare", "digits", "--tuning-seeds", "0"], "--tuning-seeds must be a whole number >= 1, got 0"),
+    (["compare", "digits", "--lr", "0.01"], "--lr must be left out, got one; every optimizer's rate is picked"),
     (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
     (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
     (["compare", "digits", "--lrs", "1", "2", "nan"], "--lrs must be a finite number >= 0, got nan"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rmsprop import Rule
 from rmsprop.lab import load_task
 from rmsprop.lab.compare import OPTIMIZERS, Choice, choose, compare, judge, paired_interval
 from rmsprop.lab.store import to_json
+from rmsprop.lab.train import train
 from rmsprop.lab.words import (
     describe_comparison,
     describe_training,
@@ -136,11 +139,14 @@ def test_results_in_words() -> None:
 @pytest.mark.slow
 def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
     """And one seed means one start and one order of the data for all optimizers."""
+    rule = Rule(decay=0.9, bias_correction=True)
     results = []
     for jobs in (1, 2):
         out = tmp_path / str(jobs)
         rates = (0.3, 0.03, 0.003)
-        run, summary = compare(f"{MINE}:regression", learning_rates=rates, tuning_seeds=1, seeds=5, jobs=jobs, out=out)
+        run, summary = compare(
+            f"{MINE}:regression", rule, learning_rates=rates, tuning_seeds=1, seeds=5, jobs=jobs, out=out
+        )
         rows = {(r["stage"], r["optimizer"], r["lr"], r["seed"]): r for r in run.records()}
         for r in rows.values():
             r.pop("step_us", None)
@@ -149,6 +155,12 @@ def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
         assert summary["scores"][0]["optimizer"] == "RMSprop"
         assert {s["optimizer"] for s in summary["scores"]} == set(OPTIMIZERS)
     assert results[0] == results[1]
+    # The rule is the one that was asked for: a run of train with it comes to the same loss.
+    key = next(k for k in results[0] if k[:2] == ("final", "RMSprop"))
+    asked = dataclasses.replace(rule, lr=key[2])
+    _, alone = train(f"{MINE}:regression", asked, seed=key[3], schedule="linear", out=tmp_path / "alone")
+    assert alone["validation_loss"] == results[0][key]["validation_loss"]
+    assert alone["test_metric"] == results[0][key]["test_metric"]
     first: dict[int, set[Any]] = {r["seed"]: set() for r in results[0].values() if r["stage"] == "final"}
     for r in results[0].values():
         if r["stage"] == "final":

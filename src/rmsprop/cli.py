@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from rmsprop import __version__
-from rmsprop.errors import InputError
+from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
 
 RuleOptions = Annotated[Rule, Parameter(name="*", negative="")]
@@ -29,6 +29,9 @@ app = App(
     help_epilogue="Start with: rmsprop compare digits\nEvery command explains itself: rmsprop COMMAND --help",
 )
 stdout, stderr = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+
+
+_arguments: list[str] = []  # of this invocation: what a report says it was made by, and how a run is resumed
 
 
 class Failure(Exception):  # noqa: N818  (it carries an exit status, not an error)
@@ -105,6 +108,7 @@ def compare(
     task: str,
     /,
     *,
+    rule: RuleOptions = Rule(),  # noqa: B008  (frozen)
     lrs: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")] = (),
     tuning_seeds: int = 2,
     seeds: int = 10,
@@ -116,12 +120,15 @@ def compare(
 ) -> None:
     """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
 
+    RMSprop is the one you describe; the others have PyTorch's defaults.
+
     Every optimizer gets the learning rate of one common grid that does best
     on validation data. Then all train with other seeds, each seed fixing the
     start and the order of the data; test scores are compared seed by seed.
 
     Try:
       rmsprop compare digits
+      rmsprop compare digits --bias-correction
       rmsprop compare mnist --seeds 5 --epochs 4
       rmsprop compare my_task.py:make --lrs 0.001 0.01 0.1 --json
 
@@ -151,10 +158,15 @@ def compare(
     from rmsprop.lab.compare import compare as run_comparison
     from rmsprop.lab.report import write_report
 
+    if any(word.partition("=")[0] == "--lr" for word in _arguments):
+        raise InputError(
+            "--lr", "left out", Received("one"), "every optimizer's rate is picked: give the grid as --lrs"
+        )
     with comparison_progress(stderr) as listen:
         try:
             run, summary = run_comparison(
-                task, learning_rates=lrs or LEARNING_RATES, tuning_seeds=tuning_seeds, seeds=seeds, epochs=epochs,
+                task,
+                rule, learning_rates=lrs or LEARNING_RATES, tuning_seeds=tuning_seeds, seeds=seeds, epochs=epochs,
                 jobs=jobs, out=out, resume=resume, command=_command(), listen=listen,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -260,9 +272,10 @@ def doctor(*, json: Flag = False) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    _arguments[:] = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False)
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        app(_arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _complain(f"{str(error).strip().removesuffix('.')}; see rmsprop --help")
         return 2
@@ -291,11 +304,11 @@ def _complain(problem: object) -> None:
 
 
 def _command() -> str:
-    return shlex.join(["rmsprop", *sys.argv[1:]])
+    return shlex.join(["rmsprop", *_arguments])
 
 
 def _say_how_to_resume(what: str, chosen: Path | None) -> None:
-    command = _command() + ("" if "--resume" in sys.argv else " --resume")
+    command = _command() + ("" if "--resume" in _arguments else " --resume")
     stderr.print(f"rmsprop: {what}; go on with: {command}", markup=False, soft_wrap=True)
 
 

@@ -80,10 +80,21 @@ def show_training(console: Console, run: RunDirectory, report: Path) -> None:
 
 def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
     """Print a comparison's table, what it says in words, and where its report is."""
-    from rmsprop.lab.words import describe_comparison, difference_words, range_words, score_words
+    from rmsprop.lab.words import describe_comparison
 
     summary = run.summary()
     assert summary is not None  # noqa: S101
+    console.print(comparison_table(summary))
+    console.print()
+    for line in describe_comparison(run.config(), summary):
+        console.print(line, markup=False)
+    console.print(f"report: {report}", markup=False)
+
+
+def comparison_table(summary: dict[str, Any]) -> Table:
+    """Return the scores of a comparison as a table."""
+    from rmsprop.lab.words import difference_words, range_words, score_words
+
     metric = summary["metric"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("optimizer")
@@ -102,11 +113,7 @@ def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
             score["verdict"] or "–",
             style="bold" if score["optimizer"] == "RMSprop" else None,
         )
-    console.print(table)
-    console.print()
-    for line in describe_comparison(run.config(), summary):
-        console.print(line, markup=False)
-    console.print(f"report: {report}", markup=False)
+    return table
 
 
 def worked_table(steps: list[WorkedStep]) -> Table:

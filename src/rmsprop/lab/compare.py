@@ -10,6 +10,7 @@ number of comparisons (Bonferroni), so that they hold jointly with 95 %.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import multiprocessing
 import signal
@@ -30,17 +31,19 @@ from rmsprop.errors import InputError, check_count, check_number
 from rmsprop.lab.store import RunDirectory, new_path
 from rmsprop.lab.task import Task, fingerprint, load_task
 from rmsprop.lab.training import Training
+from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Parameters = Iterable[nn.Parameter]
 
-OPTIMIZERS: dict[str, Callable[[Parameters, float], torch.optim.Optimizer]] = {
-    "RMSprop": lambda params, lr: RMSprop(params, lr=lr),
-    "SGD": lambda params, lr: torch.optim.SGD(params, lr=lr),
-    "momentum": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
-    "AdaGrad": lambda params, lr: torch.optim.Adagrad(params, lr=lr),
-    "Adadelta": lambda params, lr: torch.optim.Adadelta(params, lr=lr),
-    "Adam": lambda params, lr: torch.optim.Adam(params, lr=lr),
+# Parameters, and RMSprop's rule with the learning rate, which the others take from it.
+OPTIMIZERS: dict[str, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
+    "RMSprop": RMSprop.from_rule,
+    "SGD": lambda params, rule: torch.optim.SGD(params, lr=rule.lr),
+    "momentum": lambda params, rule: torch.optim.SGD(params, lr=rule.lr, momentum=0.9),
+    "AdaGrad": lambda params, rule: torch.optim.Adagrad(params, lr=rule.lr),
+    "Adadelta": lambda params, rule: torch.optim.Adadelta(params, lr=rule.lr),
+    "Adam": lambda params, rule: torch.optim.Adam(params, lr=rule.lr),
 }
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 CONFIDENCE = 0.95
@@ -75,6 +78,7 @@ class Score(NamedTuple):
 
 def compare(
     spec: str,
+    rule: Rule | None = None,
     *,
     learning_rates: tuple[float, ...] = LEARNING_RATES,
     tuning_seeds: int = 2,
@@ -86,7 +90,9 @@ def compare(
     command: str = "",
     listen: Listener = lambda _stage, _done, _total, _row: None,
 ) -> tuple[RunDirectory, dict[str, Any]]:
-    """Compare the `OPTIMIZERS` on the task `spec`; return the run's directory and its summary.
+    """Compare `rule` with the other `OPTIMIZERS` on the task `spec`; return the run's directory and its summary.
+
+    The rule's lr is not used: it is picked from `learning_rates`, as for the others, which keep torch's defaults.
 
     `jobs` trainings run at a time, one thread each, in processes of their own; their number changes no result.
     With `resume`, trainings that are recorded are not repeated.
@@ -105,10 +111,12 @@ def compare(
         raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")
     task.try_out()
     learning_rates = tuple(sorted(set(learning_rates)))
+    rule = rule or Rule()
     config = {
         "kind": "compare",
         "task": spec,
         "task_sha256": fingerprint(spec),
+        "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
         "optimizers": list(OPTIMIZERS),
         "learning_rates": list(learning_rates),
         "tuning_seeds": tuning_seeds,
@@ -121,13 +129,16 @@ def compare(
     run.keep_records(len(run.records()))  # drops a last line that was cut short
     began = time.monotonic()
     tuning = [
-        _job(spec, "tune", o, lr, s, epochs) for s in range(tuning_seeds) for lr in learning_rates for o in OPTIMIZERS
+        _job(spec, rule, "tune", o, lr, s, epochs)
+        for s in range(tuning_seeds)
+        for lr in learning_rates
+        for o in OPTIMIZERS
     ]
     with _workers(jobs) as pool:
         rows = _train_all(pool, run, "tune", tuning, listen)
         choices = {o: choose(task, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
         final_seeds = range(tuning_seeds, tuning_seeds + seeds)
-        final = [_job(spec, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
+        final = [_job(spec, rule, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
         rows = _train_all(pool, run, "final", final, listen)
     summary = {
         "status": "finished",
@@ -207,8 +218,16 @@ def paired_interval(differences: list[float], confidence: float) -> tuple[float 
     return center, (center - half, center + half)
 
 
-def _job(spec: str, stage: str, optimizer: str, lr: float, seed: int, epochs: int | None) -> Row:
-    return {"stage": stage, "optimizer": optimizer, "lr": lr, "seed": seed, "spec": spec, "epochs": epochs}
+def _job(spec: str, rule: Rule, stage: str, optimizer: str, lr: float, seed: int, epochs: int | None) -> Row:
+    return {
+        "stage": stage,
+        "optimizer": optimizer,
+        "lr": lr,
+        "seed": seed,
+        "spec": spec,
+        "rule": rule,
+        "epochs": epochs,
+    }
 
 
 _IDENTITY = ("stage", "optimizer", "lr", "seed")
@@ -256,8 +275,8 @@ def _task(spec: str) -> Task:
 def _train_one(job: Row) -> Row:
     """Train as `job` says, in a worker process; curves are kept for the final stage only."""
     task = _task(job["spec"])
-    make = OPTIMIZERS[job["optimizer"]]
-    training = Training(task, lambda p: make(p, job["lr"]), job["seed"], job["epochs"], schedule="linear")
+    make, rule = OPTIMIZERS[job["optimizer"]], dataclasses.replace(job["rule"], lr=job["lr"])
+    training = Training(task, lambda params: make(params, rule), job["seed"], job["epochs"], schedule="linear")
     records = [record for new in training.run() for record in new]
     epochs = [r for r in records if r["kind"] == "epoch"]
     row: Row = {k: job[k] for k in _IDENTITY}

@@ -109,7 +109,7 @@ def _comparison(
             if summary
         ],
         "figures": drawn,
-        "equations": explain(Rule(lr=rate)),
+        "equations": explain(Rule(**{**config["rule"], "lr": rate})),
         "settings": _settings(config),
     }
 

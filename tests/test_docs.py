@@ -1,0 +1,104 @@
+"""What README says is true: its code runs, its outputs and tables are what the scripts produce."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rmsprop.lab.task
+import rmsprop.rule
+import rmsprop.torch.optimizer
+from rmsprop.cli import run
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def readme_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "scripts" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_python_of_the_readme_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that print say in a comment what they print; the task is one that train accepts."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 4
+    expected = re.findall(r"print\(.*\)  # (.*)", "".join(blocks))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(blocks)], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == expected
+    (task,) = (block for block in blocks if block.startswith("# my_task.py"))
+    Path("my_task.py").write_text(task)
+    assert run(["train", "my_task.py:make"]) == 0
+
+
+def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
+    script = readme_script()
+    demo = json.loads(script.DEMO.read_text())
+    assert script.with_demo(README, demo) == README
+    assert script.with_outputs(README) == README
+    assert script.PICTURE.read_text() == script.picture(demo)
+
+
+def test_the_demo_is_the_one_that_make_demo_runs() -> None:
+    demo = json.loads((ROOT / "docs" / "demo.json").read_text())
+    assert demo["plain"]["summary"]["command"] == "rmsprop compare digits"
+    assert demo["corrected"]["summary"]["command"] == "rmsprop compare digits --bias-correction"
+    assert "$(BIN)/rmsprop compare digits\n" in (ROOT / "Makefile").read_text()
+    assert demo["plain"]["summary"]["seconds"] < 60
+
+
+def test_commands_of_the_readme_exist() -> None:
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+        for line in block.splitlines():
+            words = line.split("#")[0].split()
+            if words[0] == "make":
+                assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            elif words[0] == "rmsprop":
+                assert run([words[1], "--help"]) == 0
+            else:
+                assert words[:2] == ["pip", "install"]
+
+
+def test_links_of_the_documents_lead_to_files() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text()):
+            assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("module", [rmsprop.rule, rmsprop.torch.optimizer, rmsprop.lab.task], ids=lambda m: m.__name__)
+def test_examples_of_docstrings_give_what_they_say(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_what_the_readme_says_of_torch_is_so() -> None:
+    """The right column of the table is tested in test_torch; this is the left one."""
+    import torch
+
+    zero = torch.ones(2)
+    optimizer = torch.optim.RMSprop([zero], eps=0)
+    zero.grad = torch.zeros(2)
+    optimizer.step()
+    assert zero.isnan().all()
+    optimizer.param_groups[0]["momentum"] = 0.9
+    with pytest.raises(KeyError):
+        optimizer.step()
+    torch.optim.RMSprop([torch.ones(1)], alpha=2)
