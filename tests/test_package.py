@@ -19,7 +19,7 @@ def test_importing_it_imports_numpy_and_nothing_else() -> None:
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['rmsprop']"
+    assert done.stdout.strip() in ("['rmsprop']", "['numpy', 'rmsprop']")  # numpy loads parts of itself late
     requires = [r for r in metadata("rmsprop").get_all("Requires-Dist") or [] if "extra ==" not in r]
     assert [re.split(r"\W", r)[0] for r in requires] == ["numpy"]
 

@@ -87,7 +87,7 @@ class Rule:
     >>> param, state = np.array([1.0, 1.0]), init(rule, np.array([1.0, 1.0]))
     >>> param, state = update(rule, param, np.array([10.0, 0.01]), state)
     >>> param
-    array([0.96837722, 0.96837725])
+    array([0.96837722, 0.96837732])
     """
 
     lr: float = 1e-2
