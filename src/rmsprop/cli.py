@@ -84,7 +84,7 @@ def train(
     """
     from rmsprop.console import show_training, training_progress
     from rmsprop.lab.report import write_report
-    from rmsprop.lab.train import Interrupted
+    from rmsprop.lab.stopping import Interrupted
     from rmsprop.lab.train import train as run_training
 
     with training_progress(stderr) as listen:
@@ -94,7 +94,7 @@ def train(
                 out=out, resume=resume, command=_command(), listen=listen,
             )  # fmt: skip
         except Interrupted as stop:
-            _say_how_to_resume(str(stop), out)
+            _say_how_to_resume(stop)
             raise KeyboardInterrupt from None
     report = write_report(run)
     facts = {**summary, "directory": str(run.path), "report": str(report)}
@@ -157,6 +157,7 @@ def compare(
     from rmsprop.lab.compare import LEARNING_RATES
     from rmsprop.lab.compare import compare as run_comparison
     from rmsprop.lab.report import write_report
+    from rmsprop.lab.stopping import Interrupted
 
     if any(word.partition("=")[0] == "--lr" for word in _arguments):
         raise InputError(
@@ -169,9 +170,9 @@ def compare(
                 rule, learning_rates=lrs or LEARNING_RATES, tuning_seeds=tuning_seeds, seeds=seeds, epochs=epochs,
                 jobs=jobs, out=out, resume=resume, command=_command(), listen=listen,
             )  # fmt: skip
-        except KeyboardInterrupt:
-            _say_how_to_resume("stopped", out)
-            raise
+        except Interrupted as stop:
+            _say_how_to_resume(stop)
+            raise KeyboardInterrupt from None
     report = write_report(run)
     facts = {**summary, "directory": str(run.path), "report": str(report)}
     _print(json, facts, lambda: show_comparison(stdout, run, report))
@@ -307,9 +308,9 @@ def _command() -> str:
     return shlex.join(["rmsprop", *_arguments])
 
 
-def _say_how_to_resume(what: str, chosen: Path | None) -> None:
+def _say_how_to_resume(stop: BaseException) -> None:
     command = _command() + ("" if "--resume" in _arguments else " --resume")
-    stderr.print(f"rmsprop: {what}; go on with: {command}", markup=False, soft_wrap=True)
+    stderr.print(f"rmsprop: {stop}; go on with: {command}", markup=False, soft_wrap=True)
 
 
 def _print(as_json: bool, facts: dict[str, Any], show: Any) -> None:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import multiprocessing
-import signal
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -28,6 +30,7 @@ from torch import nn
 
 from rmsprop.environment import cores, environment
 from rmsprop.errors import InputError, check_count, check_number
+from rmsprop.lab.stopping import Interrupted, children_deaf_to_ctrl_c, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
 from rmsprop.lab.task import Task, fingerprint, load_task
 from rmsprop.lab.training import Training
@@ -95,7 +98,7 @@ def compare(
     The rule's lr is not used: it is picked from `learning_rates`, as for the others, which keep torch's defaults.
 
     `jobs` trainings run at a time, one thread each, in processes of their own; their number changes no result.
-    With `resume`, trainings that are recorded are not repeated.
+    With `resume`, trainings that are recorded are not repeated. SIGINT and SIGTERM raise Interrupted.
     """
     for lr in learning_rates:
         check_number("--lrs", lr, "1e-4 to 10 covers the optimizers' usual rates")
@@ -134,12 +137,12 @@ def compare(
         for lr in learning_rates
         for o in OPTIMIZERS
     ]
-    with _workers(jobs) as pool:
-        rows = _train_all(pool, run, "tune", tuning, listen)
+    with stop_signals() as stopped, _workers(jobs) as pool:
+        rows = _train_all(pool, run, "tune", tuning, listen, stopped)
         choices = {o: choose(task, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
         final_seeds = range(tuning_seeds, tuning_seeds + seeds)
         final = [_job(spec, rule, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
-        rows = _train_all(pool, run, "final", final, listen)
+        rows = _train_all(pool, run, "final", final, listen, stopped)
     summary = {
         "status": "finished",
         "task": task.name,
@@ -233,38 +236,56 @@ def _job(spec: str, rule: Rule, stage: str, optimizer: str, lr: float, seed: int
 _IDENTITY = ("stage", "optimizer", "lr", "seed")
 
 
-def _workers(jobs: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of worker processes; if something goes wrong, end them with the trainings they are at."""
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
 
+def _end_with_parent() -> None:
+    """End this worker when its parent has been killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _train_all(
-    pool: ProcessPoolExecutor, run: RunDirectory, stage: str, jobs: list[Row], listen: Listener
+    pool: ProcessPoolExecutor, run: RunDirectory, stage: str, jobs: list[Row], listen: Listener, stopped: list[int]
 ) -> list[Row]:
     """Return a row for each job, from the records or newly trained (and then recorded)."""
-    done = {tuple(r[k] for k in _IDENTITY): r for r in run.records() if r["stage"] == stage}
-    missing = [job for job in jobs if tuple(job[k] for k in _IDENTITY) not in done]
-    listen(stage, len(jobs) - len(missing), len(jobs), None)
-    for row in _as_trained(pool, missing):
-        run.append([row])
-        done[tuple(row[k] for k in _IDENTITY)] = row
-        listen(stage, len(done), len(jobs), row)
-    return [done[tuple(job[k] for k in _IDENTITY)] for job in jobs]
+    done = {_identity(row): row for row in run.records() if row["stage"] == stage}
+    with children_deaf_to_ctrl_c():  # the parent decides what it means; submitting starts the processes
+        pending = {pool.submit(_train_one, job) for job in jobs if _identity(job) not in done}
+    listen(stage, len(done), len(jobs), None)
+    while pending:
+        finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        for future in finished:
+            row = future.result()
+            run.append([row])
+            done[_identity(row)] = row
+            listen(stage, len(done), len(jobs), row)
+        if stopped:
+            raise Interrupted(f"stopped after {len(done)} of {len(jobs)} trainings of this stage")
+    return [done[_identity(job)] for job in jobs]
 
 
-def _as_trained(pool: ProcessPoolExecutor, jobs: list[Row]) -> Iterator[Row]:
-    futures: list[Future[Row]] = [pool.submit(_train_one, job) for job in jobs]
-    try:
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
+def _identity(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in _IDENTITY)
 
 
 @lru_cache(maxsize=1)

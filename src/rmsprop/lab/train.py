@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from rmsprop.environment import environment
 from rmsprop.errors import check_count
+from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
 from rmsprop.lab.task import fingerprint, load_task
 from rmsprop.lab.training import Record, Training
@@ -23,10 +21,6 @@ from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Listener = Callable[[Training, list[Record]], None]
-
-
-class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
-    """The run was asked to stop; it can be resumed."""
 
 
 def train(
@@ -80,7 +74,7 @@ def train(
     run.load_checkpoint(go_back)
     run.keep_records(records)
     saver = _Saver()
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         for new in training.run():
             run.append(new)
             records += len(new)
@@ -135,25 +129,3 @@ class _Saver:
         run.save_checkpoint(state)
         self._saved = time.monotonic()
         self._pause = max(1.0, 20 * (self._saved - began))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Yield a list that receives SIGINT and SIGTERM instead of their interrupting a step; a second one interrupts."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone may handle signals
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
