@@ -77,9 +77,9 @@ def main() -> None:
     """Rewrite README.md and the figure."""
     if len(sys.argv) > 1:
         store_demo([RunDirectory(Path(name)) for name in sys.argv[1:]])
-    demo = json.loads(DEMO.read_text())
-    PICTURE.write_text(picture(demo))
-    README.write_text(with_outputs(with_demo(README.read_text(), demo)))
+    demo = json.loads(DEMO.read_text(encoding="utf-8"))
+    PICTURE.write_text(picture(demo), encoding="utf-8")
+    README.write_text(with_outputs(with_demo(README.read_text(encoding="utf-8"), demo)), encoding="utf-8")
 
 
 if __name__ == "__main__":

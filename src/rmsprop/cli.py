@@ -87,15 +87,15 @@ def train(
     from rmsprop.lab.stopping import Interrupted
     from rmsprop.lab.train import train as run_training
 
-    with training_progress(stderr) as listen:
-        try:
+    try:
+        with training_progress(stderr) as listen:
             run, summary = run_training(
                 task, rule, seed=seed, epochs=epochs, batch_size=batch_size, schedule=schedule,
                 out=out, resume=resume, command=_command(), listen=listen,
             )  # fmt: skip
-        except Interrupted as stop:
-            _say_how_to_resume(stop)
-            raise KeyboardInterrupt from None
+    except Interrupted as stop:
+        _say_how_to_resume(stop)
+        raise KeyboardInterrupt from None
     report = write_report(run)
     facts = {**summary, "directory": str(run.path), "report": str(report)}
     _print(json, facts, lambda: show_training(stdout, run, report))
@@ -163,16 +163,15 @@ def compare(
         raise InputError(
             "--lr", "left out", Received("one"), "every optimizer's rate is picked: give the grid as --lrs"
         )
-    with comparison_progress(stderr) as listen:
-        try:
+    try:
+        with comparison_progress(stderr) as listen:
             run, summary = run_comparison(
-                task,
-                rule, learning_rates=lrs or LEARNING_RATES, tuning_seeds=tuning_seeds, seeds=seeds, epochs=epochs,
-                jobs=jobs, out=out, resume=resume, command=_command(), listen=listen,
+                task, rule, learning_rates=lrs or LEARNING_RATES, tuning_seeds=tuning_seeds, seeds=seeds,
+                epochs=epochs, jobs=jobs, out=out, resume=resume, command=_command(), listen=listen,
             )  # fmt: skip
-        except Interrupted as stop:
-            _say_how_to_resume(stop)
-            raise KeyboardInterrupt from None
+    except Interrupted as stop:
+        _say_how_to_resume(stop)
+        raise KeyboardInterrupt from None
     report = write_report(run)
     facts = {**summary, "directory": str(run.path), "report": str(report)}
     _print(json, facts, lambda: show_comparison(stdout, run, report))

@@ -98,7 +98,7 @@ class RunDirectory:
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            value = json.loads((self.path / name).read_text())
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
             if isinstance(value, dict):
                 return value
         except FileNotFoundError:
@@ -113,7 +113,7 @@ class RunDirectory:
         path = self.path / RECORDS
         if not path.exists():
             return []
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         records = []
         for number, line in enumerate(lines):
             try:
@@ -130,7 +130,7 @@ class RunDirectory:
         if text:
             path = self.path / RECORDS
             try:
-                with path.open("a") as file:
+                with path.open("a", encoding="utf-8") as file:
                     file.write(text)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error
