@@ -32,10 +32,7 @@ clean:
 	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "rmsprop needs Python 3.11 or newer, $(PYTHON) is older; say make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || \
-	  { rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@scripts/make-venv $(PYTHON) $(VENV)
 	@touch $@
 
 # The stamps say which extra is installed; they are older than pyproject.toml when it has changed.

@@ -113,7 +113,7 @@ class RunDirectory:
         path = self.path / RECORDS
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
         records = []
         for number, line in enumerate(lines):
             try:
