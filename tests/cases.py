@@ -7,6 +7,7 @@ from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rmsprop import Rule
@@ -95,3 +96,26 @@ def oracle(rule: Rule, start: float, gradients: list[float]) -> list[tuple[float
             p -= r if rule.lr_in_momentum else eta * r
             result.append((float(p), float(v), float(m), float(b)))
         return result
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    """Draw any variant, with values at the ends of their ranges."""
+    momentum = draw(st.sampled_from([0.0, 0.5, 0.99]))
+    names = ("centered", "eps_inside_sqrt", "lr_in_momentum", "bias_correction", "decoupled_weight_decay", "maximize")
+    return Rule(
+        lr=draw(st.sampled_from([0.0, 1e-6, 1.0])),
+        decay=draw(st.sampled_from([0.0, 0.5, 0.9, 0.999])),
+        eps=draw(st.sampled_from([0.0, 1e-300, 1e-8, 1.0])),
+        momentum=momentum,
+        weight_decay=draw(st.sampled_from([0.0, 0.1])),
+        nesterov=momentum > 0 and draw(st.booleans()),
+        initial_square_avg=draw(st.sampled_from([0.0, 1e-30, 1.0])),
+        **{name: draw(st.booleans()) for name in names},
+    )
+
+
+def gradients() -> st.SearchStrategy[list[float]]:
+    """Draw gradients that count as finite in float32 (up to 1.8e19, where the square is); zeros and subnormals too."""
+    values = st.floats(-(2.0**60), 2.0**60, width=32) | st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-30, 1e-20])
+    return st.lists(values, min_size=1, max_size=8)

@@ -14,6 +14,8 @@ import cases
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, init, update
@@ -151,6 +153,22 @@ def test_complex_parameters_are_two_reals(rule: Rule, foreach: bool) -> None:
     for p, q in zip(start, pairs, strict=True):
         assert torch.equal(torch.view_as_real(p), q)
         assert a.state[p]["square_avg"].is_complex()
+
+
+@given(st.data())
+def test_finite_gradients_give_finite_parameters_for_every_variant(data: st.DataObject) -> None:
+    """In every dtype, one by one and together; a gradient too large for float16 is not drawn for it."""
+    rule, gradients = data.draw(cases.rules()), data.draw(cases.gradients())
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for foreach in (False, True):
+            # In half precision the steps must fit, too: those of a variance at its floor are 1e3 times lr and more.
+            lr = 1e-6 if dtype == torch.float16 else rule.lr
+            params = [torch.ones(1, dtype=dtype), torch.ones(2, dtype=dtype)]
+            optimizer = RMSprop.from_rule(params, dataclasses.replace(rule, lr=lr), foreach=foreach)
+            for gradient in gradients:
+                limit = float(torch.finfo(dtype).max)
+                step(optimizer, params, [torch.full_like(p, max(-limit, min(limit, gradient))) for p in params])
+            assert all(p.isfinite().all() for p in params)
 
 
 @pytest.mark.parametrize("foreach", [False, True])
