@@ -413,6 +413,24 @@ def test_grad_scaler_skips_a_step_with_an_infinite_gradient() -> None:
     assert not torch.equal(p, torch.ones(2))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one by one", "foreach", "capturable"])
+def test_a_compiled_step_does_the_same(name: str) -> None:
+    rule = cases.RULES["all of it"]
+    params, gradients = tensors(torch.float64)
+    plain = [p.clone() for p in params]
+    a, b = (RMSprop.from_rule(ps, rule, **EXECUTIONS[name]) for ps in (params, plain))
+    torch._dynamo.reset()
+    compiled = torch.compile(a.step, backend="aot_eager")
+    for now in gradients[:4]:
+        for p, q, g in zip(params, plain, now, strict=True):
+            p.grad, q.grad = g.clone(), g.clone()
+        compiled()
+        b.step()
+    for p, q in zip(params, plain, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
 # -- groups, gradients and changes during a run -----------------------------------------------------------------------
 
 

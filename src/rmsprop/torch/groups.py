@@ -6,6 +6,7 @@ import dataclasses
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received, check_flag, check_number
@@ -26,6 +27,8 @@ def rule_of(group: dict[str, Any]) -> Rule:
     if not isinstance(group["lr"], Tensor):
         check_number("lr", group["lr"], "1e-4 to 1e-2 is usual")
     values = [group[name] for name in FIELDS if name != "lr"]
+    if torch.compiler.is_compiling():  # it would trace through the cache, and warn
+        return _cached_rule.__wrapped__(*values)
     try:
         return _cached_rule(*values)
     except TypeError:  # something unhashable, such as a list, which Rule will name
