@@ -517,6 +517,19 @@ def test_a_tensor_lr_is_read_at_every_step() -> None:
         assert optimizer.rule().lr == float(lr)
 
 
+def test_a_learned_lr_and_a_default_device_are_no_obstacle() -> None:
+    """A rate that autograd follows is read without a warning; the counter is on the CPU whatever the default."""
+    p = torch.ones(2)
+    lr = torch.tensor(0.5, requires_grad=True)
+    optimizer = RMSprop([p], lr=lr, bias_correction=True, differentiable=True)
+    assert optimizer.rule().lr == 0.5
+    with torch.device("meta"):
+        optimizer = RMSprop([p], bias_correction=True)
+        p.grad = torch.ones(2, device="cpu")
+        optimizer.step()
+    assert optimizer.state[p]["step"].device.type == "cpu"
+
+
 def test_capturable_keeps_the_counter_a_tensor_that_compiled_code_may_hold() -> None:
     p = torch.ones(2)
     optimizer = RMSprop([p], capturable=True, bias_correction=True)

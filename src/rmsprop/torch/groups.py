@@ -22,6 +22,11 @@ _OTHER_NAMES = {
 }  # fmt: skip
 
 
+def lr_number(lr: float | Tensor) -> float:
+    """Return a learning rate as a float; one that autograd follows is read without a warning."""
+    return float(lr.detach()) if isinstance(lr, Tensor) else float(lr)
+
+
 def rule_of(group: dict[str, Any]) -> Rule:
     """Return the rule of a group, checked; its lr is a placeholder, since a Tensor lr is not read here."""
     if not isinstance(group["lr"], Tensor):
@@ -56,7 +61,7 @@ def check_group(group: dict[str, Any]) -> None:
         found = Received(f"shape {tuple(lr.shape)}")
         raise InputError("lr", "a number or a one-element Tensor", found, "give each rate a parameter group")
     if isinstance(lr, Tensor) and lr.device.type != "meta":
-        check_number("lr", float(lr), "1e-4 to 1e-2 is usual")
+        check_number("lr", lr_number(lr), "1e-4 to 1e-2 is usual")
     rule_of(group)
     check_flag("capturable", group["capturable"])
     check_flag("differentiable", group["differentiable"])

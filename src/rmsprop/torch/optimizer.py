@@ -18,7 +18,7 @@ from torch.optim.optimizer import (
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
 from rmsprop.torch import tensors
-from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, rule_of
+from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
 from rmsprop.torch.tensors import TensorList
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -171,7 +171,7 @@ class RMSprop(Optimizer):
     def rule(self, group: int = 0) -> Rule:
         """Return the rule that parameter group number `group` follows now (a Tensor lr is read)."""
         hyperparameters = self.param_groups[group]
-        return dataclasses.replace(rule_of(hyperparameters), lr=float(hyperparameters["lr"]))
+        return dataclasses.replace(rule_of(hyperparameters), lr=lr_number(hyperparameters["lr"]))
 
     def effective_lr(self, param: Tensor) -> Tensor:
         """Return η/d, the effective learning rate of every element of `param`, as of its last step.
@@ -368,4 +368,4 @@ def _state_like(p: Tensor, value: complex) -> Tensor:
 
 def _step_counter(p: Tensor, capturable: bool, value: float = 0.0) -> Tensor:
     dtype = _get_scalar_dtype()  # type: ignore[no-untyped-call]
-    return torch.tensor(value, dtype=dtype, device=p.device if capturable else None)
+    return torch.tensor(value, dtype=dtype, device=p.device if capturable else "cpu")
