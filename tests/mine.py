@@ -80,3 +80,44 @@ def metric_of_words() -> Task:
 
 def no_parameters() -> Task:
     return dataclasses.replace(regression(), model=lambda: nn.Flatten())
+
+
+def random_data() -> Task:
+    """Data drawn without a seed."""
+    x = torch.randn(60, 3)
+    part = TensorDataset(x, x.sum(dim=1, keepdim=True))
+    return dataclasses.replace(regression(), name="random", train=part, validation=part, test=part)
+
+
+def one_model_for_all() -> Task:
+    model = nn.Linear(3, 1)
+    return dataclasses.replace(regression(), model=lambda: model)
+
+
+def not_finite() -> Task:
+    """Validation is not finite although training is."""
+
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1.0 if self.training else float("nan"))
+
+    return dataclasses.replace(regression(), name="broken", model=lambda: Broken(3, 1))
+
+
+def odd() -> Task:
+    """A negative loss, an empty parameter, examples of different lengths, one to a batch, in plain lists."""
+
+    class Odd(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 1)
+            self.empty = nn.Parameter(torch.zeros(0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean(dim=1) + self.empty.sum()
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.mse_loss(output, target) - 100
+
+    data: Any = [(torch.ones(2 + i % 3, 3), torch.ones(1)) for i in range(9)]
+    parts = {"train": data, "validation": data, "test": data}
+    return dataclasses.replace(regression(), name="odd", model=Odd, loss=loss, batch_size=1, **parts)

@@ -116,6 +116,24 @@ def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
     assert text.splitlines()[-1] == "False"
 
 
+def test_odd_tasks_train_and_have_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{MINE}:odd"]) == 0
+    assert run(["train", f"{MINE}:not_finite"]) == 0
+    assert "the validation error is –, the loss –." in capsys.readouterr().out
+
+
+def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "neighbour.py").write_text("width = 3\n")
+    (tmp_path / "own.py").write_text(
+        Path(MINE).read_text()
+        + "\n\ndef late():\n    from neighbour import width\n    assert width == 3\n    return random_data()\n"
+    )
+    assert run(["train", "own.py:late", "--out", "here"]) == 0
+    process = command("train", "own.py:late", "--out", "there")
+    assert process.wait() == 0, process.communicate()
+    assert same(weights("here"), weights("there"))
+
+
 # -- stopping and going on --------------------------------------------------------------------------------------------
 
 
@@ -237,6 +255,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", f"{MINE}:empty"], "Task.train must be a torch Dataset with a length, got an empty one"),
     (["train", f"{MINE}:list_of_losses"], "Task.loss() must be a one-element Tensor with a gradient, got a Tensor"),
     (["train", f"{MINE}:metric_of_words"], "Task.metric() must be one number, got a str; return its mean"),
+    (["train", f"{MINE}:one_model_for_all"], "Task.model() must be a new model at every call, got the same; build it"),
     (["train", f"{MINE}:no_parameters"], "Task.model() must be a model with parameters to train, got a Flatten"),
     (["compare", f"{MINE}:without_test"], "Task.test must be a torch Dataset for a comparison, got None; hold some"),
     (["train", "digits", "--lr", "-1"], "lr must be a finite number >= 0, got -1.0; 1e-4 to 1e-2 is usual"),

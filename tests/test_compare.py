@@ -15,6 +15,7 @@ from scipy import stats
 from rmsprop import Rule
 from rmsprop.lab import load_task
 from rmsprop.lab.compare import OPTIMIZERS, Choice, choose, compare, judge, paired_interval
+from rmsprop.lab.report import write_report
 from rmsprop.lab.store import to_json
 from rmsprop.lab.train import train
 from rmsprop.lab.words import (
@@ -134,6 +135,16 @@ def test_results_in_words() -> None:
     assert score_words(0.5, "error") == "0.5"
     assert score_words(None, "error") == "–"
     assert difference_words({"difference": 0.5, "interval": (0.25, 0.75)}, "error") == "+0.5 [+0.25, +0.75]"
+
+
+@pytest.mark.slow
+def test_a_task_that_is_never_finite_is_compared_to_the_end(tmp_path: Path) -> None:
+    run, summary = compare(
+        f"{MINE}:not_finite", learning_rates=(0.1, 0.2, 0.3), tuning_seeds=1, seeds=5, epochs=1, out=tmp_path / "run"
+    )
+    assert all(s["diverged"] == 5 and s["verdict"] in ("", "no difference") for s in summary["scores"])
+    assert "RMSprop (5 of 5)" in " ".join(describe_comparison(run.config(), summary))
+    assert write_report(run).exists()
 
 
 @pytest.mark.slow

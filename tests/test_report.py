@@ -58,6 +58,9 @@ def test_a_layer_without_rates_is_drawn_empty() -> None:
     """Where the rate is 0 there is nothing to draw on a logarithmic axis."""
     svg = figures.draw_layers([figures.Layer("dead", [0.0] * 7), figures.Layer("live", [0.0] * 3 + [1.0] * 4)], lr=0.0)
     assert svg.startswith("<svg")
+    assert figures.draw_layers([figures.Layer("dead", [0.0] * 7)], lr=0.0).startswith("<svg")
+    assert figures.draw_bands([], "loss", log=True).startswith("<svg")
+    assert figures.draw_bars({}, "microseconds").startswith("<svg")
 
 
 class Page(HTMLParser):

@@ -155,6 +155,15 @@ def test_batches_hold_every_example_once_in_an_order_the_seed_decides() -> None:
         assert read(1) == read(1) != read(2)
 
 
+def test_a_subclass_of_tensor_dataset_reads_its_examples_one_by_one() -> None:
+    class Augmented(TensorDataset):
+        def __getitem__(self, i: Any) -> Any:
+            assert isinstance(i, int)
+            return tuple(tensor[i] for tensor in self.tensors)
+
+    assert sum(len(x) for (x,) in batches(Augmented(torch.arange(10)), 4, order=0)) == 10
+
+
 def test_split_keeps_the_shares_of_the_labels_and_every_example_once() -> None:
     labels = torch.tensor([0] * 50 + [1] * 100)
     parts = split(torch.arange(150), labels)

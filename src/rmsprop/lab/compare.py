@@ -71,8 +71,8 @@ class Score(NamedTuple):
     metric: float  # median over the seeds
     low: float  # worst and best seed, in the order low <= high
     high: float
-    validation_loss: float  # median over the seeds, at the end of training
-    optimizer_us: float  # median time of one optimizer step
+    validation_loss: float | None  # median over the seeds that did not diverge, at the end of training
+    optimizer_us: float | None  # median time of one optimizer step; None if no epoch was finished
     diverged: int  # seeds that ended in a loss that is not finite
     difference: float | None  # mean of this optimizer's metric minus RMSprop's; None for RMSprop itself
     interval: tuple[float, float] | None
@@ -201,8 +201,8 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -
                 metric=median(own.values()),
                 low=min(own.values()),
                 high=max(own.values()),
-                validation_loss=median(r["validation_loss"] for r in results[o].values()),
-                optimizer_us=median(r["optimizer_us"] for r in results[o].values()),
+                validation_loss=_median(r["validation_loss"] for r in results[o].values() if not r["diverged"]),
+                optimizer_us=_median(r["optimizer_us"] for r in results[o].values()),
                 diverged=sum(r["diverged"] for r in results[o].values()),
                 difference=difference,
                 interval=interval,
@@ -210,6 +210,11 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -
             )
         )
     return sorted(scores, key=lambda s: (s.optimizer != "RMSprop", -s.metric if higher_is_better else s.metric))
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def paired_interval(differences: list[float], confidence: float) -> tuple[float | None, tuple[float, float] | None]:
@@ -301,13 +306,14 @@ def _train_one(job: Row) -> Row:
     records = [record for new in training.run() for record in new]
     epochs = [r for r in records if r["kind"] == "epoch"]
     row: Row = {k: job[k] for k in _IDENTITY}
-    row["diverged"] = training.diverged
     row["validation_loss"], row["validation_metric"] = epochs[-1]["validation_loss"], epochs[-1]["validation_metric"]
+    finite = math.isfinite(row["validation_loss"]) and math.isfinite(row["validation_metric"])
+    row["diverged"] = training.diverged or not finite
     if job["stage"] == "final":
-        row["test_metric"] = None if training.diverged else training.evaluate("test")[1]
+        row["test_metric"] = None if row["diverged"] else training.evaluate("test")[1]
         row["loss_curve"] = [[r["epoch"], r["loss"]] for r in records if r["kind"] == "loss"]
         row["validation_curve"] = [[r["epoch"], r["validation_loss"], r["validation_metric"]] for r in epochs]
-        row["step_us"] = median([r["step_us"] for r in epochs if r["step_us"] is not None] or [math.nan])
-        row["optimizer_us"] = median([r["optimizer_us"] for r in epochs if r["optimizer_us"] is not None] or [math.nan])
+        row["step_us"] = _median(r["step_us"] for r in epochs)
+        row["optimizer_us"] = _median(r["optimizer_us"] for r in epochs)
         row["effective_lr"] = epochs[len(epochs) // 2]["effective_lr"]
     return row

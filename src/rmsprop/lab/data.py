@@ -29,7 +29,7 @@ def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset,
 def batches(data: Dataset[Any], batch_size: int, order: int | None = None) -> Iterator[list[Tensor]]:
     """Return an iterator over the batches of `data`, shuffled by the seed `order`, or as they stand if it is None."""
     generator = torch.Generator().manual_seed(order or 0)
-    if isinstance(data, TensorDataset):  # one indexing per batch instead of one per example
+    if type(data) is TensorDataset:  # one indexing per batch; a subclass may treat each example on its own
         sampler = SequentialSampler(data) if order is None else RandomSampler(data, generator=generator)
         loader = DataLoader(
             data, sampler=BatchSampler(sampler, batch_size, drop_last=False), batch_size=None, generator=generator

@@ -96,7 +96,8 @@ def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
         wide = 2.2 if band.label == "RMSprop" else 1.3
         axes.plot(band.x, band.middle, color=colour, linestyle=dashes, linewidth=wide, label=band.label)
         axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
-    if log:
+    values = [y for band in bands for y in (*band.low, *band.middle)]
+    if log and values and min(values) > 0:
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
     axes.set_ylabel(y_label)
@@ -147,7 +148,8 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
     if lr > 0:
         axes.axvline(lr, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
         axes.text(lr, len(layers) - 0.45, " η", color="#555555", fontsize=9, va="bottom")
-    axes.set_xscale("log")
+    if any(rate > 0 for layer in layers for rate in layer.quantiles):
+        axes.set_xscale("log")
     axes.set_yticks(range(len(layers)), [layer.name for layer in reversed(layers)])
     axes.set_ylim(-0.6, len(layers) - 0.1)
     axes.set_xlabel("effective learning rate η/d")
@@ -162,7 +164,7 @@ def draw_bars(values: dict[str, float], x_label: str) -> str:
     axes.barh(labels, [values[k] for k in labels], color=[STYLES.get(k, ("#0072B2",))[0] for k in labels], height=0.6)
     for row, label in enumerate(labels):
         axes.text(values[label], row, f" {values[label]:.0f}", va="center", fontsize=8)
-    axes.set_xlim(0, 1.18 * max(values.values()))
+    axes.set_xlim(0, 1.18 * max(values.values(), default=1.0))
     axes.set_xlabel(x_label)
     return _svg(figure)
 

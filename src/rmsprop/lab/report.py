@@ -87,8 +87,9 @@ def _comparison(
                     "25–75 % and median. " + _ETA,
                 )
             )
-        times = {o: median(r["optimizer_us"] for r in final if r["optimizer"] == o) for o in config["optimizers"]
-                 if any(r["optimizer"] == o for r in final)}  # fmt: skip
+        timed = [(o, [r["optimizer_us"] for r in final if r["optimizer"] == o]) for o in config["optimizers"]]
+        known = {o: [us for us in values if us is not None] for o, values in timed}
+        times = {o: median(values) for o, values in known.items() if values}
         jobs = f", {summary['jobs']} trainings at a time" if summary else ""
         drawn.append(
             _figure(
@@ -119,13 +120,14 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
     epochs = [r for r in records if r["kind"] == "epoch"]
     metric = summary["metric"] if summary else "metric"
 
-    def curve(points: list[tuple[float, float]], label: str, *, log: bool) -> str:
-        x, y = [p[0] for p in points], [p[1] for p in points]
+    def curve(points: list[tuple[float, float | None]], label: str, *, log: bool) -> str:
+        known = [(x, y) for x, y in points if y is not None]  # a value that is not finite is recorded as null
+        x, y = [p[0] for p in known], [p[1] for p in known]
         return figures.draw_bands([figures.Band("RMSprop", x, y, y, y)], label, log=log)
 
     drawn = []
     if losses:
-        points = [(r["epoch"], r["loss"]) for r in losses if r["loss"] is not None]
+        points = [(r["epoch"], r["loss"]) for r in losses]
         drawn.append(
             _figure("Training loss", curve(points, "training loss", log=True), "Mean over a tenth of an epoch.")
         )

@@ -6,12 +6,14 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import random
 import sys
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -100,6 +102,8 @@ class Task:
             model = self.model()
             if not isinstance(model, nn.Module):
                 raise InputError("Task.model()", "a torch.nn.Module", _kind(model), _EXAMPLE)
+            if self.model() is model:
+                raise InputError("Task.model()", "a new model at every call", Received("the same"), "build it inside")
             if not any(p.requires_grad for p in model.parameters()):
                 raise InputError("Task.model()", "a model with parameters to train", _kind(model), remedy)
             *inputs, target = next(iter(DataLoader(self.validation, batch_size=min(2, self.batch_size))))
@@ -123,8 +127,20 @@ class Task:
             raise InputError("Task.metric()", "one number", _kind(metric), "return its mean") from None
 
 
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python, from which models and data may draw."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def load_task(spec: str) -> Task:
-    """Return the task that `spec` names: a built-in one, or `path/to/file.py:function`."""
+    """Return the task that `spec` names: a built-in one, or `path/to/file.py:function`.
+
+    The file and the function run with the global random generators seeded with 0, so that a task whose data are
+    drawn at random is the same in every process and after every interruption.
+    """
+    seed_everything(0)
     if spec in BUILT_IN:
         module, _, function = BUILT_IN[spec].partition(":")
         task = getattr(importlib.import_module(module), function)()
@@ -179,15 +195,15 @@ def _import_file(path: Path) -> Any:
     assert found_spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(found_spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))  # the file may import its neighbours
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as for a script: the file may import its neighbours, now or when it is called
     try:
         found_spec.loader.exec_module(module)
     except Exception as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         found = Received(f"{type(error).__name__}{line}: {first_line(error)}")
         raise InputError(f"the task's file {path}", "one that Python can import", found, "mend the file") from error
-    finally:
-        sys.path.pop(0)
     return module
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from rmsprop.errors import InputError
 from rmsprop.lab.data import batches
@@ -148,7 +149,8 @@ class Training:
         """Return mean loss and mean metric over the task's "validation" or "test" data."""
         self.model.eval()
         loss = metric = count = 0.0
-        for *inputs, target in batches(getattr(self.task, part), 1024):
+        data = getattr(self.task, part)
+        for *inputs, target in batches(data, 1024 if type(data) is TensorDataset else self.batch_size):
             output = self.model(*inputs)
             loss += float(self.task.loss(output, target)) * len(target)
             metric += float(self.task.metric(output, target)) * len(target)
@@ -162,7 +164,7 @@ class Training:
             return {}
         layers = {}
         for name, p in self.model.named_parameters():
-            if self.optimizer.state.get(p):
+            if self.optimizer.state.get(p) and p.numel():
                 rates = measure(p).flatten()
                 rates = rates[:: max(1, len(rates) // _SAMPLE)].double()
                 layers[name] = torch.quantile(rates, torch.tensor(QUANTILES, dtype=torch.double)).tolist()

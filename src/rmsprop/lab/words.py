@@ -72,10 +72,9 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
             f"The loss stopped being finite at step {summary['steps']}: the learning rate "
             f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite."
         ]
-    lines = [
-        f"After {summary['epochs']} epochs ({summary['steps']} steps) the validation {metric} is "
-        f"{score_words(summary['validation_metric'], metric)}, the loss {summary['validation_loss']:.4g}."
-    ]
+    score, loss = score_words(summary["validation_metric"], metric), score_words(summary["validation_loss"], "loss")
+    done = f"After {summary['epochs']} epochs ({summary['steps']} steps)"
+    lines = [f"{done} the validation {metric} is {score}, the loss {loss}."]
     if "test_metric" in summary:
         lines.append(f"On the test data the {metric} is {score_words(summary['test_metric'], metric)}.")
     return lines
