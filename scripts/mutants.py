@@ -63,7 +63,7 @@ MUTANTS = [
     Mutant("tensors: E4 decay", TENSORS, "m.lerp_(g, 1 - beta)", "m.lerp_(g, 0.99 * (1 - beta))"),
     Mutant("tensors: E5 floor of the variance", TENSORS, ".maximum(s.mul(kappa))", ""),
     Mutant("tensors: E5 floor of the correction", TENSORS, ".maximum(v.mul(kappa))", ""),
-    Mutant("tensors: E5 mean not corrected", TENSORS, "m = m.div(fresh) if rule.centered else None", "pass"),
+    Mutant("tensors: E5 mean not corrected", TENSORS, "m.div(fresh) if rule.centered and m is", "m if m is"),
     Mutant("tensors: E6 eps always outside", TENSORS, "if rule.eps_inside_sqrt:", "if False:"),
     Mutant("tensors: E6 eps always inside", TENSORS, "if rule.eps_inside_sqrt:", "if True:"),
     Mutant("tensors: E7 guard, one tensor", TENSORS, "return d.masked_fill(d == 0, math.inf)", "return d"),

@@ -118,8 +118,10 @@ def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
 
 def test_odd_tasks_train_and_have_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:odd"]) == 0
-    assert run(["train", f"{MINE}:not_finite"]) == 0
-    assert "the validation error is –, the loss –." in capsys.readouterr().out
+    assert run(["train", f"{MINE}:not_finite"]) == 1
+    assert "The loss stopped being finite" in capsys.readouterr().out
+    assert run(["train", f"{MINE}:regression", "--out", "x[lr]"]) == 0
+    assert "report: x[lr]/report.html" in capsys.readouterr().out
 
 
 def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> None:
@@ -130,7 +132,8 @@ def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> N
     )
     assert run(["train", "own.py:late", "--out", "here"]) == 0
     process = command("train", "own.py:late", "--out", "there")
-    assert process.wait() == 0, process.communicate()
+    said = process.communicate()
+    assert process.returncode == 0, said
     assert same(weights("here"), weights("there"))
 
 
@@ -265,6 +268,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--nesterov"], "momentum must be > 0 with nesterov=True, got 0.0; set momentum"),
     (["train", "digits", "--epochs", "0"], "epochs must be a whole number >= 1, got 0; leave epochs out"),
     (["train", "digits", "--batch-size", "-4"], "batch_size must be a whole number >= 1, got -4; leave batch_size out"),
+    (["train", "digits", "--seed", "9" * 20], "seed must be a whole number from 0 to 2147483647, got 999999"),
     (["train", "digits", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
     (["train", "digits", "--schedule", "cosine"], "--schedule"),
     (["train", "digits", "--lr", "fast"], '--lr: unable to convert "fast" into float; see rmsprop --help'),

@@ -87,7 +87,7 @@ def test_verdicts_follow_the_paired_intervals() -> None:
 def test_a_seed_that_diverged_leaves_no_verdict_but_a_count() -> None:
     rows = [r for r in ROWS if r["optimizer"] != "SGD"] + final("SGD", [0.7, None, 0.7, 0.7, 0.7])
     sgd = next(s for s in judge(True, CHOICES, rows) if s.optimizer == "SGD")
-    assert (sgd.diverged, sgd.interval, sgd.verdict) == (1, None, "no difference")
+    assert (sgd.diverged, sgd.interval, sgd.verdict) == (1, None, "not comparable")
     assert sgd.low == -math.inf
     stored = json.loads(to_json(sgd._asdict()))
     assert range_words(stored, "accuracy", higher_is_better=True) == "diverged–70.0"
@@ -142,7 +142,7 @@ def test_a_task_that_is_never_finite_is_compared_to_the_end(tmp_path: Path) -> N
     run, summary = compare(
         f"{MINE}:not_finite", learning_rates=(0.1, 0.2, 0.3), tuning_seeds=1, seeds=5, epochs=1, out=tmp_path / "run"
     )
-    assert all(s["diverged"] == 5 and s["verdict"] in ("", "no difference") for s in summary["scores"])
+    assert all(s["diverged"] == 5 and s["verdict"] in ("", "not comparable") for s in summary["scores"])
     assert "RMSprop (5 of 5)" in " ".join(describe_comparison(run.config(), summary))
     assert write_report(run).exists()
 

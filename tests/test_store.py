@@ -130,8 +130,10 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_new_paths_are_numbered_and_resuming_finds_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second, third = (Path("runs") / name for name in ("train-x", "train-x-2", "train-x-3"))
-    assert new_path("train", "x", resume=False) == new_path("train", "x", resume=True) == first
-    first.mkdir(parents=True)
-    assert (new_path("train", "x", resume=False), new_path("train", "x", resume=True)) == (second, first)
-    second.mkdir()
-    assert (new_path("train", "x", resume=False), new_path("train", "x", resume=True)) == (third, second)
+    assert new_path("train", "x", resume=True) == first
+    assert new_path("train", "x", resume=False) == first
+    assert new_path("train", "x", resume=True) == first
+    assert new_path("train", "x", resume=False) == second  # each is made, so that no two commands get the same
+    assert new_path("train", "x", resume=True) == second
+    assert new_path("train", "x", resume=False) == third
+    assert new_path("train", "x", resume=True) == third

@@ -530,6 +530,47 @@ def test_a_learned_lr_and_a_default_device_are_no_obstacle() -> None:
     assert optimizer.state[p]["step"].device.type == "cpu"
 
 
+def test_a_model_moved_to_a_wider_dtype_goes_on_in_it() -> None:
+    p = torch.ones(3)
+    optimizer = RMSprop([p])
+    step(optimizer, [p], [torch.ones(3)])
+    p.data = p.data.double()
+    optimizer.param_groups[0].update(lr=1e-10, centered=True, momentum=0.5)
+    before = p.clone()
+    step(optimizer, [p], [torch.ones(3, dtype=torch.float64)])
+    assert (p != before).all()
+    assert all(optimizer.state[p][name].dtype == torch.float64 for name in STATE)
+
+
+def test_a_schedule_that_ends_in_rounding_noise_below_zero_is_no_error() -> None:
+    p = torch.ones(1)
+    optimizer = RMSprop([p], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.3, 0.0, total_iters=3)
+    for _ in range(5):
+        step(optimizer, [p], [torch.ones(1)])
+        scheduler.step()
+    assert -1e-15 < optimizer.param_groups[0]["lr"] < 0
+    assert optimizer.rule().lr == 0
+
+
+def test_another_optimizers_state_dict_is_refused() -> None:
+    p = torch.ones(2)
+    for other in (torch.optim.Adam([p]), torch.optim.SGD([p], momentum=0.9)):
+        step(other, [p], [torch.ones(2)])
+        given = other.state_dict()
+        given["param_groups"][0].update(momentum=0.0)
+        with pytest.raises(InputError, match="the state dict must be one of RMSprop, with square_avg, got one with"):
+            RMSprop([p]).load_state_dict(given)
+
+
+def test_effective_lr_between_switching_centered_on_and_the_next_step() -> None:
+    p = torch.ones(2)
+    optimizer = RMSprop([p], bias_correction=True)
+    step(optimizer, [p], [torch.ones(2)])
+    optimizer.param_groups[0]["centered"] = True
+    assert optimizer.effective_lr(p).isfinite().all()
+
+
 def test_capturable_keeps_the_counter_a_tensor_that_compiled_code_may_hold() -> None:
     p = torch.ones(2)
     optimizer = RMSprop([p], capturable=True, bias_correction=True)

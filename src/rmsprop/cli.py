@@ -206,7 +206,7 @@ def report(
     from rmsprop.lab.store import RunDirectory
 
     path = write_report(RunDirectory(run), out)
-    _print(json, {"report": str(path)}, lambda: stdout.print(f"report: {path}"))
+    _print(json, {"report": str(path)}, lambda: stdout.print(f"report: {path}", markup=False))
 
 
 @app.command

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -25,7 +26,9 @@ _STAGES = {"tune": "picking learning rates", "final": "comparing"}
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[news]}"), console=console, disable=not console.is_terminal)
+    return Progress(
+        *columns, TextColumn("{task.fields[news]}", markup=False), console=console, disable=not console.is_terminal
+    )
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def training_progress(console: Console) -> Iterator[TrainingListener]:
                     words = _epoch_words(training, record)
                     progress.update(bar, news=words)
                     if not console.is_terminal and record["epoch"] % max(1, training.epochs // 10) == 0:
-                        console.print(f"epoch {record['epoch']} of {training.epochs}: {words}")
+                        console.print(f"epoch {record['epoch']} of {training.epochs}: {words}", markup=False)
 
         yield listen
 
@@ -74,8 +77,8 @@ def show_training(console: Console, run: RunDirectory, report: Path) -> None:
     from rmsprop.lab.words import describe_training
 
     for line in describe_training(run.config(), run.summary()):
-        console.print(line)
-    console.print(f"report: {report}")
+        console.print(line, markup=False)
+    console.print(f"report: {report}", markup=False)
 
 
 def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
@@ -99,7 +102,7 @@ def comparison_table(summary: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("optimizer")
     table.add_column("lr", justify="right")
-    table.add_column(f"test {metric}", justify="right")
+    table.add_column(escape(f"test {metric}"), justify="right")
     table.add_column("worst–best", justify="right")
     table.add_column(f"difference [{summary['confidence']:.0%}]", justify="right")
     table.add_column("than RMSprop")
@@ -109,7 +112,7 @@ def comparison_table(summary: dict[str, Any]) -> Table:
             f"{score['lr']:g}{'*' if score['at_edge'] else ''}",
             score_words(score["metric"], metric),
             range_words(score, metric, higher_is_better=summary["higher_is_better"]),
-            difference_words(score, metric).replace("[", "\\["),
+            escape(difference_words(score, metric)),
             score["verdict"] or "–",
             style="bold" if score["optimizer"] == "RMSprop" else None,
         )

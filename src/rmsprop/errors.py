@@ -46,10 +46,12 @@ def check_number(name: str, value: object, remedy: str, *, below: float = math.i
 
 
 def check_count(name: str, value: object, remedy: str, *, least: int = 1) -> int:
-    """Return `value` as an int if it is a whole number >= least, else raise InputError."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
-        return int(value)
-    raise InputError(name, f"a whole number >= {least}", value, remedy)
+    """Return `value` as an int if it is a whole number from `least` to 2³¹ − 1, else raise InputError."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise InputError(name, f"a whole number >= {least}", value, remedy)
+    if int(value) >= 2**31:
+        raise InputError(name, f"a whole number from {least} to {2**31 - 1}", value, remedy)
+    return int(value)
 
 
 def check_flag(name: str, value: object, remedy: str = "pass True or False") -> bool:

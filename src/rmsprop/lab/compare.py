@@ -76,7 +76,7 @@ class Score(NamedTuple):
     diverged: int  # seeds that ended in a loss that is not finite
     difference: float | None  # mean of this optimizer's metric minus RMSprop's; None for RMSprop itself
     interval: tuple[float, float] | None
-    verdict: str  # against RMSprop: "better", "worse" or "no difference" (none is shown)
+    verdict: str  # against RMSprop: "better", "worse", "no difference" (none is shown) or "not comparable"
 
 
 def compare(
@@ -190,7 +190,7 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -
         if o != "RMSprop":
             paired = [own[s] - reference[s] for s in sorted(reference)]
             difference, interval = paired_interval(paired, 1 - (1 - CONFIDENCE) / (len(choices) - 1))
-            verdict = "no difference"
+            verdict = "no difference" if interval is not None else "not comparable"
             if interval is not None and not interval[0] <= 0 <= interval[1]:
                 verdict = "better" if (interval[0] > 0) == higher_is_better else "worse"
         scores.append(

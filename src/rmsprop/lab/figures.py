@@ -85,7 +85,7 @@ def sensitivity_data(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, 
 def layer_data(recorded: Sequence[dict[str, list[float]]]) -> list[Layer]:
     """Return a Layer per parameter from effective-rate quantiles recorded for one or more seeds."""
     names = list(recorded[0]) if recorded else []
-    return [Layer(name, [median(r[name][i] for r in recorded) for i in range(len(QUANTILES))]) for name in names]
+    return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
 
 
 def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
@@ -139,7 +139,7 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
     """Draw each layer's effective rates: range as a hairline, 5-95 % thin, 25-75 % thick, median; return an SVG."""
     figure, axes = _axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
     for row, layer in enumerate(reversed(layers)):
-        least, p5, p25, p50, p75, p95, most = [q if q > 0 else None for q in layer.quantiles]
+        least, p5, p25, p50, p75, p95, most = [q if q and q > 0 else None for q in layer.quantiles]
         for low, high, wide in ((least, most, 0.6), (p5, p95, 2.0), (p25, p75, 6.0)):
             if low is not None and high is not None:
                 axes.plot([low, high], [row, row], color="#0072B2", linewidth=wide, solid_capstyle="butt")
@@ -148,7 +148,7 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
     if lr > 0:
         axes.axvline(lr, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
         axes.text(lr, len(layers) - 0.45, " η", color="#555555", fontsize=9, va="bottom")
-    if any(rate > 0 for layer in layers for rate in layer.quantiles):
+    if any(rate and rate > 0 for layer in layers for rate in layer.quantiles):
         axes.set_xscale("log")
     axes.set_yticks(range(len(layers)), [layer.name for layer in reversed(layers)])
     axes.set_ylim(-0.6, len(layers) - 0.1)

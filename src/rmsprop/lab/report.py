@@ -144,7 +144,7 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
         drawn.append(
             _figure(f"Validation {metric}", curve(points, f"validation {metric}", log=False), "After every epoch.")
         )
-    measured = [r for r in epochs if any(q[3] > 0 for q in r["effective_lr"].values())]
+    measured = [r for r in epochs if any((q[3] or 0) > 0 for q in r["effective_lr"].values())]
     if measured:
         chosen = measured[-1] if config["schedule"] == "constant" else measured[len(measured) // 2]
         drawn.append(

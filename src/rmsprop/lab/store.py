@@ -174,12 +174,17 @@ class RunDirectory:
 
 
 def new_path(kind: str, task: str, *, resume: bool) -> Path:
-    """Return runs/KIND-TASK, or with a number at its end: the first free one, or to resume the last one there."""
-    base = Path("runs") / f"{kind}-{task}"
-    path, number = base, 1
-    while path.exists():
-        following = base.with_name(f"{base.name}-{number + 1}")
-        if resume and not following.exists():
-            return path
-        path, number = following, number + 1
-    return path
+    """Return runs/KIND-TASK, or with a number at its end: the first free one, made here, or to resume the last one."""
+    path, number = Path("runs") / f"{kind}-{task}", 1
+    last = path
+    while True:
+        try:
+            if not resume:  # making it keeps it from other commands that start at the same time
+                path.mkdir(parents=True)
+                return path
+        except FileExistsError:
+            pass
+        if resume and not path.exists():
+            return last
+        number += 1
+        last, path = path, path.with_name(f"{kind}-{task}-{number}")

@@ -49,7 +49,6 @@ def train(
     rule = rule or Rule()
     task = load_task(spec)
     task.try_out()
-    out = out or new_path("train", task.name, resume=resume)
     config = {
         "kind": "train",
         "task": spec,
@@ -62,7 +61,7 @@ def train(
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
     training = Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
-    run = RunDirectory.open(out, config, resume=resume)
+    run = RunDirectory.open(out or new_path("train", task.name, resume=resume), config, resume=resume)
     _like_before(run.config()["made_with"])
     records = 0
 
@@ -98,8 +97,9 @@ def _like_before(made_with: dict[str, Any]) -> None:
 def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, Any]:
     task = training.task
     last = [r for r in run.records() if r["kind"] == "epoch"][-1]
+    diverged = training.diverged or last["validation_loss"] is None  # what is not finite is recorded as null
     summary = {
-        "status": "diverged" if training.diverged else "finished",
+        "status": "diverged" if diverged else "finished",
         "task": task.name,
         "metric": task.metric_name,
         "higher_is_better": task.higher_is_better,
@@ -110,7 +110,7 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
         "command": command,
         "environment": environment(),
     }
-    if task.test is not None and not training.diverged:
+    if task.test is not None and not diverged:
         summary["test_loss"], summary["test_metric"] = training.evaluate("test")
     return summary
 

@@ -43,6 +43,7 @@ def describe_comparison(config: dict[str, Any], summary: dict[str, Any] | None) 
         ("better", "better than RMSprop"),
         ("worse", "worse than RMSprop"),
         ("no difference", "no difference to RMSprop shown"),
+        ("not comparable", "not comparable with RMSprop, since seeds diverged"),
     ):
         names = [
             f"{s['optimizer']} ({difference_words(s, metric, ' points')})" for s in scores if s["verdict"] == verdict

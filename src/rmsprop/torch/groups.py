@@ -29,8 +29,11 @@ def lr_number(lr: float | Tensor) -> float:
 
 def rule_of(group: dict[str, Any]) -> Rule:
     """Return the rule of a group, checked; its lr is a placeholder, since a Tensor lr is not read here."""
-    if not isinstance(group["lr"], Tensor):
-        check_number("lr", group["lr"], "1e-4 to 1e-2 is usual")
+    lr = group["lr"]
+    if not isinstance(lr, Tensor):
+        # A schedule that ends at 0 may end at its rounding noise below 0 (LinearLR does).
+        noise = isinstance(lr, float) and -1e-12 * group.get("initial_lr", 0.0) <= lr < 0
+        check_number("lr", 0.0 if noise else lr, "1e-4 to 1e-2 is usual")
     values = [group[name] for name in FIELDS if name != "lr"]
     if torch.compiler.is_compiling():  # it would trace through the cache, and warn
         return _cached_rule.__wrapped__(*values)

@@ -46,7 +46,7 @@ class RMSprop(Optimizer):
         Tensors, named tensors, or groups (dicts) that may override every argument below up to `differentiable`
         and every variant.
     lr
-        Learning rate η; a one-element Tensor is used without reading it back to the host.
+        Learning rate η; a one-element Tensor is read at every step, or with `capturable` stays on its device.
     alpha
         Decay β of the averages, in [0, 1).
     eps
@@ -171,7 +171,7 @@ class RMSprop(Optimizer):
     def rule(self, group: int = 0) -> Rule:
         """Return the rule that parameter group number `group` follows now (a Tensor lr is read)."""
         hyperparameters = self.param_groups[group]
-        return dataclasses.replace(rule_of(hyperparameters), lr=lr_number(hyperparameters["lr"]))
+        return dataclasses.replace(rule_of(hyperparameters), lr=max(0.0, lr_number(hyperparameters["lr"])))
 
     def effective_lr(self, param: Tensor) -> Tensor:
         """Return η/d, the effective learning rate of every element of `param`, as of its last step.
@@ -268,10 +268,14 @@ class RMSprop(Optimizer):
                 state["step"] = _step_counter(p, group["capturable"])
             if "square_avg" not in state:
                 state["square_avg"] = _state_like(p, complex(fill, fill) if p.is_complex() else fill)
+            own = state["square_avg"].dtype
+            dtype = own if own == p.dtype else torch.promote_types(own, _COMPUTE.get(p.dtype, p.dtype))
+            if dtype != own:  # the model was moved to a wider dtype: its state follows
+                state.update({name: state[name].to(dtype) for name in _STATE if name in state})
             if group["centered"] and "grad_avg" not in state:
-                state["grad_avg"] = _state_like(p, 0)
+                state["grad_avg"] = _state_like(p, 0).to(dtype)
             if group["momentum"] and "momentum_buffer" not in state:
-                state["momentum_buffer"] = _state_like(p, 0)
+                state["momentum_buffer"] = _state_like(p, 0).to(dtype)
             slots.append(
                 _Slot(
                     _real(p),
@@ -306,7 +310,13 @@ def _completed(groups: list[dict[str, Any]], given: dict[str, Any]) -> list[dict
         completed.append({**group, **saved})
         check_group(completed[-1])
         for i, (p, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
-            for name, value in given["state"].get(key, {}).items():
+            own = given["state"].get(key, {})
+            if own and "square_avg" not in own:
+                found = Received(f"one with {', '.join(map(str, own))}")
+                raise InputError(
+                    "the state dict", "one of RMSprop, with square_avg", found, "load it into its optimizer"
+                )
+            for name, value in own.items():
                 if name in _STATE and value.shape != p.shape:
                     where = f"{name} of parameter {i} in group {number} of the state dict"
                     found = Received(f"shape {tuple(value.shape)}")

@@ -90,8 +90,8 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, dtype: torch.dty
         fresh = [1 - x for x in power] if many else 1 - power
         s = v.add(start).maximum(v.mul(kappa)) if rule.initial_square_avg else v
         s = s.div(fresh)
-        m = m.div(fresh) if rule.centered else None
-    if rule.centered:
+        m = m.div(fresh) if rule.centered and m is not None else None
+    if rule.centered and m is not None:
         m = _kept(m)
         s = s.addcmul(m, m, value=-1).maximum(s.mul(kappa))
     if rule.eps_inside_sqrt:
