@@ -92,7 +92,8 @@ class RMSprop(Optimizer):
     -----
     Differences from `torch.optim.RMSprop`: `centered` cannot take the root of a negative number; float16 and bfloat16
     parameters are computed in float32 with float32 state; eps = 0 gives no NaN; momentum or centered may be switched
-    on during a run; alpha and momentum must be below 1; `capturable` and a Tensor lr work on every device.
+    on during a run; alpha and momentum must be below 1; `capturable` and a Tensor lr with `foreach`
+    work on the CPU, too.
 
     Examples
     --------
