@@ -1,13 +1,16 @@
 # make demo   compare optimizers on real data (about a minute)     make test    run every test
 # make lint   style and types                                      make mutants break the rule on purpose, see who notices
-# make bench  time the optimizer                                   make clean   remove what the others made
+# make kernel the native kernel under sanitizers and for aarch64   make bench   time the optimizer (about ten minutes)
+# make clean  remove what the others made
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYPROJECT := pyproject.toml constraints.txt
+PYPROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/rmsprop/kernel/*)
 
-.PHONY: demo test lint mutants bench clean
+SAY_IF_SLOW = $(BIN)/python -c 'from rmsprop import native; native.kernel or print(native.missing())'
+
+.PHONY: demo test lint mutants kernel bench clean
 
 demo: $(VENV)/lab
 	$(BIN)/rmsprop compare digits
@@ -24,8 +27,11 @@ lint: $(VENV)/dev
 mutants: $(VENV)/dev
 	$(BIN)/python scripts/mutants.py
 
+kernel: $(VENV)/dev
+	scripts/check-kernel $(BIN)/python
+
 bench: $(VENV)/lab
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/rmsprop bench
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
@@ -38,8 +44,10 @@ $(VENV)/made:
 # The stamps say which extra is installed; they are older than pyproject.toml when it has changed.
 $(VENV)/lab: $(VENV)/made $(PYPROJECT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab]'
+	@$(SAY_IF_SLOW)
 	@touch $@
 
 $(VENV)/dev: $(VENV)/made $(PYPROJECT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(SAY_IF_SLOW)
 	@touch $@ $(VENV)/lab

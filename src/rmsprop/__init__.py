@@ -5,7 +5,8 @@
 """
 
 from rmsprop.errors import InputError
+from rmsprop.native import get_num_threads, set_num_threads
 from rmsprop.rule import Rule, State, init, update
 
-__all__ = ["InputError", "Rule", "State", "init", "update"]
+__all__ = ["InputError", "Rule", "State", "get_num_threads", "init", "set_num_threads", "update"]
 __version__ = "0.1.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from numbers import Integral, Real
 
@@ -39,8 +40,9 @@ class Received(str):
 
 def check_number(name: str, value: object, remedy: str, *, below: float = math.inf) -> float:
     """Return `value` as a float if it is a real number in [0, below), else raise InputError."""
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < below:
-        return float(value)
+    with contextlib.suppress(OverflowError):  # an integer beyond what a float holds
+        if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < below:
+            return float(value)
     allowed = "a finite number >= 0" if below == math.inf else f"a number in [0, {below:g})"
     raise InputError(name, allowed, value, remedy)
 

@@ -1,0 +1,215 @@
+#include "batch.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <utility>
+
+#include "tensors.hpp"
+
+namespace rmsprop {
+namespace {
+
+// Letting other Python threads run costs little, but one that computes may then keep us waiting for milliseconds:
+// below this many elements (some 10 µs) the step is over sooner.
+constexpr std::int64_t kReleaseFrom = 1 << 15;
+
+PyObject* bump_version;  // torch's: tells autograd that tensors were changed in place
+
+struct Names {
+  PyObject* grad = PyUnicode_InternFromString("grad");
+  PyObject* step = PyUnicode_InternFromString("step");
+  PyObject* square_avg = PyUnicode_InternFromString("square_avg");
+  PyObject* grad_avg = PyUnicode_InternFromString("grad_avg");
+  PyObject* momentum_buffer = PyUnicode_InternFromString("momentum_buffer");
+};
+
+const Names& names() {
+  static const Names n;
+  return n;
+}
+
+nb::handle item(nb::handle dict, PyObject* key) {
+  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key);
+  if (!value && PyErr_Occurred()) throw nb::python_error();
+  return value;
+}
+
+}  // namespace
+
+void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version) {
+  if (!learn_torch(tensor_class.ptr(), parameter_class.ptr())) throw nb::python_error();
+  bump_version = increment_version.inc_ref().ptr();
+  // torch loads its OpenMP library for all to see; GNU's and LLVM's both have this function.
+  use_team(reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel")));
+}
+
+void run_released(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
+  if (elements(tasks) < kReleaseFrom) return run(tasks, threads, grain);
+  nb::gil_scoped_release release;
+  run(tasks, threads, grain);
+}
+
+void Batch::clear() {
+  entries_.clear();
+  groups_.clear();
+  held_.clear();
+  params_ = nb::list();
+  cursor_ = 0;
+}
+
+nb::object Batch::add(const Rule& rule, double lr, nb::list params, nb::dict state) {
+  groups_.push_back({rule, rule.form(), lr});
+  nb::list refused;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
+    nb::object p = nb::borrow(PyList_GET_ITEM(params.ptr(), i));
+    nb::object g = nb::steal(PyObject_GetAttr(p.ptr(), names().grad));
+    if (!g.is_valid()) throw nb::python_error();
+    if (g.is_none()) continue;
+    const char* why = "state";
+    nb::object own = nb::borrow(find(state.ptr(), p.ptr()));
+    if (own.is_valid() && PyDict_Check(own.ptr())) {
+      nb::handle m, b, step = item(own, names().step), v = item(own, names().square_avg);
+      if (rule.centered) m = item(own, names().grad_avg);
+      if (rule.momentum != 0) b = item(own, names().momentum_buffer);
+      if (step && v && (m || !rule.centered) && (b || rule.momentum == 0)) why = add_one(p, g, step, v, m, b);
+    }
+    if (why) refused.append(nb::make_tuple(i, why));
+  }
+  return refused.size() ? nb::object(refused) : nb::none();
+}
+
+nb::object Batch::add_lists(const Rule& rule, double lr, nb::list params, nb::list grads, nb::list steps,
+                            nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers) {
+  groups_.push_back({rule, rule.form(), lr});
+  nb::list refused;
+  for (std::size_t i = 0; i < params.size(); ++i) {
+    nb::object m, b;
+    if (rule.centered) m = grad_avgs[i];
+    if (rule.momentum != 0) b = momentum_buffers[i];
+    nb::object p = params[i], g = grads[i], step = steps[i], v = square_avgs[i];
+    if (const char* why = add_one(p, g, step, v, m, b)) refused.append(nb::make_tuple(i, why));
+  }
+  return refused.size() ? nb::object(refused) : nb::none();
+}
+
+void Batch::run(int threads, std::int64_t grain, double grad_scale) {
+  if (entries_.empty()) return clear();
+  nb::object none = nb::steal(PyObject_CallOneArg(bump_version, params_.ptr()));
+  if (!none.is_valid()) throw nb::python_error();  // inference tensors outside of inference mode
+  std::deque<Constants> constants;                 // addresses stay
+  std::vector<Task> tasks;
+  tasks.reserve(entries_.size());
+  std::size_t group = groups_.size();
+  double previous = 0;
+  for (const Entry& e : entries_) {
+    double step = e.step_is_double ? ++*static_cast<double*>(e.step) : ++*static_cast<float*>(e.step);
+    const Group& own = groups_[e.group];
+    if (e.group != group || (own.form.corrected && step != previous)) {
+      double power = own.form.corrected ? std::pow(own.rule.decay, step) : 0;
+      constants.push_back(rmsprop::constants(own.rule, own.lr, power, grad_scale));
+      group = e.group;
+      previous = step;
+    }
+    tasks.push_back(step_task(e.arrays, e.type, own.form, constants.back()));
+  }
+  remember();
+  if (parts(tasks, threads, grain) > 1 && !disjoint()) threads = 1;  // one parameter after another
+  run_released(tasks, threads, grain);
+  clear();
+}
+
+// Returns state[param] or null, borrowed. Hashing a tensor runs Python code; but the state is in the order of the
+// parameters, so that the entry after the last one found is nearly always the right one.
+PyObject* Batch::find(PyObject* state, PyObject* param) {
+  PyObject *key, *value;
+  Py_ssize_t next = cursor_;
+  if (PyDict_Next(state, &next, &key, &value) && key == param) {
+    cursor_ = next;
+    return value;
+  }
+  return item(state, param).ptr();
+}
+
+const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b) {
+  View param, gradient, counter, state[3];
+  if (const char* why = see(p.ptr(), param)) return why;
+  if (const char* why = see(g.ptr(), gradient)) return (gradient_ = std::string("gradient ") + why).c_str();
+  if (is_flagged(p.ptr(), param)) return "flag";
+  if (is_flagged(g.ptr(), gradient)) return "gradient flag";
+  if (gradient.type != param.type || gradient.complex != param.complex) return "gradient dtype";
+  if (see(step.ptr(), counter) || counter.size != 1 || (counter.type != Type::f32 && counter.type != Type::f64)) {
+    return "step";
+  }
+  const View* all[5] = {&param, &gradient};
+  void* memory[3] = {};
+  int n = 2;
+  for (int k = 0; k < 3; ++k) {
+    nb::handle tensor = k == 0 ? v : k == 1 ? m : b;
+    if (!tensor) continue;
+    if (see(tensor.ptr(), state[k])) return "state";
+    if (state[k].type != (param.type == Type::f64 ? Type::f64 : Type::f32)) return "state";
+    memory[k] = state[k].data;
+    all[n++] = &state[k];
+  }
+  if (!is_dense(param)) return "strides";
+  for (int i = 1; i < n; ++i) {
+    if (!same_layout(param, *all[i])) return i == 1 ? "gradient strides" : "state";
+    for (int j = 0; j < i; ++j) {
+      if (overlap(*all[i], *all[j])) return "overlap";
+    }
+  }
+  entries_.push_back({{param.data, gradient.data, memory[0], memory[1], memory[2], param.size},
+                      param.type, counter.type == Type::f64, groups_.size() - 1, counter.data});
+  params_.append(p);
+  for (nb::handle x : {g, step, v, m, b}) {
+    if (x) held_.push_back(nb::borrow(x));
+  }
+  return nullptr;
+}
+
+// Notes where the parameters are, and whether that has changed.
+void Batch::remember() {
+  auto same = [](const Entry& x, const Entry& y) {
+    const Arrays &a = x.arrays, &b = y.arrays;
+    return a.p == b.p && a.g == b.g && a.v == b.v && a.m == b.m && a.b == b.b && a.size == b.size && x.type == y.type;
+  };
+  if (std::equal(previous_.begin(), previous_.end(), entries_.begin(), entries_.end(), same)) return;
+  previous_ = entries_;
+  disjoint_.reset();
+}
+
+// True if nothing that is written overlaps anything else. Sorting takes as long as a step of small parameters, and
+// addresses seldom change, so the answer is kept as long as they do not.
+bool Batch::disjoint() {
+  if (disjoint_) return *disjoint_;
+  struct Piece {
+    const char *begin, *end;
+    bool written;
+  };
+  std::vector<Piece> pieces;
+  for (const Entry& e : entries_) {
+    std::int64_t state = e.arrays.size * (e.type == Type::f64 ? 8 : 4);
+    std::int64_t stored = e.type == Type::bf16 || e.type == Type::f16 ? e.arrays.size * 2 : state;
+    auto add = [&](const void* at, std::int64_t bytes, bool written) {
+      auto* begin = static_cast<const char*>(at);
+      if (begin && bytes) pieces.push_back({begin, begin + bytes, written});
+    };
+    add(e.arrays.p, stored, true);
+    add(e.arrays.g, stored, false);
+    for (const void* at : {e.arrays.v, e.arrays.m, e.arrays.b}) add(at, state, true);
+  }
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+  disjoint_ = true;
+  const char *any = nullptr, *written = nullptr;  // how far the pieces so far reach
+  for (const Piece& piece : pieces) {
+    if (piece.begin < (piece.written ? any : written)) disjoint_ = false;
+    any = std::max(any, piece.end);
+    if (piece.written) written = std::max(written, piece.end);
+  }
+  return *disjoint_;
+}
+
+}  // namespace rmsprop

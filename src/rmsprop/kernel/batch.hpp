@@ -1,0 +1,70 @@
+// The parameters of one optimizer step, gathered from torch's objects and then run.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "run.hpp"
+
+namespace rmsprop {
+
+namespace nb = nanobind;
+
+// Tells once what torch is; raises a Python error
+// if its tensors cannot be read.
+void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version);
+
+// run() of run.hpp; other Python threads go on meanwhile if it is long enough to be worth it.
+void run_released(const std::vector<Task>& tasks, int threads, std::int64_t grain);
+
+// One thread at a time may use a batch, and calls into torch may let another one run: each step needs its own.
+class Batch {
+ public:
+  void clear();
+
+  // Adds the parameters that have a gradient; returns None, or [(number, word)] of those that cannot be added.
+  nb::object add(const Rule& rule, double lr, nb::list params, nb::dict state);
+
+  // The same from parallel lists; those that the rule does not use may be empty.
+  nb::object add_lists(const Rule& rule, double lr, nb::list params, nb::list grads, nb::list steps,
+                       nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers);
+
+  std::size_t size() const { return entries_.size(); }
+
+  // Makes the step, counters first, and forgets the parameters.
+  void run(int threads, std::int64_t grain, double grad_scale);
+
+ private:
+  struct Group {
+    Rule rule;
+    Form form;
+    double lr;
+  };
+
+  struct Entry {
+    Arrays arrays;
+    Type type;
+    bool step_is_double;
+    std::size_t group;
+    void* step;
+  };
+
+  PyObject* find(PyObject* state, PyObject* param);
+  const char* add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b);
+  void remember();
+  bool disjoint();
+
+  std::vector<Entry> entries_;
+  std::vector<Group> groups_;
+  std::vector<nb::object> held_;  // keep the memory alive while other threads run
+  nb::list params_;
+  Py_ssize_t cursor_ = 0;          // where in the state the next parameter's entry is expected
+  std::vector<Entry> previous_;    // of the last step
+  std::optional<bool> disjoint_;   // of previous_, when asked for
+  std::string gradient_;
+};
+
+}  // namespace rmsprop

@@ -1,0 +1,58 @@
+// rmsprop._kernel, described in _kernel.pyi.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "batch.hpp"
+
+using namespace rmsprop;
+using namespace nb::literals;
+
+namespace {
+
+using Array = nb::ndarray<nb::numpy, nb::c_contig, nb::device::cpu>;
+using Gradient = nb::ndarray<nb::numpy, nb::ro, nb::c_contig, nb::device::cpu>;
+
+void update(const Rule& rule, double lr, double power, Array param, Gradient grad, Array square_avg,
+            std::optional<Array> grad_avg, std::optional<Array> momentum_buffer, int threads, std::int64_t grain) {
+  Constants c = constants(rule, lr, power);
+  Arrays arrays{param.data(), grad.data(), square_avg.data(), grad_avg ? grad_avg->data() : nullptr,
+                momentum_buffer ? momentum_buffer->data() : nullptr, static_cast<std::int64_t>(param.size())};
+  Type type = param.itemsize() == 8 ? Type::f64 : Type::f32;
+  run_released({step_task(arrays, type, rule.form(), c)}, threads, grain);
+}
+
+void move(Array param, Gradient grad, Array square_avg, int threads, std::int64_t grain) {
+  Arrays arrays{param.data(), grad.data(), square_avg.data(), nullptr, nullptr, static_cast<std::int64_t>(param.size())};
+  run_released({move_task(arrays)}, threads, grain);
+}
+
+}  // namespace
+
+NB_MODULE(_kernel, module) {
+  nb::set_leak_warnings(false);  // caches in Python keep rules until the interpreter ends
+  nb::class_<Rule>(module, "Rule")
+      .def(nb::init<double, double, double, double, bool, bool, bool, double, bool, bool, bool, bool>(), nb::kw_only(),
+           "decay"_a, "eps"_a, "momentum"_a, "weight_decay"_a, "centered"_a, "nesterov"_a, "eps_inside_sqrt"_a,
+           "initial_square_avg"_a, "lr_in_momentum"_a, "bias_correction"_a, "decoupled_weight_decay"_a, "maximize"_a);
+  nb::class_<Batch>(module, "Batch")
+      .def(nb::init<>())
+      .def("clear", &Batch::clear)
+      .def("add", &Batch::add)
+      .def("add_lists", &Batch::add_lists)
+      .def("run", &Batch::run, "threads"_a, "grain"_a, "grad_scale"_a)
+      .def("__len__", &Batch::size);
+  module.def("update", &update, "rule"_a, "lr"_a, "power"_a, "param"_a, "grad"_a, "square_avg"_a,
+             "grad_avg"_a.none(), "momentum_buffer"_a.none(), "threads"_a, "grain"_a);
+  module.def("move", &move, "param"_a, "grad"_a, "square_avg"_a, "threads"_a, "grain"_a);
+  module.def("use_torch", &use_torch);
+  module.def("has_team", &has_team);
+  module.def("use_own_threads", &use_own_threads);
+  module.def("instruction_sets", &instruction_sets);
+  module.def("instruction_set", &instruction_set);
+  module.def("use_instruction_set", [](const std::string& name) {
+    if (!use_instruction_set(name)) throw nb::value_error("not an instruction set of this processor");
+  });
+}

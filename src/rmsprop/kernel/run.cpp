@@ -1,0 +1,178 @@
+#include "run.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cfenv>
+#include <limits>
+#include <system_error>
+#include <thread>
+
+namespace rmsprop {
+namespace {
+
+struct Choice {
+  std::string name;
+  const Sweeps* sweeps;
+};
+
+const std::vector<Choice>& choices() {
+  static const std::vector<Choice> found = [] {
+    std::vector<Choice> c;
+#ifdef RMSPROP_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      c.push_back({"avx512", &avx512::sweeps()});
+    }
+    if (__builtin_cpu_supports("avx2")) c.push_back({"avx2", &avx2::sweeps()});
+    c.push_back({"sse2", &baseline::sweeps()});
+#elif defined(__aarch64__) || defined(_M_ARM64)
+    c.push_back({"neon", &baseline::sweeps()});
+#else
+    c.push_back({"baseline", &baseline::sweeps()});
+#endif
+    return c;
+  }();
+  return found;
+}
+
+std::atomic<std::size_t> chosen{0};
+std::atomic<Team> team{nullptr};
+
+// Half of the elements from which on two threads are faster than one (benchmarks/threads.py).
+constexpr std::int64_t kTeamGrain = 24576, kOwnGrain = 65536;
+
+template <class T>
+Scalars<T> scalars(const Rule& rule, double lr, double power, double grad_scale) {
+  Scalars<T> c;
+  c.sign = static_cast<T>((rule.maximize ? -1.0 : 1.0) / grad_scale);
+  c.lambda = static_cast<T>(rule.decoupled_weight_decay ? lr * rule.weight_decay : rule.weight_decay);
+  c.beta = static_cast<T>(rule.decay);
+  c.fresh = static_cast<T>(1 - rule.decay);
+  c.start = static_cast<T>(power * rule.initial_square_avg);
+  c.weight = static_cast<T>(1 - power);
+  c.kappa = 4 * std::numeric_limits<T>::epsilon();  // 8 × unit roundoff
+  c.eps_inside = static_cast<T>(rule.eps_inside_sqrt ? rule.eps : 0);
+  c.eps_outside = static_cast<T>(rule.eps_inside_sqrt ? 0 : rule.eps);
+  c.mu = static_cast<T>(rule.momentum);
+  c.inner = static_cast<T>(rule.lr_in_momentum ? lr : 1);
+  c.outer = static_cast<T>(rule.lr_in_momentum ? 1 : lr);
+  return c;
+}
+
+std::int64_t measured(std::int64_t grain) { return grain ? grain : team.load() ? kTeamGrain : kOwnGrain; }
+
+// Steps the elements from begin to end, counted through all tasks.
+void run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t end) {
+  std::int64_t first = 0;  // the number of the task's first element
+  for (const Task& task : tasks) {
+    if (first >= end) break;
+    std::int64_t from = std::max<std::int64_t>(begin - first, 0), to = std::min(end - first, task.arrays.size);
+    if (from < to) task.sweep(task.arrays, task.scalars, from, to);
+    first += task.arrays.size;
+  }
+}
+
+}  // namespace
+
+Form Rule::form() const {
+  Form form{Decay::none, Momentum::none, centered, bias_correction};
+  if (weight_decay != 0) form.decay = decoupled_weight_decay ? Decay::decoupled : Decay::l2;
+  if (momentum != 0) form.momentum = nesterov ? Momentum::nesterov : Momentum::heavy_ball;
+  return form;
+}
+
+Constants constants(const Rule& rule, double lr, double power, double grad_scale) {
+  return {scalars<float>(rule, lr, power, grad_scale), scalars<double>(rule, lr, power, grad_scale)};
+}
+
+Task step_task(const Arrays& arrays, Type type, Form form, const Constants& constants) {
+  Sweep sweep = choices()[chosen].sweeps->of[static_cast<int>(type)][form.index()];
+  return {arrays, sweep, type == Type::f64 ? static_cast<const void*>(&constants.f64) : &constants.f32};
+}
+
+Task move_task(const Arrays& arrays) { return {arrays, choices()[chosen].sweeps->move, nullptr}; }
+
+std::int64_t elements(const std::vector<Task>& tasks) {
+  std::int64_t total = 0;
+  for (const Task& task : tasks) total += task.arrays.size;
+  return total;
+}
+
+std::int64_t parts(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
+  return std::min<std::int64_t>(threads, elements(tasks) / measured(grain));
+}
+
+void use_team(Team new_team) {
+  team = new_team;
+  // OpenMP's threads do not live on in a forked child, which would wait for them for ever.
+  static const int once = pthread_atfork(nullptr, nullptr, [] { team = nullptr; });
+  static_cast<void>(once);
+}
+
+bool has_team() { return team != nullptr; }
+
+void use_own_threads(bool own) {
+  static std::atomic<Team> kept{nullptr};
+  if (own && team) kept = team.exchange(nullptr);
+  if (!own && kept) team = kept.exchange(nullptr);
+}
+
+// Who works: the team that torch's own operations run on, if there is one. A thread of our own would share a processor
+// with one of that team, which keeps waiting actively after its last work, and take twice as long. Without a team,
+// threads are started for the call, which takes longer but leaves nothing behind: no pool that a fork would break.
+// Pieces are taken one by one, so that any number of threads does them all.
+void run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
+  std::int64_t total = elements(tasks), parts = rmsprop::parts(tasks, threads, grain);
+  if (parts <= 1) return run_part(tasks, 0, total);
+
+  std::fenv_t settings;  // of the floating-point unit, such as flushing subnormals: those of the caller everywhere
+  std::fegetenv(&settings);
+  std::atomic<std::int64_t> next{0};
+  // Many pieces for each thread, so that one whose processor is busy with something else does less.
+  std::int64_t pieces = std::max(parts, std::min(parts * 32, total / (16 * measured(grain))));
+  auto border = [&](std::int64_t k) { return total / pieces * k + total % pieces * k / pieces; };
+  auto work = [&] {
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&settings);
+    for (std::int64_t k; (k = next++) < pieces;) run_part(tasks, border(k), border(k + 1));
+    std::fesetenv(&own);
+  };
+  if (Team all = team) {
+    all([](void* w) { (*static_cast<decltype(work)*>(w))(); }, &work, static_cast<unsigned>(parts), 0);
+    return;
+  }
+  std::vector<std::thread> helpers;
+  helpers.reserve(static_cast<std::size_t>(parts - 1));
+  try {
+    while (static_cast<std::int64_t>(helpers.size()) < parts - 1) helpers.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads to be had: fewer do it
+  }
+  work();
+  for (std::thread& helper : helpers) helper.join();
+}
+
+const std::vector<std::string>& instruction_sets() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> n;
+    for (const Choice& choice : choices()) n.push_back(choice.name);
+    return n;
+  }();
+  return names;
+}
+
+std::string instruction_set() { return choices()[chosen].name; }
+
+bool use_instruction_set(const std::string& name) {
+  for (std::size_t i = 0; i < choices().size(); ++i) {
+    if (choices()[i].name != name) continue;
+    chosen = i;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace rmsprop

@@ -1,0 +1,23 @@
+# The sweeps, one object library for each instruction set: sets SWEEP_OBJECTS and SWEEP_DEFINITIONS.
+#
+# No contraction and no fast-math, so that results are the same bits everywhere. Square roots set no errno and
+# divisions may run where their result is not used: without these two the loops could not be vectorised.
+# GCC and Clang; another compiler fails here, and the installation goes on without the kernel.
+if(NOT DEFINED LEVEL)
+  set(LEVEL -O3)
+endif()
+set(exact ${LEVEL} -ffp-contract=off -fno-math-errno -fno-trapping-math)
+
+function(add_sweeps isa)
+  add_library(sweep_${isa} OBJECT ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/sweep.cpp)
+  target_compile_definitions(sweep_${isa} PRIVATE RMSPROP_ISA=${isa})
+  target_compile_options(sweep_${isa} PRIVATE ${exact} ${ARGN})
+  set(SWEEP_OBJECTS ${SWEEP_OBJECTS} $<TARGET_OBJECTS:sweep_${isa}> PARENT_SCOPE)
+endfunction()
+
+add_sweeps(baseline)
+if(NOT BASELINE_ONLY AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(SWEEP_DEFINITIONS RMSPROP_X86)
+  add_sweeps(avx2 -mavx2)
+  add_sweeps(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+endif()

@@ -1,0 +1,129 @@
+"""The native kernel's place in Python: whether it was built, its number of threads, and NumPy's way to it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmsprop.errors import InputError, Received, check_count
+from rmsprop.rule import Array, Rule, State, update
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+kernel: ModuleType | None
+try:
+    import rmsprop._kernel as kernel
+except ImportError as error:
+    kernel, _error = None, error
+
+GRAIN = 0  # elements that a thread gets at least; 0 stands for what was measured (kernel/run.cpp)
+
+_STATE = ("square_avg", "grad_avg", "momentum_buffer")
+
+_threads: int | None = None
+
+
+def missing() -> str | None:
+    """Return None if the kernel is there, else one line: why not, what that costs, and what to do."""
+    if kernel is not None:
+        return None
+    built = "was not built" if isinstance(_error, ModuleNotFoundError) else f"cannot be loaded ({_error})"
+    return (
+        f"the native kernel {built}: steps on the CPU take several times longer; install a C++ compiler "
+        "(on Debian: apt-get install g++) and then rmsprop again (pip install --force-reinstall --no-deps)"
+    )
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that `rmsprop.update(..., out=...)` may use.
+
+    It is the number of processors that this process may use, or OMP_NUM_THREADS if that is less, unless
+    `set_num_threads` has set another. `rmsprop.torch` uses `torch.get_num_threads()`.
+    """
+    if _threads is not None:
+        return _threads
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return min(processors, int(limit)) if limit.isdecimal() and int(limit) else processors
+
+
+def set_num_threads(threads: int) -> None:
+    """Set the number of threads that `rmsprop.update(..., out=...)` may use, at least 1. It changes no result."""
+    global _threads
+    _threads = check_count("threads", threads, "1 means no second thread")
+
+
+def kernel_rule(rule: Rule) -> Any:
+    """Return `rule` as the kernel takes it, without lr."""
+    return kernel.Rule(  # type: ignore[union-attr]
+        decay=rule.decay,
+        eps=rule.eps,
+        momentum=rule.momentum,
+        weight_decay=rule.weight_decay,
+        centered=rule.centered,
+        nesterov=rule.nesterov,
+        eps_inside_sqrt=rule.eps_inside_sqrt,
+        initial_square_avg=rule.initial_square_avg,
+        lr_in_momentum=rule.lr_in_momentum,
+        bias_correction=rule.bias_correction,
+        decoupled_weight_decay=rule.decoupled_weight_decay,
+        maximize=rule.maximize,
+    )
+
+
+def new_batch() -> Any:
+    """Return a new batch of the kernel, None without a kernel."""
+    return None if kernel is None else kernel.Batch()
+
+
+def update_into(rule: Rule, param: Array, grad: Array, state: State, out: tuple[Array, State]) -> tuple[Array, State]:
+    """Do the work of `rmsprop.update(..., out=...)`, in the kernel if it is there and the arrays are contiguous."""
+    target, own = out
+    sources = [np.asarray(param), *(getattr(state, name) for name in _STATE)]
+    targets = [target, *(getattr(own, name) for name in _STATE)]
+    used = [True, True, rule.centered, rule.momentum > 0]
+    for i, source in enumerate(sources):
+        if source is None and used[i]:  # a buffer that starts at zero
+            sources[i] = source = np.zeros_like(sources[0])
+        if source is None or targets[i] is None:
+            targets[i] = None if source is None else np.empty_like(source)
+    pairs = [(a, b) for a, b in zip(targets, sources, strict=True) if a is not None and b is not None]
+    grad = np.asarray(grad)
+    _check([a for a, _ in pairs], [b for _, b in pairs], grad)
+    apart = [(a, b) for i, (a, _) in enumerate(pairs) for b in (grad, *(s for k, (_, s) in enumerate(pairs) if k != i))]
+    apart += [(a, b) for i, (a, _) in enumerate(pairs) for b, _ in pairs[:i]]
+    if (
+        kernel is not None
+        and all(x.flags.c_contiguous and x.flags.aligned for x in (grad, *(a for a, _ in pairs)))
+        and not any(np.may_share_memory(a, b) for a, b in apart)
+        and all(a is b or not np.may_share_memory(a, b) for a, b in pairs)
+    ):
+        for into, source in pairs:
+            if into is not source:
+                np.copyto(into, source)
+        p, v, m, b = (array if use else None for array, use in zip(targets, used, strict=True))
+        power = rule.decay ** (state.step + 1) if rule.bias_correction else 0.0
+        kernel.update(kernel_rule(rule), rule.lr, power, p, grad, v, m, b, get_num_threads(), GRAIN)
+    else:
+        p, new = update(rule, param, grad, state)
+        results = [p, *(getattr(new, name) for name in _STATE)]
+        for into, result in zip(targets, results, strict=True):
+            if into is not None:
+                np.copyto(into, result)
+    return target, State(state.step + 1, *targets[1:])
+
+
+def _check(targets: list[Array], sources: list[Array], grad: Array) -> None:
+    shape, dtype = sources[0].shape, sources[0].dtype
+    if dtype not in (np.float32, np.float64):
+        raise InputError("param.dtype", "float32 or float64", Received(dtype), "use param.astype(np.float32)")
+    for name, arrays in (("out", targets), ("state", sources), ("grad", [grad])):
+        for array in arrays:
+            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (shape, dtype):
+                found = Received(f"{getattr(array, 'shape', '')} {getattr(array, 'dtype', type(array).__name__)}")
+                raise InputError(name, f"arrays of param's {shape} {dtype}", found, "start with init(rule, param)")
+    if not all(array.flags.writeable for array in targets):
+        raise InputError("out", "writeable arrays", Received("a read-only one"), "copy it")

@@ -1,0 +1,127 @@
+"""Record steps of the rule in NumPy for replay.cpp: python tests/kernel/record.py FILE.
+
+Each case is a header (7 doubles: lr, βᵗ, decay, eps, momentum, weight_decay, initial_square_avg; 8 bytes: the flags
+centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled_weight_decay, maximize, and the type:
+float32, float64, bfloat16, float16 = 0 … 3; the size as int64), then p, g, v, m and b before the step, and the same
+after it. Half types are stored in 16 bits; their v, m and b in float32.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cases
+
+from rmsprop import Rule, State, update
+
+TYPES = ("float32", "float64", "bfloat16", "float16")
+SIZES = (*range(18), 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+_FLAGS = (
+    "centered",
+    "nesterov",
+    "eps_inside_sqrt",
+    "lr_in_momentum",
+    "bias_correction",
+    "decoupled_weight_decay",
+    "maximize",
+)
+Arrays = tuple[NDArray[Any], ...]
+
+
+def to_half(x: NDArray[np.float32], name: str) -> NDArray[np.uint16]:
+    """Return the bits of `x` rounded to bfloat16 or float16, to nearest, ties to even."""
+    if name == "float16":
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).view(np.uint16)
+    bits = x.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), 0x7FC0, rounded).astype(np.uint16)
+
+
+def from_half(bits: NDArray[np.uint16], name: str) -> NDArray[np.float32]:
+    """Return what the bits of a bfloat16 or float16 mean."""
+    if name == "float16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def values(generator: np.random.Generator, size: int, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    """Return numbers of every kind: usual, huge, tiny, subnormal, ±0, infinite, NaN."""
+    x = generator.standard_normal(size) * 10.0 ** generator.uniform(-6, 3, size)
+    small, large = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    odd = np.array([0.0, -0.0, small, -small, 3 * small, 1e-30, -1e-30, large, -large, 1e19, 1e-20, np.inf, np.nan, 1])
+    where = generator.random(size) < 0.3
+    with np.errstate(over="ignore"):
+        return np.where(where, generator.choice(odd, size), x).astype(dtype)
+
+
+def record(rule: Rule, step: int, name: str, size: int, generator: np.random.Generator) -> tuple[Arrays, Arrays]:
+    """Return p, g, v, m, b before and after a step of `rule`, as stored."""
+    dtype = np.float64 if name == "float64" else np.float32
+    half = name in ("bfloat16", "float16")
+    p, g, m, b = (values(generator, size, dtype) for _ in range(4))
+    v = np.abs(values(generator, size, dtype))
+    stored = (to_half(p, name), to_half(g, name)) if half else (p, g)
+    if half:
+        p, g = (from_half(x, name) for x in stored)
+    state = State(step - 1, v, m if rule.centered else None, b if rule.momentum else None)
+    with np.errstate(all="ignore"):
+        new, after = update(rule, p, g, state)
+    new_m = m if after.grad_avg is None else after.grad_avg
+    new_b = b if after.momentum_buffer is None else after.momentum_buffer
+    result = to_half(new, name) if half else new
+    return (*stored, v, m, b), (result, stored[1], after.square_avg, new_m, new_b)
+
+
+def recordings() -> Iterator[tuple[Rule, int, str, Arrays, Arrays]]:
+    """Yield rule, step, type and arrays for every rule of the table and type, and every size for some."""
+    generator = np.random.default_rng(0)
+    yield from map(rounding, ("bfloat16", "float16"))
+    for number, rule in enumerate(cases.RULES.values()):
+        for kind, name in enumerate(TYPES):
+            sizes = SIZES if number in (0, len(cases.RULES) - 2) else SIZES[(number + kind) % 3 :: 3]
+            for size in sizes:
+                step = int(generator.integers(1, 20))
+                yield rule, step, name, *record(rule, step, name, size, generator)
+
+
+def rounding(name: str) -> tuple[Rule, int, str, Arrays, Arrays]:
+    """Return a step whose result is what `b` holds: numbers halfway between two of the half type, and beside that."""
+    bits = np.arange(0, 0x7F00 if name == "bfloat16" else 0x7C00, 37, dtype=np.uint16)
+    exact = from_half(bits, name)
+    halfway = (exact + from_half(bits + np.uint16(1), name)) / 2
+    wanted = np.concatenate([halfway, np.nextafter(halfway, np.float32(np.inf)), np.nextafter(halfway, np.float32(0))])
+    rule, zero = Rule(lr=1.0, eps=0.0, momentum=0.5), np.zeros_like(wanted)
+    half = to_half(zero, name)
+    before = (half, half, zero, zero, -2 * wanted)
+    return rule, 1, name, before, (to_half(wanted, name), half, zero, zero, -wanted)
+
+
+def header(rule: Rule, step: int, name: str, size: int) -> bytes:
+    """Return the header of a case."""
+    numbers = (rule.lr, rule.decay**step, rule.decay, rule.eps, rule.momentum, rule.weight_decay,
+               rule.initial_square_avg)  # fmt: skip
+    flags = (getattr(rule, flag) for flag in _FLAGS)
+    return struct.pack("<7d8Bq", *numbers, *flags, TYPES.index(name), size)
+
+
+def main(path: Path) -> None:
+    """Write all recordings to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for rule, step, name, before, after in recordings():
+            file.write(header(rule, step, name, before[0].size))
+            file.writelines(array.tobytes() for array in (*before, *after))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

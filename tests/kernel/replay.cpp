@@ -1,0 +1,173 @@
+// Replays recorded steps through the kernel and compares every bit: replay FILE. No Python here, so that it runs under
+// sanitizers and emulators. tests/kernel/record.py writes the file and describes it.
+#include <algorithm>
+#include <cinttypes>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "run.hpp"
+
+using namespace rmsprop;
+
+namespace {
+
+struct File {
+  explicit File(const char* path) : stream(std::fopen(path, "rb")) {
+    if (!stream) std::perror(path), std::exit(2);
+  }
+  ~File() { std::fclose(stream); }
+
+  template <class T>
+  bool read(T* into, std::size_t count = 1) {
+    std::size_t n = std::fread(into, sizeof(T), count, stream);
+    if (n != 0 && n != count) std::fprintf(stderr, "the file ends too early\n"), std::exit(2);
+    return n == count;
+  }
+
+  std::FILE* stream;
+};
+
+struct Header {
+  double lr, power, decay, eps, momentum, weight_decay, initial_square_avg;
+  std::uint8_t centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled, maximize, type;
+  std::int64_t size;
+};
+
+// Memory of exactly the size that is needed, `shift` elements after the start of an allocation.
+struct Piece {
+  Piece(std::size_t element, std::int64_t size, int shift)
+      : bytes(element * static_cast<std::size_t>(size)),
+        offset(element * static_cast<std::size_t>(shift)),
+        memory(new unsigned char[offset + bytes]) {}
+  unsigned char* data() { return memory.get() + offset; }
+
+  std::size_t bytes, offset;
+  std::unique_ptr<unsigned char[]> memory;
+};
+
+bool is_nan(const unsigned char* at, Type type, bool state) {
+  if (type == Type::f64) {
+    double x;
+    std::memcpy(&x, at, 8);
+    return x != x;
+  }
+  if (type == Type::f32 || state) {
+    float x;
+    std::memcpy(&x, at, 4);
+    return x != x;
+  }
+  std::uint16_t x;
+  std::memcpy(&x, at, 2);
+  return (x & 0x7fffu) > (type == Type::bf16 ? 0x7f80u : 0x7c00u);
+}
+
+struct Case {
+  Header header;
+  Rule rule;
+  std::size_t stored, computed;                         // bytes of an element of p and g, of v, m and b
+  std::vector<unsigned char> before[5], after[5];       // p, g, v, m, b
+};
+
+// Returns whether the results are those recorded; NaNs may differ in their bits.
+bool same(const Case& c, Piece* pieces, const std::string& how) {
+  const char* names[5] = {"p", "g", "v", "m", "b"};
+  for (int k = 0; k < 5; ++k) {
+    std::size_t element = k < 2 ? c.stored : c.computed;
+    for (std::int64_t i = 0; i < c.header.size; ++i) {
+      const unsigned char *got = pieces[k].data() + static_cast<std::size_t>(i) * element;
+      const unsigned char *wanted = c.after[k].data() + static_cast<std::size_t>(i) * element;
+      auto type = static_cast<Type>(c.header.type);
+      if (std::memcmp(got, wanted, element) && !(is_nan(got, type, k >= 2) && is_nan(wanted, type, k >= 2))) {
+        std::printf("different: %s[%" PRId64 "] of %" PRId64 ", form %d, type %d, %s\n", names[k], i, c.header.size,
+                    c.rule.form().index(), c.header.type, how.c_str());
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+// Steps all cases in one call, as the tensors of an optimizer.
+bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int shift) {
+  std::vector<Constants> constants;
+  std::vector<std::vector<Piece>> pieces(cases.size());
+  std::vector<Task> tasks;
+  constants.reserve(cases.size());
+  for (std::size_t n = 0; n < cases.size(); ++n) {
+    const Case& c = cases[n];
+    for (int k = 0; k < 5; ++k) {
+      pieces[n].emplace_back(k < 2 ? c.stored : c.computed, c.header.size, shift);
+      std::copy(c.before[k].begin(), c.before[k].end(), pieces[n][k].data());
+    }
+    constants.push_back(rmsprop::constants(c.rule, c.header.lr, c.header.power));
+    auto at = [&](int k) { return static_cast<void*>(pieces[n][k].data()); };
+    Arrays arrays{at(0), at(1), at(2), at(3), at(4), c.header.size};
+    tasks.push_back(step_task(arrays, static_cast<Type>(c.header.type), c.rule.form(), constants.back()));
+  }
+  run(tasks, threads, grain);
+  std::string how = instruction_set() + ", " + std::to_string(threads) + " threads of " + std::to_string(grain) +
+                    " elements or more, shift " + std::to_string(shift);
+  bool good = true;
+  for (std::size_t n = 0; n < cases.size() && good; ++n) good = same(cases[n], pieces[n].data(), how);
+  return good;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 2) {
+    std::fprintf(stderr, "usage: replay FILE\n");
+    return 2;
+  }
+  File file(arguments[1]);
+  std::vector<Case> cases;
+  Header h;
+  while (file.read(&h)) {
+    Case c;
+    c.header = h;
+    c.rule = {h.decay, h.eps, h.momentum, h.weight_decay, h.centered != 0, h.nesterov != 0, h.eps_inside_sqrt != 0,
+              h.initial_square_avg, h.lr_in_momentum != 0, h.bias_correction != 0, h.decoupled != 0, h.maximize != 0};
+    auto type = static_cast<Type>(h.type);
+    c.computed = type == Type::f64 ? 8 : 4;
+    c.stored = type == Type::bf16 || type == Type::f16 ? 2 : c.computed;
+    for (auto* arrays : {c.before, c.after}) {
+      for (int k = 0; k < 5; ++k) {
+        arrays[k].resize((k < 2 ? c.stored : c.computed) * static_cast<std::size_t>(h.size));
+        if (!arrays[k].empty()) file.read(arrays[k].data(), arrays[k].size());
+      }
+    }
+    cases.push_back(std::move(c));
+  }
+  if (cases.empty()) {
+    std::fprintf(stderr, "%s holds no case\n", arguments[1]);
+    return 2;
+  }
+  int runs = 0;
+  for (const std::string& name : instruction_sets()) {
+    use_instruction_set(name);
+    for (int threads : {1, 2, 3, 8}) {
+      for (std::int64_t grain : {1, 100}) {
+        for (int shift : {0, 1}) {
+          if (!replay(cases, threads, grain, shift)) return 1;
+          ++runs;
+        }
+      }
+    }
+    // Two callers at once, as from two Python threads.
+    bool good[2];
+    std::thread other([&] { good[1] = replay(cases, 2, 1, 0); });
+    good[0] = replay(cases, 2, 1, 0);
+    other.join();
+    if (!good[0] || !good[1]) return 1;
+    runs += 2;
+  }
+  std::printf("%zu cases, %d times, on", cases.size(), runs);
+  for (const std::string& name : instruction_sets()) std::printf(" %s", name.c_str());
+  std::printf(": every bit as recorded\n");
+}
