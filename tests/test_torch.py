@@ -23,6 +23,7 @@ from rmsprop.torch import RMSprop
 from rmsprop.torch.groups import FIELDS
 
 EXECUTIONS: dict[str, dict[str, Any]] = {
+    "native kernel": {"fused": True},
     "one by one": {"foreach": False},
     "foreach": {"foreach": True},
     "capturable": {"capturable": True},
@@ -414,7 +415,8 @@ def test_grad_scaler_skips_a_step_with_an_infinite_gradient() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["one by one", "foreach", "capturable"])
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.parametrize("name", ["one by one", "foreach", "capturable", "native kernel"])
 def test_a_compiled_step_does_the_same(name: str) -> None:
     rule = cases.RULES["all of it"]
     params, gradients = tensors(torch.float64)
@@ -559,7 +561,7 @@ def test_another_optimizers_state_dict_is_refused() -> None:
         step(other, [p], [torch.ones(2)])
         given = other.state_dict()
         given["param_groups"][0].update(momentum=0.0)
-        with pytest.raises(InputError, match="the state dict must be one of RMSprop, with square_avg, got one with"):
+        with pytest.raises(InputError, match="the state dict must be one of RMSprop, with step and square_avg, got"):
             RMSprop([p]).load_state_dict(given)
 
 
@@ -637,7 +639,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0"),
     ({"initial_square_avg": -1}, "initial_square_avg must be a finite number >= 0, got -1"),
     ({"lr_in_momentum": 0}, "lr_in_momentum must be True or False, got 0"),
-    ({"fused": True}, "fused must be None or False in this version, got True; leave fused out"),
+    ({"fused": 1}, "fused must be True or False, got 1; pass True, False or None"),
     ({"state_dtype": "uint8"}, "state_dtype must be None in this version, got 'uint8'; leave state_dtype out"),
     ({"stochastic_rounding": True}, "stochastic_rounding must be False in this version, got True"),
     ({"sparse": "lazy"}, "sparse must be 'exact' in this version, got 'lazy'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from rmsprop.rule import Rule
 
 # A rule's fields as a group names them: torch's name for `decay` is `alpha`.
 FIELDS = {("alpha" if field.name == "decay" else field.name): field.name for field in dataclasses.fields(Rule)}
-EXECUTION = {"capturable": False, "foreach": None, "differentiable": False}
+EXECUTION = {"capturable": False, "foreach": None, "differentiable": False, "fused": None}
+RULE_NAMES = tuple(name for name in FIELDS if name != "lr")
+rule_values = itemgetter(*RULE_NAMES)  # a group's hyperparameters other than lr
 _OTHER_NAMES = {
     "decay": "alpha", "rho": "alpha", "beta2": "alpha", "learning_rate": "lr", "epsilon": "eps",
     "eps_in_sqrt": "eps_inside_sqrt", "initial_scale": "initial_square_avg",
@@ -29,29 +32,36 @@ def lr_number(lr: float | Tensor) -> float:
 
 def rule_of(group: dict[str, Any]) -> Rule:
     """Return the rule of a group, checked; its lr is a placeholder, since a Tensor lr is not read here."""
+    check_lr(group)
+    if torch.compiler.is_compiling():  # it cannot trace itemgetter, and would trace through the cache
+        return rule_from(*[group[name] for name in RULE_NAMES])
+    values = rule_values(group)
+    try:
+        return _cached_rule(*values)
+    except TypeError:  # something unhashable, such as a list, which Rule will name
+        return rule_from(*values)
+
+
+def check_lr(group: dict[str, Any]) -> None:
+    """Raise InputError if a group's lr is a number out of range."""
     lr = group["lr"]
     if not isinstance(lr, Tensor):
         # A schedule that ends at 0 may end at its rounding noise below 0 (LinearLR does).
         noise = isinstance(lr, float) and -1e-12 * group.get("initial_lr", 0.0) <= lr < 0
         check_number("lr", 0.0 if noise else lr, "1e-4 to 1e-2 is usual")
-    values = [group[name] for name in FIELDS if name != "lr"]
-    if torch.compiler.is_compiling():  # it would trace through the cache, and warn
-        return _cached_rule.__wrapped__(*values)
-    try:
-        return _cached_rule(*values)
-    except TypeError:  # something unhashable, such as a list, which Rule will name
-        return _cached_rule.__wrapped__(*values)
 
 
-@lru_cache(maxsize=256, typed=True)
-def _cached_rule(*values: Any) -> Rule:
-    names = [name for name in FIELDS if name != "lr"]
+def rule_from(*values: Any) -> Rule:
+    """Return the rule of a group's `rule_values`, checked."""
     try:
-        return Rule(**{FIELDS[name]: value for name, value in zip(names, values, strict=True)})
+        return Rule(**{FIELDS[name]: value for name, value in zip(RULE_NAMES, values, strict=True)})
     except InputError as error:
         if error.name != "decay":
             raise
         raise InputError("alpha", error.allowed, error.value, error.remedy) from None
+
+
+_cached_rule = lru_cache(maxsize=256, typed=True)(rule_from)
 
 
 def check_group(group: dict[str, Any]) -> None:
@@ -72,3 +82,9 @@ def check_group(group: dict[str, Any]) -> None:
         check_flag("foreach", group["foreach"], "pass True, False or None")
     if group["foreach"] and group["differentiable"]:
         raise InputError("foreach", "None or False with differentiable=True", True, "leave foreach out")
+    if group["fused"] is not None:
+        check_flag("fused", group["fused"], "pass True, False or None")
+    if group["fused"]:
+        for name in ("foreach", "capturable", "differentiable"):
+            if group[name]:
+                raise InputError("fused", f"None or False with {name}=True", True, f"leave fused or {name} out")

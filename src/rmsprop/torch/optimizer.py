@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias, cast, overload
+from typing import Any, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import (
-    Optimizer,
-    _default_to_fused_or_foreach,
-    _get_scalar_dtype,
-    _use_grad_for_differentiable,
-)
+from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from rmsprop import native
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
-from rmsprop.torch import tensors
+from rmsprop.torch import compiled, tensors
+from rmsprop.torch import fused as fused_module
+from rmsprop.torch.fused import Refused, describe, expected, gather
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
-from rmsprop.torch.tensors import TensorList
+from rmsprop.torch.loading import completed, reload_unrounded
+from rmsprop.torch.slots import Group, Slot, complete_state, real, slot, step_counter, step_slots
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-_COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # else a dtype computes in itself
-_STATE = ("square_avg", "grad_avg", "momentum_buffer")
 
 
 class RMSprop(Optimizer):
@@ -66,7 +62,8 @@ class RMSprop(Optimizer):
     differentiable
         Let autograd record the step.
     fused
-        None or False: tensor operations. True raises: this version has no native kernel.
+        None: the native kernel for CPU tensors that it can step (see `implementation`), tensor operations for others
+        and where `foreach`, `capturable` or `differentiable` is given. True: raise where the kernel cannot. False: no.
     nesterov
         Nesterov momentum; needs momentum > 0.
     eps_inside_sqrt
@@ -134,7 +131,6 @@ class RMSprop(Optimizer):
         nonfinite: str = "propagate",
     ) -> None:
         for name, value, accepted in (
-            ("fused", fused, (None, False)),
             ("state_dtype", state_dtype, (None,)),
             ("stochastic_rounding", stochastic_rounding, (False,)),
             ("sparse", sparse, ("exact",)),
@@ -154,6 +150,7 @@ class RMSprop(Optimizer):
             "foreach": foreach,
             "maximize": maximize,
             "differentiable": differentiable,
+            "fused": fused,
             "nesterov": nesterov,
             "eps_inside_sqrt": eps_inside_sqrt,
             "initial_square_avg": initial_square_avg,
@@ -162,7 +159,15 @@ class RMSprop(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         check_group(defaults)
+        if fused and fused_module.UNAVAILABLE:
+            raise InputError("fused", "None or False here", True, fused_module.UNAVAILABLE)
         super().__init__(params, defaults)
+        self._start()
+
+    def _start(self) -> None:
+        self._batches: list[Any] = []  # spare ones: they know where the parameters were
+        self._refused: list[Refused] = []
+        self._stepped = 0
 
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:
@@ -177,19 +182,20 @@ class RMSprop(Optimizer):
     def effective_lr(self, param: Tensor) -> Tensor:
         """Return η/d, the effective learning rate of every element of `param`, as of its last step.
 
-        The shape is that of `param` (for a complex one that of `torch.view_as_real(param)`), the dtype that of its
+        The shape is that of `param` (for a complex one that of `torch.view_asreal(param)`), the dtype that of its
         state. 0 stands where d = 0. Raises InputError if `param` has made no step with this optimizer.
         """
         group = next((g for g in self.param_groups if any(p is param for p in g["params"])), None)
         state = self.state.get(param)
-        if group is None or not state:
+        if group is None or not state or not state["step"]:
             found = Received("one without state")
             raise InputError("param", "a parameter that this optimizer has stepped", found, "call step() first")
         rule = rule_of(group)
-        v, m = _real(state["square_avg"]), state.get("grad_avg")
+        v, m = real(state["square_avg"]), state.get("grad_avg")
         power = tensors.bias_power(rule, [state["step"]], capturable=False)[0] if rule.bias_correction else None
-        d = tensors.denominator(rule, v, None if m is None else _real(m), power, v.dtype)
-        return cast("Tensor", group["lr"] / d)
+        d = tensors.denominator(rule, v, None if m is None else real(m), power, v.dtype)
+        lr = group["lr"]
+        return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group (see `torch.optim.Optimizer.add_param_group`); its values are checked before it is added."""
@@ -199,6 +205,8 @@ class RMSprop(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "_batches" not in self.__dict__:  # a copy
+            self._start()
         for group in self.param_groups:
             for name, field in FIELDS.items():
                 group.setdefault(name, getattr(Rule, field))
@@ -207,7 +215,7 @@ class RMSprop(Optimizer):
             for p in group["params"]:
                 own = self.state.get(p)
                 if own and not isinstance(own["step"], Tensor):
-                    own["step"] = _step_counter(p, group["capturable"], float(own["step"]))
+                    own["step"] = step_counter(p, group["capturable"], float(own["step"]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class or of `torch.optim.RMSprop`.
@@ -218,165 +226,147 @@ class RMSprop(Optimizer):
         loaded: dict[str, Any] = {}
 
         def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-            loaded.update(given, param_groups=_completed(self.param_groups, given))
+            loaded.update(given, param_groups=completed(self.param_groups, given))
             return loaded
 
-        # Registered last, it sees what the other hooks made of the dict.
-        handle = self.register_load_state_dict_pre_hook(complete)
+        def unrounded(_: Optimizer) -> None:
+            reload_unrounded(self.param_groups, self.state, loaded)
+
+        # The one sees what the other hooks made of the dict, the others see what the second one made of the state.
+        handles = (
+            self.register_load_state_dict_pre_hook(complete),
+            self.register_load_state_dict_post_hook(unrounded, prepend=True),
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
-        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-            for p, key in zip(group["params"], saved["params"], strict=True):
-                if p.dtype in _COMPUTE:
-                    for name, value in loaded["state"].get(key, {}).items():
-                        if name in _STATE:
-                            self.state[p][name] = value.to(device=p.device, dtype=_COMPUTE[p.dtype])
+            for handle in handles:
+                handle.remove()
 
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
-    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Make one step; `closure`, if given, reevaluates the model and returns the loss, which is returned."""
-        self._accelerator_graph_capture_health_check()
+        try:
+            if self._is_watched():
+                return _watched_step(self) if closure is None else _watched_step(self, closure)
+            return self._step(closure)
+        except BaseException:  # GradScaler would find them at its next step, and multiply scales
+            for name in ("grad_scale", "found_inf"):
+                self.__dict__.pop(name, None)
+            raise
+
+    # torch would wrap step in a record for the profiler, which takes longer than the step of a small network.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _is_watched(self) -> bool:
+        """Return whether hooks or the profiler want to know of the step (a subclass's own step tells them itself)."""
+        watchers = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or (not torch.compiler.is_compiling() and torch._C._autograd._profiler_enabled())
+        )
+        return bool(watchers) and type(self).step is RMSprop.step
+
+    def _step(self, closure: Callable[[], float] | None = None) -> float | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling():
+            compiled.step(self)
+            return loss
+        found_inf, grad_scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")  # from GradScaler
+        if found_inf is not None and float(found_inf):
+            return loss
+        scale = 1.0 if grad_scale is None else float(grad_scale.item())
+        try:
+            batch = self._batches.pop()
+        except IndexError:  # the first step, or another thread is stepping
+            batch = native.new_batch()
         # Everything that may raise comes before the first change.
-        work = [(group, rule_of(group), self._with_gradient(group)) for group in self.param_groups]
+        self._refused = gather(batch, self.param_groups, self.state)
+        work = self._left_over(scale) if self._refused else []
+        if batch is not None:
+            self._stepped = len(batch)
+            batch.run(torch.get_num_threads(), native.GRAIN, scale)
+            self._batches.append(batch)
         for group, rule, slots in work:
-            for slot_list in _together(group, slots):
-                _step_together(group, rule, slot_list)
+            with torch.set_grad_enabled(self.defaults["differentiable"]):
+                step_slots(group, rule, slots)
+        if scale != 1:  # torch's fused optimizers leave the gradients so
+            for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+                with torch.no_grad():
+                    p.grad.div_(scale)
         return loss
 
-    def _with_gradient(self, group: dict[str, Any]) -> list[_Slot]:
-        """Return the parameters of `group` that have a gradient, with their state, made where it is missing."""
-        slots = []
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients or, with `set_to_none=False`, set them to zero; see `torch.optim.Optimizer`."""
+        if not set_to_none or torch.compiler.is_compiling() or torch._C._autograd._profiler_enabled():
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:  # without torch's record for the profiler, as in step
+            for p in group["params"]:
+                p.grad = None
+
+    def _init_group(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        steps: list[Tensor],
+        square_avgs: list[Tensor],
+        grad_avgs: list[Tensor],
+        momentum_buffers: list[Tensor],
+    ) -> None:
+        """Fill the lists for the parameters with a gradient; torch.compile runs this instead of tracing it."""
         for i, p in enumerate(group["params"]):
             if p.grad is None:
                 continue
-            if p.grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"RMSprop needs dense gradients, got {p.grad.layout} for parameter {i} of shape {tuple(p.shape)}; "
-                    "make the layer dense, for example nn.Embedding(..., sparse=False)"
-                )
-            state, fill = self.state[p], group["initial_square_avg"]
-            if "step" not in state:
-                state["step"] = _step_counter(p, group["capturable"])
-            if "square_avg" not in state:
-                state["square_avg"] = _state_like(p, complex(fill, fill) if p.is_complex() else fill)
-            own = state["square_avg"].dtype
-            dtype = own if own == p.dtype else torch.promote_types(own, _COMPUTE.get(p.dtype, p.dtype))
-            if dtype != own:  # the model was moved to a wider dtype: its state follows
-                state.update({name: state[name].to(dtype) for name in _STATE if name in state})
-            if group["centered"] and "grad_avg" not in state:
-                state["grad_avg"] = _state_like(p, 0).to(dtype)
-            if group["momentum"] and "momentum_buffer" not in state:
-                state["momentum_buffer"] = _state_like(p, 0).to(dtype)
-            slots.append(
-                _Slot(
-                    _real(p),
-                    _real(p.grad),
-                    state["step"],
-                    _real(state["square_avg"]),
-                    _real(state["grad_avg"]) if group["centered"] else None,
-                    _real(state["momentum_buffer"]) if group["momentum"] else None,
-                )
-            )
-        return slots
+            state = complete_state(group, i, self.state)
+            params.append(p)
+            grads.append(p.grad)
+            steps.append(state["step"])
+            square_avgs.append(state["square_avg"])
+            if group["centered"]:
+                grad_avgs.append(state["grad_avg"])
+            if group["momentum"]:
+                momentum_buffers.append(state["momentum_buffer"])
+
+    def _left_over(self, scale: float) -> list[tuple[Group, Rule, list[Slot]]]:
+        """Return what the kernel has refused: group, rule and slots."""
+        self._accelerator_graph_capture_health_check()
+        work = []
+        for index, numbers, reason in self._refused:
+            group = self.param_groups[index]
+            if numbers is None:
+                numbers = [i for i, p in enumerate(group["params"]) if p.grad is not None]
+            if reason == fused_module.UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
+                fused_module.say_once(reason)
+            with torch.set_grad_enabled(self.defaults["differentiable"]):
+                work.append((group, rule_of(group), [slot(group, i, self.state, scale) for i in numbers]))
+        return work
+
+    @property
+    def implementation(self) -> str:
+        """How the last step ran, in words: by the native kernel, by tensor operations and why, or some of each.
+
+        Before the first step, how it will run as far as the parameters tell.
+        """
+        if self._stepped or self._refused:
+            return describe(self.param_groups, self._stepped, self._refused)
+        refused = expected(self.param_groups)
+        left = sum(len(self.param_groups[i]["params"]) if numbers is None else 1 for i, numbers, _ in refused)
+        return describe(self.param_groups, sum(len(g["params"]) for g in self.param_groups) - left, refused)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether torch's GradScaler leaves dividing and skipping to `step`: with fused=True, as in torch."""
+        return all(group["fused"] is True for group in self.param_groups)
 
 
-class _Slot(NamedTuple):
-    """One parameter and what a step reads and writes for it; complex tensors are seen as real ones."""
-
-    p: Tensor
-    g: Tensor
-    step: Tensor
-    v: Tensor
-    m: Tensor | None
-    b: Tensor | None
-
-
-def _completed(groups: list[dict[str, Any]], given: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the groups of the state dict `given`, what they leave out taken from `groups`; check all of it."""
-    saved_groups = given["param_groups"]
-    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in saved_groups]:
-        return cast("list[dict[str, Any]]", saved_groups)  # torch refuses it
-    completed = []
-    for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        completed.append({**group, **saved})
-        check_group(completed[-1])
-        for i, (p, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
-            own = given["state"].get(key, {})
-            if own and "square_avg" not in own:
-                found = Received(f"one with {', '.join(map(str, own))}")
-                raise InputError(
-                    "the state dict", "one of RMSprop, with square_avg", found, "load it into its optimizer"
-                )
-            for name, value in own.items():
-                if name in _STATE and value.shape != p.shape:
-                    where = f"{name} of parameter {i} in group {number} of the state dict"
-                    found = Received(f"shape {tuple(value.shape)}")
-                    raise InputError(where, f"of shape {tuple(p.shape)}", found, "load it for the model that made it")
-    return completed
-
-
-def _together(group: dict[str, Any], slots: list[_Slot]) -> list[list[_Slot]]:
-    """Return the slots in lists that one call can update: by device and dtype with foreach, else one by one."""
-    foreach = group["foreach"]
-    if foreach is None:
-        params = [slot.p for slot in slots]
-        foreach = _default_to_fused_or_foreach(params, group["differentiable"], use_fused=False)[1]
-    if not foreach:
-        return [[slot] for slot in slots]
-    lists: dict[tuple[torch.device, torch.dtype, torch.dtype], list[_Slot]] = {}
-    for slot in slots:
-        lists.setdefault((slot.p.device, slot.p.dtype, slot.v.dtype), []).append(slot)
-    return list(lists.values())
-
-
-def _step_together(group: dict[str, Any], rule: Rule, slots: list[_Slot]) -> None:
-    """Update the parameters and state of `slots`, which share device and dtype."""
-    for slot in slots:
-        slot.step.add_(1)
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        if not (group["capturable"] or group["differentiable"]):
-            lr = lr.item()
-        elif lr.dim():
-            lr = lr.squeeze()
-    given, dtype = slots[0].p.dtype, slots[0].v.dtype
-    work = slots
-    if given != dtype:  # half precision computes in that of its state
-        work = [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
-    power: Any = None
-    if rule.bias_correction:
-        power = tensors.bias_power(rule, [slot.step for slot in slots], capturable=group["capturable"])
-    if len(work) == 1:
-        p, g, _, v, m, b = work[0]
-        tensors.step(rule, lr, p, g, v, m, b, power and power[0], dtype)
-    else:
-        lists: list[Any] = [None if column[0] is None else TensorList(column) for column in zip(*work, strict=True)]
-        p, g, _, v, m, b = lists
-        tensors.step(rule, lr, p, g, v, m, b, power, dtype)
-    if given != dtype:
-        for slot, computed in zip(slots, work, strict=True):
-            slot.p.copy_(computed.p)
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
-
-
-def _state_like(p: Tensor, value: complex) -> Tensor:
-    dtype = _COMPUTE.get(p.dtype, p.dtype)
-    return torch.full_like(p, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
-
-
-def _step_counter(p: Tensor, capturable: bool, value: float = 0.0) -> Tensor:
-    dtype = _get_scalar_dtype()  # type: ignore[no-untyped-call]
-    return torch.tensor(value, dtype=dtype, device=p.device if capturable else "cpu")
+_watched_step = Optimizer.profile_hook_step(RMSprop._step)

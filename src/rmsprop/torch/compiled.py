@@ -1,0 +1,109 @@
+"""The step under `torch.compile`: the kernel as an operator, `torch.ops.rmsprop.step`; the graph stays whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rmsprop import native
+from rmsprop.torch import fused
+from rmsprop.torch.groups import RULE_NAMES, lr_number, rule_of
+from rmsprop.torch.slots import Group, Slot, real, scaled, step_slots
+
+if TYPE_CHECKING:
+    from rmsprop.torch.optimizer import RMSprop
+
+_WRITTEN = ("params", "steps", "square_avgs", "grad_avgs", "momentum_buffers")
+
+
+def step(optimizer: RMSprop) -> None:
+    """Make a step of `optimizer` while torch traces it."""
+    found_inf, grad_scale = optimizer.__dict__.get("found_inf"), optimizer.__dict__.get("grad_scale")
+    with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+        for group in optimizer.param_groups:
+            lists: list[Any] = [[], [], [], [], [], []]
+            optimizer._init_group(group, *lists)
+            if not lists[0]:
+                continue
+            wanted = group["fused"] is not False and group["foreach"] is None and not group["differentiable"]
+            if wanted and fused.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
+                lr = group["lr"]
+                number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
+                torch.ops.rmsprop.step(
+                    *lists, number, tensor, grad_scale, found_inf, *[group[name] for name in RULE_NAMES]
+                )
+            else:
+                step_slots(group, rule_of(group), _slots(lists))
+
+
+def _slots(lists: list[Any], scale: float = 1.0) -> list[Slot]:
+    """Return the slots of parallel lists in the order of `Slot`, of which the last two may be empty."""
+    size = len(lists[0])
+    params, grads, steps, *averages = [column or [None] * size for column in lists]
+    grads = [scaled(g, scale) for g in grads]
+    columns = [[None if x is None else real(x) for x in column] for column in (params, grads, *averages)]
+    return [Slot(p, g, steps[i], v, m, b) for i, (p, g, v, m, b) in enumerate(zip(*columns, strict=True))]
+
+
+@torch.library.custom_op("rmsprop::step", mutates_args=_WRITTEN, device_types="cpu")
+def step_operator(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    square_avgs: Sequence[Tensor],
+    grad_avgs: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor],
+    lr: float,
+    lr_tensor: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    alpha: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float,
+    centered: bool,
+    nesterov: bool,
+    eps_inside_sqrt: bool,
+    initial_square_avg: float,
+    lr_in_momentum: bool,
+    bias_correction: bool,
+    decoupled_weight_decay: bool,
+    maximize: bool,
+) -> None:
+    """Step `params` in place, as one group; `lr_tensor` goes before `lr`, averages not in use are empty lists."""
+    if found_inf is not None and found_inf.item():
+        return
+    scale = 1.0 if grad_scale is None else float(grad_scale.item())
+    group: Group = {
+        "lr": lr if lr_tensor is None else lr_number(lr_tensor),
+        "alpha": alpha,
+        "eps": eps,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "centered": centered,
+        "nesterov": nesterov,
+        "eps_inside_sqrt": eps_inside_sqrt,
+        "initial_square_avg": initial_square_avg,
+        "lr_in_momentum": lr_in_momentum,
+        "bias_correction": bias_correction,
+        "decoupled_weight_decay": decoupled_weight_decay,
+        "maximize": maximize,
+        "foreach": False,
+        "capturable": False,
+        "differentiable": False,
+    }
+    lists: list[Any] = [*map(list, (params, grads, steps, square_avgs, grad_avgs, momentum_buffers))]
+    batch = native.kernel.Batch()  # type: ignore[union-attr]
+    refused = batch.add_lists(fused.kernel_rule_of(group), group["lr"], *lists) or []
+    everything = _slots(lists, scale) if refused else []
+    rest = [everything[i] for i, _ in refused]
+    batch.run(torch.get_num_threads(), native.GRAIN, scale)
+    step_slots(group, rule_of(group), rest)
+
+
+@step_operator.register_fake
+def _(*_: Any) -> None:
+    """Nothing is returned: there is no shape to tell."""

@@ -1,0 +1,165 @@
+"""The native kernel's caller: gathers what it can step, and says of everything else why not.
+
+Nothing is cached from one step to the next that could go stale: the kernel reads each parameter's, gradient's and
+state's address, dtype and layout anew, through functions that torch publishes in C (some 0.1 µs each).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rmsprop import native
+from rmsprop.errors import InputError
+from rmsprop.torch.groups import check_lr, lr_number, rule_from, rule_of, rule_values
+from rmsprop.torch.slots import COMPUTE, Group, complete_state
+
+REASONS = {
+    "class": "it is of a subclass of Tensor, which may compute in its own way",
+    "layout": "it has no memory of its own",
+    "device": "it is not on the CPU",
+    "dtype": "its dtype is not float32, float64, bfloat16, float16, complex64 or complex128",
+    "flag": "it is a conjugated or negated view",
+    "strides": "its memory has gaps or repeats",
+    "overlap": "its memory overlaps that of its gradient or state",
+    "gradient class": "its gradient is of a subclass of Tensor",
+    "gradient layout": "its gradient is sparse or has no memory of its own",
+    "gradient device": "its gradient is not on the CPU",
+    "gradient dtype": "its gradient has another dtype",
+    "gradient flag": "its gradient is a conjugated or negated view",
+    "gradient strides": "its gradient has other strides",
+    "state": "its state has another dtype or other strides than the kernel uses",
+    "step": "its step counter is not a CPU tensor of one number",
+}
+
+
+class Refused(NamedTuple):
+    """What is left to tensor operations: parameters by number, or None for all of the group, and why."""
+
+    group: int
+    numbers: list[int] | None
+    reason: str
+
+
+def _connect() -> str | None:
+    """Return None if torch tensors can be stepped by the kernel, else why not, in one line."""
+    if native.kernel is None:
+        return native.missing()
+    try:
+        native.kernel.use_torch(Tensor, torch.nn.Parameter, torch._C._increment_version)
+    except AttributeError as error:
+        return f"the native kernel cannot read the tensors of torch {torch.__version__}: {error}"
+    return None
+
+
+UNAVAILABLE = _connect()
+
+
+def set_aside(group: Group) -> str | None:
+    """Return None if `group` is to be stepped by the kernel, else why not."""
+    if group["fused"] is False or group["foreach"] is not None or group["capturable"] or group["differentiable"]:
+        defaults = {"fused": None, "foreach": None, "capturable": False, "differentiable": False}
+        return ", ".join(f"{name}={group[name]}" for name, value in defaults.items() if group[name] is not value)
+    if torch._C._len_torch_dispatch_stack():
+        return "a torch dispatch mode watches tensor operations"
+    return UNAVAILABLE
+
+
+@lru_cache(maxsize=256, typed=True)
+def _kernel_rule(*values: Any) -> Any:
+    return native.kernel_rule(rule_from(*values))
+
+
+def kernel_rule_of(group: Group) -> Any:
+    """Return the rule of `group` as the kernel takes it, checked."""
+    lr = group["lr"]
+    if type(lr) is not float or not 0 <= lr < math.inf:
+        check_lr(group)
+    try:
+        return _kernel_rule(*rule_values(group))
+    except TypeError:  # something unhashable, such as a list, which Rule will name
+        return native.kernel_rule(rule_of(group))
+
+
+def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any]) -> list[Refused]:
+    """Put every parameter with a gradient that the kernel can step into `batch`, its state made; return the others."""
+    refused: list[Refused] = []
+    for again in (True, False):
+        if batch is not None:
+            batch.clear()
+        refused.clear()
+        incomplete = False
+        for index, group in enumerate(groups):
+            why = set_aside(group)
+            if why:
+                refused.append(Refused(index, None, why))
+                continue
+            rule, lr = kernel_rule_of(group), group["lr"]
+            lr = lr if type(lr) is float else lr_number(lr)
+            params = group["params"] if isinstance(group["params"], list) else list(group["params"])
+            for number, word in batch.add(rule, lr, params, states) or ():
+                if word == "state" and again:
+                    complete_state(group, number, states)
+                    incomplete = True
+                refused.append(Refused(index, [number], REASONS[word]))
+        if not incomplete:
+            break
+    for index, numbers, reason in refused:
+        if groups[index]["fused"]:
+            raise InputError("fused", f"None or False for {_where(index, numbers)}", True, reason)
+    return refused
+
+
+@lru_cache(maxsize=8)
+def say_once(reason: str) -> None:
+    """Warn that steps on the CPU run without the kernel, the first time in this process."""
+    warnings.warn(f"rmsprop: {reason}", stacklevel=2)
+
+
+def expected(groups: list[Group]) -> list[Refused]:
+    """Return what will be refused as far as the parameters alone tell, before there are gradients and state."""
+    refused = []
+    for index, group in enumerate(groups):
+        if why := set_aside(group):
+            refused.append(Refused(index, None, why))
+            continue
+        for number, p in enumerate(group["params"]):
+            known = (
+                ("class", type(p) in (Tensor, torch.nn.Parameter)),
+                ("device", p.device.type == "cpu"),
+                ("dtype", COMPUTE.get(p.dtype, p.dtype).to_real() in (torch.float32, torch.float64)),
+            )
+            refused += [Refused(index, [number], REASONS[word]) for word, good in known if not good][:1]
+    return refused
+
+
+def describe(groups: list[Group], stepped: int, refused: list[Refused]) -> str:
+    """Return in words how a step ran: `stepped` parameters by the kernel, `refused` by tensor operations."""
+    kernel = f"native kernel ({native.kernel.instruction_set()})" if native.kernel else ""
+    left = [
+        (reason, _where(index, numbers))
+        for index, numbers, reason in refused
+        if numbers is not None or groups[index]["params"]
+    ]
+    if not left:
+        return kernel
+    places: dict[str, list[str]] = {}
+    for reason, where in left:
+        places.setdefault(reason, []).append(where)
+    told = "; ".join(
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {reason}"
+        for reason, where in places.items()
+    )
+    if stepped:
+        return f"{kernel}, but tensor operations for some ({told})"
+    return f"tensor operations ({told if len(places) > 1 else next(iter(places))})"
+
+
+def _where(group: int, numbers: list[int] | None) -> str:
+    return f"group {group}" if numbers is None else f"parameter {numbers[0]} of group {group}"
