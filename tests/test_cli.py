@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from rmsprop import native
 from rmsprop.cli import run
 from rmsprop.lab.store import RunDirectory
 
@@ -61,6 +62,7 @@ def test_train_prints_the_result_and_leaves_a_run(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr()
     assert "After 2 epochs (34 steps) the validation accuracy is" in shown.out
     assert "report: runs/train-digits/report.html" in shown.out
+    assert native.kernel is None or "steps of RMSprop: native kernel (" in shown.out
     assert "epoch 2 of 2: validation loss" in shown.err
     files = {p.name for p in Path("runs/train-digits").iterdir()}
     assert files == {"run.json", "records.jsonl", "checkpoint.pt", "summary.json", "report.html"}
@@ -107,7 +109,7 @@ def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypat
     assert capsys.readouterr().out.count("WRONG") == 9
 
 
-@pytest.mark.parametrize("name", ["train", "compare", "report", "explain", "doctor"])
+@pytest.mark.parametrize("name", ["train", "compare", "report", "explain", "doctor", "bench"])
 def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
     code = f"import sys; from rmsprop.cli import run; run([{name!r}, '--help']); print('torch' in sys.modules)"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

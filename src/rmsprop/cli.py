@@ -250,6 +250,33 @@ def explain(
 
 
 @app.command
+def bench(*cases: str, json: Flag = False) -> None:
+    """Time a step here beside torch's steps and the memory limit.
+
+    Contenders take turns; ratios are medians over pairs, with the middle half.
+    All cases take about five minutes and 6 GB of memory.
+
+    Try:
+      rmsprop bench policy
+      rmsprop bench
+      rmsprop bench large rich --json
+
+    Parameters
+    ----------
+    cases
+        Of large, rich, many, policy, policy-training, language-training; all if left out.
+    json
+        Print the measurements as JSON.
+    """
+    from rmsprop.console import bench_progress, show_bench
+    from rmsprop.lab.bench import bench as measure
+
+    with bench_progress(stderr) as listen:
+        found = measure(cases, listen)
+    _print(json, found, lambda: show_bench(stdout, found))
+
+
+@app.command
 def doctor(*, json: Flag = False) -> None:
     """Check the installation: versions, and real steps held against the rule.
 

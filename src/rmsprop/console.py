@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -76,8 +76,11 @@ def show_training(console: Console, run: RunDirectory, report: Path) -> None:
     """Print how a training ended and where its report is."""
     from rmsprop.lab.words import describe_training
 
-    for line in describe_training(run.config(), run.summary()):
+    summary = run.summary()
+    for line in describe_training(run.config(), summary):
         console.print(line, markup=False)
+    if summary and summary.get("implementation"):
+        console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
     console.print(f"report: {report}", markup=False)
 
 
@@ -91,6 +94,8 @@ def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
     console.print()
     for line in describe_comparison(run.config(), summary):
         console.print(line, markup=False)
+    if summary and summary.get("implementation"):
+        console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
     console.print(f"report: {report}", markup=False)
 
 
@@ -147,3 +152,54 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
     console.print()
     for line in findings["notes"]:
         console.print(line, markup=False)
+
+
+@contextmanager
+def bench_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a listener for `bench`: a bar per case on a terminal, else a line."""
+    with _progress(console) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def listen(case: str, done: int, total: int) -> None:
+            if case not in bars:
+                bars[case] = progress.add_task(case, total=total, news="")
+                if not console.is_terminal:
+                    console.print(f"measuring: {case}", markup=False)
+            progress.update(bars[case], completed=done)
+
+        yield listen
+
+
+def bench_table(found: dict[str, Any]) -> Table:
+    """Return what `bench` measured: the time of a step of each contender, and how many times ours that is."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("step of")
+    table.add_column("time", justify="right")
+    table.add_column("times ours", justify="right")
+    table.add_column("[middle half]".replace("[", r"\["))
+    for case in found["cases"].values():
+        table.add_row(f"[bold]{escape(case['title'])}[/bold]")
+        for i, row in enumerate(case["rows"]):
+            wait = f" (compiled in {row['compile_seconds']:.0f} s)" if "compile_seconds" in row else ""
+            half = escape(f"[{row['low']:.2f}–{row['high']:.2f}]") if i else ""
+            table.add_row(
+                f"  {row['contender']}{wait}", _duration(row["seconds"]), f"{row['ratio']:.2f}" if i else "", half,
+                end_section=i == len(case["rows"]) - 1,
+            )  # fmt: skip
+    return table
+
+
+def _duration(seconds: float) -> str:
+    unit, factor = next((u, f) for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or u == "µs")
+    return f"{seconds * factor:.3g} {unit}"
+
+
+def show_bench(console: Console, found: dict[str, Any]) -> None:
+    """Print the table of `bench` and what it was measured on."""
+    machine = found["environment"]
+    console.print(bench_table(found))
+    console.print()
+    console.print(
+        f"{machine['processor']}, {machine['threads']} threads, kernel {machine['kernel']}, torch {machine['torch']}",
+        markup=False,
+    )

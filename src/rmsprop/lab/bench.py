@@ -1,0 +1,207 @@
+"""Time of a step on this machine, beside torch's: what `rmsprop bench` measures.
+
+The contenders of a case take turns within every repeat; a ratio is the median over the repeats of one contender's
+time by ours in the same repeat, so that what else the machine does touches both alike. The memory limit is a loop that
+reads and writes what a plain step must, 20 bytes an element, with hardly any arithmetic, on the same threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rmsprop import native
+from rmsprop.environment import environment
+from rmsprop.errors import InputError, Received
+from rmsprop.torch import RMSprop
+
+Step = Callable[[], Any]
+Make = Callable[[list[Tensor]], Step]
+OURS = "rmsprop"
+POLICY = ((64, 4), (64,), (64, 64), (64,), (2, 64), (2,))
+RICH = {"centered": True, "momentum": 0.9, "weight_decay": 1e-4}
+
+
+class Case(NamedTuple):
+    """What is stepped, by whom beside us, how often in a repeat, and how many repeats."""
+
+    title: str
+    contenders: Callable[[float], dict[str, Step]]  # with sizes scaled
+    calls: int
+    repeats: int
+
+
+def _rmsprop(params: list[Tensor], **options: Any) -> Step:
+    return torch.optim.RMSprop(params, **options).step
+
+
+def _compiled(params: list[Tensor]) -> Step:
+    """Return torch's step through torch.compile, compiled (which may take minutes; `wait` says how long)."""
+    optimizer = torch.optim.RMSprop(params)
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    step: Any = torch.compile(optimizer.step)
+    began = time.perf_counter()
+    for _ in range(3):
+        step()
+    step.wait = time.perf_counter() - began
+    return step  # type: ignore[no-any-return]
+
+
+def _moving(params: list[Tensor]) -> Step:
+    """Return the memory limit for `params`."""
+    arrays = [torch.zeros(sum(p.numel() for p in params)).numpy() for _ in range(3)]
+    threads = torch.get_num_threads()
+    return lambda: native.kernel.move(*arrays, threads, native.GRAIN)  # type: ignore[union-attr]
+
+
+THEIRS: dict[str, Make] = {
+    "torch": _rmsprop,
+    "torch, foreach": lambda params: _rmsprop(params, foreach=True),
+    "torch, compiled": _compiled,
+    "torch, fused Adam": lambda params: torch.optim.Adam(params, fused=True).step,
+    "memory limit": _moving,
+}
+
+
+def _steps(shapes: Iterable[tuple[int, ...]], theirs: Iterable[str]) -> dict[str, Step]:
+    """Return a step of ours and of each of `theirs`, on parameters of their own with gradients in common."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    gradients = [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def params() -> list[Tensor]:
+        copies = [nn.Parameter(p.clone()) for p in start]
+        for p, g in zip(copies, gradients, strict=True):
+            p.grad = g
+        return list(copies)
+
+    return {OURS: RMSprop(params()).step, **{name: THEIRS[name](params()) for name in theirs}}
+
+
+def _large(scale: float) -> dict[str, Step]:
+    return _steps([(int(1e8 * scale),)], ("torch", "torch, foreach", "torch, compiled", "memory limit"))
+
+
+def _rich(scale: float) -> dict[str, Step]:
+    size = int(1e8 * scale)
+    p, g = torch.randn(size), torch.randn(size)
+    q = p.clone()
+    p.grad = q.grad = g
+    return {OURS: RMSprop([p], **RICH).step, "torch, foreach": _rmsprop([q], foreach=True, **RICH)}  # type: ignore[arg-type]
+
+
+def _many(scale: float) -> dict[str, Step]:
+    names = ("torch", "torch, foreach", "torch, fused Adam", "torch, compiled")
+    return _steps([(32, 32)] * max(1, int(1000 * scale)), names)
+
+
+def _policy(scale: float) -> dict[str, Step]:
+    return _steps(POLICY, ("torch", "torch, foreach", "torch, fused Adam", "torch, compiled"))
+
+
+def _training(make: Callable[[], nn.Module], data: tuple[Tensor, Tensor]) -> dict[str, Step]:
+    """Return a whole training step with our optimizer and with torch's: forward, backward, step."""
+
+    def step_with(optimizer_class: Any) -> Step:
+        torch.manual_seed(0)
+        model = make()
+        optimizer = optimizer_class(model.parameters(), lr=1e-4)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data[0]), data[1]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        return step
+
+    return {OURS: step_with(RMSprop), "torch": step_with(torch.optim.RMSprop)}
+
+
+def _policy_training(scale: float) -> dict[str, Step]:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+
+    return _training(make, (torch.randn(32, 4), torch.randint(2, (32,))))
+
+
+class Language(nn.Module):
+    """A word-level language model of two LSTM layers, 200 wide."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.embed, self.lstm = nn.Embedding(words, 200), nn.LSTM(200, 200, num_layers=2)
+        self.out = nn.Linear(200, words)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scores of every next word: (length × batch, words)."""
+        return self.out(self.lstm(self.embed(x))[0]).flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def _language_training(scale: float) -> dict[str, Step]:
+    words = max(10, int(1e4 * scale))
+    return _training(lambda: Language(words), (torch.randint(words, (20, 20)), torch.randint(words, (400,))))
+
+
+CASES = {
+    "large": Case("one tensor, 100 M elements", _large, 1, 9),
+    "rich": Case("the same, centered, momentum, L2", _rich, 1, 9),
+    "many": Case("1000 tensors of 32 × 32", _many, 20, 11),
+    "policy": Case("policy network: 6 tensors, 4.6 k", _policy, 100, 31),
+    "policy-training": Case("training step, policy, batch 32", _policy_training, 50, 31),
+    "language-training": Case("training step, LSTM, 10 k words", _language_training, 1, 15),
+}
+
+
+def bench(
+    names: Iterable[str] = (), listen: Callable[[str, int, int], None] = lambda *_: None, scale: float = 1.0
+) -> dict[str, Any]:
+    """Measure the cases with these names (all, if none) and return what was found, ready for JSON.
+
+    `listen` is told case, repeat and repeats. `scale` shrinks the sizes, for a trial of the measurement itself.
+    """
+    chosen = list(names) or list(CASES)
+    for name in chosen:
+        if name not in CASES:
+            raise InputError("a case", f"one of {', '.join(CASES)}", name, "leave it out to measure them all")
+    if native.kernel is None:
+        raise InputError("the installation", "one with the native kernel", Received("none"), native.missing() or "")
+    found = {}
+    for name in chosen:
+        case = CASES[name]
+        listen(case.title, 0, case.repeats)
+        steps = case.contenders(scale)
+        seconds = _measure(steps, case, listen)
+        found[name] = {"title": case.title, "rows": _rows(steps, seconds)}
+    facts = {**environment(), "threads": torch.get_num_threads(), "kernel": native.kernel.instruction_set()}
+    return {"environment": facts, "cases": found}
+
+
+def _measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int], None]) -> dict[str, list[float]]:
+    """Return seconds a step for every contender and repeat; the first repeat is for warming up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(case.repeats + 1):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            for _ in range(case.calls):
+                step()
+            if repeat:
+                seconds[name].append((time.perf_counter() - began) / case.calls)
+        listen(case.title, repeat, case.repeats)
+    return seconds
+
+
+def _rows(steps: dict[str, Step], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Return median time of each contender, and median and middle half of its time by ours."""
+    rows = []
+    for name, own in seconds.items():
+        low, ratio, high = quantiles([x / y for x, y in zip(own, seconds[OURS], strict=True)], n=4)
+        row = {"contender": name, "seconds": median(own), "ratio": ratio, "low": low, "high": high}
+        wait = getattr(steps[name], "wait", None)
+        rows.append(row if wait is None else {**row, "compile_seconds": wait})
+    return rows
