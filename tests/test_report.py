@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Request, sync_playwright
 
-from rmsprop import Rule
+from rmsprop import Rule, native
 from rmsprop.lab import figures
 from rmsprop.lab.compare import compare
 from rmsprop.lab.report import write_report
@@ -98,6 +98,7 @@ def test_a_report_is_one_well_formed_file_that_says_everything(runs: dict[str, R
     assert all(image["alt"] for image in images)
     for words in ("v ← 0.99·v + 0.01·g²", "Effective learning rates", "processor", "torch", f"rmsprop {kind} digits"):
         assert words in page.text
+    assert native.kernel is None or "native kernel (" in page.text
     if kind == "compare":
         assert "<now>" in page.text  # the command is escaped
         for words in ("no difference", "Adadelta", "Time of one optimizer step", "Test accuracy"):

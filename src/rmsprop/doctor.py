@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop import native
 from rmsprop.environment import environment
 from rmsprop.rule import Rule, State, init, update
 
@@ -26,10 +27,11 @@ def examine() -> dict[str, Any]:
     """Return the environment, one entry per path with its distance to the rule, and notes in words."""
     missing = {extra for name, extra in _EXTRAS.items() if find_spec(name) is None}
     notes = [f"rmsprop[{extra}] is not installed: pip install 'rmsprop[{extra}]'" for extra in sorted(missing)]
-    paths = []
-    if "torch" not in missing:
-        paths = _torch_paths()
-        notes.append("rmsprop.torch uses tensor operations: this version has no native kernel")
+    if native.kernel is None:
+        notes.append(native.missing() or "")
+    else:
+        notes.append(f"the native kernel uses {native.kernel.instruction_set()}")
+    paths = _numpy_paths() + ([] if "torch" in missing else _torch_paths())
     return {"environment": environment(), "paths": paths, "notes": notes, "healthy": all(p["ok"] for p in paths)}
 
 
@@ -41,20 +43,43 @@ def _expected(dtype: type[np.floating[Any]], gradients: list[np.ndarray[Any, Any
     return param
 
 
+def _gradients() -> list[np.ndarray[Any, Any]]:
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal(1000).astype(np.float32) for _ in range(_STEPS)]
+
+
+def _numpy_paths() -> list[dict[str, Any]]:
+    """Return what `update(..., out=...)` gives; with the kernel it must be the rule to the bit."""
+    paths = []
+    for dtype in (np.float32, np.float64):
+        param = np.linspace(-1, 1, 1000, dtype=dtype)
+        state = init(RULE, param)
+        for gradient in _gradients():
+            param, state = update(RULE, param, gradient.astype(dtype), state, out=(param, state))
+        expected = _expected(dtype, _gradients())
+        unit = float(np.finfo(dtype).eps) * float(np.max(np.abs(expected)))
+        ulps = float(np.max(np.abs(param - expected))) / unit
+        path = "NumPy" if native.kernel is None else "NumPy, native kernel"
+        paths.append({"path": path, "dtype": np.dtype(dtype).name, "ulps": ulps, "ok": ulps == 0})
+    return paths
+
+
 def _torch_paths() -> list[dict[str, Any]]:
     import torch
 
     from rmsprop.torch import RMSprop
+    from rmsprop.torch.fused import UNAVAILABLE
 
-    generator = np.random.default_rng(0)
-    gradients = [generator.standard_normal(1000).astype(np.float32) for _ in range(_STEPS)]
+    gradients = _gradients()
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     paths = []
     for device in devices:
-        for name, options in (("one by one", {"foreach": False}), ("foreach", {"foreach": True}),
-                              ("capturable", {"capturable": True})):  # fmt: skip
+        ways = {"one by one": {"foreach": False}, "foreach": {"foreach": True}, "capturable": {"capturable": True}}
+        if device == "cpu" and not UNAVAILABLE:
+            ways = {"native kernel": {"fused": True}, **ways}
+        for name, options in ways.items():
             for dtype, compute in ((torch.float32, np.float32), (torch.float64, np.float64), (torch.bfloat16, None)):
-                start = torch.linspace(-1, 1, 1000, dtype=torch.float64).to(dtype).to(device)
+                start = torch.from_numpy(np.linspace(-1, 1, 1000)).to(dtype).to(device)
                 params = [start.clone(), start.clone()]  # two, so that foreach has a list
                 optimizer = RMSprop.from_rule(params, RULE, **options)
                 for gradient in gradients:
@@ -73,7 +98,7 @@ def _torch_paths() -> list[dict[str, Any]]:
                         "path": f"torch, {device}, {name}",
                         "dtype": kind,
                         "ulps": ulps if math.isfinite(ulps) else None,
-                        "ok": bool(ulps < _TOLERANCE[kind]),
+                        "ok": bool(ulps == 0 if name == "native kernel" else ulps < _TOLERANCE[kind]),
                     }
                 )
     return paths

@@ -153,6 +153,7 @@ def compare(
         "jobs": jobs,
         "seconds": time.monotonic() - began,
         "command": command,
+        "implementation": "; ".join(sorted({r["implementation"] for r in rows if r.get("implementation")})),
         "environment": environment(),
     }
     return run, run.finish(summary)
@@ -316,4 +317,5 @@ def _train_one(job: Row) -> Row:
         row["step_us"] = _median(r["step_us"] for r in epochs)
         row["optimizer_us"] = _median(r["optimizer_us"] for r in epochs)
         row["effective_lr"] = epochs[len(epochs) // 2]["effective_lr"]
+        row["implementation"] = getattr(training.optimizer, "implementation", None)
     return row

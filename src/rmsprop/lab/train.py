@@ -108,6 +108,7 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
         "validation_loss": last["validation_loss"],
         "validation_metric": last["validation_metric"],
         "command": command,
+        "implementation": getattr(training.optimizer, "implementation", ""),
         "environment": environment(),
     }
     if task.test is not None and not diverged:
