@@ -16,9 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from rmsprop import _kernel
+
 ROOT = Path(__file__).resolve().parent.parent
-RULE, TENSORS, OPTIMIZER = "rule.py", "torch/tensors.py", "torch/optimizer.py"
-TESTS = {RULE: "tests/test_rule.py", TENSORS: "tests/test_torch.py", OPTIMIZER: "tests/test_torch.py"}
+RULE, TENSORS, SLOTS, LOADING = "rule.py", "torch/tensors.py", "torch/slots.py", "torch/loading.py"
+FUSED, STEP, HALF, RUN = "torch/fused.py", "kernel/step.hpp", "kernel/half.hpp", "kernel/run.cpp"
+TESTS = {
+    RULE: "tests/test_rule.py",
+    TENSORS: "tests/test_torch.py",
+    SLOTS: "tests/test_torch.py",
+    LOADING: "tests/test_torch.py",
+    FUSED: "tests/test_fused.py",
+}
+RECORDED = ROOT / "build" / "mutants" / "steps.bin"  # what the kernel must do, from the rule in NumPy
 
 
 class Mutant(NamedTuple):
@@ -39,7 +49,7 @@ MUTANTS = [
     Mutant("E3 decay +1 %", RULE, "v = beta * v +", "v = 1.01 * beta * v +"),
     Mutant("E3 decay −1 %", RULE, "v = beta * v +", "v = 0.99 * beta * v +"),
     Mutant("E3 sign of 1−β", RULE, "((1 - beta) * g) * g", "((beta - 1) * g) * g"),
-    Mutant("E4 decay", RULE, "m = m + (1 - beta) * (g - m)", "m = m + 0.99 * (1 - beta) * (g - m)"),
+    Mutant("E4 decay", RULE, "m + (1 - beta) * (g - m)", "m + 0.99 * (1 - beta) * (g - m)"),
     Mutant("E5 floor of the variance", RULE, "s = np.maximum(s - m * m, kappa * s)", "s = s - m * m"),
     Mutant("E5 floor too high", RULE, "kappa = 4 *", "kappa = 4000 *"),
     Mutant("E5 floor of the correction", RULE, "np.maximum(v - power * rule.initial_square_avg, kappa * v)",
@@ -52,7 +62,7 @@ MUTANTS = [
     Mutant("E8 lr never in the buffer", RULE, "u = eta * u", "u = u"),
     Mutant("E8 lr always in the buffer", RULE, "if rule.lr_in_momentum:", "if True:"),
     Mutant("E8 nesterov", RULE, "r = u + mu * b if rule.nesterov else b", "r = b"),
-    Mutant("E8 momentum as an average", RULE, "b = mu * b + u", "b = mu * b + (1 - mu) * u"),
+    Mutant("E8 momentum as an average", RULE, "np.asarray(mu * b + u)", "np.asarray(mu * b + (1 - mu) * u)"),
     Mutant("v₀ ignored", RULE, "np.full_like(param, rule.initial_square_avg)", "np.zeros_like(param)"),
     Mutant("bounds of decay", RULE, '"decay": (1.0,', '"decay": (1.1,'),
     Mutant("tensors: E1 sign kept", TENSORS, "g = g.neg()  # E1", "pass"),
@@ -71,9 +81,31 @@ MUTANTS = [
     Mutant("tensors: E8 lr never in the buffer", TENSORS, "if rule.lr_in_momentum else", "if False else"),
     Mutant("tensors: E8 lr always in the buffer", TENSORS, "if rule.lr_in_momentum else", "if True else"),
     Mutant("tensors: E8 nesterov", TENSORS, "if rule.nesterov:", "if False:"),
-    Mutant("optimizer: v₀ ignored", OPTIMIZER, "complex(fill, fill) if p.is_complex() else fill)", "0)"),
-    Mutant("optimizer: half state", OPTIMIZER, "dtype = _COMPUTE.get(p.dtype, p.dtype)", "dtype = p.dtype"),
-    Mutant("optimizer: loaded state rounded", OPTIMIZER, "if p.dtype in _COMPUTE:", "if False:"),
+    Mutant("slots: v₀ ignored", SLOTS, "complex(fill, fill) if p.is_complex() else fill)", "0)"),
+    Mutant("slots: half state", SLOTS, "dtype = COMPUTE.get(p.dtype, p.dtype)\n", "dtype = p.dtype\n"),
+    Mutant("loading: loaded state rounded", LOADING, "if p.dtype in COMPUTE:", "if False:"),
+    Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
+    Mutant("fused: modes not seen", FUSED, "if torch._C._len_torch_dispatch_stack():", "if False:"),
+    Mutant("fused: reasons swallowed", FUSED, 'if groups[index]["fused"]:', "if False:"),
+    Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),
+    Mutant("kernel: E2 λ's sign", STEP, "g = g + c.lambda * p;", "g = g - c.lambda * p;"),
+    Mutant("kernel: E2 λ decoupled, sign", STEP, "p = p - c.lambda * p;", "p = p + c.lambda * p;"),
+    Mutant("kernel: E3 order", STEP, "(c.fresh * g) * g", "c.fresh * (g * g)"),
+    Mutant("kernel: E4 as E3", STEP, "m = m + c.fresh * (g - m)", "m = c.beta * m + c.fresh * g"),
+    Mutant("kernel: E5 NaN lost", STEP, "(a >= b) | (a != a)", "a >= b"),
+    Mutant("kernel: E5 floor of the variance", STEP, "maximum(s - mean * mean, c.kappa * s)", "s - mean * mean"),
+    Mutant("kernel: E5 floor of the correction", STEP, "maximum(v - c.start, c.kappa * v)", "(v - c.start)"),
+    Mutant("kernel: E5 mean not corrected", STEP, "mean = m / c.weight;", ""),
+    Mutant("kernel: E6 eps never inside", STEP, "root(s + c.eps_inside)", "root(s)"),
+    Mutant("kernel: E7 guard", STEP, "d != 0 ? g / d : T(0)", "g / d"),
+    Mutant("kernel: E8 lr never in the buffer", STEP, "u = c.inner * u;", ""),
+    Mutant("kernel: E8 nesterov", STEP, "? u + c.mu * b : b", "? b : b"),
+    Mutant("kernel: E9 without η", STEP, "p = p - c.outer * r;", "p = p - r;"),
+    Mutant("kernel: bfloat16, ties up", HALF, "(f >> 16 & 1u)", "1u"),
+    Mutant("kernel: float16, ties up", HALF, "(magnitude >> 13 & 1u)", "1u"),
+    Mutant("kernel: float16, subnormal", HALF, "magnitude < (113u << 23)", "magnitude < (112u << 23)"),
+    Mutant("kernel: 1−β rounded twice", RUN, "static_cast<T>(1 - rule.decay)", "T(1) - static_cast<T>(rule.decay)"),
+    Mutant("kernel: last elements left out", RUN, "+ total % pieces * k / pieces", ""),
 ]  # fmt: skip
 
 
@@ -82,13 +114,16 @@ def try_out(mutant: Mutant) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("src", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
+        shutil.copy(_kernel.__file__, copy / "src" / "rmsprop")
         path = copy / "src" / "rmsprop" / mutant.file
         text = path.read_text()
         if mutant.old:
             assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.old!r} stands {text.count(mutant.old)} times"
             path.write_text(text.replace(mutant.old, mutant.new))
+        if mutant.file.startswith("kernel/"):
+            return replay(copy)
         # The editable installation finds the package ahead of sys.path; sitecustomize runs after it and undoes that.
         (copy / "src" / "sitecustomize.py").write_text(
             "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'rmsprop' not in type(f).__module__]\n"
@@ -108,9 +143,23 @@ def try_out(mutant: Mutant) -> str | None:
         return failed.group(1)
 
 
+def replay(copy: Path) -> str | None:
+    """Return what the replay of recorded steps finds different in the copy's kernel, None if nothing."""
+    build, sources = str(copy / "build"), str(copy / "tests" / "kernel")
+    tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in (
+        ["cmake", "-S", sources, "-B", build, "-G", "Ninja", "-DBASELINE_ONLY=ON", "-DLEVEL=-O0"],
+        ["cmake", "--build", build],
+    ):
+        subprocess.run(command, env=tools, check=True, capture_output=True)
+    done = subprocess.run([f"{build}/replay", RECORDED], capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else f"replay: {done.stdout.strip()}"
+
+
 def main() -> int:
     """Try every mutant, two at a time, and print what caught it."""
     survivors = []
+    subprocess.run([sys.executable, ROOT / "tests" / "kernel" / "record.py", RECORDED], check=True)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for mutant, caught in zip(MUTANTS, pool.map(try_out, MUTANTS), strict=True):
             print(f"{mutant.name:<38} {caught or 'all tests pass'}", flush=True)
