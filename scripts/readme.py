@@ -1,6 +1,7 @@
 """Bring README.md up to date: outputs of its console blocks, and with a run's directory the demo's table and figure.
 
-make demo && .venv/bin/python scripts/readme.py runs/compare-digits
+make demo && .venv/bin/python scripts/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION
+.venv/bin/rmsprop bench --json > benchmarks/results/steps.json && .venv/bin/python scripts/readme.py
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from rmsprop.console import comparison_table
+from rmsprop.console import comparison_table, show_bench
 from rmsprop.lab import figures
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.words import describe_comparison
 
 ROOT = Path(__file__).resolve().parent.parent
 README, DEMO, PICTURE = ROOT / "README.md", ROOT / "docs" / "demo.json", ROOT / "docs" / "learning-rates.svg"
-_START, _END = "<!-- demo: scripts/readme.py writes this block from docs/demo.json -->\n", "<!-- end of demo -->"
+SPEED, RESULTS = ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
 
 
 def store_demo(runs: list[RunDirectory]) -> None:
@@ -54,10 +55,66 @@ def demo_block(demo: dict[str, Any]) -> str:
     )
 
 
-def with_demo(text: str, demo: dict[str, Any]) -> str:
-    """Return the README with the demo's block brought up to date."""
-    before, _, rest = text.partition(_START)
-    return before + _START + demo_block(demo) + _END + rest.partition(_END)[2]
+def bench_block(found: dict[str, Any]) -> str:
+    """Return the table of `rmsprop bench` as Markdown."""
+    console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
+    show_bench(console, found)
+    table = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+    return f"```text\n{table}\n```\n\n"
+
+
+def threads_block() -> str:
+    """Return what benchmarks/threads.py found, with threads started for a step and with torch's, as Markdown."""
+    started, team = (json.loads((RESULTS / f"threads-{name}.json").read_text()) for name in ("started", "torch"))
+    lines = [
+        f"| elements | 1 thread | {team['threads']} threads of torch | {started['threads']} threads, started |",
+        "|---:|---:|---:|---:|",
+    ]
+    for a, b in zip(started["rows"], team["rows"], strict=True):
+        lines.append(
+            f"| {a['size']} | {b['alone_us']:.0f} µs | {b['shared_us']:.0f} µs ({b['ratio']:.2f}) "
+            f"| {a['shared_us']:.0f} µs ({a['ratio']:.2f}) |"
+        )
+    return "\n".join(lines) + "\n\n"
+
+
+def parts_block() -> str:
+    """Return what benchmarks/parts.py found of small things, as Markdown."""
+    found = json.loads((RESULTS / "parts.json").read_text())
+    lines = [f"| {name} | {value:.2g} µs |" for name, value in found["small_us"].items()]
+    return "\n".join(["| | |", "|---|---:|", *lines]) + "\n\n"
+
+
+def language_block() -> str:
+    """Return what benchmarks/parts.py found of the language model's training step, as Markdown."""
+    rows = json.loads((RESULTS / "parts.json").read_text())["language_ms"]
+    names = {"rmsprop": "rmsprop, torch's threads", "rmsprop, started": "rmsprop, threads started", "torch": "torch"}
+    lines = [
+        f"| {names[name]} | {parts['forward']:.0f} ms | {parts['backward']:.0f} ms | {parts['step']:.1f} ms |"
+        for name, parts in rows.items()
+    ]
+    return "\n".join(["| | forward | backward | step |", "|---|---:|---:|---:|", *lines]) + "\n\n"
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """Return `text` with what stands between the comments of block `name` replaced."""
+    match = re.search(rf"<!-- {name}: [^\n]* -->\n", text)
+    assert match is not None, name
+    end = f"<!-- end of {name} -->"
+    return text[: match.end()] + content + end + text[match.end() :].partition(end)[2]
+
+
+def with_speed(text: str) -> str:
+    """Return docs/speed.md with its blocks as the stored results have them."""
+    for name, content in (("threads", threads_block()), ("parts", parts_block()), ("language", language_block())):
+        text = with_block(text, name, content)
+    return text
+
+
+def up_to_date(text: str) -> str:
+    """Return the README with its blocks as the stored results have them."""
+    text = with_block(text, "demo", demo_block(json.loads(DEMO.read_text(encoding="utf-8"))))
+    return with_block(text, "bench", bench_block(json.loads((RESULTS / "steps.json").read_text(encoding="utf-8"))))
 
 
 def with_outputs(text: str) -> str:
@@ -79,7 +136,8 @@ def main() -> None:
         store_demo([RunDirectory(Path(name)) for name in sys.argv[1:]])
     demo = json.loads(DEMO.read_text(encoding="utf-8"))
     PICTURE.write_text(picture(demo), encoding="utf-8")
-    README.write_text(with_outputs(with_demo(README.read_text(encoding="utf-8"), demo)), encoding="utf-8")
+    README.write_text(with_outputs(up_to_date(README.read_text(encoding="utf-8"))), encoding="utf-8")
+    SPEED.write_text(with_speed(SPEED.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

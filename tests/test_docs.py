@@ -36,7 +36,7 @@ def test_the_python_of_the_readme_runs_in_order(tmp_path: Path, monkeypatch: pyt
     """Lines that print say in a comment what they print; the task is one that train accepts."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     expected = re.findall(r"print\(.*\)  # (.*)", "".join(blocks))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(blocks)], capture_output=True, text=True, check=False
@@ -51,8 +51,10 @@ def test_the_python_of_the_readme_runs_in_order(tmp_path: Path, monkeypatch: pyt
 def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
     script = readme_script()
     demo = json.loads(script.DEMO.read_text())
-    assert script.with_demo(README, demo) == README
+    assert script.up_to_date(README) == README
     assert script.with_outputs(README) == README
+    speed = script.SPEED.read_text()
+    assert script.with_speed(speed) == speed
     assert script.PICTURE.read_text() == script.picture(demo)
 
 
@@ -102,3 +104,9 @@ def test_what_the_readme_says_of_torch_is_so() -> None:
     with pytest.raises(KeyError):
         optimizer.step()
     torch.optim.RMSprop([torch.ones(1)], alpha=2)
+
+    params = [torch.ones(3, 4), torch.ones(3, 4)]
+    for p, fused in zip(params, (True, False), strict=True):
+        p.grad = torch.arange(12.0).reshape(4, 3).t()
+        torch.optim.Adam([p], eps=1.0, fused=fused).step()
+    assert not torch.allclose(params[0], params[1])
