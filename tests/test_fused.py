@@ -136,7 +136,9 @@ def test_fused_raises_with_the_reason_before_anything_changes(name: str) -> None
     params[0].grad, params[1].grad = randn(7), gradients(params[1], 0)
     with pytest.raises(InputError) as caught:
         optimizer.step()
-    assert str(caught.value) == f"fused must be None or False for parameter 1 of group 0, got True; {reason}"
+    assert str(caught.value) == (
+        f"fused must be None or False for parameter 1 of group 0, got True; {reason}; leave fused out"
+    )
     assert all(torch.equal(p, x) for p, x in zip(params, before, strict=True))
     assert all(state["step"] == 0 for state in optimizer.state.values())
 

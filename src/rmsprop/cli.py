@@ -254,7 +254,8 @@ def bench(*cases: str, json: Flag = False) -> None:
     """Time a step here beside torch's steps and the memory limit.
 
     Contenders take turns; ratios are medians over pairs, with the middle half.
-    All cases take about five minutes and 6 GB of memory.
+    All cases take about ten minutes, most of them for torch.compile, and 6 GB
+    of memory.
 
     Try:
       rmsprop bench policy

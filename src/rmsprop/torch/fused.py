@@ -112,7 +112,7 @@ def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any]) ->
             break
     for index, numbers, reason in refused:
         if groups[index]["fused"]:
-            raise InputError("fused", f"None or False for {_where(index, numbers)}", True, reason)
+            raise InputError("fused", f"None or False for {_where(index, numbers)}", True, f"{reason}; leave fused out")
     return refused
 
 
