@@ -58,20 +58,8 @@ def set_num_threads(threads: int) -> None:
 
 def kernel_rule(rule: Rule) -> Any:
     """Return `rule` as the kernel takes it, without lr."""
-    return kernel.Rule(  # type: ignore[union-attr]
-        decay=rule.decay,
-        eps=rule.eps,
-        momentum=rule.momentum,
-        weight_decay=rule.weight_decay,
-        centered=rule.centered,
-        nesterov=rule.nesterov,
-        eps_inside_sqrt=rule.eps_inside_sqrt,
-        initial_square_avg=rule.initial_square_avg,
-        lr_in_momentum=rule.lr_in_momentum,
-        bias_correction=rule.bias_correction,
-        decoupled_weight_decay=rule.decoupled_weight_decay,
-        maximize=rule.maximize,
-    )
+    fields = {name: value for name, value in vars(rule).items() if name != "lr"}
+    return kernel.Rule(**fields)  # type: ignore[union-attr]
 
 
 def new_batch() -> Any:

@@ -98,8 +98,8 @@ nb::object Batch::add_lists(const Rule& rule, double lr, nb::list params, nb::li
 void Batch::run(int threads, std::int64_t grain, double grad_scale) {
   if (entries_.empty()) return clear();
   nb::object none = nb::steal(PyObject_CallOneArg(bump_version, params_.ptr()));
-  if (!none.is_valid()) throw nb::python_error();  // inference tensors outside of inference mode
-  std::deque<Constants> constants;                 // addresses stay
+  if (!none.is_valid()) throw nb::python_error();
+  std::deque<Constants> constants;  // addresses stay
   std::vector<Task> tasks;
   tasks.reserve(entries_.size());
   std::size_t group = groups_.size();

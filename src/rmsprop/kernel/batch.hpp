@@ -13,8 +13,7 @@ namespace rmsprop {
 
 namespace nb = nanobind;
 
-// Tells once what torch is; raises a Python error
-// if its tensors cannot be read.
+// Tells once what torch is; raises a Python error if its tensors cannot be read.
 void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version);
 
 // run() of run.hpp; other Python threads go on meanwhile if it is long enough to be worth it.
