@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received, check_flag, check_number
+from rmsprop.profiles import ALIASES
 from rmsprop.rule import Rule
 
 # A rule's fields as a group names them: torch's name for `decay` is `alpha`.
@@ -18,11 +19,8 @@ FIELDS = {("alpha" if field.name == "decay" else field.name): field.name for fie
 EXECUTION = {"capturable": False, "foreach": None, "differentiable": False, "fused": None}
 RULE_NAMES = tuple(name for name in FIELDS if name != "lr")
 rule_values = itemgetter(*RULE_NAMES)  # a group's hyperparameters other than lr
-_OTHER_NAMES = {
-    "decay": "alpha", "rho": "alpha", "beta2": "alpha", "learning_rate": "lr", "epsilon": "eps",
-    "eps_in_sqrt": "eps_inside_sqrt", "initial_scale": "initial_square_avg",
-    "decoupled_decay": "decoupled_weight_decay",
-}  # fmt: skip
+_OURS = {field: name for name, field in FIELDS.items()}
+_OTHER_NAMES = {**{alias: field for alias, field in ALIASES.items() if alias != "alpha"}, "decay": "decay"}
 
 
 def lr_number(lr: float | Tensor) -> float:
@@ -40,6 +38,11 @@ def rule_of(group: dict[str, Any]) -> Rule:
         return _cached_rule(*values)
     except TypeError:  # something unhashable, such as a list, which Rule will name
         return rule_from(*values)
+
+
+def group_of(rule: Rule) -> dict[str, Any]:
+    """Return a group's hyperparameters that follow `rule`, run as it is best."""
+    return {**{name: getattr(rule, field) for name, field in FIELDS.items()}, **EXECUTION}
 
 
 def check_lr(group: dict[str, Any]) -> None:
@@ -66,9 +69,11 @@ _cached_rule = lru_cache(maxsize=256, typed=True)(rule_from)
 
 def check_group(group: dict[str, Any]) -> None:
     """Raise InputError if a value of `group` is unusable or stands under another library's name."""
-    for name, ours in _OTHER_NAMES.items():
+    for name, field in _OTHER_NAMES.items():
         if name in group:
-            raise InputError("a parameter group's key", "one of this optimizer's arguments", name, f"say {ours}")
+            raise InputError(
+                "a parameter group's key", "one of this optimizer's arguments", name, f"say {_OURS[field]}"
+            )
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         found = Received(f"shape {tuple(lr.shape)}")
