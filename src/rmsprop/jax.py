@@ -1,0 +1,252 @@
+"""RMSprop for JAX: `rmsprop`, an optax gradient transformation that knows every variant of the rule.
+
+E1 to E9 of `rmsprop.rule` in `jax.numpy`, in the same order; results agree with it to a few units in the last place.
+Numbers below float's smallest normal one (1.2e-38 in float32) count as zero where XLA takes them so, as on CPUs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from rmsprop.errors import InputError, Received, check_number
+from rmsprop.rule import Rule
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax.typing import ArrayLike
+except ModuleNotFoundError as error:
+    if error.name not in ("jax", "jaxlib", "optax"):
+        raise
+    raise ModuleNotFoundError("rmsprop.jax needs JAX and optax: pip install 'rmsprop[jax]'", name=error.name) from None
+
+__all__ = ["RMSpropState", "rmsprop"]
+
+Tree: TypeAlias = Any  # of arrays; None where there is nothing to update
+Rate: TypeAlias = "float | jax.Array"
+Schedule: TypeAlias = Callable[[jax.Array], Any]
+
+
+class RMSpropState(NamedTuple):
+    """What `rmsprop` remembers, under PyTorch's names; every update changes all of it.
+
+    The averages are trees like the parameters: of their shapes and shardings, in their dtype or, for float16 and
+    bfloat16, in float32.
+    """
+
+    step: jax.Array  # t, the number of updates made: shape (), int32
+    square_avg: Tree  # v
+    grad_avg: Tree | None  # m, only when centered
+    momentum_buffer: Tree | None  # b, only with momentum
+
+
+def rmsprop(
+    rule: Rule | ArrayLike | Schedule, learning_rate: ArrayLike | Schedule | None = None
+) -> optax.GradientTransformation:
+    r"""Return RMSprop as an optax gradient transformation.
+
+    For a parameter p with gradient g, at each step (η = lr or learning_rate, β = decay, ε = eps, μ = momentum)::
+
+        v ← β·v + (1−β)·g²
+        m ← m + (1−β)·(g − m)          s ← max(v − m², κ·v)     if centered, else s ← v
+        b ← μ·b + g/(√s + ε)
+        update = −η·b                  (without momentum: −η·g/(√s + ε))
+
+    `rmsprop.rule` has the equations with all variants; `rule.explain()` those that are active.
+
+    Parameters
+    ----------
+    rule
+        Which RMSprop: a Rule, for example `rmsprop.profile("optax", lr=0.01)`. Or a learning rate, as below, which
+        means `Rule()`, PyTorch's RMSprop, at that rate.
+    learning_rate
+        Used in place of `rule.lr`: a number, a scalar array (traced ones, too), or a schedule, which is called with
+        the number of updates made before, from 0. The value of an array is not looked at and may be anything.
+
+    Returns
+    -------
+    optax.GradientTransformation
+        `init(params)` gives the `RMSpropState`. `update(grads, state, params)` gives the updates, for
+        `optax.apply_updates`, and the new state; `params` may be left out without weight decay.
+
+    Raises
+    ------
+    InputError
+        A ValueError, for an unusable rule or rate; by `init`, for parameters that are not floating point; by
+        `update`, for weight decay without `params` and for a gradient that does not fit its parameter.
+
+    Notes
+    -----
+    float16 and bfloat16 parameters are computed in float32, and state and updates are float32, whatever dtype the
+    gradients have: `optax.apply_updates` adds in float32 and rounds the parameter once. A wrapper that may answer
+    with zeros in place of updates (`optax.apply_if_finite`) wants them in the gradients' dtype: make the gradients
+    float32 before it. `optax.inject_hyperparams` rounds the rate to the parameters' dtype; say
+    `hyperparam_dtype=jnp.float32` there.
+
+    Complex parameters are two reals, as in PyTorch: the parts of the state are averages of the parts. `jax.grad`
+    gives the conjugate of the direction of ascent; conjugate it before `update`, as for any optax transformation.
+
+    A gradient of None leaves its parameter and state as they are, and its update is None.
+
+    Differences from `optax.rmsprop`: defaults are PyTorch's; PyTorch's momentum (the rate outside the buffer), weight
+    decay and maximize; the momentum buffer has the opposite sign (b = −trace); a variance that rounding makes
+    negative and a denominator of zero give no NaN; the step can be differentiated where the gradient is zero.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from rmsprop.jax import rmsprop
+    >>> from rmsprop.rule import Rule
+    >>> params, grads = jnp.array([1.0, 1.0]), jnp.array([10.0, 0.01])
+    >>> optimizer = rmsprop(Rule(lr=0.01, decay=0.9))
+    >>> updates, state = optimizer.update(grads, optimizer.init(params))
+    >>> optax.apply_updates(params, updates)
+    Array([0.96837723, 0.96837735], dtype=float32)
+
+    A rate that can be changed between steps without compiling anew:
+
+    >>> optimizer = optax.inject_hyperparams(rmsprop)(Rule(decay=0.9), learning_rate=0.01)
+    >>> state = optimizer.init(params)
+    >>> state.hyperparams["learning_rate"] = jnp.array(0.1)
+    """
+    given: ArrayLike | Schedule
+    if not isinstance(rule, Rule):
+        if not isinstance(rule, Real | jax.Array | np.ndarray) and not callable(rule):
+            raise InputError("rule", "a Rule or a learning rate", rule, "rmsprop.profile gives rules by name")
+        if learning_rate is not None:
+            raise InputError("learning_rate", "given once", Received("two"), "pass a Rule and a rate, or a rate only")
+        variant, given = Rule(), rule
+    else:
+        variant, given = rule, rule.lr if learning_rate is None else learning_rate
+    rate: Rate | Schedule = given if callable(given) else _checked_rate(given)
+
+    def init(params: Tree) -> RMSpropState:
+        def average(start: float) -> Tree:
+            return jax.tree_util.tree_map_with_path(lambda path, p: _full_like(path, p, start), params)
+
+        return RMSpropState(
+            step=jnp.zeros([], jnp.int32),
+            square_avg=average(variant.initial_square_avg),
+            grad_avg=average(0.0) if variant.centered else None,
+            momentum_buffer=average(0.0) if variant.momentum else None,
+        )
+
+    def update(grads: Tree, state: RMSpropState, params: Tree | None = None) -> tuple[Tree, RMSpropState]:
+        if params is None and variant.weight_decay:
+            raise InputError("params", "given with weight decay", Received("none"), "update(grads, state, params)")
+        lr = _checked_rate(rate(state.step)) if callable(rate) else rate
+        t = optax.safe_increment(state.step)
+        named: list[tuple[Any, Any]]
+        tree: Any
+        named, tree = jax.tree_util.tree_flatten_with_path(grads, is_leaf=lambda x: x is None)
+        columns = [
+            [None] * len(named) if x is None else tree.flatten_up_to(x)
+            for x in (state.square_avg, state.grad_avg, state.momentum_buffer, params)
+        ]
+        rows = zip(named, *columns, strict=True)
+        results = [_leaf(variant, lr, t, path, g, v, m, b, p) for (path, g), v, m, b, p in rows]
+        change, v, m, b = (tree.unflatten([r[i] for r in results]) for i in range(4))
+        m = m if variant.centered else state.grad_avg
+        b = b if variant.momentum else state.momentum_buffer
+        return change, RMSpropState(t, v, m, b)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _checked_rate(rate: Any) -> Rate:
+    """Return a rate as a float or, if it may be traced, as a scalar array."""
+    if not isinstance(rate, jax.Array | np.ndarray):
+        return check_number("learning_rate", rate, "1e-4 to 1e-2 is usual")
+    if rate.shape != () or rate.dtype == bool or jnp.iscomplexobj(rate):
+        found = Received(f"shape {rate.shape} {rate.dtype}")
+        raise InputError("learning_rate", "a real scalar", found, "jax.vmap runs over several rates")
+    return jnp.asarray(rate)
+
+
+def _full_like(path: Any, p: Any, value: float) -> jax.Array:
+    """Return an array of the shape and sharding of a parameter, in the dtype of its state."""
+    dtype = jnp.result_type(p)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        name = "the dtype of params" + jax.tree_util.keystr(path)
+        raise InputError(name, "floating or complex", Received(dtype.name), "leave it out with optax.masked")
+    if dtype.itemsize < 4:
+        dtype = jnp.dtype(jnp.float32)
+    fill = complex(value, value) if jnp.issubdtype(dtype, jnp.complexfloating) else value
+    return jnp.full_like(p, fill, dtype=dtype)
+
+
+def _leaf(rule: Rule, lr: Rate, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
+    """Return the update of one parameter and its new v, m and b; complex arrays are stepped in two parts."""
+    if g is None:
+        return None, v, m, b
+    p = p if rule.weight_decay else None
+    for what, x in (("the gradient of params", g), ("params", g if p is None else p)):
+        if jnp.shape(x) != v.shape or jnp.iscomplexobj(x) != jnp.iscomplexobj(v):
+            name, found = what + jax.tree_util.keystr(path), Received(f"{jnp.shape(x)} {jnp.result_type(x)}")
+            raise InputError(name, f"like its state, {v.shape} {v.dtype}", found, "was init called with these params?")
+    arrays = [None if x is None else jnp.asarray(x, v.dtype) for x in (g, v, m, b, p)]
+    if not jnp.iscomplexobj(v):
+        return _step(rule, lr, t, *arrays)
+    parts = [_step(rule, lr, t, *(None if x is None else part(x) for x in arrays)) for part in (jnp.real, jnp.imag)]
+    return tuple(None if re is None else jax.lax.complex(re, im) for re, im in zip(*parts, strict=True))
+
+
+def _step(rule: Rule, lr: Rate, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
+    """Return what E1 to E9 add to p, and the new v, m and b: real arrays of one dtype. p is for weight decay only."""
+    eta = lr if isinstance(lr, float) else lr.astype(v.dtype)
+    beta, mu, lam = rule.decay, rule.momentum, rule.weight_decay
+    if rule.maximize:
+        g = -g  # E1
+    if lam and not rule.decoupled_weight_decay:
+        g = g + lam * p  # E2
+    v = beta * v + ((1 - beta) * g) * g  # E3
+    if rule.centered:
+        m = jnp.zeros_like(v) if m is None else m
+        m = m + (1 - beta) * (g - m)  # E4
+    d = _denominator(rule, v, m, t)  # E5, E6
+    # E7. Both sides of a where are differentiated: neither may divide by zero.
+    u = jnp.where(d == 0, 0.0, g / jnp.where(d == 0, 1.0, d))
+    if rule.lr_in_momentum:
+        u = eta * u
+    r = u
+    if mu:
+        b = jnp.zeros_like(v) if b is None else b
+        b = mu * b + u  # E8
+        r = u + mu * b if rule.nesterov else b
+    change = -r if rule.lr_in_momentum else -(eta * r)  # E9
+    if lam and rule.decoupled_weight_decay:
+        change = change - (eta * lam) * p  # E2
+    return change, v, m, b
+
+
+def _denominator(rule: Rule, v: jax.Array, m: jax.Array | None, t: jax.Array) -> jax.Array:
+    """Return d of E5 and E6."""
+    kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
+    s = v
+    if rule.bias_correction:
+        power, fresh = _bias(rule.decay, t.astype(v.dtype))
+        s = jnp.maximum(v - power * rule.initial_square_avg, kappa * v) / fresh
+        m = None if m is None else m / fresh
+    if rule.centered and m is not None:
+        s = jnp.maximum(s - m * m, kappa * s)
+    return _sqrt(s + rule.eps) if rule.eps_inside_sqrt else _sqrt(s) + rule.eps
+
+
+def _bias(decay: float, t: jax.Array) -> tuple[Rate, Rate]:
+    """Return βᵗ and 1 − βᵗ; the difference would lose the digits that βᵗ shares with 1."""
+    if decay == 0:
+        return 0.0, 1.0
+    exponent = t * math.log(decay)
+    return jnp.exp(exponent), -jnp.expm1(exponent)
+
+
+def _sqrt(s: jax.Array) -> jax.Array:
+    """Return √s with a derivative of 0 at 0, where that of sqrt is infinite and would make NaN of 0·∞."""
+    return jnp.where(s == 0, 0.0, jnp.sqrt(jnp.where(s == 0, 1.0, s)))
