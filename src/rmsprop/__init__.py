@@ -1,14 +1,16 @@
 """RMSprop, exactly: every variant of the rule, and able to say what it does.
 
-`Rule`, `State`, `init` and `update` are the algorithm in NumPy; `profile` has the rules of other libraries by name;
-`rmsprop.torch.RMSprop` is the PyTorch optimizer;
-`rmsprop.lab` trains and compares on real data; the command `rmsprop` does so from a terminal.
+`Rule`, `State`, `init` and `update` are the algorithm in NumPy; `profile` has the rules of other libraries and `recipe`
+published trainings, by name. `rmsprop.torch`, `rmsprop.jax`, `rmsprop.keras` and `rmsprop.pytensor` put the rule behind
+their frameworks' interfaces, `rmsprop.checkpoint` moves state between them, `rmsprop.lab` trains and compares on real
+data; the command `rmsprop` does so from a terminal.
 """
 
 from rmsprop.errors import InputError
 from rmsprop.native import get_num_threads, set_num_threads
 from rmsprop.profiles import profile
+from rmsprop.recipes import recipe
 from rmsprop.rule import Rule, State, init, update
 
-__all__ = ["InputError", "Rule", "State", "get_num_threads", "init", "profile", "set_num_threads", "update"]
+__all__ = ["InputError", "Rule", "State", "get_num_threads", "init", "profile", "recipe", "set_num_threads", "update"]
 __version__ = "0.1.0"
