@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import torch
 
+os.environ.setdefault("KERAS_BACKEND", "jax")  # where a test imports Keras here; one process has one backend
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,17 +26,26 @@ def step(optimizer: RMSprop) -> None:
         for group in optimizer.param_groups:
             lists: list[Any] = [[], [], [], [], [], []]
             optimizer._init_group(group, *lists)
-            if not lists[0]:
-                continue
-            wanted = group["fused"] is not False and group["foreach"] is None and not group["differentiable"]
-            if wanted and fused.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
-                lr = group["lr"]
-                number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
-                torch.ops.rmsprop.step(
-                    *lists, number, tensor, grad_scale, found_inf, *[group[name] for name in RULE_NAMES]
-                )
-            else:
-                step_slots(group, rule_of(group), _slots(lists))
+            if lists[0]:
+                step_lists(group, lists, grad_scale, found_inf)
+
+
+def step_lists(
+    group: Group, lists: list[Any], grad_scale: Tensor | None = None, found_inf: Tensor | None = None
+) -> None:
+    """Step parameters that stand in lists, traced or not: by the kernel where it can, else by tensor operations.
+
+    `lists` are parameters, gradients, step counters, square averages, gradient averages and momentum buffers; of the
+    last two, those that `group` does not use are empty.
+    """
+    wanted = group["fused"] is not False and group["foreach"] is None and not group["differentiable"]
+    if wanted and fused.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
+        lr = group["lr"]
+        number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
+        run: Callable[..., None] = torch.ops.rmsprop.step if torch.compiler.is_compiling() else kernel_step
+        run(*lists, number, tensor, grad_scale, found_inf, *[group[name] for name in RULE_NAMES])
+    else:
+        step_slots(group, rule_of(group), _slots(lists))
 
 
 def _slots(lists: list[Any], scale: float = 1.0) -> list[Slot]:
@@ -48,8 +57,7 @@ def _slots(lists: list[Any], scale: float = 1.0) -> list[Slot]:
     return [Slot(p, g, steps[i], v, m, b) for i, (p, g, v, m, b) in enumerate(zip(*columns, strict=True))]
 
 
-@torch.library.custom_op("rmsprop::step", mutates_args=_WRITTEN, device_types="cpu")
-def step_operator(
+def kernel_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     steps: Sequence[Tensor],
@@ -102,6 +110,9 @@ def step_operator(
     rest = [everything[i] for i, _ in refused]
     batch.run(torch.get_num_threads(), native.GRAIN, scale)
     step_slots(group, rule_of(group), rest)
+
+
+step_operator = torch.library.custom_op("rmsprop::step", kernel_step, mutates_args=_WRITTEN, device_types="cpu")
 
 
 @step_operator.register_fake

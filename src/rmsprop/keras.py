@@ -1,0 +1,390 @@
+"""RMSprop for Keras 3: `RMSprop`, a drop-in for `keras.optimizers.RMSprop` that knows every variant.
+
+The step is written in Keras' own operations, for every backend; on the PyTorch backend it is that of `rmsprop.torch`,
+which takes all variables at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from numbers import Real
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from rmsprop.errors import InputError, Received, check_number
+from rmsprop.profiles import profile
+from rmsprop.rule import Rule
+
+try:
+    import keras
+except ModuleNotFoundError as error:
+    if error.name == "keras":
+        raise ModuleNotFoundError("rmsprop.keras needs Keras: pip install 'rmsprop[keras]'", name="keras") from None
+    if error.name in ("tensorflow", "jax", "torch"):
+        message = f"Keras found no {error.name}: set KERAS_BACKEND to torch, jax or tensorflow, whichever is installed"
+        raise ModuleNotFoundError(message, name=error.name) from None
+    raise
+except ValueError as error:  # that is how Keras says it
+    if "backend" not in str(error):
+        raise
+    name = os.environ.get("KERAS_BACKEND", "that of keras.json")
+    raise InputError("KERAS_BACKEND", "torch, jax or tensorflow", name, "set it before Keras is imported") from None
+
+from keras import ops
+
+Tensor: TypeAlias = Any  # of the backend: tf.Tensor, jax.Array or torch.Tensor
+Variable: TypeAlias = Any  # keras.Variable, or the tf.Variable inside one
+
+# A rule's fields under the names of Keras' arguments, in the order of this class.
+FIELDS = {
+    "learning_rate": "lr",
+    "rho": "decay",
+    "momentum": "momentum",
+    "epsilon": "eps",
+    "centered": "centered",
+    "weight_decay": "weight_decay",
+    "nesterov": "nesterov",
+    "eps_inside_sqrt": "eps_inside_sqrt",
+    "initial_square_avg": "initial_square_avg",
+    "lr_in_momentum": "lr_in_momentum",
+    "bias_correction": "bias_correction",
+    "decoupled_weight_decay": "decoupled_weight_decay",
+    "maximize": "maximize",
+}
+STATE = ("square_avg", "momentum_buffer", "grad_avg")  # in the order of keras.optimizers.RMSprop
+COMPUTE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+KERAS = profile("keras")  # the defaults
+
+
+@keras.saving.register_keras_serializable(package="rmsprop")
+class RMSprop(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has no types
+    r"""RMSprop with every variant; a drop-in for `keras.optimizers.RMSprop`, whose arguments and defaults come first.
+
+    For a variable p with gradient g, at each step (η = learning_rate, β = rho, ε = epsilon, μ = momentum,
+    λ = weight_decay)::
+
+        p ← p − (η·λ)·p
+        v ← β·v + (1−β)·g²
+        m ← m + (1−β)·(g − m)          s ← max(v − m², κ·v)     if centered, else s ← v
+        b ← μ·b + η·g/√(s + ε)
+        p ← p − b                      (without momentum: p ← p − η·g/√(s + ε))
+
+    `rmsprop.rule` has the equations with all variants; `optimizer.rule().explain()` those that are active.
+
+    Parameters
+    ----------
+    learning_rate
+        η: a number, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without arguments.
+    rho
+        Decay β of the averages, in [0, 1).
+    momentum
+        μ in [0, 1).
+    epsilon
+        ε of the denominator; may be 0.
+    centered
+        Divide by the standard deviation of the gradient.
+    weight_decay
+        λ; shrinks p by η·λ before the step, or is added to the gradient (L2) with `decoupled_weight_decay=False`.
+        Either way `exclude_from_weight_decay` is heeded. None: 0.
+    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor, \
+gradient_accumulation_steps, name
+        As in every Keras optimizer; see `keras.optimizers.Optimizer`.
+    nesterov
+        Nesterov momentum; needs momentum > 0.
+    eps_inside_sqrt
+        √(v + ε), Keras' form; False: √v + ε.
+    initial_square_avg
+        Start of v; 1 in TensorFlow 1.
+    lr_in_momentum
+        Gather η·g/d in the momentum buffer, Keras' form; False: g/d, so that a change of η acts at once.
+    bias_correction
+        Divide the averages by 1 − βᵗ, where t counts the updates made (not the gradients accumulated for them).
+    decoupled_weight_decay
+        Keras' form of weight decay; False: L2.
+    maximize
+        Ascend.
+
+    Raises
+    ------
+    InputError
+        A ValueError, for an argument out of range: its name, the range, the value and a remedy. `build` raises it
+        for a variable that is not float16, bfloat16, float32 or float64.
+
+    Notes
+    -----
+    State is in `optimizer.variables` after `iteration` and `learning_rate`: the square averages of all variables,
+    their momentum buffers (with momentum) and their gradient averages (if centered), each of the variable's shape and
+    dtype. This is the order of `keras.optimizers.RMSprop`, so that saved state of one loads into the other.
+    Import `rmsprop.keras` before loading a saved model: Keras does not go and look for the class.
+
+    Differences from `keras.optimizers.RMSprop`: `centered` cannot take the root of a negative number; ε = 0 gives no
+    NaN; float16 and bfloat16 variables are computed in float32 with float32 state; the learning rate may be an
+    integer; unknown arguments raise (Keras warns of `decay` and ignores it); gradients that come as slices
+    (`tf.IndexedSlices` of an embedding) are added up before they are squared.
+
+    Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); keras-team/keras:
+    keras/src/optimizers/rmsprop.py, base_optimizer.py (3.15).
+
+    Examples
+    --------
+    >>> import keras
+    >>> from rmsprop.keras import RMSprop
+    >>> weight = keras.Variable([1.0, 1.0])
+    >>> optimizer = RMSprop(learning_rate=0.01, rho=0.9)
+    >>> optimizer.apply([keras.ops.array([10.0, 0.01])], [weight])
+    >>> keras.ops.convert_to_numpy(weight).round(4)
+    array([0.9684, 0.9685], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Callable[..., Any] = KERAS.lr,
+        rho: float = KERAS.decay,
+        momentum: float = KERAS.momentum,
+        epsilon: float = KERAS.eps,
+        centered: bool = KERAS.centered,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        nesterov: bool = KERAS.nesterov,
+        eps_inside_sqrt: bool = KERAS.eps_inside_sqrt,
+        initial_square_avg: float = KERAS.initial_square_avg,
+        lr_in_momentum: bool = KERAS.lr_in_momentum,
+        bias_correction: bool = KERAS.bias_correction,
+        decoupled_weight_decay: bool = KERAS.decoupled_weight_decay,
+        maximize: bool = KERAS.maximize,
+    ) -> None:
+        if not callable(learning_rate):
+            learning_rate = check_number("learning_rate", learning_rate, "1e-4 to 1e-2 is usual")
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        self.rho = rho
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.centered = centered
+        self.nesterov = nesterov
+        self.eps_inside_sqrt = eps_inside_sqrt
+        self.initial_square_avg = initial_square_avg
+        self.lr_in_momentum = lr_in_momentum
+        self.bias_correction = bias_correction
+        self.decoupled_weight_decay = decoupled_weight_decay
+        self.maximize = maximize
+        self._rule()  # checks them
+
+    @classmethod
+    def from_rule(cls, rule: Rule, **keras_arguments: Any) -> RMSprop:
+        """Return an optimizer that follows `rule`.
+
+        `keras_arguments` takes the arguments that are no part of a rule, and `learning_rate` for a schedule in place
+        of rule.lr.
+
+        >>> from rmsprop import profile
+        >>> RMSprop.from_rule(profile("tf1", lr=0.045, momentum=0.9), clipnorm=1.0).initial_square_avg
+        1.0
+        """
+        if not isinstance(rule, Rule):
+            raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("tf1", lr=0.01)')
+        values = {name: getattr(rule, field) for name, field in FIELDS.items()}
+        values["learning_rate"] = keras_arguments.pop("learning_rate", rule.lr)
+        values["weight_decay"] = rule.weight_decay or None
+        return cls(**values, **keras_arguments)
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate now; a number that is set is checked, what a schedule or callable gives is not."""
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        if isinstance(value, Real):
+            value = check_number("learning_rate", value, "1e-4 to 1e-2 is usual")
+        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+
+    def rule(self) -> Rule:
+        """Return the rule that this optimizer follows now; its lr is the current learning rate, as Keras rounds it."""
+        return self._rule(float(self.learning_rate))
+
+    def _rule(self, lr: float = 0.0) -> Rule:
+        """Return the rule of the present attributes, checked; without `lr`, which may be known to the graph only."""
+        values = {name: getattr(self, name) for name in FIELDS if name != "learning_rate"}
+        if values["weight_decay"] is None:
+            values["weight_decay"] = 0.0
+        try:
+            return _cached_rule(lr, **values)
+        except TypeError:  # something unhashable, such as a list, which Rule will name
+            return _rule_from(lr, **values)
+
+    def build(self, variables: list[Variable]) -> None:
+        """Create the state of `variables`; Keras calls it before the first update."""
+        if self.built:
+            return
+        for variable in variables:
+            dtype = keras.backend.standardize_dtype(variable.dtype)
+            if dtype not in COMPUTE:
+                remedy = f"leave {variable.name} out of the variables to be trained"
+                raise InputError("a variable's dtype", " or ".join(COMPUTE), dtype, remedy)
+        super().build(variables)
+        rule = self._rule()
+
+        def start(shape: tuple[int, ...], dtype: str) -> Tensor:  # Keras' own Constant rounds to float32
+            return ops.ones(shape, dtype) * rule.initial_square_avg
+
+        self._built_for = (rule.momentum > 0, rule.centered)
+        self._square_avgs = self.add_optimizer_variables(variables, "square_avg", start)
+        self._momentum_buffers = self.add_optimizer_variables(variables, "momentum_buffer") if rule.momentum else []
+        self._grad_avgs = self.add_optimizer_variables(variables, "grad_avg") if rule.centered else []
+
+    def add_variable(self, *args: Any, **kwargs: Any) -> Variable:
+        """Add a variable to the optimizer, see `keras.optimizers.Optimizer`; the rule's state is float32 at least."""
+        if str(kwargs.get("name")).endswith(STATE):
+            kwargs["dtype"] = COMPUTE[keras.backend.standardize_dtype(kwargs.get("dtype"))]
+        return super().add_variable(*args, **kwargs)
+
+    def _apply_weight_decay(self, variables: list[Variable]) -> None:
+        """Do nothing: `update_step` decays, where half precision is not rounded in between."""
+
+    def _backend_update_step(
+        self, grads: list[Tensor], trainable_variables: list[Variable], learning_rate: Any
+    ) -> None:
+        """Step all variables; on the PyTorch backend in one go, as `rmsprop.torch.RMSprop` does."""
+        if keras.backend.backend() == "torch":
+            self._torch_step(grads, trainable_variables, ops.convert_to_tensor(learning_rate))
+        else:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def _torch_step(self, grads: list[Tensor], variables: list[Variable], learning_rate: Tensor) -> None:
+        import torch
+
+        from rmsprop.torch.compiled import step_lists
+        from rmsprop.torch.groups import group_of
+
+        rule = self._built_rule()
+        made = ops.convert_to_tensor(self.iterations).to("cpu", torch.float32)
+        for decays in {bool(rule.weight_decay and self._use_weight_decay(v)) for v in variables}:
+            group = group_of(rule if decays else dataclasses.replace(rule, weight_decay=0.0)) | {"lr": learning_rate}
+            lists: list[list[Any]] = [[], [], [], [], [], []]
+            for gradient, variable in zip(grads, variables, strict=True):
+                if bool(rule.weight_decay and self._use_weight_decay(variable)) == decays:
+                    i = self._get_variable_index(variable)
+                    states = [
+                        x[i].value if x else None for x in (self._square_avgs, self._grad_avgs, self._momentum_buffers)
+                    ]
+                    for column, x in zip(lists, (variable.value, gradient, made.clone(), *states), strict=True):
+                        column.extend([] if x is None else [x])
+            with torch.no_grad():
+                step_lists(group, lists)
+
+    def _built_rule(self) -> Rule:
+        """Return the rule; InputError if it needs another state than that which was built."""
+        rule = self._rule()
+        if (rule.momentum > 0, rule.centered) != self._built_for:
+            found = Received(f"momentum={rule.momentum:g}, centered={rule.centered} after it")
+            allowed = "with and without state as when the optimizer was built"
+            raise InputError("momentum and centered", allowed, found, "make a new optimizer")
+        return rule
+
+    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        """Make one step of `variable`, E1 to E9 of `rmsprop.rule`; Keras calls it for every variable."""
+        rule, index = self._built_rule(), self._get_variable_index(variable)
+        mu, beta = rule.momentum, rule.decay
+        lam = rule.weight_decay if rule.weight_decay and self._use_weight_decay(variable) else 0.0
+        dtype = COMPUTE[keras.backend.standardize_dtype(variable.dtype)]
+        square_avg = self._square_avgs[index]
+        lr, p, v = (ops.convert_to_tensor(x, dtype) for x in (learning_rate, variable, square_avg))
+        g = ops.cast(_dense(gradient), dtype)
+        m = None
+        if rule.maximize:
+            g = -g  # E1
+        if lam and rule.decoupled_weight_decay:
+            p = p - (lr * lam) * p  # E2
+        elif lam:
+            g = g + lam * p
+        v = beta * v + ((1 - beta) * g) * g  # E3
+        self.assign(square_avg, v)
+        if rule.centered:
+            m = ops.convert_to_tensor(self._grad_avgs[index], dtype)
+            m = m + (1 - beta) * (g - m)  # E4
+            self.assign(self._grad_avgs[index], m)
+        # iterations counts the updates made before this one, those skipped or accumulated for left out.
+        u = g / denominator(rule, v, m, ops.cast(self.iterations, dtype) + 1)  # E5 to E7
+        if rule.lr_in_momentum:
+            u = lr * u
+        r = u
+        if mu:
+            b = mu * ops.convert_to_tensor(self._momentum_buffers[index], dtype) + u  # E8
+            self.assign(self._momentum_buffers[index], b)
+            r = u + mu * b if rule.nesterov else b
+        self.assign(variable, p - r if rule.lr_in_momentum else p - lr * r)  # E9
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make this optimizer anew, for `from_config` and for saved models."""
+        config: dict[str, Any] = super().get_config()
+        return config | {name: getattr(self, name) for name in FIELDS if name != "learning_rate"}
+
+
+def denominator(rule: Rule, v: Tensor, m: Tensor | None, t: Tensor) -> Tensor:
+    """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `m` when centered only."""
+    info = np.finfo(keras.backend.standardize_dtype(v.dtype))
+    kappa = 4 * float(info.eps)  # 8 × unit roundoff
+    s = v
+    if rule.bias_correction:
+        exponent = t * (math.log(rule.decay) if rule.decay else -math.inf)
+        fresh = -ops.expm1(exponent)  # 1 − βᵗ without the digits that a subtraction from 1 loses
+        if rule.initial_square_avg:
+            s = _maximum(v - ops.exp(exponent) * rule.initial_square_avg, kappa * v)
+        s = s / fresh
+        m = None if m is None else m / fresh
+    if m is not None:
+        s = _maximum(s - m * m, kappa * s)
+    d = ops.sqrt(s + rule.eps) if rule.eps_inside_sqrt else ops.sqrt(s) + rule.eps
+    return d if rule.eps >= info.tiny else ops.where(ops.equal(d, 0), math.inf, d)
+
+
+def _maximum(x: Tensor, y: Tensor) -> Tensor:
+    """Return the larger of each pair; `ops.maximum` of float64 tensors is float32 on the PyTorch backend."""
+    return ops.where(x < y, y, x)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """Return a gradient that came as slices or in a sparse format as a dense tensor, slices of one row added up."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(gradient)
+    return ops.convert_to_tensor(gradient, sparse=False)
+
+
+def _rule_from(lr: float, **values: Any) -> Rule:
+    """Return the rule of Keras' arguments, checked under their names."""
+    try:
+        return Rule(lr=lr, **{FIELDS[name]: value for name, value in values.items()})
+    except InputError as error:
+        name = next(name for name, field in FIELDS.items() if field == error.name)
+        raise InputError(name, error.allowed, error.value, error.remedy) from None
+
+
+_cached_rule = lru_cache(maxsize=256, typed=True)(_rule_from)
