@@ -1,0 +1,232 @@
+"""RMSprop for PyTensor: `updates`, a dictionary of updates for `pytensor.function`, or an optimizer for PyMC."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias, cast, overload
+
+import numpy as np
+
+from rmsprop.errors import InputError, Received, check_number
+from rmsprop.rule import Rule
+
+try:
+    import pytensor
+except ModuleNotFoundError as error:
+    if error.name != "pytensor":
+        raise
+    message = "rmsprop.pytensor needs PyTensor: pip install 'rmsprop[pytensor]'"
+    raise ModuleNotFoundError(message, name="pytensor") from None
+
+from pytensor import tensor as pt
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Variable
+from pytensor.tensor.type import DenseTensorType
+
+Symbol: TypeAlias = Any  # a symbolic tensor
+Updates: TypeAlias = "OrderedDict[SharedVariable[Any, Any], Symbol]"
+
+DEFAULT = Rule()
+COMPUTE = {"float16": "float32", "float32": "float32", "float64": "float64"}
+
+
+@overload
+def updates(
+    loss_or_grads: None = None, params: None = None, rule: Rule = ..., learning_rate: float | Symbol | None = None
+) -> Callable[..., Updates]: ...
+@overload
+def updates(
+    loss_or_grads: Symbol, params: Iterable[Symbol], rule: Rule = ..., learning_rate: float | Symbol | None = None
+) -> Updates: ...
+def updates(
+    loss_or_grads: Any = None,
+    params: Iterable[Any] | None = None,
+    rule: Rule = DEFAULT,
+    learning_rate: float | Symbol | None = None,
+) -> Updates | Callable[..., Updates]:
+    """Return the updates that make one step of `rule`: for each parameter and each of its states, the next value.
+
+    `rmsprop.rule` has the equations with all variants; `rule.explain()` those that are active.
+
+    Parameters
+    ----------
+    loss_or_grads
+        A scalar loss, whose gradients are taken, or a list or tuple of gradients, one for each parameter.
+    params
+        Dense shared variables to be trained: float16, float32 or float64, of any shape.
+    rule
+        What to do with the gradients; `rmsprop.profile("lasagne", lr=0.01)` is PyMC's and Lasagne's RMSprop.
+    learning_rate
+        η in place of rule.lr: a number, or a symbolic scalar, such as a shared variable that a training loop changes.
+
+    Returns
+    -------
+    OrderedDict
+        For `pytensor.function(..., updates=...)`. Its keys are the parameters and new shared variables: for each
+        parameter of the name `w` (or `param0`, by its place) `w_square_avg`, with centered `w_grad_avg` and with
+        momentum `w_momentum_buffer`, of its shape and dtype, but float32 for float16; with bias correction also one
+        `step` (int64), the number of steps made.
+
+        Without `loss_or_grads` and `params`, a function of the two that returns it: the form in which PyMC takes
+        an optimizer, `pm.fit(obj_optimizer=updates(rule=rule))`.
+
+    Raises
+    ------
+    InputError
+        A ValueError, for one of `loss_or_grads` and `params` without the other, for parameters that are not dense
+        shared variables of these dtypes or come twice, for gradients whose number or shape is not that of the
+        parameters, and for a learning rate that is neither a number >= 0 nor a scalar. A shape that PyTensor does not
+        know beforehand is checked at each step: its AssertionError names the two shapes.
+
+    Notes
+    -----
+    Each call makes new state: call it once for a training. Differences from `pymc.rmsprop`: every field of `Rule`;
+    `centered` cannot take the root of a negative number; ε = 0 gives no NaN; float16 parameters are computed in
+    float32; parameters keep their dtype whatever that of the learning rate and of PyTensor's `floatX`; the default
+    learning rate is that of the rule, 0.01 and not 1.
+
+    Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); pymc-devs/pymc:
+    pymc/variational/updates.py (5.28).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pytensor
+    >>> from rmsprop import Rule
+    >>> from rmsprop.pytensor import updates
+    >>> weight = pytensor.shared(np.array([1.0, 1.0]), name="weight")
+    >>> loss = (weight * np.array([10.0, 0.01])).sum()
+    >>> update = updates(loss, [weight], Rule(lr=0.01, decay=0.9))
+    >>> step = pytensor.function([], loss, updates=update, mode="FAST_COMPILE")
+    >>> step()
+    array(10.01)
+    >>> weight.get_value()
+    array([0.96837722, 0.96837732])
+    """
+    if not isinstance(rule, Rule):
+        raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("lasagne", lr=0.01)')
+    rate = _rate(rule, learning_rate)
+    if loss_or_grads is None and params is None:
+        return cast("Callable[..., Updates]", partial(updates, rule=rule, learning_rate=learning_rate))
+    if loss_or_grads is None or params is None:
+        missing, given = ("params", "loss_or_grads") if params is None else ("loss_or_grads", "params")
+        raise InputError(missing, f"given with {given}", Received("none"), "leave both out for a partial function")
+    params = list(params)
+    _check_params(params)
+    grads = _gradients(loss_or_grads, params)
+
+    result: Updates = OrderedDict()
+    step = None
+    if rule.bias_correction:
+        counter = pytensor.shared(np.int64(0), name="step")
+        step = result[counter] = counter + 1
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        name = param.name or f"param{i}"
+        _add_step(result, rule, rate, name, param, grad, step)
+    return result
+
+
+def _rate(rule: Rule, learning_rate: float | Symbol | None) -> float | Symbol:
+    """Return the learning rate, checked."""
+    if learning_rate is None:
+        return rule.lr
+    if not isinstance(learning_rate, Variable):
+        return check_number("learning_rate", learning_rate, "1e-4 to 1e-2 is usual")
+    if getattr(learning_rate.type, "ndim", None) != 0:
+        found = Received(f"one of type {learning_rate.type}")
+        raise InputError("learning_rate", "a number or a symbolic scalar", found, "say pytensor.shared(0.01)")
+    return learning_rate
+
+
+def _check_params(params: list[Symbol]) -> None:
+    for i, param in enumerate(params):
+        # PyTensor's sparse types are tensor types, too, but not dense ones.
+        dense = isinstance(param, SharedVariable) and isinstance(param.type, DenseTensorType)
+        if not dense or param.type.dtype not in COMPUTE:
+            found = Received(f"one of type {getattr(param, 'type', type(param).__name__)}")
+            allowed = f"a dense shared variable of dtype {' or '.join(COMPUTE)}"
+            raise InputError(f"params[{i}]", allowed, found, "make it with pytensor.shared(array)")
+        if any(param is other for other in params[:i]):
+            raise InputError(f"params[{i}]", "another than those before it", param, "leave it out")
+
+
+def _gradients(loss_or_grads: Any, params: list[Symbol]) -> list[Symbol]:
+    """Return one symbolic gradient for each parameter."""
+    if isinstance(loss_or_grads, list | tuple):
+        if len(loss_or_grads) != len(params):
+            found = Received(str(len(loss_or_grads)))
+            raise InputError("loss_or_grads", f"{len(params)} gradients, one for each parameter", found, "add the rest")
+        grads = []
+        for i, (grad, param) in enumerate(zip(map(pt.as_tensor, loss_or_grads), params, strict=True)):
+            shape, known = param.get_value(borrow=True).shape, grad.type.shape  # None where only a run will tell
+            if len(known) != len(shape) or any(n not in (None, size) for n, size in zip(known, shape, strict=True)):
+                found = Received(str(known))
+                raise InputError(f"the shape of loss_or_grads[{i}]", f"{shape}", found, "reshape the gradient")
+            grads.append(pt.specify_shape(grad, shape))
+        return grads
+    if getattr(getattr(loss_or_grads, "type", None), "ndim", None) != 0:
+        found = Received(f"one of type {getattr(loss_or_grads, 'type', type(loss_or_grads).__name__)}")
+        raise InputError("loss_or_grads", "a symbolic scalar or a list of gradients", found, "say loss.mean()")
+    return list(pytensor.grad(loss_or_grads, params))
+
+
+def _add_step(
+    result: Updates, rule: Rule, rate: float | Symbol, name: str, param: Symbol, grad: Symbol, step: Symbol | None
+) -> None:
+    """Add to `result` one step of one parameter, E1 to E9 of `rmsprop.rule`, and the next values of its states."""
+    dtype = COMPUTE[param.type.dtype]
+    number = partial(_number, dtype)
+
+    def state(of: str, start: float = 0.0) -> Any:
+        value = np.full(param.get_value(borrow=True).shape, start, dtype)
+        return pytensor.shared(value, name=f"{name}_{of}", shape=param.type.shape)
+
+    lr, beta, fresh, mu = number(rate), number(rule.decay), number(1 - rule.decay), number(rule.momentum)
+    p, g = pt.cast(param, dtype), pt.cast(grad, dtype)
+    m = None
+    if rule.maximize:
+        g = -g  # E1
+    if rule.weight_decay and rule.decoupled_weight_decay:
+        p = p - number(rate * rule.weight_decay) * p  # E2
+    elif rule.weight_decay:
+        g = g + number(rule.weight_decay) * p
+    square_avg = state("square_avg", rule.initial_square_avg)
+    v = result[square_avg] = beta * square_avg + (fresh * g) * g  # E3
+    if rule.centered:
+        grad_avg = state("grad_avg")
+        m = result[grad_avg] = grad_avg + fresh * (g - grad_avg)  # E4
+    u = g / _denominator(rule, v, m, step)  # E5 to E7
+    if rule.lr_in_momentum:
+        u = lr * u
+    r = u
+    if rule.momentum:
+        momentum_buffer = state("momentum_buffer")
+        b = result[momentum_buffer] = mu * momentum_buffer + u  # E8
+        r = u + mu * b if rule.nesterov else b
+    p = p - r if rule.lr_in_momentum else p - lr * r  # E9
+    result[param] = pt.cast(p, param.type.dtype)
+
+
+def _denominator(rule: Rule, v: Symbol, m: Symbol | None, step: Symbol | None) -> Symbol:
+    """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `step` with bias correction only."""
+    number, info = partial(_number, v.dtype), np.finfo(v.dtype)
+    kappa = number(4 * float(info.eps))  # 8 × unit roundoff
+    s = v
+    if step is not None:
+        power = pt.constant(rule.decay, dtype="float64") ** step  # double: 1 − βᵗ loses digits where β is near 1
+        fresh = number(1 - power)
+        s = pt.maximum(v - number(power * rule.initial_square_avg), kappa * v) / fresh
+        m = None if m is None else m / fresh
+    if m is not None:
+        s = pt.maximum(s - m * m, kappa * s)
+    eps = number(rule.eps)
+    d = pt.sqrt(s + eps) if rule.eps_inside_sqrt else pt.sqrt(s) + eps
+    return d if rule.eps >= info.tiny else pt.switch(pt.eq(d, 0), number(math.inf), d)
+
+
+def _number(dtype: str, value: float | Symbol) -> Symbol:
+    """Return a scalar in `dtype`: one in its own would raise the dtype of what it is multiplied with."""
+    return pt.cast(value, dtype) if isinstance(value, Variable) else pt.constant(value, dtype=dtype)
