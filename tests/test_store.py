@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from rmsprop import InputError
-from rmsprop.lab.store import RunDirectory, new_path, to_json, write_atomically
+from rmsprop.files import write_atomically
+from rmsprop.lab.store import RunDirectory, new_path, to_json
 
 CONFIG = {"kind": "train", "seed": 1}
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jinja2
 
 from rmsprop.explain import explain
+from rmsprop.files import write_atomically
 from rmsprop.lab import figures
-from rmsprop.lab.store import REPORT, RunDirectory, write_atomically
+from rmsprop.lab.store import REPORT, RunDirectory
 from rmsprop.lab.words import describe_comparison, describe_training, difference_words, range_words, score_words
 from rmsprop.rule import Rule
 

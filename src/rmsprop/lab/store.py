@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,43 +12,16 @@ from typing import Any
 import torch
 
 from rmsprop.errors import InputError, Received
+from rmsprop.files import finite, write_atomically
 
 CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
     "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
 )  # fmt: skip
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that, whatever happens, it holds the old content or the new one, never a part."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def to_json(value: Any) -> str:
     """Return strict JSON: not-a-number and infinities become null."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
 
 
 class RunDirectory:

@@ -1,0 +1,156 @@
+"""The files that optimizers' states are kept in: which library's one is, and its reading and writing.
+
+A module per family has `read(path, kind, known)` and `write(checkpoint, path, like)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rmsprop.checkpoint import AVERAGES, KINDS, Checkpoint, Fields, check_written
+from rmsprop.errors import InputError, Received
+from rmsprop.formats import keras, optax, tf1, torch_like
+from rmsprop.profiles import canonical
+from rmsprop.rule import Rule
+
+_FAMILIES: Mapping[str, ModuleType] = {
+    **dict.fromkeys(("torch", "rmsprop.torch", "timm", "sb3", "bitsandbytes"), torch_like),
+    **dict.fromkeys(("keras", "rmsprop.keras"), keras),
+    **dict.fromkeys(("optax", "rmsprop.jax"), optax),
+    "tf1": tf1,
+}
+_ENDINGS: Mapping[ModuleType, tuple[str, ...]] = {
+    torch_like: (".pt", ".pth", ".zip", ".safetensors"),
+    keras: (".keras", ".h5"),
+    optax: (".npz", ".msgpack", ".safetensors"),
+    tf1: (".index",),
+}
+
+
+def read_file(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
+    """See `rmsprop.checkpoint.read`."""
+    if kind is not None and kind not in KINDS:
+        raise InputError("kind", f"one of {', '.join(KINDS)}", kind, "leave it out to tell by the file")
+    said = canonical(known)
+    _check_rule("", said)
+    family = _FAMILIES[kind] if kind else _family(path)
+    if path.is_dir():
+        raise IsADirectoryError(21, "Is a directory, not a checkpoint", str(path))
+    if not path.is_file() and not (family is tf1 and tf1.index(path).is_file()):
+        raise FileNotFoundError(2, "No such file", str(path))
+    try:
+        checkpoint: Checkpoint = family.read(path, kind, said)
+    except (InputError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # whatever a damaged or foreign file makes its reader raise
+        found = Received(f"one that fails with {type(error).__name__}: {_first_line(error)}")
+        raise InputError(str(path), f"an undamaged checkpoint of {kind or 'its kind'}", found, "check it") from error
+    if not checkpoint.parameters:
+        remedy = "save it after a step, for Keras after optimizer.build or a step"
+        raise InputError(str(path), "the state of an optimizer", Received("none"), remedy)
+    for group in checkpoint.groups:
+        _check_rule(f"in {path}", group)
+    return checkpoint
+
+
+def write_file(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
+    """See `rmsprop.checkpoint.write`."""
+    check_written(checkpoint.kind)
+    family = _FAMILIES[checkpoint.kind]
+    if path.exists() or (family is tf1 and tf1.exists(path)):
+        raise InputError("the target", "a new file", str(path), "choose another name, or remove it first")
+    endings = _ENDINGS[family]
+    if family is not tf1 and path.suffix not in endings:
+        raise InputError(
+            f"a file of {checkpoint.kind}", f"named with {' or '.join(endings)}", str(path), "choose another name"
+        )
+    if like is not None:
+        _check_like(checkpoint, like)
+    family.write(checkpoint, path, like)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return a mapping as `rmsprop.checkpoint.convert` takes it, from JSON."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(str(path), "JSON with each name once", Received(f"{twice} again"), "leave one out")
+        return dict(pairs)
+
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except InputError:
+        raise
+    except (ValueError, RecursionError):
+        mapping = None
+    if not isinstance(mapping, dict):
+        raise InputError(str(path), 'JSON such as {"a": "b"}', Received("something else"), "see docs/checkpoints.md")
+    return mapping
+
+
+def target_kind(path: Path) -> str | None:
+    """Return the kind that a new file's name tells, None if several may have such a name."""
+    kinds = {".pt": "torch", ".pth": "torch", ".zip": "sb3", ".keras": "keras", ".h5": "keras", ".index": "tf1"}
+    return kinds.get(path.suffix)
+
+
+def _check_rule(where: str, fields: Fields) -> None:
+    """Raise InputError for a value that no rule has; momentum may be unknown where nesterov is not."""
+    said = {name: value for name, value in fields.items() if value is not None}
+    try:
+        Rule(**{"momentum": 0.9, **said})
+    except InputError as error:
+        name = f"{error.name} {where}".strip()
+        raise InputError(name, error.allowed, error.value, error.remedy) from None
+
+
+def _check_like(checkpoint: Checkpoint, like: Path) -> None:
+    """Raise InputError unless the state in `like` has the parameters, arrays and groups of `checkpoint`."""
+    known: dict[str, Any] = {}
+    if like.suffix == ".h5":  # which does not say what it holds
+        known["momentum"] = 0.9 if any(p.momentum_buffer is not None for p in checkpoint.parameters) else 0.0
+        known["centered"] = any(p.grad_avg is not None for p in checkpoint.parameters)
+    ours, theirs = _described(checkpoint), _described(read_file(like, checkpoint.kind, known))
+    for name in {**theirs, **ours}:
+        a, b = theirs.get(name), ours.get(name)
+        if name not in ours or name not in theirs or (a and b and a != b):
+            found = Received(f"one where {name} has {a or 'no state'}, and not {b or 'none'}")
+            raise InputError("like", "a checkpoint with the same state", found, "give it to convert as like, too")
+
+
+def _described(state: Checkpoint) -> dict[str, str | None]:
+    """Return for each parameter what there is of it, None before its first step."""
+    told: dict[str, str | None] = {}
+    for i, p in enumerate(state.parameters):
+        arrays = [f"{name} {a.dtype}{list(a.shape)}" for name in AVERAGES if (a := getattr(p, name)) is not None]
+        told[str(i) if KINDS[state.kind].ordered else p.name] = (
+            ", ".join([*arrays, f"group {p.group}"]) if arrays else None
+        )
+    return told
+
+
+def _family(path: Path) -> ModuleType:
+    if path.suffix == ".safetensors":
+        from rmsprop.formats.trees import safetensors_metadata
+
+        return torch_like if "param_groups" in safetensors_metadata(path) else optax
+    for family, endings in _ENDINGS.items():
+        if path.suffix in endings:
+            return family
+    if tf1.index(path).is_file():
+        return tf1
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path))
+    every = ", ".join(dict.fromkeys(ending for endings in _ENDINGS.values() for ending in endings))
+    raise InputError(str(path), f"a file named with one of {every}", Received("another"), "say --from KIND")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else "no message"

@@ -1,0 +1,185 @@
+"""Keras 3's .keras and .weights.h5, whose optimizer variables are numbered.
+
+    0 iteration · 1 learning_rate, unless it is a schedule · averages of weights with use_ema · gradients being
+    accumulated · v of every variable · M of every variable with momentum · m of every variable if centered
+
+rmsprop.keras.RMSprop has the same order. Only a .keras file says which of them there are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
+from rmsprop.errors import InputError, Received
+from rmsprop.files import write_atomically
+from rmsprop.formats.files import agree, bfloat16, check_archive, package, replace_entry
+from rmsprop.profiles import ALIASES, FIELDS
+
+_VARS, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
+_BFLOAT16 = "bfloat16"
+_EXTRA = ("use_ema", "gradient_accumulation_steps")  # a block of variables each, before the state
+
+
+class Layout(NamedTuple):
+    """Where things stand among the numbered variables."""
+
+    has_lr: bool
+    skipped: int  # blocks before v
+    fields: tuple[str, ...]  # of ParameterState, a block each
+    size: int  # variables in a block
+
+    def numbers(self, field: str) -> range:
+        """Return the numbers of a block's variables."""
+        start = 1 + self.has_lr + (self.skipped + self.fields.index(field)) * self.size
+        return range(start, start + self.size)
+
+
+def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
+    """Return the state of a model's optimizer."""
+    variables = _variables(_content(path))
+    config = _config(path)
+    kind = kind or ("rmsprop.keras" if config and "eps_inside_sqrt" in config else "keras")
+    stated: dict[str, Any] = dict(KINDS[kind].fixed)
+    for name, value in (config or {}).items():
+        field = ALIASES.get(name, name)
+        if field in FIELDS and field != "lr":
+            stated[field] = float(value or 0.0) if field in ("momentum", "weight_decay", "decay", "eps") else value
+    layout = _layout(path, variables, config, {**stated, **known})
+    if layout.has_lr:
+        stated["lr"] = float(variables[1])
+    fields = agree(path, {"momentum": None, "centered": "grad_avg" in layout.fields, **stated}, known)
+    parameters = []
+    for i in range(layout.size):
+        values: dict[str, Any] = {field: variables[layout.numbers(field)[i]] for field in layout.fields}
+        parameters.append(ParameterState(str(i), step=int(variables[0]), **values))
+    return Checkpoint(kind, tuple(parameters), (fields,))
+
+
+def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
+    """Write the variables of the optimizer: into a copy of `like`, or into an .h5 that holds nothing else."""
+    fields = [field for field in ("square_avg", "momentum_buffer", "grad_avg") if _has(checkpoint, field)]
+    group = checkpoint.groups[0]
+    if like is None:
+        if path.suffix != ".h5":
+            raise InputError("like", "a .keras file, to put the state into", None, "or write a .weights.h5")
+        if group.get("lr") is None:
+            raise InputError("lr", "known, as Keras keeps it among its variables", None, "say --lr")
+        values = [np.asarray(checkpoint.step or 0, np.int32), np.asarray(group["lr"], np.float32)]
+        values += [getattr(p, field) for field in fields for p in checkpoint.parameters]
+        write_atomically(path, _h5({f"{_VARS}/{i}": value for i, value in enumerate(values)}))
+        return
+    if like.suffix != path.suffix:
+        raise InputError("the target", f"named with {like.suffix}, as --like is", str(path), "choose another name")
+    content, config = _content(like), _config(like)
+    variables = _variables(content)
+    known = {"momentum": float("momentum_buffer" in fields), "centered": "grad_avg" in fields}
+    layout = _layout(like, variables, config, {**known, **_stated(config)})
+    changed = {n: getattr(checkpoint.parameters[i], f) for f in layout.fields for i, n in enumerate(layout.numbers(f))}
+    if checkpoint.step is not None:
+        changed[0] = np.asarray(checkpoint.step, variables[0].dtype)
+    if layout.has_lr and group.get("lr") is not None:
+        changed[1] = np.asarray(group["lr"], variables[1].dtype)
+    content = _h5({f"{_VARS}/{i}": value for i, value in changed.items()}, content)
+    write_atomically(path, content if path.suffix == ".h5" else replace_entry(like, _WEIGHTS, content))
+
+
+def _has(checkpoint: Checkpoint, field: str) -> bool:
+    return any(getattr(p, field) is not None for p in checkpoint.parameters)
+
+
+def _stated(config: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: config[name] for name in ("momentum", "centered") if name in config} if config else {}
+
+
+def _content(path: Path) -> bytes:
+    """Return the HDF5 file that `path` is or holds."""
+    if path.suffix == ".h5":
+        return path.read_bytes()
+    check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(_WEIGHTS)
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    """Return the configuration of the optimizer that a .keras file was compiled with; None for an .h5."""
+    if path.suffix == ".h5":
+        return None
+    with zipfile.ZipFile(path) as archive:
+        optimizer = json.loads(archive.read(_CONFIG))["compile_config"]["optimizer"]
+    if optimizer["class_name"] != "RMSprop":
+        found = Received(f"that of {optimizer['class_name']}")
+        raise InputError(str(path), "the state of RMSprop", found, "give a model that was trained with it")
+    config: dict[str, Any] = optimizer["config"]
+    return config
+
+
+def _variables(content: bytes) -> list[Array]:
+    """Return the numbered variables; only plain datasets whose numbers are in the file itself are read."""
+    h5py = package("h5py")
+    with h5py.File(io.BytesIO(content), "r") as file:
+        node = file
+        for name in _VARS.split("/"):
+            link = node.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink) or not isinstance(node[name], h5py.Group):
+                raise InputError("the file", f"one with {_VARS}", Received("one without"), "save a compiled model")
+            node = node[name]
+        variables: list[Array] = []
+        for i in range(len(node)):
+            dataset = node[str(i)] if isinstance(node.get(str(i), getlink=True), h5py.HardLink) else None
+            if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+                raise InputError("the file", "one of arrays", Received(f"another thing as variable {i}"), "check it")
+            if dataset.size * dataset.dtype.itemsize > dataset.id.get_storage_size():
+                found = Received(f"variable {i} of {dataset.shape}, which it does not hold")
+                raise InputError("the file", "one with all its numbers", found, "check it")
+            value = np.asarray(dataset[()])
+            variables.append(value.view(bfloat16()) if dataset.attrs.get("dtype") == _BFLOAT16 else value)
+    if not variables or variables[0].shape != () or variables[0].dtype.kind not in "iu":
+        raise InputError("the file", "one whose first variable is iteration", Received("another"), "check it")
+    return variables
+
+
+def _layout(path: Path, variables: list[Array], config: dict[str, Any] | None, said: dict[str, Any]) -> Layout:
+    """Return where things stand; `said` must tell whether there is momentum, and centered."""
+    if "momentum" not in said:
+        found = Received("neither in the file nor said")
+        raise InputError("momentum", f"known to tell the variables of {path} apart", found, "say --momentum (or 0)")
+    fields = ["square_avg", *(["momentum_buffer"] if said["momentum"] else [])]
+    fields += ["grad_avg"] if said.get("centered") else []
+    skipped = sum(bool(config and config.get(name)) for name in _EXTRA)
+    # A learning rate that is a schedule has no variable; one that has comes before every state.
+    schedule = config is not None and isinstance(config.get("learning_rate"), dict)
+    has_lr = not schedule and len(variables) > 1 and variables[1].shape == ()
+    rest = [variable.shape for variable in variables[1 + has_lr :]]
+    count, left_over = divmod(len(rest), skipped + len(fields))
+    shapes = rest[:count]
+    if left_over or any(rest[i : i + count] != shapes for i in range(0, len(rest), max(count, 1))):
+        words = ", ".join(fields)
+        found = Received(f"{len(rest)} that do not fall into {skipped + len(fields)} equal blocks")
+        raise InputError(
+            f"the optimizer's variables in {path}",
+            f"{words} of each variable",
+            found,
+            "check --momentum and --centered",
+        )
+    return Layout(has_lr, skipped, tuple(fields), count)
+
+
+def _h5(values: dict[str, Array], content: bytes = b"") -> bytes:
+    """Return the HDF5 file `content`, or a new one, with these datasets."""
+    buffer = io.BytesIO(content)
+    with package("h5py").File(buffer, "r+" if content else "w") as file:
+        for name, value in values.items():
+            if name in file:
+                file[name][...] = value
+            else:
+                file[name] = value
+            if value.dtype.name == _BFLOAT16:  # HDF5 has no such type, and Keras reads this
+                file[name].attrs["dtype"] = _BFLOAT16
+    return buffer.getvalue()

@@ -1,0 +1,175 @@
+"""Trees of arrays in .npz, .safetensors and flax's .msgpack, as {keys from the root: array}, read without pickle.
+
+In .npz and .safetensors a name is the keys joined by "/" (or as `jax.tree_util.keystr` writes them). In .msgpack trees
+are nested; a node without leaves is {} in it, and None stays None.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from rmsprop.checkpoint import Array
+from rmsprop.errors import InputError, Received
+from rmsprop.formats.files import bfloat16, check_archive, package
+
+Keys: TypeAlias = tuple[str, ...]
+Tree: TypeAlias = dict[Keys, Any]
+Flat: TypeAlias = dict[str, Array]
+_SAFETENSORS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "C64": "complex64",
+}  # fmt: skip
+_KEYSTR = re.compile(r"\['((?:[^'\\]|\\.)*)'\]|\[(\d+)\]|\.(\w+)")
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of an array of numbers by its name."""
+    dtype = bfloat16() if name == "bfloat16" else np.dtype(name)
+    if dtype.kind not in "fiuc" and name != "bfloat16":
+        raise InputError("a dtype", "one of numbers", name, "check what the file was written by")
+    return dtype
+
+
+def read_tree(path: Path) -> Tree:
+    """Return the tree in a file; its ending tells the format."""
+    if path.suffix == ".msgpack":
+        return _read_msgpack(path)
+    flat = _read_npz(path) if path.suffix == ".npz" else read_safetensors(path)[0]
+    return {keys_of(name): value for name, value in flat.items()}
+
+
+def tree_bytes(tree: Tree, ending: str) -> bytes:
+    """Return the content of a file with this ending that holds `tree`."""
+    if ending == ".msgpack":
+        return _msgpack_bytes(tree)
+    flat = {"/".join(keys): value for keys, value in tree.items() if isinstance(value, np.ndarray)}
+    return _npz_bytes(flat) if ending == ".npz" else safetensors_bytes(flat)
+
+
+def name_of(keys: Keys) -> str:
+    """Return a name for `keys` that `keys_of` turns back: "a/w", or "['a/b']['w']" where a key holds a "/"."""
+    return "".join(f"['{key}']" for key in keys) if any("/" in key for key in keys) else "/".join(keys)
+
+
+def keys_of(name: str) -> Keys:
+    """Return the keys in a name such as "0/nu/w" or "[0].nu['w']"; none in an empty one."""
+    if name[:1] in "[." and "".join(match.group() for match in _KEYSTR.finditer(name)) == name:
+        return tuple(next(part for part in match.groups() if part is not None) for match in _KEYSTR.finditer(name))
+    return tuple(name.split("/"))
+
+
+def _read_npz(path: Path) -> Flat:
+    """Return the arrays of an .npz, without unpickling and without making room for more than there is."""
+    check_archive(path, free=2**28)  # zeros compress well; each entry's size is checked against its header
+    flat = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                first = np.lib.format.read_magic(file) == (1, 0)
+                header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, dtype = header(file)
+                size = math.prod(shape) * dtype.itemsize
+                if dtype.kind not in "fiuc" or size + file.tell() != entry.file_size:
+                    found = Received(f"{entry.filename} of {dtype} {shape}")
+                    raise InputError(str(path), "a file of arrays of numbers", found, "save bfloat16 as .safetensors")
+            with archive.open(entry) as file:
+                flat[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+    return flat
+
+
+def _npz_bytes(flat: Flat) -> bytes:
+    for name, value in flat.items():
+        if value.dtype.name == "bfloat16":
+            raise InputError("a .npz", "of dtypes that NumPy has", Received(f"{name} in bfloat16"), "use .safetensors")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **flat)
+    return buffer.getvalue()
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors, whose header the library checks against the file."""
+    safetensors = package("safetensors")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise InputError(str(path), "a .safetensors file", Received(str(error)), "check it") from None
+
+
+def read_safetensors(path: Path) -> tuple[Flat, dict[str, str]]:
+    """Return the arrays of a .safetensors, bfloat16 too, and its metadata."""
+    metadata = safetensors_metadata(path)
+    flat = {}
+    for name, told in package("safetensors").deserialize(path.read_bytes()):
+        dtype = dtype_of(_SAFETENSORS.get(told["dtype"], told["dtype"]))
+        flat[name] = np.frombuffer(told["data"], dtype).reshape(told["shape"]).copy()
+    return flat, metadata
+
+
+def safetensors_bytes(flat: Flat, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a .safetensors of `flat`."""
+    for name, value in flat.items():
+        if value.dtype.name not in _SAFETENSORS.values():
+            raise InputError("a .safetensors", "of real numbers", Received(f"{name} in {value.dtype}"), "use .msgpack")
+    whole = {name: value.copy(order="C") for name, value in flat.items()}
+    content: bytes = package("safetensors.numpy").save(whole, metadata=dict(metadata) if metadata else None)
+    return content
+
+
+# -- flax's msgpack: an array is extension 1, a scalar 3, of (shape, dtype's name, bytes); huge ones come in chunks ----
+
+_CHUNK = 2**30  # bytes
+_CHUNKED = "__msgpack_chunked_array__"
+
+
+def _read_msgpack(path: Path) -> Tree:
+    msgpack = package("msgpack")
+
+    def array(code: int, data: bytes) -> Any:
+        if code not in (1, 3):
+            raise InputError(str(path), "arrays of real numbers", Received(f"extension {code}"), "check it")
+        shape, name, content = msgpack.unpackb(data)
+        return np.frombuffer(content, dtype_of(name)).reshape(shape).copy()
+
+    def walk(keys: Keys, node: Any) -> Iterator[tuple[Keys, Any]]:
+        if isinstance(node, dict) and _CHUNKED in node:
+            parts = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
+            yield keys, np.concatenate(parts).reshape([node["shape"][str(i)] for i in range(len(node["shape"]))])
+        elif isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from walk((*keys, str(key)), value)
+        else:
+            yield keys, node
+
+    return dict(walk((), msgpack.unpackb(path.read_bytes(), ext_hook=array, strict_map_key=False)))
+
+
+def _msgpack_bytes(tree: Tree) -> bytes:
+    msgpack = package("msgpack")
+
+    def packed(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        if value.nbytes > _CHUNK:
+            size, flat = _CHUNK // value.itemsize, value.reshape(-1)
+            parts = [packed(flat[i : i + size]) for i in range(0, flat.size, size)]
+            numbered = ({str(i): each for i, each in enumerate(some)} for some in (value.shape, parts))
+            return {_CHUNKED: True, "shape": next(numbered), "chunks": next(numbered)}
+        return msgpack.ExtType(1, msgpack.packb((value.shape, value.dtype.name, value.tobytes())))
+
+    nested: dict[str, Any] = {}
+    for keys, value in tree.items():
+        node = nested
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = packed(value)
+    content: bytes = msgpack.packb(nested)
+    return content
