@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from rmsprop import native
+from rmsprop import Rule, native, profile, recipe
 from rmsprop.cli import run
 from rmsprop.lab.store import RunDirectory
+from rmsprop.recipes import RECIPES
 
 MINE = str(Path(__file__).with_name("mine.py"))
 
@@ -86,6 +87,8 @@ def test_json_is_all_that_is_on_standard_output(capsys: pytest.CaptureFixture[st
     facts = json.loads(capsys.readouterr().out)
     assert facts["rule"]["decay"] == 0.9
     assert facts["worked_example"][0]["square_avg"] == pytest.approx(10)
+    assert run(["explain", "--json", "--lr", "1e308"]) == 0
+    assert json.loads(capsys.readouterr().out)["first_step"] is None
     assert run(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["healthy"] is True
 
@@ -96,6 +99,58 @@ def test_explain_prints_the_equations_and_the_worked_example(capsys: pytest.Capt
     assert "v ← 0.9·v + 0.1·g²" in text
     assert text.splitlines()[-4].split() == ["1", "x", "10", "10", "0.00316228", "-0.0316228"]
     assert text.splitlines()[-1].split() == ["2", "y", "0.02", "4.9e-05", "1.42857", "-0.0285714"]
+
+
+def test_explain_takes_a_recipe_and_asks_for_what_its_source_leaves_open(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "--recipe", "impala-atari"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("impala-atari: IMPALA on Atari")
+    assert "p ← p − 0.0006·g/d" in text
+    assert run(["explain", "--recipe", "impala-atari", "--lr", "0.1", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert Rule(**facts["rule"]) == recipe("impala-atari").rule(lr=0.1)
+    assert facts["recipe"] == {**recipe("impala-atari").changed(lr=0.1).facts(), "changed": ["lr"]}
+    assert run(["explain", "--recipe", "a3c-2016", "--lr", "0.001"]) == 0
+    assert capsys.readouterr().out.endswith("the source leaves open: --eps, --initial-square-avg\n")
+    assert run(["explain", "--recipe", "efficientnet-v1", "--eps", "0.5"]) == 0
+    text = capsys.readouterr().out
+    assert "eps 0.5 inside the root" in text
+    assert "Not as published, but as given here: eps" in text
+    assert "eps 0.001" not in text
+    for arguments, message in (
+        (["--recipe", "a3c-2016", "--lr", "-1"], "lr must be a finite number >= 0, got -1.0"),
+        (["--recipe", "a3c-2016", "--worked-example"], "--worked-example must be given with --lr, --eps, --initial-sq"),
+        (["--recipe", ""], "recipe must be one of graves-2013,"),
+        (["--profile", ""], "profile must be one of torch,"),
+    ):
+        assert run(["explain", *arguments]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert run(["explain", "--recipe", "impala-atari", "--profile", "tf1"]) == 2
+    assert "--profile must be left out with --recipe, got 'tf1'" in capsys.readouterr().err
+
+
+def test_compare_takes_a_profile_that_demands_a_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", f"{MINE}:regression", "--profile", "tf1", "--lrs", "0.1", "0.2", "0.3", "--seeds", "5"]
+    assert run([*arguments, "--tuning-seeds", "1", "--epochs", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rule = Rule(**RunDirectory(Path(found["directory"])).config()["rule"])
+    assert rule == profile("tf1", lr=Rule.lr)
+
+
+def test_letters_that_a_terminal_does_not_have_are_question_marks() -> None:
+    command = [sys.executable, "-m", "rmsprop", "explain"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "v ? 0.99?v + 0.01?g?" in done.stdout
+
+
+def test_recipes_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(RECIPES) + 1]] == list(RECIPES)
+    assert lines[-1] == "rmsprop explain --recipe NAME has schedule, clipping, averaging, sources and notes."
+    assert run(["recipes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {name: each.facts() for name, each in RECIPES.items()}
 
 
 def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +164,28 @@ def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypat
     assert capsys.readouterr().out.count("WRONG") == 9
 
 
-@pytest.mark.parametrize("name", ["train", "compare", "report", "explain", "doctor", "bench"])
+def test_doctor_goes_on_where_a_framework_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rmsprop import doctor
+
+    def absent(*_: object) -> doctor.Walked:
+        raise ModuleNotFoundError("rmsprop.jax needs JAX and optax: pip install 'rmsprop[jax]'")
+
+    def broken(*_: object) -> doctor.Walked:
+        raise ValueError("Unable to import\nbackend : foo")
+
+    monkeypatch.setattr(doctor, "_WALKS", {"jax": absent, "numpy": doctor._WALKS["numpy"]})
+    assert run(["doctor"]) == 0
+    assert "rmsprop.jax was not tried: rmsprop.jax needs JAX" in capsys.readouterr().out
+    monkeypatch.setitem(doctor._WALKS, "keras", broken)
+    assert run(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert "rmsprop.keras failed: ValueError: Unable to import backend : foo" in text
+    assert "ok: 0 ulp" in text
+
+
+@pytest.mark.parametrize("name", ["train", "compare", "report", "explain", "recipes", "convert", "doctor", "bench"])
 def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
     code = f"import sys; from rmsprop.cli import run; run([{name!r}, '--help']); print('torch' in sys.modules)"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

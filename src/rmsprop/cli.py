@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from rmsprop import __version__
 from rmsprop.errors import InputError, Received
+from rmsprop.files import finite
+from rmsprop.profiles import PROFILES, profile
 from rmsprop.rule import Rule
 
-RuleOptions = Annotated[Rule, Parameter(name="*", negative="")]
+
+def _rule_options() -> Any:
+    """Return a class with an option for every field of Rule, None where it is not given, and one for the profile."""
+    chosen = Parameter(
+        help=f"Whose RMSprop, for what is not given below: {', '.join(PROFILES)}. [default: torch, as shown]"
+    )
+    options: list[tuple[str, Any, Any]] = [("profile", Annotated[str | None, chosen], None)]
+    for field in dataclasses.fields(Rule):
+        default = Parameter(show_default=lambda _, value=field.default: value or None)  # type: ignore[misc]
+        options.append((field.name, Annotated[type(field.default) | None, default], None))
+    named = {"__doc__": Rule.__doc__, "__module__": __name__}
+    return dataclasses.make_dataclass("RuleOptions", options, frozen=True, namespace=named)
+
+
+_Options = _rule_options()
+# What is known of a rule: an option for every field but lr, which convert has itself.
+_Known = dataclasses.make_dataclass(
+    "KnownOptions",
+    [(field.name, type(field.default) | None, None) for field in dataclasses.fields(Rule) if field.name != "lr"],
+    frozen=True,
+    namespace={"__doc__": Rule.__doc__, "__module__": __name__},
+)
+if TYPE_CHECKING:
+    RuleOptions: TypeAlias = Any
+    KnownOptions: TypeAlias = Any
+else:
+    RuleOptions = Annotated[_Options, Parameter(name="*")]
+    KnownOptions = Annotated[_Known, Parameter(name="*")]
 Flag = Annotated[bool, Parameter(negative="")]
 Schedule = Literal["constant", "linear"]
 
@@ -43,7 +73,7 @@ def train(
     task: str,
     /,
     *,
-    rule: RuleOptions = Rule(),  # noqa: B008  (frozen)
+    options: RuleOptions = _Options(),  # noqa: B008  (frozen)
     seed: int = 0,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -90,7 +120,7 @@ def train(
     try:
         with training_progress(stderr) as listen:
             run, summary = run_training(
-                task, rule, seed=seed, epochs=epochs, batch_size=batch_size, schedule=schedule,
+                task, _rule(options), seed=seed, epochs=epochs, batch_size=batch_size, schedule=schedule,
                 out=out, resume=resume, command=_command(), listen=listen,
             )  # fmt: skip
     except Interrupted as stop:
@@ -108,7 +138,7 @@ def compare(
     task: str,
     /,
     *,
-    rule: RuleOptions = Rule(),  # noqa: B008  (frozen)
+    options: RuleOptions = _Options(),  # noqa: B008  (frozen)
     lrs: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")] = (),
     tuning_seeds: int = 2,
     seeds: int = 10,
@@ -163,6 +193,7 @@ def compare(
         raise InputError(
             "--lr", "left out", Received("one"), "every optimizer's rate is picked: give the grid as --lrs"
         )
+    rule = _rule(dataclasses.replace(options, lr=Rule.lr))  # some profiles demand a rate
     try:
         with comparison_progress(stderr) as listen:
             run, summary = run_comparison(
@@ -212,7 +243,8 @@ def report(
 @app.command
 def explain(
     *,
-    rule: RuleOptions = Rule(),  # noqa: B008  (frozen)
+    recipe: str | None = None,
+    options: RuleOptions = _Options(),  # noqa: B008  (frozen)
     worked_example: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -221,10 +253,13 @@ def explain(
     Try:
       rmsprop explain
       rmsprop explain --lr 0.01 --decay 0.9 --worked-example
-      rmsprop explain --momentum 0.9 --nesterov --eps-inside-sqrt --initial-square-avg 1
+      rmsprop explain --profile tf1 --lr 0.045 --momentum 0.9 --eps 1
+      rmsprop explain --recipe impala-atari
 
     Parameters
     ----------
+    recipe
+        A published training in place of a profile; rmsprop recipes lists them.
     worked_example
         Add two steps, by hand, of two parameters whose gradients differ a thousandfold.
     json
@@ -232,14 +267,37 @@ def explain(
     """
     from rmsprop.explain import equations, numbers
     from rmsprop.explain import worked_example as work
+    from rmsprop.recipes import recipe as published
 
-    steps = work(rule) if worked_example else []
-    facts: dict[str, Any] = {"rule": dataclasses.asdict(rule), "equations": equations(rule), **numbers(rule)._asdict()}
+    given = _given(options)
+    whole = None if recipe is None else published(recipe).changed(**given)
+    if whole and options.profile is not None:
+        raise InputError("--profile", "left out with --recipe", options.profile, "a recipe has its profile")
+    unsaid = ["--" + name.replace("_", "-") for name in whole.open] if whole else []
+    if unsaid and worked_example:
+        raise InputError("--worked-example", f"given with {', '.join(unsaid)}", True, "the source leaves them open")
+    rule = None if unsaid else whole.rule() if whole else _rule(options)
+    steps = work(rule) if worked_example and rule else []
+    facts: dict[str, Any] = {}
+    about: list[str] = []
+    if options.profile is not None:
+        whose = PROFILES[options.profile]
+        facts["profile"] = {"title": whose.title, "differs": whose.differs, "source": whose.source}
+        about += [whose.title, whose.differs, f"Source: {whose.source}", ""]
+    if whole:
+        facts["recipe"] = {**whole.facts(), "changed": sorted(given)}
+        about += [whole.explain(), ""]
+        about += [f"Not as published, but as given here: {', '.join(given)}", ""] if given else []
+    if rule:
+        facts |= {"rule": dataclasses.asdict(rule), "equations": equations(rule), **numbers(rule)._asdict()}
+        about.append(rule.explain())
+    else:
+        about.append(f"For the equations give what the source leaves open: {', '.join(unsaid)}")
     if worked_example:
         facts["worked_example"] = [step._asdict() for step in steps]
 
     def show() -> None:
-        stdout.print(rule.explain(), markup=False)
+        stdout.print("\n".join(about), markup=False)
         if steps:
             from rmsprop.console import worked_table
 
@@ -247,6 +305,102 @@ def explain(
             stdout.print(worked_table(steps))
 
     _print(json, facts, show)
+
+
+@app.command
+def recipes(*, json: Flag = False) -> None:
+    """List the published trainings that explain --recipe knows.
+
+    In a program, rmsprop.recipe(NAME) makes them ready to use.
+
+    Try:
+      rmsprop recipes
+      rmsprop explain --recipe efficientnet-v1
+
+    Parameters
+    ----------
+    json
+        Print all of them, with every number and source, as JSON.
+    """
+    from rmsprop.console import show_recipes
+    from rmsprop.recipes import RECIPES
+
+    _print(json, {name: each.facts() for name, each in RECIPES.items()}, lambda: show_recipes(stdout, RECIPES))
+
+
+@app.command
+def convert(
+    source: Path,
+    target: Path,
+    /,
+    *,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    to: str | None = None,
+    lr: float | None = None,
+    like: Path | None = None,
+    map_: Annotated[Path | None, Parameter(name="--map")] = None,
+    dry_run: Flag = False,
+    known: KnownOptions = _Known(),  # noqa: B008  (frozen)
+    json: Flag = False,
+) -> None:
+    """Move an optimizer's state from one library's checkpoint to another's.
+
+    Kinds: torch, rmsprop.torch, timm, sb3, bitsandbytes (read only), keras,
+    rmsprop.keras, tf1, optax, rmsprop.jax. Weights are not moved.
+
+    The options from --decay to --maximize say of the source's rule what its
+    file does not state; --momentum and --centered for a Keras .weights.h5.
+
+    Try:
+      rmsprop convert model.keras state.pt --to rmsprop.torch --map axes.json
+      rmsprop convert state.pt new.keras --like old.keras --map axes.json
+      rmsprop convert state.pt new.keras --like old.keras --dry-run
+      rmsprop convert model.ckpt-100 state.msgpack --from tf1 --to optax
+
+    Parameters
+    ----------
+    source
+        Checkpoint to read. Nothing in it is executed.
+    target
+        Checkpoint to write; must not exist.
+    from_
+        Kind of the source; told by the file if left out.
+    to
+        Kind of the target; that of --like, else told by its name, if left out.
+    lr
+        Learning rate of the next step; the file's if left out.
+    like
+        A checkpoint of the program that will go on: its names, order, groups and shapes, and all else in it, are kept.
+    map_
+        JSON of {source name: target name, or {"to": name, "transpose": [axes]}}.
+    dry_run
+        Write nothing; name every mismatch, and fail if there is one.
+    json
+        Print what was done as JSON.
+    """
+    from rmsprop.checkpoint import convert as convert_checkpoint
+    from rmsprop.checkpoint import plan, read, write
+    from rmsprop.console import conversion_facts, show_conversion
+    from rmsprop.formats import read_mapping, target_kind
+
+    state = read(source, from_, **_given(known))
+    template = None
+    if like is not None:
+        said = state.groups[0] if like.suffix == ".h5" else {}  # such a file holds the same variables as the source
+        template = read(like, to, **{name: said[name] for name in ("momentum", "centered") if name in said})
+        to = template.kind
+    to = to or target_kind(target)
+    if to is None:
+        raise InputError("--to", "given where the target's name does not tell", Received("none"), "say --to optax")
+    mapping = None if map_ is None else read_mapping(map_)
+    make = plan if dry_run else convert_checkpoint
+    conversion = make(state, to, lr=lr, like=template, mapping=mapping)
+    if not dry_run:
+        write(conversion.checkpoint, target, like=like)
+    facts = conversion_facts(state, conversion, None if dry_run else target)
+    _print(json, facts, lambda: show_conversion(stdout, facts))
+    if conversion.problems:
+        raise Failure
 
 
 @app.command
@@ -301,6 +455,9 @@ def doctor(*, json: Flag = False) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     _arguments[:] = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no η shows a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False)
     try:
         app(_arguments, exit_on_error=False, print_error=False, result_action="return_value")
@@ -331,6 +488,17 @@ def _complain(problem: object) -> None:
     stderr.print(f"rmsprop: {text}", markup=False, soft_wrap=True)
 
 
+def _rule(options: Any) -> Rule:
+    """Return the rule that the options describe: the profile's, with the values that are given."""
+    return profile("torch" if options.profile is None else options.profile, **_given(options))
+
+
+def _given(options: Any) -> dict[str, Any]:
+    """Return the values of the rule's fields that are given."""
+    values = dataclasses.asdict(options)
+    return {name: value for name, value in values.items() if value is not None and name != "profile"}
+
+
 def _command() -> str:
     return shlex.join(["rmsprop", *_arguments])
 
@@ -344,4 +512,4 @@ def _print(as_json: bool, facts: dict[str, Any], show: Any) -> None:
     if not as_json:
         show()
         return
-    print(json.dumps(facts, ensure_ascii=False, indent=2, allow_nan=False))
+    print(json.dumps(finite(facts), ensure_ascii=False, indent=2, allow_nan=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ from rich.table import Table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rmsprop.checkpoint import Checkpoint, Conversion
     from rmsprop.explain import WorkedStep
     from rmsprop.lab.compare import Listener as ComparisonListener
     from rmsprop.lab.compare import Row
     from rmsprop.lab.store import RunDirectory
     from rmsprop.lab.train import Listener as TrainingListener
     from rmsprop.lab.training import Record, Training
+    from rmsprop.training_recipe import Recipe
 
 _STAGES = {"tune": "picking learning rates", "final": "comparing"}
 
@@ -203,3 +205,54 @@ def show_bench(console: Console, found: dict[str, Any]) -> None:
         f"{machine['processor']}, {machine['threads']} threads, kernel {machine['kernel']}, torch {machine['torch']}",
         markup=False,
     )
+
+
+def show_recipes(console: Console, recipes: Mapping[str, Recipe]) -> None:
+    """Print a line for each recipe."""
+    row = "{:<24} {:>7} {:>5} {:>6} {:<7} {:>4}  {}"
+    console.print(row.format("recipe", "lr", "decay", "eps", "root", "mom.", "trained"))
+    for name, each in recipes.items():
+        rule = {field: "open" if value is None else value for field, value in each.facts()["rule"].items()}
+        values = (f"{rule[field]:g}" if rule[field] != "open" else "open" for field in ("lr", "decay", "eps"))
+        inside, centered = (
+            ("inside" if rule["eps_inside_sqrt"] else "outside"),
+            ", centered" if rule["centered"] else "",
+        )
+        line = row.format(name, *values, inside, f"{rule['momentum']:g}", each.title + centered)
+        console.print(line, markup=False)
+    console.print("\nrmsprop explain --recipe NAME has schedule, clipping, averaging, sources and notes.", markup=False)
+
+
+def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | None) -> dict[str, Any]:
+    """Return what `convert` has read, what it made of it, and what stands in the way."""
+    from rmsprop.checkpoint import AVERAGES
+
+    made = conversion.checkpoint
+    done = not conversion.problems
+    moved = [name for name in AVERAGES if any(getattr(p, name) is not None for p in made.parameters)]
+    return {
+        "from": source.kind,
+        "to": made.kind,
+        "parameters": sum(p.square_avg is not None for p in source.parameters),
+        "step": source.step,
+        "source_rule": [dict(group) for group in source.groups],
+        "moved": moved if done else [],
+        "target_rule": [dict(group) for group in made.groups] if done else [],
+        "notes": list(conversion.notes) if done else [],
+        "problems": list(conversion.problems),
+        "written": str(target) if target else None,
+    }
+
+
+def show_conversion(console: Console, facts: dict[str, Any]) -> None:
+    """Print what moved, how exactly, and what stands in the way."""
+    step = "steps unknown" if facts["step"] is None else f"step {facts['step']}"
+    console.print(f"{facts['from']} to {facts['to']}: {facts['parameters']} parameters, {step}", markup=False)
+    for problem in facts["problems"]:
+        console.print(f"  PROBLEM  {problem}", markup=False)
+    if facts["moved"]:
+        console.print(f"  moved    {', '.join(facts['moved'])}; copied bit for bit unless noted", markup=False)
+    for note in facts["notes"]:
+        console.print(f"  note     {note}", markup=False)
+    done = f"written: {facts['written']}" if facts["written"] else "nothing was written"
+    console.print(done, markup=False)
