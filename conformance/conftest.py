@@ -1,0 +1,7 @@
+"""Settings for these tests: TensorFlow, in its own processes, prints errors only."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

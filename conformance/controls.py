@@ -1,0 +1,33 @@
+"""Rules that are slightly wrong: every comparison has to notice them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rmsprop import Rule
+
+
+def perturbed(rule: Rule) -> dict[str, Rule]:
+    """Return copies of a rule with one thing wrong, by its name."""
+
+    def but(**changes: float | bool) -> Rule:
+        return dataclasses.replace(rule, **changes)  # type: ignore[arg-type]
+
+    wrong = {
+        "eps place": but(eps_inside_sqrt=not rule.eps_inside_sqrt),
+        "start of the average": but(initial_square_avg=1 - rule.initial_square_avg),
+        "decay -1 %": but(decay=0.99 * rule.decay),
+        "centered": but(centered=not rule.centered),
+        "bias correction": but(bias_correction=not rule.bias_correction),
+        "maximize": but(maximize=not rule.maximize),
+    }
+    if 1.01 * rule.decay < 1:
+        wrong["decay +1 %"] = but(decay=1.01 * rule.decay)
+    if rule.momentum:
+        wrong["learning rate in the buffer"] = but(lr_in_momentum=not rule.lr_in_momentum)
+        wrong["nesterov"] = but(nesterov=not rule.nesterov)
+        wrong["momentum -1 %"] = but(momentum=0.99 * rule.momentum)
+    if rule.weight_decay:
+        wrong["decoupled"] = but(decoupled_weight_decay=not rule.decoupled_weight_decay)
+        wrong["weight decay -1 %"] = but(weight_decay=0.99 * rule.weight_decay)
+    return wrong

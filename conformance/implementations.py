@@ -1,0 +1,202 @@
+"""This project's implementations, behind the signature that run.py checks (README.md describes it)."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from run import Implementation, Result
+
+from rmsprop import Rule, State, init, native, update
+from rmsprop.rule import Array
+
+KERAS_BACKEND = "torch"  # unless the environment names another
+STATE = ("square_avg", "grad_avg", "momentum_buffer")
+Make = Callable[[Rule, Array, Array, State], tuple[Array, State]]
+
+
+def numpy_rule(
+    hyperparameters: dict[str, Any],
+    learning_rates: list[float],
+    params: Array,
+    gradients: list[Array],
+    rows: list[Array] | None = None,
+    *,
+    make: Make = update,
+) -> list[Result]:
+    """Run the rule; where `rows` are given, on those rows alone, after adding the gradients of equal rows."""
+    rule, results = Rule(**hyperparameters), []
+    state = init(rule, params)
+    for t, (lr, gradient) in enumerate(zip(learning_rates, gradients, strict=True)):
+        rule = dataclasses.replace(rule, lr=lr)
+        if rows is None:
+            params, state = make(rule, params, gradient, state)
+        else:
+            touched, place = np.unique(rows[t], return_inverse=True)
+            total = np.zeros((len(touched), *gradient.shape[1:]))
+            np.add.at(total, place, gradient)
+            part = _state(state.step, [None if x is None else x[touched] for x in _arrays(state)])
+            new, part = make(rule, params[touched], total, part)
+            params = params.copy()
+            state = _state(part.step, [None if x is None else x.copy() for x in _arrays(state)])
+            params[touched] = new
+            for whole, piece in zip(_arrays(state), _arrays(part), strict=True):
+                if whole is not None:
+                    whole[touched] = piece
+        results.append(_result(params, state))
+    return results
+
+
+def _arrays(state: State) -> list[Any]:
+    return [getattr(state, name) for name in STATE]
+
+
+def _state(step: int, arrays: list[Any]) -> State:
+    square_avg, grad_avg, momentum_buffer = arrays
+    return State(step, square_avg, grad_avg, momentum_buffer)
+
+
+def _result(params: Array, state: State) -> Result:
+    found = {"params": params, **dict(zip(STATE, _arrays(state), strict=True))}
+    return {name: np.array(value) for name, value in found.items() if value is not None}
+
+
+def _in_kernel(rule: Rule, params: Array, gradient: Array, state: State) -> tuple[Array, State]:
+    target = np.empty_like(params), _state(0, [None if x is None else np.empty_like(x) for x in _arrays(state)])
+    return update(rule, params, gradient, state, out=target)
+
+
+def torch_optimizer(
+    hyperparameters: dict[str, Any],
+    learning_rates: list[float],
+    params: Array,
+    gradients: list[Array],
+    *,
+    execution: dict[str, Any],
+) -> list[Result]:
+    """Run `rmsprop.torch.RMSprop` on one tensor."""
+    import torch
+
+    from rmsprop.torch import RMSprop
+
+    param = torch.from_numpy(params.copy())
+    optimizer = RMSprop.from_rule([param], Rule(**hyperparameters), **execution)
+    results = []
+    for lr, gradient in zip(learning_rates, gradients, strict=True):
+        param.grad = torch.from_numpy(gradient)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        state = {name: optimizer.state[param][name] for name in STATE if name in optimizer.state[param]}
+        results.append({"params": param.numpy().copy(), **{name: x.numpy().copy() for name, x in state.items()}})
+    return results
+
+
+def jax_transformation(
+    hyperparameters: dict[str, Any], learning_rates: list[float], params: Array, gradients: list[Array]
+) -> list[Result]:
+    """Run `rmsprop.jax.rmsprop` under jax.jit, with the learning rate as an argument."""
+    import jax
+    import optax
+
+    from rmsprop.jax import rmsprop
+
+    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
+    rule = Rule(**hyperparameters)
+
+    @jax.jit
+    def step(lr: Any, gradient: Any, state: Any, values: Any) -> tuple[Any, Any]:
+        updates, state = rmsprop(rule, lr).update(gradient, state, values)
+        return optax.apply_updates(values, updates), state
+
+    values, results = jax.numpy.asarray(params), []
+    state = rmsprop(rule).init(values)
+    for lr, gradient in zip(learning_rates, gradients, strict=True):
+        values, state = step(np.float64(lr), jax.numpy.asarray(gradient), state, values)
+        results.append(_result(np.asarray(values), state))
+    return results
+
+
+def keras_optimizer(
+    hyperparameters: dict[str, Any], learning_rates: list[float], params: Array, gradients: list[Array]
+) -> list[Result]:
+    """Run `rmsprop.keras.RMSprop` on one variable; the learning rate is a variable of floatx, hence float64."""
+    os.environ.setdefault("KERAS_BACKEND", KERAS_BACKEND)  # read when Keras is imported
+    import keras
+
+    from rmsprop.keras import RMSprop
+
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        param = keras.Variable(params, dtype="float64")
+        optimizer = RMSprop.from_rule(Rule(**hyperparameters))
+        optimizer.build([param])
+        kept = {name: [v for v in optimizer.variables if v.name.endswith(name)] for name in STATE}
+        results = []
+        for lr, gradient in zip(learning_rates, gradients, strict=True):
+            optimizer.learning_rate = lr
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [param])
+            now = {"params": param, **{name: found[0] for name, found in kept.items() if found}}
+            results.append({name: np.array(keras.ops.convert_to_numpy(v)) for name, v in now.items()})
+        return results
+    finally:
+        keras.config.set_floatx(before)
+
+
+def pytensor_updates(
+    hyperparameters: dict[str, Any], learning_rates: list[float], params: Array, gradients: list[Array]
+) -> list[Result]:
+    """Run `rmsprop.pytensor.updates` in a function that PyTensor does not compile to C."""
+    import pytensor
+
+    from rmsprop.pytensor import updates
+
+    pytensor.config.floatX = "float64"
+    param, lr = pytensor.shared(params.copy(), name="param"), pytensor.shared(0.0)
+    gradient = pytensor.tensor.vector(dtype="float64")
+    made = updates([gradient], [param], Rule(**hyperparameters), learning_rate=lr)
+    step = pytensor.function([gradient], [], updates=made, mode="FAST_COMPILE")
+    names = {"param": "params", **{f"param_{name}": name for name in STATE}}
+    kept = {names[variable.name]: variable for variable in made if variable.name in names}
+    results = []
+    for rate, value in zip(learning_rates, gradients, strict=True):
+        lr.set_value(rate)
+        step(value)
+        results.append({name: variable.get_value() for name, variable in kept.items()})
+    return results
+
+
+def implementations() -> tuple[dict[str, Implementation], dict[str, str]]:
+    """Return those whose framework is installed, and for the others how to install it."""
+    found: dict[str, Implementation] = {"rule": numpy_rule}
+    missing: dict[str, str] = {}
+    backend = os.environ.get("KERAS_BACKEND", KERAS_BACKEND)
+    if native.kernel is None:
+        missing["kernel"] = str(native.missing())
+    else:
+        found["kernel"] = partial(numpy_rule, make=_in_kernel)
+    extras: dict[str, tuple[list[str], dict[str, Implementation]]] = {
+        "torch": (
+            ["torch"],
+            {
+                "torch": partial(torch_optimizer, execution={"foreach": False}),
+                "torch foreach": partial(torch_optimizer, execution={"foreach": True}),
+                "torch kernel": partial(torch_optimizer, execution={"fused": True}),
+            },
+        ),
+        "jax": (["jax", "optax"], {"jax": jax_transformation}),
+        "keras": (["keras", backend], {f"keras ({backend})": keras_optimizer}),
+        "pytensor": (["pytensor"], {"pytensor": pytensor_updates}),
+    }
+    for extra, (needed, ways) in extras.items():
+        absent = [name for name in needed if importlib.util.find_spec(name) is None]
+        if absent:
+            missing[extra] = f"needs {' and '.join(absent)}: pip install 'rmsprop[{extra}]'"
+        else:
+            found |= {name: way for name, way in ways.items() if name != "torch kernel" or native.kernel is not None}
+    return found, missing

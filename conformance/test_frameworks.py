@@ -1,0 +1,214 @@
+"""Each profile beside the framework itself, installed here: a thousand steps, and the committed vectors made anew.
+
+A framework runs in a process of its own (trajectories.py), one for each test, and the rule follows it here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from controls import perturbed
+from numpy.typing import NDArray
+from run import QUANTITIES, VECTORS, Error, load
+from trajectories import START, gradient, lr_at
+
+from rmsprop import Rule, State, init, update
+
+Array = NDArray[Any]
+Run = dict[str, Array]  # what a framework had after each step, by quantity
+HERE = Path(__file__).resolve().parent
+# The slowest first, for workers that share them out.
+FRAMEWORKS = {
+    "Keras, TensorFlow": ("from_keras", {"KERAS_BACKEND": "tensorflow"}),
+    "Keras, JAX": ("from_keras", {"KERAS_BACKEND": "jax"}),
+    "Keras, PyTorch": ("from_keras", {"KERAS_BACKEND": "torch"}),
+    "legacy Keras": ("from_tf_keras", {}),
+    "optax": ("from_optax", {}),
+    "TensorFlow 1": ("from_tensorflow", {}),
+    "PyTorch": ("from_torch", {}),
+    "Stable-Baselines3": ("from_stable_baselines3", {}),
+    "timm": ("from_timm", {}),
+    "PyMC": ("from_pymc", {}),
+    "formulas": ("from_formula", {}),
+}
+
+
+def run_framework(module: str, settings: dict[str, str], folder: Path) -> None:
+    """Run trajectories.py with a framework; Python's warnings there are the framework's affair."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "trajectories.py"), module, str(folder)]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def read(folder: Path) -> dict[str, tuple[Rule, dict[str, Run]]]:
+    """Return the rule and the runs, by dtype, of every case."""
+    with np.load(folder / "trajectories.npz") as arrays:
+        cases: dict[str, tuple[Rule, dict[str, Run]]] = {}
+        for key in (k for k in arrays if "/" not in k):
+            rule, runs = Rule(**json.loads(str(arrays[key]))), dict[str, Run]()
+            for dtype in ("float64", "float32"):
+                prefix = f"{key}/{dtype}/"
+                runs[dtype] = {k.removeprefix(prefix): arrays[k] for k in arrays if k.startswith(prefix)}
+            cases[key] = rule, runs
+        return cases
+
+
+# -- float64: a thousand steps by itself ------------------------------------------------------------------------------
+
+
+def largest_error(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
+    """Return the largest relative error of `rule`, which gets its own gradients; `told` is the framework's rule.
+
+    It stops at the first step where the error is above `stop_above`.
+    """
+    params, state = START.copy(), init(rule, START)
+    error = Error(START)
+    for t in range(1, len(run["params"]) + 1):
+        params, state = update(dataclasses.replace(rule, lr=lr_at(told, t)), params, gradient(told, params, t), state)
+        found = {"params": params, **{name: getattr(state, name) for name in QUANTITIES[1:]}}
+        for name, expected in run.items():
+            if found[name] is not None:  # a wrong rule may lack a quantity
+                error.add(name, found[name], expected[t - 1])
+        if error.largest > stop_above:
+            break
+    return error.largest
+
+
+def check_float64(name: str, rule: Rule, run: Run) -> None:
+    optional = {"grad_avg": rule.centered, "momentum_buffer": rule.momentum > 0}
+    assert set(run) == {"params", "square_avg", *(key for key, there in optional.items() if there)}
+    error = largest_error(rule, run, rule)
+    assert error <= 1e-10, f"{name}: {error:.1e}"
+    for what, wrong in perturbed(rule).items():
+        assert largest_error(wrong, run, rule, stop_above=1e-8) > 1e-8, f"{name} does not notice: {what}"
+
+
+# -- float32: each step by itself -------------------------------------------------------------------------------------
+
+
+def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
+    """Return the largest error of a step in float32, as a multiple of what rounding explains; > 1 is too much.
+
+    It stops at the first step where that is above `stop_above`.
+
+    Every step starts from what the framework had. With ε₃₂ the spacing at 1 and each operation right to a few ε₃₂:
+
+    - G = |g| + λ|p| for the gradient, whose terms may cancel;
+    - v and m: the rounding of G² and G, and that of 1−β, which some frameworks form in float32 (1 and β share digits);
+    - s: the errors of v and m, which count for more where v − m² is small, and for a corrected s those of 1 − βᵗ;
+    - u = g/d: that of G/d, and half the relative error of s;
+    - b and p: the terms' rounding, and the error of u.
+    """
+    few = 4 * float(np.finfo(np.float32).eps)
+    before = {"params": START.astype(np.float32)}
+    first = init(rule, before["params"])
+    before |= {name: getattr(first, name) for name in run if name != "params"}
+    worst = 0.0
+    for t in range(1, len(run["params"]) + 1):
+        p, eta = before["params"], lr_at(told, t)
+        g = gradient(told, p, t)
+        state = State(t - 1, before["square_avg"], before.get("grad_avg"), before.get("momentum_buffer"))
+        value, new = update(dataclasses.replace(rule, lr=eta), p, g, state)
+        found = {"params": value, **{name: getattr(new, name) for name in QUANTITIES[1:]}}
+        found = {name: x for name, x in found.items() if x is not None}
+
+        big = {name: np.abs(np.asarray(x, dtype=np.float64)) for name, x in found.items()}
+        G = np.abs(g.astype(np.float64)) + (0 if rule.decoupled_weight_decay else rule.weight_decay) * np.abs(p)
+        allowed = {"square_avg": few * (big["square_avg"] + G**2)}
+        s, error_of_s = big["square_avg"], allowed["square_avg"]
+        fresh = 1 - rule.decay**t if rule.bias_correction else 1.0
+        s, error_of_s = s / fresh, error_of_s / fresh
+        if rule.centered:
+            m = big["grad_avg"] / fresh
+            allowed["grad_avg"] = few * (big["grad_avg"] + G)
+            error_of_s = error_of_s + few * (s + m * m) + 2 * m * allowed["grad_avg"] / fresh
+            s = np.maximum(s - m * m, 1e-30)
+        inside = s + rule.eps if rule.eps_inside_sqrt else s
+        d = np.sqrt(inside) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
+        relative = few * (1 + 1 / fresh) + 0.5 * error_of_s / np.maximum(inside, 1e-30)
+        error_of_u = np.divide(G, d, out=np.zeros_like(G), where=d > 0) * (few + relative)
+        u = np.divide(G, d, out=np.zeros_like(G), where=d > 0)
+        scale = eta if rule.lr_in_momentum else 1.0
+        step, error_of_step = scale * u, scale * error_of_u
+        if rule.momentum:
+            allowed["momentum_buffer"] = few * (np.abs(before["momentum_buffer"]) + step) + error_of_step
+            step, error_of_step = step + big["momentum_buffer"], error_of_step + allowed["momentum_buffer"]
+        out = 1.0 if rule.lr_in_momentum else eta
+        allowed["params"] = few * (np.abs(p) + out * step) + out * error_of_step
+        for name in run.keys() & allowed.keys():  # a wrong rule may lack a quantity
+            difference = np.abs(found[name].astype(np.float64) - run[name][t - 1])
+            bound = allowed[name] + 1e-37
+            worst = max(worst, float(np.max(np.where(np.isnan(difference), math.inf, difference / bound))))
+        if worst > stop_above:
+            break
+        before = {name: values[t - 1] for name, values in run.items()}
+    return worst
+
+
+def check_float32(name: str, rule: Rule, run: Run) -> None:
+    assert all(values.dtype == np.float32 for values in run.values())
+    multiple = excess(rule, run, rule)
+    assert multiple <= 1, f"{name}: {multiple:.3g} times what rounding explains"
+    for what, wrong in perturbed(rule).items():
+        if what == "eps place" and rule.eps < 1e-3:
+            continue  # the rounding of p hides it; float64 shows it
+        assert excess(wrong, run, rule, stop_above=10) > 10, f"{name} does not notice: {what}"
+
+
+# -- vectors ----------------------------------------------------------------------------------------------------------
+
+
+def check_vector(made: Path, same_framework: bool) -> None:
+    """The same file, whatever the version; numbers within 1e-13, as compilers may contract and reorder."""
+    new, old = load(made), load(VECTORS / made.name)
+    for key in old.keys() - {"expected", "framework_version"} - (set() if same_framework else {"framework"}):
+        assert new[key] == old[key], f"{made.name}: {key} was {old[key]}, and is {new[key]} now"
+    error = Error(np.array(old["initial_params"]))
+    for a, b in zip(new["expected"], old["expected"], strict=True):
+        for name in b:
+            error.add(name, a[name], b[name])
+    versions = f"{old['framework_version']} made the file, {new['framework_version']} is installed"
+    assert error.largest <= 1e-13, f"{made.name}: {error.largest:.1e}; {versions}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_rule_follows_the_framework_and_the_vectors_are_its_numbers(framework: str, tmp_path: Path) -> None:
+    module, settings = FRAMEWORKS[framework]
+    if module == "from_timm" and importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed (its vectors are): pip install --no-deps timm==1.0.31")
+    run_framework(module, settings, tmp_path)
+    cases = read(tmp_path)
+    assert cases
+    for name, (rule, runs) in cases.items():
+        check_float64(name, rule, runs["float64"])
+        if module != "from_formula":
+            check_float32(name, rule, runs["float32"])
+    made = sorted(tmp_path.glob("*.json"))
+    script = f"conformance/generate/{module}.py"
+    assert [path.name for path in made] == [
+        p.name for p in sorted(VECTORS.glob("*.json")) if load(p)["script"] == script
+    ]
+    for path in made:
+        check_vector(path, same_framework=settings.get("KERAS_BACKEND", "tensorflow") == "tensorflow")
+
+
+@pytest.mark.slow
+def test_every_implementation_of_this_project_follows_the_vectors() -> None:
+    command = [sys.executable, "-W", "ignore", str(HERE / "run.py"), "--json"]
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["missing"] == {}
+    assert {"rule", "kernel", "torch", "torch kernel", "jax", "keras (torch)", "pytensor"} <= set(found["errors"])
