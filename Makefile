@@ -1,7 +1,7 @@
 # make demo   compare optimizers on real data (about a minute)     make test    run every test
 # make lint   style and types                                      make mutants break the rule on purpose, see who notices
 # make kernel the native kernel under sanitizers and for aarch64   make bench   time the optimizer (about ten minutes)
-# make clean  remove what the others made
+# make conformance  the real frameworks beside this one            make clean  remove what the others made
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ PYPROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/rmspro
 
 SAY_IF_SLOW = $(BIN)/python -c 'from rmsprop import native; native.kernel or print(native.missing())'
 
-.PHONY: demo test lint mutants kernel bench clean
+.PHONY: demo test lint conformance mutants kernel bench clean
 
 demo: $(VENV)/lab
 	$(BIN)/rmsprop compare digits
@@ -23,6 +23,9 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+conformance: $(VENV)/conformance
+	$(BIN)/pytest -n auto conformance tests/test_profiles.py 'tests/test_keras.py::test_the_optimizer_on_one_backend[tensorflow]'
 
 mutants: $(VENV)/dev
 	$(BIN)/python scripts/mutants.py
@@ -51,3 +54,10 @@ $(VENV)/dev: $(VENV)/made $(PYPROJECT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(SAY_IF_SLOW)
 	@touch $@ $(VENV)/lab
+
+$(VENV)/conformance: $(VENV)/made $(PYPROJECT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[conformance]'
+	@# timm asks for torchvision, whose builds fit one build of torch each; its optimizer does without.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31
+	@$(SAY_IF_SLOW)
+	@touch $@ $(VENV)/dev $(VENV)/lab
