@@ -47,8 +47,10 @@ def read_file(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint
     except (InputError, ModuleNotFoundError):
         raise
     except Exception as error:  # whatever a damaged or foreign file makes its reader raise
-        found = Received(f"one that fails with {type(error).__name__}: {_first_line(error)}")
-        raise InputError(str(path), f"an undamaged checkpoint of {kind or 'its kind'}", found, "check it") from error
+        found = Received(f"one that fails with {type(error).__name__}: {_first_sentence(error)}")
+        raise InputError(
+            str(path), f"an undamaged checkpoint of {kind or 'its kind'}", found, "save or copy it again"
+        ) from error
     if not checkpoint.parameters:
         remedy = "save it after a step, for Keras after optimizer.build or a step"
         raise InputError(str(path), "the state of an optimizer", Received("none"), remedy)
@@ -151,6 +153,6 @@ def _family(path: Path) -> ModuleType:
     raise InputError(str(path), f"a file named with one of {every}", Received("another"), "say --from KIND")
 
 
-def _first_line(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else "no message"
+    return lines[0].partition(". ")[0][:120] if lines else "no message"
