@@ -144,6 +144,15 @@ def test_letters_that_a_terminal_does_not_have_are_question_marks() -> None:
     assert "v ? 0.99?v + 0.01?g?" in done.stdout
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "rmsprop", "recipes", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
 def test_recipes_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,10 +1,14 @@
-"""The command line: parse, call, print. Exit status 0 on success, 1 on failure, 2 on bad input, 130 when stopped."""
+"""The command line: parse, call, print.
+
+Exit status 0 on success, 1 on failure, 2 on bad input, 130 when stopped, 141 when the reader of its output has left.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -461,6 +465,7 @@ def run(arguments: list[str] | None = None) -> int:
     warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False)
     try:
         app(_arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         _complain(f"{str(error).strip().removesuffix('.')}; see rmsprop --help")
         return 2
@@ -472,6 +477,9 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         _complain(error)
         return 1
+    except BrokenPipeError:  # whoever reads has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}; what was there before is untouched")
