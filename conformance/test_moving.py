@@ -5,6 +5,8 @@ All in double. The learning rate is cut after the move: only a state that holds 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -274,13 +276,30 @@ def test_a_foreign_tensorflow_checkpoint_is_refused(content: bytes, tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("centered", [False, True])
-def test_sb3_goes_on_in_ours_and_back(centered: bool, tmp_path: Path) -> None:
-    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+def their_class(kind: str) -> Any:
+    """Return the class; timm's without timm itself, which asks for torchvision."""
+    if kind == "sb3":
+        from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
+        return RMSpropTFLike
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed: pip install --no-deps timm==1.0.31")
+    sys.path.insert(0, str(Path(__file__).parent / "generate"))
+    try:
+        return importlib.import_module("from_timm").RMSpropTF
+    finally:
+        sys.path.pop(0)
+        for name in ("timm", "timm.optim"):  # what stands there is not timm
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("kind", ["sb3", "timm"])
+def test_what_copies_torch_goes_on_in_ours_and_back(kind: str, centered: bool, tmp_path: Path) -> None:
+    cls = their_class(kind)
     gradients = prepare(tmp_path)
     params = [torch.from_numpy(p) for p in (np.load(tmp_path / "data.npz")[f"p{i}"] for i in range(4))]
-    optimizer = RMSpropTFLike(params, lr=0.03, alpha=0.8, eps=0.02, momentum=0.6, centered=centered)
+    optimizer = cls(params, lr=0.03, alpha=0.8, eps=0.02, momentum=0.6, centered=centered)
     for t in range(1, STEPS + 1):
         optimizer.param_groups[0]["lr"] = rate(t)
         for p, g in zip(params, gradients[t - 1], strict=True):
@@ -290,12 +309,14 @@ def test_sb3_goes_on_in_ours_and_back(centered: bool, tmp_path: Path) -> None:
             torch.save(optimizer.state_dict(), tmp_path / "stop.pth")
             half = [p.numpy().copy() for p in params]
     whole = [p.numpy() for p in params]
-    moved = convert(read(tmp_path / "stop.pth", "sb3"), "rmsprop.torch")
-    assert moved.notes == ()
+    moved = convert(read(tmp_path / "stop.pth", kind), "rmsprop.torch")
+    assert moved.checkpoint.groups[0]["lr_in_momentum"] == (kind == "timm")
+    if kind == "sb3":
+        assert moved.notes == ()
     write(moved.checkpoint, tmp_path / "state.pt")
     same(in_torch(RMSprop, half, tmp_path / "state.pt", gradients, turned=False), whole)
-    write(convert(read(tmp_path / "state.pt"), "sb3").checkpoint, tmp_path / "back.pth")
-    same(in_torch(RMSpropTFLike, half, tmp_path / "back.pth", gradients, turned=False), whole)
+    write(convert(read(tmp_path / "state.pt"), kind).checkpoint, tmp_path / "back.pth")
+    same(in_torch(cls, half, tmp_path / "back.pth", gradients, turned=False), whole)
 
 
 def test_a_model_that_sb3_saved_moves(tmp_path: Path) -> None:
