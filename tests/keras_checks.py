@@ -435,6 +435,20 @@ def test_on_pytorch_the_native_kernel_makes_the_step(monkeypatch: pytest.MonkeyP
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="these are gradients of PyTorch")
+def test_on_pytorch_sparse_gradients_and_those_of_another_dtype_are_taken() -> None:
+    dense = ops.reshape(ops.arange(8.0), (4, 2)) / 3
+    found = []
+    for gradient in (dense, dense.to_sparse(), dense.double()):
+        (variable,) = variables([np.ones((4, 2))], "float32")
+        optimizer = RMSprop.from_rule(RICH)
+        for _ in range(3):
+            optimizer.apply([gradient], [variable])
+        found.append(number(variable))
+    assert np.array_equal(found[0], found[1])
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-6)
+
+
 def test_a_variable_that_is_not_real_is_refused() -> None:
     with pytest.raises(InputError, match=r"a variable's dtype must be float16 or .* got 'int32'; leave count out"):
         RMSprop().build([keras.Variable(np.zeros(2), dtype="int32", trainable=False, name="count")])

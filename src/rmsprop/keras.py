@@ -284,19 +284,20 @@ gradient_accumulation_steps, name
 
         rule = self._built_rule()
         made = ops.convert_to_tensor(self.iterations).to("cpu", torch.float32)
-        for decays in {bool(rule.weight_decay and self._use_weight_decay(v)) for v in variables}:
-            group = group_of(rule if decays else dataclasses.replace(rule, weight_decay=0.0)) | {"lr": learning_rate}
-            lists: list[list[Any]] = [[], [], [], [], [], []]
-            for gradient, variable in zip(grads, variables, strict=True):
-                if bool(rule.weight_decay and self._use_weight_decay(variable)) == decays:
-                    i = self._get_variable_index(variable)
-                    states = [
-                        x[i].value if x else None for x in (self._square_avgs, self._grad_avgs, self._momentum_buffers)
-                    ]
-                    for column, x in zip(lists, (variable.value, gradient, made.clone(), *states), strict=True):
-                        column.extend([] if x is None else [x])
+        state = (self._square_avgs, self._grad_avgs, self._momentum_buffers)
+        groups: dict[bool, list[list[Any]]] = {}  # of variables that weight decay reaches, and of others
+        for gradient, variable in zip(grads, variables, strict=True):
+            decays = bool(rule.weight_decay) and self._use_weight_decay(variable)
+            i = self._get_variable_index(variable)
+            p, g = variable.value, _dense(gradient)
+            states: list[Any] = [averages[i].value if averages else None for averages in state]
+            row = (p, g if g.dtype == p.dtype else g.to(states[0].dtype), made.clone(), *states)
+            for column, x in zip(groups.setdefault(decays, [[] for _ in row]), row, strict=True):
+                column.extend([] if x is None else [x])
+        for decays, lists in groups.items():
+            group = group_of(rule if decays else dataclasses.replace(rule, weight_decay=0.0))
             with torch.no_grad():
-                step_lists(group, lists)
+                step_lists(group | {"lr": learning_rate}, lists)
 
     def _built_rule(self) -> Rule:
         """Return the rule; InputError if it needs another state than that which was built."""
@@ -375,6 +376,8 @@ def _dense(gradient: Tensor) -> Tensor:
         import tensorflow as tf
 
         return tf.convert_to_tensor(gradient)
+    if keras.backend.backend() == "torch":
+        return gradient.to_dense() if gradient.is_sparse else gradient
     return ops.convert_to_tensor(gradient, sparse=False)
 
 
