@@ -30,6 +30,18 @@ class Rule:
         maximize: bool,
     ) -> None: ...
 
+class Nonfinite:
+    """What a gradient does that is not finite."""
+
+    propagate: Nonfinite
+    skip: Nonfinite
+    zero: Nonfinite
+
+class Precision:
+    """How a group's parameters are stored: bits of the averages (16, 8, or 0 for the type that computes), and noise."""
+
+    def __init__(self, *, state: int, stochastic: bool, seed: int, nonfinite: Nonfinite) -> None: ...
+
 class Batch:
     """The parameters of one step of a torch optimizer: gathered by `add`, group by group, then stepped by `run`."""
 
@@ -38,12 +50,18 @@ class Batch:
     def clear(self) -> None:
         """Forget what was gathered."""
 
-    def add(self, rule: Rule, lr: float, params: list[Any], state: dict[Any, Any], /) -> list[tuple[int, str]] | None:
-        """Add the parameters with a gradient; return number and reason (a key of `fused.REASONS`) of those refused."""
+    def add(
+        self, rule: Rule, precision: Precision, lr: float, params: list[Any], state: dict[Any, Any], first: int, /
+    ) -> list[tuple[int, str]] | None:
+        """Add the parameters with a gradient; return number and reason (a key of `fused.REASONS`) of those refused.
+
+        `first` is the number of the first one in its group, for the noise.
+        """
 
     def add_lists(
         self,
         rule: Rule,
+        precision: Precision,
         lr: float,
         params: list[Any],
         grads: list[Any],
@@ -51,12 +69,19 @@ class Batch:
         square_avgs: list[Any],
         grad_avgs: list[Any],
         momentum_buffers: list[Any],
+        numbers: list[int],
         /,
     ) -> list[tuple[int, str]] | None:
         """Do the same for parallel lists; those that the rule has no use for may be empty."""
 
-    def run(self, threads: int, grain: int, grad_scale: float) -> None:
-        """Count the steps, make them with gradients divided by `grad_scale`, and forget the parameters."""
+    def finite(self, threads: int, grain: int, grad_scale: float) -> bool:
+        """Return whether the gradients are finite, and their squares, of groups that say `Nonfinite.skip`."""
+
+    def run(self, threads: int, grain: int, grad_scale: float) -> bool:
+        """Count the steps, make them with gradients divided by `grad_scale`, and forget the parameters.
+
+        Return False if gradients that are not finite counted as 0.
+        """
 
 def use_torch(tensor_class: type, parameter_class: type, increment_version: Callable[[list[Any]], None], /) -> None:
     """Say once what torch is; raises AttributeError if its tensors cannot be read."""

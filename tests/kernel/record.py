@@ -1,9 +1,10 @@
 """Record steps of the rule in NumPy for replay.cpp: python tests/kernel/record.py FILE.
 
-Each case is a header (7 doubles: lr, βᵗ, decay, eps, momentum, weight_decay, initial_square_avg; 8 bytes: the flags
-centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled_weight_decay, maximize, and the type:
-float32, float64, bfloat16, float16 = 0 … 3; the size as int64), then p, g, v, m and b before the step, and the same
-after it. Half types are stored in 16 bits; their v, m and b in float32.
+Each case is a header (7 doubles: lr, βᵗ, decay, eps, momentum, weight_decay, initial_square_avg; 11 bytes: the flags
+centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled_weight_decay, maximize, whether
+parameters are rounded by noise and gradients cleaned, the types of p and g, and of v, m and b: float32, float64,
+bfloat16, float16, uint8 = 0 … 4; 5 unused bytes; the size as int64), then p, g, v, m and b before the step, and the
+same after it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cases
+import rounding
 
 from rmsprop import Rule, State, update
 
-TYPES = ("float32", "float64", "bfloat16", "float16")
+TYPES = ("float32", "float64", "bfloat16", "float16", "uint8")
+NOISE = (3, 5, 7)  # seed, number and step of the noise; replay.cpp has them, too
 SIZES = (*range(18), 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 _FLAGS = (
     "centered",
@@ -35,6 +38,19 @@ _FLAGS = (
     "maximize",
 )
 Arrays = tuple[NDArray[Any], ...]
+
+
+class Case(NamedTuple):
+    """A step of `rule`, the parameters and the averages being stored as `param` and `state`."""
+
+    rule: Rule
+    step: int
+    param: str
+    state: str
+    before: Arrays
+    after: Arrays
+    stochastic: bool = False
+    cleaned: bool = False
 
 
 def to_half(x: NDArray[np.float32], name: str) -> NDArray[np.uint16]:
@@ -82,19 +98,71 @@ def record(rule: Rule, step: int, name: str, size: int, generator: np.random.Gen
     return (*stored, v, m, b), (result, stored[1], after.square_avg, new_m, new_b)
 
 
-def recordings() -> Iterator[tuple[Rule, int, str, Arrays, Arrays]]:
-    """Yield rule, step, type and arrays for every rule of the table and type, and every size for some."""
+def record_reduced(
+    rule: Rule, step: int, param: str, state: str | None, flags: tuple[bool, bool], size: int,
+    generator: np.random.Generator,
+) -> Case:  # fmt: skip
+    """Return a step with averages in bfloat16 or eight bits, parameters rounded by noise, or gradients cleaned."""
+    stochastic, cleaned = flags
+    p, g, v, m, b = (values(generator, size, np.float32) for _ in range(5))
+    if param != "float32":
+        p, g = (from_half(to_half(x, param), param) for x in (p, g))
+    start = [rounding.stored(x, i, state, *NOISE) for i, x in enumerate((np.abs(v), m, b), start=1)]
+    averages = [rounding.read(x, i, state, size) for i, x in enumerate(start, start=1)]
+    given = np.where(np.abs(g) < 2.0**64, g, np.float32(0)) if cleaned else g
+    v, m, b = averages
+    new, *results = rounding.step(rule, step, p, given, v, m, b, rounding.KAPPA[state])
+    used = (True, rule.centered, rule.momentum > 0)
+    end = [
+        rounding.stored(x, i, state, *NOISE) if use else old
+        for i, (x, old, use) in enumerate(zip(results, start, used, strict=True), start=1)
+    ]
+    if stochastic:
+        new = rounding.bfloat16(new, rounding.key(*NOISE, 0))
+    stored: Arrays = p, g, new
+    if param != "float32":
+        stored = tuple(to_half(x, param) for x in (p, g, new))
+    if state == "bfloat16":  # exact, since rounded before
+        start, end = ([to_half(x, "bfloat16") for x in xs] for xs in (start, end))
+    before, after = (stored[0], stored[1], *start), (stored[2], stored[1], *end)
+    return Case(rule, step, param, state or "float32", before, after, stochastic, cleaned)
+
+
+def recordings() -> Iterator[Case]:
+    """Yield every rule of the table with every way to store, and every size for some."""
     generator = np.random.default_rng(0)
-    yield from map(rounding, ("bfloat16", "float16"))
+    yield from map(ties, ("bfloat16", "float16"))
     for number, rule in enumerate(cases.RULES.values()):
-        for kind, name in enumerate(TYPES):
+        for kind, name in enumerate(TYPES[:4]):
             sizes = SIZES if number in (0, len(cases.RULES) - 2) else SIZES[(number + kind) % 3 :: 3]
             for size in sizes:
                 step = int(generator.integers(1, 20))
-                yield rule, step, name, *record(rule, step, name, size, generator)
+                own = "float64" if name == "float64" else "float32"
+                yield Case(rule, step, name, own, *record(rule, step, name, size, generator))
+        for kind, (param, state, stochastic, cleaned) in enumerate(REDUCED):
+            for size in SIZES[(number + kind) % 5 :: 5] if size_matters(number) else (65,):
+                step = int(generator.integers(1, 20))
+                yield record_reduced(rule, step, param, state, (stochastic, cleaned), size, generator)
+    # Long enough for several pieces, and for several threads.
+    for param, state, stochastic, cleaned in REDUCED:
+        yield record_reduced(rule, 9, param, state, (stochastic, cleaned), 1300, generator)
 
 
-def rounding(name: str) -> tuple[Rule, int, str, Arrays, Arrays]:
+# How p and g, and v, m and b are stored; whether p is rounded by noise; whether gradients are cleaned.
+REDUCED: tuple[tuple[str, str | None, bool, bool], ...] = (
+    *((param, state, False, False) for param in ("float32", "bfloat16", "float16") for state in ("bfloat16", "uint8")),
+    *(("bfloat16", state, True, False) for state in (None, "bfloat16", "uint8")),
+    *((param, None, False, True) for param in ("float32", "bfloat16", "float16")),
+    ("bfloat16", "uint8", True, True),
+)
+
+
+def size_matters(number: int) -> bool:
+    """Return whether a rule of the table, by number, is tried with many sizes."""
+    return number in (0, len(cases.RULES) - 2)
+
+
+def ties(name: str) -> Case:
     """Return a step whose result is what `b` holds: numbers halfway between two of the half type, and beside that."""
     bits = np.arange(0, 0x7F00 if name == "bfloat16" else 0x7C00, 37, dtype=np.uint16)
     exact = from_half(bits, name)
@@ -103,24 +171,26 @@ def rounding(name: str) -> tuple[Rule, int, str, Arrays, Arrays]:
     rule, zero = Rule(lr=1.0, eps=0.0, momentum=0.5), np.zeros_like(wanted)
     half = to_half(zero, name)
     before = (half, half, zero, zero, -2 * wanted)
-    return rule, 1, name, before, (to_half(wanted, name), half, zero, zero, -wanted)
+    return Case(rule, 1, name, "float32", before, (to_half(wanted, name), half, zero, zero, -wanted))
 
 
-def header(rule: Rule, step: int, name: str, size: int) -> bytes:
+def header(case: Case) -> bytes:
     """Return the header of a case."""
+    rule, step = case.rule, case.step
     numbers = (rule.lr, rule.decay**step, rule.decay, rule.eps, rule.momentum, rule.weight_decay,
                rule.initial_square_avg)  # fmt: skip
     flags = (getattr(rule, flag) for flag in _FLAGS)
-    return struct.pack("<7d8Bq", *numbers, *flags, TYPES.index(name), size)
+    types = TYPES.index(case.param), TYPES.index(case.state)
+    return struct.pack("<7d11B5xq", *numbers, *flags, case.stochastic, case.cleaned, *types, case.before[0].size)
 
 
 def main(path: Path) -> None:
     """Write all recordings to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        for rule, step, name, before, after in recordings():
-            file.write(header(rule, step, name, before[0].size))
-            file.writelines(array.tobytes() for array in (*before, *after))
+        for case in recordings():
+            file.write(header(case))
+            file.writelines(array.tobytes() for array in (*case.before, *case.after))
 
 
 if __name__ == "__main__":

@@ -35,29 +35,32 @@ struct File {
 
 struct Header {
   double lr, power, decay, eps, momentum, weight_decay, initial_square_avg;
-  std::uint8_t centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled, maximize, type;
+  std::uint8_t centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled, maximize;
+  std::uint8_t stochastic, cleaned, param, state, unused[5];
   std::int64_t size;
 };
 
 // Memory of exactly the size that is needed, `shift` elements after the start of an allocation.
 struct Piece {
-  Piece(std::size_t element, std::int64_t size, int shift)
-      : bytes(element * static_cast<std::size_t>(size)),
-        offset(element * static_cast<std::size_t>(shift)),
-        memory(new unsigned char[offset + bytes]) {}
+  Piece(Type type, std::int64_t size, int shift)
+      : bytes(bytes_for(type, size)), offset(bytes_of(type) * shift), memory(new unsigned char[offset + bytes]) {}
+  static std::size_t bytes_for(Type type, std::int64_t size) {
+    return static_cast<std::size_t>(type == Type::u8 ? packed_size(size) : size * bytes_of(type));
+  }
   unsigned char* data() { return memory.get() + offset; }
 
   std::size_t bytes, offset;
   std::unique_ptr<unsigned char[]> memory;
 };
 
-bool is_nan(const unsigned char* at, Type type, bool state) {
+bool is_nan(const unsigned char* at, Type type) {
+  if (type == Type::u8) return false;
   if (type == Type::f64) {
     double x;
     std::memcpy(&x, at, 8);
     return x != x;
   }
-  if (type == Type::f32 || state) {
+  if (type == Type::f32) {
     float x;
     std::memcpy(&x, at, 4);
     return x != x;
@@ -70,22 +73,23 @@ bool is_nan(const unsigned char* at, Type type, bool state) {
 struct Case {
   Header header;
   Rule rule;
-  std::size_t stored, computed;                         // bytes of an element of p and g, of v, m and b
-  std::vector<unsigned char> before[5], after[5];       // p, g, v, m, b
+  std::vector<unsigned char> before[5], after[5];  // p, g, v, m, b
+
+  Type type(int k) const { return static_cast<Type>(k < 2 ? header.param : header.state); }
 };
 
 // Returns whether the results are those recorded; NaNs may differ in their bits.
 bool same(const Case& c, Piece* pieces, const std::string& how) {
   const char* names[5] = {"p", "g", "v", "m", "b"};
   for (int k = 0; k < 5; ++k) {
-    std::size_t element = k < 2 ? c.stored : c.computed;
-    for (std::int64_t i = 0; i < c.header.size; ++i) {
+    auto element = static_cast<std::size_t>(bytes_of(c.type(k)));
+    for (std::int64_t i = 0; i < static_cast<std::int64_t>(c.after[k].size() / element); ++i) {
       const unsigned char *got = pieces[k].data() + static_cast<std::size_t>(i) * element;
       const unsigned char *wanted = c.after[k].data() + static_cast<std::size_t>(i) * element;
-      auto type = static_cast<Type>(c.header.type);
-      if (std::memcmp(got, wanted, element) && !(is_nan(got, type, k >= 2) && is_nan(wanted, type, k >= 2))) {
-        std::printf("different: %s[%" PRId64 "] of %" PRId64 ", form %d, type %d, %s\n", names[k], i, c.header.size,
-                    c.rule.form().index(), c.header.type, how.c_str());
+      if (std::memcmp(got, wanted, element) && !(is_nan(got, c.type(k)) && is_nan(wanted, c.type(k)))) {
+        std::printf("different: %s[%" PRId64 "] of %" PRId64 ", form %d, types %d and %d, noise %d, cleaned %d, %s\n",
+                    names[k], i, c.header.size, c.rule.form().index(), c.header.param, c.header.state,
+                    c.header.stochastic, c.header.cleaned, how.c_str());
         return false;
       }
     }
@@ -102,13 +106,20 @@ bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int
   for (std::size_t n = 0; n < cases.size(); ++n) {
     const Case& c = cases[n];
     for (int k = 0; k < 5; ++k) {
-      pieces[n].emplace_back(k < 2 ? c.stored : c.computed, c.header.size, shift);
+      pieces[n].emplace_back(c.type(k), c.header.size, shift);
       std::copy(c.before[k].begin(), c.before[k].end(), pieces[n][k].data());
     }
-    constants.push_back(rmsprop::constants(c.rule, c.header.lr, c.header.power));
+    constants.push_back(rmsprop::constants(c.rule, c.type(2), c.header.lr, c.header.power));
     auto at = [&](int k) { return static_cast<void*>(pieces[n][k].data()); };
-    Arrays arrays{at(0), at(1), at(2), at(3), at(4), c.header.size};
-    tasks.push_back(step_task(arrays, static_cast<Type>(c.header.type), c.rule.form(), constants.back()));
+    Form form = c.rule.form();
+    void *m = form.centered ? at(3) : nullptr, *b = form.momentum != Momentum::none ? at(4) : nullptr;
+    Stage stage;
+    stage.param = c.type(0);
+    stage.state = c.type(2);
+    stage.stochastic = c.header.stochastic;
+    stage.cleaned = c.header.cleaned;
+    set_keys(stage, 3, 5, 7);  // as in record.py
+    tasks.push_back(step_task({at(0), at(1), at(2), m, b, c.header.size}, stage, form, constants.back()));
   }
   run(tasks, threads, grain);
   std::string how = instruction_set() + ", " + std::to_string(threads) + " threads of " + std::to_string(grain) +
@@ -133,12 +144,9 @@ int main(int count, char** arguments) {
     c.header = h;
     c.rule = {h.decay, h.eps, h.momentum, h.weight_decay, h.centered != 0, h.nesterov != 0, h.eps_inside_sqrt != 0,
               h.initial_square_avg, h.lr_in_momentum != 0, h.bias_correction != 0, h.decoupled != 0, h.maximize != 0};
-    auto type = static_cast<Type>(h.type);
-    c.computed = type == Type::f64 ? 8 : 4;
-    c.stored = type == Type::bf16 || type == Type::f16 ? 2 : c.computed;
     for (auto* arrays : {c.before, c.after}) {
       for (int k = 0; k < 5; ++k) {
-        arrays[k].resize((k < 2 ? c.stored : c.computed) * static_cast<std::size_t>(h.size));
+        arrays[k].resize(Piece::bytes_for(c.type(k), h.size));
         if (!arrays[k].empty()) file.read(arrays[k].data(), arrays[k].size());
       }
     }

@@ -46,10 +46,11 @@ void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle i
   use_team(reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel")));
 }
 
-void run_released(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
-  if (elements(tasks) < kReleaseFrom) return run(tasks, threads, grain);
+bool run_released(bool (*what)(const std::vector<Task>&, int, std::int64_t), const std::vector<Task>& tasks, int threads,
+                  std::int64_t grain) {
+  if (elements(tasks) < kReleaseFrom) return what(tasks, threads, grain);
   nb::gil_scoped_release release;
-  run(tasks, threads, grain);
+  return what(tasks, threads, grain);
 }
 
 void Batch::clear() {
@@ -60,8 +61,9 @@ void Batch::clear() {
   cursor_ = 0;
 }
 
-nb::object Batch::add(const Rule& rule, double lr, nb::list params, nb::dict state) {
-  groups_.push_back({rule, rule.form(), lr});
+nb::object Batch::add(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::dict state,
+                      std::uint32_t first) {
+  groups_.push_back({rule, rule.form(), precision, lr});
   nb::list refused;
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
     nb::object p = nb::borrow(PyList_GET_ITEM(params.ptr(), i));
@@ -74,29 +76,45 @@ nb::object Batch::add(const Rule& rule, double lr, nb::list params, nb::dict sta
       nb::handle m, b, step = item(own, names().step), v = item(own, names().square_avg);
       if (rule.centered) m = item(own, names().grad_avg);
       if (rule.momentum != 0) b = item(own, names().momentum_buffer);
-      if (step && v && (m || !rule.centered) && (b || rule.momentum == 0)) why = add_one(p, g, step, v, m, b);
+      if (step && v && (m || !rule.centered) && (b || rule.momentum == 0)) {
+        why = add_one(p, g, step, v, m, b, first + static_cast<std::uint32_t>(i));
+      }
     }
     if (why) refused.append(nb::make_tuple(i, why));
   }
   return refused.size() ? nb::object(refused) : nb::none();
 }
 
-nb::object Batch::add_lists(const Rule& rule, double lr, nb::list params, nb::list grads, nb::list steps,
-                            nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers) {
-  groups_.push_back({rule, rule.form(), lr});
+nb::object Batch::add_lists(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::list grads,
+                            nb::list steps, nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers,
+                            nb::list numbers) {
+  groups_.push_back({rule, rule.form(), precision, lr});
   nb::list refused;
   for (std::size_t i = 0; i < params.size(); ++i) {
     nb::object m, b;
     if (rule.centered) m = grad_avgs[i];
     if (rule.momentum != 0) b = momentum_buffers[i];
     nb::object p = params[i], g = grads[i], step = steps[i], v = square_avgs[i];
-    if (const char* why = add_one(p, g, step, v, m, b)) refused.append(nb::make_tuple(i, why));
+    auto number = nb::cast<std::uint32_t>(numbers[i]);
+    if (const char* why = add_one(p, g, step, v, m, b, number)) refused.append(nb::make_tuple(i, why));
   }
   return refused.size() ? nb::object(refused) : nb::none();
 }
 
-void Batch::run(int threads, std::int64_t grain, double grad_scale) {
-  if (entries_.empty()) return clear();
+bool Batch::finite(int threads, std::int64_t grain, double grad_scale) {
+  std::deque<Constants> constants;  // addresses stay
+  std::vector<Task> tasks;
+  for (const Entry& e : entries_) {
+    const Group& own = groups_[e.group];
+    if (own.precision.nonfinite != Nonfinite::skip) continue;
+    constants.push_back(rmsprop::constants(own.rule, e.stage.state, own.lr, 0, grad_scale));
+    tasks.push_back(step_task(e.arrays, e.stage, own.form, constants.back()));
+  }
+  return run_released(rmsprop::finite, tasks, threads, grain);
+}
+
+bool Batch::run(int threads, std::int64_t grain, double grad_scale) {
+  if (entries_.empty()) return clear(), true;
   nb::object none = nb::steal(PyObject_CallOneArg(bump_version, params_.ptr()));
   if (!none.is_valid()) throw nb::python_error();
   std::deque<Constants> constants;  // addresses stay
@@ -104,21 +122,28 @@ void Batch::run(int threads, std::int64_t grain, double grad_scale) {
   tasks.reserve(entries_.size());
   std::size_t group = groups_.size();
   double previous = 0;
-  for (const Entry& e : entries_) {
+  Type state = Type::f32;
+  for (Entry& e : entries_) {
     double step = e.step_is_double ? ++*static_cast<double*>(e.step) : ++*static_cast<float*>(e.step);
     const Group& own = groups_[e.group];
-    if (e.group != group || (own.form.corrected && step != previous)) {
+    if (e.group != group || (own.form.corrected && step != previous) || e.stage.state != state) {
       double power = own.form.corrected ? std::pow(own.rule.decay, step) : 0;
-      constants.push_back(rmsprop::constants(own.rule, own.lr, power, grad_scale));
+      constants.push_back(rmsprop::constants(own.rule, e.stage.state, own.lr, power, grad_scale));
       group = e.group;
       previous = step;
+      state = e.stage.state;
     }
-    tasks.push_back(step_task(e.arrays, e.type, own.form, constants.back()));
+    if (e.stage.stochastic || own.precision.state) {
+      auto count = static_cast<std::uint32_t>(static_cast<std::int64_t>(step));
+      set_keys(e.stage, own.precision.seed, e.number, count);
+    }
+    tasks.push_back(step_task(e.arrays, e.stage, own.form, constants.back()));
   }
   remember();
   if (parts(tasks, threads, grain) > 1 && !disjoint()) threads = 1;  // one parameter after another
-  run_released(tasks, threads, grain);
+  bool good = run_released(rmsprop::run, tasks, threads, grain);
   clear();
+  return good;
 }
 
 // Returns state[param] or null, borrowed. Hashing a tensor runs Python code; but the state is in the order of the
@@ -133,16 +158,26 @@ PyObject* Batch::find(PyObject* state, PyObject* param) {
   return item(state, param).ptr();
 }
 
-const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b) {
+const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
+                           std::uint32_t number) {
+  const Precision& precision = groups_.back().precision;
   View param, gradient, counter, state[3];
   if (const char* why = see(p.ptr(), param)) return why;
   if (const char* why = see(g.ptr(), gradient)) return (gradient_ = std::string("gradient ") + why).c_str();
+  if (param.type == Type::u8) return "dtype";
   if (is_flagged(p.ptr(), param)) return "flag";
   if (is_flagged(g.ptr(), gradient)) return "gradient flag";
   if (gradient.type != param.type || gradient.complex != param.complex) return "gradient dtype";
   if (see(step.ptr(), counter) || counter.size != 1 || (counter.type != Type::f32 && counter.type != Type::f64)) {
     return "step";
   }
+  Stage stage;
+  stage.param = param.type;
+  stage.state = param.type == Type::f64 ? Type::f64 : Type::f32;
+  if (precision.state && (param.complex || param.type == Type::f64)) return "state";
+  if (precision.state) stage.state = precision.state == 16 ? Type::bf16 : Type::u8;
+  stage.stochastic = precision.stochastic && param.type == Type::bf16;
+  stage.cleaned = precision.nonfinite == Nonfinite::zero;
   const View* all[5] = {&param, &gradient};
   void* memory[3] = {};
   int n = 2;
@@ -150,19 +185,24 @@ const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::hand
     nb::handle tensor = k == 0 ? v : k == 1 ? m : b;
     if (!tensor) continue;
     if (see(tensor.ptr(), state[k])) return "state";
-    if (state[k].type != (param.type == Type::f64 ? Type::f64 : Type::f32)) return "state";
+    if (state[k].type != stage.state) return "state";
     memory[k] = state[k].data;
     all[n++] = &state[k];
   }
   if (!is_dense(param)) return "strides";
+  if (stage.state == Type::u8 && !is_row_major(param)) return "row-major";
   for (int i = 1; i < n; ++i) {
-    if (!same_layout(param, *all[i])) return i == 1 ? "gradient strides" : "state";
+    if (i > 1 && stage.state == Type::u8) {
+      if (!is_row_major(*all[i]) || all[i]->size != packed_size(param.size)) return "state";
+    } else if (!same_layout(param, *all[i])) {
+      return i == 1 ? "gradient strides" : "state";
+    }
     for (int j = 0; j < i; ++j) {
       if (overlap(*all[i], *all[j])) return "overlap";
     }
   }
   entries_.push_back({{param.data, gradient.data, memory[0], memory[1], memory[2], param.size},
-                      param.type, counter.type == Type::f64, groups_.size() - 1, counter.data});
+                      stage, counter.type == Type::f64, groups_.size() - 1, counter.data, number});
   params_.append(p);
   for (nb::handle x : {g, step, v, m, b}) {
     if (x) held_.push_back(nb::borrow(x));
@@ -174,7 +214,8 @@ const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::hand
 void Batch::remember() {
   auto same = [](const Entry& x, const Entry& y) {
     const Arrays &a = x.arrays, &b = y.arrays;
-    return a.p == b.p && a.g == b.g && a.v == b.v && a.m == b.m && a.b == b.b && a.size == b.size && x.type == y.type;
+    return a.p == b.p && a.g == b.g && a.v == b.v && a.m == b.m && a.b == b.b && a.size == b.size &&
+           x.stage.param == y.stage.param && x.stage.state == y.stage.state;
   };
   if (std::equal(previous_.begin(), previous_.end(), entries_.begin(), entries_.end(), same)) return;
   previous_ = entries_;
@@ -191,8 +232,8 @@ bool Batch::disjoint() {
   };
   std::vector<Piece> pieces;
   for (const Entry& e : entries_) {
-    std::int64_t state = e.arrays.size * (e.type == Type::f64 ? 8 : 4);
-    std::int64_t stored = e.type == Type::bf16 || e.type == Type::f16 ? e.arrays.size * 2 : state;
+    std::int64_t n = e.arrays.size, stored = n * bytes_of(e.stage.param);
+    std::int64_t state = e.stage.state == Type::u8 ? packed_size(n) : n * bytes_of(e.stage.state);
     auto add = [&](const void* at, std::int64_t bytes, bool written) {
       auto* begin = static_cast<const char*>(at);
       if (begin && bytes) pieces.push_back({begin, begin + bytes, written});

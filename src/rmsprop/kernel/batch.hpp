@@ -16,43 +16,64 @@ namespace nb = nanobind;
 // Tells once what torch is; raises a Python error if its tensors cannot be read.
 void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version);
 
-// run() of run.hpp; other Python threads go on meanwhile if it is long enough to be worth it.
-void run_released(const std::vector<Task>& tasks, int threads, std::int64_t grain);
+// What a gradient does that is not finite: goes into the averages, leaves out the step, or counts as 0.
+enum class Nonfinite : std::uint8_t { propagate, skip, zero };
+
+// How a group's parameters are stored and rounded.
+struct Precision {
+  int state;           // the averages' bits: 16 for bfloat16, 8 for packed ones, 0 for the type that computes
+  bool stochastic;     // bfloat16 parameters are rounded by noise
+  std::uint32_t seed;  // of all noise
+  Nonfinite nonfinite;
+};
+
+// run() or finite() of run.hpp; other Python threads go on meanwhile if it is long enough to be worth it.
+bool run_released(bool (*what)(const std::vector<Task>&, int, std::int64_t), const std::vector<Task>& tasks, int threads,
+                  std::int64_t grain);
 
 // One thread at a time may use a batch, and calls into torch may let another one run: each step needs its own.
 class Batch {
  public:
   void clear();
 
-  // Adds the parameters that have a gradient; returns None, or [(number, word)] of those that cannot be added.
-  nb::object add(const Rule& rule, double lr, nb::list params, nb::dict state);
+  // Adds the parameters of a group that have a gradient; returns None, or [(number, word)] of those that cannot be
+  // added. `first` is the number of the first one in its group.
+  nb::object add(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::dict state,
+                 std::uint32_t first);
 
   // The same from parallel lists; those that the rule does not use may be empty.
-  nb::object add_lists(const Rule& rule, double lr, nb::list params, nb::list grads, nb::list steps,
-                       nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers);
+  nb::object add_lists(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::list grads,
+                       nb::list steps, nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers,
+                       nb::list numbers);
 
   std::size_t size() const { return entries_.size(); }
 
-  // Makes the step, counters first, and forgets the parameters.
-  void run(int threads, std::int64_t grain, double grad_scale);
+  // Whether the gradients are finite of the groups that leave out the step otherwise.
+  bool finite(int threads, std::int64_t grain, double grad_scale);
+
+  // Makes the step, counters first, and forgets the parameters; false if gradients that are not finite counted as 0.
+  bool run(int threads, std::int64_t grain, double grad_scale);
 
  private:
   struct Group {
     Rule rule;
     Form form;
+    Precision precision;
     double lr;
   };
 
   struct Entry {
     Arrays arrays;
-    Type type;
+    Stage stage;
     bool step_is_double;
     std::size_t group;
     void* step;
+    std::uint32_t number;  // in its group
   };
 
   PyObject* find(PyObject* state, PyObject* param);
-  const char* add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b);
+  const char* add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
+                      std::uint32_t number);
   void remember();
   bool disjoint();
 

@@ -17,16 +17,17 @@ using Gradient = nb::ndarray<nb::numpy, nb::ro, nb::c_contig, nb::device::cpu>;
 
 void update(const Rule& rule, double lr, double power, Array param, Gradient grad, Array square_avg,
             std::optional<Array> grad_avg, std::optional<Array> momentum_buffer, int threads, std::int64_t grain) {
-  Constants c = constants(rule, lr, power);
+  Stage stage;
+  stage.param = stage.state = param.itemsize() == 8 ? Type::f64 : Type::f32;
+  Constants c = constants(rule, stage.state, lr, power);
   Arrays arrays{param.data(), grad.data(), square_avg.data(), grad_avg ? grad_avg->data() : nullptr,
                 momentum_buffer ? momentum_buffer->data() : nullptr, static_cast<std::int64_t>(param.size())};
-  Type type = param.itemsize() == 8 ? Type::f64 : Type::f32;
-  run_released({step_task(arrays, type, rule.form(), c)}, threads, grain);
+  run_released(run, {step_task(arrays, stage, rule.form(), c)}, threads, grain);
 }
 
 void move(Array param, Gradient grad, Array square_avg, int threads, std::int64_t grain) {
   Arrays arrays{param.data(), grad.data(), square_avg.data(), nullptr, nullptr, static_cast<std::int64_t>(param.size())};
-  run_released({move_task(arrays)}, threads, grain);
+  run_released(run, {move_task(arrays)}, threads, grain);
 }
 
 }  // namespace
@@ -37,11 +38,18 @@ NB_MODULE(_kernel, module) {
       .def(nb::init<double, double, double, double, bool, bool, bool, double, bool, bool, bool, bool>(), nb::kw_only(),
            "decay"_a, "eps"_a, "momentum"_a, "weight_decay"_a, "centered"_a, "nesterov"_a, "eps_inside_sqrt"_a,
            "initial_square_avg"_a, "lr_in_momentum"_a, "bias_correction"_a, "decoupled_weight_decay"_a, "maximize"_a);
+  nb::enum_<Nonfinite>(module, "Nonfinite")
+      .value("propagate", Nonfinite::propagate)
+      .value("skip", Nonfinite::skip)
+      .value("zero", Nonfinite::zero);
+  nb::class_<Precision>(module, "Precision")
+      .def(nb::init<int, bool, std::uint32_t, Nonfinite>(), "state"_a, "stochastic"_a, "seed"_a, "nonfinite"_a);
   nb::class_<Batch>(module, "Batch")
       .def(nb::init<>())
       .def("clear", &Batch::clear)
       .def("add", &Batch::add)
       .def("add_lists", &Batch::add_lists)
+      .def("finite", &Batch::finite, "threads"_a, "grain"_a, "grad_scale"_a)
       .def("run", &Batch::run, "threads"_a, "grain"_a, "grad_scale"_a)
       .def("__len__", &Batch::size);
   module.def("update", &update, "rule"_a, "lr"_a, "power"_a, "param"_a, "grad"_a, "square_avg"_a,

@@ -9,6 +9,8 @@
 #include <system_error>
 #include <thread>
 
+#include "noise.hpp"
+
 namespace rmsprop {
 namespace {
 
@@ -45,7 +47,7 @@ std::atomic<Team> team{nullptr};
 constexpr std::int64_t kTeamGrain = 24576, kOwnGrain = 65536;
 
 template <class T>
-Scalars<T> scalars(const Rule& rule, double lr, double power, double grad_scale) {
+Scalars<T> scalars(const Rule& rule, Type state, double lr, double power, double grad_scale) {
   Scalars<T> c;
   c.sign = static_cast<T>((rule.maximize ? -1.0 : 1.0) / grad_scale);
   c.lambda = static_cast<T>(rule.decoupled_weight_decay ? lr * rule.weight_decay : rule.weight_decay);
@@ -54,6 +56,8 @@ Scalars<T> scalars(const Rule& rule, double lr, double power, double grad_scale)
   c.start = static_cast<T>(power * rule.initial_square_avg);
   c.weight = static_cast<T>(1 - power);
   c.kappa = 4 * std::numeric_limits<T>::epsilon();  // 8 × unit roundoff
+  if (state == Type::bf16) c.kappa = T(0x1p-5);
+  if (state == Type::u8) c.kappa = T(0x1p-1);
   c.eps_inside = static_cast<T>(rule.eps_inside_sqrt ? rule.eps : 0);
   c.eps_outside = static_cast<T>(rule.eps_inside_sqrt ? 0 : rule.eps);
   c.mu = static_cast<T>(rule.momentum);
@@ -64,15 +68,61 @@ Scalars<T> scalars(const Rule& rule, double lr, double power, double grad_scale)
 
 std::int64_t measured(std::int64_t grain) { return grain ? grain : team.load() ? kTeamGrain : kOwnGrain; }
 
-// Steps the elements from begin to end, counted through all tasks.
-void run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t end) {
+// Does `work` for the elements from begin to end, counted through all tasks.
+template <class Work>
+bool run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t end, const Work& work) {
+  bool good = true;
   std::int64_t first = 0;  // the number of the task's first element
   for (const Task& task : tasks) {
     if (first >= end) break;
-    std::int64_t from = std::max<std::int64_t>(begin - first, 0), to = std::min(end - first, task.arrays.size);
-    if (from < to) task.sweep(task.arrays, task.scalars, from, to);
-    first += task.arrays.size;
+    std::int64_t block = task.stage.block(), size = task.arrays.size;
+    auto within = [&](std::int64_t at) {
+      return std::min(size, (std::max<std::int64_t>(at - first, 0) + block - 1) / block * block);
+    };
+    if (within(begin) < within(end)) good &= work(task, within(begin), within(end));
+    first += size;
   }
+  return good;
+}
+
+// Who works: the team that torch's own operations run on, if there is one. A thread of our own would share a processor
+// with one of that team, which keeps waiting actively after its last work, and take twice as long. Without a team,
+// threads are started for the call, which takes longer but leaves nothing behind: no pool that a fork would break.
+// Pieces are taken one by one, so that any number of threads does them all.
+template <class Work>
+bool run_all(const std::vector<Task>& tasks, int threads, std::int64_t grain, const Work& what) {
+  std::int64_t total = elements(tasks), parts = rmsprop::parts(tasks, threads, grain);
+  if (parts <= 1) return run_part(tasks, 0, total, what);
+
+  std::fenv_t settings;  // of the floating-point unit, such as flushing subnormals: those of the caller everywhere
+  std::fegetenv(&settings);
+  std::atomic<std::int64_t> next{0};
+  std::atomic<bool> good{true};
+  // Many pieces for each thread, so that one whose processor is busy with something else does less.
+  std::int64_t pieces = std::max(parts, std::min(parts * 32, total / (16 * measured(grain))));
+  auto border = [&](std::int64_t k) { return total / pieces * k + total % pieces * k / pieces; };
+  auto work = [&] {
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&settings);
+    for (std::int64_t k; (k = next++) < pieces;) {
+      if (!run_part(tasks, border(k), border(k + 1), what)) good = false;
+    }
+    std::fesetenv(&own);
+  };
+  if (Team all = team) {
+    all([](void* w) { (*static_cast<decltype(work)*>(w))(); }, &work, static_cast<unsigned>(parts), 0);
+    return good;
+  }
+  std::vector<std::thread> helpers;
+  helpers.reserve(static_cast<std::size_t>(parts - 1));
+  try {
+    while (static_cast<std::int64_t>(helpers.size()) < parts - 1) helpers.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads to be had: fewer do it
+  }
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  return good;
 }
 
 }  // namespace
@@ -84,16 +134,23 @@ Form Rule::form() const {
   return form;
 }
 
-Constants constants(const Rule& rule, double lr, double power, double grad_scale) {
-  return {scalars<float>(rule, lr, power, grad_scale), scalars<double>(rule, lr, power, grad_scale)};
+Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale) {
+  return {scalars<float>(rule, state, lr, power, grad_scale), scalars<double>(rule, state, lr, power, grad_scale)};
 }
 
-Task step_task(const Arrays& arrays, Type type, Form form, const Constants& constants) {
-  Sweep sweep = choices()[chosen].sweeps->of[static_cast<int>(type)][form.index()];
-  return {arrays, sweep, type == Type::f64 ? static_cast<const void*>(&constants.f64) : &constants.f32};
+Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants) {
+  const Sweeps& sweeps = *choices()[chosen].sweeps;
+  bool wide = stage.param == Type::f64;
+  const void* scalars = wide ? static_cast<const void*>(&constants.f64) : &constants.f32;
+  return {arrays, stage, sweeps.of[wide][form.index()], sweeps.staged[wide], sweeps.finite[wide], scalars};
 }
 
-Task move_task(const Arrays& arrays) { return {arrays, choices()[chosen].sweeps->move, nullptr}; }
+Task move_task(const Arrays& arrays) { return {arrays, {}, choices()[chosen].sweeps->move, nullptr, nullptr, nullptr}; }
+
+void set_keys(Stage& stage, std::uint32_t seed, std::uint32_t number, std::uint32_t step) {
+  std::uint32_t key = hash(hash(hash(seed) ^ number) ^ step);
+  for (std::uint32_t i = 0; i < 4; ++i) stage.keys[i] = hash(key + i);
+}
 
 std::int64_t elements(const std::vector<Task>& tasks) {
   std::int64_t total = 0;
@@ -120,39 +177,18 @@ void use_own_threads(bool own) {
   if (!own && kept) team = kept.exchange(nullptr);
 }
 
-// Who works: the team that torch's own operations run on, if there is one. A thread of our own would share a processor
-// with one of that team, which keeps waiting actively after its last work, and take twice as long. Without a team,
-// threads are started for the call, which takes longer but leaves nothing behind: no pool that a fork would break.
-// Pieces are taken one by one, so that any number of threads does them all.
-void run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
-  std::int64_t total = elements(tasks), parts = rmsprop::parts(tasks, threads, grain);
-  if (parts <= 1) return run_part(tasks, 0, total);
+bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
+  return run_all(tasks, threads, grain, [](const Task& task, std::int64_t begin, std::int64_t end) {
+    if (!task.stage.direct()) return task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end);
+    task.sweep(task.arrays, task.scalars, begin, end);
+    return true;
+  });
+}
 
-  std::fenv_t settings;  // of the floating-point unit, such as flushing subnormals: those of the caller everywhere
-  std::fegetenv(&settings);
-  std::atomic<std::int64_t> next{0};
-  // Many pieces for each thread, so that one whose processor is busy with something else does less.
-  std::int64_t pieces = std::max(parts, std::min(parts * 32, total / (16 * measured(grain))));
-  auto border = [&](std::int64_t k) { return total / pieces * k + total % pieces * k / pieces; };
-  auto work = [&] {
-    std::fenv_t own;
-    std::fegetenv(&own);
-    std::fesetenv(&settings);
-    for (std::int64_t k; (k = next++) < pieces;) run_part(tasks, border(k), border(k + 1));
-    std::fesetenv(&own);
-  };
-  if (Team all = team) {
-    all([](void* w) { (*static_cast<decltype(work)*>(w))(); }, &work, static_cast<unsigned>(parts), 0);
-    return;
-  }
-  std::vector<std::thread> helpers;
-  helpers.reserve(static_cast<std::size_t>(parts - 1));
-  try {
-    while (static_cast<std::int64_t>(helpers.size()) < parts - 1) helpers.emplace_back(work);
-  } catch (const std::system_error&) {  // no more threads to be had: fewer do it
-  }
-  work();
-  for (std::thread& helper : helpers) helper.join();
+bool finite(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
+  return run_all(tasks, threads, grain, [](const Task& task, std::int64_t begin, std::int64_t end) {
+    return task.finite(task.arrays, task.stage, task.scalars, begin, end);
+  });
 }
 
 const std::vector<std::string>& instruction_sets() {

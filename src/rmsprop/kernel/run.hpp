@@ -24,18 +24,25 @@ struct Constants {
   Scalars<double> f64;
 };
 
-// power is βᵗ, used for bias correction only; gradients are divided by grad_scale first.
-Constants constants(const Rule& rule, double lr, double power, double grad_scale = 1);
+// power is βᵗ, used for bias correction only; gradients are divided by grad_scale first. E5's floor lies at the rounding
+// noise of the state.
+Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale = 1);
 
 // One parameter's memory and what to do with it.
 struct Task {
   Arrays arrays;
+  Stage stage;
   Sweep sweep;
+  Staged staged;
+  Finite finite;
   const void* scalars;
 };
 
-// The step of `form` for parameters of `type`, in the instruction set in use; `constants` must outlive the task.
-Task step_task(const Arrays& arrays, Type type, Form form, const Constants& constants);
+// The step of `form`, in the instruction set in use; `constants` must outlive the task.
+Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants);
+
+// The noise's keys for p, v, m and b of parameter `number` in step `step`.
+void set_keys(Stage& stage, std::uint32_t seed, std::uint32_t number, std::uint32_t step);
 
 // For measurements: moves as many bytes as a plain step of float32 does, with hardly any arithmetic.
 Task move_task(const Arrays& arrays);
@@ -47,8 +54,11 @@ std::int64_t elements(const std::vector<Task>& tasks);
 // of 0 stands for the one below which a thread costs more than it saves, as benchmarks/threads.py has measured it.
 std::int64_t parts(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 
-// Steps every task, in order; in parts, if there are several, at once.
-void run(const std::vector<Task>& tasks, int threads, std::int64_t grain);
+// Steps every task, in order; in parts, if there are several, at once. Returns false if gradients had to be cleaned.
+bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain);
+
+// Whether all gradients, and their squares, are finite; steps nothing.
+bool finite(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 
 // OpenMP's way to run a function on a team of threads (GOMP_parallel: function, argument, threads, flags).
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);

@@ -6,9 +6,17 @@
 
 namespace rmsprop {
 
-// What is stored: half types are computed in float, with float state.
-enum class Type : std::uint8_t { f32, f64, bf16, f16 };
-constexpr int kTypes = 4;
+// What is stored: all but f64 is computed in float. u8 is state of eight bits (low_precision.hpp).
+enum class Type : std::uint8_t { f32, f64, bf16, f16, u8 };
+constexpr int kTypes = 2;  // those that compute
+
+constexpr std::int64_t bytes_of(Type type) {
+  return type == Type::f64 ? 8 : type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2;
+}
+
+// Elements of eight bits share a power of two, kBlock at a time; these powers stand behind all elements.
+constexpr std::int64_t kBlock = 32;
+constexpr std::int64_t packed_size(std::int64_t size) { return size + (size + kBlock - 1) / kBlock; }
 
 enum class Decay : std::uint8_t { none, l2, decoupled };
 enum class Momentum : std::uint8_t { none, heavy_ball, nesterov };
@@ -48,11 +56,30 @@ struct Arrays {
   std::int64_t size;
 };
 
+// How the arrays are stored, and how what is computed is stored again.
+struct Stage {
+  Type param = Type::f32, state = Type::f32;  // of p and g, and of v, m and b
+  bool stochastic = false;                    // p is bfloat16 and rounded by noise, as state of fewer bits always is
+  bool cleaned = false;                       // gradients that are not finite count as 0
+  std::uint32_t keys[4] = {};                 // of the noise for p, v, m and b
+
+  constexpr bool direct() const { return !cleaned && param == state && (param == Type::f32 || param == Type::f64); }
+  constexpr std::int64_t block() const { return state == Type::u8 ? kBlock : 1; }  // only whole ones are stepped apart
+};
+
 // Steps the elements from begin to end; scalars is a Scalars<float>, for f64 a Scalars<double>.
 using Sweep = void (*)(const Arrays&, const void* scalars, std::int64_t begin, std::int64_t end);
 
+// The same in stages, for what a sweep cannot work on directly; false if a gradient had to be cleaned.
+using Staged = bool (*)(const Arrays&, const Stage&, Sweep, const void* scalars, std::int64_t begin, std::int64_t end);
+
+// Whether all gradients, and their squares, are finite.
+using Finite = bool (*)(const Arrays&, const Stage&, const void* scalars, std::int64_t begin, std::int64_t end);
+
 struct Sweeps {
   Sweep of[kTypes][kForms];
+  Staged staged[kTypes];
+  Finite finite[kTypes];
   Sweep move;  // for measurements: p and v of f32 read and written, g read
 };
 

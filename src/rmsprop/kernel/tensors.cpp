@@ -25,7 +25,7 @@ struct ExchangeApi {
   int (*view)(void* py_object, Tensor* out);
   void* current_stream;
 };
-constexpr int kCpu = 1, kFloat = 2, kBfloat = 4, kComplex = 5;
+constexpr int kCpu = 1, kUnsigned = 1, kFloat = 2, kBfloat = 4, kComplex = 5;
 }  // namespace dlpack
 
 PyTypeObject *tensor_type, *parameter_type;
@@ -77,6 +77,8 @@ const char* see(PyObject* tensor, View& view) {
     view.type = Type::f16;
   } else if (code == dlpack::kBfloat && bits == 16) {
     view.type = Type::bf16;
+  } else if (code == dlpack::kUnsigned && bits == 8) {
+    view.type = Type::u8;
   } else {
     return "dtype";
   }
@@ -107,6 +109,15 @@ bool is_dense(const View& view) {
   for (int k = 0; k < n; ++k) {
     if (view.strides[order[k]] != expected) return false;
     expected *= view.shape[order[k]];
+  }
+  return true;
+}
+
+bool is_row_major(const View& view) {
+  std::int64_t expected = 1;
+  for (int i = view.dims - 1; i >= 0; --i) {
+    if (view.shape[i] != 1 && view.strides[i] != expected && view.size != 0) return false;
+    expected *= view.shape[i];
   }
   return true;
 }

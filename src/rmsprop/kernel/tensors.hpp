@@ -18,7 +18,7 @@ struct View {
   const std::int64_t *shape, *strides;  // live as long as the tensor is not changed
   std::int64_t size;                    // numbers: two for each complex element
 
-  std::int64_t bytes() const { return size * (type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2); }
+  std::int64_t bytes() const { return size * bytes_of(type); }
 };
 
 // Tells which classes can be read (exactly these, no subclasses) and reads the exchange functions from the first one.
@@ -35,6 +35,9 @@ bool is_flagged(PyObject* tensor, const View& view);
 
 // True if the elements fill one piece of memory without gaps or repetition, in any order.
 bool is_dense(const View& view);
+
+// True if the elements lie one after the other in the order of their numbers.
+bool is_row_major(const View& view);
 
 // True if element for element the two lie in the same order.
 bool same_layout(const View& a, const View& b);
