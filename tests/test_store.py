@@ -15,6 +15,7 @@ import torch
 from rmsprop import InputError
 from rmsprop.files import write_atomically
 from rmsprop.lab.store import RunDirectory, new_path, to_json
+from rmsprop.torch import RMSprop
 
 CONFIG = {"kind": "train", "seed": 1}
 
@@ -111,6 +112,15 @@ def test_checkpoints_hold_tensors_and_are_checked(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"checkpoint.pt must be an undamaged checkpoint of this run"):
             run.load_checkpoint(seen.append)
+
+
+def test_what_does_not_fit_in_an_undamaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run.save_checkpoint({"optimizer": RMSprop([torch.ones(3)]).state_dict()})
+    other = RMSprop([torch.ones(2), torch.ones(2)])
+    message = r"checkpoint.pt: the state dict must be of 1 group with 2 parameters, got 1 group with 1 parameter"
+    with pytest.raises(InputError, match=message):
+        run.load_checkpoint(lambda state: other.load_state_dict(state["optimizer"]))
 
 
 class Evil:

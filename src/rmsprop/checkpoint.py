@@ -128,12 +128,15 @@ class Checkpoint:
         the caller. `lr_in_momentum` says what `momentum_buffer` gathers, `centered` whether there is `grad_avg`.
     extras
         What else each parameter group of a PyTorch file says (initial_lr, name, foreach), as it stands there.
+    notes
+        In words, what is not here as it is in the file.
     """
 
     kind: str
     parameters: tuple[ParameterState, ...]
     groups: tuple[Fields, ...]
     extras: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def step(self) -> int | None:

@@ -15,7 +15,10 @@ from rmsprop.rule import Rule
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Rule)}
 # Keys of a group that are a library's own: how it runs, or what no other knows.
-_OWN = {"capturable", "foreach", "differentiable", "fused", "caution", "corrected_weight_decay", "max_lr_snapshot"}
+_OWN = {
+    "capturable", "foreach", "differentiable", "fused", "state_dtype", "stochastic_rounding", "sparse", "nonfinite",
+    "caution", "corrected_weight_decay", "max_lr_snapshot",
+}  # fmt: skip
 Change = Callable[[Array], Array]
 
 
@@ -29,7 +32,7 @@ class Plan:
         self.kind = KINDS[to]
         self.rather = "; rmsprop.torch would follow it exactly" if to in ("torch", "timm", "sb3") else ""
         self.found: list[str] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = list(source.notes)
         if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
             self.found.append(f"group: lr {lr:g} is one rate and the source's groups have several; leave it out")
         moves = match(source, to, like, mapping or {}, self.found, self.note)

@@ -1,7 +1,8 @@
 """State dicts of PyTorch optimizers: torch, rmsprop.torch, timm, Stable-Baselines3 and bitsandbytes.
 
 {"state": {index: {"step", "square_avg", "grad_avg", "momentum_buffer"}}, "param_groups": [{"params": indices, …}]}.
-All but bitsandbytes use these names; timm's `momentum_buffer` holds M unless its group says lr_in_momentum=False.
+All but bitsandbytes use these names; timm's `momentum_buffer` holds M unless its group says lr_in_momentum=False. Ours
+may hold averages in bfloat16, or packed in eight bits with the "shape" of the parameter: they are read as float32.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rmsprop.files import write_atomically
 from rmsprop.formats import trees
 from rmsprop.formats.files import agree, bfloat16, check_archive, package, replace_entry
 from rmsprop.profiles import FIELDS, canonical
+from rmsprop.state_dicts import SHAPE_KEY, VERSION, VERSION_KEY, check_goes_on, is_of, kind_of, stated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +47,7 @@ _RULE = {
 _NAMES = {"decay": "alpha"}
 _TIMM_NAMES = {"decay": "alpha", "decoupled_weight_decay": "decoupled_decay"}
 # What a group has that is the rule's, or changes with the parameters; all else is passed on as it is.
-_RULE_NAMES = {*FIELDS, "alpha", "decoupled_decay", "betas", "params", "param_names"}
+_RULE_NAMES = {*FIELDS, "alpha", "decoupled_decay", "betas", "params", "param_names", VERSION_KEY}
 
 
 def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
@@ -57,14 +59,20 @@ def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
     if len(set(indices)) != len(indices) or not set(state_dict["state"]) <= set(indices):
         raise InputError(str(path), "state of the parameters in param_groups", Received("other state"), "check it")
     fields, parameters, extras = [], [], []
+    small = sorted({str(group["state_dtype"]) for group in groups if group.get("state_dtype")})
+    notes = (f"averages in {' and '.join(small)} are read as float32, exactly",) if small else ()
     for number, group in enumerate(groups):
         fields.append(_fields(path, kind, group, known))
         extras.append({name: value for name, value in group.items() if name not in _RULE_NAMES})
+        if group.get("state_dtype"):
+            extras[-1]["state_dtype"] = None
         names = group.get("param_names") or [str(index) for index in group["params"]]
         for name, index in zip(names, group["params"], strict=True):
             own = dict(state_dict["state"].get(index, {}))
+            if group.get("state_dtype") or any(_is_packed(own.get(field)) for field in AVERAGES):
+                own = _in_float32(path, name, own)
             parameters.append(_parameter(path, kind, name, own, fields[-1], number))
-    return Checkpoint(kind, tuple(parameters), tuple(fields), tuple(extras))
+    return Checkpoint(kind, tuple(parameters), tuple(fields), tuple(extras), notes)
 
 
 def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
@@ -86,6 +94,8 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
         names = _TIMM_NAMES if checkpoint.kind == "timm" else _NAMES
         group = {**_EXECUTION[checkpoint.kind], **(extras[number] if number < len(extras) else {})}
         group |= {names.get(name, name): fields[name] for name in _RULE[checkpoint.kind]}
+        if checkpoint.kind == "rmsprop.torch":
+            group[VERSION_KEY] = VERSION
         group["params"] = list(range(index, index + len(own)))
         for parameter in own:
             if parameter.square_avg is not None:
@@ -163,18 +173,13 @@ def _optimizers(value: Any, depth: int = 3) -> Iterator[dict[str, Any]]:
 
 
 def _kind(path: Path, groups: list[dict[str, Any]]) -> str:
-    keys = set(groups[0]) if groups else set()
-    for kind, key in (
-        ("rmsprop.torch", "eps_inside_sqrt"),
-        ("timm", "lr_in_momentum"),
-        ("torch", "foreach"),
-        ("bitsandbytes", "betas"),
-    ):
-        if key in keys:
-            return kind
-    found = Received(f"groups with {', '.join(sorted(map(str, keys - {'params'})))}")
-    remedy = "say --from torch or --from sb3 (of --like: --to), whose groups look alike"
-    raise InputError(str(path), "a file that tells its library", found, remedy)
+    kind = kind_of(groups)
+    if kind is None:
+        keys = set(groups[0]) if groups else set()
+        found = Received(f"groups with {', '.join(sorted(map(str, keys - {'params'})))}")
+        remedy = "say --from torch or --from sb3 (of --like: --to), whose groups look alike"
+        raise InputError(str(path), "a file that tells its library", found, remedy)
+    return kind
 
 
 def _foreign(path: Path, kind: str) -> InputError:
@@ -182,33 +187,12 @@ def _foreign(path: Path, kind: str) -> InputError:
     return InputError(str(path), f"state of {KINDS[kind].title}", Received("another optimizer's"), remedy)
 
 
-def _check_group(path: Path, kind: str, group: dict[str, Any]) -> None:
-    """Raise InputError for a group of another optimizer, or of one that cannot go on elsewhere."""
-    if kind == "bitsandbytes":
-        other = "betas" not in group or group["betas"][0] == 0  # its Adagrad has (0, 0)
-    else:
-        other = not {"alpha", "eps"} <= group.keys()
-    other |= kind == "timm" and "lr_in_momentum" not in group
-    other |= kind == "sb3" and "foreach" in group
-    if other:
-        raise _foreign(path, kind)
-    if group.get("caution") and group.get("momentum"):
-        raise InputError(
-            "caution", "False", True, "no other RMSprop masks its momentum: the run cannot go on elsewhere"
-        )
-    if group.get("corrected_weight_decay") and group.get("weight_decay"):
-        remedy = "no other RMSprop scales its weight decay by lr: the run cannot go on elsewhere"
-        raise InputError("corrected_weight_decay", "False", True, remedy)
-
-
 def _fields(path: Path, kind: str, group: dict[str, Any], known: dict[str, Any]) -> Fields:
     """Return the rule of a parameter group as far as it is stated."""
-    _check_group(path, kind, group)
-    said = {"decay": group["betas"][0]} if "betas" in group else {}
-    for name, value in group.items():
-        field = {"alpha": "decay", "decoupled_decay": "decoupled_weight_decay"}.get(name, name)
-        if field in FIELDS:
-            said[field] = value.item() if hasattr(value, "item") else value
+    if not is_of(kind, group):
+        raise _foreign(path, kind)
+    check_goes_on(group)
+    said = {field: value.item() if hasattr(value, "item") else value for field, value in stated(group).items()}
     for name in ("lr", "decay", "eps", "momentum", "weight_decay"):
         if name in said:
             said[name] = float(said[name])
@@ -241,6 +225,32 @@ def _parameter(path: Path, kind: str, name: str, own: dict[str, Any], fields: Fi
             found = Received(f"{name} without {field}")
             raise InputError(str(path), "state for its hyperparameters", found, "check it")
     return ParameterState(name, step=step, group=group, **values)
+
+
+def _is_packed(value: Any) -> bool:
+    return value is not None and str(value.dtype).removeprefix("torch.") == "uint8"
+
+
+def _in_float32(path: Path, name: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a parameter with averages in bfloat16 or eight bits as float32."""
+    torch = package("torch", "torch", "a file of rmsprop.torch")
+    from rmsprop.torch.low_precision import packed_size, unpack
+
+    for field in AVERAGES:
+        if field not in own:
+            continue
+        value = own[field] if isinstance(own[field], torch.Tensor) else _tensor(own[field])
+        if value.dtype == torch.uint8:
+            if SHAPE_KEY not in own:
+                found = Received(f"{field} of {name} in eight bits alone")
+                raise InputError(str(path), "averages with the shape of their parameter", found, "save state_dict()")
+            shape = torch.empty([int(size) for size in own[SHAPE_KEY]], device="meta")
+            if value.shape != (packed_size(shape.numel()),):
+                found = Received(f"{field} of {name} of {value.numel()} bytes for shape {tuple(shape.shape)}")
+                raise InputError(str(path), f"{packed_size(shape.numel())} bytes there", found, "save or copy it again")
+            value = unpack(value, shape, signed=field != "square_avg")
+        own[field] = value.float() if value.dtype == torch.bfloat16 else value
+    return own
 
 
 def _bitsandbytes(own: dict[str, Any]) -> Array:

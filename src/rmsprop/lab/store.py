@@ -125,6 +125,8 @@ class RunDirectory:
             return False
         try:
             use(torch.load(path, weights_only=True))
+        except InputError as error:  # undamaged, but of something else: it tells of what
+            raise InputError(f"{path}: {error.name}", error.allowed, error.value, error.remedy) from error
         except (
             RuntimeError,
             pickle.UnpicklingError,
