@@ -17,8 +17,9 @@ from torch import Tensor
 
 from rmsprop import native
 from rmsprop.errors import InputError
-from rmsprop.torch.groups import check_lr, lr_number, rule_from, rule_of, rule_values
-from rmsprop.torch.slots import COMPUTE, Group, complete_state
+from rmsprop.torch.groups import check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
+from rmsprop.torch.slots import COMPUTE, Group, complete_state, first_number
+from rmsprop.torch.sparse import Rows
 
 REASONS = {
     "class": "it is of a subclass of Tensor, which may compute in its own way",
@@ -35,6 +36,7 @@ REASONS = {
     "gradient flag": "its gradient is a conjugated or negated view",
     "gradient strides": "its gradient has other strides",
     "state": "its state has another dtype or other strides than the kernel uses",
+    "row-major": "its 8-bit state is in row-major order, which its memory is not",
     "step": "its step counter is not a CPU tensor of one number",
 }
 
@@ -87,8 +89,25 @@ def kernel_rule_of(group: Group) -> Any:
         return native.kernel_rule(rule_of(group))
 
 
-def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any]) -> list[Refused]:
-    """Put every parameter with a gradient that the kernel can step into `batch`, its state made; return the others."""
+@lru_cache(maxsize=256)
+def _kernel_precision(state_dtype: str | None, stochastic_rounding: int, nonfinite: str) -> Any:
+    bits = {None: 0, "bfloat16": 16, "uint8": 8}[state_dtype]
+    mode = getattr(native.kernel.Nonfinite, nonfinite)  # type: ignore[union-attr]
+    seed = int(stochastic_rounding)
+    return native.kernel.Precision(state=bits, stochastic=seed > 0, seed=seed or 1, nonfinite=mode)  # type: ignore[union-attr]
+
+
+def kernel_precision_of(group: Group) -> Any:
+    """Return how the parameters of `group` are stored and rounded, as the kernel takes it."""
+    return _kernel_precision(group["state_dtype"], group["stochastic_rounding"], group["nonfinite"])
+
+
+def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], *, sparse: bool = False) -> list[Refused]:
+    """Put every parameter with a gradient that the kernel can step into `batch`, its state made; return the others.
+
+    `sparse` says that some gradients may be sparse. The kernel finds that out, too, but torch takes milliseconds to
+    tell it that a tensor has no memory of its own.
+    """
     refused: list[Refused] = []
     for again in (True, False):
         if batch is not None:
@@ -96,6 +115,7 @@ def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any]) ->
         refused.clear()
         incomplete = False
         for index, group in enumerate(groups):
+            check_storage(group)
             why = set_aside(group)
             if why:
                 refused.append(Refused(index, None, why))
@@ -103,17 +123,31 @@ def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any]) ->
             rule, lr = kernel_rule_of(group), group["lr"]
             lr = lr if type(lr) is float else lr_number(lr)
             params = group["params"] if isinstance(group["params"], list) else list(group["params"])
-            for number, word in batch.add(rule, lr, params, states) or ():
-                if word == "state" and again:
-                    complete_state(group, number, states)
-                    incomplete = True
-                refused.append(Refused(index, [number], REASONS[word]))
+            precision, first = kernel_precision_of(group), first_number(groups, index)
+            apart = [i for i, p in enumerate(params) if p.grad is not None and p.grad.is_sparse] if sparse else []
+            refused += [Refused(index, [number], REASONS["gradient layout"]) for number in apart]
+            for start, stop in zip([0, *(number + 1 for number in apart)], [*apart, len(params)], strict=True):
+                piece = params[start:stop] if apart else params
+                for place, word in batch.add(rule, precision, lr, piece, states, first + start) or ():
+                    if word == "state" and again:
+                        complete_state(group, start + place, states)
+                        incomplete = True
+                    refused.append(Refused(index, [start + place], REASONS[word]))
         if not incomplete:
             break
     for index, numbers, reason in refused:
         if groups[index]["fused"]:
             raise InputError("fused", f"None or False for {_where(index, numbers)}", True, f"{reason}; leave fused out")
     return refused
+
+
+def add_rows(batch: Any, group: Group, rows: Rows) -> bool:
+    """Put the touched rows of a parameter of `group` into `batch`; return whether the kernel can step them."""
+    if batch is None or set_aside(group):
+        return False
+    rule, precision, lr = kernel_rule_of(group), kernel_precision_of(group), lr_number(group["lr"])
+    lists = [[x] for x in (rows.p, rows.g, rows.step, rows.v, rows.m, rows.b)]
+    return batch.add_lists(rule, precision, lr, *lists, [rows.number]) is None
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,22 @@ from rmsprop.rule import Rule
 
 # A rule's fields as a group names them: torch's name for `decay` is `alpha`.
 FIELDS = {("alpha" if field.name == "decay" else field.name): field.name for field in dataclasses.fields(Rule)}
-EXECUTION = {"capturable": False, "foreach": None, "differentiable": False, "fused": None}
+EXECUTION = {
+    "capturable": False,
+    "foreach": None,
+    "differentiable": False,
+    "fused": None,
+    "state_dtype": None,
+    "stochastic_rounding": False,
+    "sparse": "exact",
+    "nonfinite": "propagate",
+}
+# What an argument may be, and what to do if it is something else.
+_CHOICES: dict[str, tuple[tuple[str | None, ...], str]] = {
+    "state_dtype": ((None, "bfloat16", "uint8"), "None keeps float32 for float16 and bfloat16 parameters"),
+    "sparse": (("exact", "lazy"), "'exact' equals dense gradients, 'lazy' is TensorFlow's rule"),
+    "nonfinite": (("propagate", "skip", "zero"), "'skip' leaves out the whole step, 'zero' the elements"),
+}
 RULE_NAMES = tuple(name for name in FIELDS if name != "lr")
 rule_values = itemgetter(*RULE_NAMES)  # a group's hyperparameters other than lr
 _OURS = {field: name for name, field in FIELDS.items()}
@@ -68,12 +83,39 @@ _cached_rule = lru_cache(maxsize=256, typed=True)(rule_from)
 
 
 def check_group(group: dict[str, Any]) -> None:
-    """Raise InputError if a value of `group` is unusable or stands under another library's name."""
+    """Raise InputError if a value of a new `group` is unusable or stands under another library's name."""
     for name, field in _OTHER_NAMES.items():
         if name in group:
             raise InputError(
                 "a parameter group's key", "one of this optimizer's arguments", name, f"say {_OURS[field]}"
             )
+    check_values(group)
+
+
+def check_storage(group: dict[str, Any]) -> None:
+    """Raise InputError if a group's state_dtype, sparse, nonfinite or stochastic_rounding is none that there is."""
+    values = _storage_values(group)
+    try:
+        _known_storage(*values)
+    except TypeError:  # something unhashable
+        _check_storage(*values)
+
+
+def _check_storage(*values: Any) -> None:
+    for (name, (choices, remedy)), value in zip(_CHOICES.items(), values, strict=False):
+        if not (value is None or isinstance(value, str)) or value not in choices:
+            raise InputError(name, ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}", value, remedy)
+    seed = values[-1]
+    if seed is not False and not (isinstance(seed, int) and 0 < seed < 2**31):
+        raise InputError("stochastic_rounding", "False, True or a seed from 1 to 2³¹ − 1", seed, "True is the seed 1")
+
+
+_storage_values = itemgetter(*_CHOICES, "stochastic_rounding")
+_known_storage = lru_cache(maxsize=64, typed=True)(_check_storage)
+
+
+def check_values(group: dict[str, Any]) -> None:
+    """Raise InputError if a value of `group` is unusable; keys that are not ours are its owner's."""
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         found = Received(f"shape {tuple(lr.shape)}")
@@ -89,6 +131,11 @@ def check_group(group: dict[str, Any]) -> None:
         raise InputError("foreach", "None or False with differentiable=True", True, "leave foreach out")
     if group["fused"] is not None:
         check_flag("fused", group["fused"], "pass True, False or None")
+    check_storage(group)
+    if group["differentiable"]:
+        for name in ("state_dtype", "stochastic_rounding"):
+            if group[name]:
+                raise InputError(name, f"{EXECUTION[name]} with differentiable=True", group[name], f"leave {name} out")
     if group["fused"]:
         for name in ("foreach", "capturable", "differentiable"):
             if group[name]:

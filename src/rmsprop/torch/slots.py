@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _default_to_fused_or_foreach, _get_scalar_dtype
 
+from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
-from rmsprop.torch import tensors
+from rmsprop.torch import low_precision, sparse, tensors
 from rmsprop.torch.tensors import TensorList
 
 Group: TypeAlias = dict[str, Any]
@@ -28,35 +29,84 @@ class Slot(NamedTuple):
     v: Tensor
     m: Tensor | None
     b: Tensor | None
+    number: int = 0  # among all parameters, for the noise of stochastic rounding
+
+
+def first_number(groups: list[Group], index: int) -> int:
+    """Return the number of a group's first parameter among those of all groups, unless the group tells it."""
+    own = groups[index].get("first")
+    return sum(len(group["params"]) for group in groups[:index]) if own is None else int(own)
 
 
 def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) -> dict[str, Tensor]:
     """Return the state of a parameter of `group` that has a gradient, with what was missing made."""
     p = group["params"][number]
-    if p.grad.layout != torch.strided:
-        raise RuntimeError(
-            f"RMSprop needs dense gradients, got {p.grad.layout} for parameter {number} of shape {tuple(p.shape)}; "
-            "make the layer dense, for example nn.Embedding(..., sparse=False)"
-        )
+    sparse.check(group, number)
     state: dict[str, Tensor] = states[p]
-    fill = group["initial_square_avg"]
+    dtype, fill = state_dtype(group, p), group["initial_square_avg"]
     if "step" not in state:
-        state["step"] = step_counter(p, group["capturable"])
-    if "square_avg" not in state:
-        state["square_avg"] = _state_like(p, complex(fill, fill) if p.is_complex() else fill)
-    own = state["square_avg"].dtype
-    dtype = own if own == p.dtype else torch.promote_types(own, COMPUTE.get(p.dtype, p.dtype))
-    if dtype != own:  # the model was moved to a wider dtype: its state follows
-        state.update({name: state[name].to(dtype) for name in STATE if name in state})
-    if group["centered"] and "grad_avg" not in state:
-        state["grad_avg"] = _state_like(p, 0).to(dtype)
-    if group["momentum"] and "momentum_buffer" not in state:
-        state["momentum_buffer"] = _state_like(p, 0).to(dtype)
+        state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip")
+    if "square_avg" in state and state["square_avg"].dtype != dtype:
+        own = state["square_avg"].dtype
+        if group["state_dtype"] is not None or not own.is_floating_point or torch.promote_types(own, dtype) != own:
+            # Asked for, or the model was moved to a wider dtype: its state follows.
+            state.update({name: converted(state[name], name, p, dtype) for name in STATE if name in state})
+    dtype = state["square_avg"].dtype if "square_avg" in state else dtype
+    starts = {"square_avg": complex(fill, fill) if p.is_complex() else fill}
+    if group["centered"]:
+        starts["grad_avg"] = 0
+    if group["momentum"]:
+        starts["momentum_buffer"] = 0
+    for name, start in starts.items():
+        if name not in state:
+            state[name] = _state_like(p, name, start, dtype)
     return state
 
 
-def slot(group: Group, number: int, states: defaultdict[Tensor, Any], grad_scale: float = 1.0) -> Slot:
-    """Return the slot of a parameter that has a gradient, the gradient divided by `grad_scale`."""
+def state_dtype(group: Group, p: Tensor) -> torch.dtype:
+    """Return the dtype that new averages of `p` have."""
+    wanted = group["state_dtype"]
+    if wanted is None:
+        return COMPUTE.get(p.dtype, p.dtype)
+    if p.dtype not in (torch.float32, *COMPUTE):
+        found = Received(f"{wanted!r} for one of {p.dtype}".replace("torch.", ""))
+        raise InputError(
+            "state_dtype", "None for parameters that are not float32, bfloat16 or float16", found, "leave it out"
+        )
+    if wanted == "uint8" and type(p) not in (Tensor, torch.nn.Parameter):
+        found = Received(f"'uint8' for a {type(p).__name__}")
+        raise InputError("state_dtype", "None or 'bfloat16' for a subclass of Tensor", found, "leave it out")
+    return low_precision.DTYPES[wanted]
+
+
+def average(state: dict[str, Tensor], name: str, p: Tensor) -> Tensor:
+    """Return an average of `p` as numbers to compute with, complex ones seen as real."""
+    x = state[name]
+    if x.dtype == torch.uint8:
+        return low_precision.unpack(x, p, signed=name != "square_avg")
+    return x.float() if x.dtype == torch.bfloat16 else real(x)
+
+
+def kappa_of(stored: torch.dtype) -> float:
+    """Return κ of E5 for averages of dtype `stored`: 8 × unit roundoff."""
+    return low_precision.KAPPA[stored] if stored in low_precision.KAPPA else 4 * torch.finfo(stored).eps
+
+
+def converted(x: Tensor, name: str, p: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an average of `p` in another dtype, rounded to nearest."""
+    signed = name != "square_avg"
+    if x.dtype == torch.uint8:
+        x = low_precision.unpack(x, p, signed=signed)
+    return low_precision.pack(x, signed=signed, key=None) if dtype == torch.uint8 else x.to(dtype)
+
+
+def slot(
+    group: Group, number: int, states: defaultdict[Tensor, Any], grad_scale: float = 1.0, *, first: int = 0
+) -> Slot:
+    """Return the slot of a parameter that has a gradient, the gradient divided by `grad_scale`.
+
+    `first` is the number of the group's first parameter among all.
+    """
     state, p = complete_state(group, number, states), group["params"][number]
     return Slot(
         real(p),
@@ -65,7 +115,14 @@ def slot(group: Group, number: int, states: defaultdict[Tensor, Any], grad_scale
         real(state["square_avg"]),
         real(state["grad_avg"]) if group["centered"] else None,
         real(state["momentum_buffer"]) if group["momentum"] else None,
+        first + number,
     )
+
+
+def rows_slot(rows: sparse.Rows, grad_scale: float = 1.0) -> Slot:
+    """Return the slot of the rows that a sparse gradient touches, the gradient divided by `grad_scale`."""
+    m, b = (None if x is None else real(x) for x in (rows.m, rows.b))
+    return Slot(real(rows.p), real(scaled(rows.g, grad_scale)), rows.step, real(rows.v), m, b, rows.number)
 
 
 def scaled(g: Tensor, grad_scale: float) -> Tensor:
@@ -74,10 +131,22 @@ def scaled(g: Tensor, grad_scale: float) -> Tensor:
     return g if grad_scale == 1 else g.to(COMPUTE.get(g.dtype, g.dtype)) * (1 / grad_scale)
 
 
-def step_slots(group: Group, rule: Rule, slots: list[Slot]) -> None:
-    """Update the parameters and state of `slots`, one by one or in lists, as `group` wants it."""
+def step_slots(group: Group, rule: Rule, slots: list[Slot], skip: Tensor | None = None) -> None:
+    """Update the parameters and state of `slots`, one by one or in lists, as `group` wants it.
+
+    Where `skip` is true, everything stays as it is; it is not read by the host, so that no device is waited for.
+    """
+    if skip is not None or _is_rounded(group, slots):
+        slots = [_local(slot) for slot in slots]
     for together in _together(group, slots):
+        if skip is None:
+            _step_together(group, rule, together)
+            continue
+        written = [x for slot in together for x in (slot.p, *slot[2:6]) if x is not None]
+        before = [x.clone() for x in written]
         _step_together(group, rule, together)
+        for x, old in zip(written, before, strict=True):
+            x.copy_(torch.where(skip.to(x.device), old, x))
 
 
 def _together(group: Group, slots: list[Slot]) -> list[list[Slot]]:
@@ -106,23 +175,86 @@ def _step_together(group: Group, rule: Rule, slots: list[Slot]) -> None:
             lr = lr.squeeze()
     else:
         lr = float(lr)
-    given, dtype = slots[0].p.dtype, slots[0].v.dtype
-    work = slots
-    if given != dtype:  # half precision computes in that of its state
-        work = [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
-    power: Any = None
+    on_device = group["capturable"] or slots[0].step.device.type != "cpu"
+    power: Any = [None] * len(slots)
     if rule.bias_correction:
-        power = tensors.bias_power(rule, [slot.step for slot in slots], capturable=group["capturable"])
+        power = tensors.bias_power(rule, [slot.step for slot in slots], capturable=on_device)
+    if _is_rounded(group, slots):
+        for slot, own in zip(slots, power, strict=True):
+            _step_rounded(group, rule, lr, slot, own, on_device)
+        return
+    given, dtype = slots[0].p.dtype, slots[0].v.dtype
+    work = slots if given == dtype else [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
     if len(work) == 1:
-        p, g, _, v, m, b = work[0]
-        tensors.step(rule, lr, p, g, v, m, b, power and power[0], dtype)
+        p, g, _, v, m, b, _ = work[0]
+        tensors.step(rule, lr, p, g, v, m, b, power[0], kappa_of(dtype))
     else:
-        lists: list[Any] = [None if column[0] is None else TensorList(column) for column in zip(*work, strict=True)]
+        columns = list(zip(*work, strict=True))[:6]
+        lists: list[Any] = [None if column[0] is None else TensorList(column) for column in columns]
         p, g, _, v, m, b = lists
-        tensors.step(rule, lr, p, g, v, m, b, power, dtype)
+        tensors.step(rule, lr, p, g, v, m, b, power, kappa_of(dtype))
     if given != dtype:
         for slot, computed in zip(slots, work, strict=True):
             slot.p.copy_(computed.p)
+
+
+def _is_rounded(group: Group, slots: list[Slot]) -> bool:
+    """Return whether something of `slots`, which share dtypes, is rounded by noise."""
+    if not slots:
+        return False
+    stochastic = bool(group["stochastic_rounding"]) and slots[0].p.dtype == torch.bfloat16
+    return stochastic or slots[0].v.dtype in low_precision.KAPPA
+
+
+def _local(slot: Slot) -> Slot:
+    """Return the slot of what this rank holds, if its tensors are spread over ranks (DTensor)."""
+    return slot._replace(**{k: x.to_local() for k, x in slot._asdict().items() if hasattr(x, "to_local")})
+
+
+def _step_rounded(group: Group, rule: Rule, lr: Any, slot: Slot, power: Any, on_device: bool) -> None:
+    """Step one parameter, rounding by noise what is stored in fewer bits; in pieces, which bounds the memory for it.
+
+    The operations are those of the kernel, one by one, so that what is rounded is the same bits, too.
+    """
+    stored = slot.v.dtype
+    dtype = torch.float32 if stored in low_precision.KAPPA else stored
+    seed = int(group["stochastic_rounding"])
+    stochastic = seed > 0 and slot.p.dtype == torch.bfloat16
+    keys = low_precision.noise_keys(seed or 1, slot.number, slot.step.long() if on_device else int(slot.step.item()))
+    size = slot.p.numel()
+    whole = size <= _PIECE or not all(x is None or x.is_contiguous() for x in (slot.p, slot.g, *slot[3:6]))
+    for at in (0,) if whole else range(0, size, _PIECE):
+        piece = slot if whole else _piece(slot, at, min(at + _PIECE, size))
+        own = {"square_avg": piece.v, "grad_avg": piece.m, "momentum_buffer": piece.b}
+        p = piece.p.to(dtype)
+        v, m, b = (None if x is None else average({name: x}, name, piece.p).to(dtype) for name, x in own.items())
+        tensors.step(rule, lr, p, piece.g.to(dtype), v, m, b, power, kappa_of(stored), exact=True)
+        numbers = low_precision.positions(piece.p) + at
+        piece.p.copy_(low_precision.round_bfloat16(p.float(), keys[0], numbers) if stochastic else p)
+        for i, (into, part, x) in enumerate(zip((slot.v, slot.m, slot.b), own.values(), (v, m, b), strict=True)):
+            if into is None or part is None or x is None or stored == dtype:
+                continue
+            if stored == torch.uint8:
+                codes = low_precision.pack(x, signed=i > 0, key=keys[1 + i] + at)
+                low_precision.put(codes, into, at, x.numel(), size)
+            else:
+                part.copy_(low_precision.round_bfloat16(x, keys[1 + i], numbers))
+
+
+_PIECE = 1 << 20  # elements; whole blocks of eight bits
+
+
+def _piece(slot: Slot, start: int, stop: int) -> Slot:
+    """Return the slot of some elements; averages in eight bits are copies."""
+    size = slot.p.numel()
+
+    def cut(x: Tensor | None) -> Tensor | None:
+        if x is None or x.dtype != torch.uint8:
+            return None if x is None else x.view(-1)[start:stop]
+        return low_precision.take(x, start, stop, size)
+
+    v, m, b = map(cut, slot[3:6])
+    return slot._replace(p=slot.p.view(-1)[start:stop], g=slot.g.reshape(-1)[start:stop], v=v, m=m, b=b)  # type: ignore[arg-type]
 
 
 def real(x: Tensor) -> Tensor:
@@ -136,6 +268,7 @@ def step_counter(p: Tensor, capturable: bool, value: float = 0.0) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=p.device if capturable else "cpu")
 
 
-def _state_like(p: Tensor, value: complex) -> Tensor:
-    dtype = COMPUTE.get(p.dtype, p.dtype)
+def _state_like(p: Tensor, name: str, value: complex, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.uint8:
+        return low_precision.packed_full(p.numel(), value.real, signed=name != "square_avg", device=p.device)
     return torch.full_like(p, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)

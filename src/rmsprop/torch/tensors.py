@@ -1,12 +1,14 @@
 """E1 to E9 of `rmsprop.rule` in tensor operations: any device, differentiable, capturable.
 
 The step is written once, for a `Tensor` or for a `TensorList`: many tensors whose methods are one `torch._foreach_*`
-call each. Results agree with `rmsprop.rule` to a few units in the last place; state is updated in place.
+call each. Results agree with `rmsprop.rule` to a few units in the last place; state is updated in place. With `exact`,
+each operation of the rule is one of its own, rounded as there: more passes, and the same bits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import torch
@@ -18,52 +20,66 @@ if TYPE_CHECKING:
 Number: TypeAlias = "float | Tensor"  # a Tensor has one element and is never read back by the host
 
 
-class TensorList(list[Tensor]):
-    """Tensors of one device and dtype that are operated on together, with the methods of `Tensor` used below."""
+class TensorList:
+    """Tensors of one device and dtype that are operated on together, with the methods of `Tensor` used below.
+
+    It holds a list and is none: torch.compile takes plain lists only as arguments of torch's functions.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = list(tensors)
 
     def neg(self) -> TensorList:
-        return TensorList(torch._foreach_neg(self))
+        return TensorList(torch._foreach_neg(self.tensors))
 
     def add(self, other: Any, alpha: float = 1) -> TensorList:
-        return TensorList(torch._foreach_add(self, other, **({} if alpha == 1 else {"alpha": alpha})))
+        options = {} if alpha == 1 else {"alpha": alpha}
+        return TensorList(torch._foreach_add(self.tensors, _plain(other), **options))
 
-    def addcmul(self, a: Self, b: Self, value: float) -> TensorList:
-        return TensorList(torch._foreach_addcmul(self, a, b, value=value))
+    def addcmul(self, a: TensorList, b: TensorList, value: float) -> TensorList:
+        return TensorList(torch._foreach_addcmul(self.tensors, a.tensors, b.tensors, value=value))
 
     def mul(self, other: Any) -> TensorList:
-        return TensorList(torch._foreach_mul(self, other))
+        return TensorList(torch._foreach_mul(self.tensors, _plain(other)))
 
     def div(self, other: Any) -> TensorList:
-        return TensorList(torch._foreach_div(self, other))
+        return TensorList(torch._foreach_div(self.tensors, _plain(other)))
 
     def sqrt(self) -> TensorList:
-        return TensorList(torch._foreach_sqrt(self))
+        return TensorList(torch._foreach_sqrt(self.tensors))
 
-    def maximum(self, other: Any) -> TensorList:
-        return TensorList(torch._foreach_maximum(self, other))
+    def maximum(self, other: TensorList) -> TensorList:
+        return TensorList(torch._foreach_maximum(self.tensors, other.tensors))
+
+    def clone(self) -> TensorList:
+        return TensorList(x.clone() for x in self.tensors)
 
     def add_(self, other: Any, alpha: float = 1) -> Self:
-        torch._foreach_add_(self, other, **({} if alpha == 1 else {"alpha": alpha}))
+        torch._foreach_add_(self.tensors, _plain(other), **({} if alpha == 1 else {"alpha": alpha}))
         return self
 
     def mul_(self, other: Any) -> Self:
-        torch._foreach_mul_(self, other)
+        torch._foreach_mul_(self.tensors, _plain(other))
         return self
 
-    def lerp_(self, other: Self, weight: float) -> Self:
-        torch._foreach_lerp_(self, other, weight)
+    def lerp_(self, other: TensorList, weight: float) -> Self:
+        torch._foreach_lerp_(self.tensors, other.tensors, weight)
         return self
 
-    def addcmul_(self, a: Self, b: Self, value: float) -> Self:
-        torch._foreach_addcmul_(self, a, b, value=value)
+    def addcmul_(self, a: TensorList, b: TensorList, value: float) -> Self:
+        torch._foreach_addcmul_(self.tensors, a.tensors, b.tensors, value=value)
         return self
 
-    def addcdiv_(self, a: Self, b: Self, value: float) -> Self:
-        torch._foreach_addcdiv_(self, a, b, value=value)
+    def addcdiv_(self, a: TensorList, b: TensorList, value: float) -> Self:
+        torch._foreach_addcdiv_(self.tensors, a.tensors, b.tensors, value=value)
         return self
 
     def masked_fill_zeros(self, value: float) -> TensorList:
-        return TensorList(x.masked_fill(x == 0, value) for x in self)
+        return TensorList(x.masked_fill(x == 0, value) for x in self.tensors)
+
+
+def _plain(x: Any) -> Any:
+    return x.tensors if isinstance(x, TensorList) else x
 
 
 Operand: TypeAlias = Any  # Tensor or TensorList; the functions below use only methods that both have
@@ -76,67 +92,102 @@ def bias_power(rule: Rule, steps: list[Tensor], *, capturable: bool) -> list[Num
     return [rule.decay ** (step if step.device.type == "mps" else step.double()) for step in steps]
 
 
-def denominator(rule: Rule, v: Operand, m: Operand, power: Any, dtype: torch.dtype) -> Operand:
+def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *, exact: bool = False) -> Operand:
     """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7).
 
-    `power` is βᵗ (a list of them for a TensorList) and is used for bias correction only; `m` when centered only.
+    `power` is βᵗ (a list of them for a TensorList) and is used for bias correction only; `m` when centered only;
+    `kappa` is κ, 8 × the unit roundoff of what computes or, if that is coarser, of what the averages are stored in.
     """
-    info = torch.finfo(dtype)
-    kappa = 4 * info.eps  # 8 × unit roundoff
     s = v
     if rule.bias_correction:
         many = isinstance(v, TensorList)
-        start = [x * -rule.initial_square_avg for x in power] if many else power * -rule.initial_square_avg
-        fresh = [1 - x for x in power] if many else 1 - power
+        pairs = (
+            [_starts(rule, x, v.tensors[i].dtype) for i, x in enumerate(power)]
+            if many
+            else [_starts(rule, power, v.dtype)]
+        )
+        start, fresh = map(list, zip(*pairs, strict=True)) if many else pairs[0]
         s = v.add(start).maximum(v.mul(kappa)) if rule.initial_square_avg else v
         s = s.div(fresh)
         m = m.div(fresh) if rule.centered and m is not None else None
     if rule.centered and m is not None:
         m = _kept(m)
-        s = s.addcmul(m, m, value=-1).maximum(s.mul(kappa))
+        variance = s.add(m.mul(m), alpha=-1) if exact else s.addcmul(m, m, value=-1)
+        s = variance.maximum(s.mul(kappa))
     if rule.eps_inside_sqrt:
-        d = s.add(rule.eps).sqrt()
-    else:
-        d = s.sqrt()
+        s = s.add(rule.eps)
+    d = _exact_root(s) if exact else s.sqrt()
+    if not rule.eps_inside_sqrt:
         d = d.add(rule.eps) if torch.is_grad_enabled() else d.add_(rule.eps)  # autograd keeps the root
-    if rule.eps >= info.tiny:
+    dtype = d.tensors[0].dtype if isinstance(d, TensorList) else d.dtype
+    if rule.eps >= torch.finfo(dtype).tiny:
         return d
     if isinstance(d, TensorList):
         return d.masked_fill_zeros(math.inf)
     return d.masked_fill(d == 0, math.inf)
 
 
+def _starts(rule: Rule, power: Number, dtype: torch.dtype) -> tuple[Number, Number]:
+    """Return −βᵗ·v₀ and 1−βᵗ, rounded once to `dtype` if they are Tensors (a number is when it is used)."""
+    pair = power * -rule.initial_square_avg, 1 - power
+    return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in pair)  # type: ignore[return-value]
+
+
 def step(
-    rule: Rule, lr: Number, p: Operand, g: Operand, v: Operand, m: Operand, b: Operand, power: Any, dtype: torch.dtype
+    rule: Rule,
+    lr: Number,
+    p: Operand,
+    g: Operand,
+    v: Operand,
+    m: Operand,
+    b: Operand,
+    power: Any,
+    kappa: float,
+    *,
+    exact: bool = False,
 ) -> None:
-    """Make one step of `rule` at rate `lr` (in place of rule.lr): update p, v, m and b, all of `dtype`, in place."""
+    """Make one step of `rule` at rate `lr` (in place of rule.lr): update p, v, m and b, of one dtype, in place."""
     mu, beta, lam = rule.momentum, rule.decay, rule.weight_decay
     if rule.maximize:
         g = g.neg()  # E1
     if lam and rule.decoupled_weight_decay:
         p.add_(_kept(p).mul(lr * lam), alpha=-1)  # E2
     elif lam:
-        g = g.add(p, alpha=lam)
-    v.mul_(beta).addcmul_(g, g, value=1 - beta)  # E3
-    if rule.centered:
-        m.lerp_(g, 1 - beta)  # E4
-    d = denominator(rule, v, m, power, dtype)  # E5, E6
-    if not mu:
-        _add_ratio_(p, g, d, -lr)  # E7, E9
+        g = g.add(p.mul(lam)) if exact else g.add(p, alpha=lam)
+    if exact:
+        v.mul_(beta).add_(g.mul(1 - beta).mul(g))  # E3
+    else:
+        v.mul_(beta).addcmul_(g, g, value=1 - beta)
+    if rule.centered and exact:
+        m.add_(g.add(m, alpha=-1).mul(1 - beta))  # E4
+    elif rule.centered:
+        m.lerp_(g, 1 - beta)
+    d = denominator(rule, v, m, power, kappa, exact=exact)  # E5, E6
+    if b is None:
+        _add_ratio_(p, g, d, -lr, exact)  # E7, E9
         return
     inner, outer = (lr, 1.0) if rule.lr_in_momentum else (1.0, lr)
-    r = _add_ratio_(b.mul_(mu), g, d, inner)  # E7, E8
+    r = _add_ratio_(b.mul_(mu), g, d, inner, exact)  # E7, E8
     if rule.nesterov:
-        r = _add_ratio_(b.mul(mu), g, d, inner)
-    if isinstance(outer, Tensor):
+        r = _add_ratio_(b.mul(mu), g, d, inner, exact)
+    if isinstance(outer, Tensor) or exact:
         p.add_(_kept(r).mul(outer), alpha=-1)  # E9
     else:
         p.add_(r, alpha=-outer)
 
 
-def _add_ratio_(x: Operand, g: Operand, d: Operand, scale: Number) -> Operand:
+def _add_ratio_(x: Operand, g: Operand, d: Operand, scale: Number, exact: bool) -> Operand:
     """Add scale·g/d to x in place; a Tensor scale stays on its device."""
-    return x.add_(g.div(d).mul_(scale)) if isinstance(scale, Tensor) else x.addcdiv_(g, d, value=scale)
+    if isinstance(scale, Tensor) or exact:
+        return x.add_(g.div(d).mul_(scale))
+    return x.addcdiv_(g, d, value=scale)
+
+
+def _exact_root(x: Operand) -> Operand:
+    """Return the root, of float32 numbers rounded correctly: that of torch on the CPU is not always."""
+    if isinstance(x, TensorList):
+        return TensorList(_exact_root(each) for each in x.tensors)
+    return x.double().sqrt().to(x.dtype)
 
 
 def _kept(x: Operand) -> Operand:

@@ -1,0 +1,145 @@
+"""Averages in two bytes or one, and bfloat16 parameters, rounded so that their mean is right.
+
+Rounding to nearest loses every change that is smaller than half the distance to the next number: at β = 0.999 an
+average in bfloat16 stands still, whatever the gradients. Here a number between two that can be stored becomes the
+upper one with the probability of its distance from the lower one. The expectation of what is stored is then what was
+computed, and errors average out instead of adding up.
+
+The noise is a hash of seed, number of the parameter in the optimizer, step, and element: no generator, no state, the
+same on every device and any number of threads. The native kernel (kernel/low_precision.hpp, noise.hpp) gives the same
+bits.
+
+Eight bits are a block floating point: 32 numbers in row-major order share a power of two. A code has three bits of
+mantissa; square averages have five bits of exponent and no sign (31 binades below the block's largest number), the
+others four and a sign. One flat tensor holds the codes, then the exponents + 127 of the blocks: 33 bytes for 32
+numbers. A square average that is not 0 is at least the smallest code. A number that is not finite makes its block NaN.
+Sharing an exponent among 32 is that of the OCP Microscaling formats (2023); codes and rounding are not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Integer: TypeAlias = "int | Tensor"
+
+BLOCK = 32
+DTYPES = {"bfloat16": torch.bfloat16, "uint8": torch.uint8}
+# κ of E5: 8 × unit roundoff, here of what is stored.
+KAPPA = {torch.bfloat16: 2.0**-5, torch.uint8: 2.0**-1}
+_MASK = 0xFFFFFFFF
+_TOP = {False: 31, True: 15}  # the exponent of a code that stands for [1, 2), without and with a sign
+
+
+def packed_size(size: int) -> int:
+    """Return the bytes of an average of `size` numbers in eight bits."""
+    return size + -(-size // BLOCK)
+
+
+def noise_keys(seed: int, number: int, step: Integer) -> list[Any]:
+    """Return the keys of the noise for the parameter and its three averages; `step` may be a Tensor of integers."""
+    key = _hash(_hash(_hash(seed) ^ number) ^ step)
+    return [_hash((key + i) & _MASK) for i in range(4)]
+
+
+def _hash(x: Any) -> Any:
+    """Return a bijection of 32 bits, without an apparent pattern: lowbias32 of nullprogram.com/blog/2018/07/31/."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+def order_of(p: Tensor) -> tuple[int, ...]:
+    """Return the strides by which the elements of `p` are numbered: its own if these leave no gaps, else row-major."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(p.stride(), p.shape, strict=True) if size != 1):
+        if stride != expected:
+            return tuple(math.prod(p.shape[i + 1 :]) for i in range(p.dim()))
+        expected *= size
+    return p.stride()
+
+
+def positions(p: Tensor) -> Tensor:
+    """Return the number of every element of `p`: where it lies in its memory if that has no gaps, else row by row."""
+    numbers = torch.arange(p.numel(), device=p.device)
+    return numbers.as_strided(p.shape, order_of(p)) if p.numel() else numbers.view(p.shape)
+
+
+def round_bfloat16(x: Tensor, key: Integer, numbers: Tensor) -> Tensor:
+    """Return float32 `x` as bfloat16, up or down by the noise of `key` at `numbers`; finite numbers stay finite."""
+    noise = (_hash((numbers + key) & _MASK) >> 16).int()
+    magnitude = x.abs().view(torch.int32)
+    rounded = ((magnitude.clamp(max=0x7F7FFFFF) + noise) >> 16).clamp(max=0x7F7F) << 16
+    return torch.where(x.isfinite(), rounded.view(torch.float32).copysign(x), x).to(torch.bfloat16)
+
+
+def pack(x: Tensor, *, signed: bool, key: Integer | None) -> Tensor:
+    """Return `x` in eight bits, rounded up or down by the noise of `key`, to nearest without one."""
+    x = x.detach().float().reshape(-1)
+    normal, quantum, offset = _numbers(signed)
+    blocks = -(-x.numel() // BLOCK)
+    bits = x.abs().view(torch.int32)
+    most = torch.nn.functional.pad(bits, (0, blocks * BLOCK - x.numel())).view(blocks, BLOCK).amax(1).long()
+    # Above 1.875, the next power of two: rounding up cannot leave the range then.
+    shared = torch.where(most >= 0x7F800000, 255, ((most + (1 << 20) - 1) >> 23).clamp(max=254))
+    exponent = shared.clamp(max=254) - 127
+    half = exponent >> 1  # two factors, since 2⁻¹²⁷ is no normal number
+    y = x.abs() * _spread(_power_of_two(-half), x) * _spread(_power_of_two(half - exponent), x)
+    if key is None:
+        noise = torch.full_like(bits, 1 << 19)
+    else:
+        noise = (_hash((torch.arange(x.numel(), device=x.device) + key) & _MASK) >> 12).int()
+    small = (y.clamp(max=normal).nan_to_num() * (1 / quantum) + noise.float() * 2.0**-20).int()
+    large = ((y.view(torch.int32).clamp(max=0x7F800000) + noise) >> 20) - offset
+    codes = torch.where(y < normal, small, large).clamp(max=_TOP[signed] << 3 | 7)
+    # A step may become too short, not too long: an average of squares is 0 where all were 0.
+    codes = codes | (x.signbit().int() << 7) if signed else codes.maximum((x != 0).int())
+    codes = codes.masked_fill(_spread(shared, x) == 255, 0)
+    return torch.cat([codes.to(torch.uint8), shared.to(torch.uint8)])
+
+
+def packed_full(size: int, value: float, *, signed: bool, device: torch.device) -> Tensor:
+    """Return `size` times `value` in eight bits, rounded to nearest."""
+    code, exponent = pack(torch.full((1,), value, device=device), signed=signed, key=None)
+    return torch.cat([code.expand(size), exponent.expand(packed_size(size) - size)])
+
+
+def take(packed: Tensor, start: int, stop: int, size: int) -> Tensor:
+    """Return the elements from `start`, the first one of a block, to `stop` of an average of `size`, packed as well."""
+    return torch.cat([packed[start:stop], packed[size + start // BLOCK : size - (-stop // BLOCK)]])
+
+
+def put(codes: Tensor, packed: Tensor, start: int, count: int, size: int) -> None:
+    """Put `count` packed elements in place of those from `start` on."""
+    packed[start : start + count] = codes[:count]
+    packed[size + start // BLOCK :][: codes.numel() - count] = codes[count:]
+
+
+def unpack(packed: Tensor, like: Tensor, *, signed: bool) -> Tensor:
+    """Return an average in eight bits as float32 numbers in the shape of `like`."""
+    _, quantum, offset = _numbers(signed)
+    codes, shared = packed[: like.numel()].int(), packed[like.numel() :].int()
+    k = codes & 127 if signed else codes
+    y = torch.where(k < 8, k.float() * quantum, ((k + offset) << 20).view(torch.float32))
+    half = (shared - 127) >> 1
+    first = _power_of_two(half).masked_fill(shared == 255, torch.nan)
+    y = y * _spread(first, codes) * _spread(_power_of_two(shared - 127 - half), codes)
+    return torch.where(codes > 127, -y, y).view(like.shape) if signed else y.view(like.shape)
+
+
+def _numbers(signed: bool) -> tuple[float, float, int]:
+    """Return the smallest normal number of the codes, the distance of the subnormal ones, and the codes' offset."""
+    normal = 2.0 ** (1 - _TOP[signed])
+    return normal, normal / 8, (127 - _TOP[signed]) << 3
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    return ((exponent + 127) << 23).int().view(torch.float32)
+
+
+def _spread(of_block: Tensor, like: Tensor) -> Tensor:
+    """Return what the block of every element of `like` has."""
+    return of_block.repeat_interleave(BLOCK)[: like.numel()]

@@ -1,0 +1,85 @@
+"""Gradients that are not finite, or whose square is not: found, counted as 0, or the reason to leave out a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmsprop import native
+
+
+def is_finite(g: Tensor) -> Tensor:
+    """Return for every element whether it is finite and so is its square where it is computed; for complex, of both."""
+    if g.is_complex():
+        return is_finite(torch.view_as_real(g)).all(-1)
+    return g.abs() < 2.0 ** (512 if g.dtype == torch.float64 else 64)  # in float16: below infinity
+
+
+def cleaned(g: Tensor) -> Tensor:
+    """Return `g` with 0 for what is not finite."""
+    if g.is_complex():
+        return torch.view_as_complex(cleaned(torch.view_as_real(g)))
+    return g.masked_fill(~is_finite(g), 0)
+
+
+def on_any_rank(found: Tensor) -> Tensor:
+    """Return whether `found` is true on any rank of torch.distributed, if that is in use; every rank has to ask."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return found
+    flag = found.float()
+    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+    return flag > 0
+
+
+def add(total: int | Tensor, counted: Any) -> int | Tensor:
+    """Return the count of steps with one that is counted or not, on its device if only that shall know."""
+    if isinstance(total, Tensor):
+        return total.add_(counted if isinstance(counted, bool) else counted.to(total.device))  # graphs keep its place
+    return total + int(counted) if isinstance(counted, bool) else counted.long() + total
+
+
+def judge(groups: list[dict[str, Any]], batch: Any, work: list[Any], scale: float) -> tuple[Any, Any]:
+    """Return whether to leave out the step (True, or a Tensor that only devices shall read) and whether to count it.
+
+    The gradients are those of the kernel's `batch` and of the slots in `work`, of which those to be cleaned are. A
+    step in which the kernel will clean some is not yet counted.
+    """
+    modes = {group["nonfinite"] for group in groups}
+    skip = counted = None
+    if "zero" in modes:
+        for number, (group, rule, slots) in enumerate(work):
+            if group["nonfinite"] == "zero":
+                counted = _either(counted, *(_is_bad(slot.g) for slot in slots))
+                work[number] = (group, rule, [slot._replace(g=cleaned(slot.g)) for slot in slots])
+    if "skip" in modes:
+        asked = [group for group in groups if group["nonfinite"] == "skip"]
+        skip = _either(*(_is_bad(slot.g) for group, _, slots in work if group["nonfinite"] == "skip" for slot in slots))
+        by_kernel = batch is not None and len(batch) > 0
+        if by_kernel or skip is None:
+            kernel = by_kernel and not batch.finite(torch.get_num_threads(), native.GRAIN, scale)
+            # On the parameters' device, where ranks that have gradients have it, too.
+            device = next((p.device for group in asked for p in group["params"]), torch.device("cpu"))
+            skip = _either(skip, torch.tensor(kernel, device=device if skip is None else skip.device))
+        skip = on_any_rank(skip)
+        counted = _either(counted, skip)
+        on_device = skip.device.type != "cpu" or any(group["capturable"] for group, _, _ in work)
+        if by_kernel or not on_device:
+            return True if skip.item() else None, counted
+    return skip, counted
+
+
+def _is_bad(g: Tensor) -> Tensor:
+    """Return whether an element is not finite; of a gradient that is spread over ranks, one of this rank's."""
+    return ~is_finite(g.to_local() if hasattr(g, "to_local") else g).all()
+
+
+def _either(*flags: Tensor | None) -> Any:
+    """Return whether one of the flags is true, None without flags."""
+    found = None
+    for flag in flags:
+        if flag is not None:
+            found = flag if found is None else found | flag.to(found.device)
+    return found
