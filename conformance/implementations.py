@@ -76,19 +76,27 @@ def torch_optimizer(
     learning_rates: list[float],
     params: Array,
     gradients: list[Array],
+    rows: list[Array] | None = None,
     *,
     execution: dict[str, Any],
 ) -> list[Result]:
-    """Run `rmsprop.torch.RMSprop` on one tensor."""
+    """Run `rmsprop.torch.RMSprop` on one tensor; where `rows` are given, lazily with sparse gradients."""
     import torch
 
     from rmsprop.torch import RMSprop
 
     param = torch.from_numpy(params.copy())
+    if rows is not None:  # the kernel steps rows, but cannot be made to
+        execution = {**execution, "fused": None if execution.get("fused") else False, "sparse": "lazy"}
     optimizer = RMSprop.from_rule([param], Rule(**hyperparameters), **execution)
     results = []
-    for lr, gradient in zip(learning_rates, gradients, strict=True):
-        param.grad = torch.from_numpy(gradient)
+    for t, (lr, gradient) in enumerate(zip(learning_rates, gradients, strict=True)):
+        values = torch.from_numpy(gradient)
+        if rows is None:
+            param.grad = values
+        else:
+            index = torch.from_numpy(rows[t])[None]
+            param.grad = torch.sparse_coo_tensor(index, values, param.shape, check_invariants=True)
         optimizer.param_groups[0]["lr"] = lr
         optimizer.step()
         state = {name: optimizer.state[param][name] for name in STATE if name in optimizer.state[param]}

@@ -1,0 +1,234 @@
+"""Sparse gradients: the rows they touch are gathered, stepped as a parameter of that size would be, and put back.
+
+Rows are what the gradient's sparse dimensions count: of an embedding's table, the vectors. In a row without gradient
+g is 0, for which E1 to E9 leave p as it is and multiply v and m by β (without momentum and weight decay). Hence
+
+    sparse="exact"   k steps without gradient are made up for when the row is next touched: v ← βᵏ·v, m ← βᵏ·m.
+                     Until then the row lags: a `Lag` holds the step of the parameter at which it stands.
+    sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
+
+A step takes as long as the touched rows take, however long the table is. Exceptions are the first one, which makes
+state, and what needs all rows (`catch_up`): a state dict, a copy, a dense gradient, a changed alpha or centered.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmsprop.errors import InputError, Received
+from rmsprop.torch import low_precision
+
+Index: TypeAlias = tuple[Tensor, ...]  # one Tensor of places for each sparse dimension
+
+
+def check(group: dict[str, Any], number: int) -> None:
+    """Raise if the gradient of a parameter of `group` is sparse, and cannot be stepped as the group says."""
+    p = group["params"][number]
+    if p.grad.layout == torch.strided:
+        return
+    where = f"for parameter {number} of shape {tuple(p.shape)}"
+    if p.layout != torch.strided or p.grad.layout != torch.sparse_coo:
+        raise RuntimeError(
+            f"RMSprop needs dense parameters with dense or sparse_coo gradients, got {p.layout} with {p.grad.layout} "
+            f"{where}; make it dense: p.to_dense()"
+        )
+    for name, off in (("capturable", False), ("differentiable", False), ("state_dtype", None)):
+        if group[name]:
+            remedy = f"leave {name} out, or make the gradients dense"
+            raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
+    if group["sparse"] == "exact":
+        for name in ("momentum", "weight_decay"):
+            if group[name]:  # a row would have to move before it is read, not only when it is touched
+                remedy = f"pass sparse='lazy' or dense gradients, or switch {name} off for this group"
+                raise InputError(name, f"0 with sparse gradients and sparse='exact' {where}", group[name], remedy)
+    elif group["bias_correction"]:  # nobody counts the steps of a row
+        allowed, remedy = "False with sparse gradients and sparse='lazy'", "pass sparse='exact', or dense gradients"
+        raise InputError("bias_correction", f"{allowed} {where}", True, remedy)
+
+
+class Lag(NamedTuple):
+    """The rows of a parameter that may lag, and what they are to be made up for with."""
+
+    state: dict[str, Any]  # of the parameter; held, so that its id stays its own
+    row_step: Tensor  # the step of the parameter at which each row stands
+    alpha: float
+    centered: bool
+
+    @torch.no_grad()
+    def make_up(self, state: dict[str, Any]) -> None:
+        """Make up for the steps of all rows in `state`, that of the parameter or a copy."""
+        v, m = state["square_avg"], state["grad_avg"] if self.centered else None
+        for name, x in (("square_avg", v), ("grad_avg", m)):
+            if x is not None and x.shape[: self.row_step.dim()] != self.row_step.shape:
+                first, found = tuple(self.row_step.shape), Received(f"shape {tuple(x.shape)}")
+                remedy = "call state_dict(), which catches up with them, before you change the state"
+                raise InputError(name, f"of {first} rows while rows lag", found, remedy)
+        _shrink(self.alpha, int(state["step"].item()) - self.row_step.to(v.device), v, m)
+
+
+Lags: TypeAlias = dict[int, Lag]  # by id(state): they stay with a state that is given to another parameter
+
+
+class Rows(NamedTuple):
+    """The touched rows of a parameter and its state, as copies to be stepped, and where they belong."""
+
+    p: Tensor
+    g: Tensor
+    step: Tensor
+    v: Tensor
+    m: Tensor | None
+    b: Tensor | None
+    number: int
+    where: Index
+    tables: list[Tensor]  # the parameter, and v, m, b as far as there are
+    row_step: Tensor | None  # when exact
+    seed: int  # of the noise that rounds a bfloat16 parameter, 0 without
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Put the rows where they belong, and note at which step they stand."""
+        copies = [x for x in (self.p, self.v, self.m, self.b) if x is not None]
+        if self.seed:
+            copies[0] = self._rounded()
+        for table, rows in zip(self.tables, copies, strict=True):
+            _put(table, self.where, rows.to(table.dtype))
+        if self.row_step is not None:
+            self.row_step[self.where] = int(self.step.item())
+
+    def _rounded(self) -> Tensor:
+        """Return the parameter's rows in bfloat16, by the noise that a dense step has for their elements."""
+        table = self.tables[0]
+        places: list[Tensor] = [x.view(-1, *[1] * (self.p.dim() - 1)) for x in self.where]
+        for i, size in enumerate(self.p.shape[1:]):
+            after = self.p.dim() - 2 - i
+            places.append(torch.arange(size, device=table.device).view(-1, *[1] * after))
+        strides = low_precision.order_of(table)
+        numbers = sum((x * stride for x, stride in zip(places, strides, strict=True)), torch.zeros_like(places[0]))
+        key = low_precision.noise_keys(self.seed, self.number, int(self.step.item()))[0]
+        return low_precision.round_bfloat16(self.p, key, numbers)
+
+
+@torch.no_grad()
+def gather(group: dict[str, Any], number: int, state: dict[str, Any], lags: Lags, *, first: int = 0) -> Rows:
+    """Return the rows that the gradient of a parameter touches, made up for; `state` has all that the group needs.
+
+    `lags` is what is known of rows that lag, and is kept up. The gradient is summed, not divided by a scale.
+    """
+    param = group["params"][number]
+    grad, step, exact = param.grad, int(state["step"].item()), group["sparse"] == "exact"
+    shape, decay = param.shape[: grad.sparse_dim()], (group["alpha"], group["centered"])
+    lag = lags.get(id(state))
+    if lag is not None and not (exact and lag.row_step.shape == shape and (lag.alpha, lag.centered) == decay):
+        catch_up(state, lags)
+        lag = None
+    if exact and lag is None:
+        lag = lags[id(state)] = Lag(state, torch.full(shape, step, dtype=torch.int32, device=param.device), *decay)
+    used = {"square_avg": True, "grad_avg": group["centered"], "momentum_buffer": group["momentum"] > 0}
+    dtype = state["square_avg"].dtype
+    index, g = summed(grad, dtype)
+    tables = {"p": _table(param.detach(), grad)}
+    tables |= {name: _table(state[name], grad) for name, use in used.items() if use}
+    copies = {name: _take(table, index).to(dtype) for name, table in tables.items()}
+    v, m, b = copies["square_avg"], copies.get("grad_avg"), copies.get("momentum_buffer")
+    row_step = None if lag is None else _table(lag.row_step, grad)
+    if row_step is not None:
+        _shrink(group["alpha"], step - _take(row_step, index), v, m)
+    seed = int(group["stochastic_rounding"]) if param.dtype == torch.bfloat16 else 0
+    return Rows(copies["p"], g, state["step"], v, m, b, first + number, index, list(tables.values()), row_step, seed)
+
+
+def catch_up(state: dict[str, Any], lags: Lags) -> None:
+    """Make up for the steps of all rows of a parameter that lag, and forget that they did."""
+    if lag := lags.get(id(state)):
+        lag.make_up(state)
+        del lags[id(state)]
+
+
+def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
+    """Return the index of every row that `grad` has an entry for, once, and its gradient: the sum of its entries."""
+    indices, values, sizes = grad._indices(), grad._values().to(dtype), grad.shape[: grad.sparse_dim()]
+    if not len(sizes):
+        indices, sizes = indices.new_zeros(1, len(values)), torch.Size([1])
+    elif grad.is_coalesced():
+        return indices.unbind(0), values.contiguous()
+    bits = len(values).bit_length()
+    if values.device.type != "cpu" or math.prod(sizes) >= 2 ** (63 - bits):
+        shape = (*sizes, *values.shape[1:])
+        whole = torch.sparse_coo_tensor(indices, values, shape, device=values.device, check_invariants=False).coalesce()
+        return whole.indices().unbind(0), whole.values()
+    # Sorting numbers in NumPy takes a tenth of the time that torch takes to sort them with their places.
+    packed = np.sort((_row_numbers(indices, sizes) << bits | torch.arange(len(values), device="cpu")).numpy())
+    rows, places = packed >> bits, torch.from_numpy(packed & ((1 << bits) - 1))
+    is_new = np.ones(len(rows), dtype=bool)
+    np.not_equal(rows[1:], rows[:-1], out=is_new[1:])
+    first = places[torch.from_numpy(np.flatnonzero(is_new))]
+    total = values.index_select(0, first)
+    if len(first) < len(places):
+        again = np.flatnonzero(~is_new)
+        row = torch.from_numpy(again - np.arange(1, len(again) + 1))  # as many are not new up to there
+        total.index_add_(0, row, values.index_select(0, places[torch.from_numpy(again)]))
+    return indices.index_select(1, first).unbind(0), total
+
+
+def _row_numbers(indices: Tensor, sizes: torch.Size) -> Tensor:
+    """Return the number of each row in row-major order, from its place in every sparse dimension."""
+    numbers = indices[0]
+    for places, size in zip(indices[1:], sizes[1:], strict=False):
+        numbers = numbers * size + places
+    return numbers
+
+
+_PIECE = 1 << 20  # numbers
+
+
+def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
+    """Multiply v and m by αᵏ, k being the steps that each row lags."""
+    power = torch.pow(float(alpha), lag.double())
+    work = []  # all of it before the first change
+    for x in (v, m):
+        if x is None:
+            continue
+        rows = torch.view_as_real(x) if x.is_complex() else x
+        weight = power.to(rows.dtype)
+        gone = (weight == 0).nonzero() if alpha else lag.new_empty(0, lag.dim())
+        if len(gone):  # ∞ times 0: one step at a time, ∞ would stay
+            weight[gone.unbind(1)] = 1
+        work.append((rows, weight.view(*lag.shape, *[1] * (rows.dim() - lag.dim())), gone))
+    for rows, weight, gone in work:
+        rows.mul_(weight)
+        count = max(1, _PIECE // max(1, math.prod(rows.shape[lag.dim() :])))
+        for at in range(0, len(gone), count):
+            some = gone[at : at + count].unbind(1)
+            piece = rows[some]
+            rows[some] = torch.where(piece.isinf(), piece, piece * 0)
+
+
+def _table(x: Tensor, grad: Tensor) -> Tensor:
+    """Return `x` as the table whose rows `grad` counts: without a sparse dimension all of it is one row."""
+    return x if grad.sparse_dim() else x.unsqueeze(0)
+
+
+def _take(table: Tensor, index: Index) -> Tensor:
+    return table.index_select(0, index[0]) if len(index) == 1 else table[index].contiguous()
+
+
+def _put(table: Tensor, index: Index, rows: Tensor) -> None:
+    """Copy `rows` into `table`, in numbers of 16 bytes where that is possible: torch copies rows number by number."""
+    ratio = 16 // table.element_size()
+    if (
+        table.device.type == "cpu"
+        and table.is_contiguous()
+        and table.data_ptr() % 16 == 0
+        and table.dim() > len(index)
+        and all(size % ratio == 0 for size in (table.shape[-1], table.storage_offset(), *table.stride()[:-1]))
+    ):
+        table, rows = table.view(torch.complex128), rows.view(torch.complex128)
+    if len(index) == 1:
+        table.index_copy_(0, index[0], rows)
+    else:
+        table.index_put_(index, rows)
