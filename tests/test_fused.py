@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from rmsprop import InputError, Rule, native
+from rmsprop import InputError, native
 from rmsprop.torch import RMSprop, fused
-from rmsprop.torch.groups import rule_values
 
 pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 RULE = cases.RULES["all of it, the other way"]
@@ -550,92 +549,6 @@ def test_float16_gradients_too_small_for_float16_are_not_lost_when_scaled() -> N
     gradient = p.grad.float() / 2.0**16
     scaler.step(optimizer)
     torch.testing.assert_close(optimizer.state[p]["square_avg"], 0.5 * gradient**2, rtol=1e-6, atol=0)
-
-
-# -- torch.compile ----------------------------------------------------------------------------------------------------
-
-quiet = pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch's own, while it compiles
-
-
-@quiet
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_a_compiled_step_is_one_graph_with_the_kernel_in_it(backend: str) -> None:
-    """The rate changes, as a number and as a tensor; the strides of one gradient differ, where the kernel refuses."""
-    params = [randn(3, 4), randn(5, seed=1), nn.Parameter(randn(2, 2, seed=2))]
-    a, b = pair(params)
-    torch._dynamo.reset()
-    compiled = torch.compile(a.step, backend=backend, fullgraph=True)
-    for t in range(6):
-        for group in (*a.param_groups, *b.param_groups):
-            group["lr"] = torch.tensor(0.02) if t == 4 else cases.lr_at(t + 4)
-        for i, (p, q) in enumerate(zip(params, b.param_groups[0]["params"], strict=True)):
-            other = i == 0 and t == 5 and backend == "aot_eager"  # inductor wants strides to stay, of any optimizer
-            p.grad = transposed(p, t) if other else usual(p, t)
-            q.grad = p.grad.clone()
-        compiled()
-        b.step()
-    agree(a, b)
-
-
-@quiet
-def test_hooks_run_in_a_compiled_step() -> None:
-    p, seen = torch.ones(3), []
-    p.grad = torch.ones(3)
-    optimizer = RMSprop([p])
-    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
-    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
-    torch._dynamo.reset()
-    torch.compile(lambda: optimizer.step(), backend="eager")()
-    assert seen == ["before", "after"]
-
-
-@quiet
-@pytest.mark.slow
-def test_a_compiled_training_step_trains_as_the_plain_one_does() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-    other = copy.deepcopy(model)
-    a, b = RMSprop.from_rule(model.parameters(), RULE), RMSprop.from_rule(other.parameters(), RULE)
-    torch._dynamo.reset()
-
-    def train(model: nn.Module, optimizer: RMSprop, x: Tensor) -> None:
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        optimizer.step()
-
-    compiled = torch.compile(train, backend="aot_eager")
-    for t in range(4):
-        compiled(model, a, randn(6, 4, seed=t))
-        train(other, b, randn(6, 4, seed=t))
-    for p, q in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(p, q, **SUMS)  # type: ignore[arg-type]
-
-
-@quiet
-@pytest.mark.parametrize("rule", [Rule(0.1, 0.8, 0.01), RULE])
-def test_the_operator_keeps_its_word_to_torch(rule: Rule) -> None:
-    """What it changes, what its fake says, and how it is traced."""
-    values = rule_values(RMSprop.from_rule([randn(1)], rule).param_groups[0])
-    shapes = [(3, 4), (5,)]
-    lists = [[randn(*shape, seed=k + 1) for shape in shapes] for k in range(2)]
-    lists += [[torch.tensor(2.0) for _ in shapes], [randn(*shape, seed=7).abs() for shape in shapes]]
-    lists.append([randn(*shape, seed=8) for shape in shapes] if rule.centered else [])
-    lists.append([randn(*shape, seed=9) for shape in shapes] if rule.momentum else [])
-    for lr_tensor in (None, torch.tensor(0.5)):
-        arguments = (*lists, rule.lr, lr_tensor, None, None, *values)
-        torch.library.opcheck(torch.ops.rmsprop.step.default, arguments)
-
-
-def test_the_operator_scales_and_skips() -> None:
-    values = rule_values(RMSprop([randn(1)]).param_groups[0])
-    p, v, step = torch.ones(3), torch.zeros(3), torch.zeros(())
-    g = torch.full((3,), 8.0)
-    torch.ops.rmsprop.step([p], [g], [step], [v], [], [], 0.1, None, torch.tensor(4.0), torch.tensor(1.0), *values)
-    assert step == 0
-    torch.ops.rmsprop.step([p], [g], [step], [v], [], [], 0.1, None, torch.tensor(4.0), torch.tensor(0.0), *values)
-    assert step == 1
-    torch.testing.assert_close(v, torch.full((3,), 0.01 * 4.0))
 
 
 # -- processes and threads --------------------------------------------------------------------------------------------

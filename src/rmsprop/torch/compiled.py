@@ -1,33 +1,241 @@
-"""The step under `torch.compile`: the kernel as an operator, `torch.ops.rmsprop.step`; the graph stays whole."""
+"""The step under `torch.compile`: one graph, which is not compiled anew whatever the hyperparameters become.
+
+Dynamo guards on the value of every hyperparameter that traced code reads: a graph that has read the learning rate is
+compiled anew when a schedule changes it. Hence graphs hold tensors and the number of an optimizer, and the operators
+below look up the optimizer of that number and read its groups when they run:
+
+    rmsprop::step     makes the whole step as without compilation: where the kernel steps, which a compiler makes no
+                      faster, and for what the host decides (`nonfinite`, GradScaler, low precision)
+    rmsprop::rates    gives η and μ as tensors, where tensor operations step: these are traced, so that they are fused
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from rmsprop import native
+from rmsprop.errors import InputError, Received
 from rmsprop.torch import fused
-from rmsprop.torch.groups import RULE_NAMES, lr_number, rule_of
-from rmsprop.torch.slots import Group, Slot, real, scaled, step_slots
+from rmsprop.torch.groups import EXECUTION, RULE_NAMES, lr_number, rule_of
+from rmsprop.torch.slots import STATE, Group, Slot, complete_state, real, scaled, step_slots
 
 if TYPE_CHECKING:
+    from rmsprop.rule import Rule
     from rmsprop.torch.optimizer import RMSprop
 
-_WRITTEN = ("params", "steps", "square_avgs", "grad_avgs", "momentum_buffers")
+_optimizers: WeakValueDictionary[int, RMSprop] = WeakValueDictionary()
+_numbers = count(1)
 
 
-def step(optimizer: RMSprop) -> None:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _number_of(optimizer: RMSprop) -> int:
+    """Return the number of `optimizer`. Dynamo runs this instead of tracing it, and guards on which object it is."""
+    for number, known in _optimizers.items():
+        if known is optimizer:
+            return number
+    number = next(_numbers)
+    _optimizers[number] = optimizer
+    return number
+
+
+def step(optimizer: RMSprop, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
     """Make a step of `optimizer` while torch traces it."""
-    found_inf, grad_scale = optimizer.__dict__.get("found_inf"), optimizer.__dict__.get("grad_scale")
-    with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
-        for group in optimizer.param_groups:
-            lists: list[Any] = [[], [], [], [], [], []]
-            optimizer._init_group(group, *lists)
-            if lists[0]:
-                step_lists(group, lists, grad_scale, found_inf)
+    number = _number_of(optimizer)
+    groups: list[Group] = optimizer.__dict__["param_groups"]  # as an attribute, dynamo would guard on all that is in it
+    # Gradients come before state: what has none is then known by its place in a group, not by that in the state.
+    params: list[Tensor] = []
+    grads: list[Tensor] = []
+    places: list[tuple[int, int]] = []
+    for index in range(len(groups)):
+        for i, p in enumerate(groups[index]["params"]):
+            if p.grad is not None:
+                params.append(p)
+                grads.append(p.grad)
+                places.append((index, i))
+    plain = grad_scale is None and found_inf is None and len(optimizer._run.lag) == 0
+    if plain and all(g.layout == torch.strided for g in grads) and all(_is_traced(group) for group in groups):
+        _prepare(optimizer)
+        for index in range(len(groups)):
+            own = [k for k, (of, _) in enumerate(places) if of == index]
+            _trace(optimizer, number, index, [params[k] for k in own], [grads[k] for k in own])
+        return
+    flat = [x for place in places for x in place]
+    with torch.no_grad():
+        if grad_scale is None:
+            torch.ops.rmsprop.step(params, grads, flat, number, found_inf)
+        else:
+            torch.ops.rmsprop.scaled_step(params, grads, flat, number, found_inf, grad_scale)
+
+
+def zero_grad(optimizer: RMSprop, set_to_none: bool) -> None:
+    """Do what `torch.optim.Optimizer.zero_grad` does, while torch traces it."""
+    for group in optimizer.__dict__["param_groups"]:
+        for p in group["params"]:
+            if set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad.zero_()
+
+
+# -- the whole step as one operator -----------------------------------------------------------------------------------
+
+
+# Dynamo also calls it outside graphs, where it cannot trace: for sparse gradients.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def run_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    places: Sequence[int],
+    number: int,
+    found_inf: Tensor | None,
+    grad_scale: Tensor | None = None,
+) -> None:
+    """Make a step of the optimizer of that number, with the given tensors for its parameters and their gradients.
+
+    `places` are, for each parameter, the number of its group and its own in it. The tensors may be those that the
+    optimizer holds, or others that a compiler has put in their place and that are to be written instead.
+    """
+    optimizer = _optimizers[number]
+    optimizer._opt_called = True  # what `step` says has no effect where it is traced
+    groups = optimizer.param_groups
+    pairs = zip(params, grads, strict=True)
+    given = dict(zip(zip(places[::2], places[1::2], strict=True), pairs, strict=True))
+    own = [((k, i), p) for k, group in enumerate(groups) for i, p in enumerate(group["params"])]
+    if all(q is p and g is p.grad for place, p in own for q, g in (given.get(place, (p, None)),)):
+        optimizer._step_groups(groups, optimizer.state, grad_scale, found_inf)
+        return
+    states: defaultdict[Tensor, Any] = defaultdict(dict)
+    stand_ins: list[Group] = [{**group, "params": []} for group in groups]
+    for place, p in own:
+        q, g = given.get(place, (p, None))
+        stand_in = q.detach()
+        if g is not None:
+            stand_in.grad = g
+            states[stand_in] = optimizer.state[p]
+        stand_ins[place[0]]["params"].append(stand_in)
+    optimizer._step_groups(stand_ins, states, grad_scale, found_inf)
+
+
+_library: Any = torch.library.Library("rmsprop", "DEF")  # type: ignore[no-untyped-call]
+_TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.nondeterministic_seeded)  # results depend on more than the arguments
+_ARGUMENTS = "int[] places, int number, Tensor? found_inf"
+_library.define(f"step(Tensor(a!)[] params, Tensor[] grads, {_ARGUMENTS}) -> ()", tags=_TAGS)
+_library.define(
+    f"scaled_step(Tensor(a!)[] params, Tensor(b!)[] grads, {_ARGUMENTS}, Tensor grad_scale) -> ()", tags=_TAGS
+)
+for _name in ("step", "scaled_step"):
+    _library.impl(_name, run_step, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"rmsprop::{_name}", lambda *_: None, lib=_library)
+
+
+# -- tensor operations, traced ----------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("rmsprop::rates", mutates_args=(), tags=_TAGS)
+def rates(number: int, group: int, device: torch.device) -> Tensor:
+    """Return η and μ of a group of the optimizer of that number, on `device`, which is not waited for."""
+    optimizer = _optimizers[number]
+    optimizer._opt_called = True
+    hyperparameters = optimizer.param_groups[group]
+    rule_of(hyperparameters)  # checks them
+    if isinstance(hyperparameters["lr"], Tensor) and hyperparameters["lr"].requires_grad:
+        found = Received("one that requires a gradient")
+        raise InputError("lr", "one that needs no gradient, in a compiled step", found, "do not compile step")
+    result: Tensor = _no_rates(number, group, device)
+    for i, name in enumerate(("lr", "momentum")):
+        value = hyperparameters[name]
+        if isinstance(value, Tensor):
+            result[i].copy_(value.detach().squeeze())
+        else:
+            result[i].fill_(float(value))
+    return result
+
+
+@rates.register_fake
+def _no_rates(number: int, group: int, device: torch.device) -> Tensor:
+    return torch.empty(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+
+class _TracedRule(NamedTuple):
+    """A rule as `tensors.step` reads it, with μ as a tensor; `rates` checks the values."""
+
+    decay: float
+    eps: float
+    momentum: Any
+    weight_decay: float
+    centered: bool
+    nesterov: bool
+    eps_inside_sqrt: bool
+    initial_square_avg: float
+    lr_in_momentum: bool
+    bias_correction: bool
+    decoupled_weight_decay: bool
+    maximize: bool
+
+
+def _is_traced(group: Group) -> bool:
+    """Return whether tensor operations step `group` and are to be traced."""
+    if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
+        return False
+    if fused.UNAVAILABLE is not None or group["fused"] is False or group["foreach"] is not None:
+        return True
+    return group["capturable"] or group["differentiable"] or all(p.device.type != "cpu" for p in group["params"])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _prepare(optimizer: RMSprop) -> None:
+    """Make the state that a step needs, its counters where the parameters are. Dynamo runs this, when it traces."""
+    _make_state(optimizer)
+
+
+# A step that a sparse gradient has once kept from being traced as a whole runs outside of graphs, function by function.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _make_state(optimizer: RMSprop) -> None:
+    for group in optimizer.param_groups:
+        for i, p in enumerate(group["params"]):
+            if p.grad is not None:
+                state = complete_state(group, i, optimizer.state)
+                state["step"] = state["step"].to(p.device)
+                for x in (p, *[state[name] for name in ("step", *STATE) if name in state]):
+                    torch._dynamo.mark_static_address(x, guard=False)  # CUDA graphs need not copy it
+
+
+def _trace(optimizer: RMSprop, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
+    """Step group number `index` by tensor operations."""
+    group: Group = optimizer.__dict__["param_groups"][index]
+    execution = {name: group[name] for name in EXECUTION}
+    by_device: dict[torch.device, list[Slot]] = {}
+    for p, g in zip(params, grads, strict=True):
+        state = optimizer.__dict__["state"][p]
+        m = real(state["grad_avg"]) if group["centered"] else None
+        # With a buffer, μ is not looked at: it may change. Without one it is 0, and if that changes, one is made.
+        b = real(state["momentum_buffer"]) if "momentum_buffer" in state or group["momentum"] else None
+        slot = Slot(real(p), real(scaled(g, 1.0)), state["step"], real(state["square_avg"]), m, b)
+        by_device.setdefault(p.device, []).append(slot)
+    for device, slots in by_device.items():
+        lr, mu = torch.ops.rmsprop.rates(number, index, device).unbind()
+        rule = _TracedRule(*[mu if name == "momentum" else group[name] for name in RULE_NAMES])
+        buffers = [slot.b for slot in slots if slot.b is not None]
+        with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+            off = (mu == 0).double()
+            kept: Any = torch._foreach_mul(buffers, off) if buffers else []
+            step_slots({**execution, "lr": lr, "capturable": True}, cast("Rule", rule), slots)
+            if buffers:  # while there is no momentum, they stay as they are
+                torch._foreach_mul_(buffers, 1 - off)
+                torch._foreach_add_(buffers, kept)
+
+
+# -- lists of tensors, with or without a compiler, for Keras ----------------------------------------------------------
+
+
+_WRITTEN = ("params", "steps", "square_avgs", "grad_avgs", "momentum_buffers")
 
 
 def step_lists(
@@ -42,7 +250,7 @@ def step_lists(
     if wanted and fused.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
         lr = group["lr"]
         number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
-        run: Callable[..., None] = torch.ops.rmsprop.step if torch.compiler.is_compiling() else kernel_step
+        run: Callable[..., None] = torch.ops.rmsprop.step_lists if torch.compiler.is_compiling() else kernel_step
         run(*lists, number, tensor, grad_scale, found_inf, *[group[name] for name in RULE_NAMES])
     else:
         step_slots(group, rule_of(group), _slots(lists))
@@ -99,22 +307,25 @@ def kernel_step(
         "bias_correction": bias_correction,
         "decoupled_weight_decay": decoupled_weight_decay,
         "maximize": maximize,
+        **EXECUTION,
         "foreach": False,
-        "capturable": False,
-        "differentiable": False,
     }
     lists: list[Any] = [*map(list, (params, grads, steps, square_avgs, grad_avgs, momentum_buffers))]
     batch = native.kernel.Batch()  # type: ignore[union-attr]
-    refused = batch.add_lists(fused.kernel_rule_of(group), group["lr"], *lists) or []
+    numbers = list(range(len(lists[0])))
+    rule, precision = fused.kernel_rule_of(group), fused.kernel_precision_of(group)
+    refused = batch.add_lists(rule, precision, group["lr"], *lists, numbers) or []
     everything = _slots(lists, scale) if refused else []
     rest = [everything[i] for i, _ in refused]
     batch.run(torch.get_num_threads(), native.GRAIN, scale)
     step_slots(group, rule_of(group), rest)
 
 
-step_operator = torch.library.custom_op("rmsprop::step", kernel_step, mutates_args=_WRITTEN, device_types="cpu")
+step_lists_operator = torch.library.custom_op(
+    "rmsprop::step_lists", kernel_step, mutates_args=_WRITTEN, device_types="cpu"
+)
 
 
-@step_operator.register_fake
+@step_lists_operator.register_fake
 def _(*_: Any) -> None:
     """Nothing is returned: there is no shape to tell."""
