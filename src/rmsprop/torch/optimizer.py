@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, cast, overload
 
 import torch
@@ -15,12 +17,38 @@ from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
 from rmsprop.torch import compiled, tensors
 from rmsprop.torch import fused as fused_module
-from rmsprop.torch.fused import Refused, describe, expected, gather
+from rmsprop.torch import nonfinite as nonfinite_module
+from rmsprop.torch import sparse as sparse_module
+from rmsprop.torch.fused import Refused, add_rows, describe, expected, gather
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
-from rmsprop.torch.loading import completed, reload_unrounded
-from rmsprop.torch.slots import Group, Slot, complete_state, real, slot, step_counter, step_slots
+from rmsprop.torch.loading import first_of, put, read, stamp
+from rmsprop.torch.slots import (
+    Group,
+    Slot,
+    average,
+    complete_state,
+    first_number,
+    kappa_of,
+    rows_slot,
+    slot,
+    state_dtype,
+    step_counter,
+    step_slots,
+)
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+
+@dataclasses.dataclass
+class Run:
+    """What an optimizer knows of its steps beside its state; wrappers that copy its attributes share it."""
+
+    batches: list[Any] = dataclasses.field(default_factory=list)  # spare ones: they know where the parameters were
+    refused: list[Refused] = dataclasses.field(default_factory=list)  # by the kernel, in the last step
+    stepped: int = 0  # parameters, by the kernel, in the last step
+    sparse: set[int] = dataclasses.field(default_factory=set)  # the id of every state that had a sparse gradient
+    lag: sparse_module.Lags = dataclasses.field(default_factory=dict)  # the rows that lag
+    nonfinite_steps: int | Tensor = 0
 
 
 class RMSprop(Optimizer):
@@ -76,9 +104,22 @@ class RMSprop(Optimizer):
         Divide the averages by 1 − βᵗ.
     decoupled_weight_decay
         Shrink p by η·λ before the step instead of adding λ·p to the gradient.
-    state_dtype, stochastic_rounding, sparse, nonfinite
-        Only the defaults are accepted by this version: state in the parameter's dtype (float32 for float16 and
-        bfloat16), rounding to nearest, dense gradients, and gradients used as they come.
+    state_dtype
+        None: averages are float32, for float64 and complex parameters in the parameter's dtype. "bfloat16": two bytes
+        each, rounded stochastically. "uint8": one byte each and one more for every 32 (see
+        `rmsprop.torch.low_precision`).
+    stochastic_rounding
+        Round bfloat16 parameters up or down at random so that the mean is right: no step is lost, however small. An
+        integer is the seed of the noise (True is 1), which depends on nothing else but the parameter's number in the
+        optimizer, the step and the element: threads and devices change no bit. Replicas need the same seed.
+    sparse
+        What sparse gradients do: "exact": what dense ones would, the rows without gradient being caught up with when
+        they are next touched. "lazy": rows without gradient keep their averages, as in TensorFlow.
+    nonfinite
+        What a gradient does that is not finite, or whose square is not (from 1.8e19 in float32): "propagate": goes
+        into the averages (one in eight bits is NaN then, with those of its block of 32). "skip": the whole step is
+        left out, on every rank of torch.distributed, all of which have to step. "zero": counts as 0.
+        `nonfinite_steps` counts the steps in which there was one, unless they propagate.
 
     Raises
     ------
@@ -127,19 +168,10 @@ class RMSprop(Optimizer):
         bias_correction: bool = False,
         decoupled_weight_decay: bool = False,
         state_dtype: str | None = None,
-        stochastic_rounding: bool = False,
+        stochastic_rounding: bool | int = False,
         sparse: str = "exact",
         nonfinite: str = "propagate",
     ) -> None:
-        for name, value, accepted in (
-            ("state_dtype", state_dtype, (None,)),
-            ("stochastic_rounding", stochastic_rounding, (False,)),
-            ("sparse", sparse, ("exact",)),
-            ("nonfinite", nonfinite, ("propagate",)),
-        ):
-            if value not in accepted:
-                allowed = " or ".join(map(repr, accepted)) + " in this version"
-                raise InputError(name, allowed, value, f"leave {name} out")
         defaults = {
             "lr": lr,
             "alpha": alpha,
@@ -158,17 +190,20 @@ class RMSprop(Optimizer):
             "lr_in_momentum": lr_in_momentum,
             "bias_correction": bias_correction,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "state_dtype": state_dtype,
+            "stochastic_rounding": stochastic_rounding,
+            "sparse": sparse,
+            "nonfinite": nonfinite,
         }
         check_group(defaults)
         if fused and fused_module.UNAVAILABLE:
             raise InputError("fused", "None or False here", True, fused_module.UNAVAILABLE)
         super().__init__(params, defaults)
-        self._start()
-
-    def _start(self) -> None:
-        self._batches: list[Any] = []  # spare ones: they know where the parameters were
-        self._refused: list[Refused] = []
-        self._stepped = 0
+        self._run = Run()
+        # Of all groups that have it from here, one at least; groups that say it themselves are checked one by one.
+        rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
+        if stochastic_rounding and torch.bfloat16 not in rounded:
+            raise _unrounded(stochastic_rounding)
 
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:
@@ -183,18 +218,21 @@ class RMSprop(Optimizer):
     def effective_lr(self, param: Tensor) -> Tensor:
         """Return η/d, the effective learning rate of every element of `param`, as of its last step.
 
-        The shape is that of `param` (for a complex one that of `torch.view_asreal(param)`), the dtype that of its
-        state. 0 stands where d = 0. Raises InputError if `param` has made no step with this optimizer.
+        The shape is that of `param` (for a complex one that of `torch.view_as_real(param)`), the dtype that in which
+        its steps are computed. 0 stands where d = 0. Averages in fewer bits are read as they are stored, rounded after
+        the step. Raises InputError if `param` has made no step with this optimizer.
         """
         group = next((g for g in self.param_groups if any(p is param for p in g["params"])), None)
-        state = self.state.get(param)
-        if group is None or not state or not state["step"]:
+        state = self.state.get(param, {})
+        if group is None or not state.get("step"):
             found = Received("one without state")
             raise InputError("param", "a parameter that this optimizer has stepped", found, "call step() first")
+        sparse_module.catch_up(state, self._run.lag)
         rule = rule_of(group)
-        v, m = real(state["square_avg"]), state.get("grad_avg")
+        v = average(state, "square_avg", param)
+        m = average(state, "grad_avg", param) if "grad_avg" in state else None
         power = tensors.bias_power(rule, [state["step"]], capturable=False)[0] if rule.bias_correction else None
-        d = tensors.denominator(rule, v, None if m is None else real(m), power, v.dtype)
+        d = tensors.denominator(rule, v, m, power, kappa_of(state["square_avg"].dtype))
         lr = group["lr"]
         return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)
 
@@ -202,47 +240,152 @@ class RMSprop(Optimizer):
         """Add a group (see `torch.optim.Optimizer.add_param_group`); its values are checked before it is added."""
         if isinstance(param_group, dict):
             check_group({**self.defaults, **param_group})
+            said = param_group.get("stochastic_rounding", False)
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            for p in group["params"]:
+                state_dtype(group, p)
+            if said and all(p.dtype != torch.bfloat16 for p in group["params"]):
+                raise _unrounded(said)
+        except InputError:
+            self.param_groups.pop()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._catch_up(self.state)
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_batches" not in self.__dict__:  # a copy
-            self._start()
-        for group in self.param_groups:
+        if "_run" not in self.__dict__:  # a copy
+            self._run = Run()
+        self._run.lag.clear()  # the state is another one
+        for values in (self.defaults, *self.param_groups):
             for name, field in FIELDS.items():
-                group.setdefault(name, getattr(Rule, field))
+                values.setdefault(name, getattr(Rule, field))
             for name, default in EXECUTION.items():
-                group.setdefault(name, default)
+                values.setdefault(name, default)
+        for group in self.param_groups:
             for p in group["params"]:
-                own = self.state.get(p)
-                if own and not isinstance(own["step"], Tensor):
+                own = self.state.get(p, {})
+                if "step" in own and not isinstance(own["step"], Tensor):
                     own["step"] = step_counter(p, group["capturable"], float(own["step"]))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of this class or of `torch.optim.RMSprop`.
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the groups, as `torch.optim.Optimizer.state_dict` describes them.
 
-        As in torch, the saved groups replace the present ones; what they do not speak of (the variants, in a dict
-        from torch) stays as it is. State of float16 and bfloat16 parameters is loaded in float32, not rounded.
+        Every group has also `state_version`, the version of this form, and the state of a parameter whose averages are
+        packed in eight bits its `shape`, by which they are checked when they are loaded. As in torch, the tensors are
+        the live ones, but for parameters with sparse gradients, whose rows may lag after the next step: of those they
+        are copies.
         """
+
+        def stamped(_: Optimizer, made: dict[str, Any]) -> dict[str, Any]:
+            made = stamp(self.param_groups, made)
+            for group, saved in zip(self.param_groups, made["param_groups"], strict=True):
+                for p, key in zip(group["params"], saved["params"], strict=True):
+                    if key in made["state"] and self._may_lag(group, p):
+                        made["state"][key] = {
+                            name: x.clone() if isinstance(x, Tensor) else x for name, x in made["state"][key].items()
+                        }
+            return made
+
+        self._catch_up(self.state)
+        handle = self.register_state_dict_post_hook(stamped, prepend=True)  # other hooks see what it made
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> None:
+        """Load a state dict of this class, `torch.optim.RMSprop`, timm's `RMSpropTF` or SB3's `RMSpropTFLike`.
+
+        Parameters
+        ----------
+        state_dict
+            What `state_dict()` returned; whose it is, its groups tell, but for SB3 and a torch before 1.12.
+        source
+            Whose it is, where they do not: "torch" or "sb3".
+
+        Raises
+        ------
+        InputError
+            For the first mismatch that `check_state_dict` names; nothing is loaded then.
+
+        Warns
+        -----
+        UserWarning
+            If an average cannot keep its dtype, and if the dict's `state_dtype` replaces another one.
+
+        Notes
+        -----
+        As in torch, the saved groups replace the present ones, and what they do not speak of (the variants, in a dict
+        from torch) stays as it is; where averages of torch would be misread by it, InputError is raised. Groups of timm
+        and SB3 speak of all of the rule: ε inside the root, averages that begin at 1, and for timm whether
+        `momentum_buffer` holds η·g/d; the run goes on as it would have there. timm's `caution` and
+        `corrected_weight_decay` are rules of its own and are refused.
+
+        Averages stay as they were saved: float32 for parameters in half precision, bfloat16 or eight bits with the
+        `state_dtype` of their group. torch itself casts them to the parameter's dtype.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from rmsprop.torch import RMSprop
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> other = torch.optim.RMSprop([weight], lr=0.5, momentum=0.9)
+        >>> optimizer = RMSprop([weight])
+        >>> optimizer.check_state_dict(other.state_dict())
+        []
+        >>> optimizer.load_state_dict(other.state_dict())
+        >>> optimizer.rule().momentum
+        0.9
+        """
+        if not isinstance(state_dict, Mapping):
+            raise first_of(read(self.param_groups, state_dict, source)[1])
         loaded: dict[str, Any] = {}
+        before = [group["state_dtype"] for group in self.param_groups]
+        changed: list[str] = []
 
         def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-            loaded.update(given, param_groups=completed(self.param_groups, given))
+            groups, errors = read(self.param_groups, given, source)
+            if errors:
+                raise first_of(errors)
+            loaded.update(given, param_groups=groups)
             return loaded
 
-        def unrounded(_: Optimizer) -> None:
-            reload_unrounded(self.param_groups, self.state, loaded)
+        def put_in(_: Optimizer) -> None:
+            changed.append(put(self.param_groups, self.state, loaded, before))
 
         # The one sees what the other hooks made of the dict, the others see what the second one made of the state.
         handles = (
             self.register_load_state_dict_pre_hook(complete),
-            self.register_load_state_dict_post_hook(unrounded, prepend=True),
+            self.register_load_state_dict_post_hook(put_in, prepend=True),
         )
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(dict(state_dict))
         finally:
             for handle in handles:
                 handle.remove()
+        if any(changed):
+            warnings.warn(f"rmsprop: {changed[0]}", stacklevel=2)
+
+    def check_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> list[str]:
+        """Return what keeps a state dict from being loaded, one sentence for each mismatch; nothing is changed.
+
+        The arguments are those of `load_state_dict`, which raises the first. Hooks on loading are not called.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from rmsprop.torch import RMSprop
+        >>> saved = RMSprop([torch.ones(2)]).state_dict()
+        >>> for sentence in RMSprop([torch.ones(2), torch.ones(3)]).check_state_dict(saved):
+        ...     print(sentence.partition(":")[0])
+        the state dict must be of 1 group with 2 parameters, got 1 group with 1 parameter
+        """
+        return [str(error) for error in read(self.param_groups, state_dict, source)[1]]
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -250,9 +393,10 @@ class RMSprop(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Make one step; `closure`, if given, reevaluates the model and returns the loss, which is returned."""
+        self._opt_called = True  # schedulers ask
         try:
             if self._is_watched():
-                return _watched_step(self) if closure is None else _watched_step(self, closure)
+                return _watched_step(self) if closure is None else _watched_step(self, closure=closure)
             return self._step(closure)
         except BaseException:  # GradScaler would find them at its next step, and multiply scales
             for name in ("grad_scale", "found_inf"):
@@ -261,14 +405,16 @@ class RMSprop(Optimizer):
 
     # torch would wrap step in a record for the profiler, which takes longer than the step of a small network.
     step.hooked = True  # type: ignore[attr-defined]
+    # Schedulers would wrap it to learn whether it was called, which `_opt_called` tells, and dynamo traces no wrapper.
+    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
 
     def _is_watched(self) -> bool:
         """Return whether hooks or the profiler want to know of the step (a subclass's own step tells them itself)."""
-        watchers = (
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks
+        watchers = (  # len: dynamo guards on it, and not on whether a dict is empty
+            len(self._optimizer_step_pre_hooks)
+            or len(self._optimizer_step_post_hooks)
+            or len(_global_optimizer_pre_hooks)
+            or len(_global_optimizer_post_hooks)
             or (not torch.compiler.is_compiling() and torch._C._autograd._profiler_enabled())
         )
         return bool(watchers) and type(self).step is RMSprop.step
@@ -278,79 +424,129 @@ class RMSprop(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling():
-            compiled.step(self)
-            return loss
         found_inf, grad_scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")  # from GradScaler
+        if torch.compiler.is_compiling():
+            compiled.step(self, grad_scale, found_inf)
+        else:
+            self._step_groups(self.param_groups, self.state, grad_scale, found_inf)
+        return loss
+
+    def _step_groups(
+        self,
+        groups: list[Group],
+        states: defaultdict[Tensor, Any],
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> None:
+        """Step the parameters of `groups`, whose state is in `states`: this object's own, or stand-ins for them."""
         if found_inf is not None and float(found_inf):
-            return loss
+            return
         scale = 1.0 if grad_scale is None else float(grad_scale.item())
+        run = self._run
         try:
-            batch = self._batches.pop()
+            batch = run.batches.pop()
         except IndexError:  # the first step, or another thread is stepping
             batch = native.new_batch()
         # Everything that may raise comes before the first change.
-        self._refused = gather(batch, self.param_groups, self.state)
-        work = self._left_over(scale) if self._refused else []
+        if run.lag:
+            self._catch_up(states, of_dense_gradients=True)
+        run.refused = gather(batch, groups, states, sparse=bool(run.sparse))
+        work, tables = self._left_over(batch, groups, states, scale) if run.refused else ([], [])
+        skip, counted = nonfinite_module.judge(groups, batch, work, scale)
+        if skip is True:
+            work, tables = [], []
+            if batch is not None:
+                batch.clear()
         if batch is not None:
-            self._stepped = len(batch)
-            batch.run(torch.get_num_threads(), native.GRAIN, scale)
-            self._batches.append(batch)
+            run.stepped = len(batch)
+            if not batch.run(torch.get_num_threads(), native.GRAIN, scale):
+                counted = True
+            run.batches.append(batch)
         for group, rule, slots in work:
             with torch.set_grad_enabled(self.defaults["differentiable"]):
-                step_slots(group, rule, slots)
+                step_slots(group, rule, slots, skip)
+        for rows in tables:
+            rows.put()
+        if counted is not None:
+            run.nonfinite_steps = nonfinite_module.add(run.nonfinite_steps, counted)
         if scale != 1:  # torch's fused optimizers leave the gradients so
-            for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            for p in (p for group in groups for p in group["params"] if p.grad is not None):
                 with torch.no_grad():
                     p.grad.div_(scale)
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients or, with `set_to_none=False`, set them to zero; see `torch.optim.Optimizer`."""
-        if not set_to_none or torch.compiler.is_compiling() or torch._C._autograd._profiler_enabled():
+        if torch.compiler.is_compiling():
+            compiled.zero_grad(self, set_to_none)
+            return
+        if not set_to_none or torch._C._autograd._profiler_enabled():
             super().zero_grad(set_to_none)
             return
         for group in self.param_groups:  # without torch's record for the profiler, as in step
             for p in group["params"]:
                 p.grad = None
 
-    def _init_group(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        steps: list[Tensor],
-        square_avgs: list[Tensor],
-        grad_avgs: list[Tensor],
-        momentum_buffers: list[Tensor],
-    ) -> None:
-        """Fill the lists for the parameters with a gradient; torch.compile runs this instead of tracing it."""
-        for i, p in enumerate(group["params"]):
-            if p.grad is None:
-                continue
-            state = complete_state(group, i, self.state)
-            params.append(p)
-            grads.append(p.grad)
-            steps.append(state["step"])
-            square_avgs.append(state["square_avg"])
-            if group["centered"]:
-                grad_avgs.append(state["grad_avg"])
-            if group["momentum"]:
-                momentum_buffers.append(state["momentum_buffer"])
+    def _catch_up(self, states: defaultdict[Tensor, Any], *, of_dense_gradients: bool = False) -> None:
+        """Make up for the steps of rows that lag: of all parameters, or of those that now have a dense gradient."""
+        lags = self._run.lag
+        for p, own in states.items() if lags else ():
+            if id(own) in lags and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
+                sparse_module.catch_up(own, lags)
+        if not of_dense_gradients:
+            lags.clear()  # what is left is of states that are no longer there
 
-    def _left_over(self, scale: float) -> list[tuple[Group, Rule, list[Slot]]]:
-        """Return what the kernel has refused: group, rule and slots."""
+    def _may_lag(self, group: Group, p: Tensor) -> bool:
+        """Return whether rows of the state of `p` may lag after the next step."""
+        is_sparse = p.grad is not None and p.grad.layout != torch.strided
+        return group["sparse"] == "exact" and (is_sparse or id(self.state.get(p)) in self._run.sparse)
+
+    def _left_over(
+        self, batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], scale: float
+    ) -> tuple[list[tuple[Group, Rule, list[Slot]]], list[sparse_module.Rows]]:
+        """Return what the kernel has refused: group, rule and slots; and the rows to be put back after the step."""
         self._accelerator_graph_capture_health_check()
-        work = []
-        for index, numbers, reason in self._refused:
-            group = self.param_groups[index]
-            if numbers is None:
-                numbers = [i for i, p in enumerate(group["params"]) if p.grad is not None]
+        run = self._run
+        work, left = [], []
+        tables: list[sparse_module.Rows] = []
+        numbers_of = [
+            [i for i, p in enumerate(groups[index]["params"]) if p.grad is not None] if numbers is None else numbers
+            for index, numbers, _ in run.refused
+        ]
+        for (index, _, _), numbers in zip(run.refused, numbers_of, strict=True):
+            for i in numbers:
+                sparse_module.check(groups[index], i)
+        for refused, numbers in zip(run.refused, numbers_of, strict=True):
+            index, _, reason = refused
+            group, first = groups[index], first_number(groups, index)
             if reason == fused_module.UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
                 fused_module.say_once(reason)
-            with torch.set_grad_enabled(self.defaults["differentiable"]):
-                work.append((group, rule_of(group), [slot(group, i, self.state, scale) for i in numbers]))
-        return work
+            slots = []
+            by_kernel = False
+            for i in numbers:
+                if group["params"][i].grad.layout == torch.strided:
+                    with torch.set_grad_enabled(self.defaults["differentiable"]):
+                        slots.append(slot(group, i, states, scale, first=first))
+                    continue
+                state = complete_state(group, i, states)
+                tables.append(sparse_module.gather(group, i, state, run.lag, first=first))
+                run.sparse.add(id(state))
+                if add_rows(batch, group, tables[-1]):
+                    by_kernel = True
+                else:
+                    slots.append(rows_slot(tables[-1], scale))
+            work.append((group, rule_of(group), slots))
+            if not by_kernel:
+                left.append(refused)
+        run.refused = left
+        return work, tables
+
+    @property
+    def nonfinite_steps(self) -> int:
+        """How many steps of this object met a gradient that is not finite, with nonfinite "skip" or "zero".
+
+        Steps that a GradScaler leaves out are not among them.
+        """
+        return int(self._run.nonfinite_steps)
 
     @property
     def implementation(self) -> str:
@@ -358,16 +554,24 @@ class RMSprop(Optimizer):
 
         Before the first step, how it will run as far as the parameters tell.
         """
-        if self._stepped or self._refused:
-            return describe(self.param_groups, self._stepped, self._refused)
+        if self._run.stepped or self._run.refused:
+            return describe(self.param_groups, self._run.stepped, self._run.refused)
         refused = expected(self.param_groups)
         left = sum(len(self.param_groups[i]["params"]) if numbers is None else 1 for i, numbers, _ in refused)
         return describe(self.param_groups, sum(len(g["params"]) for g in self.param_groups) - left, refused)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether torch's GradScaler leaves dividing and skipping to `step`: with fused=True, as in torch."""
-        return all(group["fused"] is True for group in self.param_groups)
+        """Whether torch's GradScaler leaves dividing and skipping to `step`: with fused=True, as in torch.
+
+        Also with released gradients, so that `step` learns of it and can refuse it.
+        """
+        return "released" in self.__dict__ or all(group["fused"] is True for group in self.param_groups)
+
+
+def _unrounded(value: Any) -> InputError:
+    found = Received(f"{value} without any")
+    return InputError("stochastic_rounding", "False without bfloat16 parameters", found, "leave it out")
 
 
 _watched_step = Optimizer.profile_hook_step(RMSprop._step)
