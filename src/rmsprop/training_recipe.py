@@ -201,9 +201,7 @@ class Recipe:
 
         Notes
         -----
-        What weight decay leaves out is told by module and name: "norms" are torch's BatchNorm, InstanceNorm, GroupNorm,
-        LayerNorm and RMSNorm; "biases" have bias as a word of their name (bias, in_proj_bias, bias_ih_l0); "depthwise"
-        are kernels of convolutions with one input channel in each group; "vectors" have at most one dimension.
+        What weight decay leaves out is told by module and name: see `rmsprop.torch.decay_groups`.
 
         `torch.nn.utils.clip_grad_norm_` divides by norm + 1e-6, where TensorFlow and optax divide by the norm.
 
@@ -220,7 +218,7 @@ class Recipe:
         >>> training.scheduler.get_last_lr()
         [0.0004752]
         """
-        from rmsprop.torch import RMSprop  # before torch itself: says how to install it where it is missing
+        from rmsprop.torch import RMSprop, decay_groups  # before torch: says how to install it where it is missing
 
         rule = self.rule(**overrides)
         run = self._run(rule.lr, steps_per_epoch, total_steps, batch_size)
@@ -230,7 +228,9 @@ class Recipe:
         from torch.optim.lr_scheduler import LambdaLR
 
         if isinstance(model, torch.nn.Module):
-            params: Any = _decay_groups(model, self.not_decayed) if rule.weight_decay else model.parameters()
+            params: Any = model.parameters()
+            if rule.weight_decay:
+                params = decay_groups(model, rule.weight_decay, without=self.not_decayed)
         elif self.weight_ema or (rule.weight_decay and self.not_decayed):
             what = "averages weights" if self.weight_ema else "decays some of the weights only"
             remedy = f"or take the optimizer alone: RMSprop.from_rule(params, recipe({self.name!r}).rule())"
@@ -439,30 +439,6 @@ class Recipe:
         after = run.peak * schedule.fraction(schedule.warmup_epochs * each, run)
         first = run.peak * schedule.fraction(0, run)
         return f"{first:g} at the first step, {after:.4g} after the warm-up, {last:.3g} at the end"
-
-
-def _decay_groups(model: nn.Module, not_decayed: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return a module's parameters in two groups: those that weight decay reaches, and the others."""
-    from torch import nn
-
-    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-    decayed: dict[int, Tensor] = {}
-    others: dict[int, Tensor] = {}
-    for module in model.modules():
-        depthwise = isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups == module.in_channels
-        for name, p in module.named_parameters(recurse=False):
-            left_out = (
-                ("norms" in not_decayed and isinstance(module, norms))
-                or ("biases" in not_decayed and "bias" in name.split("_"))
-                or ("vectors" in not_decayed and p.ndim <= 1)
-                or ("depthwise" in not_decayed and depthwise and name == "weight")
-            )
-            (others if left_out else decayed)[id(p)] = p
-    groups: list[dict[str, Any]] = [
-        {"params": list(decayed.values())},
-        {"params": list(others.values()), "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _clamp(parameters: Iterable[Tensor], limit: float) -> None:
