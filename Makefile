@@ -2,6 +2,7 @@
 # make lint   style and types                                      make mutants break the rule on purpose, see who notices
 # make kernel the native kernel under sanitizers and for aarch64   make bench   time the optimizer (about ten minutes)
 # make conformance  the real frameworks beside this one            make clean  remove what the others made
+# make fuzz SECONDS=1200  the optimizer against the rule, in random order of everything that can happen to it
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +18,9 @@ NEED_FRAMEWORKS = tests/test_profiles.py \
 	tests/test_recipes.py::test_a2c_of_stable_baselines_is_that_of_its_source \
 	tests/test_checkpoint_like.py::test_trees_without_names_and_with_slashes_in_them
 
-.PHONY: demo test lint conformance mutants kernel bench clean
+SECONDS ?= 120
+
+.PHONY: demo test lint conformance mutants kernel fuzz bench clean
 
 demo: $(VENV)/lab
 	$(BIN)/rmsprop compare digits
@@ -39,6 +42,9 @@ mutants: $(VENV)/dev
 
 kernel: $(VENV)/dev
 	scripts/check-kernel $(BIN)/python
+
+fuzz: $(VENV)/dev
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/lab
 	$(BIN)/rmsprop bench
