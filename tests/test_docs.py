@@ -32,7 +32,14 @@ def readme_script() -> ModuleType:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("README.md", 10), ("docs/conventions.md", 3), ("docs/checkpoints.md", 2), ("conformance/README.md", 1)],
+    [
+        ("README.md", 11),
+        ("docs/conventions.md", 3),
+        ("docs/checkpoints.md", 2),
+        ("docs/numerics.md", 1),
+        ("docs/sparse.md", 1),
+        ("conformance/README.md", 1),
+    ],
 )
 def test_the_python_of_the_documents_runs_in_order(
     name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,7 +94,7 @@ def test_commands_of_the_readme_exist() -> None:
 def test_links_of_the_documents_lead_to_files() -> None:
     for name in (
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/checkpoints.md", "docs/speed.md",
-        "conformance/README.md",
+        "docs/numerics.md", "docs/sparse.md", "conformance/README.md",
     ):  # fmt: skip
         text = (ROOT / name).read_text()
         headings = {"#" + h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)", text, re.MULTILINE)}
@@ -96,7 +103,10 @@ def test_links_of_the_documents_lead_to_files() -> None:
             assert target.startswith("https://") or target in headings or (target[0] != "#" and file), target
 
 
-@pytest.mark.parametrize("name", ["rule", "profiles", "recipes", "checkpoint", "torch.optimizer", "jax", "lab.task"])
+@pytest.mark.parametrize(
+    "name",
+    ["rule", "profiles", "recipes", "checkpoint", "torch.optimizer", "torch.release", "torch.decay", "jax", "lab.task"],
+)
 def test_examples_of_docstrings_give_what_they_say(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"rmsprop.{name}"))
     assert result.attempted > 0

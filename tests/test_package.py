@@ -38,6 +38,7 @@ def test_imports_run_one_way() -> None:
         "explain.py": rf"rmsprop\.({above}|profiles|recipes)",
         "profiles.py": rf"rmsprop\.({above}|recipes)",
         "schedules.py": rf"rmsprop\.({above}|recipes)",
+        "state_dicts.py": rf"rmsprop\.({above}|recipes)",
         "training_recipe.py": r"rmsprop\.(keras|pytensor|checkpoint|formats|lab|cli|console|recipes)",
         "torch": r"rmsprop\.(jax|keras|pytensor|checkpoint|formats|recipes|lab|cli|console|explain)",
         "jax.py": r"rmsprop\.(torch|keras|pytensor|checkpoint|formats|recipes|lab|cli|console|explain)",
