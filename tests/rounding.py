@@ -63,7 +63,8 @@ def pack(x: Floats, signed: bool, key: int) -> NDArray[np.uint8]:
             exponents.append(255)
             continue
         exponent = min(max(math.frexp(largest)[1] - 1, -127), 127) if largest else -127
-        if largest > 1.875 * 2.0**exponent and exponent < 127:
+        border = 1.875 if exponent > -127 else 1.75  # subnormal numbers lie farther apart
+        if largest > border * 2.0**exponent and exponent < 127:
             exponent += 1
         exponents.append(exponent + 127)
         for i, value in enumerate(block.tolist(), start):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rounding
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ NUMBERS = st.floats(width=32, allow_nan=True, allow_infinity=True) | st.sampled_
 # -- the definition ---------------------------------------------------------------------------------------------------
 
 
+@example([1.8 * 2.0**-127, 2.0**-128], True, 0)
 @given(st.lists(NUMBERS, max_size=70), st.booleans(), st.integers(0, 2**32 - 1))
 def test_eight_bits_are_those_of_the_definition(numbers: list[float], signed: bool, key: int) -> None:
     x = np.array(numbers, np.float32)

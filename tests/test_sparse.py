@@ -829,3 +829,21 @@ def test_parameters_that_are_sparse_themselves_are_refused_in_one_line(layout: s
     )
     with pytest.raises(RuntimeError, match=message):
         RMSprop([p]).step()
+
+
+def test_rows_of_a_bfloat16_table_with_the_state_of_a_wider_one_are_rounded_stochastically() -> None:
+    """After model.double() and model.bfloat16() the average is float64, and so is what is to be rounded."""
+    table, dense = (torch.ones(4, 8, dtype=torch.float64) for _ in range(2))
+    optimizers = [RMSprop([p], lr=1e-3) for p in (table, dense)]
+    for dtype, seed in ((torch.float64, False), (torch.bfloat16, 3)):
+        for p, optimizer in zip((table, dense), optimizers, strict=True):
+            p.grad = None
+            p.data = p.data.to(dtype)
+            optimizer.param_groups[0]["stochastic_rounding"] = seed
+            p.grad = torch.zeros_like(p)
+            p.grad[1] = 2.0
+            if p is table:
+                p.grad = p.grad.to_sparse(1)
+            optimizer.step()
+    assert optimizers[0].state[table]["square_avg"].dtype == torch.float64
+    assert torch.equal(table, dense)

@@ -110,7 +110,7 @@ class Rows(NamedTuple):
         strides = low_precision.order_of(table)
         numbers = sum((x * stride for x, stride in zip(places, strides, strict=True)), torch.zeros_like(places[0]))
         key = low_precision.noise_keys(self.seed, self.number, int(self.step.item()))[0]
-        return low_precision.round_bfloat16(self.p, key, numbers)
+        return low_precision.round_bfloat16(self.p.float(), key, numbers)
 
 
 @torch.no_grad()
