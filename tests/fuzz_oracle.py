@@ -126,7 +126,9 @@ def foretold(group: dict[str, Any], number: int, p: Tensor, own: dict[str, Tenso
     stored = {"bfloat16": torch.bfloat16, "uint8": torch.uint8}.get(
         reduced, dtype.to_complex() if p.is_complex() else dtype
     )
-    before = {name: converted(own[name], name, p, stored) for name in STATE if name in own}
+    there = {name: own[name] for name in STATE if name in own}
+    # Packing again what is packed may find another power of two for the same numbers.
+    before = {name: x if x.dtype == stored else converted(x, name, p, stored) for name, x in there.items()}
     v, m, b = (as_numbers(before[name], name, p, dtype) if name in before else None for name in STATE)
     value, g = as_numpy(p, dtype), as_numpy(p.grad, dtype)
     if v is None:
