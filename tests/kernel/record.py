@@ -99,12 +99,12 @@ def record(rule: Rule, step: int, name: str, size: int, generator: np.random.Gen
 
 
 def record_reduced(
-    rule: Rule, step: int, param: str, state: str | None, flags: tuple[bool, bool], size: int,
-    generator: np.random.Generator,
-) -> Case:  # fmt: skip
+    rule: Rule, step: int, param: str, state: str | None, flags: tuple[bool, bool], numbers: list[NDArray[np.float32]]
+) -> Case:
     """Return a step with averages in bfloat16 or eight bits, parameters rounded by noise, or gradients cleaned."""
     stochastic, cleaned = flags
-    p, g, v, m, b = (values(generator, size, np.float32) for _ in range(5))
+    p, g, v, m, b = numbers
+    size = p.size
     if param != "float32":
         p, g = (from_half(to_half(x, param), param) for x in (p, g))
     start = [rounding.stored(x, i, state, *NOISE) for i, x in enumerate((np.abs(v), m, b), start=1)]
@@ -142,10 +142,19 @@ def recordings() -> Iterator[Case]:
         for kind, (param, state, stochastic, cleaned) in enumerate(REDUCED):
             for size in SIZES[(number + kind) % 5 :: 5] if size_matters(number) else (65,):
                 step = int(generator.integers(1, 20))
-                yield record_reduced(rule, step, param, state, (stochastic, cleaned), size, generator)
+                numbers = [values(generator, size, np.float32) for _ in range(5)]
+                yield record_reduced(rule, step, param, state, (stochastic, cleaned), numbers)
     # Long enough for several pieces, and for several threads.
     for param, state, stochastic, cleaned in REDUCED:
-        yield record_reduced(rule, 9, param, state, (stochastic, cleaned), 1300, generator)
+        numbers = [values(generator, 1300, np.float32) for _ in range(5)]
+        yield record_reduced(rule, 9, param, state, (stochastic, cleaned), numbers)
+    # Every code of eight bits, a large one in each block; and numbers that may be rounded above the largest bfloat16.
+    codes = np.concatenate([np.arange(256).reshape(32, 8).T.reshape(-1), np.full(8, 127)]).astype(np.uint8)
+    every = [rounding.unpack(codes, 256, signed) for signed in (False, True)]
+    zero, large = np.zeros(256, np.float32), np.full(256, -3.398e38, np.float32)
+    yield record_reduced(rule, 9, "float32", "uint8", (False, False), [zero, zero + 1, every[0], every[1], every[1]])
+    heavy = Rule(lr=1.0, eps=0.0, momentum=0.999)
+    yield record_reduced(heavy, 1, "bfloat16", None, (True, False), [zero, zero, zero, zero, large])
 
 
 # How p and g, and v, m and b are stored; whether p is rounded by noise; whether gradients are cleaned.
