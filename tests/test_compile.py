@@ -364,6 +364,7 @@ def test_a_value_out_of_range_is_named_when_the_graph_runs() -> None:
         optimizer.param_groups[0]["lr"] = -1.0
         with pytest.raises(InputError, match=r"lr must be .*, got -1\.0"):
             step()
+        assert torch.is_grad_enabled()
 
 
 def test_hooks_run_in_a_compiled_step() -> None:

@@ -12,7 +12,8 @@ below look up the optimizer of that number and read its groups when they run:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakValueDictionary
@@ -102,7 +103,31 @@ def run_step(
     `places` are, for each parameter, the number of its group and its own in it. The tensors may be those that the
     optimizer holds, or others that a compiler has put in their place and that are to be written instead.
     """
-    optimizer = _optimizers[number]
+    with _leaving_grad_mode_on():
+        _run_step(_optimizers[number], params, grads, places, found_inf, grad_scale)
+
+
+@contextmanager
+def _leaving_grad_mode_on() -> Iterator[None]:
+    """Switch autograd on again if an operator raises: code that dynamo has compiled does not leave its no_grad then.
+
+    Where the caller has switched it off, its own `with` does what is right when the error leaves that.
+    """
+    try:
+        yield
+    except BaseException:
+        torch._C._set_grad_enabled(True)
+        raise
+
+
+def _run_step(
+    optimizer: RMSprop,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    places: Sequence[int],
+    found_inf: Tensor | None,
+    grad_scale: Tensor | None,
+) -> None:
     optimizer._opt_called = True  # what `step` says has no effect where it is traced
     groups = optimizer.param_groups
     pairs = zip(params, grads, strict=True)
@@ -144,10 +169,11 @@ def rates(number: int, group: int, device: torch.device) -> Tensor:
     optimizer = _optimizers[number]
     optimizer._opt_called = True
     hyperparameters = optimizer.param_groups[group]
-    rule_of(hyperparameters)  # checks them
-    if isinstance(hyperparameters["lr"], Tensor) and hyperparameters["lr"].requires_grad:
-        found = Received("one that requires a gradient")
-        raise InputError("lr", "one that needs no gradient, in a compiled step", found, "do not compile step")
+    with _leaving_grad_mode_on():
+        rule_of(hyperparameters)  # checks them
+        if isinstance(hyperparameters["lr"], Tensor) and hyperparameters["lr"].requires_grad:
+            found = Received("one that requires a gradient")
+            raise InputError("lr", "one that needs no gradient, in a compiled step", found, "do not compile step")
     result: Tensor = _no_rates(number, group, device)
     for i, name in enumerate(("lr", "momentum")):
         value = hyperparameters[name]
