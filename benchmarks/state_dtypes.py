@@ -198,7 +198,7 @@ def step_times(listen: Any, scale: float = 1.0) -> list[dict[str, Any]]:
 
     case = bench.Case("20 tensors of a million elements", steps, 1, 15)
     contenders = steps(scale)
-    return bench._rows(contenders, bench._measure(contenders, case, listen))
+    return bench.rows(contenders, bench.measure(contenders, case, listen))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

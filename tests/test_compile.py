@@ -473,16 +473,5 @@ def test_the_operator_of_lists_keeps_its_word_to_torch(rule: Rule) -> None:
     lists.append([randn(*shape, seed=8) for shape in shapes] if rule.centered else [])
     lists.append([randn(*shape, seed=9) for shape in shapes] if rule.momentum else [])
     for lr_tensor in (None, torch.tensor(0.5)):
-        arguments = (*lists, rule.lr, lr_tensor, None, None, *values)
+        arguments = (*lists, rule.lr, lr_tensor, *values)
         torch.library.opcheck(torch.ops.rmsprop.step_lists.default, arguments)
-
-
-def test_the_operator_of_lists_scales_and_skips() -> None:
-    values = rule_values(RMSprop([randn(1)]).param_groups[0])
-    p, v, step = torch.ones(3), torch.zeros(3), torch.zeros(())
-    lists: Any = ([p], [torch.full((3,), 8.0)], [step], [v], [], [], 0.1, None, torch.tensor(4.0))
-    torch.ops.rmsprop.step_lists(*lists, torch.tensor(1.0), *values)
-    assert step == 0
-    torch.ops.rmsprop.step_lists(*lists, torch.tensor(0.0), *values)
-    assert step == 1
-    torch.testing.assert_close(v, torch.full((3,), 0.01 * 4.0))

@@ -511,3 +511,20 @@ def test_effective_lr_has_the_floor_of_what_is_stored() -> None:
         p.grad = torch.ones(64)
         optimizer.step()
     assert torch.allclose(optimizer.effective_lr(p), torch.full((64,), 0.1 * 2**2.5), rtol=0.02)
+
+
+def test_a_group_may_mix_parameters_that_are_rounded_with_others() -> None:
+    """One by one and in lists, whichever comes first."""
+    start = [torch.ones(40), torch.ones(40, dtype=torch.bfloat16), torch.ones(7)]
+    gradients = [[torch.randn(p.shape, generator=torch.Generator().manual_seed(3)).to(p.dtype) for p in start]] * 3
+    rule = cases.RULES["momentum"]
+    expected = [
+        stepped(rule, [torch.empty(0)] * i + [p], [[torch.empty(0)] * i + [now[i]] for now in gradients],
+                fused=False, **({"stochastic_rounding": 2} if p.dtype == torch.bfloat16 else {}))[0][i]
+        for i, p in enumerate(start)
+    ]  # fmt: skip
+    for execution in ({"foreach": False}, {"foreach": True}, {"fused": None}):
+        found = stepped(rule, start, gradients, stochastic_rounding=2, **execution)[0]
+        assert torch.equal(found[1], expected[1])
+        for i in (0, 2):
+            torch.testing.assert_close(found[i], expected[i], rtol=1e-6, atol=1e-7)

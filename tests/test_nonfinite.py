@@ -331,7 +331,8 @@ def train_shards_on_rank(rank: int, file: str, results: Any) -> None:
     ]
     for own in options:
         torch.manual_seed(0)
-        model = nn.Linear(8, 6).to(torch.bfloat16 if "stochastic_rounding" in own else torch.float32)
+        half = torch.bfloat16 if "stochastic_rounding" in own else torch.float32
+        model = nn.ModuleList([nn.Linear(8, 6), nn.Linear(8, 6).to(half)])
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
         optimizer = RMSprop(model.parameters(), lr=0.01, momentum=0.5, **own)
         for t in range(4):
@@ -341,10 +342,10 @@ def train_shards_on_rank(rank: int, file: str, results: Any) -> None:
                 gradient: Any = next(model.parameters()).grad
                 gradient.to_local()[0] = math.nan
             optimizer.step()
-        weight: Any = model.weight
-        weight = weight.full_tensor()
+        own_weight: Any = model[1].weight
+        weight = own_weight.full_tensor()
         told.append((weight.isfinite().all().item(), bool((weight < 0.36).any()), float(weight.float().sum())))
-        told[-1] += (float(optimizer.state[model.weight]["step"]),)  # type: ignore[assignment]
+        told[-1] += (float(optimizer.state[own_weight]["step"]),)  # type: ignore[assignment]
     results[rank] = told
     torch.distributed.destroy_process_group()
 

@@ -176,13 +176,13 @@ def bench(
         case = CASES[name]
         listen(case.title, 0, case.repeats)
         steps = case.contenders(scale)
-        seconds = _measure(steps, case, listen)
-        found[name] = {"title": case.title, "rows": _rows(steps, seconds)}
+        seconds = measure(steps, case, listen)
+        found[name] = {"title": case.title, "rows": rows(steps, seconds)}
     facts = {**environment(), "threads": torch.get_num_threads(), "kernel": native.kernel.instruction_set()}
     return {"environment": facts, "cases": found}
 
 
-def _measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int], None]) -> dict[str, list[float]]:
+def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int], None]) -> dict[str, list[float]]:
     """Return seconds a step for every contender and repeat; the first repeat is for warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(case.repeats + 1):
@@ -196,7 +196,7 @@ def _measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int
     return seconds
 
 
-def _rows(steps: dict[str, Step], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+def rows(steps: dict[str, Step], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Return median time of each contender, and median and middle half of its time by ours."""
     rows = []
     for name, own in seconds.items():

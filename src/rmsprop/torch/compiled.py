@@ -264,9 +264,7 @@ def _trace(optimizer: RMSprop, number: int, index: int, params: list[Tensor], gr
 _WRITTEN = ("params", "steps", "square_avgs", "grad_avgs", "momentum_buffers")
 
 
-def step_lists(
-    group: Group, lists: list[Any], grad_scale: Tensor | None = None, found_inf: Tensor | None = None
-) -> None:
+def step_lists(group: Group, lists: list[Any]) -> None:
     """Step parameters that stand in lists, traced or not: by the kernel where it can, else by tensor operations.
 
     `lists` are parameters, gradients, step counters, square averages, gradient averages and momentum buffers; of the
@@ -277,16 +275,16 @@ def step_lists(
         lr = group["lr"]
         number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
         run: Callable[..., None] = torch.ops.rmsprop.step_lists if torch.compiler.is_compiling() else kernel_step
-        run(*lists, number, tensor, grad_scale, found_inf, *[group[name] for name in RULE_NAMES])
+        run(*lists, number, tensor, *[group[name] for name in RULE_NAMES])
     else:
         step_slots(group, rule_of(group), _slots(lists))
 
 
-def _slots(lists: list[Any], scale: float = 1.0) -> list[Slot]:
+def _slots(lists: list[Any]) -> list[Slot]:
     """Return the slots of parallel lists in the order of `Slot`, of which the last two may be empty."""
     size = len(lists[0])
     params, grads, steps, *averages = [column or [None] * size for column in lists]
-    grads = [scaled(g, scale) for g in grads]
+    grads = [scaled(g, 1.0) for g in grads]
     columns = [[None if x is None else real(x) for x in column] for column in (params, grads, *averages)]
     return [Slot(p, g, steps[i], v, m, b) for i, (p, g, v, m, b) in enumerate(zip(*columns, strict=True))]
 
@@ -300,8 +298,6 @@ def kernel_step(
     momentum_buffers: Sequence[Tensor],
     lr: float,
     lr_tensor: Tensor | None,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
     alpha: float,
     eps: float,
     momentum: float,
@@ -316,9 +312,6 @@ def kernel_step(
     maximize: bool,
 ) -> None:
     """Step `params` in place, as one group; `lr_tensor` goes before `lr`, averages not in use are empty lists."""
-    if found_inf is not None and found_inf.item():
-        return
-    scale = 1.0 if grad_scale is None else float(grad_scale.item())
     group: Group = {
         "lr": lr if lr_tensor is None else lr_number(lr_tensor),
         "alpha": alpha,
@@ -341,10 +334,11 @@ def kernel_step(
     numbers = list(range(len(lists[0])))
     rule, precision = fused.kernel_rule_of(group), fused.kernel_precision_of(group)
     refused = batch.add_lists(rule, precision, group["lr"], *lists, numbers) or []
-    everything = _slots(lists, scale) if refused else []
+    everything = _slots(lists) if refused else []
     rest = [everything[i] for i, _ in refused]
-    batch.run(torch.get_num_threads(), native.GRAIN, scale)
-    step_slots(group, rule_of(group), rest)
+    batch.run(torch.get_num_threads(), native.GRAIN, 1.0)
+    if rest:
+        step_slots(group, rule_of(group), rest)
 
 
 step_lists_operator = torch.library.custom_op(

@@ -18,7 +18,7 @@ from torch import Tensor
 from rmsprop import native
 from rmsprop.errors import InputError
 from rmsprop.torch.groups import check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
-from rmsprop.torch.slots import COMPUTE, Group, complete_state, first_number
+from rmsprop.torch.slots import COMPUTE, Group, complete_state, first_numbers
 from rmsprop.torch.sparse import Rows
 
 REASONS = {
@@ -109,6 +109,7 @@ def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], *,
     tell it that a tensor has no memory of its own.
     """
     refused: list[Refused] = []
+    firsts = first_numbers(groups)
     for again in (True, False):
         if batch is not None:
             batch.clear()
@@ -123,7 +124,7 @@ def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], *,
             rule, lr = kernel_rule_of(group), group["lr"]
             lr = lr if type(lr) is float else lr_number(lr)
             params = group["params"] if isinstance(group["params"], list) else list(group["params"])
-            precision, first = kernel_precision_of(group), first_number(groups, index)
+            precision, first = kernel_precision_of(group), firsts[index]
             apart = [i for i, p in enumerate(params) if p.grad is not None and p.grad.is_sparse] if sparse else []
             refused += [Refused(index, [number], REASONS["gradient layout"]) for number in apart]
             for start, stop in zip([0, *(number + 1 for number in apart)], [*apart, len(params)], strict=True):

@@ -27,7 +27,7 @@ from rmsprop.torch.slots import (
     Slot,
     average,
     complete_state,
-    first_number,
+    first_numbers,
     kappa_of,
     rows_slot,
     slot,
@@ -505,7 +505,7 @@ class RMSprop(Optimizer):
     ) -> tuple[list[tuple[Group, Rule, list[Slot]]], list[sparse_module.Rows]]:
         """Return what the kernel has refused: group, rule and slots; and the rows to be put back after the step."""
         self._accelerator_graph_capture_health_check()
-        run = self._run
+        run, firsts = self._run, first_numbers(groups)
         work, left = [], []
         tables: list[sparse_module.Rows] = []
         numbers_of = [
@@ -517,7 +517,7 @@ class RMSprop(Optimizer):
                 sparse_module.check(groups[index], i)
         for refused, numbers in zip(run.refused, numbers_of, strict=True):
             index, _, reason = refused
-            group, first = groups[index], first_number(groups, index)
+            group, first = groups[index], firsts[index]
             if reason == fused_module.UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
                 fused_module.say_once(reason)
             slots = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmsprop.errors import InputError, Received
 from rmsprop.torch.optimizer import RMSprop
-from rmsprop.torch.slots import Group, first_number
+from rmsprop.torch.slots import Group, first_numbers
 
 
 class Released:
@@ -140,7 +140,7 @@ def _hook(optimizer: RMSprop, index: int, number: int) -> Callable[[Tensor], Non
             for group in groups:  # loading a state dict makes new ones
                 _check(group)
             # A group of this parameter alone; its number among all is part of the noise of stochastic rounding.
-            alone = {**groups[place[0]], "params": [p], "first": first_number(groups, place[0]) + place[1]}
+            alone = {**groups[place[0]], "params": [p], "first": first_numbers(groups)[place[0]] + place[1]}
             optimizer._step_groups([alone], optimizer.state, None, None)
         finally:
             run.refused, run.stepped = told  # they speak of all parameters

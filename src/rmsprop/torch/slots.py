@@ -32,10 +32,13 @@ class Slot(NamedTuple):
     number: int = 0  # among all parameters, for the noise of stochastic rounding
 
 
-def first_number(groups: list[Group], index: int) -> int:
-    """Return the number of a group's first parameter among those of all groups, unless the group tells it."""
-    own = groups[index].get("first")
-    return sum(len(group["params"]) for group in groups[:index]) if own is None else int(own)
+def first_numbers(groups: list[Group]) -> list[int]:
+    """Return the number of each group's first parameter among those of all groups, unless the group tells it."""
+    numbers, count = [], 0
+    for group in groups:
+        numbers.append(group.get("first", count))
+        count += len(group["params"])
+    return numbers
 
 
 def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) -> dict[str, Tensor]:
@@ -136,7 +139,7 @@ def step_slots(group: Group, rule: Rule, slots: list[Slot], skip: Tensor | None 
 
     Where `skip` is true, everything stays as it is; it is not read by the host, so that no device is waited for.
     """
-    if skip is not None or _is_rounded(group, slots):
+    if skip is not None:
         slots = [_local(slot) for slot in slots]
     for together in _together(group, slots):
         if skip is None:
@@ -181,7 +184,7 @@ def _step_together(group: Group, rule: Rule, slots: list[Slot]) -> None:
         power = tensors.bias_power(rule, [slot.step for slot in slots], capturable=on_device)
     if _is_rounded(group, slots):
         for slot, own in zip(slots, power, strict=True):
-            _step_rounded(group, rule, lr, slot, own, on_device)
+            _step_rounded(group, rule, lr, _local(slot), own, on_device)
         return
     given, dtype = slots[0].p.dtype, slots[0].v.dtype
     work = slots if given == dtype else [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
@@ -200,8 +203,6 @@ def _step_together(group: Group, rule: Rule, slots: list[Slot]) -> None:
 
 def _is_rounded(group: Group, slots: list[Slot]) -> bool:
     """Return whether something of `slots`, which share dtypes, is rounded by noise."""
-    if not slots:
-        return False
     stochastic = bool(group["stochastic_rounding"]) and slots[0].p.dtype == torch.bfloat16
     return stochastic or slots[0].v.dtype in low_precision.KAPPA
 
@@ -229,7 +230,8 @@ def _step_rounded(group: Group, rule: Rule, lr: Any, slot: Slot, power: Any, on_
         p = piece.p.to(dtype)
         v, m, b = (None if x is None else average({name: x}, name, piece.p).to(dtype) for name, x in own.items())
         tensors.step(rule, lr, p, piece.g.to(dtype), v, m, b, power, kappa_of(stored), exact=True)
-        numbers = low_precision.positions(piece.p) + at
+        if stochastic or stored == torch.bfloat16:
+            numbers = low_precision.positions(piece.p) + at
         piece.p.copy_(low_precision.round_bfloat16(p.float(), keys[0], numbers) if stochastic else p)
         for i, (into, part, x) in enumerate(zip((slot.v, slot.m, slot.b), own.values(), (v, m, b), strict=True)):
             if into is None or part is None or x is None or stored == dtype:
