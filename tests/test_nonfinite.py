@@ -328,11 +328,12 @@ def train_shards_on_rank(rank: int, file: str, results: Any) -> None:
         {"nonfinite": "zero", "foreach": True},
         {"nonfinite": "skip", "state_dtype": "bfloat16", "stochastic_rounding": True},
         {"nonfinite": "skip", "capturable": True, "stochastic_rounding": True},
+        {"nonfinite": "zero", "stochastic_rounding": True},
     ]
     for own in options:
         torch.manual_seed(0)
         half = torch.bfloat16 if "stochastic_rounding" in own else torch.float32
-        model = nn.ModuleList([nn.Linear(8, 6), nn.Linear(8, 6).to(half)])
+        model = nn.Sequential(nn.Linear(8, 6), nn.Linear(8, 6).to(half))
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
         optimizer = RMSprop(model.parameters(), lr=0.01, momentum=0.5, **own)
         for t in range(4):
@@ -358,7 +359,7 @@ def test_shards_are_stepped_together_or_not_at_all(tmp_path: Any) -> None:
         results = manager.dict()
         spawn(train_shards_on_rank, (str(tmp_path / "store"), results), nprocs=2)  # type: ignore[no-untyped-call]
         assert results[0] == results[1]
-        assert [steps for *_, steps in results[0]] == [3, 4, 3, 3]
+        assert [steps for *_, steps in results[0]] == [3, 4, 3, 3, 4]
         assert all(finite for finite, *_ in results[0])
 
 
