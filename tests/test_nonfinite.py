@@ -328,7 +328,7 @@ def train_shards_on_rank(rank: int, file: str, results: Any) -> None:
         {"nonfinite": "zero", "foreach": True},
         {"nonfinite": "skip", "state_dtype": "bfloat16", "stochastic_rounding": True},
         {"nonfinite": "skip", "capturable": True, "stochastic_rounding": True},
-        {"nonfinite": "zero", "stochastic_rounding": True},
+        {"nonfinite": "zero", "foreach": True, "stochastic_rounding": True},
     ]
     for own in options:
         torch.manual_seed(0)
