@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cases
@@ -290,7 +293,13 @@ def test_grad_scaler_from_end_to_end(dtype: torch.dtype, fused: bool | None) -> 
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def train_on_rank(rank: int, file: str, results: Any) -> None:
+def on_two_ranks(train: Callable[[int, str], None], folder: Path) -> list[Any]:
+    """What each of two processes says at the end; files carry it, as a manager would fork a process with threads."""
+    spawn(train, (str(folder / "store"),), nprocs=2)  # type: ignore[no-untyped-call]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def train_on_rank(rank: int, file: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     p = torch.ones(4)
@@ -302,21 +311,20 @@ def train_on_rank(rank: int, file: str, results: Any) -> None:
         if t == 2:
             p.grad = None if rank == 0 else p.grad * math.inf
         optimizer.step()
-    results[rank] = (p.tolist(), float(optimizer.state[p]["step"]), optimizer.nonfinite_steps)
+    told = [p.tolist(), float(optimizer.state[p]["step"]), optimizer.nonfinite_steps]
+    Path(file).with_name(f"{rank}.json").write_text(json.dumps(told))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
-def test_a_step_is_left_out_on_every_rank(tmp_path: Any) -> None:
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        spawn(train_on_rank, (str(tmp_path / "store"), results), nprocs=2)  # type: ignore[no-untyped-call]
-        assert results[0] == results[1]
-        assert results[0][1:] == (2.0, 2)
+def test_a_step_is_left_out_on_every_rank(tmp_path: Path) -> None:
+    first, second = on_two_ranks(train_on_rank, tmp_path)
+    assert first == second
+    assert first[1:] == [2.0, 2]
 
 
-def train_shards_on_rank(rank: int, file: str, results: Any) -> None:
+def train_shards_on_rank(rank: int, file: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -347,20 +355,18 @@ def train_shards_on_rank(rank: int, file: str, results: Any) -> None:
         weight = own_weight.full_tensor()
         told.append((weight.isfinite().all().item(), bool((weight < 0.36).any()), float(weight.float().sum())))
         told[-1] += (float(optimizer.state[own_weight]["step"]),)  # type: ignore[assignment]
-    results[rank] = told
+    Path(file).with_name(f"{rank}.json").write_text(json.dumps(told))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
-def test_shards_are_stepped_together_or_not_at_all(tmp_path: Any) -> None:
+def test_shards_are_stepped_together_or_not_at_all(tmp_path: Path) -> None:
     """FSDP2: what a rank holds is rounded there, and one rank's bad gradient leaves out the step on both."""
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        spawn(train_shards_on_rank, (str(tmp_path / "store"), results), nprocs=2)  # type: ignore[no-untyped-call]
-        assert results[0] == results[1]
-        assert [steps for *_, steps in results[0]] == [3, 4, 3, 3, 4]
-        assert all(finite for finite, *_ in results[0])
+    first, second = on_two_ranks(train_shards_on_rank, tmp_path)
+    assert first == second
+    assert [steps for *_, steps in first] == [3, 4, 3, 3, 4]
+    assert all(finite for finite, *_ in first)
 
 
 @pytest.mark.parametrize("value", ["ignore", None, True])
