@@ -38,6 +38,7 @@ def readme_script() -> ModuleType:
         ("docs/checkpoints.md", 2),
         ("docs/numerics.md", 1),
         ("docs/sparse.md", 1),
+        ("docs/scaling.md", 3),
         ("conformance/README.md", 1),
     ],
 )
@@ -94,7 +95,7 @@ def test_commands_of_the_readme_exist() -> None:
 def test_links_of_the_documents_lead_to_files() -> None:
     for name in (
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/checkpoints.md", "docs/speed.md",
-        "docs/numerics.md", "docs/sparse.md", "conformance/README.md",
+        "docs/numerics.md", "docs/sparse.md", "docs/scaling.md", "conformance/README.md",
     ):  # fmt: skip
         text = (ROOT / name).read_text()
         headings = {"#" + h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)", text, re.MULTILINE)}
@@ -105,7 +106,18 @@ def test_links_of_the_documents_lead_to_files() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["rule", "profiles", "recipes", "checkpoint", "torch.optimizer", "torch.release", "torch.decay", "jax", "lab.task"],
+    [
+        "rule",
+        "profiles",
+        "recipes",
+        "scaling",
+        "checkpoint",
+        "torch.optimizer",
+        "torch.release",
+        "torch.decay",
+        "jax",
+        "lab.task",
+    ],
 )
 def test_examples_of_docstrings_give_what_they_say(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"rmsprop.{name}"))

@@ -32,20 +32,22 @@ def test_the_version_is_one_and_the_changelog_has_it() -> None:
 
 def test_imports_run_one_way() -> None:
     """rule ← profiles ← recipes; adapters know the rule, only Keras' knows PyTorch's; the lab nothing of cli."""
-    above = "torch|jax|keras|pytensor|checkpoint|formats|lab|cli|console"
+    above = "torch|jax|keras|pytensor|checkpoint|formats|monitor|lab|cli|console"
     forbidden = {
         "rule.py": rf"rmsprop\.({above}|profiles|recipes)",
         "explain.py": rf"rmsprop\.({above}|profiles|recipes)",
         "profiles.py": rf"rmsprop\.({above}|recipes)",
+        "scaling.py": rf"rmsprop\.({above}|profiles|recipes)",
         "schedules.py": rf"rmsprop\.({above}|recipes)",
         "state_dicts.py": rf"rmsprop\.({above}|recipes)",
-        "training_recipe.py": r"rmsprop\.(keras|pytensor|checkpoint|formats|lab|cli|console|recipes)",
-        "torch": r"rmsprop\.(jax|keras|pytensor|checkpoint|formats|recipes|lab|cli|console|explain)",
-        "jax.py": r"rmsprop\.(torch|keras|pytensor|checkpoint|formats|recipes|lab|cli|console|explain)",
-        "keras.py": r"rmsprop\.(jax|pytensor|checkpoint|formats|recipes|lab|cli|console|explain)",
-        "pytensor.py": r"rmsprop\.(torch|jax|keras|checkpoint|formats|recipes|lab|cli|console|explain)",
-        "checkpoint.py": r"rmsprop\.(lab|cli|console|recipes)",
-        "formats": r"rmsprop\.(lab|cli|console|recipes)",
+        "training_recipe.py": r"rmsprop\.(keras|pytensor|checkpoint|formats|monitor|lab|cli|console|recipes)",
+        "torch": r"rmsprop\.(jax|keras|pytensor|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
+        "jax.py": r"rmsprop\.(torch|keras|pytensor|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
+        "keras.py": r"rmsprop\.(jax|pytensor|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
+        "pytensor.py": r"rmsprop\.(torch|jax|keras|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
+        "checkpoint.py": r"rmsprop\.(monitor|lab|cli|console|recipes)",
+        "formats": r"rmsprop\.(monitor|lab|cli|console|recipes)",
+        "monitor": r"rmsprop\.(pytensor|checkpoint|formats|recipes|lab|cli|console)",
         "lab": r"rmsprop\.(cli|console)",
     }
     for place, pattern in forbidden.items():

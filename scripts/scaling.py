@@ -1,0 +1,291 @@
+"""Measure the batch-size scaling rule, on a noisy parabola and on real digits; bring docs/scaling.md up to date.
+
+.venv/bin/python scripts/scaling.py           measures (about six minutes), writes docs/scaling.json, .svg and the page
+.venv/bin/python scripts/scaling.py --page    writes the figure and the page's tables from the stored results only
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from rmsprop import Rule, init, update
+from rmsprop.environment import environment
+from rmsprop.files import write_atomically
+from rmsprop.lab.figures import _svg
+from rmsprop.lab.task import Task, load_task
+from rmsprop.scaling import scale_batch_size
+from rmsprop.torch import RMSprop
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, FOUND, PICTURE = (ROOT / "docs" / f"scaling.{kind}" for kind in ("md", "json", "svg"))
+
+# The parabola: f = x²/2 from x = 1, gradients with normal noise of ten times the first one.
+NOISE, SAMPLES, COPIES = 10.0, 8192, 500
+PARABOLA = Rule(lr=5e-3, decay=0.998, eps=5.0, initial_square_avg=50 * NOISE**2)  # v starts far off: β matters
+
+# Real digits: a small batch, and a memory that is long even for sixteen times as large a one.
+DIGITS = Rule(lr=5e-4, decay=0.995, eps=1e-8, bias_correction=True)
+BATCH, FACTORS, SEEDS, EPOCHS = 8, (0.25, 4, 16), 5, 8
+EVERY = 768  # examples between two measurements, whole batches for every factor
+LOOKED_AT = 1000  # training examples that are measured
+WAYS = ("the rule", "rate × κ", "rate × √κ only", "nothing changed")
+STYLE: dict[str, tuple[str, Any]] = {
+    "the rule": ("#0072B2", (0, (5, 1))),
+    "rate × κ": ("#D55E00", (0, (6, 1, 1, 1))),
+    "rate × √κ only": ("#009E73", (0, (1, 1))),
+    "nothing changed": ("#CC79A7", (0, (3, 1, 1, 1))),
+}
+
+
+def scaled(rule: Rule, kappa: float, way: str) -> Rule:
+    """Return the rule for a batch κ times as large, in one of the WAYS."""
+    if way == "the rule":
+        return scale_batch_size(rule, BATCH, round(kappa * BATCH)).rule
+    return replace(
+        rule, lr=rule.lr * {"rate × κ": kappa, "rate × √κ only": math.sqrt(kappa), "nothing changed": 1}[way]
+    )
+
+
+# -- the parabola ------------------------------------------------------------------------------------------------------
+
+
+def parabola(rule: Rule, kappa: int, *, slope: float | None = None, seed: int = 0) -> NDArray[np.float64]:
+    """Return x (steps × COPIES) after each step of `rule` whose gradients are means of κ noisy ones, from one start.
+
+    The noise depends on the seed alone: with κ = 4, the first step has the mean of the first four draws of κ = 1. The
+    function is x²/2, or slope·x.
+    """
+    generator = np.random.default_rng(seed)
+    x, path = np.ones(COPIES), []
+    state = init(rule, x)
+    for _ in range(SAMPLES // kappa):
+        noise = NOISE * generator.standard_normal((kappa, COPIES)).mean(axis=0)
+        x, state = update(rule, x, (x if slope is None else slope) + noise, state)
+        path.append(x)
+    return np.array(path)
+
+
+def beside(path: NDArray[np.float64], base: NDArray[np.float64]) -> dict[str, float]:
+    """Return how two runs differ that have seen the same noise: mean x² over that of the base, and distance."""
+    base = base[len(base) // len(path) - 1 :: len(base) // len(path)]
+    late = len(path) // 2
+    return {
+        "early": float((path[len(path) // 4] ** 2).mean() / (base[len(path) // 4] ** 2).mean()),
+        "late": float((path[late:] ** 2).mean() / (base[late:] ** 2).mean()),
+        "distance": float(np.sqrt(((path - base) ** 2).mean() / (base**2).mean())),
+    }
+
+
+def parabolas() -> list[dict[str, Any]]:
+    """Return the comparison of each factor and way with κ = 1, for v at rest and for v that starts equally far off."""
+    starts = {"rest": replace(PARABOLA, initial_square_avg=NOISE**2), "far": PARABOLA}
+    bases = {name: parabola(start, 1) for name, start in starts.items()}
+    rows = []
+    for kappa in (4, 16):
+        for way in (*WAYS, "the rule, β kept", "the rule, ε kept"):
+            row: dict[str, Any] = {"kappa": kappa, "way": way}
+            for name, start in starts.items():
+                tried = ruled = scaled(start, kappa, "the rule")
+                if way in WAYS:
+                    tried = replace(scaled(start, kappa, way), initial_square_avg=ruled.initial_square_avg)
+                elif way == "the rule, β kept":
+                    tried = replace(ruled, decay=start.decay)
+                else:
+                    tried = replace(ruled, eps=start.eps)
+                row[name] = beside(parabola(tried, kappa), bases[name])
+            rows.append(row)
+    return rows
+
+
+# -- real digits -------------------------------------------------------------------------------------------------------
+
+
+def digits(task: Task, kappa: float, way: str, seed: int) -> dict[str, list[float]]:
+    """Return the training loss of `task` every EVERY examples, and for κ = 1 how noisy the gradients are there."""
+    assert isinstance(task.train, TensorDataset)
+    images, labels = task.train.tensors
+    torch.manual_seed(seed)
+    model = task.model()
+    optimizer = RMSprop.from_rule(model.parameters(), scaled(DIGITS, kappa, way))
+    order = torch.Generator().manual_seed(seed)
+    largest, seen = round(BATCH * max(FACTORS)), 0
+    losses, noise = [], []
+    for _ in range(EPOCHS):
+        permutation = torch.randperm(len(labels), generator=order)
+        permutation = permutation[: len(labels) // largest * largest]  # the same examples for every factor
+        for chosen in permutation.view(-1, round(BATCH * kappa)):
+            if seen % EVERY == 0:
+                with torch.no_grad():
+                    losses.append(float(task.loss(model(images[:LOOKED_AT]), labels[:LOOKED_AT])))
+                if kappa == 1:
+                    noise.append(noise_scale(task, model))
+            optimizer.zero_grad()
+            task.loss(model(images[chosen]), labels[chosen]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seen += len(chosen)
+    return {"loss": [round(x, 5) for x in losses], "noise": [round(x, 2) for x in noise]}
+
+
+def noise_scale(task: Task, model: nn.Module) -> float:
+    """Return the variance of an example's gradient over the square of the mean gradient, all parameters together.
+
+    It is the batch size at which noise and mean gradient are equally large (McCandlish et al. 2018, arXiv:1812.06162).
+    """
+    assert isinstance(task.train, TensorDataset)
+    images, labels = (part[:LOOKED_AT] for part in task.train.tensors)
+    gradients = []
+    for x, y in zip(images.view(-1, BATCH, *images.shape[1:]), labels.view(-1, BATCH), strict=True):
+        parts = torch.autograd.grad(task.loss(model(x), y), list(model.parameters()))
+        gradients.append(torch.cat([part.flatten() for part in parts]))
+    every = torch.stack(gradients).double()
+    variance = BATCH * every.var(dim=0).sum()
+    signal = every.mean(dim=0).square().sum() - variance / len(labels)  # the mean has noise of its own
+    return float(variance / signal)
+
+
+def measure() -> dict[str, Any]:
+    """Return all that is measured, as it is stored."""
+    torch.set_num_threads(1)  # with more, sums depend on how many there are
+    task = load_task("mnist")
+    base = [digits(task, 1, "the rule", seed) for seed in range(SEEDS)]
+    runs = [
+        {"kappa": kappa, "way": way, "loss": [digits(task, kappa, way, seed)["loss"] for seed in range(SEEDS)]}
+        for kappa in FACTORS
+        for way in (WAYS if kappa > 1 else WAYS[:1])  # small batches take long
+    ]
+    return {
+        "environment": environment(),
+        "parabola": parabolas(),
+        "digits": {"base": [run["loss"] for run in base], "noise": [run["noise"] for run in base], "runs": runs},
+    }
+
+
+# -- figure and page ---------------------------------------------------------------------------------------------------
+
+
+class Distance(NamedTuple):
+    """How far the curves of one way are from those of κ = 1, over a part of the run."""
+
+    largest: float  # of the mean logarithm of the loss, at any one point, over the spread of the seeds
+    ratio: float  # of the losses, geometric mean
+
+
+def distance(curves: list[list[float]], base: list[list[float]], first: int) -> Distance:
+    """Return the distance of curves (seeds × points) from the base's, from the point `first` on.
+
+    The spread is the standard deviation over the base's seeds, root mean square over the points.
+    """
+    ours, theirs = np.log(curves)[:, first:], np.log(base)[:, first:]
+    apart = ours.mean(axis=0) - theirs.mean(axis=0)
+    spread = np.sqrt(theirs.var(axis=0, ddof=1).mean())
+    return Distance(float(abs(apart).max() / spread), float(np.exp(apart.mean())))
+
+
+def picture(found: dict[str, Any]) -> str:
+    """Return the figure of losses and noise over the examples seen, as SVG."""
+    figure = Figure(figsize=(7.4, 6.6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    noise = panels[1, 1]
+    data = found["digits"]
+    x = np.arange(len(data["base"][0])) * EVERY
+
+    def band(where: Axes, curves: list[list[float]], colour: str, dashes: Any, label: str) -> None:
+        values = np.array(curves)
+        where.plot(x, np.exp(np.log(values).mean(axis=0)), color=colour, linestyle=dashes, linewidth=1.5, label=label)
+        where.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+
+    for kappa, panel in zip(FACTORS, panels.flat, strict=False):
+        band(panel, data["base"], "#222222", "-", f"batch {BATCH}")
+        for run in data["runs"]:
+            if run["kappa"] == kappa:
+                band(panel, run["loss"], *STYLE[run["way"]], run["way"])
+        panel.set_title(f"κ = {kappa:g}: batch {BATCH * kappa:g}", fontsize=10)
+        panel.set_ylim(0.035, 2.5)
+        panel.set_ylabel("training loss")
+    low, middle, high = np.quantile(data["noise"], (0.25, 0.5, 0.75), axis=0)  # single ones are far off
+    noise.plot(x, middle, color="#222222", linewidth=1.5)
+    noise.fill_between(x, low, high, color="#222222", alpha=0.15, linewidth=0)
+    noise.set_title(f"noise scale, batch {BATCH}", fontsize=10)
+    noise.set_ylabel("examples")
+    for kappa in (*FACTORS, 1):
+        noise.axhline(BATCH * kappa, color="#555555", linewidth=0.8, linestyle=(0, (4, 2)))
+        noise.text(x[-1], BATCH * kappa, f"batch {BATCH * kappa:g}", fontsize=8, va="bottom", ha="right")
+    for panel in panels.flat:
+        panel.set_yscale("log")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#dddddd", linewidth=0.5)
+    for panel in panels[1]:
+        panel.set_xlabel("examples seen")
+    handles, labels = panels[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", fontsize=8, frameon=False, ncols=5)
+    return _svg(figure)
+
+
+def parabola_block(found: dict[str, Any]) -> str:
+    """Return the table of the parabola, as Markdown."""
+    lines = [
+        "| κ | | v at rest: x² after a quarter | second half | distance | v far off: x² after a quarter | second half "
+        "| distance |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in found["parabola"]:
+        cells = [f"{row[start][name]:.3f}" for start in ("rest", "far") for name in ("early", "late", "distance")]
+        lines.append(f"| {row['kappa']} | {row['way']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def digits_block(found: dict[str, Any]) -> str:
+    """Return the table of the digits, as Markdown."""
+    lines = [
+        "| κ | | whole run: largest distance | loss | second half: largest distance | loss |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    base = found["digits"]["base"]
+    for run in found["digits"]["runs"]:
+        cells = []
+        for first in (1, len(base[0]) // 2):
+            far = distance(run["loss"], base, first)
+            cells.append(f"{far.largest:.1f} | × {far.ratio:.2f}")
+        lines.append(f"| {run['kappa']:g} | {run['way']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """Return `text` with what stands between the comments of block `name` replaced."""
+    pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
+    result, count = re.subn(pattern, lambda match: match.group(1) + content + match.group(2), text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{PAGE} has {count} blocks {name}")
+    return result
+
+
+def up_to_date(text: str, found: dict[str, Any]) -> str:
+    """Return the page with its tables as they are measured."""
+    return with_block(with_block(text, "parabola", parabola_block(found)), "digits", digits_block(found))
+
+
+def main() -> None:
+    """Measure unless told not to, and rewrite the figure and the page's tables."""
+    if "--page" not in sys.argv[1:]:
+        write_atomically(FOUND, json.dumps(measure()) + "\n")
+    found = json.loads(FOUND.read_text(encoding="utf-8"))
+    write_atomically(PICTURE, picture(found))
+    write_atomically(PAGE, up_to_date(PAGE.read_text(encoding="utf-8"), found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Another batch size, another place of ε, and how long a rule remembers: hyperparameters in formulas.
+
+The square-root scaling rule. A batch κ times as large has gradients whose noise is √κ times as small. Where noise
+outweighs the mean gradient, the root √v is as small, too, so that a step is √κ times as long for its learning rate, and
+a run is the same run, seen over the examples instead of the steps, if
+
+    η → √κ·η    1−β → κ(1−β)    ε → ε/√κ outside of the root, ε/κ inside    steps → steps/κ
+
+Malladi, Lyu, Panigrahi and Arora (NeurIPS 2022, arXiv:2205.10287) prove that RMSprop with constant β and ε outside
+follows a stochastic differential equation in which κ does not appear, to first order in the size of a step. The rest
+here is that equation's change of variables applied to what else a `Rule` has; docs/scaling.md derives it:
+
+    ε inside               it stands beside v, which shrinks by κ
+    initial_square_avg     v₀ → v₀/κ, for the same reason
+    momentum               1−μ → κ(1−μ), as for Adam's average. The heavy-ball buffer sums 1/(1−μ) updates where Adam
+                           averages them: η/(1−μ) is what grows by √κ, so that η → κ^1.5·η
+    weight_decay, L2       λ stays: λ·p is part of the mean gradient
+    weight_decay, decoupled   λ → λ·κ·η/η′, so that the parameters still shrink as much per example
+    centered, bias_correction, nesterov, lr_in_momentum, maximize   stay as they are
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+from rmsprop.errors import InputError, Received, check_count, check_flag, check_number
+from rmsprop.explain import numbers
+from rmsprop.rule import Rule
+
+__all__ = [
+    "ConvertedEps", "Scaled", "convert_eps", "half_life", "sample_size", "scale_batch_size", "steps_to_forget",
+    "warmup_steps", "window",
+]  # fmt: skip
+
+_CLOSE = 0.5  # from here on a memory is hardly longer than a step, and a note says so
+
+
+class Scaled(NamedTuple):
+    """What `scale_batch_size` returns."""
+
+    rule: Rule  # for the new batch
+    kappa: float  # κ, the new batch over the old one
+    steps: int | None  # as many as see the same number of examples; None without steps=
+    notes: tuple[str, ...]  # what to mind, in words
+
+
+def scale_batch_size(
+    rule: Rule, from_batch: int, to_batch: int, *, steps: int | None = None, accumulation: int = 1, summed: bool = False
+) -> Scaled:
+    """Return the rule that trains with another batch size as `rule` does with its own, example for example.
+
+    κ = to_batch·accumulation/from_batch; the formulas are those of the module. κ < 1 is allowed. Scaling there and
+    back is the same as not at all, scaling twice the same as at once.
+
+    The rule stops holding in two ways. v must remember more than one step, so κ(1−β) must stay well below 1: 1 and
+    more raises, 0.5 and more is noted; the same goes for momentum and for decoupled weight decay. And gradient noise
+    must outweigh the mean gradient at the larger batch, for each parameter. Where it does not, √v no longer shrinks
+    with the batch, and steps come out √((1+r)/(1+κ·r)) times as long as they should be, r being mean² over variance
+    at `from_batch`. A rule does not know its gradients, so for κ > 1 a note says what it takes. With `centered`, d is
+    made of the variance alone, and steps keep their length.
+
+    Older advice is for SGD and leaves β and ε as they are: the learning rate in proportion to the batch (Goyal et al.
+    2017, arXiv:1706.02677), or to its root (Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).
+
+    Parameters
+    ----------
+    rule
+        A rule that is good at `from_batch`.
+    from_batch, to_batch
+        Number of examples whose gradients are averaged, those of all workers together.
+    steps
+        Number of steps that the run takes with `from_batch`. Warm-up, the periods of a schedule and those of weight
+        averaging are to be divided by κ as well.
+    accumulation
+        Number of backward passes before each step of the new run, of `to_batch` examples each. Averaging their
+        gradients makes one batch of them, which changes nothing else.
+    summed
+        Whether their gradients are added up instead. They are then `accumulation` times as large, and so is √v: only
+        what is added to either must be, too, which is ε, v₀ and, in L2, λ.
+
+    Returns
+    -------
+    Scaled
+        The new rule, κ, steps and notes.
+
+    Raises
+    ------
+    InputError
+        If κ(1−β), κ(1−μ) or, decoupled, κ·η·λ is 1 or more.
+
+    Examples
+    --------
+    >>> scaled = scale_batch_size(Rule(lr=1e-3, decay=0.99, eps=1e-6), 32, 512, steps=16000)
+    >>> print(f"{scaled.rule.lr:g} {scaled.rule.decay:g} {scaled.rule.eps:g} {scaled.steps}")
+    0.004 0.84 2.5e-07 1000
+    >>> print(scaled.notes[0])
+    holds where gradient noise outweighs the mean gradient in a batch of 512; where not, steps come out too short
+    >>> scale_batch_size(Rule(), 256, 32, accumulation=4).kappa
+    0.5
+    """
+    remedy = "count the examples of one step"
+    old, new = check_count("from_batch", from_batch, remedy), check_count("to_batch", to_batch, remedy)
+    passes = check_count("accumulation", accumulation, "1 is a step after every backward pass")
+    gain = passes if check_flag("summed", summed) else 1
+    new *= passes
+    kappa = new / old
+
+    notes = []
+    if kappa > 1 and not rule.centered:
+        notes.append(
+            f"holds where gradient noise outweighs the mean gradient in a batch of {new}; where not, steps come out "
+            "too short"
+        )
+
+    def shortened(name: str, share: float, symbols: str, remedy: str) -> float:
+        """Return κ times the share that a memory loses in a step, if some of it is left."""
+        scaled = kappa * share
+        if scaled >= 1 - 1e-9:  # 10·(1−0.9) is a little below 1 in floating point
+            raise InputError(f"{symbols} of {name}", "below 1", Received(f"{scaled:g}"), remedy)
+        if scaled >= _CLOSE:
+            notes.append(f"{symbols} of {name} is {scaled:g}: a memory of {1 / scaled:.2g} steps follows only roughly")
+        return scaled
+
+    share = 1 - rule.decay
+    decay = 1 - shortened("decay", share, "κ(1−β)", f"keep the batch below {old / share:g}, or raise decay")
+    lr, momentum, weight_decay = rule.lr * math.sqrt(kappa), rule.momentum, rule.weight_decay
+    if momentum:
+        share = 1 - momentum
+        instead = f"scale momentum=0 with lr={rule.lr / share:g}: memory shorter than a step is only a larger rate"
+        momentum = 1 - shortened("momentum", share, "κ(1−μ)", instead)
+        lr *= kappa
+    if weight_decay and rule.decoupled_weight_decay:
+        shortened("weight_decay", rule.lr * weight_decay, "κ·η·λ", "lower weight_decay, or the batch")
+        weight_decay *= 1 / math.sqrt(kappa) if momentum else math.sqrt(kappa)
+    elif weight_decay:
+        weight_decay *= gain
+    changed = dataclasses.replace(
+        rule,
+        lr=lr,
+        decay=decay,
+        eps=rule.eps * (gain**2 / kappa if rule.eps_inside_sqrt else gain / math.sqrt(kappa)),
+        momentum=momentum,
+        weight_decay=weight_decay,
+        initial_square_avg=rule.initial_square_avg * gain**2 / kappa,
+    )
+    if steps is not None:
+        steps = max(1, round(check_count("steps", steps, "leave it out if it does not matter") / kappa))
+    return Scaled(changed, kappa, steps, tuple(notes))
+
+
+class ConvertedEps(NamedTuple):
+    """What `convert_eps` returns."""
+
+    eps: float
+    largest_ratio: float  # how far the two denominators can differ, over all v: a factor, 1 if they never do
+
+
+def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) -> ConvertedEps:
+    """Return the ε at the other place of the root that gives the same denominator at one square average.
+
+    √(v + ε_in) = √v + ε_out gives ε_in = ε_out² + 2·ε_out·√v. At v = 0 the floors of both denominators agree,
+    √ε_in = ε_out; they then differ most where v = ε_in, by the factor √2, the one outside being the larger. At
+    another v they agree there, and differ at other values by √ε_in/ε_out (at 0) or √(1 + ε_out²/ε_in) at most.
+
+    Parameters
+    ----------
+    eps
+        ε as it is.
+    to
+        Where it shall be: "inside" for √(v + ε) (TensorFlow, Keras, optax), "outside" for √v + ε (PyTorch).
+    v
+        Square average at which the denominators agree; 0 for equal floors.
+
+    Returns
+    -------
+    ConvertedEps
+        The converted ε and the largest factor between the two denominators.
+
+    Raises
+    ------
+    InputError
+        If the result is beyond what a float holds.
+
+    Examples
+    --------
+    >>> outside = convert_eps(1e-3, to="outside")  # torchvision has 0.0316 for TensorFlow's 0.001
+    >>> print(f"{outside.eps:.4f}, up to {outside.largest_ratio:.3f} times as large")
+    0.0316, up to 1.414 times as large
+    >>> round(convert_eps(0.1, to="inside", v=4.0).eps, 6)  # √4.41 = 2.1 = √4 + 0.1
+    0.41
+    """
+    eps, v = check_number("eps", eps, "1e-8 is usual"), check_number("v", v, "0 makes the floors equal")
+    if to == "inside":
+        outside, inside = eps, eps * (eps + 2 * math.sqrt(v))
+        result = inside
+    elif to == "outside":
+        # √(v + ε) − √v without the difference, which cancels.
+        inside, outside = eps, eps / (math.sqrt(v + eps) + math.sqrt(v)) if eps else 0.0
+        result = outside
+    else:
+        raise InputError("to", '"inside" or "outside"', to, "name the place that ε shall have")
+    if eps == 0:
+        return ConvertedEps(0.0, 1.0)
+    if not 0 < result < math.inf:
+        raise InputError("eps", "one whose counterpart a float holds", eps, f"{result:g} would be the result")
+    # The ratio (√v + ε_out)/√(v + ε_in) starts at ε_out/√ε_in, has its maximum at √v = ε_in/ε_out and tends to 1.
+    at_zero, at_most = math.sqrt(inside) / outside, math.hypot(1, outside / math.sqrt(inside))
+    return ConvertedEps(result, max(at_zero, at_most))
+
+
+def window(rule: Rule) -> float:
+    """Return 1/(1−β), the averaging window of v in steps; it holds 63 % of the weight, or a little more.
+
+    Examples
+    --------
+    >>> round(window(Rule(decay=0.99)), 6)
+    100.0
+    """
+    return numbers(rule).window
+
+
+def half_life(rule: Rule) -> float:
+    """Return ln 2/−ln β, the number of steps after which a gradient counts half in v.
+
+    Examples
+    --------
+    >>> round(half_life(Rule(decay=0.99)), 2)
+    68.97
+    """
+    return numbers(rule).half_life
+
+
+def sample_size(rule: Rule) -> float:
+    """Return (1+β)/(1−β), the number of independent squared gradients whose plain mean varies as little as v does.
+
+    It is about twice the window. For normal gradients, v has the relative standard deviation √(2(1−β)/(1+β)).
+
+    Examples
+    --------
+    >>> round(sample_size(Rule(decay=0.99)), 6)
+    199.0
+    """
+    return (1 + rule.decay) / (1 - rule.decay)
+
+
+def steps_to_forget(rule: Rule, share: float = 0.01) -> int:
+    """Return the number of steps after which v₀, or any one value of v, has at most the weight `share` (0 to 1) in v.
+
+    That weight is βᵗ. With bias_correction, v₀ is taken out of the denominator in every step; v itself is the same.
+
+    Raises
+    ------
+    InputError
+        If `share` is not between 0 and 1, exclusive.
+
+    Examples
+    --------
+    >>> steps_to_forget(Rule(decay=0.99))
+    459
+    """
+    if check_number("share", share, "0.01 is one per cent", below=1.0) == 0:
+        raise InputError("share", "more than 0", share, "0.01 is one per cent")
+    if rule.decay == 0:
+        return 1
+    # The logarithms are rounded: a whole number of steps must not become one more.
+    return math.ceil(math.log(share) / math.log(rule.decay) * (1 - 1e-12))
+
+
+def warmup_steps(rule: Rule) -> int:
+    """Return 2/(1−β), rounded: over how many steps to raise the learning rate from 0, linearly.
+
+    Ma and Yarats, On the adequacy of untuned warmup for adaptive optimization (AAAI 2021, arXiv:1910.04209), give it
+    for Adam, whose first steps are as long as those of RMSprop with bias correction. Without it, v starts at 0 and
+    the first step is η/√(1−β) for a rate of η: a warm-up is needed the more.
+
+    Examples
+    --------
+    >>> warmup_steps(Rule(decay=0.99))
+    200
+    """
+    return round(2 * window(rule))
