@@ -23,6 +23,7 @@ RULE, TENSORS, SLOTS, LOADING = "rule.py", "torch/tensors.py", "torch/slots.py",
 FUSED, STEP, HALF, RUN = "torch/fused.py", "kernel/step.hpp", "kernel/half.hpp", "kernel/run.cpp"
 LOW, BAD, SMALL, STAGE = "torch/low_precision.py", "torch/nonfinite.py", "kernel/low_precision.hpp", "kernel/stage.hpp"
 NOISE, SPARSE = "kernel/noise.hpp", "torch/sparse.py"
+STATISTICS, MEASURE, SWEEP = "torch/statistics.py", "kernel/measure.hpp", "kernel/sweep.cpp"
 TESTS = {
     RULE: "tests/test_rule.py",
     TENSORS: "tests/test_torch.py",
@@ -32,6 +33,7 @@ TESTS = {
     LOW: "tests/test_low_precision.py",
     BAD: "tests/test_nonfinite.py",
     SPARSE: "tests/test_sparse.py",
+    STATISTICS: "tests/test_statistics.py",
 }
 RECORDED = ROOT / "build" / "mutants" / "steps.bin"  # what the kernel must do, from the rule in NumPy
 
@@ -133,6 +135,12 @@ MUTANTS = [
     Mutant("kernel: noise of another average", STAGE, "true, stage.keys[3]", "true, stage.keys[2]"),
     Mutant("kernel: gradients not cleaned", STAGE, "limit<T>() ? g[i] : T(0)", "limit<T>() ? g[i] : g[i]"),
     Mutant("kernel: 1−β rounded twice", RUN, "static_cast<T>(1 - rule.decay)", "T(1) - static_cast<T>(rule.decay)"),
+    Mutant("statistics: v after the step", STATISTICS, "stored().clone(), v.clone(), m)", "stored().clone(), v, m)"),
+    Mutant("statistics: a bin too high", STATISTICS, ".exponent - 1 ", ".exponent "),
+    Mutant("kernel: statistics, v after the step", SWEEP, "history += v[i];", "history += x.v;"),
+    Mutant("kernel: statistics, unchanged by 0", MEASURE, "(x != 0) & (change == 0)", "change == 0"),
+    Mutant("kernel: statistics, squares too small", MEASURE, "sum > T(0x1p-90)", "sum >= 0"),
+    Mutant("kernel: statistics, parts not added", RUN, "all.add(k, tally.sums[k]);", "all.sums[k] = tally.sums[k];"),
     Mutant("kernel: last elements left out", RUN, "+ total % pieces * k / pieces", ""),
 ]  # fmt: skip
 

@@ -77,10 +77,17 @@ class Batch:
     def finite(self, threads: int, grain: int, grad_scale: float) -> bool:
         """Return whether the gradients are finite, and their squares, of groups that say `Nonfinite.skip`."""
 
-    def run(self, threads: int, grain: int, grad_scale: float) -> bool:
+    def run(self, threads: int, grain: int, grad_scale: float, level: int, /) -> bool:
         """Count the steps, make them with gradients divided by `grad_scale`, and forget the parameters.
 
-        Return False if gradients that are not finite counted as 0.
+        Return False if gradients that are not finite counted as 0. With a `level` of 1, measure the parameters that
+        `add` has added, with 2 also their histograms.
+        """
+
+    def measured(self) -> tuple[bytes, NDArray[np.float64], NDArray[np.int64]] | None:
+        """Return what the last step that measured has found: parameters' numbers (of uint32), sums and histograms.
+
+        The next step that measures writes over the arrays. It is the same object while the numbers are the same.
         """
 
 def use_torch(tensor_class: type, parameter_class: type, increment_version: Callable[[list[Any]], None], /) -> None:

@@ -4,7 +4,7 @@ Each case is a header (7 doubles: lr, βᵗ, decay, eps, momentum, weight_decay,
 centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled_weight_decay, maximize, whether
 parameters are rounded by noise and gradients cleaned, the types of p and g, and of v, m and b: float32, float64,
 bfloat16, float16, uint8 = 0 … 4; 5 unused bytes; the size as int64), then p, g, v, m and b before the step, and the
-same after it.
+same after it, then what rmsprop.monitor.statistics has of the step: 12 doubles and 128 int64.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import cases
 import rounding
 
 from rmsprop import Rule, State, update
+from rmsprop.monitor import statistics
 
 TYPES = ("float32", "float64", "bfloat16", "float16", "uint8")
 NOISE = (3, 5, 7)  # seed, number and step of the noise; replay.cpp has them, too
@@ -49,6 +50,7 @@ class Case(NamedTuple):
     state: str
     before: Arrays
     after: Arrays
+    measured: tuple[NDArray[np.float64], NDArray[np.int64]]
     stochastic: bool = False
     cleaned: bool = False
 
@@ -80,8 +82,24 @@ def values(generator: np.random.Generator, size: int, dtype: type[np.floating[An
         return np.where(where, generator.choice(odd, size), x).astype(dtype)
 
 
-def record(rule: Rule, step: int, name: str, size: int, generator: np.random.Generator) -> tuple[Arrays, Arrays]:
-    """Return p, g, v, m, b before and after a step of `rule`, as stored."""
+Measured = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+
+def measure(
+    rule: Rule, step: int, p0: NDArray[Any], p1: NDArray[Any], averages: tuple[NDArray[Any], ...], g: NDArray[Any],
+    kappa: float | None = None,
+) -> Measured:  # fmt: skip
+    """Return the statistics of a step; `averages` are v before it, and v and m after it."""
+    v0, v, m = averages
+    return statistics.sums(
+        rule, before=p0, after=p1, gradient=g, square_avg_before=v0, square_avg=v, grad_avg=m, step=step, kappa=kappa
+    )
+
+
+def record(
+    rule: Rule, step: int, name: str, size: int, generator: np.random.Generator
+) -> tuple[Arrays, Arrays, Measured]:
+    """Return p, g, v, m, b before and after a step of `rule`, as stored, and its statistics."""
     dtype = np.float64 if name == "float64" else np.float32
     half = name in ("bfloat16", "float16")
     p, g, m, b = (values(generator, size, dtype) for _ in range(4))
@@ -95,7 +113,9 @@ def record(rule: Rule, step: int, name: str, size: int, generator: np.random.Gen
     new_m = m if after.grad_avg is None else after.grad_avg
     new_b = b if after.momentum_buffer is None else after.momentum_buffer
     result = to_half(new, name) if half else new
-    return (*stored, v, m, b), (result, stored[1], after.square_avg, new_m, new_b)
+    end = from_half(result, name) if half else new
+    measured = measure(rule, step, p, end, (v, after.square_avg, new_m), g)
+    return (*stored, v, m, b), (result, stored[1], after.square_avg, new_m, new_b), measured
 
 
 def record_reduced(
@@ -119,13 +139,15 @@ def record_reduced(
     ]
     if stochastic:
         new = rounding.bfloat16(new, rounding.key(*NOISE, 0))
+    p1 = new if param == "float32" else from_half(to_half(new, param), param)
+    measured = measure(rule, step, p, p1, (v, results[0], results[1] if rule.centered else m), g, rounding.KAPPA[state])
     stored: Arrays = p, g, new
     if param != "float32":
         stored = tuple(to_half(x, param) for x in (p, g, new))
     if state == "bfloat16":  # exact, since rounded before
         start, end = ([to_half(x, "bfloat16") for x in xs] for xs in (start, end))
     before, after = (stored[0], stored[1], *start), (stored[2], stored[1], *end)
-    return Case(rule, step, param, state or "float32", before, after, stochastic, cleaned)
+    return Case(rule, step, param, state or "float32", before, after, measured, stochastic, cleaned)
 
 
 def recordings() -> Iterator[Case]:
@@ -180,7 +202,9 @@ def ties(name: str) -> Case:
     rule, zero = Rule(lr=1.0, eps=0.0, momentum=0.5), np.zeros_like(wanted)
     half = to_half(zero, name)
     before = (half, half, zero, zero, -2 * wanted)
-    return Case(rule, 1, name, "float32", before, (to_half(wanted, name), half, zero, zero, -wanted))
+    stored = to_half(wanted, name)
+    measured = measure(rule, 1, zero, from_half(stored, name), (zero, zero, zero), zero)
+    return Case(rule, 1, name, "float32", before, (stored, half, zero, zero, -wanted), measured)
 
 
 def header(case: Case) -> bytes:
@@ -199,7 +223,7 @@ def main(path: Path) -> None:
     with path.open("wb") as file:
         for case in recordings():
             file.write(header(case))
-            file.writelines(array.tobytes() for array in (*case.before, *case.after))
+            file.writelines(array.tobytes() for array in (*case.before, *case.after, *case.measured))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 // sanitizers and emulators. tests/kernel/record.py writes the file and describes it.
 #include <algorithm>
 #include <cinttypes>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -74,6 +75,8 @@ struct Case {
   Header header;
   Rule rule;
   std::vector<unsigned char> before[5], after[5];  // p, g, v, m, b
+  double sums[kColumns];
+  std::int64_t bins[kBins];
 
   Type type(int k) const { return static_cast<Type>(k < 2 ? header.param : header.state); }
 };
@@ -97,12 +100,38 @@ bool same(const Case& c, Piece* pieces, const std::string& how) {
   return true;
 }
 
-// Steps all cases in one call, as the tensors of an optimizer.
-bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int shift) {
+// Returns whether the statistics are those recorded: counts exactly, sums as far as lanes of T hold them.
+bool same_statistics(const Case& c, const Row& row, const std::string& how) {
+  double tolerance = c.type(0) == Type::f64 ? 1e-12 : 1e-6;
+  for (int k = 0; k < kColumns; ++k) {
+    double got = row.sums[k], wanted = c.sums[k];
+    bool good = got == wanted || (std::isnan(got) && std::isnan(wanted)) ||
+                (k <= kLargest && std::fabs(got - wanted) <= tolerance * std::fabs(wanted));
+    if (good) continue;
+    std::printf("different: statistic %d of %" PRId64 ", %.17g and not %.17g, form %d, types %d and %d, cleaned %d, %s\n",
+                k, c.header.size, got, wanted, c.rule.form().index(), c.header.param, c.header.state, c.header.cleaned,
+                how.c_str());
+    return false;
+  }
+  for (int k = 0; k < kBins; ++k) {
+    if (row.bins[k] == c.bins[k]) continue;
+    std::printf("different: bin %d of %" PRId64 ", form %d, types %d and %d, %s\n", k, c.header.size,
+                c.rule.form().index(), c.header.param, c.header.state, how.c_str());
+    return false;
+  }
+  return true;
+}
+
+// Steps all cases in one call, as the tensors of an optimizer, and measures them, if they are to be.
+bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int shift, bool measured) {
   std::vector<Constants> constants;
   std::vector<std::vector<Piece>> pieces(cases.size());
   std::vector<Task> tasks;
   constants.reserve(cases.size());
+  std::vector<double> sums(cases.size() * kColumns), rest(cases.size() * kSums);
+  std::vector<std::int64_t> bins(cases.size() * kBins);
+  std::vector<Row> rows;
+  for (std::size_t n = 0; n < cases.size(); ++n) rows.push_back({&sums[n * kColumns], &rest[n * kSums], &bins[n * kBins]});
   for (std::size_t n = 0; n < cases.size(); ++n) {
     const Case& c = cases[n];
     for (int k = 0; k < 5; ++k) {
@@ -119,13 +148,18 @@ bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int
     stage.stochastic = c.header.stochastic;
     stage.cleaned = c.header.cleaned;
     set_keys(stage, 3, 5, 7);  // as in record.py
-    tasks.push_back(step_task({at(0), at(1), at(2), m, b, c.header.size}, stage, form, constants.back()));
+    tasks.push_back(step_task({at(0), at(1), at(2), m, b, c.header.size}, stage, form, constants.back(),
+                              measured ? &rows[n] : nullptr));
   }
   run(tasks, threads, grain);
   std::string how = instruction_set() + ", " + std::to_string(threads) + " threads of " + std::to_string(grain) +
-                    " elements or more, shift " + std::to_string(shift);
+                    " elements or more, shift " + std::to_string(shift) + (measured ? ", measured" : "");
   bool good = true;
-  for (std::size_t n = 0; n < cases.size() && good; ++n) good = same(cases[n], pieces[n].data(), how);
+  for (std::size_t n = 0; n < cases.size() && good; ++n) {
+    good = same(cases[n], pieces[n].data(), how);
+    rows[n].finish();
+    if (good && measured) good = same_statistics(cases[n], rows[n], how);
+  }
   return good;
 }
 
@@ -150,6 +184,8 @@ int main(int count, char** arguments) {
         if (!arrays[k].empty()) file.read(arrays[k].data(), arrays[k].size());
       }
     }
+    file.read(c.sums, kColumns);
+    file.read(c.bins, kBins);
     cases.push_back(std::move(c));
   }
   if (cases.empty()) {
@@ -162,15 +198,17 @@ int main(int count, char** arguments) {
     for (int threads : {1, 2, 3, 8}) {
       for (std::int64_t grain : {1, 100}) {
         for (int shift : {0, 1}) {
-          if (!replay(cases, threads, grain, shift)) return 1;
-          ++runs;
+          for (bool measured : {false, true}) {
+            if (!replay(cases, threads, grain, shift, measured)) return 1;
+            ++runs;
+          }
         }
       }
     }
     // Two callers at once, as from two Python threads.
     bool good[2];
-    std::thread other([&] { good[1] = replay(cases, 2, 1, 0); });
-    good[0] = replay(cases, 2, 1, 0);
+    std::thread other([&] { good[1] = replay(cases, 2, 1, 0, true); });
+    good[0] = replay(cases, 2, 1, 0, true);
     other.join();
     if (!good[0] || !good[1]) return 1;
     runs += 2;

@@ -7,6 +7,8 @@
 #include <deque>
 #include <utility>
 
+#include <nanobind/ndarray.h>
+
 #include "tensors.hpp"
 
 namespace rmsprop {
@@ -77,7 +79,7 @@ nb::object Batch::add(const Rule& rule, const Precision& precision, double lr, n
       if (rule.centered) m = item(own, names().grad_avg);
       if (rule.momentum != 0) b = item(own, names().momentum_buffer);
       if (step && v && (m || !rule.centered) && (b || rule.momentum == 0)) {
-        why = add_one(p, g, step, v, m, b, first + static_cast<std::uint32_t>(i));
+        why = add_one(p, g, step, v, m, b, first + static_cast<std::uint32_t>(i), false);
       }
     }
     if (why) refused.append(nb::make_tuple(i, why));
@@ -96,7 +98,7 @@ nb::object Batch::add_lists(const Rule& rule, const Precision& precision, double
     if (rule.momentum != 0) b = momentum_buffers[i];
     nb::object p = params[i], g = grads[i], step = steps[i], v = square_avgs[i];
     auto number = nb::cast<std::uint32_t>(numbers[i]);
-    if (const char* why = add_one(p, g, step, v, m, b, number)) refused.append(nb::make_tuple(i, why));
+    if (const char* why = add_one(p, g, step, v, m, b, number, true)) refused.append(nb::make_tuple(i, why));
   }
   return refused.size() ? nb::object(refused) : nb::none();
 }
@@ -113,14 +115,41 @@ bool Batch::finite(int threads, std::int64_t grain, double grad_scale) {
   return run_released(rmsprop::finite, tasks, threads, grain);
 }
 
-bool Batch::run(int threads, std::int64_t grain, double grad_scale) {
-  if (entries_.empty()) return clear(), true;
+// Makes the rows of the parameters to be measured, those of the last time if these were the same ones.
+void Batch::make_room(bool histograms) {
+  std::vector<std::uint32_t> numbers;
+  for (const Entry& e : entries_) {
+    if (!e.listed) numbers.push_back(e.number);
+  }
+  std::size_t size = numbers.size();
+  if (!results_ || results_->numbers != numbers) {
+    auto* r = new Results{numbers, std::vector<double>(size * kColumns), std::vector<double>(size * kSums),
+                          std::vector<std::int64_t>(size * kBins), std::vector<Row>(size)};
+    nb::capsule owner(r, [](void* p) noexcept { delete static_cast<Results*>(p); });
+    nb::ndarray<nb::numpy, double, nb::ndim<2>> sums(r->sums.data(), {size, kColumns}, owner);
+    nb::ndarray<nb::numpy, std::int64_t, nb::ndim<2>> bins(r->bins.data(), {size, kBins}, owner);
+    measured_ = nb::make_tuple(nb::bytes(numbers.data(), size * sizeof(std::uint32_t)), sums, bins);
+    results_ = r;
+  }
+  for (std::size_t i = 0; i < size; ++i) {
+    Row& row = results_->rows[i];
+    row.sums = &results_->sums[i * kColumns];
+    row.rest = &results_->rest[i * kSums];
+    row.bins = &results_->bins[i * kBins];
+    row.clear();
+    if (!histograms) row.bins = nullptr;
+  }
+}
+
+bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
+  if (entries_.empty() && !level) return clear(), true;
   nb::object none = nb::steal(PyObject_CallOneArg(bump_version, params_.ptr()));
   if (!none.is_valid()) throw nb::python_error();
   std::deque<Constants> constants;  // addresses stay
   std::vector<Task> tasks;
   tasks.reserve(entries_.size());
-  std::size_t group = groups_.size();
+  if (level) make_room(level > 1);
+  std::size_t group = groups_.size(), row = 0;
   double previous = 0;
   Type state = Type::f32;
   for (Entry& e : entries_) {
@@ -137,11 +166,13 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale) {
       auto count = static_cast<std::uint32_t>(static_cast<std::int64_t>(step));
       set_keys(e.stage, own.precision.seed, e.number, count);
     }
-    tasks.push_back(step_task(e.arrays, e.stage, own.form, constants.back()));
+    Row* to = level && !e.listed ? &results_->rows[row++] : nullptr;
+    tasks.push_back(step_task(e.arrays, e.stage, own.form, constants.back(), to));
   }
   remember();
   if (parts(tasks, threads, grain) > 1 && !disjoint()) threads = 1;  // one parameter after another
   bool good = run_released(rmsprop::run, tasks, threads, grain);
+  for (std::size_t i = 0; i < row; ++i) results_->rows[i].finish();
   clear();
   return good;
 }
@@ -159,7 +190,7 @@ PyObject* Batch::find(PyObject* state, PyObject* param) {
 }
 
 const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                           std::uint32_t number) {
+                           std::uint32_t number, bool listed) {
   const Precision& precision = groups_.back().precision;
   View param, gradient, counter, state[3];
   if (const char* why = see(p.ptr(), param)) return why;
@@ -202,7 +233,7 @@ const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::hand
     }
   }
   entries_.push_back({{param.data, gradient.data, memory[0], memory[1], memory[2], param.size},
-                      stage, counter.type == Type::f64, groups_.size() - 1, counter.data, number});
+                      stage, counter.type == Type::f64, groups_.size() - 1, counter.data, number, listed});
   params_.append(p);
   for (nb::handle x : {g, step, v, m, b}) {
     if (x) held_.push_back(nb::borrow(x));

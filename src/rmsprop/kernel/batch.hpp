@@ -52,7 +52,12 @@ class Batch {
   bool finite(int threads, std::int64_t grain, double grad_scale);
 
   // Makes the step, counters first, and forgets the parameters; false if gradients that are not finite counted as 0.
-  bool run(int threads, std::int64_t grain, double grad_scale);
+  // At level 1 and 2, parameters that `add` has added are measured, at level 2 with histograms.
+  bool run(int threads, std::int64_t grain, double grad_scale, int level);
+
+  // What the last step has measured: the parameters' numbers as bytes of uint32, sums and histograms. The next step that
+  // measures writes over the arrays; it is the same object as long as the numbers are the same.
+  nb::object measured() const { return measured_; }
 
  private:
   struct Group {
@@ -69,11 +74,20 @@ class Batch {
     std::size_t group;
     void* step;
     std::uint32_t number;  // in its group
+    bool listed;           // by add_lists
+  };
+
+  struct Results {  // of what is measured; the arrays that Python sees keep them alive
+    std::vector<std::uint32_t> numbers;
+    std::vector<double> sums, rest;
+    std::vector<std::int64_t> bins;
+    std::vector<Row> rows;
   };
 
   PyObject* find(PyObject* state, PyObject* param);
   const char* add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                      std::uint32_t number);
+                      std::uint32_t number, bool listed);
+  void make_room(bool histograms);
   void remember();
   bool disjoint();
 
@@ -85,6 +99,8 @@ class Batch {
   std::vector<Entry> previous_;    // of the last step
   std::optional<bool> disjoint_;   // of previous_, when asked for
   std::string gradient_;
+  Results* results_ = nullptr;     // measured_ owns them
+  nb::object measured_ = nb::none();
 };
 
 }  // namespace rmsprop

@@ -50,7 +50,8 @@ NB_MODULE(_kernel, module) {
       .def("add", &Batch::add)
       .def("add_lists", &Batch::add_lists)
       .def("finite", &Batch::finite, "threads"_a, "grain"_a, "grad_scale"_a)
-      .def("run", &Batch::run, "threads"_a, "grain"_a, "grad_scale"_a)
+      .def("run", &Batch::run)
+      .def("measured", &Batch::measured)
       .def("__len__", &Batch::size);
   module.def("update", &update, "rule"_a, "lr"_a, "power"_a, "param"_a, "grad"_a, "square_avg"_a,
              "grad_avg"_a.none(), "momentum_buffer"_a.none(), "threads"_a, "grain"_a);

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
+#include <cmath>
 #include <limits>
+#include <mutex>
 #include <system_error>
 #include <thread>
 
@@ -42,6 +44,7 @@ const std::vector<Choice>& choices() {
 
 std::atomic<std::size_t> chosen{0};
 std::atomic<Team> team{nullptr};
+std::mutex adding;  // to the row of a parameter of which several threads step a part
 
 // Half of the elements from which on two threads are faster than one (benchmarks/threads.py).
 constexpr std::int64_t kTeamGrain = 24576, kOwnGrain = 65536;
@@ -75,7 +78,7 @@ bool run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t e
   std::int64_t first = 0;  // the number of the task's first element
   for (const Task& task : tasks) {
     if (first >= end) break;
-    std::int64_t block = task.stage.block(), size = task.arrays.size;
+    std::int64_t block = task.block(), size = task.arrays.size;
     auto within = [&](std::int64_t at) {
       return std::min(size, (std::max<std::int64_t>(at - first, 0) + block - 1) / block * block);
     };
@@ -138,14 +141,17 @@ Constants constants(const Rule& rule, Type state, double lr, double power, doubl
   return {scalars<float>(rule, state, lr, power, grad_scale), scalars<double>(rule, state, lr, power, grad_scale)};
 }
 
-Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants) {
+Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants, Row* row) {
   const Sweeps& sweeps = *choices()[chosen].sweeps;
   bool wide = stage.param == Type::f64;
   const void* scalars = wide ? static_cast<const void*>(&constants.f64) : &constants.f32;
-  return {arrays, stage, sweeps.of[wide][form.index()], sweeps.staged[wide], sweeps.finite[wide], scalars};
+  Sweep sweep = (row ? sweeps.measured : sweeps.of)[wide][form.index()];
+  return {arrays, stage, sweep, sweeps.staged[wide], sweeps.finite[wide], scalars, row};
 }
 
-Task move_task(const Arrays& arrays) { return {arrays, {}, choices()[chosen].sweeps->move, nullptr, nullptr, nullptr}; }
+Task move_task(const Arrays& arrays) {
+  return {arrays, {}, choices()[chosen].sweeps->move, nullptr, nullptr, nullptr, nullptr};
+}
 
 void set_keys(Stage& stage, std::uint32_t seed, std::uint32_t number, std::uint32_t step) {
   std::uint32_t key = hash(hash(hash(seed) ^ number) ^ step);
@@ -177,11 +183,53 @@ void use_own_threads(bool own) {
   if (!own && kept) team = kept.exchange(nullptr);
 }
 
+void Row::clear() {
+  std::fill_n(sums, kColumns, 0.0);
+  std::fill_n(rest, kSums, 0.0);
+  if (low < high) std::fill(bins + low, bins + high, 0);
+  low = high = 0;
+}
+
+void Row::add(const Tally& tally) {
+  Tally all;
+  std::copy_n(sums, kColumns, all.sums);
+  std::copy_n(rest, kSums, all.rest);
+  for (int k = 0; k < kSums; ++k) {
+    all.add(k, tally.sums[k]);
+    all.rest[k] += tally.rest[k];
+  }
+  double most = all.sums[kLargest], own = tally.sums[kLargest];
+  all.sums[kLargest] = most != most || own <= most ? most : own;
+  for (int k = kLargest + 1; k < kColumns; ++k) all.sums[k] += tally.sums[k];
+  std::copy_n(all.sums, kColumns, sums);
+  std::copy_n(all.rest, kSums, rest);
+  if (!bins) return;
+  int first = 0, end = kBins;
+  while (first < end && tally.bins[first] == 0) ++first;
+  while (first < end && tally.bins[end - 1] == 0) --end;
+  for (int k = first; k < end; ++k) bins[k] += tally.bins[k];
+  if (first == end) return;
+  low = low < high ? std::min(low, first) : first;
+  high = std::max(high, end);
+}
+
+void Row::finish() {
+  for (int k = 0; k < kSums; ++k) {
+    if (std::isfinite(rest[k])) sums[k] += rest[k];  // of an infinite sum, it is NaN
+  }
+}
+
 bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
   return run_all(tasks, threads, grain, [](const Task& task, std::int64_t begin, std::int64_t end) {
-    if (!task.stage.direct()) return task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end);
-    task.sweep(task.arrays, task.scalars, begin, end);
-    return true;
+    if (task.direct()) return task.sweep(task.arrays, task.scalars, begin, end), true;
+    if (!task.row) return task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end, nullptr);
+    Tally tally;
+    tally.histogram = task.row->bins != nullptr;
+    bool good = task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end, &tally);
+    std::unique_lock<std::mutex> alone(adding, std::defer_lock);
+    if (end - begin < task.arrays.size) alone.lock();
+    task.row->add(tally);
+    return good;
   });
 }
 

@@ -28,7 +28,19 @@ struct Constants {
 // noise of the state.
 Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale = 1);
 
-// One parameter's memory and what to do with it.
+// Where the statistics of a parameter go: kColumns sums, the kSums that belong to the first ones, and the bins, if there is
+// to be a histogram. Of the bins, those from `low` to `high` - 1 are not 0.
+struct Row {
+  double *sums, *rest;
+  std::int64_t* bins;
+  int low = 0, high = 0;
+
+  void clear();
+  void add(const Tally& tally);
+  void finish();  // adds what was rounded off
+};
+
+// One parameter's memory and what to do with it; without a row it is not measured.
 struct Task {
   Arrays arrays;
   Stage stage;
@@ -36,10 +48,14 @@ struct Task {
   Staged staged;
   Finite finite;
   const void* scalars;
+  Row* row;
+
+  bool direct() const { return !row && stage.direct(); }
+  std::int64_t block() const { return row ? kPiece : stage.block(); }
 };
 
-// The step of `form`, in the instruction set in use; `constants` must outlive the task.
-Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants);
+// The step of `form`, in the instruction set in use; `constants` and `row` must outlive the task.
+Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants, Row* row = nullptr);
 
 // The noise's keys for p, v, m and b of parameter `number` in step `step`.
 void set_keys(Stage& stage, std::uint32_t seed, std::uint32_t number, std::uint32_t step);

@@ -1,8 +1,10 @@
 // Sweeps over memory that does not hold the numbers to compute with: half precision, eight bits, gradients to be cleaned.
-// Pieces that fit the first cache are brought into the type that computes, stepped, and brought back.
+// Pieces that fit the first cache are brought into the type that computes, stepped, brought back, and measured, if that
+// is wanted.
 #pragma once
 
 #include "low_precision.hpp"
+#include "measure.hpp"
 #include "sweep.hpp"
 
 namespace {
@@ -12,7 +14,6 @@ using rmsprop::Stage;
 using rmsprop::Sweep;
 using rmsprop::Type;
 
-constexpr std::int64_t kPiece = 512;  // five arrays of float take 10 KiB
 static_assert(kPiece % kBlock == 0);
 
 // The numbers from `at` on: where they lie if they are of type T, else converted into `here`.
@@ -63,12 +64,6 @@ void store(const T* here, void* memory, Type type, bool has_sign, bool stochasti
   }
 }
 
-// The first number whose square is not finite.
-template <class T>
-constexpr T limit() {
-  return sizeof(T) == sizeof(float) ? T(0x1p64) : T(0x1p512);
-}
-
 template <class T>
 bool all_finite(const T* g, std::int64_t n, T sign) {
   std::uint32_t bad = 0;
@@ -100,8 +95,11 @@ bool staged_finite(const Arrays& a, const Stage& stage, const void* scalars, std
 // Returns whether all gradients were finite, if they are to be cleaned.
 template <class T>
 bool staged(const Arrays& a, const Stage& stage, Sweep sweep, const void* scalars, std::int64_t begin,
-            std::int64_t end) {
-  alignas(64) T p[kPiece], g[kPiece], v[kPiece], m[kPiece], b[kPiece];
+            std::int64_t end, Tally* tally) {
+  alignas(64) T p[kPiece], g[kPiece], v[kPiece], m[kPiece], b[kPiece], clear[kPiece];
+  Seen<T> seen;
+  const T sign = static_cast<const rmsprop::Scalars<T>*>(scalars)->sign;
+  const T weight = static_cast<const rmsprop::Scalars<T>*>(scalars)->weight;
   bool finite = true;
   for (std::int64_t at = begin; at < end; at += kPiece) {
     std::int64_t n = std::min(kPiece, end - at);
@@ -111,19 +109,24 @@ bool staged(const Arrays& a, const Stage& stage, Sweep sweep, const void* scalar
     piece.v = load(a.v, stage.state, false, a.size, at, n, v);
     piece.m = load(a.m, stage.state, true, a.size, at, n, m);
     piece.b = load(a.b, stage.state, true, a.size, at, n, b);
-    T sign = static_cast<const rmsprop::Scalars<T>*>(scalars)->sign;
+    piece.g = gradient;
     if (stage.cleaned && !all_finite(gradient, n, sign)) {
-      clean(gradient, g, n, sign);
-      gradient = g;
+      clean(gradient, clear, n, sign);
+      piece.g = clear;
       finite = false;
     }
-    piece.g = gradient;
     piece.size = n;
+    piece.seen = &seen;
     sweep(piece, scalars, 0, n);
     store(p, a.p, stage.param, true, stage.stochastic, stage.keys[0], a.size, at, n);
     store(v, a.v, stage.state, false, true, stage.keys[1], a.size, at, n);
     store(m, a.m, stage.state, true, true, stage.keys[2], a.size, at, n);
     store(b, a.b, stage.state, true, true, stage.keys[3], a.size, at, n);
+    if (tally) {
+      const T* stored = load(a.p, stage.param, true, a.size, at, n, p);
+      if (stored == p || piece.g != gradient) see_again(seen, gradient, sign, stored, n);
+      add_piece(seen, gradient, sign, stored, static_cast<const T*>(piece.m), weight, n, *tally);
+    }
   }
   return finite;
 }

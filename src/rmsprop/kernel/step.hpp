@@ -18,8 +18,15 @@ inline T maximum(T a, T b) {
   return (a >= b) | (a != a) ? a : b;
 }
 
+// What a step makes on the way: s and m̂ after E5, whether s is one of E5's floors (1 or 0), the root in E6, and d. It is
+// a result, since a loop in which addresses are taken is not vectorised as well.
+template <class T>
+struct Element {
+  T p, v, m, b, s, mean, at_floor, root, d;
+};
+
 template <int index, class T>
-inline void step(const rmsprop::Scalars<T>& c, T& p, T g, T& v, T& m, T& b) {
+inline Element<T> step(const rmsprop::Scalars<T>& c, T p, T g, T v, T m, T b) {
   using namespace rmsprop;
   constexpr Form form = form_of(index);
   g = c.sign * g;                                                    // E1
@@ -27,13 +34,19 @@ inline void step(const rmsprop::Scalars<T>& c, T& p, T g, T& v, T& m, T& b) {
   if constexpr (form.decay == Decay::decoupled) p = p - c.lambda * p;
   v = c.beta * v + (c.fresh * g) * g;                                // E3
   if constexpr (form.centered) m = m + c.fresh * (g - m);            // E4
-  T s = v, mean = m;                                                 // E5
+  T s = v, mean = m, at_floor = T(0);                                // E5
   if constexpr (form.corrected) {
-    s = maximum(v - c.start, c.kappa * v) / c.weight;
+    T rest = v - c.start, floor = c.kappa * v;
+    at_floor = rest < floor ? T(1) : T(0);
+    s = maximum(rest, floor) / c.weight;
     mean = m / c.weight;
   }
-  if constexpr (form.centered) s = maximum(s - mean * mean, c.kappa * s);
-  T d = root(s + c.eps_inside) + c.eps_outside;                      // E6
+  if constexpr (form.centered) {
+    T rest = s - mean * mean, floor = c.kappa * s;
+    at_floor = rest < floor ? T(1) : at_floor;
+    s = maximum(rest, floor);
+  }
+  T w = root(s + c.eps_inside), d = w + c.eps_outside;               // E6
   T u = d != 0 ? g / d : T(0);                                       // E7
   u = c.inner * u;                                                   // E8
   T r = u;
@@ -42,6 +55,7 @@ inline void step(const rmsprop::Scalars<T>& c, T& p, T g, T& v, T& m, T& b) {
     r = form.momentum == Momentum::nesterov ? u + c.mu * b : b;
   }
   p = p - c.outer * r;                                               // E9
+  return {p, v, m, b, s, mean, at_floor, w, d};
 }
 
 }  // namespace

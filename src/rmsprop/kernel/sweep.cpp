@@ -22,10 +22,68 @@ void sweep(const Arrays& a, const void* scalars, std::int64_t begin, std::int64_
     T mi = T(0), bi = T(0);
     if constexpr (has_m) mi = m[i];
     if constexpr (has_b) bi = b[i];
-    step<index>(c, p[i], g[i], v[i], mi, bi);
-    if constexpr (has_m) m[i] = mi;
-    if constexpr (has_b) b[i] = bi;
+    auto x = step<index>(c, p[i], g[i], v[i], mi, bi);
+    p[i] = x.p;
+    v[i] = x.v;
+    if constexpr (has_m) m[i] = x.m;
+    if constexpr (has_b) b[i] = x.b;
   }
+}
+
+// The same for a piece, which is measured on the way: the sums cost next to nothing beside the root and the division, as
+// long as they are made in the same loop.
+template <class T, int index>
+void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int64_t n) {
+  constexpr Form form = rmsprop::form_of(index);
+  constexpr bool has_m = form.centered, has_b = form.momentum != rmsprop::Momentum::none;
+  using Bits = BitsOf<T>;
+  const Scalars<T> c = *static_cast<const Scalars<T>*>(scalars);
+  Seen<T>& seen = *static_cast<Seen<T>*>(a.seen);
+  T* __restrict__ p = static_cast<T*>(a.p);
+  const T* __restrict__ g = static_cast<const T*>(a.g);
+  T* __restrict__ v = static_cast<T*>(a.v);
+  T* __restrict__ m = static_cast<T*>(a.m);
+  T* __restrict__ b = static_cast<T*>(a.b);
+  T *__restrict__ p0 = seen.p, *__restrict__ v0 = seen.v, *__restrict__ variance = seen.s, *__restrict__ ds = seen.d;
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  T gradient = 0, update = 0, parameter = 0, history = 0, signal = 0, noise = 0;
+  T largest = 0, least_change = infinity, least_gradient = infinity;
+  Bits eps = 0, floors = 0;
+#pragma omp simd reduction(+ : gradient, update, parameter, history, signal, noise, eps, floors) \
+    reduction(max : largest) reduction(min : least_change, least_gradient)
+  for (std::int64_t i = 0; i < n; ++i) {
+    T mi = T(0), bi = T(0);
+    if constexpr (has_m) mi = m[i];
+    if constexpr (has_b) bi = b[i];
+    T before = p[i], given = c.sign * g[i];
+    auto x = step<index>(c, before, g[i], v[i], mi, bi);
+    p0[i] = before;
+    v0[i] = v[i];
+    history += v[i];
+    p[i] = x.p;
+    v[i] = x.v;
+    if constexpr (has_m) m[i] = x.m;
+    if constexpr (has_b) b[i] = x.b;
+    T change = x.p - before, size = size_of(change), length = size_of(given);
+    gradient += given * given;
+    update += change * change;
+    parameter += x.p * x.p;
+    largest = size > largest ? size : largest;
+    if constexpr (has_m) {
+      variance[i] = x.s;
+      signal += x.mean * x.mean;
+      noise += x.s;
+    }
+    eps += (x.s < c.eps_inside) | (x.root < c.eps_outside);
+    if constexpr (has_m || form.corrected) floors += x.at_floor != 0;
+    least_change = size < least_change ? size : least_change;
+    least_gradient = length < least_gradient ? length : least_gradient;
+    ds[i] = x.d;
+  }
+  T sums[rmsprop::kSums] = {gradient, update, parameter, history, signal, noise};
+  std::memcpy(seen.sums, sums, sizeof sums);
+  seen.largest = largest, seen.least_change = least_change, seen.least_gradient = least_gradient;
+  seen.eps = eps, seen.floor = floors;
 }
 
 void move(const Arrays& a, const void*, std::int64_t begin, std::int64_t end) {
@@ -41,6 +99,7 @@ void move(const Arrays& a, const void*, std::int64_t begin, std::int64_t end) {
 template <class T, int index = 0>
 void fill(rmsprop::Sweeps& table, int type) {
   table.of[type][index] = sweep<T, index>;
+  table.measured[type][index] = measured_sweep<T, index>;
   if constexpr (index + 1 < rmsprop::kForms) {
     fill<T, index + 1>(table, type);
   } else {

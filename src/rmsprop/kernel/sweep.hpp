@@ -54,6 +54,30 @@ struct Arrays {
   const void* g;
   void *v, *m, *b;
   std::int64_t size;
+  void* seen = nullptr;  // for a sweep that also notes what it sees, a Seen of measure.hpp
+};
+
+// What is stepped in stages or measured, is so in pieces of this size; ten arrays of float take 20 KiB.
+constexpr std::int64_t kPiece = 512;
+
+// What steps did to a parameter: the numbers that rmsprop/monitor/statistics.py defines, in its order.
+enum Column { kGradient, kUpdate, kParameter, kHistory, kSignal, kNoise, kLargest, kEps, kFloor, kNonfinite, kZero,
+              kUnchanged, kColumns };
+constexpr int kSums = kLargest;  // the columns before it are sums of numbers, those after it counts
+constexpr int kBins = 128, kFirst = -64;
+
+// The sums of a parameter or of a part of it. Parts are added up in any order; with what additions have rounded off kept
+// in `rest`, as exactly as if there were twice the digits, the order makes no difference that would be seen.
+struct Tally {
+  double sums[kColumns] = {}, rest[kSums] = {};
+  bool histogram = false;
+  std::int64_t bins[kBins] = {};
+
+  void add(int column, double x) {  // for the first kSums columns
+    double before = sums[column], sum = before + x, part = sum - before;
+    sums[column] = sum;
+    rest[column] += (before - (sum - part)) + (x - part);
+  }
 };
 
 // How the arrays are stored, and how what is computed is stored again.
@@ -71,13 +95,15 @@ struct Stage {
 using Sweep = void (*)(const Arrays&, const void* scalars, std::int64_t begin, std::int64_t end);
 
 // The same in stages, for what a sweep cannot work on directly; false if a gradient had to be cleaned.
-using Staged = bool (*)(const Arrays&, const Stage&, Sweep, const void* scalars, std::int64_t begin, std::int64_t end);
+// With a tally, the sweep is one that notes what it sees, and what is seen is added to the tally.
+using Staged = bool (*)(const Arrays&, const Stage&, Sweep, const void* scalars, std::int64_t begin, std::int64_t end,
+                        Tally* tally);
 
 // Whether all gradients, and their squares, are finite.
 using Finite = bool (*)(const Arrays&, const Stage&, const void* scalars, std::int64_t begin, std::int64_t end);
 
 struct Sweeps {
-  Sweep of[kTypes][kForms];
+  Sweep of[kTypes][kForms], measured[kTypes][kForms];
   Staged staged[kTypes];
   Finite finite[kTypes];
   Sweep move;  // for measurements: p and v of f32 read and written, g read

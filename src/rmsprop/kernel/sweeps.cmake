@@ -6,7 +6,7 @@
 if(NOT DEFINED LEVEL)
   set(LEVEL -O3)
 endif()
-set(exact ${LEVEL} -ffp-contract=off -fno-math-errno -fno-trapping-math)
+set(exact ${LEVEL} -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd)
 
 function(add_sweeps isa)
   add_library(sweep_${isa} OBJECT ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/sweep.cpp)

@@ -105,6 +105,37 @@ def _policy(scale: float) -> dict[str, Step]:
     return _steps(POLICY, ("torch", "torch, foreach", "torch, fused Adam", "torch, compiled"))
 
 
+class _Statistics:
+    """A watcher that wants statistics of every step, and does nothing with them."""
+
+    def __init__(self, level: int) -> None:
+        self.levels = level, 0
+
+    def wanted(self) -> tuple[int, int]:
+        return self.levels
+
+    def measured(self, *_: Any) -> None:
+        pass
+
+    def skipped(self, *_: Any) -> None:
+        pass
+
+
+def _watched(shapes: Iterable[tuple[int, ...]], **options: Any) -> dict[str, Step]:
+    """Return our step without and with statistics, each on parameters of its own with gradients in common."""
+    gradients = [torch.randn(shape) for shape in shapes]
+    steps = {}
+    for name, level in ((OURS, None), ("with sums", 1), ("with sums and histograms", 2)):
+        params = [nn.Parameter(torch.randn_like(g)) for g in gradients]
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g
+        optimizer = RMSprop(params, **options)
+        if level is not None:
+            optimizer.watch(_Statistics(level))
+        steps[name] = optimizer.step
+    return steps  # type: ignore[return-value]
+
+
 def _training(make: Callable[[], nn.Module], data: tuple[Tensor, Tensor]) -> dict[str, Step]:
     """Return a whole training step with our optimizer and with torch's: forward, backward, step."""
 
@@ -155,6 +186,14 @@ CASES = {
     "policy": Case("policy network: 6 tensors, 4.6 k", _policy, 100, 31),
     "policy-training": Case("training step, policy, batch 32", _policy_training, 50, 31),
     "language-training": Case("training step, LSTM, 10 k words", _language_training, 1, 15),
+    "large-statistics": Case("statistics, one tensor, 100 M", lambda s: _watched([(int(1e8 * s),)]), 1, 9),
+    "rich-statistics": Case(
+        "statistics, the same, centered, momentum, L2", lambda s: _watched([(int(1e8 * s),)], **RICH), 1, 9
+    ),
+    "many-statistics": Case(
+        "statistics, 1000 tensors of 32 × 32", lambda s: _watched([(32, 32)] * max(1, int(1000 * s))), 20, 11
+    ),
+    "policy-statistics": Case("statistics, policy network", lambda _: _watched(POLICY), 100, 31),
 }
 
 

@@ -26,6 +26,7 @@ from rmsprop.errors import InputError, Received
 from rmsprop.torch import fused
 from rmsprop.torch.groups import EXECUTION, RULE_NAMES, lr_number, rule_of
 from rmsprop.torch.slots import STATE, Group, Slot, complete_state, real, scaled, step_slots
+from rmsprop.torch.watching import refuse
 
 if TYPE_CHECKING:
     from rmsprop.rule import Rule
@@ -128,6 +129,7 @@ def _run_step(
     found_inf: Tensor | None,
     grad_scale: Tensor | None,
 ) -> None:
+    refuse(optimizer._run.watcher, "torch.compile")
     optimizer._opt_called = True  # what `step` says has no effect where it is traced
     groups = optimizer.param_groups
     pairs = zip(params, grads, strict=True)
@@ -167,6 +169,7 @@ for _name in ("step", "scaled_step"):
 def rates(number: int, group: int, device: torch.device) -> Tensor:
     """Return η and μ of a group of the optimizer of that number, on `device`, which is not waited for."""
     optimizer = _optimizers[number]
+    refuse(optimizer._run.watcher, "torch.compile")
     optimizer._opt_called = True
     hyperparameters = optimizer.param_groups[group]
     with _leaving_grad_mode_on():
@@ -336,7 +339,7 @@ def kernel_step(
     refused = batch.add_lists(rule, precision, group["lr"], *lists, numbers) or []
     everything = _slots(lists) if refused else []
     rest = [everything[i] for i, _ in refused]
-    batch.run(torch.get_num_threads(), native.GRAIN, 1.0)
+    batch.run(torch.get_num_threads(), native.GRAIN, 1.0, 0)
     if rest:
         step_slots(group, rule_of(group), rest)
 

@@ -19,6 +19,7 @@ from rmsprop.torch import compiled, tensors
 from rmsprop.torch import fused as fused_module
 from rmsprop.torch import nonfinite as nonfinite_module
 from rmsprop.torch import sparse as sparse_module
+from rmsprop.torch import statistics as statistics_module
 from rmsprop.torch.fused import Refused, add_rows, describe, expected, gather
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
 from rmsprop.torch.loading import first_of, put, read, stamp
@@ -35,6 +36,7 @@ from rmsprop.torch.slots import (
     step_counter,
     step_slots,
 )
+from rmsprop.torch.watching import Watcher, refuse
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -49,6 +51,8 @@ class Run:
     sparse: set[int] = dataclasses.field(default_factory=set)  # the id of every state that had a sparse gradient
     lag: sparse_module.Lags = dataclasses.field(default_factory=dict)  # the rows that lag
     nonfinite_steps: int | Tensor = 0
+    watcher: Watcher | None = None
+    found: statistics_module.Found = dataclasses.field(default_factory=statistics_module.Found)
 
 
 class RMSprop(Optimizer):
@@ -439,10 +443,13 @@ class RMSprop(Optimizer):
         found_inf: Tensor | None,
     ) -> None:
         """Step the parameters of `groups`, whose state is in `states`: this object's own, or stand-ins for them."""
+        run = self._run
+        levels = (0, 0) if run.watcher is None else run.watcher.wanted()
         if found_inf is not None and float(found_inf):
+            if run.watcher is not None:
+                run.watcher.skipped([], [])
             return
         scale = 1.0 if grad_scale is None else float(grad_scale.item())
-        run = self._run
         try:
             batch = run.batches.pop()
         except IndexError:  # the first step, or another thread is stepping
@@ -452,27 +459,60 @@ class RMSprop(Optimizer):
             self._catch_up(states, of_dense_gradients=True)
         run.refused = gather(batch, groups, states, sparse=bool(run.sparse))
         work, tables = self._left_over(batch, groups, states, scale) if run.refused else ([], [])
+        given = work if run.watcher is None else list(work)  # gradients as they are, before some count as 0
         skip, counted = nonfinite_module.judge(groups, batch, work, scale)
+        if run.watcher is not None and (skip is True or (skip is not None and bool(skip))):
+            skip = True
+            run.watcher.skipped(*statistics_module.nonfinite_counts(groups, scale))
+            levels = 0, 0
+        known = statistics_module.before_step(groups, given, tables, scale) if levels[1] else []
         if skip is True:
             work, tables = [], []
             if batch is not None:
                 batch.clear()
+        measured = None
         if batch is not None:
             run.stepped = len(batch)
-            if not batch.run(torch.get_num_threads(), native.GRAIN, scale):
+            if not batch.run(torch.get_num_threads(), native.GRAIN, scale, levels[0] and max(levels)):
                 counted = True
+            if levels[0]:
+                measured = batch.measured()
             run.batches.append(batch)
         for group, rule, slots in work:
             with torch.set_grad_enabled(self.defaults["differentiable"]):
                 step_slots(group, rule, slots, skip)
         for rows in tables:
             rows.put()
-        if counted is not None:
+        if counted is not None:  # before the watcher is told, who may ask for the count
             run.nonfinite_steps = nonfinite_module.add(run.nonfinite_steps, counted)
+        if run.watcher is not None and any(levels):
+            run.watcher.measured(*run.found.join(groups, measured, known, max(levels)))
         if scale != 1:  # torch's fused optimizers leave the gradients so
             for p in (p for group in groups for p in group["params"] if p.grad is not None):
                 with torch.no_grad():
                     p.grad.div_(scale)
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Let `watcher` know what every step does, from the next one on; None lets nobody know.
+
+        `rmsprop.monitor.Monitor` is a watcher; `rmsprop.torch.watching.Watcher` says what one has to do. Statistics of
+        sparse gradients are of the rows that they touch, those of parameters spread over ranks of what a rank holds.
+
+        Raises
+        ------
+        InputError
+            If there is one already, if gradients are released (`release_gradients`), and from a step of
+            `torch.compile(optimizer.step)`.
+        """
+        if watcher is not None and not isinstance(watcher, Watcher):
+            remedy = "rmsprop.monitor.Monitor is one"
+            raise InputError("watcher", "an object with wanted, measured and skipped, or None", watcher, remedy)
+        if watcher is not None and "released" in self.__dict__:
+            found = Received("one with released gradients")
+            raise InputError("optimizer", "one whose steps are made at once", found, "call remove() of them first")
+        if watcher is not None:
+            refuse(self._run.watcher, "another one")
+        self._run.watcher = watcher
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients or, with `set_to_none=False`, set them to zero; see `torch.optim.Optimizer`."""

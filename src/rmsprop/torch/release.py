@@ -12,6 +12,7 @@ from torch import Tensor
 from rmsprop.errors import InputError, Received
 from rmsprop.torch.optimizer import RMSprop
 from rmsprop.torch.slots import Group, first_numbers
+from rmsprop.torch.watching import refuse
 
 
 class Released:
@@ -61,9 +62,10 @@ def release_gradients(optimizer: RMSprop) -> Released:
     ------
     InputError
         For `nonfinite="skip"`, which has to see all gradients before the first step; for `differentiable=True`; for a
-        subclass with a `step` of its own; if the gradients are released already; on several ranks of
-        torch.distributed, unless parameters are DTensors: DDP averages gradients after they are complete here. From
-        `optimizer.step()` if a GradScaler calls it: it has not seen the gradients that were stepped.
+        subclass with a `step` of its own; if the gradients are released already; for an optimizer with a watcher; on
+        several ranks of torch.distributed, unless parameters are DTensors: DDP averages gradients after they are
+        complete here. From `optimizer.step()` if a GradScaler calls it: it has not seen the gradients that were
+        stepped.
 
     Notes
     -----
@@ -96,6 +98,7 @@ def release_gradients(optimizer: RMSprop) -> Released:
         raise InputError(
             "optimizer", "one with gradients to release", Received("a released one"), "call remove() first"
         )
+    refuse(optimizer._run.watcher, "released gradients")
     distributed = torch.distributed
     ranks = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     for group in optimizer.param_groups:
