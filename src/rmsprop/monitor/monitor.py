@@ -1,0 +1,330 @@
+"""`Monitor`: one line in a training loop, and every step of the optimizer is measured."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmsprop.errors import InputError, Received, check_count
+from rmsprop.monitor import record, tensors
+from rmsprop.monitor.post_mortem import PostMortem, post_mortem
+from rmsprop.monitor.ring import Ring
+from rmsprop.monitor.series import Series, of_record, of_sums
+from rmsprop.monitor.statistics import describe
+
+if TYPE_CHECKING:
+    from rmsprop.monitor.findings import Finding
+    from rmsprop.torch.watching import Place
+
+Record = dict[str, Any]
+
+RECORDS = 1000  # kept in memory, and fewer where they are large:
+ENTRIES = 20_000  # tensors in all of them together, some 1.5 kB each
+
+
+class Monitor:
+    """Measure what a `rmsprop.torch.RMSprop` does, from the next step on, until `close`.
+
+    On step 1 and every multiple of `every` it makes a record: a plain dict with the statistics of every tensor that has
+    a gradient. What they are, `rmsprop.monitor.statistics` defines. On the other steps, those tensors that the native
+    kernel steps have their sums kept for `post_mortem`, which costs about a microsecond a step.
+
+    Parameters
+    ----------
+    optimizer
+        A `rmsprop.torch.RMSprop`, also inside of Lightning's or Accelerate's wrapper.
+    model
+        The module whose parameters it steps, for their names. Parameters that were given to the optimizer with names
+        have those; others without a model are called "0.3", after their group's number and their own.
+    every
+        Steps from one record to the next.
+    last
+        Steps whose sums are kept for `post_mortem`, 96 bytes for each tensor; 0 keeps those of records only.
+    sinks
+        Callables that take each record, for example those of `rmsprop.monitor.sinks`. One that fails at its first
+        record raises, from `optimizer.step()`. Later, when hours of training could be lost, it is warned of and called
+        no more.
+
+    Attributes
+    ----------
+    records
+        The records so far: the first one and the newest, 1000 in all, or as many as have 20 000 tensors together.
+
+    Raises
+    ------
+    InputError
+        For another optimizer, for one that is watched already or whose gradients are released, for a model without
+        parameters of the optimizer, and for arguments out of range.
+
+    Notes
+    -----
+    A record is::
+
+        {"kind": "statistics", "step": t,
+         "groups": [{every field of the group's Rule, "state_dtype", "param_dtype", "stochastic_rounding"}, ...],
+         "tensors": {name: {"group", "shape", what `describe` returns,
+                            "gradient_cosine", "sign_flips": against the gradient one step before, by 256 elements,
+                            "dead_rows", "rows": None without rows}},
+         "gradient_norm", "update_norm": of all tensors together,
+         "nonfinite_steps": steps so far that are known to have met a gradient that is not finite}
+
+    None stands for what is not finite or cannot be said. Of a sparse gradient, the statistics are of the rows that it
+    touches. With DTensors, they are of what this rank holds.
+
+    Steps are counted as the optimizer counts them: those left out for gradients that are not finite are not. A copy of
+    a watched optimizer is not watched.
+
+    Where the line goes in Lightning: `on_fit_start`, with `self.optimizers()`. With Hugging Face's Trainer: in a
+    `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rmsprop.monitor import Monitor
+    >>> from rmsprop.torch import RMSprop
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = RMSprop(model.parameters(), lr=0.001)
+    >>> monitor = Monitor(optimizer, model, every=10)
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     model(torch.ones(4, 2)).square().mean().backward()
+    ...     optimizer.step()
+    >>> [record["step"] for record in monitor.records], list(monitor.records[-1]["tensors"])
+    ([1, 10, 20], ['weight', 'bias'])
+    >>> monitor.post_mortem()
+    >>> monitor.close()
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        model: Any = None,
+        *,
+        every: int = 50,
+        last: int = 100,
+        sinks: Iterable[Callable[[Record], object]] = (),
+    ) -> None:
+        self._every = check_count("every", every, "50 measures one step in fifty, 1 every step")
+        last = check_count("last", last, "0 keeps nothing, 100 the sums of the last hundred steps", least=0)
+        self._sinks = [[_callable(sink), False] for sink in sinks]  # and whether it has taken a record
+        self._optimizer = _unwrapped(optimizer)
+        if model is not None:
+            tensors.check_model(self._optimizer.param_groups, model)
+        self._model = model
+        self.records: list[Record] = []
+        self._ring = Ring(max(last, 1))
+        self._usual = (1, 0) if last else (0, 0)
+        self._step: int | None = None  # t; None: to be read from the optimizer, which may yet load its state
+        self._attempt = threading.local()  # .step, of this thread
+        self._lock = threading.Lock()
+        self._before = tensors.joined(0, {})  # samples of gradients
+        self._names: tuple[list[int], dict[Place, str]] = ([], {})  # and of how many parameters in each group
+        self._elements: dict[Place, int] = {}  # as of the last record; 0 where it changes
+        self._skipped = 0  # steps left out
+        self._left_out = 0  # of these, the last ones in a row
+        self._nonfinite_before = -int(self._optimizer.nonfinite_steps), 0  # the optimizer's count, and ours
+        self._optimizer.watch(self)
+
+    def wanted(self) -> tuple[int, int]:
+        """Tell the optimizer what to measure of the next step (see `rmsprop.torch.watching.Watcher`)."""
+        if self._step is None:
+            self._step = _steps_made(self._optimizer)
+        step = self._attempt.step = self._step = self._step + 1
+        if step % self._every == 0 or step == 1:
+            return 2, 2
+        return (1, 0) if (step + 1) % self._every == 0 else self._usual  # above 0: gradients will be sampled
+
+    def measured(
+        self, places: Sequence[Place], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
+    ) -> None:
+        """Take what the optimizer measured (see `rmsprop.torch.watching.Watcher`)."""
+        step, made = self._attempt.step, None
+        with self._lock:
+            self._left_out = 0
+            if places:
+                self._ring.put(step, places, sums)
+            if step % self._every == 0 or step == 1:
+                made = self._record(step, places, sums, histograms)
+            elif (step + 1) % self._every == 0:
+                self._before = tensors.samples(step, self._optimizer.param_groups)
+        if made is not None:
+            self._give(made)
+
+    def skipped(self, places: Sequence[Place], nonfinite: list[int], /) -> None:
+        """Take note that the step was left out (see `rmsprop.torch.watching.Watcher`)."""
+        with self._lock:
+            self._step = (self._step or 1) - 1
+            self._skipped += 1
+            self._left_out += 1
+
+    def _record(
+        self,
+        step: int,
+        places: Sequence[Place],
+        sums: npt.NDArray[np.float64],
+        histograms: npt.NDArray[np.int64] | None,
+    ) -> Record:
+        groups, states, names = self._optimizer.param_groups, self._optimizer.state, self._named()
+        now = tensors.samples(step, groups)
+        changes, self._before = now.changes(self._before), now
+        told = [tensors.describe_group(group, states) for group in groups]
+        described = {}
+        for i in sorted(range(len(places)), key=places.__getitem__):
+            place = index, number = places[i]
+            p, rule = groups[index]["params"][number], told[index]
+            elements, is_sparse = tensors.measured_of(p)
+            self._elements[place] = 0 if is_sparse else elements
+            has_rows = p.dim() > 1 and not is_sparse
+            histogram = None if histograms is None else histograms[i]
+            described[names[place]] = {
+                "group": index,
+                "shape": list(p.shape),
+                **describe(elements, sums[i], histogram, rule["lr"], rule["centered"]),
+                **changes.get(place, record.UNKNOWN),
+                "dead_rows": tensors.dead_rows(p, states[p], int(sums[i, record.ZERO])) if has_rows else None,
+                "rows": tensors.here(p).shape[0] if has_rows else None,
+            }
+        made = record.assemble(step, told, described, sums, self._nonfinite_steps())
+        self.records.append(made)
+        allowed = min(RECORDS, max(2, ENTRIES // max(1, len(described))))
+        del self.records[1 : max(1, 1 + len(self.records) - allowed)]  # what the first steps did stays
+        return made
+
+    def _named(self) -> dict[Place, str]:
+        groups = self._optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        if sizes != self._names[0]:
+            self._names = sizes, tensors.names_of(groups, self._model)
+        return self._names[1]
+
+    def _nonfinite_steps(self) -> int:
+        """Return the count of the optimizer or, where it knows less, that of what was measured and skipped."""
+        theirs, ours = self._nonfinite_before
+        return max(theirs + int(self._optimizer.nonfinite_steps), ours + self._ring.nonfinite_steps() + self._skipped)
+
+    def _give(self, made: Record) -> None:
+        for entry in list(self._sinks):
+            sink, proven = entry
+            try:
+                sink(made)
+            except Exception as error:
+                if not proven:
+                    raise
+                self._sinks.remove(entry)
+                what = f"the sink {sink!r} failed at step {made['step']} and gets no more records"
+                warnings.warn(f"rmsprop: {what}: {type(error).__name__}: {error}", stacklevel=2)
+            entry[1] = True
+
+    def findings(self) -> list[Finding]:
+        """Return what the records say, in words: see `rmsprop.monitor.findings`."""
+        from rmsprop.monitor.findings import find
+
+        return find(self.records)
+
+    def post_mortem(self) -> PostMortem | None:
+        """Return where the run diverged, or None if it did not: see `rmsprop.monitor.post_mortem`.
+
+        Where the kernel steps, the last `last` steps are known, of others and before only those with a record.
+        """
+        with self._lock:
+            now = _steps_made(self._optimizer) if self._step is None else self._step
+            names = self._named()
+            series = [self._series(place, names[place], now) for place in self._ring.rows]
+            return post_mortem(series, now, self._left_out)
+
+    def _series(self, place: Place, name: str, now: int) -> Series:
+        group = self._optimizer.param_groups[place[0]]
+        rule, p = self._optimizer.rule(place[0]), group["params"][place[1]]
+        late = now - int(self._optimizer.state[p]["step"])  # steps that this tensor has not made
+        elements = self._elements[place] if place in self._elements else tensors.measured_of(p)[0]
+        held = self._ring.series(place)
+        first = held[0][0] if held else now + 1
+        told = [(made["step"], made["tensors"].get(name)) for made in self.records if made["step"] < first]
+        points = [of_record(rule, step - 1 - late, step, values) for step, values in told if values is not None]
+        points += [of_sums(rule, step - 1 - late, step, elements, sums) for step, sums in held]
+        return Series(name, group["nonfinite"] == "propagate", points)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to make the records that an uninterrupted one makes; plain numbers.
+
+        The records themselves are not in it: a sink that writes them has them.
+        """
+        with self._lock:
+            step = _steps_made(self._optimizer) if self._step is None else self._step
+            samples = self._before
+            return {
+                "step": step,
+                "nonfinite_steps": self._nonfinite_steps(),
+                "sampled": samples.step,
+                "samples": {f"{index}.{number}": x.tolist() for (index, number), x in samples.pieces().items()},
+            }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, with the optimizer that has loaded its own state."""
+        try:
+            step, nonfinite, sampled = (int(state[key]) for key in ("step", "nonfinite_steps", "sampled"))
+            samples = {
+                (int(index), int(number)): np.array(x, np.float64)
+                for (index, _, number), x in ((key.partition("."), x) for key, x in state["samples"].items())
+            }
+        except (KeyError, TypeError, ValueError, AttributeError):
+            found = Received(
+                f"a {type(state).__name__} with {sorted(map(str, state)) if isinstance(state, Mapping) else 'others'}"
+            )
+            raise InputError("state", "what state_dict() returned", found, "save monitor.state_dict()") from None
+        with self._lock:
+            self._step, self._before = step, tensors.joined(sampled, samples)
+            theirs, ours = int(self._optimizer.nonfinite_steps), self._ring.nonfinite_steps() + self._skipped
+            self._nonfinite_before = nonfinite - theirs, nonfinite - ours
+
+    def close(self) -> None:
+        """Measure no more, and close the sinks that can be closed; records, findings and post-mortem stay."""
+        if self._optimizer._run.watcher is self:
+            self._optimizer.watch(None)
+        sinks, self._sinks = self._sinks, []
+        for sink, _ in sinks:
+            if callable(getattr(sink, "close", None)):
+                sink.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _callable(sink: Any) -> Any:
+    if callable(sink):
+        return sink
+    raise InputError(
+        "sinks", "callables that take a record", sink, "rmsprop.monitor.sinks has some, such as JSONL(path)"
+    )
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """Return the optimizer inside of wrappers: Lightning's keep it as `_optimizer`, Accelerate's as `optimizer`."""
+    own = optimizer
+    for _ in range(8):
+        inner = getattr(own, "__dict__", {})
+        inner = inner.get("_optimizer", inner.get("optimizer"))
+        if inner is None:
+            break
+        own = inner
+    if callable(getattr(own, "watch", None)) and hasattr(own, "param_groups"):
+        return own
+    found = Received(f"one of {type(own).__module__.partition('.')[0]}, {type(own).__name__}")
+    remedy = "make that, or use rmsprop.monitor.from_optax or from_keras with JAX and Keras"
+    raise InputError("optimizer", "a rmsprop.torch.RMSprop", found, remedy)
+
+
+def _steps_made(optimizer: Any) -> int:
+    """Return how many steps an optimizer has made, by its state."""
+    return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)

@@ -1,0 +1,99 @@
+"""One tensor through the steps that are known of it, with its gradient in units of its history.
+
+The history is √(mean v) before a step, corrected as E5 of `rmsprop.rule` does for a v that is young or began at v₀:
+about the gradient's root mean square over the last 1/(1−β) steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmsprop.rule import Rule
+
+
+@dataclass(frozen=True)
+class Point:
+    """One tensor in one step. Mean squares are None where the number of elements is not known."""
+
+    step: int
+    gradient: float | None  # mean square, NaN if an element is
+    history: float | None  # mean of v before the step
+    level: float | None  # the square of the history, corrected; of the sum if the number of elements is not known
+    rise: float | None  # the gradient's root mean square in units of its history
+    update_ratio: float | None
+    nonfinite: int
+    broken: bool  # parameters or averages are not finite
+
+
+@dataclass(frozen=True)
+class Series:
+    """One tensor in the steps that are known, oldest first."""
+
+    name: str
+    propagates: bool  # what is not finite goes into the averages
+    points: Sequence[Point]
+
+
+def of_sums(rule: Rule, age: int, step: int, elements: int, sums: Mapping[str, float]) -> Point:
+    """Return the Point of sums by column; `elements` is 0 where their number is not known.
+
+    `age` is how many steps the tensor had made before.
+    """
+    ratio = sums["update_sq"] / sums["parameter_sq"] if sums["parameter_sq"] else math.nan
+    return _point(
+        rule,
+        age,
+        step,
+        gradient=sums["gradient_sq"],
+        history=sums["history_sq"],
+        elements=elements,
+        update_ratio=math.sqrt(ratio) if math.isfinite(ratio) else None,
+        nonfinite=int(sums["nonfinite"]),
+        broken=not math.isfinite(sums["parameter_sq"] + sums["history_sq"]),
+    )
+
+
+def of_record(rule: Rule, age: int, step: int, described: Mapping[str, Any]) -> Point:
+    """Return the Point of what a record says of a tensor (see `statistics.describe`)."""
+    elements = described["elements"]
+    squares = [
+        math.nan if described[key] is None else described[key] ** 2 * elements
+        for key in ("gradient_rms", "history_rms")
+    ]
+    return _point(
+        rule,
+        age,
+        step,
+        gradient=squares[0],
+        history=squares[1],
+        elements=elements,
+        update_ratio=described["update_ratio"],
+        nonfinite=described["nonfinite"],
+        broken=elements > 0 and None in (described["parameter_rms"], described["history_rms"]),
+    )
+
+
+def _point(
+    rule: Rule,
+    age: int,
+    step: int,
+    *,
+    gradient: float,
+    history: float,
+    elements: int,
+    update_ratio: float | None,
+    nonfinite: int,
+    broken: bool,
+) -> Point:
+    level = rise = None
+    if age > 0 and (elements or not rule.initial_square_avg):
+        power = rule.decay**age
+        fresh = (history - power * rule.initial_square_avg * elements) / (1 - power)
+        # A difference at the rounding noise of v says nothing.
+        if 0 < fresh < math.inf and fresh > 1e-6 * history and not math.isnan(gradient):
+            level, rise = fresh / (elements or 1), math.sqrt(gradient / fresh)
+    mean_g, mean_v = (x / elements if elements else None for x in (gradient, history))
+    return Point(step, mean_g, mean_v, level, rise, update_ratio, nonfinite, broken)

@@ -1,0 +1,181 @@
+"""Places for a monitor's records: JSONL files, TensorBoard, Weights & Biases. A sink is any callable that takes one.
+
+`TensorBoard` and `WandB` show, of every tensor, the update/weight ratio, ε's share, the gradient's size and the
+effective learning rate, and of all together the norms: each statistic is one group of charts, with a chart for each
+tensor in it. A value that is None is left out. JSONL has everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rmsprop.errors import InputError, Received
+from rmsprop.files import finite
+
+Record = dict[str, Any]
+
+TENSOR = ("update_ratio", "eps_share", "gradient_rms")
+WHOLE = ("gradient_norm", "update_norm", "nonfinite_steps")
+
+
+class JSONL:
+    """Append every record to a file as one line of JSON, which is there when the call returns.
+
+    Parameters
+    ----------
+    path
+        The file. Records are appended to one that exists, whose last line, if a killed run left it incomplete, is cut
+        off. Folders that are missing are made.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sink = JSONL(folder + "/statistics.jsonl")
+    ...     sink({"kind": "statistics", "step": 1})
+    ...     sink.close()
+    ...     print(Path(folder, "statistics.jsonl").read_text(), end="")
+    {"kind": "statistics", "step": 1}
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", encoding="utf-8")
+        text = self.path.read_bytes()
+        if not text.endswith(b"\n"):
+            self._file.truncate(text.rfind(b"\n") + 1)
+
+    def __call__(self, record: Record) -> None:
+        """Append a record."""
+        self._file.write(json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Show records in TensorBoard: scalars, and a histogram of each tensor's effective learning rates.
+
+    Parameters
+    ----------
+    writer
+        A writer with `add_scalar` and `add_histogram_raw` (torch.utils.tensorboard's or tensorboardX's
+        `SummaryWriter`), which stays open at the end; or a log folder, for which one is made and closed.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    ModuleNotFoundError
+        For a folder, if TensorBoard is not installed.
+
+    Notes
+    -----
+    Charts are grouped by what stands before the first slash: `update_ratio/NAME`, `eps_share/NAME`,
+    `gradient_rms/NAME`, `effective_lr/NAME`, and `rmsprop/gradient_norm`, `rmsprop/lr` and so on.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._owns = isinstance(writer, str | os.PathLike)
+        if self._owns:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ModuleNotFoundError as error:
+                message = "rmsprop.monitor.sinks.TensorBoard needs TensorBoard: pip install tensorboard"
+                raise ModuleNotFoundError(message, name=error.name) from None
+            writer = SummaryWriter(os.fspath(writer))
+        for name in ("add_scalar", "add_histogram_raw"):
+            if not callable(getattr(writer, name, None)):
+                found = Received(f"a {type(writer).__name__} without {name}")
+                raise InputError("writer", "a SummaryWriter or a folder", found, "pass the folder for its logs")
+        self._writer = writer
+
+    def __call__(self, record: Record) -> None:
+        """Show a record."""
+        step = record["step"]
+        for tag, value in _scalars(record).items():
+            self._writer.add_scalar(tag, value, step)
+        for name, tensor in record["tensors"].items():
+            rates = tensor["effective_lr"]
+            if rates is None:
+                continue
+            # Bin e holds rates up to η·2⁻ᵉ; rates rise where e falls.
+            exponents = range(rates["first"], rates["first"] + len(rates["counts"]))
+            limits = [rates["lr"] * 2.0**-e for e in reversed(exponents)]
+            counts = [float(n) for n in reversed(rates["counts"])]
+            middles = [limit / 2**0.5 for limit in limits]
+            self._writer.add_histogram_raw(
+                f"effective_lr/{name}",
+                min=limits[0] / 2,
+                max=limits[-1],
+                num=sum(counts),
+                sum=sum(n * x for n, x in zip(counts, middles, strict=True)),
+                sum_squares=sum(n * x * x for n, x in zip(counts, middles, strict=True)),
+                bucket_limits=limits,
+                bucket_counts=counts,
+                global_step=step,
+            )
+
+    def close(self) -> None:
+        """Close the writer, if it was made here."""
+        if self._owns:
+            self._writer.close()
+
+
+class WandB:
+    """Log records to a run of Weights & Biases.
+
+    Parameters
+    ----------
+    run
+        What `wandb.init()` returned.
+
+    Raises
+    ------
+    InputError
+        If it has no `log` and `define_metric`.
+
+    Notes
+    -----
+    Charts have the optimizer's step, `rmsprop/step`, on their x axis. It is logged as a value beside the others and
+    not as W&B's own step: that belongs to the training loop, and what is logged for a step that has passed is dropped.
+    """
+
+    def __init__(self, run: Any) -> None:
+        for name in ("log", "define_metric"):
+            if not callable(getattr(run, name, None)):
+                found = Received(f"a {type(run).__name__} without {name}")
+                raise InputError("run", "what wandb.init() returns", found, "pass wandb.init(...)")
+        self._run = run
+        run.define_metric("rmsprop/step")
+        for group in ("rmsprop", *TENSOR, "effective_lr"):
+            run.define_metric(f"{group}/*", step_metric="rmsprop/step")
+
+    def __call__(self, record: Record) -> None:
+        """Log a record."""
+        medians = {
+            f"effective_lr/{name}": tensor["effective_lr_median"]
+            for name, tensor in record["tensors"].items()
+            if tensor["effective_lr_median"] is not None
+        }
+        self._run.log({"rmsprop/step": record["step"], **_scalars(record), **medians})
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    """Return the numbers of a record that are shown, by tag."""
+    groups = record["groups"]
+    found = {f"rmsprop/{key}": record[key] for key in WHOLE}
+    found |= {"rmsprop/lr" if len(groups) == 1 else f"rmsprop/lr_{i}": group["lr"] for i, group in enumerate(groups)}
+    found |= {f"{key}/{name}": tensor[key] for key in TENSOR for name, tensor in record["tensors"].items()}
+    return {tag: value for tag, value in found.items() if value is not None}

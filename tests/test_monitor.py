@@ -1,0 +1,625 @@
+"""The monitor through real training: its records against NumPy, its ring, resuming, what it says of a divergence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import RULES
+from torch import Tensor, nn
+
+from rmsprop import InputError, Rule
+from rmsprop.monitor import Monitor
+from rmsprop.monitor.post_mortem import LASTING, STUCK
+from rmsprop.monitor.record import SAMPLE, UNKNOWN, changes, stride
+from rmsprop.monitor.ring import Ring
+from rmsprop.monitor.statistics import COLUMNS, describe, sums
+from rmsprop.torch import RMSprop
+
+PATHS = pytest.mark.parametrize("fused", [None, False], ids=["kernel", "tensor operations"])
+
+
+def net(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(16, 3, generator=generator)
+    return x, torch.stack([x.sum(1), x[:, 0] * x[:, 1]], 1)
+
+
+def backward(model: nn.Module, optimizer: Any, step: int) -> None:
+    optimizer.zero_grad()
+    x, y = batch(step)
+    loss: Any = nn.functional.mse_loss(model(x), y)
+    loss.backward()
+
+
+def groups_of(*groups: Any, **arguments: Any) -> RMSprop:
+    """Return an optimizer of several groups."""
+    return RMSprop(list(groups), **arguments)
+
+
+def train(model: nn.Module, optimizer: Any, steps: range) -> None:
+    for step in steps:
+        backward(model, optimizer, step)
+        optimizer.step()
+
+
+def gradients_of(optimizer: RMSprop, fill: Any) -> None:
+    """Give every parameter a gradient: a number, or what `fill` returns for a tensor."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.full_like(p, fill) if isinstance(fill, int | float) else fill(p)
+
+
+@PATHS
+@pytest.mark.parametrize("name", ["plain", "centered", "TensorFlow 1", "all of it"])
+def test_a_record_is_what_numpy_makes_of_the_step(name: str, fused: bool | None) -> None:
+    rule, model = RULES[name], net()
+    optimizer = RMSprop.from_rule(model.parameters(), rule, fused=fused)
+    monitor = Monitor(optimizer, model, every=3)
+    previous: dict[str, Tensor] = {}
+    for step in range(1, 7):
+        backward(model, optimizer, step)
+        named = dict(model.named_parameters())
+        before = {key: p.detach().clone() for key, p in named.items()}
+        v0 = {
+            key: optimizer.state[p]["square_avg"].clone()
+            if p in optimizer.state
+            else torch.full_like(p, rule.initial_square_avg)
+            for key, p in named.items()
+        }
+        optimizer.step()
+        if step in (1, 3, 6):
+            record = monitor.records[-1]
+            assert (record["kind"], record["step"]) == ("statistics", step)
+            assert list(record["tensors"]) == list(named)
+            squares = np.zeros(2)
+            for key, p in named.items():
+                state = optimizer.state[p]
+                assert p.grad is not None
+                row, histogram = sums(
+                    rule,
+                    before=before[key].numpy(),
+                    after=p.detach().numpy(),
+                    gradient=p.grad.numpy(),
+                    square_avg_before=v0[key].detach().numpy(),
+                    square_avg=state["square_avg"].numpy(),
+                    grad_avg=state["grad_avg"].numpy() if rule.centered else None,
+                    step=step,
+                )
+                squares += row[:2]
+                expected = describe(p.numel(), row, histogram, rule.lr, rule.centered)
+                told = record["tensors"][key]
+                assert (told["group"], told["shape"]) == (0, list(p.shape))
+                assert told["effective_lr"] == expected.pop("effective_lr")
+                for field, value in expected.items():
+                    assert told[field] == (None if value is None else pytest.approx(value, rel=1e-6)), field
+                if step > 1:
+                    a, b = p.grad.flatten().double(), previous[key].flatten().double()
+                    assert told["gradient_cosine"] == pytest.approx(float(a @ b / (a.norm() * b.norm())), abs=1e-12)
+                    assert told["sign_flips"] == float((a.sign() != b.sign()).double().mean())
+                else:
+                    assert told["gradient_cosine"] is None
+            assert record["gradient_norm"] == pytest.approx(math.sqrt(squares[0]), rel=1e-6)
+            assert record["update_norm"] == pytest.approx(math.sqrt(squares[1]), rel=1e-6)
+            assert record["nonfinite_steps"] == 0
+            stored = {"state_dtype": "float32", "param_dtype": "float32", "stochastic_rounding": False}
+            assert record["groups"] == [{**vars(rule), **stored}]
+            json.dumps(record, allow_nan=False)
+        previous = {key: p.grad.clone() for key, p in named.items() if p.grad is not None}
+    assert [record["step"] for record in monitor.records] == [1, 3, 6]
+
+
+def test_it_changes_no_bit_of_the_training() -> None:
+    models = [net(), net()]
+    optimizers = [RMSprop(model.parameters(), momentum=0.9, centered=True) for model in models]
+    Monitor(optimizers[0], models[0], every=2)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, range(6))
+    for p, q in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_names_are_those_of_the_groups_or_of_the_model_or_numbers() -> None:
+    model = net()
+    other = nn.Parameter(torch.ones(2))
+
+    def names(*arguments: Any) -> list[str]:
+        with Monitor(*arguments, every=1) as monitor:
+            gradients_of(arguments[0], 1.0)
+            arguments[0].step()
+            return list(monitor.records[-1]["tensors"])
+
+    assert names(RMSprop(model.parameters())) == ["0.0", "0.1", "0.2", "0.3"]
+    plain = groups_of({"params": model.parameters()}, {"params": [other]})
+    assert names(plain, model) == ["0.weight", "0.bias", "2.weight", "2.bias", "1.0"]
+    named = [(f"mine.{name}", p) for name, p in model.named_parameters()]
+    assert names(RMSprop(named), model) == [name for name, _ in named]
+    twice = groups_of({"params": [("same", other)]}, {"params": [("same", nn.Parameter(torch.ones(1)))]})
+    assert names(twice) == ["same (0.0)", "same (1.0)"]
+
+
+def test_several_groups_tensors_without_gradient_and_empty_ones() -> None:
+    a, b, c = (nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,), (0, 3)))
+    optimizer = groups_of(
+        {"params": [a], "lr": torch.tensor(0.5), "eps": 1.0}, {"params": [b, c], "alpha": 0.5}, {"params": []}
+    )
+    monitor = Monitor(optimizer, every=1)
+    optimizer.step()  # nothing has a gradient
+    assert monitor.records[0]["tensors"] == {}
+    assert (monitor.records[0]["gradient_norm"], monitor.records[0]["groups"][2]["param_dtype"]) == (0.0, None)
+    a.grad, c.grad = torch.ones_like(a), torch.ones_like(c)
+    optimizer.step()
+    record = monitor.records[1]
+    assert record["step"] == 2
+    assert {name: told["group"] for name, told in record["tensors"].items()} == {"0.0": 0, "1.1": 1}
+    assert [(group["lr"], group["decay"]) for group in record["groups"][:2]] == [(0.5, 0.99), (0.01, 0.5)]
+    empty = record["tensors"]["1.1"]
+    assert (empty["elements"], empty["gradient_rms"], empty["effective_lr"], empty["dead_rows"]) == (0, None, None, 0)
+    assert record["tensors"]["0.0"]["eps_share"] == 1
+    a.grad, b.grad = None, torch.ones_like(b)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    optimizer.param_groups[3]["params"][0].grad = torch.ones(1)
+    optimizer.step()
+    assert list(monitor.records[2]["tensors"]) == ["1.0", "1.1", "3.0"]
+    assert monitor.post_mortem() is None
+
+
+def test_complex_sparse_and_packed_tensors() -> None:
+    z = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    table = nn.Parameter(torch.ones(5, 2))
+    packed = nn.Parameter(torch.ones(4, 32))
+    optimizer = groups_of({"params": [z, table]}, {"params": [packed], "state_dtype": "uint8"})
+    monitor = Monitor(optimizer, every=1)
+    for _ in range(2):
+        z.grad = torch.tensor([3 + 4j, 1j, 0])
+        table.grad = torch.sparse_coo_tensor(torch.tensor([[1, 3]]), torch.ones(2, 2), (5, 2), check_invariants=True)
+        packed.grad = torch.ones_like(packed)
+        optimizer.step()
+    record = monitor.records[-1]
+    first, rows, last = record["tensors"].values()
+    assert (first["elements"], first["zero_gradient_share"], first["gradient_cosine"]) == (6, 0.5, pytest.approx(1))
+    assert first["gradient_rms"] == pytest.approx(math.sqrt(26 / 6))
+    assert (rows["elements"], rows["shape"], rows["gradient_rms"], rows["dead_rows"]) == (4, [5, 2], 1.0, None)
+    assert rows["gradient_cosine"] is None
+    assert last["dead_rows"] == 0
+    assert [group["state_dtype"] for group in record["groups"]] == ["complex64, float32", "uint8"]
+
+
+@pytest.mark.parametrize("state_dtype", [None, "uint8", "bfloat16"])
+def test_dead_rows_have_no_gradient_and_no_history(state_dtype: str | None) -> None:
+    table = nn.Parameter(torch.ones(4, 32))
+    optimizer = RMSprop([table], alpha=0.5, state_dtype=state_dtype)
+    monitor = Monitor(optimizer, every=1)
+    masks = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).float()
+    for mask in masks:
+        table.grad = torch.ones(4, 32) * mask[:, None]
+        optimizer.step()
+    told = [(record["tensors"]["0.0"]["dead_rows"], record["tensors"]["0.0"]["rows"]) for record in monitor.records]
+    assert told == [(1, 4), (1, 4)]  # the third row has a history
+    table.grad = torch.zeros(4, 32)
+    optimizer.step()
+    assert monitor.records[-1]["tensors"]["0.0"]["dead_rows"] == 1
+    fresh = nn.Parameter(torch.ones(3, 32))
+    other = RMSprop([fresh], state_dtype=state_dtype)
+    watching = Monitor(other, every=1)
+    fresh.grad = torch.zeros(3, 32)
+    other.step()
+    assert watching.records[-1]["tensors"]["0.0"]["dead_rows"] == 3
+
+
+def test_signs_that_flip_and_gradients_that_are_compared_at_some_elements_only() -> None:
+    p = nn.Parameter(torch.ones(1000))
+    optimizer = RMSprop([p])
+    monitor = Monitor(optimizer, every=4, last=0)  # the step before is sampled for this alone
+    for step in range(1, 9):
+        p.grad = torch.ones(1000) * (-1.0) ** step
+        sampled = torch.arange(0, 1000, 7)  # 4 would be enough for 256, but shares a factor with 1000, as 5 and 6 do
+        p.grad[sampled[:50]] = 0.0
+        p.grad[sampled + 1 - 1000 * (sampled + 1 >= 1000)] = 7.0  # these are not in the sample
+        optimizer.step()
+    told = monitor.records[-1]["tensors"]["0.0"]
+    assert (told["gradient_cosine"], told["sign_flips"]) == (pytest.approx(-1.0), 1.0)
+
+
+def test_a_sample_has_elements_of_every_row_and_column() -> None:
+    for shape in [(64, 64), (4096, 512), (1000, 6), (3, 1024), (100, 30, 30)]:
+        elements = math.prod(shape)
+        places = np.unravel_index(np.arange(0, elements, stride(elements)), shape)
+        assert 128 <= len(places[0]) <= SAMPLE
+        for axis, size in zip(places, shape, strict=True):
+            assert len(np.unique(axis)) == min(size, len(axis))
+    assert [stride(n) for n in (0, 1, SAMPLE, SAMPLE + 1)] == [1, 1, 1, 2]
+
+
+def test_cosines_are_those_of_small_and_large_gradients_or_none() -> None:
+    now, before = np.array([3.0, 4.0, 1.0, -1.0, 0.0]), np.array([4.0, 3.0, -1.0, 2.0, 5.0])
+    for size in (1e-45, 1.0, 3e38, 1e-70, 1e70):  # the ends of float32, and beyond
+        told = changes(size * now, size * before, [0, 2, 4])
+        assert [x["gradient_cosine"] for x in told] == [pytest.approx(0.96), pytest.approx(-3 / math.sqrt(10)), None]
+        assert [x["sign_flips"] for x in told] == [0.0, 1.0, None]
+    for value in (math.inf, math.nan, 1e200):
+        assert changes(np.array([value, 1.0]), np.ones(2), [0]) == [UNKNOWN]
+    assert changes(np.array([1.0, 0.0]), np.array([0.0, 1.0]), [0]) == [{"gradient_cosine": 0.0, "sign_flips": None}]
+    assert changes(np.empty(0), np.empty(0), []) == []
+
+
+@PATHS
+@pytest.mark.parametrize("mode", ["zero", "skip"])
+def test_a_record_counts_the_step_that_it_is_of(mode: str, fused: bool | None) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], nonfinite=mode, fused=fused)
+    monitor = Monitor(optimizer, every=3, last=0)
+    for value in (1.0, math.nan, math.inf, 1.0, 1.0, 1.0, 1.0):
+        p.grad = torch.full_like(p, value)
+        optimizer.step()
+    told = [(record["step"], record["nonfinite_steps"]) for record in monitor.records]
+    assert told == ([(1, 0), (3, 2), (6, 2)] if mode == "zero" else [(1, 0), (3, 2)])
+    assert optimizer.nonfinite_steps == 2
+
+
+def test_gradients_are_compared_where_both_steps_have_one() -> None:
+    params = {name: nn.Parameter(torch.ones(size)) for name, size in (("a", 3), ("b", 2), ("c", 4))}
+    optimizer = RMSprop(params.items())
+    monitor = Monitor(optimizer, every=1)
+    for given in ({"a": 1.0, "b": 2.0, "c": 0.0}, {"b": -1.0, "c": 1.0}, {"a": 1.0, "b": math.inf, "c": 5.0}):
+        for name, p in params.items():
+            p.grad = torch.full_like(p, given[name]) if name in given else None
+        optimizer.step()
+    cosines = [{name: told["gradient_cosine"] for name, told in x["tensors"].items()} for x in monitor.records]
+    assert cosines[1] == {"b": pytest.approx(-1.0), "c": None}
+    assert cosines[2] == {"a": None, "b": None, "c": pytest.approx(1.0)}
+    assert monitor.records[1]["tensors"]["b"]["sign_flips"] == 1
+    assert monitor.records[1]["tensors"]["c"]["sign_flips"] is None
+
+
+@PATHS
+def test_a_resumed_run_makes_the_records_of_an_uninterrupted_one(fused: bool | None) -> None:
+    def start(seed: int) -> tuple[Any, RMSprop, Monitor]:
+        model = net(seed)
+        optimizer = RMSprop(model.parameters(), fused=fused, nonfinite="zero")
+        return model, optimizer, Monitor(optimizer, model, every=4)
+
+    model, optimizer, whole = start(0)
+    train(model, optimizer, range(2))
+    backward(model, optimizer, 2)
+    model[0].weight.grad.fill_(math.nan)
+    optimizer.step()
+    saved = [copy.deepcopy(x.state_dict()) for x in (model, optimizer)]
+    plain = json.loads(json.dumps(whole.state_dict()))
+    train(model, optimizer, range(3, 13))
+    model, optimizer, resumed = start(1)
+    model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    resumed.load_state_dict(plain)
+    train(model, optimizer, range(3, 13))
+    assert [record["step"] for record in resumed.records] == [4, 8, 12]
+    assert resumed.records == whole.records[1:]
+    assert resumed.records[0]["nonfinite_steps"] == 1
+    assert resumed.records[0]["tensors"]["2.bias"]["gradient_cosine"] is not None
+
+
+def test_without_a_state_of_its_own_it_counts_from_the_steps_of_the_optimizer() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters())
+    train(model, optimizer, range(5))
+    other = net()
+    loaded = RMSprop(other.parameters())
+    monitor = Monitor(loaded, other, every=4)
+    loaded.load_state_dict(optimizer.state_dict())
+    train(other, loaded, range(5, 9))
+    assert [record["step"] for record in monitor.records] == [8]
+    with pytest.raises(InputError, match="state must be what state_dict"):
+        monitor.load_state_dict({"step": 3})
+
+
+def test_the_first_record_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmsprop.monitor.monitor.RECORDS", 4)
+    model = net()
+    optimizer = RMSprop(model.parameters())
+    monitor = Monitor(optimizer, model, every=1)
+    train(model, optimizer, range(9))
+    assert [record["step"] for record in monitor.records] == [1, 7, 8, 9]
+    monkeypatch.setattr("rmsprop.monitor.monitor.ENTRIES", 12)  # three records of four tensors
+    train(model, optimizer, range(9, 10))
+    assert [record["step"] for record in monitor.records] == [1, 9, 10]
+
+
+def test_the_ring_holds_the_newest_steps() -> None:
+    ring = Ring(3)
+    nonfinite = COLUMNS.index("nonfinite")
+
+    def row(value: float, bad: int = 0) -> list[float]:
+        values = [value] * len(COLUMNS)
+        values[nonfinite] = bad
+        return values
+
+    places = [(0, 0), (0, 1)]
+    sums_of = np.array([row(1, bad=2), row(1.5)])
+    ring.put(1, places, sums_of)
+    sums_of[:] = -7  # the arrays are the optimizer's
+    ring.put(2, [(0, 1)], np.array([row(2)]))
+    places.append((1, 0))
+    for step in (3, 4, 5):
+        ring.put(step, places, np.array([row(step), row(step + 0.5), row(-step, bad=step == 4)]))
+        if step == 3:
+            seen = {place: [(at, x["gradient_sq"]) for at, x in ring.series(place)] for place in ring.rows}
+            assert seen == {(0, 0): [(1, 1), (3, 3)], (0, 1): [(1, 1.5), (2, 2), (3, 3.5)], (1, 0): [(3, -3)]}
+    assert [at for at, _ in ring.series((0, 0))] == [3, 4, 5]
+    assert [x["gradient_sq"] for _, x in ring.series((0, 1))] == [3.5, 4.5, 5.5]
+    assert ring.nonfinite_steps() == 2  # also of a step that is held no more
+    assert ring.nonfinite_steps() == 2
+
+
+@PATHS
+def test_a_nan_in_one_layer_is_found_with_its_step(fused: bool | None) -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters(), lr=1e-3, fused=fused)
+    monitor = Monitor(optimizer, model, every=1 if fused is False else 50)
+    train(model, optimizer, range(20))
+    backward(model, optimizer, 20)
+    model[2].weight.grad[1, 3] = math.nan
+    optimizer.step()
+    train(model, optimizer, range(21, 25))
+    found = monitor.post_mortem()
+    assert found is not None
+    assert (found.kind, found.step, found.after) == ("nonfinite", 21, None)
+    assert (found.tensors, found.nonfinite_step) == (("2.weight",), 21)
+    text = str(found)
+    assert text.startswith("It began at step 21 in 2.weight: 1 element of its gradient was not finite.")
+    assert [row["step"] for row in found.table["2.weight"]] == [17, 18, 19, 20, 21, 22, 23]
+    assert found.table["2.weight"][3]["nonfinite"] == 0
+    assert found.table["2.weight"][4]["nonfinite"] == 1
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_where_few_steps_are_measured_it_says_between_which_two_it_began() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters(), lr=1e-3, fused=False)
+    monitor = Monitor(optimizer, model, every=5)
+    train(model, optimizer, range(11))
+    backward(model, optimizer, 11)
+    model[0].bias.grad[0] = math.inf
+    optimizer.step()
+    train(model, optimizer, range(12, 17))
+    found = monitor.post_mortem()
+    assert found is not None
+    assert (found.step, found.after) == (15, 10)
+    assert "between step 10 and step 15 in all 4 tensors at once" in str(found)
+    assert "every=1" in str(found)
+
+
+def test_a_rate_that_is_too_large_is_found_where_the_gradients_left_their_history() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters(), lr=1e-3)
+    monitor = Monitor(optimizer, model, every=10)
+    train(model, optimizer, range(30))
+    assert monitor.post_mortem() is None
+    optimizer.param_groups[0]["lr"] = 30.0
+    train(model, optimizer, range(30, 34 + LASTING))
+    found = monitor.post_mortem()
+    assert found is not None
+    assert (found.kind, found.nonfinite_step, found.after) == ("spike", None, None)
+    assert found.step in (32, 33)  # the step at the large rate is 31, and its gradient comes after it
+    assert "times its history, and has not come back" in str(found)
+
+
+def test_the_rise_before_what_is_not_finite_is_its_beginning() -> None:
+    p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = RMSprop([("p", p), ("q", q)])
+    monitor = Monitor(optimizer)
+    for step in range(1, 15):
+        p.grad, q.grad = torch.full_like(p, 1.0), torch.full_like(q, 1.0)
+        if step == 3:
+            p.grad *= 500  # comes back
+        if step >= 9:
+            q.grad *= 100.0 ** (step - 8)
+        if step == 12:
+            p.grad.fill_(math.inf)
+        optimizer.step()
+    found = monitor.post_mortem()
+    assert found is not None
+    assert (found.kind, found.step, found.tensors, found.nonfinite_step) == ("spike", 9, ("q",), 12)
+    assert "in q: its gradient was 100 times its history" in str(found)
+
+
+@pytest.mark.parametrize("v0", [0.0, 1.0])
+def test_a_healthy_run_has_no_post_mortem(v0: float) -> None:
+    """Nor has one spike that passes, nor a tensor that joins late, nor gradients that count as 0."""
+    model = net()
+    late = nn.Parameter(torch.ones(4))
+    optimizer = groups_of(
+        {"params": model.parameters()}, {"params": [late]}, lr=1e-3, initial_square_avg=v0, nonfinite="zero"
+    )
+    monitor = Monitor(optimizer, model)
+    assert monitor.post_mortem() is None
+    for step in range(60):
+        backward(model, optimizer, step)
+        if step >= 20:
+            late.grad = torch.randn(4, generator=torch.Generator().manual_seed(step))
+        if step == 30:
+            for p in model.parameters():
+                p.grad *= 100
+        if step == 40:
+            late.grad.fill_(math.nan)  # type: ignore[union-attr]
+        optimizer.step()
+    assert monitor.post_mortem() is None
+    assert monitor.records[-1]["nonfinite_steps"] == 1
+
+
+def test_steps_that_are_left_out_are_not_counted_and_told_when_there_is_no_other() -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], nonfinite="skip")
+    monitor = Monitor(optimizer, every=2)
+    for step in range(4):
+        p.grad = torch.full_like(p, math.nan if step == 1 else 1.0)
+        optimizer.step()
+    assert [(record["step"], record["nonfinite_steps"]) for record in monitor.records] == [(1, 0), (2, 1)]
+    p.grad = torch.full_like(p, math.nan)
+    for _ in range(STUCK - 1):
+        optimizer.step()
+    assert monitor.post_mortem() is None
+    optimizer.step()
+    found = monitor.post_mortem()
+    assert found is not None
+    assert (found.kind, found.step) == ("stuck", 4)
+    assert f"The last {STUCK} steps were all left out" in str(found)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert monitor.post_mortem() is None
+
+
+def test_copies_of_a_watched_optimizer_are_not_watched() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters())
+    monitor = Monitor(optimizer, model, every=1)
+    train(model, optimizer, range(1))
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        gradients_of(other, 1.0)
+        other.step()
+        Monitor(other)
+    assert len(monitor.records) == 1
+
+
+def test_threads_that_step_one_optimizer_leave_the_monitor_whole() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters(), lr=1e-4)
+    monitor = Monitor(optimizer, model, every=7, last=5)
+    gradients_of(optimizer, 1.0)
+    optimizer.step()
+    errors: list[BaseException] = []
+
+    def step() -> None:
+        try:
+            for _ in range(40):
+                optimizer.step()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=step) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(monitor.records) >= 10
+    assert all(record["tensors"].keys() == monitor.records[0]["tensors"].keys() for record in monitor.records)
+    assert monitor.post_mortem() is None
+
+
+class LightningLike:
+    """Wraps as LightningOptimizer does: it has the class of what it wraps, forwards to it, and steps with a closure."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self.__class__ = type("Lightning", (type(self), type(optimizer)), {})
+
+    @property
+    def optimizer(self) -> Any:
+        return self._optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._optimizer, name)
+
+    def step(self, closure: Any = None) -> Any:
+        return self._optimizer.step(closure)
+
+
+class AcceleratedLike(torch.optim.Optimizer):
+    """Wraps as AcceleratedOptimizer does: an Optimizer that has never been initialised, with the state of another."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("wrap", [LightningLike, AcceleratedLike, lambda x: LightningLike(AcceleratedLike(x))])
+def test_wrappers_of_trainers(wrap: Any) -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters())
+    wrapped = wrap(optimizer)
+    monitor = Monitor(wrapped, model, every=2)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        x, y = batch(0)
+        loss: Any = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        wrapped.step(closure)
+    assert [record["step"] for record in monitor.records] == [1, 2]
+    with pytest.raises(InputError, match="without a watcher for another one"):
+        Monitor(optimizer)
+    monitor.close()
+    monitor.close()
+    wrapped.step(closure)
+    assert len(monitor.records) == 2
+    Monitor(wrapped)
+
+
+def test_what_cannot_be_monitored_is_said_in_one_line() -> None:
+    model = net()
+    adam = torch.optim.Adam(model.parameters())
+    with pytest.raises(
+        InputError, match=r"must be a rmsprop\.torch\.RMSprop, got one of torch, Adam; make that, or use"
+    ):
+        Monitor(adam)
+    optimizer = RMSprop(model.parameters())
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"every": 0}, "every must be a whole number >= 1"),
+        ({"last": -1}, "last must be a whole number >= 0"),
+        ({"sinks": ["file"]}, "sinks must be callables"),
+        ({"model": net()}, "model must be a module with parameters of the optimizer, got a Sequential with none"),
+        ({"model": "net"}, "model must be a torch.nn.Module"),
+    ]
+    for arguments, message in refused:
+        with pytest.raises(InputError, match=message):
+            Monitor(optimizer, **arguments)
+    Monitor(optimizer).close()  # none of them has left a watcher
+
+
+def test_it_has_findings_of_its_records() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters(), eps=100.0)
+    monitor = Monitor(optimizer, model, every=1)
+    train(model, optimizer, range(4))
+    assert any("ε" in str(finding) for finding in monitor.findings())
+
+
+def test_importing_it_imports_no_framework() -> None:
+    code = "import sys, rmsprop.monitor; print([m for m in ('torch', 'jax', 'keras') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_rule_is_what_the_step_had() -> None:
+    """A scheduler changes the rate after the step; what a record says is the rate before."""
+    model = net()
+    optimizer = RMSprop(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    monitor = Monitor(optimizer, model, every=1)
+    for step in range(3):
+        train(model, optimizer, range(step, step + 1))
+        schedule.step()
+    assert [record["groups"][0]["lr"] for record in monitor.records] == [1.0, 0.5, 0.25]
+    assert isinstance(optimizer.rule(), Rule)
