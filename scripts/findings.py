@@ -1,0 +1,298 @@
+"""Provoke every finding of rmsprop.monitor in a small training, and train beside it where it must be silent.
+
+.venv/bin/python scripts/findings.py           trains (half a minute), writes docs/findings.json and docs/monitor.md
+.venv/bin/python scripts/findings.py --page    writes the page's table from the stored results only
+
+tests/test_findings.py trains the same runs.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from rmsprop.environment import environment
+from rmsprop.files import finite, write_atomically
+from rmsprop.lab.task import load_task
+from rmsprop.monitor import Monitor
+from rmsprop.monitor.findings import Finding, find
+from rmsprop.torch import RMSprop
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, FOUND = ROOT / "docs" / "monitor.md", ROOT / "docs" / "findings.json"
+
+Records = list[dict[str, Any]]
+
+
+# -- trainings ---------------------------------------------------------------------------------------------------------
+
+
+def train(
+    model: nn.Module,
+    losses: Iterator[Tensor],
+    *,
+    every: int = 10,
+    before_step: Callable[[int, nn.Module], object] = lambda step, model: None,
+    **options: Any,
+) -> Records:
+    """Step `model` on `losses` with RMSprop(**options), learning rate 0.001 unless given; return the records."""
+    optimizer = RMSprop(model.parameters(), **{"lr": 1e-3, **options})
+    with Monitor(optimizer, model, every=every) as monitor:
+        for step, loss in enumerate(losses, start=1):
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            before_step(step, model)
+            optimizer.step()
+        return monitor.records
+
+
+def digits(
+    steps: int = 60,
+    dtype: torch.dtype = torch.float32,
+    loss: Callable[[int, Tensor], Tensor] = lambda step, mean: mean,
+    **options: Any,
+) -> Records:
+    """Train the network of the task digits on batches of 64; `loss` may change each step's loss."""
+    task = load_task("digits")
+    images, labels = task.train[:]
+    torch.manual_seed(0)
+    model = task.model().to(dtype)
+
+    def losses() -> Iterator[Tensor]:
+        for step in range(1, steps + 1):
+            batch = torch.randint(len(images), (64,))
+            mean = cross_entropy(model(images[batch].to(dtype)).float(), labels[batch])
+            yield loss(step, mean)
+
+    return train(model, losses(), **options)
+
+
+def line(steps: int = 60, noise: float = 0.0, dtype: torch.dtype = torch.float32, **options: Any) -> Records:
+    """Fit a linear map of 8 numbers to 4, with slopes of about 0.3, to 64 points; targets have `noise`."""
+    torch.manual_seed(0)
+    x, model = torch.randn(64, 8, dtype=dtype), nn.Linear(8, 4).to(dtype)
+    y = x @ (0.3 * torch.randn(8, 4, dtype=dtype))
+    losses = ((model(x) - y - noise * torch.randn_like(y)).square().mean() for _ in range(steps))
+    return train(model, losses, **options)
+
+
+def scaled(scale: float, **options: Any) -> Records:
+    """Fit the sum of three linear maps, the third one multiplied by `scale`, to noisy data."""
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(8, 4, bias=False) for _ in range(3)])
+    x = torch.randn(64, 8)
+
+    def losses() -> Iterator[Tensor]:
+        for _ in range(60):
+            a, b, c = (layer(x) for layer in model)
+            yield (a + b + scale * c - x[:, :4] - torch.randn(64, 4)).square().mean()
+
+    return train(model, losses(), **options)
+
+
+def words(used: int, **options: Any) -> Records:
+    """Learn embeddings of 100 words, of which the first `used` come up."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 2))
+
+    def losses() -> Iterator[Tensor]:
+        for _ in range(60):
+            word = torch.randint(used, (256,))
+            yield cross_entropy(model(word), word % 2)
+
+    return train(model, losses(), **options)
+
+
+def constant(noise: float, **options: Any) -> Records:
+    """Follow a constant gradient of 1, with `noise` added to it."""
+    torch.manual_seed(0)
+    model = nn.Linear(8, 4, bias=False)
+    losses = ((model.weight * (1 + noise * torch.randn(4, 8))).sum() for _ in range(300))
+    return train(model, losses, **options)
+
+
+def optax_line(decay: float) -> Records:
+    """Fit a line of bfloat16 parameters with optax.rmsprop, whose square average is bfloat16, too."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from rmsprop import profile
+    from rmsprop.monitor import from_optax
+
+    rule = profile("optax", lr=1e-2, decay=decay)
+    optimizer = optax.rmsprop(rule.lr, decay=decay)
+    x = jax.random.normal(jax.random.key(0), (64, 8))
+    params = {"w": jnp.zeros((8, 4), jnp.bfloat16)}
+    state = optimizer.init(params)
+    slope = jax.jit(jax.grad(lambda p: ((x @ p["w"] - x[:, :4]) ** 2).mean()))
+    records = []
+    for step in range(1, 601):
+        grads = slope(params)
+        updates, new_state = optimizer.update(grads, state, params)
+        new_params = optax.apply_updates(params, updates)
+        if step % 50 == 0:
+            records.append(from_optax(rule, params, new_params, grads, state, new_state, step=step))
+        params, state = new_params, new_state
+    return records
+
+
+def clip(norm: float) -> Callable[[int, nn.Module], object]:
+    """Return what clips gradients to `norm` before each step."""
+    return lambda step, model: nn.utils.clip_grad_norm_(model.parameters(), norm)
+
+
+def spike(step: int, loss: Tensor) -> Tensor:
+    """Return the loss, in step 40 a hundred times as large."""
+    return loss * 100 if step == 40 else loss
+
+
+def break_down(step: int, model: nn.Module) -> None:
+    """Put an infinite gradient into step 40."""
+    if step == 40:
+        parameter = next(model.parameters())
+        assert parameter.grad is not None
+        parameter.grad[0] = torch.inf
+
+
+# -- what provokes a finding, and where it is silent -------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A kind of finding, a run that provokes it, and one like it that does not, each with its words."""
+
+    kind: str
+    loud: tuple[str, Callable[[], Records]]
+    silent: tuple[str, Callable[[], Records]]
+
+
+CASES = (
+    Case(
+        "nonfinite",
+        ("digits, an infinite gradient in step 40, `nonfinite=\"zero\"`",
+         lambda: digits(nonfinite="zero", before_step=break_down)),
+        ("the same without it", lambda: digits(nonfinite="zero")),
+    ),
+    Case(
+        "spike",
+        ("digits, the loss multiplied by 100 in step 40", lambda: digits(loss=spike)),
+        ("the same, gradients clipped to a norm of 3", lambda: digits(loss=spike, before_step=clip(3.0))),
+    ),
+    Case(
+        "dead rows",
+        ("embeddings of 100 words, 50 of which come up", lambda: words(50)),
+        ("all 100 come up", lambda: words(100)),
+    ),
+    Case(
+        "first step",
+        ("digits, `lr=0.01`, PyTorch's default", lambda: digits(lr=0.01)),
+        ("the same with `bias_correction=True`", lambda: digits(lr=0.01, bias_correction=True)),
+    ),
+    Case(
+        "long steps",
+        ("linear fit, slopes of 0.3, `lr=0.5`", lambda: line(noise=0.1, lr=0.5)),
+        ("`lr=0.003`", lambda: line(noise=0.1, lr=0.003)),
+    ),
+    Case(
+        "oscillation",
+        ("linear fit, all data in each step, `lr=0.01`, `bias_correction=True`, 300 steps",
+         lambda: line(steps=300, lr=0.01, bias_correction=True)),
+        ("the same with noise of 1 in the targets", lambda: line(steps=300, lr=0.01, noise=1.0, bias_correction=True)),
+    ),
+    Case("eps", ("digits, `eps=1`", lambda: digits(eps=1.0)), ("`eps=1e-8`", digits)),
+    Case(
+        "start",
+        ("digits, `initial_square_avg=1`, `alpha=0.99`", lambda: digits(initial_square_avg=1.0)),
+        ("`alpha=0.8`", lambda: digits(initial_square_avg=1.0, alpha=0.8)),
+    ),
+    Case(
+        "variance floor",
+        ("a constant gradient, `centered=True`, `alpha=0.9`, 300 steps",
+         lambda: constant(0.0, centered=True, alpha=0.9)),
+        ("with noise of 10 %", lambda: constant(0.1, centered=True, alpha=0.9)),
+    ),
+    Case(
+        "stall",
+        ("digits, bfloat16 parameters, `lr=3e-5`", lambda: digits(dtype=torch.bfloat16, lr=3e-5)),
+        ("the same with `stochastic_rounding=True`",
+         lambda: digits(dtype=torch.bfloat16, lr=3e-5, stochastic_rounding=True)),
+    ),
+    Case(
+        "state stall",
+        ("linear fit by `optax.rmsprop`, bfloat16 parameters and state, `decay=0.999`", lambda: optax_line(0.999)),
+        ("`decay=0.9`", lambda: optax_line(0.9)),
+    ),
+    Case(
+        "effective lr",
+        ("the sum of three linear maps, one of them multiplied by 0.001", lambda: scaled(0.001)),
+        ("multiplied by 1", lambda: scaled(1.0)),
+    ),
+    Case(
+        "short steps",
+        ("linear fit, `lr=1e-8`, float64", lambda: line(noise=0.1, lr=1e-8, dtype=torch.float64)),
+        ("`lr=1e-5`", lambda: line(noise=0.1, lr=1e-5, dtype=torch.float64)),
+    ),
+    Case(
+        "weight decay",
+        ("digits, `weight_decay=0.01`", lambda: digits(weight_decay=0.01)),
+        ("the same with `decoupled_weight_decay=True`", lambda: digits(weight_decay=0.01, decoupled_weight_decay=True)),
+    ),
+    Case(
+        "clipping",
+        ("digits, gradients clipped to a norm of 0.01", lambda: digits(before_step=clip(0.01))),
+        ("to a norm of 10", lambda: digits(before_step=clip(10.0))),
+    ),
+)  # fmt: skip
+
+
+def of_kind(kind: str, records: Records) -> list[Finding]:
+    """Return the findings of one kind."""
+    return [finding for finding in find(records) if finding.kind == kind]
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Run a case, and return what the page says of it."""
+    loud, silent = of_kind(case.kind, case.loud[1]()), of_kind(case.kind, case.silent[1]())
+    assert loud, case.kind
+    assert not silent, silent
+    print(f"{case.kind}\n{loud[0]}\n")
+    return {"kind": case.kind, "loud": case.loud[0], "silent": case.silent[0], "finding": loud[0].to_dict()}
+
+
+def block(found: dict[str, Any]) -> str:
+    """Return the table of the page."""
+    lines = ["| kind | provoked by | the finding | from where on | silent in |", "|---|---|---|---|---|"]
+    for case in found["cases"]:
+        finding = case["finding"]
+        words = f"{finding['sentence']} Remedy: {finding['remedy']}."
+        lines.append(f"| {case['kind']} | {case['loud']} | {words} | {finding['threshold']} | {case['silent']} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def with_table(text: str) -> str:
+    """Return docs/monitor.md with its table as the stored results have it."""
+    with_block = runpy.run_path(str(ROOT / "scripts" / "readme.py"))["with_block"]
+    return str(with_block(text, "findings", block(json.loads(FOUND.read_text(encoding="utf-8")))))
+
+
+def main() -> None:
+    """Train, unless only the page is asked for, and write."""
+    if sys.argv[1:] not in ([], ["--page"]):
+        raise SystemExit(__doc__)
+    if not sys.argv[1:]:
+        torch.set_num_threads(1)
+        found = finite({"cases": [measure(case) for case in CASES], "environment": environment()})
+        write_atomically(FOUND, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(PAGE, with_table(PAGE.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Findings: what a monitor's records say, in sentences with cause, evidence and remedy.
+
+    from rmsprop.monitor.findings import find
+
+    for finding in find(monitor.records):
+        print(finding)
+
+`find` is a pure function of the records, of a run that goes on, has ended, or was written to a file. What it looks for,
+and from which threshold on, is in `findings_gradients` and `findings_steps`; what a record holds, in `statistics`.
+Thresholds are wide of what healthy runs show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+from rmsprop.monitor import findings_gradients as gradients
+from rmsprop.monitor import findings_steps as steps
+from rmsprop.monitor.history import Finding, History, Record
+
+__all__ = ["KINDS", "Finding", "find"]
+
+KINDS: tuple[Callable[[History], Iterator[Finding]], ...] = (
+    gradients.nonfinite,
+    gradients.spike,
+    gradients.dead_rows,
+    steps.first_step,
+    steps.long_steps,
+    gradients.oscillation,
+    steps.eps,
+    steps.start,
+    steps.variance_floor,
+    steps.stall,
+    steps.state_stall,
+    steps.effective_lr,
+    steps.short_steps,
+    steps.weight_decay,
+    gradients.clipping,
+)
+
+_APART = 3  # findings of one kind that stand alone; more of them are joined
+
+
+def find(records: Sequence[Record]) -> list[Finding]:
+    """Return what the records of a run say, the gravest kind first and each tensor at most once for each kind.
+
+    Parameters
+    ----------
+    records
+        Those of `rmsprop.monitor.Monitor`, in the order of their steps, also when read back from JSON, or those of
+        `from_optax` or `from_keras`. Records of other kinds than "statistics" are left out.
+
+    Returns
+    -------
+    list of Finding
+        Each with a sentence, its cause, the numbers, the threshold that they passed, and a remedy. Where more than
+        three tensors share a kind, one finding speaks of the worst of them and names the others. Empty if nothing was
+        found, or if there are no records.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rmsprop.monitor import Monitor
+    >>> from rmsprop.torch import RMSprop
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = RMSprop(model.parameters(), eps=1.0)
+    >>> monitor = Monitor(optimizer, model, every=1)
+    >>> for _ in range(3):
+    ...     model(torch.ones(1, 3)).square().sum().mul(1e-3).backward()
+    ...     optimizer.step()
+    >>> print(find(monitor.records)[0].sentence)
+    ε governs 100 % of the elements of weight that have a gradient: you are running SGD there, with rate η/ε = 0.01.
+    """
+    history = History(records)
+    return [finding for kind in KINDS for finding in _joined(list(kind(history)))]
+
+
+def _joined(found: list[Finding]) -> list[Finding]:
+    """Return findings of one kind, the worst first, as they are or, if they are many, as one."""
+    if len(found) <= _APART:
+        return found
+    worst, (second, third), more = found[0], found[1:3], found[3:]
+    others = f" So it is with {second.tensor}, {third.tensor} and {len(more)} more."
+    evidence = {**worst.evidence, "also": [f.tensor for f in found[1:]]}
+    return [dataclasses.replace(worst, sentence=worst.sentence + others, evidence=evidence)]

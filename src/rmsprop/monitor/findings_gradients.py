@@ -1,0 +1,150 @@
+"""Findings about gradients: not finite, spiking, flipping, clipped, absent.
+
+Each function takes the history of a run and yields what it finds, the worst tensor first. Symbols are those of
+`rmsprop.rule`. Lasting conditions are judged by the median of the newest records, so that one unusual step says
+nothing; events are looked for in all records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rmsprop.monitor.history import MEDIAN, NAN, SEVERAL, Finding, History, Seen, over, percent, square, typical
+
+
+def nonfinite(history: History) -> Iterator[Finding]:
+    """Find gradients that are not finite, or whose square is not."""
+    cause = "a gradient beyond the range of its type; its square, once in v, stays there for good"
+    remedy = (
+        'nonfinite="skip" leaves such steps out; then look for the batch or the operation that makes them (a division '
+        "by zero, an overflow in half precision), or clip the gradients"
+    )
+    steps = max((int(r.get("nonfinite_steps") or 0) for r in history.records), default=0)
+    named = False
+    for name, count, _ in history.ranked(lambda n: sum(s.values["nonfinite"] for s in history.tensors[n]), above=0):
+        first = next(s.step for s in history.tensors[name] if s("nonfinite") > 0)
+        sentence = f"{count:.0f} elements of gradients of {name} were not finite, the first seen in step {first}."
+        evidence = {"elements": int(count), "first_step": first, "nonfinite_steps": steps}
+        named = True
+        yield Finding("nonfinite", name, first, sentence, cause, evidence, "one element", remedy)
+    if steps and not named:
+        sentence = f"Gradients that are not finite were met in {steps} steps, and the step or the elements left out."
+        step, evidence = history.records[-1]["step"], {"nonfinite_steps": steps}
+        yield Finding("nonfinite", None, step, sentence, cause, evidence, "one step", remedy)
+
+
+def spike(history: History) -> Iterator[Finding]:
+    """Find a gradient many times as large as those before it; v then makes the steps after it short."""
+    limit = 10.0
+
+    def times(seen: Seen) -> float:
+        settled = (
+            1 if seen("initial_square_avg") else math.sqrt(1 - seen("decay") ** (seen.step - 1))
+        )  # young v is small
+        return over(seen("gradient_rms"), over(seen("history_rms"), settled))
+
+    def worst(name: str) -> Seen:
+        return max(history.tensors[name], key=lambda s: k if (k := times(s)) > 0 else 0.0)
+
+    for name, k, _ in history.ranked(lambda n: times(worst(n)), above=limit):
+        seen = worst(name)
+        beta, raw = seen("decay"), over(seen("gradient_rms"), seen("history_rms"))
+        length = 1 / math.sqrt(over(beta, square(raw)) + 1 - beta)
+        # After j more steps v is 1 + (1−β)·(K²−1)·βʲ times what it was; steps have 90 % of their length at 0.9⁻².
+        excess = math.log1p(-beta) + math.log(k - 1) + math.log(k + 1) - math.log(0.9**-2 - 1)
+        steps = math.ceil(excess / -math.log(beta)) if excess > 0 and beta else 0
+        count = sum(times(s) > limit for s in history.tensors[name])
+        sentence = (
+            f"The gradient of {name} was {k:.3g} times its history in step {seen.step}: that step was {length:.3g}·η "
+            f"long, and steps have 90 % of their usual length again {steps} steps later."
+        )
+        cause = f"a gradient of {seen('gradient_rms'):.3g} where √v was {seen('history_rms'):.3g} (root mean squares)"
+        remedy = (
+            "clip gradients somewhat above their usual norm, and look at that batch; spikes are rarer at a smaller lr"
+        )
+        evidence = seen.numbers("gradient_rms", "history_rms") | {
+            "times_history": k, "step_in_lr": length, "recovery_steps": steps, "records": count
+        }  # fmt: skip
+        threshold = f"gradient more than {limit:g} times its history (root mean squares) in a record"
+        yield Finding("spike", name, seen.step, sentence, cause, evidence, threshold, remedy)
+
+
+def oscillation(history: History) -> Iterator[Finding]:
+    """Find gradients that change sign with every step: the rate is at the edge of stability."""
+    limit, most = 0.9, 0.8
+
+    def measure(name: str) -> float:
+        known = sum(math.isfinite(s("gradient_cosine")) for s in history.recent(name)) >= SEVERAL
+        flips = history.typical(name, "sign_flips") > most
+        return -history.typical(name, "gradient_cosine") if known and flips else NAN
+
+    for name, opposed, seen in history.ranked(measure, above=limit):
+        share = history.typical(name, "sign_flips")
+        sentence = (
+            f"{name} oscillates: {percent(share)} of its gradient changes sign from one step to the next (cosine "
+            f"{-opposed:.2f}), and the steps undo each other."
+        )
+        edge = "2(1+μ)/η" if seen("momentum") else "2/η"
+        cause = f"the curvature, divided by √v, has reached the edge of stability, {edge} with η = {seen('lr'):g}"
+        remedy = "a smaller lr, or one that falls to 0 at the end: the oscillation is about η/2 wide"
+        evidence = seen.numbers("lr", "momentum", "update_ratio") | {"gradient_cosine": -opposed, "sign_flips": share}
+        threshold = f"cosine of successive gradients below −{limit:g}, more than {percent(most)} of the signs: {MEDIAN}"
+        yield Finding("oscillation", name, seen.step, sentence, cause, evidence, threshold, remedy)
+
+
+def clipping(history: History) -> Iterator[Finding]:
+    """Find gradients that always have the same norm: they are clipped in every step."""
+    most, close, several = 0.9, 1e-3, 5
+    norms = [r["gradient_norm"] for r in history.records if r["gradient_norm"]]
+    usual = typical(norms)
+    same = sum(abs(x - usual) <= close * usual for x in norms)
+    if len(norms) < several or same < most * len(norms) or not _varies(history):
+        return
+    sentence = f"The gradient's norm is {usual:.4g} in {same} of {len(norms)} records: it is clipped in every step."
+    cause = (
+        "before clipping the norm is always above the threshold; a factor common to all gradients then cancels in g/d, "
+        "up to ε: such clipping changes little and bounds no step"
+    )
+    remedy = "a threshold above the usual norm, for spikes only; or none, and a smaller lr if steps are too long"
+    evidence = {"gradient_norm": usual, "records": len(norms), "records_alike": same}
+    threshold = f"{percent(most)} of at least {several} norms within {close:g} of their median"
+    yield Finding("clipping", None, history.records[-1]["step"], sentence, cause, evidence, threshold, remedy)
+
+
+def _varies(history: History) -> bool:
+    """Return whether gradients differ between records in more than a common factor and the sign."""
+    for seen in history.tensors.values():
+        sizes = [x for s in seen if (x := s("gradient_rms")) > 0]
+        if (sizes and max(sizes) > 1.01 * min(sizes)) or any(abs(s("gradient_cosine")) < 0.99 for s in seen):
+            return True
+    return False
+
+
+def dead_rows(history: History) -> Iterator[Finding]:
+    """Find rows, such as units or entries of an embedding, that no gradient reaches."""
+    limit = 0.25
+
+    def all_dead(name: str) -> bool:
+        recent = history.recent(name)
+        return len(recent) >= SEVERAL and all(s("zero_gradient_share") == 1 for s in recent)
+
+    def measure(name: str) -> float:
+        seen = history.tensors[name][-1]
+        return 1.0 if all_dead(name) else over(seen("dead_rows"), seen("rows"))
+
+    for name, share, seen in history.ranked(measure, above=limit):
+        counts = f"{seen('dead_rows'):.0f} of the {seen('rows'):.0f}"
+        some = f"{counts} rows of {name} ({percent(share)}) get no gradient, and have got none for long."
+        sentence = f"No gradient reaches {name}." if all_dead(name) else some
+        cause = "units that are never active, such as ReLUs whose input was pushed below 0, or entries never looked up"
+        remedy = (
+            "if it came with training, a smaller lr, calmer first steps (bias_correction=True) or an activation with a "
+            "slope below 0; else these rows are not used at all"
+        )
+        evidence = seen.numbers("dead_rows", "rows", "zero_gradient_share")
+        threshold = (
+            f"more than {percent(limit)} of the rows without gradient, and with √v at most 1e-6 of the tensor's; or no "
+            f"element with a gradient in {SEVERAL} records or more"
+        )
+        yield Finding("dead rows", name, seen.step, sentence, cause, evidence, threshold, remedy)

@@ -1,0 +1,145 @@
+"""A run as findings see it: the tensors in a monitor's records, and the `Finding`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, NamedTuple, TypeAlias
+
+from rmsprop.files import finite
+
+Record: TypeAlias = dict[str, Any]
+
+RECENT = 10  # newest records of a tensor, from which lasting conditions are judged
+SEVERAL = 3  # fewer of them say nothing about what differs from step to step
+MEDIAN = f"median of the newest {RECENT} records"
+NAN = math.nan  # stands for every number that is missing: it exceeds no threshold
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth knowing about a run; `str` gives it in words."""
+
+    kind: str
+    tensor: str | None  # the tensor concerned, the worst of several; None: the run
+    step: int  # when it happened, or when it was last seen
+    sentence: str  # what was found, with its numbers
+    cause: str
+    evidence: dict[str, Any]  # the numbers by name
+    threshold: str  # what was asked for
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"Step {self.step}: {self.sentence}\n  Cause: {self.cause}.\n  Remedy: {self.remedy}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dict that JSON can hold, None for what is not finite."""
+        return dict(finite(asdict(self)))
+
+
+class Seen(NamedTuple):
+    """One tensor in one record."""
+
+    step: int
+    group: dict[str, Any]  # its group's rule, dtypes and rounding
+    values: dict[str, Any]
+
+    def __call__(self, name: str) -> float:
+        """Return a statistic of the tensor or, if there is none of the name, a number of its group."""
+        value = self.values.get(name, self.group.get(name))
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else NAN
+
+    def numbers(self, *names: str) -> dict[str, Any]:
+        """Return several of them by name."""
+        return {name: self(name) for name in names}
+
+    @property
+    def active_share(self) -> float:
+        """Share of the elements that have a gradient in this step, NaN if none has."""
+        return 1 - self("zero_gradient_share") or NAN
+
+    @property
+    def eps_share(self) -> float:
+        """Share of the elements with a gradient that ε governs, at least.
+
+        An element that never had a gradient has v = 0, and ε governs it, which is no news. All elements without a
+        gradient in this step count as such, and are left out above and below the line.
+        """
+        return (self("eps_share") - self("zero_gradient_share")) / self.active_share
+
+    @property
+    def divisor(self) -> float:
+        """Median of d among the elements that ε does not govern, to a factor of √2: they have the largest d."""
+        histogram = self.values.get("effective_lr") or {"first": 0, "counts": []}
+        governed = self("eps_share") * self("elements")
+        skipped = round(governed) if math.isfinite(governed) else 0
+        left = sum(histogram["counts"]) - skipped
+        counted = 0
+        for exponent, count in enumerate(histogram["counts"], start=histogram["first"]):
+            counted += count
+            if left > 0 and counted >= skipped + left / 2:
+                return float(2.0 ** (exponent + 0.5))
+        return NAN
+
+
+class History:
+    """The records of a run, and the tensors in them.
+
+    Parameters
+    ----------
+    records
+        In the order of their steps; kinds other than "statistics" are left out.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = [record for record in records if record.get("kind") == "statistics"]
+        self.tensors: dict[str, list[Seen]] = {}
+        for record in self.records:
+            for name, values in record["tensors"].items():
+                seen = Seen(record["step"], record["groups"][values["group"]], values)
+                self.tensors.setdefault(name, []).append(seen)
+
+    def recent(self, name: str) -> list[Seen]:
+        """Return the newest records of a tensor, without that of step 1 if there are others: it is a special one."""
+        seen = self.tensors[name]
+        return ([s for s in seen if s.step > 1] or seen)[-RECENT:]
+
+    def typical(self, name: str, value: str | Callable[[Seen], float]) -> float:
+        """Return the median of a number over the recent records of a tensor that have it."""
+        return typical((s(value) if isinstance(value, str) else value(s)) for s in self.recent(name))
+
+    def ranked(
+        self, measure: Callable[[str], float], *, above: float, matrices: bool = False
+    ) -> Iterator[tuple[str, float, Seen]]:
+        """Yield name, value and newest record of the tensors whose value is above a threshold, the largest first.
+
+        `matrices` leaves out tensors of fewer than two dimensions: biases may start at 0, and scales are few.
+        """
+        found = [(measure(name), name) for name, seen in self.tensors.items()
+                 if not matrices or len(seen[-1].values["shape"]) >= 2]  # fmt: skip
+        for value, name in sorted(((v, n) for v, n in found if v > above), key=lambda pair: -pair[0]):
+            yield name, value, self.tensors[name][-1]
+
+
+def typical(values: Iterable[float]) -> float:
+    """Return the median of those values that are finite."""
+    numbers = [x for x in values if math.isfinite(x)]
+    return median(numbers) if numbers else NAN
+
+
+def over(a: float, b: float) -> float:
+    """Return a/b, NaN where that is no finite number."""
+    quotient = a / b if b else NAN
+    return quotient if math.isfinite(quotient) else NAN
+
+
+def square(x: float) -> float:
+    """Return x², infinite where that is too large, and no error."""
+    return x * x
+
+
+def percent(share: float) -> str:
+    """Return a share in words, such as "83 %"."""
+    return f"{100 * share:.3g} %"

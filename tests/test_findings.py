@@ -1,0 +1,407 @@
+"""Findings: each in a real training that provokes it and silent in one beside it, and numbers that come true."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rmsprop import Rule, init, update
+from rmsprop.lab.task import Task, load_task
+from rmsprop.lab.tasks.shakespeare import shakespeare
+from rmsprop.lab.training import Training
+from rmsprop.monitor import Monitor
+from rmsprop.monitor.findings import KINDS, Finding, find
+from rmsprop.monitor.history import Seen
+from rmsprop.monitor.statistics import describe, sums
+from rmsprop.torch import RMSprop
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("findings_script", ROOT / "scripts" / "findings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = script()
+CASES = {case.kind: case for case in SCRIPT.CASES}
+# What else is to be said of the runs that provoke a finding.
+BESIDE = {"long steps": {"first step", "oscillation"}, "state stall": {"stall"}}
+
+
+def follow(gradients: torch.Tensor, start: float = 1.0, **options: Any) -> list[dict[str, Any]]:
+    """Step a 2 × 2 matrix on `gradients`, one for each step, with a record of every step."""
+    p = torch.full((2, 2), start, dtype=torch.float64)
+    optimizer = RMSprop([p], **options)
+    with Monitor(optimizer, every=1) as monitor:
+        for g in gradients:
+            p.grad = g.double().expand(2, 2).clone()
+            optimizer.step()
+        return monitor.records
+
+
+def of_kind(kind: str, records: list[dict[str, Any]]) -> list[Finding]:
+    return [finding for finding in find(records) if finding.kind == kind]
+
+
+# -- every kind: provoked, and silent ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_run_provokes_it_and_one_beside_it_does_not(kind: str) -> None:
+    records = CASES[kind].loud[1]()
+    found = find(records)
+    assert {f.kind for f in found} == {kind} | BESIDE.get(kind, set())
+    for finding in found:
+        assert (finding.tensor or "norm") in finding.sentence
+        assert str(finding).startswith(f"Step {finding.step}: {finding.sentence}\n  Cause: ")
+        assert 1 <= finding.step <= records[-1]["step"]
+    assert find(json.loads(json.dumps(records, allow_nan=False))) == found
+    assert find(CASES[kind].silent[1]()) == []
+
+
+def test_every_kind_is_in_the_table_of_the_page() -> None:
+    stored = json.loads(SCRIPT.FOUND.read_text())["cases"]
+    assert [(c["kind"], c["loud"], c["silent"]) for c in stored] == [
+        (c.kind, c.loud[0], c.silent[0]) for c in SCRIPT.CASES
+    ]
+    assert len(CASES) == len(KINDS)
+    text = SCRIPT.PAGE.read_text()
+    assert SCRIPT.with_table(text) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [Rule(bias_correction=True), Rule(lr=1e-3)], ids=["corrected", "slow"])
+@pytest.mark.parametrize(
+    ("task", "epochs", "bound"),
+    [(partial(load_task, "digits"), 3, 0.7), (partial(load_task, "mnist"), 1, 0.7), (partial(shakespeare, 1), 1, 4.5)],
+    ids=["digits", "mnist", "shakespeare"],
+)
+def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: float, rule: Rule) -> None:
+    training = Training(task(), lambda params: RMSprop.from_rule(params, rule), 0, epochs)
+    with Monitor(training.optimizer, training.model, every=5) as monitor:
+        *_, last = (record for records in training.run() for record in records if record["kind"] == "epoch")
+    metric = last["validation_metric"]
+    assert metric > bound if training.task.higher_is_better else metric < bound
+    assert find(monitor.records) == []
+
+
+def test_a_network_that_died_gets_no_gradient() -> None:
+    first = torch.nn.Linear(4, 8)
+    torch.nn.init.constant_(first.bias, -100.0)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    losses = ((model(torch.randn(16, 4)) - torch.randn(16, 2)).square().mean() for _ in range(40))
+    found = of_kind("dead rows", SCRIPT.train(model, losses))
+    assert [f.sentence for f in found] == [
+        f"No gradient reaches {name}." for name in ("0.weight", "0.bias", "2.weight")
+    ]
+
+
+# -- the numbers come true ---------------------------------------------------------------------------------------------
+
+
+def test_where_eps_governs_steps_are_those_of_sgd() -> None:
+    for inside in (False, True):
+        records = SCRIPT.line(noise=0.1, eps=100.0, eps_inside_sqrt=inside)
+        for finding in of_kind("eps", records):
+            last = records[-1]["tensors"][finding.tensor]
+            assert finding.evidence["sgd_lr"] == 1e-3 / (10 if inside else 100)
+            assert last["update_rms"] == pytest.approx(finding.evidence["sgd_lr"] * last["gradient_rms"], rel=0.02)
+    assert "SGD with momentum" in of_kind("eps", SCRIPT.line(eps=1.0, momentum=0.5))[0].sentence
+
+
+def test_eps_counts_only_where_there_are_gradients() -> None:
+    """Half of the elements never have one, and so v = 0 < ε: that is no news, and dead elements hide no others."""
+    g = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert of_kind("eps", follow(g.expand(20, 2, 2))) == []
+    found = of_kind("eps", follow(1e-9 * g.expand(20, 2, 2)))
+    assert [f.evidence["share"] for f in found] == [1.0]
+    assert [f.evidence["eps_share"] for f in found] == [1.0]
+    assert [f.evidence["zero_gradient_share"] for f in found] == [0.75]
+
+
+def test_the_first_step_is_as_long_as_it_says() -> None:
+    finding = of_kind("first step", follow(torch.randn(20), start=0.05))[0]
+    assert finding.evidence["update_rms"] == pytest.approx(0.1, rel=1e-4)
+    assert "10·η" in finding.cause
+    assert "200 steps" in finding.remedy
+    assert of_kind("first step", follow(torch.randn(20), start=0.5)) == []
+    assert of_kind("first step", follow(torch.randn(20), start=0.05, bias_correction=True)) == []
+    assert of_kind("first step", follow(torch.randn(20), start=0.05, initial_square_avg=1.0)) == []
+    assert of_kind("first step", follow(torch.randn(20), start=0.0)) == []  # it had nothing to lose
+
+
+def test_the_first_step_of_a_warm_up_is_short() -> None:
+    p = torch.full((2, 2), 0.05)
+    optimizer = RMSprop([p])
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 200))
+    monitor = Monitor(optimizer, every=50)
+    for _ in range(200):
+        p.grad = torch.randn(2, 2)
+        optimizer.step()
+        warm_up.step()
+    assert of_kind("first step", monitor.records) == []
+
+
+def test_centered_with_bias_correction_has_a_first_step_of_its_own() -> None:
+    finding = of_kind("first step", follow(torch.randn(20), lr=1e-6, centered=True, bias_correction=True, start=0.01))[
+        0
+    ]
+    assert "variance of the first gradient" in finding.cause
+    assert "bias_correction" not in finding.remedy
+
+
+@pytest.mark.parametrize(("k", "alpha"), [(11.0, 0.99), (40.0, 0.99), (1e4, 0.9)])
+def test_steps_recover_from_a_spike_when_it_says(k: float, alpha: float) -> None:
+    gradients = torch.ones(500)
+    gradients[19] = k
+    records = follow(gradients, alpha=alpha, lr=1e-5, initial_square_avg=1.0)
+    finding = of_kind("spike", records)[0]
+    lengths = {r["step"]: r["tensors"]["0.0"]["update_rms"] / 1e-5 for r in records}
+    assert finding.step == 20
+    assert finding.evidence["times_history"] == pytest.approx(k, rel=1e-3)
+    assert finding.evidence["step_in_lr"] == pytest.approx(lengths[20], rel=1e-3)
+    recovered = min(t for t in lengths if t > 20 and lengths[t] >= 0.9)
+    assert abs(recovered - (20 + finding.evidence["recovery_steps"])) <= 1
+
+
+def test_a_spike_is_measured_against_a_history_that_is_too_young() -> None:
+    """After one step v is (1−β)·g², and √v a tenth of g: the second gradient is none the larger for that."""
+    assert of_kind("spike", follow(torch.ones(10))) == []
+    assert of_kind("spike", follow(9 * torch.arange(1.0, 3.0))) == []
+    assert [f.step for f in of_kind("spike", follow(torch.tensor([1.0, 12.0, 12.0])))] == [2]
+
+
+def test_v_forgets_its_start_when_it_says() -> None:
+    size = 1e-3
+    records = follow(torch.full((200,), size), initial_square_avg=1.0, alpha=0.9)
+    early = of_kind("start", records[:20])[0]
+    assert early.evidence["half_life"] == pytest.approx(math.log(2) / -math.log(0.9))
+    assert early.evidence["history_rms"] ** 2 == pytest.approx(0.9**19, rel=1e-4)
+    at = records[20 + early.evidence["steps_left"]]["tensors"]["0.0"]
+    assert at["history_rms"] ** 2 == pytest.approx(2 * size**2, rel=0.2)  # as much left of it as there is of g²
+    assert of_kind("start", records) == []
+    assert of_kind("start", follow(torch.full((20,), size), initial_square_avg=1.0, bias_correction=True)) == []
+
+
+def test_l2_decay_shrinks_as_it_says() -> None:
+    torch.manual_seed(0)
+    noise = 0.01 * torch.randn(200)
+    options: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-3, "bias_correction": True, "start": 2.0}
+    records, plain = follow(noise, **options), follow(noise, **{**options, "weight_decay": 0.0})
+    finding = of_kind("weight decay", records)[0]
+    # The same steps without decay: what lies between them is the decay's.
+    gap = math.log(plain[-1]["tensors"]["0.0"]["parameter_rms"] / records[-1]["tensors"]["0.0"]["parameter_rms"]) / 200
+    assert finding.evidence["lr_times_weight_decay"] == pytest.approx(1e-6)
+    assert finding.evidence["shrinkage"] == pytest.approx(gap, rel=0.5)
+    assert finding.evidence["shrinkage"] > 50 * 1e-6
+    assert of_kind("weight decay", follow(noise[:30], **options, decoupled_weight_decay=True)) == []
+    assert of_kind("weight decay", follow(100 * noise[:30], **options)) == []  # d is about 1
+    assert of_kind("weight decay", follow(noise[:30], **options, eps=1.0)) == []  # ε: SGD, which decays as it should
+    strong = {**options, "weight_decay": 1.0}
+    assert "times less than" in of_kind("weight decay", follow(1e4 * noise[:30], **strong))[0].sentence
+
+
+def test_l2_decay_is_found_where_it_matters_or_does_not_act() -> None:
+    torch.manual_seed(0)
+    noise = 0.01 * torch.randn(40).sign()
+
+    def found(weight_decay: float) -> list[Finding]:
+        return of_kind("weight decay", follow(noise, lr=1e-4, bias_correction=True, weight_decay=weight_decay, start=2))
+
+    size = 0.01  # of a gradient; λ·p is 2·λ
+    assert found(0.02 * size / 2)[0].evidence["share_of_gradient"] == pytest.approx(0.02, rel=0.3)
+    assert found(0.004 * size / 2) == []  # a hundred times η·λ, and of no consequence
+    weak = found(0.0004 * size / 2)[0]
+    assert weak.sentence.startswith("L2 decay does next to nothing to 0.0: λ·p is 0.0")
+    assert weak.evidence["share_of_gradient"] == pytest.approx(0.0004, rel=0.3)
+    assert found(0.0) == []
+
+
+@pytest.mark.parametrize(("dtype", "remedy"), [("bfloat16", "stochastic"), ("float16", "float32"), ("float32", "lr")])
+def test_a_stall_names_the_remedy_of_its_dtype(dtype: str, remedy: str) -> None:
+    p = torch.ones(4, 4, dtype=getattr(torch, dtype))
+    optimizer = RMSprop([p], lr=1e-9)
+    monitor = Monitor(optimizer, every=1)
+    for _ in range(5):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    finding = of_kind("stall", monitor.records)[0]
+    assert finding.evidence["share"] == 1.0
+    assert remedy in finding.remedy
+    assert of_kind("short steps", monitor.records) == []  # it is said once
+
+
+def test_rates_at_the_end_of_a_schedule_are_not_too_small() -> None:
+    for end, kinds in ((1e-9, []), (1.0, ["short steps"])):
+
+        def factor(step: int, end: float = end) -> float:
+            return end if step > 5 else 1.0
+
+        p = torch.full((2, 2), 3.0, dtype=torch.float64)
+        optimizer = RMSprop([p], lr=1e-9 / end)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        monitor = Monitor(optimizer, every=1)
+        for _ in range(30):
+            p.grad = torch.randn(2, 2, dtype=torch.float64)
+            optimizer.step()
+            schedule.step()
+        assert [f.kind for f in find(monitor.records) if "steps" in f.kind] == kinds
+
+
+def test_steps_left_out_are_counted() -> None:
+    records = SCRIPT.digits(nonfinite="skip", before_step=SCRIPT.break_down)
+    finding = of_kind("nonfinite", records)[0]
+    assert finding.tensor is None
+    assert finding.evidence == {"nonfinite_steps": 1}
+
+
+def test_a_cycle_of_two_is_not_taken_for_clipping() -> None:
+    """Its norms are the same at every step, too."""
+    p = torch.ones(2, 2, dtype=torch.float64)
+    optimizer = RMSprop([p], alpha=0.9)
+    with Monitor(optimizer, every=20, last=0) as monitor:
+        for _ in range(1500):
+            p.grad = p.clone()  # of p²/2
+            optimizer.step()
+    newest = monitor.records[-10:]
+    assert max(r["gradient_norm"] for r in newest) < 1.001 * min(r["gradient_norm"] for r in newest)
+    assert newest[-1]["tensors"]["0.0"]["parameter_rms"] == pytest.approx(0.005, rel=1e-3)  # η/2, as the remedy says
+    assert [f.kind for f in find(newest)] == ["long steps", "oscillation"]
+
+
+def test_a_variance_at_its_floor_because_of_the_start() -> None:
+    records = follow(torch.full((30,), 1e-6), initial_square_avg=1.0, bias_correction=True, alpha=0.999)
+    found = of_kind("variance floor", [json.loads(json.dumps(r)) for r in records])
+    assert not found  # float64 has digits enough
+    p = torch.ones(2, 2)
+    optimizer = RMSprop([p], initial_square_avg=1.0, bias_correction=True, alpha=0.999)
+    monitor = Monitor(optimizer, every=1)
+    for _ in range(30):
+        p.grad = torch.full((2, 2), 1e-6)
+        optimizer.step()
+    assert "v₀ = 1" in of_kind("variance floor", monitor.records)[0].cause
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-12, 1e-4, 0.3, 1.0, 7.0, 1e6]), min_size=1, max_size=50),
+    st.sampled_from([0.0, 1e-8, 1e-3, 1.0]),
+    st.booleans(),
+)
+def test_the_median_divisor_is_of_the_elements_that_eps_does_not_govern(
+    sizes: list[float], eps: float, inside: bool
+) -> None:
+    g = np.array(sizes)
+    rule = Rule(eps=eps, eps_inside_sqrt=inside, bias_correction=True)
+    p, state = update(rule, np.ones_like(g), g, init(rule, g))
+    row, histogram = sums(
+        rule, before=np.ones_like(g), after=p, gradient=g, square_avg_before=np.zeros_like(g),
+        square_avg=state.square_avg, step=1,
+    )  # fmt: skip
+    seen = Seen(1, {}, describe(len(g), row, histogram, rule.lr, centered=False))
+    v = state.square_avg / (1 - rule.decay)
+    by_v = (v >= eps if inside else np.sqrt(v) >= eps) & (np.sqrt(v) + eps > 0)
+    if not by_v.any():
+        assert math.isnan(seen.divisor)
+        return
+    d = np.sort((np.sqrt(v + eps) if inside else np.sqrt(v) + eps)[by_v])
+    median = d[(len(d) - 1) // 2]  # the lower one of two
+    assert median / 1.4143 <= seen.divisor <= median * 1.4143
+
+
+# -- many of one kind, and records of every sort -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 8])
+def test_more_than_three_of_a_kind_are_one_finding(count: int) -> None:
+    params = [torch.ones(2, 2) for _ in range(count)]
+    optimizer = RMSprop(params, eps=1.0)
+    monitor = Monitor(optimizer, every=1)
+    for _ in range(5):
+        for p in params:
+            p.grad = torch.full((2, 2), 1e-3)
+        optimizer.step()
+    found = of_kind("eps", monitor.records)
+    if count <= 3:
+        assert [f.tensor for f in found] == [f"0.{i}" for i in range(count)]
+    else:
+        assert [f.tensor for f in found] == ["0.0"]
+        assert f" So it is with 0.1, 0.2 and {count - 3} more." in found[0].sentence
+        assert found[0].evidence["also"] == [f"0.{i}" for i in range(1, count)]
+
+
+def test_no_records_no_findings() -> None:
+    assert find([]) == []
+    assert find([{"kind": "loss", "step": 1, "loss": 2.0}]) == []
+
+
+numbers = st.none() | st.floats() | st.floats(0, 1) | st.sampled_from([0.0, 1e-300, 1e-9, 0.5, 1.0, 1e300])
+shares = st.none() | st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
+counts = st.integers(0, 2**40)
+groups = st.builds(
+    lambda rule, dtype, state, stochastic: {
+        **rule.__dict__, "param_dtype": dtype, "state_dtype": state, "stochastic_rounding": stochastic
+    },
+    st.builds(
+        Rule, lr=st.floats(0, 1e300), decay=st.floats(0, 1, exclude_max=True), eps=st.floats(0, 1e300),
+        momentum=st.sampled_from([0.0, 0.9]), weight_decay=st.floats(0, 1e300), initial_square_avg=st.floats(0, 1e300),
+        centered=st.booleans(), eps_inside_sqrt=st.booleans(), bias_correction=st.booleans(),
+        decoupled_weight_decay=st.booleans(),
+    ),
+    st.sampled_from(["float32", "bfloat16", "float16", "bfloat16, float32", "complex64"]),
+    st.sampled_from(["float32", "bfloat16", "uint8", None]),
+    st.booleans(),
+)  # fmt: skip
+tensors = st.fixed_dictionaries(
+    {
+        "group": st.integers(0, 1), "shape": st.lists(st.integers(0, 9), max_size=3), "elements": counts,
+        **dict.fromkeys(("gradient_rms", "update_rms", "parameter_rms", "update_ratio", "history_rms"), numbers),
+        **dict.fromkeys(("largest_update", "signal_to_noise", "effective_lr_median", "gradient_cosine"), numbers),
+        **dict.fromkeys(("eps_share", "floor_share", "zero_gradient_share", "unchanged_share", "sign_flips"), shares),
+        "nonfinite": counts, "dead_rows": st.none() | counts, "rows": st.none() | counts,
+        "effective_lr": st.none() | st.builds(
+            lambda lr, first, many: {"lr": lr, "first": first, "counts": many},
+            numbers, st.integers(-64, 0), st.lists(counts, min_size=1, max_size=8),
+        ),
+    }
+)  # fmt: skip
+records_of_every_sort = st.lists(
+    st.fixed_dictionaries(
+        {
+            "groups": st.lists(groups, min_size=2, max_size=2),
+            "tensors": st.dictionaries(st.sampled_from(list("abcd")), tensors),
+            "gradient_norm": numbers, "update_norm": numbers, "nonfinite_steps": st.integers(0, 9),
+        }
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(records_of_every_sort, st.integers(1, 1000))
+def test_no_record_makes_it_stumble_or_repeat_itself(records: list[dict[str, Any]], every: int) -> None:
+    for i, record in enumerate(records):
+        record.update(kind="statistics", step=1 if i == 0 else i * every + 1)
+    found = find(records)
+    assert len({(f.kind, f.tensor) for f in found}) == len(found)
+    kinds = [f.kind for f in found]
+    assert all(kinds.count(kind) <= 3 for kind in kinds)
+    for finding in found:
+        assert str(finding)
+        assert json.loads(json.dumps(finding.to_dict(), allow_nan=False))["kind"] == finding.kind
