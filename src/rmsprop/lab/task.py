@@ -23,6 +23,7 @@ from rmsprop.errors import InputError, Received, check_count, check_flag
 BUILT_IN = {
     "digits": "rmsprop.lab.tasks.digits:digits",
     "mnist": "rmsprop.lab.tasks.mnist:mnist",
+    "shakespeare": "rmsprop.lab.tasks.shakespeare:shakespeare",
 }
 _EXAMPLE = "a task is a function without arguments that returns rmsprop.lab.Task(...)"
 

@@ -1,0 +1,98 @@
+"""`rmsprop find-lr`: the range test of `rmsprop.monitor.lr_finder` on a task, with its figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmsprop.environment import environment
+from rmsprop.errors import InputError, check_count
+from rmsprop.files import finite, write_atomically
+from rmsprop.lab.data import batches
+from rmsprop.lab.find_lr_figure import draw_range_test
+from rmsprop.lab.stopping import Interrupted, stop_signals
+from rmsprop.lab.store import RANGE_FIGURE, RANGE_TEST, new_path, to_json
+from rmsprop.lab.task import Task, load_task, seed_everything
+from rmsprop.lab.training import order_of
+from rmsprop.monitor.lr_finder import Found
+from rmsprop.monitor.lr_finder import find_lr as test_range
+from rmsprop.rule import Rule
+from rmsprop.torch import RMSprop
+
+Listener = Callable[[int, int], None]
+
+
+def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Listener, **range_: Any) -> Found:
+    """Return what the range test finds for `task` and `rule`, whose rate does not matter; `range_` as in `find_lr`."""
+    size = batch_size or task.batch_size
+
+    def order(seed: int) -> Iterator[Any]:
+        epoch = 0
+        while True:
+            yield from batches(task.train, size, order=order_of(seed, epoch))
+            epoch += 1
+
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        *inputs, target = batch
+        return task.loss(model(*inputs), target)
+
+    seed_everything(0)
+    model = task.model()
+    return test_range(model, RMSprop.from_rule(model.parameters(), rule), loss, order, listen=listen, **range_)
+
+
+def find_lr(
+    spec: str,
+    rule: Rule | None = None,
+    *,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    steps: int = 100,
+    seeds: int = 3,
+    warm: int | None = None,
+    batch_size: int | None = None,
+    out: Path | None = None,
+    command: str = "",
+    listen: Listener = lambda _done, _total: None,
+) -> tuple[Path, dict[str, Any]]:
+    """Test rates on `spec` (see `load_task`); return the directory and what find-lr.json in it holds.
+
+    The directory, which has find-lr.svg, too, is made at the end: a test that is stopped leaves nothing. SIGINT and
+    SIGTERM raise Interrupted.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("--out", "a new or empty directory", str(out), "choose another --out")
+    if batch_size is not None:
+        check_count("batch_size", batch_size, "leave batch_size out for the task's own")
+    rule = rule or Rule()
+    task = load_task(spec)
+    task.try_out()
+    with stop_signals() as stopped:
+
+        def heard(done: int, total: int) -> None:
+            listen(done, total)
+            if stopped:
+                raise Interrupted(f"stopped after {done} of at most {total} steps; nothing was written")
+
+        found = on_task(
+            task, rule, batch_size=batch_size, listen=heard,
+            lowest=lowest, highest=highest, steps=steps, seeds=seeds, warm=warm,
+        )  # fmt: skip
+    result = {
+        "task": task.name,
+        "rule": dataclasses.asdict(rule),
+        "batch_size": batch_size or task.batch_size,
+        **found.to_dict(),
+        "command": command,
+        "environment": environment(),
+    }
+    directory = out or new_path("find-lr", task.name, resume=False)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / RANGE_TEST, to_json(result) + "\n")
+    write_atomically(directory / RANGE_FIGURE, draw_range_test(found))
+    made: dict[str, Any] = finite(result)
+    return directory, made

@@ -1,0 +1,595 @@
+"""The range test: it leaves no bit changed, finds what is known, and says so when there is nothing to find."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+from rmsprop import InputError, Rule
+from rmsprop.cli import run
+from rmsprop.lab.find_lr import on_task
+from rmsprop.lab.task import load_task
+from rmsprop.lab.tasks.shakespeare import shakespeare
+from rmsprop.monitor import lr_curve
+from rmsprop.monitor.lr_finder import STOP, WARM_LIMIT, find_lr
+from rmsprop.torch import RMSprop, release_gradients
+
+MINE = str(Path(__file__).with_name("mine.py"))
+
+
+class Net(nn.Module):
+    """Has all that a test can change: buffers, dropout, a number, a memory and a generator among its attributes."""
+
+    hidden: Tensor
+
+    def __init__(self, sparse: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, 8, sparse=sparse)
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.2)
+        self.out = nn.Linear(8, 1)
+        self.calls, self.memory = 0, [torch.zeros(8)]
+        self.noise = torch.Generator().manual_seed(3)
+        self.register_buffer("hidden", torch.zeros(8), persistent=False)
+
+    def forward(self, words: Tensor) -> Tensor:
+        self.calls += 1
+        x = self.drop(self.norm(self.table(words).mean(dim=1)))
+        x = x + 0.01 * torch.randn(8, generator=self.noise) + 0.01 * self.memory[0]
+        self.hidden = 0.5 * self.hidden + x.detach().mean(dim=0)  # another Tensor
+        self.memory.append(self.memory.pop().add(self.hidden))
+        out: Tensor = self.out(x)
+        return out.squeeze(1)
+
+
+class Words(Dataset[Any]):
+    """Draws from all three global generators and from one of its own."""
+
+    def __init__(self) -> None:
+        self.words = torch.randint(30, (64, 4), generator=torch.Generator().manual_seed(0))
+        self.target = (self.words.float().mean(dim=1) - 15) / 8
+        self.own = np.random.default_rng(1)
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        noise = random.random() + float(np.random.rand()) + float(self.own.random()) + torch.rand(())
+        return self.words[i], self.target[i] + 0.01 * noise
+
+
+def mean_loss(model: nn.Module, batch: Any) -> Tensor:
+    words, target = batch
+    loss: Tensor = (model(words) - target).square().mean()
+    return loss
+
+
+def loader(own_generator: bool = True) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(5) if own_generator else None
+    return DataLoader(Words(), 8, shuffle=True, generator=generator)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None:
+    optimizer.zero_grad()
+    mean_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def everything(model: Net, optimizer: torch.optim.Optimizer, batches: Any) -> list[Any]:
+    """Return all that the test could have changed, as bytes and plain values, without changing it (no state_dict)."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            x = x.detach()
+            x = x.to_dense() if x.layout != torch.strided else x
+            return (
+                (str(x.dtype), tuple(x.shape), x.contiguous().view(-1).view(torch.uint8).tolist()) if x.numel() else ()
+            )
+        if isinstance(x, dict):
+            return [(k if isinstance(k, (str, int)) else plain(k), plain(v)) for k, v in x.items()]
+        if isinstance(x, (list, tuple)):
+            return [plain(y) for y in x]
+        return sorted(x) if isinstance(x, set) else x
+
+    runs = vars(optimizer).get("_run")
+    about_run = [] if runs is None else [len(runs.sparse), plain([lag[1:] for lag in runs.lag.values()])]
+    version, numbers, *rest = np.random.get_state(legacy=True)
+    return [
+        [plain(p) for p in model.parameters()],
+        [(name, plain(b)) for name, b in model.named_buffers()],
+        [plain(p.grad) for p in model.parameters() if p.grad is not None],
+        [m.training for m in model.modules()],
+        (model.calls, plain(model.memory), plain(model.noise.get_state())),
+        plain(optimizer.state),
+        [{k: plain(v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
+        sorted(vars(optimizer)),
+        vars(optimizer).get("_opt_called"),
+        about_run,
+        (random.getstate(), version, np.asarray(numbers).tolist(), rest, plain(torch.get_rng_state())),
+        None if batches.generator is None else plain(batches.generator.get_state()),
+        batches.dataset.own.bit_generator.state,
+    ]
+
+
+def known_rows(optimizer: torch.optim.Optimizer) -> list[set[int]]:
+    """Return the ids under which an optimizer knows of sparse parameters and their rows."""
+    runs = vars(optimizer).get("_run")
+    return [] if runs is None else [set(runs.sparse), set(runs.lag)]
+
+
+CASES: dict[str, Callable[[Net], torch.optim.Optimizer]] = {
+    "momentum": lambda m: RMSprop(m.parameters(), lr=0.01, alpha=0.9, momentum=0.9),
+    "centered, bias correction": lambda m: RMSprop(
+        m.parameters(), alpha=0.9, centered=True, bias_correction=True, nonfinite="skip"
+    ),
+    "uint8": lambda m: RMSprop(m.parameters(), alpha=0.9, momentum=0.5, state_dtype="uint8"),
+    "bfloat16": lambda m: RMSprop(m.parameters(), alpha=0.9, centered=True, state_dtype="bfloat16"),
+    "sparse": lambda m: RMSprop(m.parameters(), alpha=0.9, centered=True),
+    "Tensor lr": lambda m: RMSprop(m.parameters(), lr=torch.tensor(0.01), alpha=0.9, weight_decay=0.1),
+    "two groups, one with a Tensor": lambda m: RMSprop(
+        [{"params": m.table.parameters(), "lr": torch.tensor(0.02)}, {"params": m.out.parameters(), "lr": 0.005}],
+        alpha=0.9,
+    ),
+    "tensor operations": lambda m: RMSprop(m.parameters(), alpha=0.9, fused=False, momentum=0.9),
+    "torch": lambda m: torch.optim.RMSprop(m.parameters(), alpha=0.9, momentum=0.9),
+    "Adam": lambda m: torch.optim.Adam(m.parameters(), betas=(0.9, 0.9)),
+}
+
+
+def made(case: str, steps: int, own_generator: bool = True) -> tuple[Net, torch.optim.Optimizer, DataLoader[Any]]:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    model, batches = Net(sparse=case == "sparse"), loader(own_generator)
+    optimizer = CASES[case](model)
+    for _, batch in zip(range(steps), batches, strict=False):
+        step(model, optimizer, batch)
+    model.eval()
+    return model, optimizer, batches
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_no_bit_is_changed_and_training_goes_on_as_if_nothing_had_been(case: str, steps: int) -> None:
+    model, optimizer, batches = made(case, steps)
+    before = everything(model, optimizer, batches)
+    objects = [id(x) for x in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))]
+    rates, lagging = [g["lr"] for g in optimizer.param_groups], known_rows(optimizer)
+    find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=2)
+    assert everything(model, optimizer, batches) == before
+    assert known_rows(optimizer) == lagging
+    assert [id(x) for x in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))] == objects
+    assert all(g["lr"] is rate for g, rate in zip(optimizer.param_groups, rates, strict=True))
+
+    def go_on(model: Net, optimizer: torch.optim.Optimizer, batches: DataLoader[Any]) -> list[Any]:
+        model.train()
+        for batch in batches:
+            step(model, optimizer, batch)
+        return everything(model, optimizer, batches)
+
+    after = go_on(model, optimizer, batches)
+    assert after == go_on(*made(case, steps))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("when", [0, 3, 25, 45])
+def test_an_error_or_ctrl_c_leaves_no_trace(error: type[BaseException], when: int) -> None:
+    model, optimizer, batches = made("sparse", 3, own_generator=False)
+    before = everything(model, optimizer, batches)
+    count = 0
+
+    def failing(model: nn.Module, batch: Any) -> Tensor:
+        nonlocal count
+        count += 1
+        if count > when:
+            raise error("now")
+        return mean_loss(model, batch)
+
+    with pytest.raises(error, match="now"):
+        find_lr(model, optimizer, failing, batches, steps=20, seeds=2)
+    assert everything(model, optimizer, batches) == before
+
+
+def test_ctrl_c_while_things_are_put_back_puts_back_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer, batches = made("momentum", 3)
+    before = everything(model, optimizer, batches)
+    whole, calls = np.random.set_state, []
+
+    def interrupted(state: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        whole(state)
+
+    monkeypatch.setattr(np.random, "set_state", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=0)
+    assert len(calls) == 2
+    assert everything(model, optimizer, batches) == before
+
+
+def test_an_epoch_under_way_goes_on_where_it_was() -> None:
+    def rest(look: bool) -> list[Any]:
+        model, optimizer, batches = made("momentum", 2)
+        iterator = iter(batches)
+        seen = [next(iterator)[0].tolist() for _ in range(3)]
+        if look:
+            find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=2)
+        return seen + [batch[0].tolist() for batch in iterator]
+
+    assert rest(True) == rest(False)
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where a test before this one used it
+def test_persistent_workers_and_samplers_keep_their_place() -> None:
+    data = TensorDataset(torch.arange(12).view(12, 1).repeat(1, 4), torch.ones(12))
+    own = torch.Generator().manual_seed(2)
+    batches = DataLoader(data, 3, sampler=RandomSampler(data, generator=own), num_workers=1, persistent_workers=True)
+    model = Net()
+    optimizer = RMSprop(model.parameters(), alpha=0.5)
+    iterator = iter(batches)
+    first = next(iterator)[0]
+    state = own.get_state()
+    find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=2)
+    assert torch.equal(own.get_state(), state)
+    assert sorted(torch.cat([first, *(x for x, _ in iterator)])[:, 0].tolist()) == list(range(12))
+
+
+def test_schedulers_are_not_advanced_and_give_the_proportions() -> None:
+    model, _, batches = made("momentum", 0)
+    groups = [{"params": model.table.parameters(), "lr": 0.04}, {"params": model.out.parameters(), "lr": 0.01}]
+    optimizer = RMSprop(groups, alpha=0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step else 0.0)
+    state = copy.deepcopy(scheduler.state_dict())
+    seen: list[list[float]] = []
+    optimizer.register_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
+    found = find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=2)
+    assert scheduler.state_dict() == state
+    assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.0]
+    assert seen[:2] == [[0, 0], [0, 0]]
+    assert seen[2:4] == [[pytest.approx(x), pytest.approx(x / 4)] for x in found.rates[:2]]
+    assert found.lr is None or found.lrs == pytest.approx([found.lr, found.lr / 4])
+
+
+class Spy:
+    """A watcher that must see nothing."""
+
+    steps = 0
+
+    def wanted(self) -> tuple[int, int]:
+        self.steps += 1
+        return 0, 0
+
+    def measured(self, *_: Any) -> None: ...
+    def skipped(self, *_: Any) -> None: ...
+
+
+def test_a_watcher_sees_none_of_the_steps() -> None:
+    model, optimizer, batches = made("momentum", 0)
+    assert isinstance(optimizer, RMSprop)
+    spy = Spy()
+    optimizer.watch(spy)
+    find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=2)
+    assert spy.steps == 0
+    step(model, optimizer, next(iter(batches)))
+    assert spy.steps == 1
+
+
+def test_released_gradients_give_the_same_losses() -> None:
+    found = []
+    for release in (False, True):
+        model, optimizer, batches = made("momentum", 0)
+        assert isinstance(optimizer, RMSprop)
+        if release:
+            release_gradients(optimizer)
+        found.append(find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1).losses)
+    assert found[0] == found[1]
+
+
+# -- what is done -----------------------------------------------------------------------------------------------------
+
+
+def test_the_losses_are_those_of_a_loop_by_hand() -> None:
+    """Warm steps with a rate of 0, then one step at each rate from the first batch on; a loss belongs to the step
+    before it."""
+    torch.manual_seed(0)
+    data = [torch.randn(4, 3) for _ in range(7)]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        value: Tensor = (model(batch) - 1).square().mean()
+        return value
+
+    model = nn.Linear(3, 1)
+    twin = copy.deepcopy(model)
+    found = find_lr(
+        model, RMSprop(model.parameters(), alpha=0.8, momentum=0.5), loss, data, lowest=1e-4, highest=1e-2, steps=20,
+        seeds=1, warm=9,
+    )  # fmt: skip
+    assert found.rates == pytest.approx([1e-4 * 100 ** (i / 19) for i in range(20)])
+    optimizer = RMSprop(twin.parameters(), alpha=0.8, momentum=0.5)
+    by_hand = []
+    for number, rate in enumerate([*[0.0] * 9, *found.rates, 0.0]):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        value = loss(twin, data[(number if number < 9 else number - 9) % 7])
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        by_hand.append(value.item())
+    assert found.losses == [by_hand[10:]]
+
+
+def test_warming_takes_two_windows_less_what_is_there() -> None:
+    for steps, alpha, warm in ((0, 0.9, 20), (5, 0.9, 15), (0, 0.5, 4), (0, 0.0, 0), (0, 0.999, WARM_LIMIT)):
+        model, optimizer, batches = made("momentum", steps)
+        optimizer.param_groups[0]["alpha"] = alpha
+        seen: list[float] = []
+        optimizer.register_step_pre_hook(lambda o, *_, seen=seen: seen.append(o.param_groups[0]["lr"]))
+        found = find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1)
+        assert found.warm_steps == warm
+        assert seen[:warm] == [0.0] * warm
+        assert seen[warm] == pytest.approx(1e-6)
+        assert any("500 of the 2000" in note for note in found.notes) == (alpha == 0.999)
+
+
+def test_warm_averages_begin_with_steps_of_the_size_of_the_rate() -> None:
+    """From an empty v the first step is 1/√(1−β) times as large: the fault that warming is for."""
+    first = {}
+    for warm in (0, 200):
+        weight = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(weight.weight)
+        optimizer = RMSprop(weight.parameters(), alpha=0.99)
+        moved: list[float] = []
+        optimizer.register_step_post_hook(lambda *_, w=weight, moved=moved: moved.append(w.weight.item()))
+        data = [torch.ones(1, 1)]
+        find_lr(weight, optimizer, lambda m, x: m(x).sum(), data, lowest=1e-3, highest=1, steps=20, seeds=1, warm=warm)
+        first[warm] = abs(moved[warm])
+    assert first[0] == pytest.approx(10e-3, rel=1e-4)
+    assert first[200] == pytest.approx(1e-3, rel=0.08)  # 1/√(1 − 0.99²⁰¹) = 1.07
+
+
+def test_seeds_are_orders_of_the_data() -> None:
+    model, optimizer, batches = made("momentum", 0)
+    a, b = (find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=2) for _ in range(2))
+    assert a.losses == b.losses
+    assert a.losses[0] != a.losses[1]
+    seeds: list[int] = []
+
+    def order(seed: int) -> Iterator[Any]:
+        seeds.append(seed)
+        while True:
+            yield from loader()
+
+    find_lr(model, optimizer, mean_loss, order, steps=20, seeds=2)
+    assert seeds == [0, 1, 2]
+
+
+def test_a_seed_ends_when_its_loss_is_out_of_hand() -> None:
+    def quadratic(curvature: float) -> list[float]:
+        p = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(p.weight)
+        optimizer = torch.optim.SGD(p.parameters(), lr=1.0)
+        return find_lr(
+            p, optimizer, lambda m, x: curvature * m(x).square().sum() + 0.01, [torch.ones(1, 1)], lowest=1e-3,
+            highest=1e3, steps=60, seeds=1,
+        ).losses[0]  # fmt: skip
+
+    losses = quadratic(1.0)
+    assert len(losses) < 60
+    middles = [float(np.median(losses[max(0, i - 4) : i + 1])) for i in range(len(losses))]
+    assert middles[-1] > STOP * min(middles)
+    assert all(m <= STOP * min(middles[: i + 1]) for i, m in enumerate(middles[:-1]))
+
+
+# -- what it says -----------------------------------------------------------------------------------------------------
+
+RATES = np.geomspace(1e-6, 1.0, 100)
+
+
+def valley(lowest: float, *, depth: float = 1.5, noise: float = 0.01, seed: int = 0, rise: float = 1.0) -> list[float]:
+    """Return losses from 2 that fall towards `lowest` and rise behind it."""
+    x = np.log10(RATES / lowest)
+    y = (
+        2
+        - depth * np.exp(-np.where(x < 0, x**2, rise * 4 * x**2))
+        + noise * np.random.default_rng(seed).normal(size=100)
+    )
+    return list(y)
+
+
+def test_half_of_the_rate_where_the_median_curve_is_lowest() -> None:
+    verdict = lr_curve.judge(RATES, [valley(x, seed=i) for i, x in enumerate((0.01, 0.012, 0.03))])
+    assert verdict.facts["lowest_at"] == pytest.approx(0.012 / 2**0.5, rel=0.2)  # see the next test
+    assert verdict.lr == pytest.approx(verdict.facts["lowest_at"] / 2, rel=0.05)
+    assert verdict.facts["fall"] == pytest.approx(1.5, rel=0.1)
+    assert "the loss falls from 2 to 0.5" in verdict.reason
+    assert 1e-3 < verdict.facts["steepest_at"] < verdict.facts["lowest_at"]
+
+
+def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None:
+    steps = lr_curve.smoothed(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), [1.0, 9.0, 2.0, 7.0, 3.0])
+    assert steps.tolist() == [5.0, 2.0, 7.0, 3.0, 5.0]
+    spiked = valley(0.01, noise=0.0)
+    spiked[40] = 1000.0
+    found = lr_curve.curve(RATES, [spiked, valley(0.01, noise=0.0)])
+    assert found.high.max() < 2.1
+    # The median is flat at the bottom of a valley, from half the window before to half of it behind the lowest point.
+    assert RATES[int(found.middle.argmin())] == pytest.approx(0.01 / 2**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([valley(0.01, depth=0.0, noise=0.1, seed=i) for i in range(3)], "does not fall at any rate"),
+        ([list(np.linspace(2, 3, 100))], "does not fall at any rate"),
+        ([valley(1.0, rise=0.0, seed=i) for i in range(3)], "still falls at 1, the highest rate"),
+        ([valley(x, noise=0.0) for x in (1e-4, 1e-3, 3e-2)], "disagree on where the loss is lowest"),
+        ([valley(0.01), [2 + y for y in valley(0.01)]], "differ by 2"),
+        ([valley(5e-6, seed=i) for i in range(3)], "falls from the lowest rate on: begin lower"),
+        ([[2.0, 3.0]], "begin lower"),
+    ],
+)
+def test_an_unclear_curve_has_no_suggestion_but_a_reason(losses: list[list[float]], words: str) -> None:
+    verdict = lr_curve.judge(RATES, losses)
+    assert verdict.lr is None
+    assert words in verdict.reason
+
+
+def test_a_trained_model_has_nothing_left_to_find() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 3)
+    data = DataLoader(TensorDataset(x, torch.randn(256)), 16, shuffle=True)  # pure noise: 0 is the best prediction
+    model = nn.Linear(3, 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.mse_loss(model(batch[0]).squeeze(1), batch[1])
+
+    found = find_lr(model, RMSprop(model.parameters(), alpha=0.9), loss, data)
+    assert found.lr is None
+    assert str(found).startswith("no suggestion; ")
+
+
+def test_notes_tell_of_one_seed_and_of_one_order() -> None:
+    model = nn.Linear(4, 1)
+    data = TensorDataset(torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), torch.ones(32))
+
+    def notes(shuffle: bool, seeds: int) -> list[str]:
+        optimizer, batches = RMSprop(model.parameters(), alpha=0.5), DataLoader(data, 4, shuffle=shuffle)
+        return find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=seeds).notes
+
+    assert notes(True, 2) == []
+    assert [note.split(",")[0] for note in notes(True, 1)] == ["one seed says nothing of how far seeds differ"]
+    assert [note.split(",")[0] for note in notes(False, 2)] == ["all seeds gave the same losses"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lowest": 0.0}, "highest must be at least 10 times lowest"),
+        ({"highest": 5e-6}, "highest must be at least 10 times lowest"),
+        ({"steps": 5}, "steps must be a whole number >= 20, got 5"),
+        ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
+        ({"warm": -1}, "warm must be a whole number >= 0, got -1"),
+        ({"batches": iter([1])}, "batches must be a collection that can be read again"),
+        ({"batches": 3}, "batches must be a collection that can be read again"),
+        ({"batches": []}, "batches must be at least one batch"),
+        ({"loss": lambda m, b: 1.0}, "loss must be a function that returns a one-element Tensor"),
+        ({"loss": lambda m, b: mean_loss(m, b) * float("nan")}, "loss must be finite before the rate rises, got nan"),
+    ],
+)
+def test_bad_arguments_are_named(change: dict[str, Any], words: str) -> None:
+    model, optimizer, batches = made("momentum", 0)
+    before = everything(model, optimizer, batches)
+    arguments: dict[str, Any] = {"loss": mean_loss, "batches": batches, **change}
+    with pytest.raises(InputError, match=words):
+        find_lr(model, optimizer, **arguments)
+    assert everything(model, optimizer, batches) == before
+
+
+def test_a_model_without_shapes_is_refused() -> None:
+    model = nn.LazyLinear(2)
+    with pytest.raises(InputError, match="model must be initialized, got weight without a shape"):
+        find_lr(model, RMSprop(nn.Linear(1, 1).parameters()), mean_loss, loader())
+
+
+# -- tasks and the command --------------------------------------------------------------------------------------------
+
+
+def test_digits_gets_a_rate_that_trains_well() -> None:
+    task = load_task("digits")
+    found = on_task(task, Rule(decay=0.9), listen=lambda _done, _total: None)
+    assert found.lr is not None
+    assert 0.002 < found.lr < 0.02
+
+
+def test_shakespeare_is_split_by_position() -> None:
+    task = shakespeare(1)
+    task.try_out()
+    parts = [p.tensors for p in (task.train, task.validation, task.test) if isinstance(p, TensorDataset)]
+    sizes = [x.numel() for x, _ in parts]
+    assert [size / sum(sizes) for size in sizes] == pytest.approx([0.8, 0.1, 0.1], abs=0.001)
+    for x, y in parts:
+        assert x.shape[1] == 64
+        assert torch.equal(x[:, 1:], y[:, :-1])
+        assert torch.equal(x[1:, 0], y[:-1, -1])
+    starts = {tuple(row) for row in parts[0][0].tolist()}
+    assert not starts & {tuple(row) for row in parts[2][0].tolist()}
+    assert task.metric_name == "bits per character"
+    output = torch.zeros(2, 10, 64)
+    assert float(task.metric(output, torch.zeros(2, 64, dtype=torch.long))) == pytest.approx(np.log2(10))
+
+
+def without_command(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in found.items() if k != "command"}
+
+
+def test_the_command_writes_a_figure_and_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    arguments = ["find-lr", "digits", "--decay", "0.9", "--seeds", "2"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("suggested lr: 0.0")
+    assert "figure: runs/find-lr-digits/find-lr.svg" in shown
+    assert {p.name for p in Path("runs/find-lr-digits").iterdir()} == {"find-lr.json", "find-lr.svg"}
+    saved = json.loads(Path("runs/find-lr-digits/find-lr.json").read_text())
+    assert run([*arguments, "--json", "--out", "here"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("directory") == "here"
+    assert without_command(printed) == without_command(saved)
+    assert (saved["rule"]["decay"], len(saved["losses"]), saved["warm_steps"]) == (0.9, 2, 20)
+    assert Path("here/find-lr.svg").read_text().startswith("<svg")
+    assert run([*arguments, "--out", "here"]) == 2
+    assert run([*arguments, "--lr", "0.1"]) == 2
+    assert "--lr must be left out" in capsys.readouterr().err
+    for command in ("report", "doctor"):
+        assert run([command, "here"]) == 2
+        line = (
+            "rmsprop: the run must be one of train or compare, got here, a range test; its figure is here/find-lr.svg"
+        )
+        assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_the_command_fails_where_it_has_no_suggestion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["find-lr", "digits", "--decay", "0.9", "--to", "1e-4", "--steps", "20", "--seeds", "1"]) == 1
+    shown = capsys.readouterr().out
+    assert "no suggestion: the curve is unclear" in shown
+    assert "the highest rate: go on to higher ones" in shown
+    assert (tmp_path / "runs" / "find-lr-digits" / "find-lr.svg").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_command_with_nothing_left(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rmsprop", "find-lr", "digits", "--steps", "3000"], cwd=tmp_path, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stderr.readline() == "testing rates: 2300 of at most 9203 steps\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "of at most 9203 steps; nothing was written" in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
