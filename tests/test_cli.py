@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import pytest
 import torch
 
 from rmsprop import Rule, native, profile, recipe
-from rmsprop.cli import run
+from rmsprop.cli import run, stdout
+from rmsprop.console import show_training
 from rmsprop.lab.store import RunDirectory
+from rmsprop.lab.train import train
+from rmsprop.lab.watch import measured
 from rmsprop.recipes import RECIPES
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -61,16 +65,80 @@ def wait_for_checkpoint(path: Path, process: subprocess.Popen[str]) -> None:
 def test_train_prints_the_result_and_leaves_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "digits", "--epochs", "2", "--lr", "0.003", "--momentum", "0.5", "--centered"]) == 0
     shown = capsys.readouterr()
-    assert "After 2 epochs (34 steps) the validation accuracy is" in shown.out
+    assert "After 2 epochs (34 steps) on the validation data: accuracy " in shown.out
     assert "report: runs/train-digits/report.html" in shown.out
     assert native.kernel is None or "steps of RMSprop: native kernel (" in shown.out
     assert "epoch 2 of 2: validation loss" in shown.err
     files = {p.name for p in Path("runs/train-digits").iterdir()}
-    assert files == {"run.json", "records.jsonl", "checkpoint.pt", "summary.json", "report.html"}
+    assert files == {
+        "run.json", "records.jsonl", "statistics.jsonl", "checkpoint.pt", "summary.json", "report.html",
+    }  # fmt: skip
     rule = RunDirectory(Path("runs/train-digits")).config()["rule"]
     assert (rule["lr"], rule["momentum"], rule["centered"]) == (0.003, 0.5, True)
     assert run(["train", "digits", "--epochs", "1"]) == 0
     assert Path("runs/train-digits-2/report.html").exists()
+
+
+def test_train_measures_every_so_many_steps_and_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """The defaults' first step is 10·η for every weight, which is most of what digits' weights are."""
+    assert run(["train", "digits", "--epochs", "1", "--every", "7", "--out", "seven"]) == 0
+    shown = capsys.readouterr().out
+    assert [r["step"] for r in measured(RunDirectory(Path("seven")))] == [1, 7, 14]
+    summary = RunDirectory(Path("seven")).summary()
+    assert summary is not None
+    found = summary["findings"]
+    assert {f["kind"] for f in found} == {"first step"}
+    assert summary["post_mortem"] is None
+    for finding in found:
+        assert finding["sentence"] in shown
+    assert shown.count(f"remedy: {found[0]['remedy']}\n") == 1
+    assert "causes and evidence: rmsprop doctor seven\n" in shown
+    train("digits", Rule(), epochs=1, every=0, out=Path("none"))
+    assert not Path("none/statistics.jsonl").exists()
+    assert "findings" not in json.loads(Path("none/summary.json").read_text())
+    assert same(weights("seven"), weights("none"))  # to be watched changes nothing
+
+
+def test_only_a_handful_of_findings_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"cause": "c", "threshold": "t", "remedy": "r", "evidence": {}}
+    several = [{**one, "sentence": f"Sentence {i}."} for i in range(7)]
+    train(f"{MINE}:regression", out=Path("run"))
+    summary = json.loads(Path("run/summary.json").read_text())
+    Path("run/summary.json").write_text(json.dumps({**summary, "findings": several}))
+    capsys.readouterr()
+    show_training(stdout, RunDirectory(Path("run")), Path("report.html"))
+    assert "Sentence 4.\n  remedy: r\nand 2 more: rmsprop doctor run\nreport:" in capsys.readouterr().out
+
+
+def test_doctor_says_what_the_optimizer_of_a_run_did(capsys: pytest.CaptureFixture[str]) -> None:
+    train("digits", epochs=1, out=Path("hasty"))
+    train("digits", Rule(lr=0.003, bias_correction=True), epochs=1, every=5, out=Path("calm"))
+    assert run(["doctor", "calm"]) == 0
+    assert capsys.readouterr().out == "calm: finished\n\nNothing found in 4 measured steps (1 to 15).\n"
+    assert run(["doctor", "hasty"]) == 1
+    shown = capsys.readouterr().out
+    for words in ("hasty: finished", "in 1 measured step (1).", "The first step changed", "  cause ", "  found "):
+        assert words in shown
+    assert run(["doctor", "hasty", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["status"], found["measured"]) == ("finished", {"count": 1, "first": 1, "last": 1})
+    assert all(f["sentence"] in shown and f["remedy"] in shown for f in found["findings"])
+    Path("hasty/summary.json").unlink()
+    assert run(["doctor", "hasty"]) == 1
+    assert capsys.readouterr().out.startswith("hasty: not finished\n")
+    damaged = Path("calm/statistics.jsonl")
+    damaged.write_text(damaged.read_text()[:-20])  # cut short by a crash
+    assert run(["doctor", "calm"]) == 0
+    assert "in 3 measured steps (1 to 10)" in capsys.readouterr().out
+    damaged.write_text("{\n" + damaged.read_text())
+    assert run(["doctor", "calm"]) == 2
+    assert "line 1 of calm/statistics.jsonl must be JSON, got damaged text" in capsys.readouterr().err
+    damaged.unlink()
+    assert run(["doctor", "calm"]) == 2
+    assert capsys.readouterr().err == (
+        "rmsprop: the run must be one with statistics, got calm, which has none; "
+        "they come from: rmsprop train TASK --every 50\n"
+    )
 
 
 def test_json_is_all_that_is_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,15 +297,17 @@ def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bits() -> None:
-    assert run(["train", f"{MINE}:slow", "--out", "whole"]) == 0
-    process = command("train", f"{MINE}:slow", "--out", "cut")
+    arguments = ["train", f"{MINE}:slow", "--every", "7"]
+    assert run([*arguments, "--out", "whole"]) == 0
+    process = command(*arguments, "--out", "cut")
     wait_for_checkpoint(Path("cut"), process)
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert RunDirectory(Path("cut")).summary() is None
     assert run(["report", "cut"]) == 0  # an unfinished run has a report, too
-    assert run(["train", f"{MINE}:slow", "--out", "cut", "--resume"]) == 0
+    assert run(["doctor", "cut"]) in (0, 1)
+    assert run([*arguments, "--out", "cut", "--resume"]) == 0
     assert same(weights("whole"), weights("cut"))
     untimed = ("seconds", "step_us", "optimizer_us")
     a, b = (
@@ -245,6 +315,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits() -> None:
         for name in ("whole", "cut")
     )
     assert a == b
+    assert Path("whole/statistics.jsonl").read_bytes() == Path("cut/statistics.jsonl").read_bytes()
 
 
 @pytest.mark.slow
@@ -263,6 +334,7 @@ def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, capsys: py
     assert run(words) == 0
     assert run(["train", f"{MINE}:slow", "--out", "whole", "--epochs", "20"]) == 0
     assert same(weights("whole"), weights("cut"))
+    assert Path("whole/statistics.jsonl").read_bytes() == Path("cut/statistics.jsonl").read_bytes()
 
 
 def processes_below(pid: int) -> set[int]:
@@ -330,7 +402,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(number: signal.Signals) -> No
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 BAD: list[tuple[list[str], str]] = [
-    (["train", "digit"], "task must be one of digits, mnist or path/to/file.py:function, got 'digit'; did you"),
+    (["train", "digit"], "task must be one of digits, mnist, shakespeare or path/to/file.py:function, got 'digit'"),
     (["train", "x.py:make"], "the task's file must be a readable Python file, got x.py: No such file or directory"),
     (["train", "folder.py:make"], "the task's file must be a readable Python file, got folder.py: Is a directory"),
     (["train", "syntax.py:make"], "the task's file syntax.py must be one that Python can import, got SyntaxError"),
@@ -357,6 +429,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--batch-size", "-4"], "batch_size must be a whole number >= 1, got -4; leave batch_size out"),
     (["train", "digits", "--seed", "9" * 20], "seed must be a whole number from 0 to 2147483647, got 999999"),
     (["train", "digits", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
+    (["train", "digits", "--every", "-1"], "every must be a whole number >= 0, got -1; 50 is usual, 0 measures"),
     (["train", "digits", "--schedule", "cosine"], "--schedule"),
     (["train", "digits", "--lr", "fast"], '--lr: unable to convert "fast" into float; see rmsprop --help'),
     (["train", "digits", "--learning-rate", "1"], "Unknown option: --learning-rate"),
@@ -371,6 +444,7 @@ BAD: list[tuple[list[str], str]] = [
     (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
     (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
     (["compare", "digits", "--lrs", "1", "2", "nan"], "--lrs must be a finite number >= 0, got nan"),
+    (["doctor", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
     (["report", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
     (["explain", "--momentum", "0.9", "--worked-example"], "momentum must be 0 in the worked example, got 0.9; leave"),
 ]  # fmt: skip
@@ -472,8 +546,12 @@ def test_a_directory_that_cannot_be_written_ends_in_one_line(capsys: pytest.Capt
 
 def test_a_training_that_diverges_fails_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:regression", "--lr", "1e30", "--decay", "0"]) == 1
-    assert "The loss stopped being finite at step" in capsys.readouterr().out
-    assert Path("runs/train-regression/report.html").exists()
+    shown = capsys.readouterr().out
+    assert "The loss stopped being finite at step" in shown
+    (began,) = re.findall(r"^It began at step \d+ in .*", shown, re.MULTILINE)
+    assert began in Path("runs/train-regression/report.html").read_text()
+    assert run(["doctor", "runs/train-regression"]) == 1
+    assert began in capsys.readouterr().out
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them() -> None:

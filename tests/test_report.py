@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from playwright.sync_api import Request, sync_playwright
 
 from rmsprop import Rule, native
-from rmsprop.lab import figures
+from rmsprop.lab import figures, monitor_figures
 from rmsprop.lab.compare import compare
+from rmsprop.lab.monitor_figures import Series, extremes_words, heat_data, series_data
 from rmsprop.lab.report import write_report
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.train import train
+from rmsprop.lab.watch import measured
+from rmsprop.lab.words import describe_findings, evidence_words, findings_by_advice
 
 MINE = str(Path(__file__).with_name("mine.py"))
 
@@ -26,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     folder = tmp_path_factory.mktemp("runs")
     options: dict[str, Any] = {"learning_rates": (0.001, 0.01, 0.1), "tuning_seeds": 1, "seeds": 5, "epochs": 2}
     compared, _ = compare("digits", out=folder / "c", command="rmsprop compare digits <now>", **options)
-    trained, _ = train("digits", Rule(lr=0.003), epochs=2, out=folder / "t", command="rmsprop train digits")
+    trained, _ = train("digits", Rule(), epochs=2, every=5, out=folder / "t", command="rmsprop train digits")
     return {"compare": compared, "train": trained}
 
 
@@ -63,6 +70,112 @@ def test_a_layer_without_rates_is_drawn_empty() -> None:
     assert figures.draw_bars({}, "microseconds").startswith("<svg")
 
 
+def record(step: int, lrs: tuple[float, ...] = (1.0,), **tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return what the pictures read of a monitor's record."""
+    return {"step": step, "groups": [{"lr": lr} for lr in lrs], "tensors": tensors}
+
+
+def test_a_series_has_a_gap_where_a_tensor_was_not_measured() -> None:
+    records = [record(1, w={"x": 2.0}, b={"x": None}), record(5, w={"x": None}), record(9, w={"x": 4}, c={"x": 1})]
+    w, c = series_data(records, "x")
+    assert (w.name, c.name, w.steps) == ("w", "c", [1, 5, 9])
+    np.testing.assert_array_equal([w.values, c.values], [[2, math.nan, 4], [math.nan, math.nan, 1]])
+    assert w.middle == 3
+    assert series_data(records, "y") == series_data([], "x") == []
+    assert extremes_words([w, c], ".2g") == "At the end w is highest (4) and c lowest (1)."
+    assert extremes_words([w], ".2g") == "w ends at 4."
+    assert extremes_words([w, w], ".2g") == "At the end all are at 4."
+
+
+def test_heat_puts_every_element_where_its_rate_is() -> None:
+    """Bin e holds the elements with 2ᵉ ≤ d < 2ᵉ⁺¹: rates from η·2⁻ᵉ⁻¹ to η·2⁻ᵉ."""
+    w = {"effective_lr": {"lr": 0.25, "first": -1, "counts": [3, 0, 1]}}  # 1/4 to 1/2: 3, 1/32 to 1/16... of 1/4
+    b = {"effective_lr": {"lr": 1.0, "first": 2, "counts": [4]}}  # 1/8 to 1/4
+    heat = heat_data([record(7, w=w, b=b)])
+    assert heat is not None
+    assert (heat.steps, heat.lowest, heat.lrs) == ([7], -4, [1.0])
+    np.testing.assert_array_equal(heat.shares[::4, 0], [1 / 8, 4 / 8, 3 / 8])  # from 1/16, 1/8 and 1/4 on
+    for quarter in range(4):
+        np.testing.assert_array_equal(heat.shares[quarter::4, 0], heat.shares[::4, 0])
+    own = heat_data([record(7, w=w, b=b)], "b")
+    assert own is not None
+    np.testing.assert_array_equal(own.shares, np.ones((4, 1)))
+
+
+def test_heat_follows_a_rate_that_falls() -> None:
+    """η = 1 and then 0.6: the same d are at rates of 0.6 of those before, three quarters of a factor of 2 below."""
+    bins = {"first": 0, "counts": [1]}
+    heat = heat_data([record(t, (lr,), w={"effective_lr": {"lr": lr, **bins}}) for t, lr in ((1, 1.0), (2, 0.6))])
+    assert heat is not None
+    assert (heat.lowest, heat.lrs) == (-2, [1.0, 0.6])
+    np.testing.assert_array_equal(heat.shares[:, 0], [0, 0, 0, 0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(heat.shares[:, 1], [0, 1, 1, 1, 1, 0, 0, 0])
+    assert heat_data([]) is heat_data([record(1, w={"effective_lr": None})]) is None
+    stopped = {"effective_lr": {"lr": 0.0, **bins}}  # η = 0 has no logarithm, and nothing moves
+    assert heat_data([record(1, w=stopped)]) is None
+    many = heat_data([record(t, w={"effective_lr": {"lr": 1.0, **bins}}) for t in range(1, 1001)])
+    assert many is not None
+    assert len(many.steps) == 250
+    assert many.shares.shape == (4, 250)
+
+
+def test_many_tensors_are_drawn_as_range_median_and_extremes() -> None:
+    series = [Series(f"{i}.weight", [1, 2, 3], [float(i), i + 1.0, math.nan]) for i in range(1, 31)]
+    axes = Figure().subplots()
+    monitor_figures._draw_many(axes, series)
+    assert [line.get_label() for line in axes.lines] == ["30.weight", "1.weight", "median of 30"]
+    np.testing.assert_array_equal(axes.lines[2].get_xydata(), [[1, 15.5], [2, 16.5]])
+    (band,) = axes.collections
+    assert (band.get_datalim(axes.transData).y0, band.get_datalim(axes.transData).y1) == (1, 31)
+    few, many = (monitor_figures.draw_series(series[:n], "x", log=True).count('id="line2d_') for n in (9, 30))
+    assert many < few
+
+
+@pytest.mark.parametrize(
+    ("ends", "powers", "between"),
+    [
+        ((2e-6, 3.0), ["10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "10⁻²", "10⁻¹", "10⁰", "10¹"], []),
+        ((0.15, 0.5), ["0.1"], ["0.2", "0.3", "0.4", "0.6"]),
+        ((2e-6, 5e-6), ["10⁻⁶", "10⁻⁵"], ["2×10⁻⁶", "3×10⁻⁶", "4×10⁻⁶", "6×10⁻⁶"]),
+    ],
+)
+def test_logarithmic_axes_have_readable_labels(
+    ends: tuple[float, float], powers: list[str], between: list[str]
+) -> None:
+    figure = Figure(figsize=(4.6, 3.4))
+    axes = figure.add_subplot()
+    figures.log_scale(axes, "y")
+    axes.set_ylim(*ends)
+    figure.draw_without_rendering()
+    axis = axes.yaxis
+    assert {t.get_text() for t in axis.get_ticklabels()} >= set(powers)
+    labels = {t.get_text() for t in axis.get_ticklabels(minor=True)}
+    assert labels >= set(between)
+    assert between or not labels
+
+
+def test_what_is_empty_zero_or_alone_is_drawn() -> None:
+    nothing = Series("w", [1, 2], [math.nan, 0.0])
+    alone = Series("w", [1], [1e-3])
+    for log in (True, False):
+        for series in ([], [nothing], [alone], [nothing] * 12, [alone] * 12):
+            assert monitor_figures.draw_series(series, "x", log=log, mark=1e-3).startswith("<svg")
+    one = heat_data([record(1, w={"effective_lr": {"lr": 0.1, "first": -3, "counts": [2]}})])
+    assert one is not None
+    assert monitor_figures.draw_heat({"w": one, "v": one, "u": one}).startswith("<svg")
+
+
+def test_findings_in_words() -> None:
+    finding = {"cause": "c", "threshold": "t", "remedy": "r"}
+    assert describe_findings([], 1, 1, 1) == "Nothing found in 1 measured step (1)."
+    assert describe_findings([finding], 3, 1, 100) == "1 finding in 3 measured steps (1 to 100)."
+    assert describe_findings([finding] * 2, 3, 1, 100) == "2 findings in 3 measured steps (1 to 100)."
+    other = {**finding, "remedy": "s"}
+    assert findings_by_advice([finding, finding, other, finding]) == [[finding] * 2, [other], [finding]]
+    evidence = {"update_rms": 0.012345, "also": ["a", "b"], "lr": None, "records": 3, "by": {"w": 1.0}}
+    assert evidence_words(evidence) == "update rms 0.0123, also a, b, records 3, by (w 1)"
+
+
 class Page(HTMLParser):
     """Collects tags, attributes and text; the report has to be well formed."""
 
@@ -94,7 +207,7 @@ def test_a_report_is_one_well_formed_file_that_says_everything(runs: dict[str, R
     assert page.open == []
     assert not re.findall(r"(?:src|href)=\"(?!data:)", html)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == (6 if kind == "compare" else 5)
+    assert len(images) == (6 if kind == "compare" else 10)
     assert all(image["alt"] for image in images)
     for words in ("v ← 0.99·v + 0.01·g²", "Effective learning rates", "processor", "torch", f"rmsprop {kind} digits"):
         assert words in page.text
@@ -103,7 +216,32 @@ def test_a_report_is_one_well_formed_file_that_says_everything(runs: dict[str, R
         assert "<now>" in page.text  # the command is escaped
         for words in ("no difference", "Adadelta", "Time of one optimizer step", "Test accuracy"):
             assert words in page.text
+    else:
+        first, *_ = measured(runs[kind])
+        at_most = max(first["tensors"], key=lambda name: first["tensors"][name]["update_ratio"])
+        for words in ("What the optimizer did", "findings in 7 measured steps (1 to 30).", "The first step", at_most):
+            assert words in page.text
+        assert page.text.index("The first step") < page.text.index("Update beside weight")  # words first
+        assert any("At the end" in str(image["alt"]) for image in images)
     assert write_report(runs[kind]).read_text() == html
+
+
+@pytest.mark.slow
+def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for name in ("run.json", "records.jsonl", "statistics.jsonl", "summary.json"):
+        (tmp_path / name).write_bytes((runs["train"].path / name).read_bytes())
+    records = measured(run)
+    for tensor in (t for r in records for t in r["tensors"].values()):
+        tensor["update_ratio"] = 1e-3  # no first step that is too long
+    (tmp_path / "statistics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert "Nothing found in 7 measured steps (1 to 30)." in write_report(run).read_text()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    words = "It began at step 30 in 0.weight <script>"
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "post_mortem": {"text": words}}))
+    assert words.replace("<", "&lt;").replace(">", "&gt;") in write_report(run).read_text()
+    (tmp_path / "statistics.jsonl").unlink()
+    assert "What the optimizer did" not in write_report(run).read_text()
 
 
 @pytest.mark.slow

@@ -72,6 +72,18 @@ def test_a_last_line_cut_short_by_a_crash_does_not_count_but_damage_elsewhere_is
         run.records()
 
 
+def test_each_file_of_records_is_kept_apart(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run.append([{"n": 1}, {"n": 2}], "other.jsonl")
+    run.append([{"n": 3}])
+    run.keep_records(1, "other.jsonl")
+    assert (run.records("other.jsonl"), run.records(), run.records("none.jsonl")) == ([{"n": 1}], [{"n": 3}], [])
+    with (run.path / "other.jsonl").open("a") as file:
+        file.write("{\n{}\n")
+    with pytest.raises(InputError, match=r"line 2 of .*other.jsonl must be JSON, got damaged text"):
+        run.records("other.jsonl")
+
+
 @pytest.mark.parametrize(
     ("prepare", "resume", "message"),
     [

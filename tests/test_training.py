@@ -189,6 +189,20 @@ def test_built_in_tasks_hold_real_data(name: str, sizes: tuple[int, ...], shape:
         assert (float(images.min()), float(images.max())) == (0.0, 1.0)
 
 
+def test_shakespeare_holds_the_six_tragedies() -> None:
+    task = load_task("shakespeare")
+    task.try_out()
+    parts = (task.train, task.validation, task.test)
+    for part, size in zip(parts, (11153, 1392, 1392), strict=True):
+        assert isinstance(part, TensorDataset)
+        inputs, target = part.tensors
+        assert inputs.shape == target.shape == (size, 64)
+        assert torch.equal(inputs[:, 1:], target[:, :-1])  # to be told: the next character
+    symbols = task.model()(torch.zeros(1, 64, dtype=torch.long)).shape[1]
+    assert isinstance(task.train, TensorDataset)
+    assert set(task.train.tensors[0].flatten().tolist()) <= set(range(symbols))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "lr", "least"), [("digits", 0.003, 0.93), ("mnist", 0.001, 0.9)])
 def test_built_in_tasks_are_learned(name: str, lr: float, least: float) -> None:

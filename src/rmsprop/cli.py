@@ -25,20 +25,26 @@ from rmsprop.profiles import PROFILES, profile
 from rmsprop.rule import Rule
 
 
-def _rule_options() -> Any:
-    """Return a class with an option for every field of Rule, None where it is not given, and one for the profile."""
+def _rule_options(*, rate: bool) -> Any:
+    """Return a class with an option for every field of Rule, None where it is not given, and one for the profile.
+
+    Without `rate` help does not show --lr, which the command refuses in its own words.
+    """
     chosen = Parameter(
         help=f"Whose RMSprop, for what is not given below: {', '.join(PROFILES)}. [default: torch, as shown]"
     )
     options: list[tuple[str, Any, Any]] = [("profile", Annotated[str | None, chosen], None)]
     for field in dataclasses.fields(Rule):
-        default = Parameter(show_default=lambda _, value=field.default: value or None)  # type: ignore[misc]
+        default = Parameter(
+            show=rate or field.name != "lr",
+            show_default=lambda _, value=field.default: value or None,  # type: ignore[misc]
+        )
         options.append((field.name, Annotated[type(field.default) | None, default], None))
     named = {"__doc__": Rule.__doc__, "__module__": __name__}
     return dataclasses.make_dataclass("RuleOptions", options, frozen=True, namespace=named)
 
 
-_Options = _rule_options()
+_Options, _RatelessOptions = _rule_options(rate=True), _rule_options(rate=False)
 # What is known of a rule: an option for every field but lr, which convert has itself.
 _Known = dataclasses.make_dataclass(
     "KnownOptions",
@@ -48,9 +54,11 @@ _Known = dataclasses.make_dataclass(
 )
 if TYPE_CHECKING:
     RuleOptions: TypeAlias = Any
+    RatelessOptions: TypeAlias = Any
     KnownOptions: TypeAlias = Any
 else:
     RuleOptions = Annotated[_Options, Parameter(name="*")]
+    RatelessOptions = Annotated[_RatelessOptions, Parameter(name="*")]
     KnownOptions = Annotated[_Known, Parameter(name="*")]
 Flag = Annotated[bool, Parameter(negative="")]
 Schedule = Literal["constant", "linear"]
@@ -82,14 +90,16 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     schedule: Schedule = "constant",
+    every: int = 50,
     out: Path | None = None,
     resume: Flag = False,
     json: Flag = False,
 ) -> None:
     """Train TASK with RMSprop: live progress, checkpoints, a report at the end.
 
-    Ctrl-C, or a crash, leaves a run that goes on with --resume, bit for bit
-    as if nothing had happened.
+    The report and the last lines say what the optimizer did, and what to
+    change. Ctrl-C, or a crash, leaves a run that goes on with --resume, bit
+    for bit as if nothing had happened.
 
     Try:
       rmsprop train digits
@@ -100,7 +110,7 @@ def train(
     Parameters
     ----------
     task
-        A built-in task (digits, mnist), or path/to/file.py:function of yours that returns a rmsprop.lab.Task.
+        A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
     seed
         Decides the model's start and the order of the data.
     epochs
@@ -109,6 +119,8 @@ def train(
         Examples per step; the task's own number if left out.
     schedule
         Learning rate over the run: constant, or falling linearly to 0.
+    every
+        Measure what the optimizer does once in so many steps, for the report and rmsprop doctor; 0 never does.
     out
         Directory of the run; runs/train-TASK, numbered, if left out.
     resume
@@ -125,7 +137,7 @@ def train(
         with training_progress(stderr) as listen:
             run, summary = run_training(
                 task, _rule(options), seed=seed, epochs=epochs, batch_size=batch_size, schedule=schedule,
-                out=out, resume=resume, command=_command(), listen=listen,
+                every=every, out=out, resume=resume, command=_command(), listen=listen,
             )  # fmt: skip
     except Interrupted as stop:
         _say_how_to_resume(stop)
@@ -142,7 +154,7 @@ def compare(
     task: str,
     /,
     *,
-    options: RuleOptions = _Options(),  # noqa: B008  (frozen)
+    options: RatelessOptions = _RatelessOptions(),  # noqa: B008  (frozen)
     lrs: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")] = (),
     tuning_seeds: int = 2,
     seeds: int = 10,
@@ -169,7 +181,7 @@ def compare(
     Parameters
     ----------
     task
-        A built-in task (digits, mnist), or path/to/file.py:function of yours that returns a rmsprop.lab.Task.
+        A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
     lrs
         The grid of learning rates; 1e-4 to 10 in half decades if left out.
     tuning_seeds
@@ -210,6 +222,74 @@ def compare(
     report = write_report(run)
     facts = {**summary, "directory": str(run.path), "report": str(report)}
     _print(json, facts, lambda: show_comparison(stdout, run, report))
+
+
+@app.command
+def find_lr(
+    task: str,
+    /,
+    *,
+    options: RatelessOptions = _RatelessOptions(),  # noqa: B008  (frozen)
+    from_: Annotated[float, Parameter(name="--from")] = 1e-6,
+    to: float = 1.0,
+    steps: int = 100,
+    seeds: int = 3,
+    warm: int | None = None,
+    batch_size: int | None = None,
+    out: Path | None = None,
+    json: Flag = False,
+) -> None:
+    """Find a learning rate for TASK: train a little with ever higher ones.
+
+    First steps with a rate of 0 fill the averages. Then the rate rises, again
+    and again from the same start, each time with another order of the data.
+    Where the losses give no clear answer, it says why; exit status 1.
+
+    Try:
+      rmsprop find-lr digits
+      rmsprop find-lr mnist --decay 0.9 --momentum 0.9
+      rmsprop find-lr my_task.py:make --from 1e-8 --to 0.1 --seeds 5
+
+    Parameters
+    ----------
+    task
+        A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
+    from_
+        Lowest rate.
+    to
+        Highest rate.
+    steps
+        Steps from the one to the other, for each seed.
+    seeds
+        How often the rate rises.
+    warm
+        Steps with a rate of 0; 2/(1-decay), at most 500, if left out.
+    batch_size
+        Examples per step; the task's own number if left out.
+    out
+        Directory of find-lr.json and find-lr.svg; runs/find-lr-TASK, numbered, if left out.
+    json
+        Print the result as JSON.
+    """
+    from rmsprop.console import range_test_progress, show_range_test
+    from rmsprop.lab.find_lr import find_lr as test_range
+    from rmsprop.lab.stopping import Interrupted
+
+    if options.lr is not None:
+        raise InputError("--lr", "left out", options.lr, "it is what is looked for: give the range as --from and --to")
+    rule = _rule(dataclasses.replace(options, lr=Rule.lr))  # some profiles demand a rate
+    try:
+        with range_test_progress(stderr) as listen:
+            directory, found = test_range(
+                task, rule, lowest=from_, highest=to, steps=steps, seeds=seeds, warm=warm, batch_size=batch_size,
+                out=out, command=_command(), listen=listen,
+            )  # fmt: skip
+    except Interrupted as stop:
+        stderr.print(f"rmsprop: {stop}", markup=False, soft_wrap=True)
+        raise KeyboardInterrupt from None
+    _print(json, {**found, "directory": str(directory)}, lambda: show_range_test(stdout, found, directory))
+    if found["lr"] is None:
+        raise Failure
 
 
 @app.command
@@ -423,7 +503,8 @@ def bench(*cases: str, json: Flag = False) -> None:
     Parameters
     ----------
     cases
-        Of large, rich, many, policy, policy-training, language-training; all if left out.
+        Of large, rich, many, policy (these also with -statistics: what watching costs), policy-training,
+        language-training; all if left out.
     json
         Print the measurements as JSON.
     """
@@ -436,22 +517,37 @@ def bench(*cases: str, json: Flag = False) -> None:
 
 
 @app.command
-def doctor(*, json: Flag = False) -> None:
-    """Check the installation: versions, and real steps held against the rule.
+def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
+    """Check the installation, or what the optimizer did in a training.
+
+    Without RUN: versions, and real steps held against the rule. With RUN,
+    be it finished, interrupted or diverged: what its statistics show, with
+    causes and remedies. Exit status 1 if there is anything to mend.
 
     Try:
       rmsprop doctor
+      rmsprop doctor runs/train-digits
 
     Parameters
     ----------
+    run
+        Directory of a run of train with its statistics; the installation is checked if left out.
     json
         Print the findings as JSON.
     """
-    from rmsprop.console import show_findings
-    from rmsprop.doctor import examine
+    from rmsprop.console import show_examined, show_findings
 
-    findings = examine()
-    _print(json, findings, lambda: show_findings(stdout, findings))
+    if run is None:
+        from rmsprop.doctor import examine
+
+        findings = examine()
+        _print(json, findings, lambda: show_findings(stdout, findings))
+    else:
+        from rmsprop.lab.store import RunDirectory
+        from rmsprop.lab.watch import examine as examine_run
+
+        findings = examine_run(RunDirectory(run))
+        _print(json, findings, lambda: show_examined(stdout, findings))
     if not findings["healthy"]:
         raise Failure
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rmsprop.lab.training import Record, Training
     from rmsprop.training_recipe import Recipe
 
+_SHOWN = 5  # findings at the end of a training
 _STAGES = {"tune": "picking learning rates", "final": "comparing"}
 
 
@@ -83,7 +84,25 @@ def show_training(console: Console, run: RunDirectory, report: Path) -> None:
         console.print(line, markup=False)
     if summary and summary.get("implementation"):
         console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
+    if summary and "findings" in summary:
+        _show_watched(console, run, summary)
     console.print(f"report: {report}", markup=False)
+
+
+def _show_watched(console: Console, run: RunDirectory, summary: dict[str, Any]) -> None:
+    """Print how a divergence began, and the first findings."""
+    from rmsprop.lab.words import findings_by_advice
+
+    if summary["post_mortem"]:
+        console.print(f"\n{summary['post_mortem']['text']}\n", markup=False)
+    found = summary["findings"]
+    for alike in findings_by_advice(found[:_SHOWN]):
+        for finding in alike:
+            console.print(finding["sentence"], markup=False)
+        console.print(f"  remedy: {alike[0]['remedy']}", markup=False)
+    if found:
+        more = f"and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "causes and evidence"
+        console.print(f"{more}: rmsprop doctor {run.path}", markup=False)
 
 
 def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
@@ -154,6 +173,22 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
     console.print()
     for line in findings["notes"]:
         console.print(line, markup=False)
+
+
+def show_examined(console: Console, examined: dict[str, Any]) -> None:
+    """Print what `rmsprop doctor RUN` found."""
+    from rmsprop.lab.words import describe_findings, evidence_words, findings_by_advice
+
+    console.print(f"{examined['run']}: {examined['status']}", markup=False)
+    if examined["post_mortem"]:
+        console.print(f"\n{examined['post_mortem']['text']}", markup=False)
+    console.print(f"\n{describe_findings(examined['findings'], **examined['measured'])}", markup=False)
+    for alike in findings_by_advice(examined["findings"]):
+        console.print()
+        for finding in alike:
+            console.print(f"{finding['sentence']}\n  found      {evidence_words(finding['evidence'])}", markup=False)
+        for name in ("cause", "remedy", "threshold"):
+            console.print(f"  {name:<10} {alike[0][name]}", markup=False)
 
 
 @contextmanager
@@ -256,3 +291,28 @@ def show_conversion(console: Console, facts: dict[str, Any]) -> None:
         console.print(f"  note     {note}", markup=False)
     done = f"written: {facts['written']}" if facts["written"] else "nothing was written"
     console.print(done, markup=False)
+
+
+@contextmanager
+def range_test_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Yield a listener for `find-lr`: a bar of steps on a terminal, else a line for every quarter of them."""
+    with _progress(console) as progress:
+        bar = progress.add_task("testing rates", total=None, news="")
+
+        def listen(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+            if not console.is_terminal and done % max(1, total // 4) == 0:
+                console.print(f"testing rates: {done} of at most {total} steps")
+
+        yield listen
+
+
+def show_range_test(console: Console, found: dict[str, Any], directory: Path) -> None:
+    """Print which rate `find-lr` suggests and why, or why none."""
+    head = "no suggestion: the curve is unclear" if found["lr"] is None else f"suggested lr: {found['lr']:g}"
+    console.print(head, markup=False, style="bold")
+    console.print(found["reason"], markup=False)
+    for note in found["notes"]:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"steps with a rate of 0 before: {found['warm_steps']}", markup=False)
+    console.print(f"figure: {directory / 'find-lr.svg'}", markup=False)

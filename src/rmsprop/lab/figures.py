@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from rmsprop.lab.training import QUANTILES
 
@@ -23,6 +25,8 @@ STYLES: dict[str, tuple[str, Any]] = {
     "Adam": ("#D55E00", (0, (6, 1, 1, 1))),
 }
 _SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
+_SHORT = 1e3  # factor from end to end of a logarithmic axis up to which it has ticks between the powers of ten
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Band(NamedTuple):
@@ -98,7 +102,7 @@ def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
         axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
     values = [y for band in bands for y in (*band.low, *band.middle)]
     if log and values and min(values) > 0:
-        axes.set_yscale("log")
+        log_scale(axes, "y")
     axes.set_xlabel("epoch")
     axes.set_ylabel(y_label)
     if len(bands) > 1:
@@ -128,7 +132,7 @@ def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str
         x, y = [p[0] for p in points], [p[1] for p in points]
         wide = 2.2 if label == "RMSprop" else 1.3
         axes.plot(x, y, color=colour, linestyle=dashes, linewidth=wide, marker="o", markersize=2.5, label=label)
-    axes.set_xscale("log")
+    log_scale(axes, "x")
     axes.set_xlabel("learning rate")
     axes.set_ylabel(y_label)
     _legend(figure)
@@ -149,7 +153,7 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
         axes.axvline(lr, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
         axes.text(lr, len(layers) - 0.45, " η", color="#555555", fontsize=9, va="bottom")
     if any(rate and rate > 0 for layer in layers for rate in layer.quantiles):
-        axes.set_xscale("log")
+        log_scale(axes, "x")
     axes.set_yticks(range(len(layers)), [layer.name for layer in reversed(layers)])
     axes.set_ylim(-0.6, len(layers) - 0.1)
     axes.set_xlabel("effective learning rate η/d")
@@ -169,6 +173,38 @@ def draw_bars(values: dict[str, float], x_label: str) -> str:
     return _svg(figure)
 
 
+def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(_Powers())
+    axis.set_minor_formatter(_Powers())
+    axis.set_minor_locator(_Between(subs="auto"))
+
+
+class _Between(LogLocator):
+    """Ticks between the powers only where these are few: to place dozens takes half of the time of a figure."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        found: Sequence[float] = super().tick_values(vmin, vmax) if 0 < vmax < _SHORT * vmin else []
+        return found
+
+
+class _Powers(LogFormatterSciNotation):
+    """Labels such as 10⁻³, or 0.003 on a short axis, as plain text: formulas take a third of the time of a figure."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        axis: Any = self.axis  # set before any label is asked for
+        low, high = sorted(axis.get_view_interval())
+        found = re.fullmatch(r"\$\\mathdefault\{(?:(.*)\\times)?10\^\{(.*)\}\}\$", super().__call__(x, pos))
+        if found is None:
+            return ""
+        if high < _SHORT * low and 1e-4 <= x < 1e5:
+            return f"{x:g}"
+        factor, exponent = found.groups()
+        return (f"{factor}×" if factor else "") + "10" + exponent.translate(_RAISED)
+
+
 def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
     # Figure without pyplot: no global state, no choice of backend is touched.
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
@@ -179,8 +215,8 @@ def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside upper center", fontsize=8, frameon=False, ncols=3)
+def _legend(figure: Figure, columns: int = 3) -> None:
+    figure.legend(loc="outside upper center", fontsize=8, frameon=False, ncols=columns)
 
 
 def _svg(figure: Figure) -> str:

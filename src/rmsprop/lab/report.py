@@ -11,15 +11,25 @@ import jinja2
 
 from rmsprop.explain import explain
 from rmsprop.files import write_atomically
-from rmsprop.lab import figures
+from rmsprop.lab import figures, monitor_figures
 from rmsprop.lab.store import REPORT, RunDirectory
-from rmsprop.lab.words import describe_comparison, describe_training, difference_words, range_words, score_words
+from rmsprop.lab.watch import measured
+from rmsprop.lab.words import (
+    describe_comparison,
+    describe_findings,
+    describe_training,
+    difference_words,
+    evidence_words,
+    findings_by_advice,
+    range_words,
+    score_words,
+)
+from rmsprop.monitor.findings import find
 from rmsprop.rule import Rule
 
-_ETA = (
-    "η marks the rate that was set. Elements whose gradient has always been zero, such as weights of pixels that are "
-    "never inked, sit at η/ε on the far right and do not move."
-)
+_ZERO = "Elements whose gradient has always been zero, such as weights of inputs that are always 0, sit at η/ε"
+_ETA = f"η marks the rate that was set. {_ZERO} on the far right and do not move."
+_FAR = f"{_ZERO} at the top and do not move."
 
 
 class Figure(NamedTuple):
@@ -34,9 +44,10 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     """Write the report of `run` to `path` (report.html in its directory if None) and return where it is."""
     config, summary, records = run.config(), run.summary(), run.records()
     content = (_comparison if config["kind"] == "compare" else _training)(config, summary, records)
+    content["watched"] = _watched(measured(run), summary)
     loader = jinja2.PackageLoader("rmsprop.lab", "")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page.filters["score"] = score_words
+    page.filters |= {"score": score_words, "evidence": evidence_words, "together": _together}
     path = path or run.path / REPORT
     if path.is_dir():
         path = path / REPORT
@@ -160,7 +171,7 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
     if timed:
         whole, inside = median(r["step_us"] for r in timed), median(r["optimizer_us"] for r in timed)
         bars = {"whole step": whole, "optimizer": inside}
-        caption = f"Median of a training step and of the optimizer's part in it ({inside / whole:.0%})."
+        caption = f"Median of a training step and of the optimizer's part in it ({100 * inside / whole:.0f} %)."
         drawn.append(_figure("Time per step", figures.draw_bars(bars, "microseconds"), caption))
     return {
         "title": f"RMSprop trained on {summary['task'] if summary else config['task']}",
@@ -173,11 +184,76 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
     }
 
 
+def _watched(records: list[dict[str, Any]], summary: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what the monitor found, in words and pictures; None where nothing was measured."""
+    if not records:
+        return None
+    findings = [finding.to_dict() for finding in find(records)]
+    return {
+        "line": describe_findings(findings, len(records), records[0]["step"], records[-1]["step"]),
+        "findings": findings_by_advice(findings),
+        "post_mortem": (summary or {}).get("post_mortem"),
+        "figures": _watched_figures(records),
+    }
+
+
+def _watched_figures(records: list[dict[str, Any]]) -> list[Figure]:
+    many = (
+        f" Of the {len(records[-1]['tensors'])} tensors: the range, the median, and those that are mostly highest and "
+        "lowest."
+        if len(records[-1]["tensors"]) >= monitor_figures.MANY
+        else ""
+    )
+    drawn = []
+
+    def draw(title: str, field: str, label: str, form: str, caption: str, *, log: bool, mark: float | None) -> None:
+        series = monitor_figures.series_data(records, field)
+        if any(value > 0 for s in series for value in s.values):
+            picture = monitor_figures.draw_series(series, label, log=log, mark=mark)
+            words = f"{caption}{many} {monitor_figures.extremes_words(series, form)}"
+            drawn.append(_figure(title, picture, words))
+
+    draw(
+        "Update beside weight", "update_ratio", "update / weight", ".2g",
+        "Root mean square of what a step changed, by that of the parameter. The dashed line is at 1/1000, "
+        "a rule of thumb for weight matrices.",
+        log=True, mark=1e-3,
+    )  # fmt: skip
+    draw(
+        "Gradients", "gradient_rms", "RMS of the gradient", ".2g", "Root mean square of the gradient.",
+        log=True, mark=None,
+    )  # fmt: skip
+    draw(
+        "Where ε governs", "eps_share", "share of elements", ".1%",
+        "Share of the elements whose ε is larger than √v: their steps follow the size of the gradient, as those of SGD "
+        "do. Elements whose gradient has always been zero are among them.",
+        log=False, mark=None,
+    )  # fmt: skip
+    whole = monitor_figures.heat_data(records)
+    if whole is not None:
+        rates = "η/d of the elements; the darker, the more of them. The dashed line is η."
+        picture = monitor_figures.draw_heat({"all": whole})
+        drawn.append(_figure("Effective learning rates over the steps", picture, f"{rates} {_FAR}"))
+        names = list(records[-1]["tensors"])
+        heats = {name: heat for name in names if (heat := monitor_figures.heat_data(records, name)) is not None}
+        if 1 < len(heats) <= monitor_figures.FEW:
+            picture = monitor_figures.draw_heat(heats)
+            span = f"Each field runs from step {records[0]['step']} to step {records[-1]['step']}."
+            drawn.append(_figure("Effective learning rates of each tensor", picture, f"{rates} {span}"))
+    return drawn
+
+
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
     hidden = ("kind", "rule", "task_sha256", "made_with")
     words = {k: ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else str(v)
              for k, v in config.items() if k not in hidden}  # fmt: skip
-    return [(k.replace("_", " "), v) for k, v in words.items()]
+    labels = {"every": "steps between statistics"}
+    return [(labels.get(k, k.replace("_", " ")), v) for k, v in words.items()]
+
+
+def _together(text: str) -> str:
+    """Return `text` with its percent signs on the line of their numbers."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _figure(title: str, svg: str, caption: str) -> Figure:

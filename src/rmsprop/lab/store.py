@@ -17,6 +17,7 @@ from rmsprop.files import finite, write_atomically
 CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
     "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
 )  # fmt: skip
+RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # of a directory that holds no run but a range test
 
 
 def to_json(value: Any) -> str:
@@ -74,15 +75,18 @@ class RunDirectory:
             if isinstance(value, dict):
                 return value
         except FileNotFoundError:
+            if (self.path / RANGE_TEST).exists():
+                found, remedy = Received(f"{self.path}, a range test"), f"its figure is {self.path / RANGE_FIGURE}"
+                raise InputError("the run", "one of train or compare", found, remedy) from None
             found = Received(f"{self.path}, which has no {name}")
             raise InputError("the run", "a directory that rmsprop wrote", found, "check the path") from None
         except ValueError:
             pass
         raise InputError(str(self.path / name), "a JSON object", Received("damaged text"), "start a new run")
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return the records written so far; a last line that was cut short by a crash does not count."""
-        path = self.path / RECORDS
+    def records(self, name: str = RECORDS) -> list[dict[str, Any]]:
+        """Return the records that the file `name` holds; a last line that was cut short by a crash does not count."""
+        path = self.path / name
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
@@ -96,21 +100,21 @@ class RunDirectory:
                     raise InputError(where, "JSON", Received("damaged text"), "start a new run") from None
         return records
 
-    def append(self, records: Iterable[dict[str, Any]]) -> None:
-        """Add records, one JSON object per line."""
+    def append(self, records: Iterable[dict[str, Any]], name: str = RECORDS) -> None:
+        """Add records to the file `name`, one JSON object per line."""
         text = "".join(to_json(record) + "\n" for record in records)
         if text:
-            path = self.path / RECORDS
+            path = self.path / name
             try:
                 with path.open("a", encoding="utf-8") as file:
                     file.write(text)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
-    def keep_records(self, count: int) -> None:
-        """Drop all records but the first `count`: those that a checkpoint knows of."""
-        records = self.records()[:count]
-        write_atomically(self.path / RECORDS, "".join(to_json(record) + "\n" for record in records))
+    def keep_records(self, count: int, name: str = RECORDS) -> None:
+        """Drop all records of the file `name` but the first `count`: those that a checkpoint knows of."""
+        records = self.records(name)[:count]
+        write_atomically(self.path / name, "".join(to_json(record) + "\n" for record in records))
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""

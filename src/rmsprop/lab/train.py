@@ -17,6 +17,7 @@ from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
 from rmsprop.lab.task import fingerprint, load_task
 from rmsprop.lab.training import Record, Training
+from rmsprop.lab.watch import Watch
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
@@ -31,6 +32,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     schedule: str = "constant",
+    every: int = 50,
     out: Path | None = None,
     resume: bool = False,
     command: str = "",
@@ -38,11 +40,13 @@ def train(
 ) -> tuple[RunDirectory, dict[str, Any]]:
     """Train `spec` (see `load_task`) with `rule`; return the run's directory and its summary.
 
-    The directory holds run.json (what was asked), records.jsonl (see `Training.run`), checkpoint.pt and, at the
+    The directory holds run.json (what was asked), records.jsonl (see `Training.run`), statistics.jsonl (what the
+    optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out), checkpoint.pt and, at the
     end, summary.json. A checkpoint is written once a second, or less often if writing takes long, at the end
     and when SIGINT or SIGTERM arrive; then Interrupted is raised. With `resume` the run goes on, bit for bit.
     """
     check_count("seed", seed, "any whole number will do", least=0)
+    check_count("every", every, "50 is usual, 0 measures nothing", least=0)
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None:
             check_count(name, value, f"leave {name} out for the task's own")
@@ -58,32 +62,40 @@ def train(
         "epochs": epochs or task.epochs,
         "batch_size": batch_size or task.batch_size,
         "schedule": schedule,
+        "every": every,
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
     training = Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
     run = RunDirectory.open(out or new_path("train", task.name, resume=resume), config, resume=resume)
     _like_before(run.config()["made_with"])
+    watch = Watch(run, training, every)
     records = 0
 
     def go_back(state: dict[str, Any]) -> None:
         nonlocal records
         training.load_state_dict(state["training"])
+        watch.load_state_dict(state["watch"])
         records = state["records"]
+
+    def state() -> dict[str, Any]:
+        return {"training": training.state_dict(), "watch": watch.state_dict(), "records": records}
 
     run.load_checkpoint(go_back)
     run.keep_records(records)
+    watch.begin()
     saver = _Saver()
     with stop_signals() as stopped:
         for new in training.run():
             run.append(new)
             records += len(new)
+            watch.write()
             listen(training, new)
             if stopped or saver.due():
-                saver.save(run, {"training": training.state_dict(), "records": records})
+                saver.save(run, state())
             if stopped:
                 raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
-    saver.save(run, {"training": training.state_dict(), "records": records})
-    return run, run.finish(_summary(run, training, command))
+    saver.save(run, state())
+    return run, run.finish({**_summary(run, training, command), **watch.summary()})
 
 
 def _like_before(made_with: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class Training:
         start, skip = time.perf_counter(), self.batch
         whole, inside = [], []
         random_state = _random_state()
-        iterator = batches(self.task.train, self.batch_size, order=_order(self.seed, self.epoch))
+        iterator = batches(self.task.train, self.batch_size, order=order_of(self.seed, self.epoch))
         for _ in range(skip):
             next(iterator)
         if skip:
@@ -192,7 +192,7 @@ class Training:
         _set_random_state(state["random"])
 
 
-def _order(seed: int, epoch: int) -> int:
+def order_of(seed: int, epoch: int) -> int:
     """Return the seed of the data's order in one epoch: the same for every optimizer."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 
@@ -74,8 +75,38 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
             f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite."
         ]
     score, loss = score_words(summary["validation_metric"], metric), score_words(summary["validation_loss"], "loss")
-    done = f"After {summary['epochs']} epochs ({summary['steps']} steps)"
-    lines = [f"{done} the validation {metric} is {score}, the loss {loss}."]
+    done = f"After {summary['epochs']} epoch{'s' * (summary['epochs'] != 1)} ({summary['steps']} steps)"
+    lines = [f"{done} on the validation data: {metric} {score}, loss {loss}."]
     if "test_metric" in summary:
-        lines.append(f"On the test data the {metric} is {score_words(summary['test_metric'], metric)}.")
+        lines.append(f"On the test data: {metric} {score_words(summary['test_metric'], metric)}.")
     return lines
+
+
+def describe_findings(findings: list[dict[str, Any]], count: int, first: int, last: int) -> str:
+    """Return how many findings there are in the `count` measured steps, of which `first` and `last` are the ends."""
+    found = "Nothing found" if not findings else "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+    steps = f"{count} measured steps ({first} to {last})" if count > 1 else f"1 measured step ({first})"
+    return f"{found} in {steps}."
+
+
+def findings_by_advice(findings: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the findings with those next to each other together that have cause, threshold and remedy in common."""
+    return [list(same) for _, same in groupby(findings, lambda f: (f["cause"], f["threshold"], f["remedy"]))]
+
+
+def evidence_words(evidence: dict[str, Any]) -> str:
+    """Return the numbers behind a finding, as far as they are known: names and values."""
+    known = {name: value for name, value in evidence.items() if value is not None}
+    return ", ".join(f"{name.replace('_', ' ')} {_value_words(value)}" for name, value in known.items())
+
+
+def _value_words(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(_value_words(x) for x in value)
+    if isinstance(value, dict):
+        return f"({evidence_words(value)})"
+    return str(value)

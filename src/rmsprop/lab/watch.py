@@ -1,0 +1,96 @@
+"""What `rmsprop train` keeps of what its optimizer did, in step with its checkpoint, and what that says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rmsprop.errors import InputError, Received
+from rmsprop.lab.store import RunDirectory
+from rmsprop.lab.training import Record, Training
+from rmsprop.monitor import Monitor
+from rmsprop.monitor.findings import find
+
+STATISTICS = "statistics.jsonl"
+
+
+class Watch:
+    """The monitor of a training, and its records in the run's directory.
+
+    Parameters
+    ----------
+    run, training
+        Where the records go, and whose optimizer is watched.
+    every
+        Steps from one measured step to the next; 0 measures nothing.
+    """
+
+    def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
+        self._run = run
+        self._new: list[Record] = []  # measured, and not yet in the file
+        self._written = 0
+        self._monitor = (
+            Monitor(training.optimizer, training.model, every=every, sinks=[self._new.append]) if every else None
+        )
+
+    def write(self) -> None:
+        """Add what was measured since the last call to the file."""
+        self._run.append(self._new, STATISTICS)
+        self._written += len(self._new)
+        self._new.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to measure as if it had not been interrupted."""
+        monitor = None if self._monitor is None else self._monitor.state_dict()
+        return {"written": self._written, "monitor": monitor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self._written = state["written"]
+        if self._monitor is not None:
+            self._monitor.load_state_dict(state["monitor"])
+
+    def begin(self) -> None:
+        """Drop the records that the checkpoint, if there is one, does not know of."""
+        if self._monitor is not None:
+            self._run.keep_records(self._written, STATISTICS)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the findings, and where a divergence began; nothing if nothing was measured."""
+        if self._monitor is None:
+            return {}
+        dead = self._monitor.post_mortem()
+        return {
+            "findings": [f.to_dict() for f in find(measured(self._run))],
+            "post_mortem": None if dead is None else {**dead.to_dict(), "text": str(dead)},
+        }
+
+
+def examine(run: RunDirectory) -> dict[str, Any]:
+    """Return what `rmsprop doctor RUN` shows of a run, be it finished, interrupted or diverged.
+
+    Raises
+    ------
+    InputError
+        If the directory holds no run, or a run of which nothing was measured.
+    """
+    run.config()  # says what is wrong with a directory that is no run
+    records = measured(run)
+    if not records:
+        found = Received(f"{run.path}, which has none")
+        raise InputError("the run", "one with statistics", found, "they come from: rmsprop train TASK --every 50")
+    summary = run.summary() or {}
+    findings = [f.to_dict() for f in find(records)]
+    status = summary.get("status", "not finished")
+    return {
+        "run": str(run.path),
+        "status": status,
+        "measured": {"count": len(records), "first": records[0]["step"], "last": records[-1]["step"]},
+        "findings": findings,
+        "post_mortem": summary.get("post_mortem"),
+        "healthy": not findings and status != "diverged",
+    }
+
+
+def measured(run: RunDirectory) -> list[Record]:
+    """Return the records of the measured steps; none if nothing was measured."""
+    return run.records(STATISTICS)
