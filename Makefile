@@ -16,6 +16,7 @@ NEED_FRAMEWORKS = tests/test_profiles.py \
 	'tests/test_keras.py::test_the_optimizer_on_one_backend[tensorflow]' \
 	tests/test_recipes.py::test_schedules_and_the_average_are_those_of_tensorflow \
 	tests/test_recipes.py::test_a2c_of_stable_baselines_is_that_of_its_source \
+	tests/test_monitor_sinks.py \
 	tests/test_checkpoint_like.py::test_trees_without_names_and_with_slashes_in_them
 
 SECONDS ?= 120

@@ -33,12 +33,14 @@ def readme_script() -> ModuleType:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("README.md", 11),
+        ("README.md", 12),
         ("docs/conventions.md", 3),
         ("docs/checkpoints.md", 2),
         ("docs/numerics.md", 1),
         ("docs/sparse.md", 1),
         ("docs/scaling.md", 3),
+        ("docs/monitor.md", 1),
+        ("docs/lr-finder.md", 1),
         ("conformance/README.md", 1),
     ],
 )
@@ -95,7 +97,8 @@ def test_commands_of_the_readme_exist() -> None:
 def test_links_of_the_documents_lead_to_files() -> None:
     for name in (
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/checkpoints.md", "docs/speed.md",
-        "docs/numerics.md", "docs/sparse.md", "docs/scaling.md", "conformance/README.md",
+        "docs/numerics.md", "docs/sparse.md", "docs/scaling.md", "docs/monitor.md", "docs/lr-finder.md",
+        "conformance/README.md",
     ):  # fmt: skip
         text = (ROOT / name).read_text()
         headings = {"#" + h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)", text, re.MULTILINE)}
@@ -116,6 +119,10 @@ def test_links_of_the_documents_lead_to_files() -> None:
         "torch.release",
         "torch.decay",
         "jax",
+        "monitor.findings",
+        "monitor.lr_finder",
+        "monitor.monitor",
+        "monitor.sinks",
         "lab.task",
     ],
 )

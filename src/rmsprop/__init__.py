@@ -2,9 +2,9 @@
 
 `Rule`, `State`, `init` and `update` are the algorithm in NumPy; `profile` has the rules of other libraries and `recipe`
 published trainings, by name; `scale_batch_size` changes a rule for another batch size. `rmsprop.torch`, `rmsprop.jax`,
-`rmsprop.keras` and `rmsprop.pytensor` put the rule behind their frameworks' interfaces, `rmsprop.checkpoint` moves state
-between them, `rmsprop.monitor` says what an optimizer does, `rmsprop.lab` trains and compares on real data; the command
-`rmsprop` does so from a terminal.
+`rmsprop.keras` and `rmsprop.pytensor` put the rule behind their frameworks' interfaces, `rmsprop.checkpoint` moves
+state between them, `rmsprop.monitor` says what an optimizer does, `rmsprop.lab` trains and compares on real data; the
+command `rmsprop` does so from a terminal.
 """
 
 from rmsprop.errors import InputError
