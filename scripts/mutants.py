@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RULE, TENSORS, SLOTS, LOADING = "rule.py", "torch/tensors.py", "torch/slots.py", "torch/loading.py"
 FUSED, STEP, HALF, RUN = "torch/fused.py", "kernel/step.hpp", "kernel/half.hpp", "kernel/run.cpp"
 LOW, BAD, SMALL, STAGE = "torch/low_precision.py", "torch/nonfinite.py", "kernel/low_precision.hpp", "kernel/stage.hpp"
-NOISE, SPARSE = "kernel/noise.hpp", "torch/sparse.py"
+NOISE, SPARSE, ROWS = "kernel/noise.hpp", "torch/sparse.py", "kernel/row_sweep.hpp"
 STATISTICS, MEASURE, SWEEP = "torch/statistics.py", "kernel/measure.hpp", "kernel/sweep.cpp"
 TESTS = {
     RULE: "tests/test_rule.py",
@@ -100,8 +100,8 @@ MUTANTS = [
     Mutant("kernel: E3 order", STEP, "(c.fresh * g) * g", "c.fresh * (g * g)"),
     Mutant("kernel: E4 as E3", STEP, "m = m + c.fresh * (g - m)", "m = c.beta * m + c.fresh * g"),
     Mutant("kernel: E5 NaN lost", STEP, "(a >= b) | (a != a)", "a >= b"),
-    Mutant("kernel: E5 floor of the variance", STEP, "maximum(s - mean * mean, c.kappa * s)", "s - mean * mean"),
-    Mutant("kernel: E5 floor of the correction", STEP, "maximum(v - c.start, c.kappa * v)", "(v - c.start)"),
+    Mutant("kernel: E5 floor of the variance", STEP, "s = maximum(rest, floor);", "s = rest;"),
+    Mutant("kernel: E5 floor of the correction", STEP, "maximum(rest, floor) / c.weight", "rest / c.weight"),
     Mutant("kernel: E5 mean not corrected", STEP, "mean = m / c.weight;", ""),
     Mutant("kernel: E6 eps never inside", STEP, "root(s + c.eps_inside)", "root(s)"),
     Mutant("kernel: E7 guard", STEP, "d != 0 ? g / d : T(0)", "g / d"),
@@ -124,6 +124,11 @@ MUTANTS = [
     Mutant("sparse: rows not caught up", SPARSE, "rows.mul_(weight)", "pass"),
     Mutant("sparse: m not caught up", SPARSE, "for x in (v, m):", "for x in (v,):"),
     Mutant("sparse: a step too many", SPARSE, "step - _take(row_step, index)", "step + 1 - _take(row_step, index)"),
+    Mutant("kernel: rows, m not caught up", ROWS, "catch_up(own(a.m), n, rows.decay, weight);", ""),
+    Mutant("kernel: rows, ∞ times 0", ROWS, "weight == 0 && decay != 0", "false"),
+    Mutant("kernel: rows, a step too many", ROWS, "lag = rows.step - rows", "lag = rows.step + 1 - rows"),
+    Mutant("kernel: rows, only first entries", ROWS, "while (++entry != end)", "while (++entry < entry)"),
+    Mutant("kernel: rows, step not noted", ROWS, "rows.row_step[row] = rows.step + 1;", ";"),
     Mutant("kernel: eight bits, small ones 0", SMALL, "k = std::max(k, from[i] != 0 ? 1u : 0u);", ""),
     Mutant("kernel: noise shared by averages", RUN, "hash(key + i)", "hash(key)"),
     Mutant("kernel: blocks cut", RUN, "+ block - 1) / block * block", ")"),

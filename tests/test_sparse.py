@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmsprop import InputError, Rule, State, init, native, update
 from rmsprop.torch import RMSprop, sparse
+from rmsprop.torch import optimizer as optimizer_module
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ("square_avg", "grad_avg", "momentum_buffer")
@@ -400,6 +401,120 @@ def test_more_rows_than_numbers_can_be_packed_with_are_summed() -> None:
         rows, total = sparse.summed(grad, torch.float64)
     assert [x.tolist() for x in rows] == [[5, 2**40 - 1], [2, 1]]
     assert total.tolist() == [2, 4]
+
+
+# -- rows stepped where they lie --------------------------------------------------------------------------------------
+
+
+def c_powers(alpha: float, lag: Tensor) -> Tensor:
+    """Return αᵏ as the kernel has it: torch's differs in the last bit, here and there."""
+    return torch.tensor([alpha**k for k in lag.flatten().tolist()], dtype=torch.float64).view(lag.shape)
+
+
+RULES_OF_ROWS: list[dict[str, Any]] = [
+    {},
+    {"centered": True, "eps_inside_sqrt": True},
+    {"bias_correction": True, "initial_square_avg": 1.0, "alpha": 0.5, "maximize": True},
+    {"centered": True, "alpha": 0.0},
+    {"sparse": "lazy", "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    {"sparse": "lazy", "momentum": 0.5, "lr_in_momentum": True, "decoupled_weight_decay": True, "weight_decay": 0.1},
+]
+
+
+@given(
+    rule=st.sampled_from(RULES_OF_ROWS),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]),
+    shape=st.sampled_from([(7, 3), (5, 2, 40), (3, 1030), (300, 1), (4, 0), (6,)]),
+    dims=st.integers(1, 3),
+    nonfinite=st.sampled_from(["propagate", "skip", "zero"]),
+    odd=st.sampled_from([0.0, 0.02]),
+    scale=st.sampled_from([1.0, 8.0]),
+    seed=st.integers(1, 99),
+)
+def test_rows_stepped_where_they_lie_are_the_bits_of_rows_stepped_as_a_small_parameter(
+    rule: dict[str, Any],
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    dims: int,
+    nonfinite: str,
+    odd: float,
+    scale: float,
+    seed: int,
+) -> None:
+    if native.kernel is None:
+        pytest.skip("needs the native kernel")
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(shape, dtype=dtype, generator=generator)
+    dims = min(dims, len(shape)) if start.numel() else 1
+    arguments = {**rule, "nonfinite": nonfinite, "stochastic_rounding": seed if dtype == torch.bfloat16 else False}
+    params, beside = [start.clone(), start.clone()], [torch.ones(3), torch.ones(3)]
+    sides = [RMSprop([p, q], lr=0.1, **arguments) for p, q in zip(params, beside, strict=True)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sparse, "_powers", c_powers)
+        patched.setattr(native, "GRAIN", 1 if seed % 2 else 0)
+        for t in range(8):
+            count = int(torch.randint(9, (1,), generator=generator))
+            index = [torch.randint(max(1, n // (1 + t % 3)), (count,), generator=generator) for n in shape[:dims]]
+            values = torch.randn(count, *shape[dims:], dtype=dtype, generator=generator)
+            values[torch.rand(values.shape, generator=generator) < odd] = torch.inf if t % 2 else torch.nan
+            grad = torch.sparse_coo_tensor(torch.stack(index), values, shape, check_invariants=True)
+            for number, (p, q, optimizer) in enumerate(zip(params, beside, sides, strict=True)):
+                p.grad, q.grad = grad.clone(), torch.ones(3)
+                vars(optimizer)["grad_scale"] = torch.tensor(scale)  # as GradScaler does
+                with pytest.MonkeyPatch.context() as copied:
+                    if number:
+                        copied.setattr(optimizer_module, "add_rows", lambda *_, **__: False)
+                    optimizer.step()
+                assert optimizer.implementation.startswith("native kernel")
+                assert "tensor operations" not in optimizer.implementation
+            assert_same_bits(*params)
+            assert torch.equal(*beside)
+    assert sides[0].nonfinite_steps == sides[1].nonfinite_steps
+    states = [optimizer.state[p] for optimizer, p in zip(sides, params, strict=True)]
+    for name in states[0]:
+        assert_same_bits(states[0][name], states[1][name])
+    if rule.get("sparse") != "lazy":
+        assert torch.equal(*(lag_of(optimizer, p).row_step for optimizer, p in zip(sides, params, strict=True)))
+
+
+def assert_same_bits(a: Tensor, b: Tensor) -> None:
+    """The sign of 0 counts; a NaN is a NaN."""
+    a, b = (torch.view_as_real(x) if x.is_complex() else x for x in (a, b))
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(a.signbit() & ~a.isnan(), b.signbit() & ~b.isnan())
+
+
+def test_an_index_outside_of_the_table_raises_before_anything_changes() -> None:
+    p, q = torch.ones(3, 2), torch.ones(2)
+    optimizer = RMSprop([q, p])
+    q.grad = torch.ones(2)
+    p.grad = torch.sparse_coo_tensor(torch.tensor([[1, 3]]), torch.ones(2, 2), (3, 2), check_invariants=False)
+    with pytest.raises(IndexError):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(3, 2))
+    assert torch.equal(q, torch.ones(2))
+    assert optimizer.state[q]["step"] == optimizer.state[p]["step"] == 0
+
+
+def test_rows_of_a_large_table_are_the_same_bits_on_any_number_of_threads() -> None:
+    if native.kernel is None:
+        pytest.skip("needs the native kernel")
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            generator = torch.Generator().manual_seed(0)
+            p = torch.randn(5000, 64, generator=generator)
+            optimizer = RMSprop([p], centered=True)
+            for _ in range(3):
+                rows = torch.randint(5000, (1, 3000), generator=generator)
+                p.grad = coo(p.shape, rows.numpy(), torch.randn(3000, 64, generator=generator))
+                optimizer.step()
+            results.append((p, optimizer.state_dict()["state"][0]["square_avg"]))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
 
 
 # -- lazy -------------------------------------------------------------------------------------------------------------

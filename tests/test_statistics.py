@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rmsprop import InputError, Rule, native
 from rmsprop.monitor import statistics as definition
-from rmsprop.torch import RMSprop, low_precision, release_gradients, statistics
+from rmsprop.torch import RMSprop, low_precision, release_gradients, sparse, statistics
 from rmsprop.torch.slots import kappa_of
 
 PATHS = [pytest.param(None, id="kernel"), pytest.param(False, id="tensor operations")]
@@ -369,6 +369,41 @@ def test_sparse_gradients_tell_of_the_rows_they_touch(fused: bool | None) -> Non
     assert row["parameter_sq"] == pytest.approx(float(table.detach()[[1, 4]].double().square().sum()), rel=1e-6)
     assert histograms is not None
     assert histograms.sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("levels", "places"), [((2, 0), [(0, 1)]), ((0, 1), [(0, 0)]), ((2, 2), [(0, 1), (0, 0)]), ((0, 0), None)]
+)
+def test_touched_rows_are_copied_only_to_be_measured(
+    levels: tuple[int, int], places: list[Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native.kernel is None:
+        pytest.skip("needs the native kernel")
+    copies: list[sparse.Rows] = []
+    original = sparse.gather
+
+    def gather(*args: Any, **kwargs: Any) -> sparse.Rows:
+        copies.append(original(*args, **kwargs))
+        return copies[-1]
+
+    monkeypatch.setattr(sparse, "gather", gather)
+    sides = [[torch.nn.Parameter(torch.arange(12.0).view(6, 2)), torch.nn.Parameter(torch.ones(3))] for _ in range(2)]
+    plain, other = (RMSprop(params, lr=0.1, alpha=0.5, centered=True) for params in sides)  # all of αᵏ is exact
+    recorder = Recorder(*levels)
+    other.watch(recorder)
+    for index in ([[1, 4, 1]], [[0, 2, 5]], [[4, 1, 0]]):
+        for optimizer, (table, p) in zip((plain, other), sides, strict=True):
+            table.grad = torch.sparse_coo_tensor(
+                torch.tensor(index), torch.tensor([[1.0, 2.0], [0.5, 3.0], [0.1, 0.2]]), (6, 2), check_invariants=True
+            )
+            p.grad = torch.ones(3)
+            optimizer.step()
+    assert len(copies) == (3 if levels[1] else 0)
+    assert [found for found, *_ in recorder.measurements] == ([places] * 3 if places else [])
+    for a, b in zip(*sides, strict=True):
+        assert torch.equal(a, b)
+        for name in ("square_avg", "grad_avg"):
+            assert torch.equal(plain.state[a][name], other.state[b][name])
 
 
 def test_one_watcher_at_a_time_and_none_on_a_copy() -> None:

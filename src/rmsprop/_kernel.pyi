@@ -74,6 +74,28 @@ class Batch:
     ) -> list[tuple[int, str]] | None:
         """Do the same for parallel lists; those that the rule has no use for may be empty."""
 
+    def add_rows(
+        self,
+        rule: Rule,
+        precision: Precision,
+        lr: float,
+        param: Any,
+        index: NDArray[np.int64],
+        values: Any,
+        step: Any,
+        square_avg: Any,
+        grad_avg: Any,
+        momentum_buffer: Any,
+        row_step: NDArray[np.int32] | None,
+        number: int,
+        /,
+    ) -> str | None:
+        """Add the rows of one parameter that a sparse gradient has entries for, to be stepped where they lie.
+
+        `index` has a line for each sparse dimension and a column for each row of `values`. `row_step` holds the step at
+        which each row stands, is kept up, and None if none lags. Return the reason if they cannot be added.
+        """
+
     def finite(self, threads: int, grain: int, grad_scale: float) -> bool:
         """Return whether the gradients are finite, and their squares, of groups that say `Nonfinite.skip`."""
 

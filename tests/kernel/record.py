@@ -1,10 +1,11 @@
 """Record steps of the rule in NumPy for replay.cpp: python tests/kernel/record.py FILE.
 
-Each case is a header (7 doubles: lr, βᵗ, decay, eps, momentum, weight_decay, initial_square_avg; 11 bytes: the flags
-centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled_weight_decay, maximize, whether
-parameters are rounded by noise and gradients cleaned, the types of p and g, and of v, m and b: float32, float64,
-bfloat16, float16, uint8 = 0 … 4; 5 unused bytes; the size as int64), then p, g, v, m and b before the step, and the
-same after it, then what rmsprop.monitor.statistics has of the step: 12 doubles and 128 int64.
+Each case is a header (7 doubles: lr, βᵗ or 0 without bias correction, decay, eps, momentum, weight_decay,
+initial_square_avg; 12 bytes: the flags centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction,
+decoupled_weight_decay, maximize, whether parameters are rounded by noise and gradients cleaned, the types of p and g,
+and of v, m and b: float32, float64, bfloat16, float16, uint8 = 0 … 4; by how many steps v and m lag, to be caught up
+with first; 4 unused bytes; the size as int64), then p, g, v, m and b before the step, and the same after it, then what
+rmsprop.monitor.statistics has of the step: 12 doubles and 128 int64.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Case(NamedTuple):
     measured: tuple[NDArray[np.float64], NDArray[np.int64]]
     stochastic: bool = False
     cleaned: bool = False
+    lag: int = 0
 
 
 def to_half(x: NDArray[np.float32], name: str) -> NDArray[np.uint16]:
@@ -96,8 +98,15 @@ def measure(
     )
 
 
+def caught_up(rule: Rule, lag: int, x: NDArray[Any]) -> NDArray[Any]:
+    """Return an average that lags times βᵏ; where that is 0, infinity stays, as if multiplied by β k times."""
+    weight = x.dtype.type(rule.decay**lag)
+    with np.errstate(all="ignore"):
+        return np.where(np.isinf(x) & (weight == 0) & (rule.decay != 0), x, x * weight)
+
+
 def record(
-    rule: Rule, step: int, name: str, size: int, generator: np.random.Generator
+    rule: Rule, step: int, name: str, size: int, generator: np.random.Generator, lag: int = 0
 ) -> tuple[Arrays, Arrays, Measured]:
     """Return p, g, v, m, b before and after a step of `rule`, as stored, and its statistics."""
     dtype = np.float64 if name == "float64" else np.float32
@@ -107,19 +116,26 @@ def record(
     stored = (to_half(p, name), to_half(g, name)) if half else (p, g)
     if half:
         p, g = (from_half(x, name) for x in stored)
-    state = State(step - 1, v, m if rule.centered else None, b if rule.momentum else None)
+    now = [caught_up(rule, lag, x) for x in (v, m)]
+    state = State(step - 1, now[0], now[1] if rule.centered else None, b if rule.momentum else None)
     with np.errstate(all="ignore"):
         new, after = update(rule, p, g, state)
     new_m = m if after.grad_avg is None else after.grad_avg
     new_b = b if after.momentum_buffer is None else after.momentum_buffer
     result = to_half(new, name) if half else new
     end = from_half(result, name) if half else new
-    measured = measure(rule, step, p, end, (v, after.square_avg, new_m), g)
+    measured = measure(rule, step, p, end, (now[0], after.square_avg, new_m), g)
     return (*stored, v, m, b), (result, stored[1], after.square_avg, new_m, new_b), measured
 
 
 def record_reduced(
-    rule: Rule, step: int, param: str, state: str | None, flags: tuple[bool, bool], numbers: list[NDArray[np.float32]]
+    rule: Rule,
+    step: int,
+    param: str,
+    state: str | None,
+    flags: tuple[bool, bool],
+    numbers: list[NDArray[np.float32]],
+    lag: int = 0,
 ) -> Case:
     """Return a step with averages in bfloat16 or eight bits, parameters rounded by noise, or gradients cleaned."""
     stochastic, cleaned = flags
@@ -130,7 +146,7 @@ def record_reduced(
     start = [rounding.stored(x, i, state, *NOISE) for i, x in enumerate((np.abs(v), m, b), start=1)]
     averages = [rounding.read(x, i, state, size) for i, x in enumerate(start, start=1)]
     given = np.where(np.abs(g) < 2.0**64, g, np.float32(0)) if cleaned else g
-    v, m, b = averages
+    v, m, b = caught_up(rule, lag, averages[0]), caught_up(rule, lag, averages[1]), averages[2]
     new, *results = rounding.step(rule, step, p, given, v, m, b, rounding.KAPPA[state])
     used = (True, rule.centered, rule.momentum > 0)
     end = [
@@ -147,7 +163,7 @@ def record_reduced(
     if state == "bfloat16":  # exact, since rounded before
         start, end = ([to_half(x, "bfloat16") for x in xs] for xs in (start, end))
     before, after = (stored[0], stored[1], *start), (stored[2], stored[1], *end)
-    return Case(rule, step, param, state or "float32", before, after, measured, stochastic, cleaned)
+    return Case(rule, step, param, state or "float32", before, after, measured, stochastic, cleaned, lag)
 
 
 def recordings() -> Iterator[Case]:
@@ -170,6 +186,16 @@ def recordings() -> Iterator[Case]:
     for param, state, stochastic, cleaned in REDUCED:
         numbers = [values(generator, 1300, np.float32) for _ in range(5)]
         yield record_reduced(rule, 9, param, state, (stochastic, cleaned), numbers)
+    # Rows that lag, a few steps or so many that βᵏ is 0; 1300 numbers are rows of several pieces.
+    rules = [rule for rule in cases.RULES.values() if not rule.momentum and not rule.weight_decay]
+    for number, lagging in enumerate([*rules, Rule(decay=0.5, centered=True), Rule(decay=0.0)]):
+        for lag, size in ((1, 60), (7, 45), (255, 1300)):
+            for name in TYPES[:4]:
+                own, step = "float64" if name == "float64" else "float32", number + 1
+                yield Case(lagging, step, name, own, *record(lagging, step, name, size, generator, lag), lag=lag)
+            for param, _, stochastic, cleaned in (case for case in REDUCED if case[1] is None):
+                numbers = [values(generator, size, np.float32) for _ in range(5)]
+                yield record_reduced(lagging, number + 1, param, None, (stochastic, cleaned), numbers, lag)
     # Every code of eight bits, a large one in each block; and numbers that may be rounded above the largest bfloat16.
     codes = np.concatenate([np.arange(256).reshape(32, 8).T.reshape(-1), np.full(8, 127)]).astype(np.uint8)
     every = [rounding.unpack(codes, 256, signed) for signed in (False, True)]
@@ -210,11 +236,12 @@ def ties(name: str) -> Case:
 def header(case: Case) -> bytes:
     """Return the header of a case."""
     rule, step = case.rule, case.step
-    numbers = (rule.lr, rule.decay**step, rule.decay, rule.eps, rule.momentum, rule.weight_decay,
-               rule.initial_square_avg)  # fmt: skip
+    power = rule.decay**step if rule.bias_correction else 0.0
+    numbers = rule.lr, power, rule.decay, rule.eps, rule.momentum, rule.weight_decay, rule.initial_square_avg
     flags = (getattr(rule, flag) for flag in _FLAGS)
     types = TYPES.index(case.param), TYPES.index(case.state)
-    return struct.pack("<7d11B5xq", *numbers, *flags, case.stochastic, case.cleaned, *types, case.before[0].size)
+    rest = case.stochastic, case.cleaned, *types, case.lag, case.before[0].size
+    return struct.pack("<7d12B4xq", *numbers, *flags, *rest)
 
 
 def main(path: Path) -> None:

@@ -7,8 +7,6 @@
 #include <deque>
 #include <utility>
 
-#include <nanobind/ndarray.h>
-
 #include "tensors.hpp"
 
 namespace rmsprop {
@@ -57,6 +55,7 @@ bool run_released(bool (*what)(const std::vector<Task>&, int, std::int64_t), con
 
 void Batch::clear() {
   entries_.clear();
+  tables_.clear();
   groups_.clear();
   held_.clear();
   params_ = nb::list();
@@ -79,7 +78,7 @@ nb::object Batch::add(const Rule& rule, const Precision& precision, double lr, n
       if (rule.centered) m = item(own, names().grad_avg);
       if (rule.momentum != 0) b = item(own, names().momentum_buffer);
       if (step && v && (m || !rule.centered) && (b || rule.momentum == 0)) {
-        why = add_one(p, g, step, v, m, b, first + static_cast<std::uint32_t>(i), false);
+        why = add_one(p, g, step, v, m, b, first + static_cast<std::uint32_t>(i), From::parameters);
       }
     }
     if (why) refused.append(nb::make_tuple(i, why));
@@ -98,7 +97,7 @@ nb::object Batch::add_lists(const Rule& rule, const Precision& precision, double
     if (rule.momentum != 0) b = momentum_buffers[i];
     nb::object p = params[i], g = grads[i], step = steps[i], v = square_avgs[i];
     auto number = nb::cast<std::uint32_t>(numbers[i]);
-    if (const char* why = add_one(p, g, step, v, m, b, number, true)) refused.append(nb::make_tuple(i, why));
+    if (const char* why = add_one(p, g, step, v, m, b, number, From::lists)) refused.append(nb::make_tuple(i, why));
   }
   return refused.size() ? nb::object(refused) : nb::none();
 }
@@ -112,14 +111,21 @@ bool Batch::finite(int threads, std::int64_t grain, double grad_scale) {
     constants.push_back(rmsprop::constants(own.rule, e.stage.state, own.lr, 0, grad_scale));
     tasks.push_back(step_task(e.arrays, e.stage, own.form, constants.back()));
   }
-  return run_released(rmsprop::finite, tasks, threads, grain);
+  bool good = run_released(rmsprop::finite, tasks, threads, grain);
+  for (const Table& table : tables_) {
+    const Group& own = groups_[table.entry.group];
+    if (own.precision.nonfinite != Nonfinite::skip) continue;
+    Constants c = rmsprop::constants(own.rule, table.entry.stage.state, own.lr, 0, grad_scale);
+    good = good && work_on(table, rmsprop::finite, c, 0, threads, grain);
+  }
+  return good;
 }
 
 // Makes the rows of the parameters to be measured, those of the last time if these were the same ones.
 void Batch::make_room(bool histograms) {
   std::vector<std::uint32_t> numbers;
   for (const Entry& e : entries_) {
-    if (!e.listed) numbers.push_back(e.number);
+    if (e.from == From::parameters) numbers.push_back(e.number);
   }
   std::size_t size = numbers.size();
   if (!results_ || results_->numbers != numbers) {
@@ -142,7 +148,7 @@ void Batch::make_room(bool histograms) {
 }
 
 bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
-  if (entries_.empty() && !level) return clear(), true;
+  if (size() == 0 && !level) return clear(), true;
   nb::object none = nb::steal(PyObject_CallOneArg(bump_version, params_.ptr()));
   if (!none.is_valid()) throw nb::python_error();
   std::deque<Constants> constants;  // addresses stay
@@ -166,15 +172,73 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
       auto count = static_cast<std::uint32_t>(static_cast<std::int64_t>(step));
       set_keys(e.stage, own.precision.seed, e.number, count);
     }
-    Row* to = level && !e.listed ? &results_->rows[row++] : nullptr;
+    Row* to = level && e.from == From::parameters ? &results_->rows[row++] : nullptr;
     tasks.push_back(step_task(e.arrays, e.stage, own.form, constants.back(), to));
   }
   remember();
   if (parts(tasks, threads, grain) > 1 && !disjoint()) threads = 1;  // one parameter after another
   bool good = run_released(rmsprop::run, tasks, threads, grain);
+  for (Table& table : tables_) {
+    Entry& e = table.entry;
+    const Group& own = groups_[e.group];
+    double step = e.step_is_double ? ++*static_cast<double*>(e.step) : ++*static_cast<float*>(e.step);
+    double power = own.form.corrected ? std::pow(own.rule.decay, step) : 0;
+    set_keys(e.stage, own.precision.seed, e.number, static_cast<std::uint32_t>(static_cast<std::int64_t>(step)));
+    Constants c = rmsprop::constants(own.rule, e.stage.state, own.lr, power, grad_scale);
+    good &= work_on(table, rmsprop::run, c, step, threads, grain);
+  }
   for (std::size_t i = 0; i < row; ++i) results_->rows[i].finish();
   clear();
   return good;
+}
+
+const char* Batch::add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param, Index index,
+                            nb::handle values, nb::handle step, nb::handle square_avg, nb::handle grad_avg,
+                            nb::handle momentum_buffer, std::optional<RowStep> row_step, std::uint32_t number) {
+  View p, g;
+  if (const char* why = see(param.ptr(), p)) return why;
+  if (const char* why = see(values.ptr(), g)) return why;
+  auto dims = static_cast<int>(index.shape(0));
+  auto count = static_cast<std::int64_t>(index.shape(1));
+  if (dims < 1 || dims > p.dims || g.dims != p.dims - dims + 1 || g.shape[0] != count) return "gradient strides";
+  if (!std::equal(p.shape + dims, p.shape + p.dims, g.shape + 1)) return "gradient strides";
+  std::int64_t size = 1, width = p.complex ? 2 : 1;  // of the table in rows, of a row in numbers
+  for (int i = 0; i < p.dims; ++i) (i < dims ? size : width) *= p.shape[i];
+  if (row_step && static_cast<std::int64_t>(row_step->size()) != size) return "state";
+  std::vector<rmsprop::Entry> entries(static_cast<std::size_t>(count));
+  for (std::int64_t k = 0; k < count; ++k) {
+    std::int64_t row = 0;
+    for (int i = 0; i < dims; ++i) {
+      std::int64_t place = index.data()[i * index.stride(0) + k * index.stride(1)];
+      if (place < 0 || place >= p.shape[i]) return "gradient strides";
+      row = row * p.shape[i] + place;
+    }
+    entries[static_cast<std::size_t>(k)] = {row, k};
+  }
+  groups_.push_back({rule, rule.form(), precision, lr});
+  nb::handle m = rule.centered ? grad_avg : nb::handle(), b = rule.momentum != 0 ? momentum_buffer : nb::handle();
+  if (const char* why = add_one(param, values, step, square_avg, m, b, number, From::rows)) return why;
+  tables_.push_back({entries_.back(), touched(std::move(entries), size), width, row_step});
+  entries_.pop_back();
+  return nullptr;
+}
+
+// Does `what` with the touched rows of a table, whose step is now number `step`.
+bool Batch::work_on(const Table& table, bool (*what)(const Rows&, int, std::int64_t), const Constants& constants,
+                    double step, int threads, std::int64_t grain) {
+  const Group& own = groups_[table.entry.group];
+  Rows rows;
+  rows.task = step_task(table.entry.arrays, table.entry.stage, own.form, constants);
+  rows.width = table.width;
+  rows.entries = table.touched.entries.data();
+  rows.starts = table.touched.starts.data();
+  rows.count = static_cast<std::int64_t>(table.touched.starts.size()) - 1;
+  rows.row_step = table.row_step ? table.row_step->data() : nullptr;
+  rows.step = static_cast<std::int32_t>(step) - 1;
+  rows.decay = own.rule.decay;
+  if (rows.count * rows.width < kReleaseFrom) return what(rows, threads, grain);
+  nb::gil_scoped_release release;
+  return what(rows, threads, grain);
 }
 
 // Returns state[param] or null, borrowed. Hashing a tensor runs Python code; but the state is in the order of the
@@ -190,8 +254,9 @@ PyObject* Batch::find(PyObject* state, PyObject* param) {
 }
 
 const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                           std::uint32_t number, bool listed) {
+                           std::uint32_t number, From from) {
   const Precision& precision = groups_.back().precision;
+  bool rows = from == From::rows;
   View param, gradient, counter, state[3];
   if (const char* why = see(p.ptr(), param)) return why;
   if (const char* why = see(g.ptr(), gradient)) return (gradient_ = std::string("gradient ") + why).c_str();
@@ -221,11 +286,12 @@ const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::hand
     all[n++] = &state[k];
   }
   if (!is_dense(param)) return "strides";
-  if (stage.state == Type::u8 && !is_row_major(param)) return "row-major";
+  if ((stage.state == Type::u8 || rows) && !is_row_major(param)) return "row-major";
+  if (rows && (precision.state || !is_row_major(gradient))) return "gradient strides";
   for (int i = 1; i < n; ++i) {
     if (i > 1 && stage.state == Type::u8) {
       if (!is_row_major(*all[i]) || all[i]->size != packed_size(param.size)) return "state";
-    } else if (!same_layout(param, *all[i])) {
+    } else if (!(rows && i == 1) && !same_layout(param, *all[i])) {
       return i == 1 ? "gradient strides" : "state";
     }
     for (int j = 0; j < i; ++j) {
@@ -233,7 +299,7 @@ const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::hand
     }
   }
   entries_.push_back({{param.data, gradient.data, memory[0], memory[1], memory[2], param.size},
-                      stage, counter.type == Type::f64, groups_.size() - 1, counter.data, number, listed});
+                      stage, counter.type == Type::f64, groups_.size() - 1, counter.data, number, from});
   params_.append(p);
   for (nb::handle x : {g, step, v, m, b}) {
     if (x) held_.push_back(nb::borrow(x));

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "run.hpp"
+#include "rows.hpp"
 
 namespace rmsprop {
 
@@ -46,7 +47,15 @@ class Batch {
                        nb::list steps, nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers,
                        nb::list numbers);
 
-  std::size_t size() const { return entries_.size(); }
+  // Adds a parameter with a sparse gradient, of which `index` has a line for each sparse dimension and a column for each
+  // row of `values`; row_step is that of Rows. Returns null, or the word for what the kernel cannot step where it lies.
+  using Index = nb::ndarray<nb::numpy, nb::ro, const std::int64_t, nb::ndim<2>, nb::device::cpu>;
+  using RowStep = nb::ndarray<nb::numpy, std::int32_t, nb::c_contig, nb::device::cpu>;
+  const char* add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param, Index index,
+                       nb::handle values, nb::handle step, nb::handle square_avg, nb::handle grad_avg,
+                       nb::handle momentum_buffer, std::optional<RowStep> row_step, std::uint32_t number);
+
+  std::size_t size() const { return entries_.size() + tables_.size(); }
 
   // Whether the gradients are finite of the groups that leave out the step otherwise.
   bool finite(int threads, std::int64_t grain, double grad_scale);
@@ -67,14 +76,16 @@ class Batch {
     double lr;
   };
 
-  struct Entry {
+  enum class From { parameters, lists, rows };  // the function that has added it: add, add_lists, add_rows
+
+  struct Entry {  // of a parameter
     Arrays arrays;
     Stage stage;
     bool step_is_double;
     std::size_t group;
     void* step;
     std::uint32_t number;  // in its group
-    bool listed;           // by add_lists
+    From from;
   };
 
   struct Results {  // of what is measured; the arrays that Python sees keep them alive
@@ -84,14 +95,24 @@ class Batch {
     std::vector<Row> rows;
   };
 
+  struct Table {
+    Entry entry;  // as if all of it were stepped, but for its gradient
+    Touched touched;
+    std::int64_t width;
+    std::optional<RowStep> row_step;
+  };
+
+  bool work_on(const Table& table, bool (*what)(const Rows&, int, std::int64_t), const Constants& constants, double step,
+               int threads, std::int64_t grain);
   PyObject* find(PyObject* state, PyObject* param);
   const char* add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                      std::uint32_t number, bool listed);
+                      std::uint32_t number, From from);
   void make_room(bool histograms);
   void remember();
   bool disjoint();
 
   std::vector<Entry> entries_;
+  std::vector<Table> tables_;
   std::vector<Group> groups_;
   std::vector<nb::object> held_;  // keep the memory alive while other threads run
   nb::list params_;

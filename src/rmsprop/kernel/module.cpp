@@ -49,6 +49,8 @@ NB_MODULE(_kernel, module) {
       .def("clear", &Batch::clear)
       .def("add", &Batch::add)
       .def("add_lists", &Batch::add_lists)
+      .def("add_rows", &Batch::add_rows, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("finite", &Batch::finite, "threads"_a, "grain"_a, "grad_scale"_a)
       .def("run", &Batch::run)
       .def("measured", &Batch::measured)

@@ -142,7 +142,7 @@ Constants constants(const Rule& rule, Type state, double lr, double power, doubl
 }
 
 Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants, Row* row) {
-  const Sweeps& sweeps = *choices()[chosen].sweeps;
+  const Sweeps& sweeps = sweeps_in_use();
   bool wide = stage.param == Type::f64;
   const void* scalars = wide ? static_cast<const void*>(&constants.f64) : &constants.f32;
   Sweep sweep = (row ? sweeps.measured : sweeps.of)[wide][form.index()];
@@ -239,6 +239,16 @@ bool finite(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
   });
 }
 
+bool share(std::int64_t count, std::int64_t each, int threads, std::int64_t grain,
+           const std::function<bool(std::int64_t begin, std::int64_t end)>& work) {
+  Task all{};
+  all.arrays.size = count;
+  grain = std::max<std::int64_t>(1, measured(grain) / std::max<std::int64_t>(1, each));
+  return run_all({all}, threads, grain, [&](const Task&, std::int64_t begin, std::int64_t end) {
+    return work(begin, end);
+  });
+}
+
 const std::vector<std::string>& instruction_sets() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> n;
@@ -249,6 +259,8 @@ const std::vector<std::string>& instruction_sets() {
 }
 
 std::string instruction_set() { return choices()[chosen].name; }
+
+const Sweeps& sweeps_in_use() { return *choices()[chosen].sweeps; }
 
 bool use_instruction_set(const std::string& name) {
   for (std::size_t i = 0; i < choices().size(); ++i) {

@@ -1,6 +1,7 @@
 // Runs the rule over many parameters: picks the instruction set and shares the work out to threads.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,10 @@ bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 // Whether all gradients, and their squares, are finite; steps nothing.
 bool finite(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 
+// Does `work` for the numbers from begin to end, in parts as run() does; each number stands for `each` elements.
+bool share(std::int64_t count, std::int64_t each, int threads, std::int64_t grain,
+           const std::function<bool(std::int64_t begin, std::int64_t end)>& work);
+
 // OpenMP's way to run a function on a team of threads (GOMP_parallel: function, argument, threads, flags).
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
@@ -89,6 +94,7 @@ void use_own_threads(bool own);
 // The instruction sets that this processor has, best first, and the one in use (the best unless another is chosen).
 const std::vector<std::string>& instruction_sets();
 std::string instruction_set();
+const Sweeps& sweeps_in_use();
 bool use_instruction_set(const std::string& name);
 
 }  // namespace rmsprop

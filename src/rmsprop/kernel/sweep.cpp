@@ -1,5 +1,6 @@
 // The loop over one parameter, for every form and both types that compute. Compiled once for each instruction set, with RMSPROP_ISA its
 // name; there is no code of its own for the elements that do not fill a vector: the compiler makes both from one step.
+#include "row_sweep.hpp"
 #include "stage.hpp"
 #include "step.hpp"
 
@@ -105,6 +106,8 @@ void fill(rmsprop::Sweeps& table, int type) {
   } else {
     table.staged[type] = staged<T>;
     table.finite[type] = staged_finite<T>;
+    table.rows[type] = rows<T>;
+    table.rows_finite[type] = rows_finite<T>;
   }
 }
 

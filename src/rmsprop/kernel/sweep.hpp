@@ -102,10 +102,15 @@ using Staged = bool (*)(const Arrays&, const Stage&, Sweep, const void* scalars,
 // Whether all gradients, and their squares, are finite.
 using Finite = bool (*)(const Arrays&, const Stage&, const void* scalars, std::int64_t begin, std::int64_t end);
 
+// The two for touched rows of a table, by number; see rows.hpp.
+struct Rows;
+using RowSweep = bool (*)(const Rows&, std::int64_t begin, std::int64_t end);
+
 struct Sweeps {
   Sweep of[kTypes][kForms], measured[kTypes][kForms];
   Staged staged[kTypes];
   Finite finite[kTypes];
+  RowSweep rows[kTypes], rows_finite[kTypes];
   Sweep move;  // for measurements: p and v of f32 read and written, g read
 };
 

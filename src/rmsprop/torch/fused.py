@@ -18,8 +18,8 @@ from torch import Tensor
 from rmsprop import native
 from rmsprop.errors import InputError
 from rmsprop.torch.groups import check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
-from rmsprop.torch.slots import COMPUTE, Group, complete_state, first_numbers
-from rmsprop.torch.sparse import Rows
+from rmsprop.torch.slots import COMPUTE, STATE, Group, complete_state, first_numbers
+from rmsprop.torch.sparse import Lag, Rows
 
 REASONS = {
     "class": "it is of a subclass of Tensor, which may compute in its own way",
@@ -142,8 +142,25 @@ def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], *,
     return refused
 
 
-def add_rows(batch: Any, group: Group, rows: Rows) -> bool:
-    """Put the touched rows of a parameter of `group` into `batch`; return whether the kernel can step them."""
+def add_rows(
+    batch: Any, group: Group, number: int, state: dict[str, Tensor], lag: Lag | None, *, first: int = 0
+) -> bool:
+    """Put the rows that the gradient of a parameter touches into `batch`; return whether the kernel can step them."""
+    grad = group["params"][number].grad
+    if batch is None or set_aside(group) or not grad.sparse_dim():
+        return False
+    rule, precision, lr = kernel_rule_of(group), kernel_precision_of(group), lr_number(group["lr"])
+    averages = [state.get(name) for name in STATE]
+    row_step = None if lag is None else lag.row_step.numpy()
+    index, values = grad._indices().numpy(), grad._values().contiguous()
+    why = batch.add_rows(
+        rule, precision, lr, group["params"][number], index, values, state["step"], *averages, row_step, first + number
+    )
+    return why is None
+
+
+def add_copies(batch: Any, group: Group, rows: Rows) -> bool:
+    """Put copies of touched rows into `batch`, for what `add_rows` does not take; return as it does."""
     if batch is None or set_aside(group):
         return False
     rule, precision, lr = kernel_rule_of(group), kernel_precision_of(group), lr_number(group["lr"])

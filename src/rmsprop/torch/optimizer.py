@@ -20,7 +20,7 @@ from rmsprop.torch import fused as fused_module
 from rmsprop.torch import nonfinite as nonfinite_module
 from rmsprop.torch import sparse as sparse_module
 from rmsprop.torch import statistics as statistics_module
-from rmsprop.torch.fused import Refused, add_rows, describe, expected, gather
+from rmsprop.torch.fused import Refused, add_copies, add_rows, describe, expected, gather
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
 from rmsprop.torch.loading import first_of, put, read, stamp
 from rmsprop.torch.slots import (
@@ -458,7 +458,7 @@ class RMSprop(Optimizer):
         if run.lag:
             self._catch_up(states, of_dense_gradients=True)
         run.refused = gather(batch, groups, states, sparse=bool(run.sparse))
-        work, tables = self._left_over(batch, groups, states, scale) if run.refused else ([], [])
+        work, tables = self._left_over(batch, groups, states, scale, levels[1]) if run.refused else ([], [])
         given = work if run.watcher is None else list(work)  # gradients as they are, before some count as 0
         skip, counted = nonfinite_module.judge(groups, batch, work, scale)
         if run.watcher is not None and (skip is True or (skip is not None and bool(skip))):
@@ -541,9 +541,12 @@ class RMSprop(Optimizer):
         return group["sparse"] == "exact" and (is_sparse or id(self.state.get(p)) in self._run.sparse)
 
     def _left_over(
-        self, batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], scale: float
+        self, batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], scale: float, level: int
     ) -> tuple[list[tuple[Group, Rule, list[Slot]]], list[sparse_module.Rows]]:
-        """Return what the kernel has refused: group, rule and slots; and the rows to be put back after the step."""
+        """Return what the kernel has refused: group, rule and slots; and the rows to be put back after the step.
+
+        At a `level` above 0, at which statistics are made by tensor operations, all touched rows are among these.
+        """
         self._accelerator_graph_capture_health_check()
         run, firsts = self._run, first_numbers(groups)
         work, left = [], []
@@ -568,9 +571,13 @@ class RMSprop(Optimizer):
                         slots.append(slot(group, i, states, scale, first=first))
                     continue
                 state = complete_state(group, i, states)
-                tables.append(sparse_module.gather(group, i, state, run.lag, first=first))
+                lag = sparse_module.lag_of(group, i, state, run.lag)
                 run.sparse.add(id(state))
-                if add_rows(batch, group, tables[-1]):
+                if not level and add_rows(batch, group, i, state, lag, first=first):
+                    by_kernel = True
+                    continue
+                tables.append(sparse_module.gather(group, i, state, lag, first=first))
+                if add_copies(batch, group, tables[-1]):
                     by_kernel = True
                 else:
                     slots.append(rows_slot(tables[-1], scale))

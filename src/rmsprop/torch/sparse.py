@@ -1,4 +1,4 @@
-"""Sparse gradients: the rows they touch are gathered, stepped as a parameter of that size would be, and put back.
+"""Sparse gradients: of a parameter, the rows that they touch are stepped, as a parameter of that size would be.
 
 Rows are what the gradient's sparse dimensions count: of an embedding's table, the vectors. In a row without gradient
 g is 0, for which E1 to E9 leave p as it is and multiply v and m by β (without momentum and weight decay). Hence
@@ -6,6 +6,9 @@ g is 0, for which E1 to E9 leave p as it is and multiply v and m by β (without 
     sparse="exact"   k steps without gradient are made up for when the row is next touched: v ← βᵏ·v, m ← βᵏ·m.
                      Until then the row lags: a `Lag` holds the step of the parameter at which it stands.
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
+
+The native kernel steps rows where they lie (kernel/rows.hpp). What it does not take (another device, memory that is not
+in row-major order), and what a watcher measures, is gathered, stepped, and put back, by what is here.
 
 A step takes as long as the touched rows take, however long the table is. Exceptions are the first one, which makes
 state, and what needs all rows (`catch_up`): a state dict, a copy, a dense gradient, a changed alpha or centered.
@@ -114,20 +117,31 @@ class Rows(NamedTuple):
 
 
 @torch.no_grad()
-def gather(group: dict[str, Any], number: int, state: dict[str, Any], lags: Lags, *, first: int = 0) -> Rows:
-    """Return the rows that the gradient of a parameter touches, made up for; `state` has all that the group needs.
+def lag_of(group: dict[str, Any], number: int, state: dict[str, Any], lags: Lags) -> Lag | None:
+    """Return what is known of the rows of a parameter that lag, for a step with its gradient; None when lazy.
 
-    `lags` is what is known of rows that lag, and is kept up. The gradient is summed, not divided by a scale.
+    `lags` is kept up: what no longer fits is caught up with.
     """
-    param = group["params"][number]
-    grad, step, exact = param.grad, int(state["step"].item()), group["sparse"] == "exact"
-    shape, decay = param.shape[: grad.sparse_dim()], (group["alpha"], group["centered"])
+    param, exact = group["params"][number], group["sparse"] == "exact"
+    shape, decay = param.shape[: param.grad.sparse_dim()], (group["alpha"], group["centered"])
     lag = lags.get(id(state))
     if lag is not None and not (exact and lag.row_step.shape == shape and (lag.alpha, lag.centered) == decay):
         catch_up(state, lags)
         lag = None
     if exact and lag is None:
-        lag = lags[id(state)] = Lag(state, torch.full(shape, step, dtype=torch.int32, device=param.device), *decay)
+        row_step = torch.full(shape, int(state["step"].item()), dtype=torch.int32, device=param.device)
+        lag = lags[id(state)] = Lag(state, row_step, *decay)
+    return lag
+
+
+@torch.no_grad()
+def gather(group: dict[str, Any], number: int, state: dict[str, Any], lag: Lag | None, *, first: int = 0) -> Rows:
+    """Return the rows that the gradient of a parameter touches, made up for; `state` has all that the group needs.
+
+    The gradient is summed, not divided by a scale.
+    """
+    param = group["params"][number]
+    grad, step = param.grad, int(state["step"].item())
     used = {"square_avg": True, "grad_avg": group["centered"], "momentum_buffer": group["momentum"] > 0}
     dtype = state["square_avg"].dtype
     index, g = summed(grad, dtype)
@@ -171,7 +185,8 @@ def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
     if len(first) < len(places):
         again = np.flatnonzero(~is_new)
         row = torch.from_numpy(again - np.arange(1, len(again) + 1))  # as many are not new up to there
-        total.index_add_(0, row, values.index_select(0, places[torch.from_numpy(again)]))
+        # torch may multiply complex numbers by 1 first, which makes NaN beside infinity.
+        _real(total).index_add_(0, row, _real(values.index_select(0, places[torch.from_numpy(again)])))
     return indices.index_select(1, first).unbind(0), total
 
 
@@ -186,14 +201,18 @@ def _row_numbers(indices: Tensor, sizes: torch.Size) -> Tensor:
 _PIECE = 1 << 20  # numbers
 
 
+def _powers(alpha: float, lag: Tensor) -> Tensor:
+    return torch.pow(alpha, lag.double())
+
+
 def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
     """Multiply v and m by αᵏ, k being the steps that each row lags."""
-    power = torch.pow(float(alpha), lag.double())
+    power = _powers(float(alpha), lag)
     work = []  # all of it before the first change
     for x in (v, m):
         if x is None:
             continue
-        rows = torch.view_as_real(x) if x.is_complex() else x
+        rows = _real(x)
         weight = power.to(rows.dtype)
         gone = (weight == 0).nonzero() if alpha else lag.new_empty(0, lag.dim())
         if len(gone):  # ∞ times 0: one step at a time, ∞ would stay
@@ -206,6 +225,10 @@ def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
             some = gone[at : at + count].unbind(1)
             piece = rows[some]
             rows[some] = torch.where(piece.isinf(), piece, piece * 0)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
 
 
 def _table(x: Tensor, grad: Tensor) -> Tensor:
