@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmsprop import InputError, Rule, State, init, native, update
-from rmsprop.torch import RMSprop, sparse
+from rmsprop.monitor import Monitor
+from rmsprop.torch import RMSprop, fused, sparse
 from rmsprop.torch import optimizer as optimizer_module
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -406,11 +407,6 @@ def test_more_rows_than_numbers_can_be_packed_with_are_summed() -> None:
 # -- rows stepped where they lie --------------------------------------------------------------------------------------
 
 
-def c_powers(alpha: float, lag: Tensor) -> Tensor:
-    """Return αᵏ as the kernel has it: torch's differs in the last bit, here and there."""
-    return torch.tensor([alpha**k for k in lag.flatten().tolist()], dtype=torch.float64).view(lag.shape)
-
-
 RULES_OF_ROWS: list[dict[str, Any]] = [
     {},
     {"centered": True, "eps_inside_sqrt": True},
@@ -450,7 +446,6 @@ def test_rows_stepped_where_they_lie_are_the_bits_of_rows_stepped_as_a_small_par
     params, beside = [start.clone(), start.clone()], [torch.ones(3), torch.ones(3)]
     sides = [RMSprop([p, q], lr=0.1, **arguments) for p, q in zip(params, beside, strict=True)]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sparse, "_powers", c_powers)
         patched.setattr(native, "GRAIN", 1 if seed % 2 else 0)
         for t in range(8):
             count = int(torch.randint(9, (1,), generator=generator))
@@ -962,3 +957,29 @@ def test_rows_of_a_bfloat16_table_with_the_state_of_a_wider_one_are_rounded_stoc
             optimizer.step()
     assert optimizers[0].state[table]["square_avg"].dtype == torch.float64
     assert torch.equal(table, dense)
+
+
+def test_rows_on_another_device_are_left_to_tensor_operations() -> None:
+    p = torch.nn.Parameter(torch.zeros(5, 2, device="meta"))
+    where, values = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.zeros(2, 2, device="meta")
+    p.grad = torch.sparse_coo_tensor(where, values, (5, 2), device="meta", check_invariants=False)
+    optimizer = RMSprop([p], sparse="lazy")
+    group, batch = optimizer.param_groups[0], native.new_batch()
+    assert not fused.add_rows(batch, group, 0, {}, None)
+
+
+def test_watching_changes_no_bit_of_rows_that_lag() -> None:
+    """Watched rows are copied, others stepped where they lie."""
+    generator = torch.Generator().manual_seed(0)
+    watched, alone = (torch.zeros(50, 3, dtype=torch.float64) for _ in range(2))
+    optimizers = [RMSprop([x], lr=0.01, alpha=0.97) for x in (watched, alone)]
+    Monitor(optimizers[0], every=1)
+    for _ in range(200):
+        rows = torch.randint(50, (1, 4), generator=generator)
+        values = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+        for x, optimizer in zip((watched, alone), optimizers, strict=True):
+            x.grad = torch.sparse_coo_tensor(rows, values, (50, 3), check_invariants=True)
+            optimizer.step()
+    assert torch.equal(watched, alone)
+    states = [optimizer.state_dict()["state"][0]["square_avg"] for optimizer in optimizers]
+    assert torch.equal(*states)

@@ -108,18 +108,18 @@ def scale_batch_size(
     kappa = new / old
 
     notes = []
-    if kappa > 1 and not rule.centered:
+    if kappa != 1 and not rule.centered:
         notes.append(
-            f"holds where gradient noise outweighs the mean gradient in a batch of {new}; where not, steps come out "
-            "too short"
+            f"holds where gradient noise outweighs the mean gradient in a batch of {max(old, new)}; where not, steps "
+            f"come out too {'short' if kappa > 1 else 'long'}"
         )
 
     def shortened(name: str, share: float, symbols: str, remedy: str) -> float:
         """Return κ times the share that a memory loses in a step, if some of it is left."""
         scaled = kappa * share
-        if scaled >= 1 - 1e-9:  # 10·(1−0.9) is a little below 1 in floating point
+        if kappa > 1 and scaled >= 1 - 1e-9:  # 10·(1−0.9) is a little below 1 in floating point
             raise InputError(f"{symbols} of {name}", "below 1", Received(f"{scaled:g}"), remedy)
-        if scaled >= _CLOSE:
+        if kappa > 1 and scaled >= _CLOSE:
             notes.append(f"{symbols} of {name} is {scaled:g}: a memory of {1 / scaled:.2g} steps follows only roughly")
         return scaled
 

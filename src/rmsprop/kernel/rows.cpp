@@ -23,7 +23,7 @@ bool shared(const Rows& rows, RowSweep what, int threads, std::int64_t grain) {
 Touched touched(std::vector<Entry> entries, std::int64_t size) {
   if (!is_in_order(entries)) {  // a radix sort: ten times as fast here as one that compares
     std::vector<Entry> sorted(entries.size());
-    for (int shift = 0; (size - 1) >> shift; shift += kBits) {
+    for (int shift = 0; shift < 63 && (size - 1) >> shift; shift += kBits) {
       auto digit = [&](const Entry& entry) { return static_cast<std::size_t>(entry.row >> shift) % (1 << kBits); };
       std::array<std::size_t, (1 << kBits) + 1> at{};
       for (const Entry& entry : entries) ++at[digit(entry) + 1];

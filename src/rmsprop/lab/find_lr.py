@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ def find_lr(
         raise InputError("--out", "a new or empty directory", str(out), "choose another --out")
     if batch_size is not None:
         check_count("batch_size", batch_size, "leave batch_size out for the task's own")
+    if not 0 < lowest < math.inf:
+        raise InputError("--from", "above 0 and finite", lowest, "1e-6 is usual")
+    if not 10 * lowest <= highest < math.inf:
+        raise InputError("--to", f"at least {10 * lowest:g}, 10 times --from", highest, "1 is usual")
     rule = rule or Rule()
     task = load_task(spec)
     task.try_out()
@@ -82,6 +87,9 @@ def find_lr(
             task, rule, batch_size=batch_size, listen=heard,
             lowest=lowest, highest=highest, steps=steps, seeds=seeds, warm=warm,
         )  # fmt: skip
+        picture = draw_range_test(found)
+        if stopped:
+            raise Interrupted("stopped before the figure was drawn; nothing was written")
     result = {
         "task": task.name,
         "rule": dataclasses.asdict(rule),
@@ -93,6 +101,6 @@ def find_lr(
     directory = out or new_path("find-lr", task.name, resume=False)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / RANGE_TEST, to_json(result) + "\n")
-    write_atomically(directory / RANGE_FIGURE, draw_range_test(found))
+    write_atomically(directory / RANGE_FIGURE, picture)
     made: dict[str, Any] = finite(result)
     return directory, made

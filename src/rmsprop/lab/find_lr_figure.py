@@ -41,6 +41,8 @@ def draw_range_test(found: Found, title: str = "") -> str:
 
 def _limits(low: NDArray[np.float64], middle: NDArray[np.float64]) -> tuple[float, float]:
     """Return where the figure ends: it shows where the curve begins and is lowest, not how far it rises in the end."""
+    if not len(middle):  # no seed has come past its first rate
+        return 0.0, 1.0
     begin, bottom = float(np.median(middle[:5])), float(min(low.min(), middle.min()))
     room = max(begin - float(middle.min()), 1e-3 * abs(begin), 1e-12)
     return bottom - 0.1 * room, begin + 0.6 * room

@@ -146,16 +146,15 @@ def add_rows(
     batch: Any, group: Group, number: int, state: dict[str, Tensor], lag: Lag | None, *, first: int = 0
 ) -> bool:
     """Put the rows that the gradient of a parameter touches into `batch`; return whether the kernel can step them."""
-    grad = group["params"][number].grad
-    if batch is None or set_aside(group) or not grad.sparse_dim():
+    p = group["params"][number]
+    grad = p.grad
+    if batch is None or set_aside(group) or not grad.sparse_dim() or p.device.type != "cpu":
         return False
     rule, precision, lr = kernel_rule_of(group), kernel_precision_of(group), lr_number(group["lr"])
     averages = [state.get(name) for name in STATE]
     row_step = None if lag is None else lag.row_step.numpy()
     index, values = grad._indices().numpy(), grad._values().contiguous()
-    why = batch.add_rows(
-        rule, precision, lr, group["params"][number], index, values, state["step"], *averages, row_step, first + number
-    )
+    why = batch.add_rows(rule, precision, lr, p, index, values, state["step"], *averages, row_step, first + number)
     return why is None
 
 
