@@ -381,6 +381,7 @@ def test_worked_example_refuses_what_it_cannot_show() -> None:
 
 def test_public_names_are_what_is_declared() -> None:
     assert set(rmsprop.__all__) == {
-        "InputError", "Rule", "State", "get_num_threads", "init", "profile", "recipe", "set_num_threads", "update",
+        "InputError", "Rule", "State", "get_num_threads", "init", "profile", "recipe", "scale_batch_size",
+        "set_num_threads", "update",
     }  # fmt: skip
     assert all(hasattr(rmsprop, name) for name in rmsprop.__all__)
