@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -167,17 +168,66 @@ def test_centered_with_bias_correction_has_a_first_step_of_its_own() -> None:
     assert "bias_correction" not in finding.remedy
 
 
-@pytest.mark.parametrize(("k", "alpha"), [(11.0, 0.99), (40.0, 0.99), (1e4, 0.9)])
-def test_steps_recover_from_a_spike_when_it_says(k: float, alpha: float) -> None:
+def test_centered_gets_no_remedy_that_makes_its_first_step_far_longer() -> None:
+    finding = of_kind("first step", follow(torch.randn(20), start=0.05, centered=True))[0]
+    assert finding.evidence["update_rms"] == pytest.approx(0.01 / math.sqrt(0.99 * 0.01), rel=1e-4)
+    assert "η/√(β·(1−β)) = 10.1·η" in finding.cause
+    assert finding.remedy.startswith("raise lr from 0 over the first 200 steps")
+    early = of_kind("start", follow(torch.full((20,), 1e-3), centered=True, initial_square_avg=1.0))[0]
+    dead = of_kind("dead rows", SCRIPT.words(50, centered=True))[0]
+    for remedy in (early.remedy, dead.remedy):
+        assert "bias_correction" not in remedy
+        assert "lr" in remedy
+
+
+def proposed(finding: Finding) -> float:
+    """Return the ε of a remedy."""
+    found = re.match(r"eps=(\S+) or less", finding.remedy)
+    assert found is not None
+    return float(found[1])
+
+
+def test_centered_eps_is_compared_with_the_deviation() -> None:
+    torch.manual_seed(0)
+    g = 1 + 1e-4 * torch.randn(200)
+    finding = of_kind("eps", follow(g, centered=True, alpha=0.9, eps=0.01))[0]
+    assert "is larger than √s, s = v − m²;" in finding.cause
+    assert 2e-7 < proposed(finding) < 2e-6
+    assert of_kind("eps", follow(g, centered=True, alpha=0.9, eps=proposed(finding))) == []
+    at_floor = SCRIPT.constant(0.0, centered=True, alpha=0.9, eps=1e-2)
+    assert [f.kind for f in find(at_floor)] == ["variance floor"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_proposed_eps_is_below_the_present_one(inside: bool) -> None:
+    """Also where a few elements have large gradients."""
+    eps, g = 1e-6 if inside else 1e-3, torch.tensor([[1.0, 1e-5], [1e-5, 1e-5]])
+    finding = of_kind("eps", follow(g.expand(20, 2, 2), eps=eps, eps_inside_sqrt=inside))[0]
+    assert 0 < proposed(finding) < 0.2 * eps
+
+
+@pytest.mark.parametrize(
+    ("k", "alpha", "eps", "inside"),
+    [
+        (11.0, 0.99, 0.0, False), (40.0, 0.99, 0.0, False), (1e4, 0.9, 1e-8, False), (40.0, 0.99, 1.0, False),
+        (40.0, 0.99, 1.0, True), (40.0, 0.99, 100.0, False), (40.0, 0.99, 1e4, True),
+    ],
+)  # fmt: skip
+def test_steps_recover_from_a_spike_when_it_says(k: float, alpha: float, eps: float, inside: bool) -> None:
     gradients = torch.ones(500)
     gradients[19] = k
-    records = follow(gradients, alpha=alpha, lr=1e-5, initial_square_avg=1.0)
+    records = follow(gradients, alpha=alpha, lr=1e-5, initial_square_avg=1.0, eps=eps, eps_inside_sqrt=inside)
     finding = of_kind("spike", records)[0]
     lengths = {r["step"]: r["tensors"]["0.0"]["update_rms"] / 1e-5 for r in records}
     assert finding.step == 20
     assert finding.evidence["times_history"] == pytest.approx(k, rel=1e-3)
     assert finding.evidence["step_in_lr"] == pytest.approx(lengths[20], rel=1e-3)
-    recovered = min(t for t in lengths if t > 20 and lengths[t] >= 0.9)
+    recovered = min(t for t in lengths if t > 20 and lengths[t] >= 0.9 * lengths[19])
+    if eps >= 100:
+        assert finding.evidence["recovery_steps"] == 0
+        assert finding.sentence.endswith("long, and steps after it have 90 % of their usual length at least.")
+    else:
+        assert finding.evidence["recovery_steps"] > 20
     assert abs(recovered - (20 + finding.evidence["recovery_steps"])) <= 1
 
 
@@ -198,6 +248,100 @@ def test_v_forgets_its_start_when_it_says() -> None:
     assert at["history_rms"] ** 2 == pytest.approx(2 * size**2, rel=0.2)  # as much left of it as there is of g²
     assert of_kind("start", records) == []
     assert of_kind("start", follow(torch.full((20,), size), initial_square_avg=1.0, bias_correction=True)) == []
+
+
+@pytest.mark.parametrize(("eps", "inside"), [(0.01, False), (1e-4, True)])
+def test_steps_become_longer_than_at_the_start_as_it_says(eps: float, inside: bool) -> None:
+    size = 1e-3  # below ε
+    records = follow(
+        torch.full((400,), size), initial_square_avg=1.0, alpha=0.9, eps=eps, eps_inside_sqrt=inside, lr=1e-6
+    )
+    early = of_kind("start", records[:20])[0]
+    lengths = [r["tensors"]["0.0"]["update_rms"] for r in records]
+    assert early.evidence["times_shorter"] == pytest.approx(lengths[-1] / lengths[19], rel=1e-3)
+    at = records[20 + early.evidence["steps_left"]]["tensors"]["0.0"]
+    assert at["history_rms"] == pytest.approx(math.hypot(0.01, size), rel=0.2)  # about d as it will be
+    assert of_kind("start", records[:75]) == []
+
+
+def later(records: list[dict[str, Any]], steps: int, age: bool = True) -> list[dict[str, Any]]:
+    """Return records as of a tensor that joined a run after so many steps."""
+    for record in records:
+        record["step"] += steps
+        record["tensors"]["0.0"]["age"] = record["step"] - 1 - (steps if age else 0)
+    return records
+
+
+def test_a_tensor_that_joins_late_is_as_old_as_it_is() -> None:
+    young = torch.tensor([1.0, 1.2, 1.0, 1.1])  # v is (1−β)·g² after its first step
+    assert of_kind("spike", later(follow(young), 500)) == []
+    assert of_kind("spike", later(follow(young), 500, age=False)) != []
+    options: dict[str, Any] = {"initial_square_avg": 1.0, "alpha": 0.9}
+    assert len(of_kind("start", later(follow(torch.full((20,), 1e-3), **options), 500))) == 1
+
+
+def test_rows_that_got_no_gradient_for_long_are_told_from_those_that_never_got_one() -> None:
+    never = of_kind("dead rows", SCRIPT.words(50))[0].sentence
+    assert never == "50 of the 100 rows of 0.weight (50 %) have never got a gradient, in 60 steps."
+    g = torch.ones(60, 2, 2)
+    g[1:, 1] = 0  # the second row gets one in the first step only
+    records = follow(g, alpha=0.5)
+    assert of_kind("dead rows", records[:40]) == []
+    since = of_kind("dead rows", records)[0].sentence
+    assert since == "1 of the 2 rows of 0.0 (50 %) get no gradient, and have got none for about 40 steps."
+
+
+def test_a_step_or_two_say_nothing_of_rows() -> None:
+    table = torch.nn.Embedding(100, 4)
+    optimizer = RMSprop(table.parameters())
+    monitor = Monitor(optimizer, every=1)
+    for step, many in enumerate([0, 0, 0, 1], start=1):  # without step 1, three records are there after step 4
+        optimizer.zero_grad()
+        table(torch.arange(10)).square().sum().backward()
+        optimizer.step()
+        assert len(of_kind("dead rows", monitor.records)) == many, step
+
+
+def test_l2_decay_goes_through_the_buffer() -> None:
+    torch.manual_seed(0)
+    noise = 0.01 * torch.randn(400)
+    options: dict[str, Any] = {
+        "lr": 1e-4, "weight_decay": 1e-3, "bias_correction": True, "start": 2.0, "momentum": 0.9
+    }  # fmt: skip
+    records, plain = follow(noise, **options), follow(noise, **{**options, "weight_decay": 0.0})
+    finding = of_kind("weight decay", records)[0]
+    gap = math.log(plain[-1]["tensors"]["0.0"]["parameter_rms"] / records[-1]["tensors"]["0.0"]["parameter_rms"]) / 400
+    assert finding.evidence["shrinkage"] == pytest.approx(gap, rel=0.3)
+    assert f"by {finding.evidence['shrinkage']:.2g} of itself" in finding.sentence
+    assert "the buffer makes 1/(1−μ) = 10 of 1" in finding.cause
+    keeps = re.search(r"weight_decay=(\S+) keeps", finding.remedy)
+    assert keeps is not None
+    assert float(keeps[1]) * 1e-4 == pytest.approx(gap, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("options", "edge", "curvature"),
+    [
+        ({}, "2/η", 200.0),
+        ({"momentum": 0.5, "nesterov": True}, "2(1+μ)/((1+2μ)·η)", 150.0),
+        ({"momentum": 0.5}, "2(1+μ)/η", None),  # comes to no cycle of two
+    ],
+)
+def test_an_oscillation_is_at_the_edge_that_it_names(
+    options: dict[str, Any], edge: str, curvature: float | None
+) -> None:
+    p = torch.ones(2, 2, dtype=torch.float64)
+    optimizer = RMSprop([p], alpha=0.9, **options)
+    with Monitor(optimizer, every=20, last=0) as monitor:
+        for _ in range(3000):
+            p.grad = p.clone()  # of p²/2
+            optimizer.step()
+    finding = of_kind("oscillation", monitor.records)[0]
+    assert f"edge of stability, {edge} with η = 0.01" in finding.cause
+    assert ("is about η/2 wide" in finding.remedy) == (not options)
+    if curvature is not None:
+        root = monitor.records[-1]["tensors"]["0.0"]["history_rms"]
+        assert 1 / root == pytest.approx(curvature, rel=1e-3)
 
 
 def test_l2_decay_shrinks_as_it_says() -> None:
@@ -248,6 +392,32 @@ def test_a_stall_names_the_remedy_of_its_dtype(dtype: str, remedy: str) -> None:
     assert of_kind("short steps", monitor.records) == []  # it is said once
 
 
+@pytest.mark.parametrize(("stochastic", "stalled"), [(False, {"0.0", "0.1"}), (True, {"0.1"})])
+def test_a_stall_names_the_dtype_of_the_tensor_and_not_of_its_group(stochastic: bool, stalled: set[str]) -> None:
+    dtypes = {"0.0": torch.bfloat16, "0.1": torch.float32}
+    params = [torch.ones(4, 4, dtype=dtype) for dtype in dtypes.values()]
+    optimizer = RMSprop(params, lr=1e-9, stochastic_rounding=stochastic)
+    monitor = Monitor(optimizer, every=1)
+    for _ in range(5):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    found = {f.tensor: f for f in of_kind("stall", monitor.records)}
+    assert set(found) == stalled
+    assert found["0.1"].evidence["param_dtype"] == "float32"
+    assert found["0.1"].remedy == "a larger lr"
+    assert stochastic or found["0.0"].evidence["param_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_state_stall_is_of_the_tensor_and_not_of_its_group(dtype: str) -> None:
+    records = follow(torch.full((20,), 0.1), alpha=0.9, initial_square_avg=1.0)
+    for record in records:
+        record["groups"][0]["state_dtype"] = "bfloat16, float32"
+        record["tensors"]["0.0"].update(state_dtype=dtype, history_rms=1.0)
+    assert len(of_kind("state stall", records)) == (dtype == "bfloat16")
+
+
 def test_rates_at_the_end_of_a_schedule_are_not_too_small() -> None:
     for end, kinds in ((1e-9, []), (1.0, ["short steps"])):
 
@@ -270,6 +440,27 @@ def test_steps_left_out_are_counted() -> None:
     finding = of_kind("nonfinite", records)[0]
     assert finding.tensor is None
     assert finding.evidence == {"nonfinite_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("mode", "after"),
+    [
+        ("propagate", "they went into v and stay there."),
+        ("skip", "they were left out, and the whole step with them."),
+        ("zero", "they were left out, each counted as 0."),
+    ],
+)
+def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> None:
+    records = SCRIPT.digits(steps=50, nonfinite=mode, before_step=SCRIPT.break_down)
+    finding = of_kind("nonfinite", records)[0]
+    assert after in finding.sentence
+    assert f'nonfinite="{mode}"' not in finding.remedy
+    assert ("reload a checkpoint of step 30 or before" in finding.remedy) == (mode == "propagate")
+    if mode == "propagate":
+        for record in records:
+            for group in record["groups"]:
+                del group["nonfinite"]  # as in records of optax and Keras
+        assert of_kind("nonfinite", records) == [finding]
 
 
 def test_a_cycle_of_two_is_not_taken_for_clipping() -> None:
@@ -355,8 +546,8 @@ numbers = st.none() | st.floats() | st.floats(0, 1) | st.sampled_from([0.0, 1e-3
 shares = st.none() | st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 counts = st.integers(0, 2**40)
 groups = st.builds(
-    lambda rule, dtype, state, stochastic: {
-        **rule.__dict__, "param_dtype": dtype, "state_dtype": state, "stochastic_rounding": stochastic
+    lambda rule, dtype, state, stochastic, nonfinite: {
+        **rule.__dict__, "param_dtype": dtype, "state_dtype": state, "stochastic_rounding": stochastic, **nonfinite
     },
     st.builds(
         Rule, lr=st.floats(0, 1e300), decay=st.floats(0, 1, exclude_max=True), eps=st.floats(0, 1e300),
@@ -367,6 +558,7 @@ groups = st.builds(
     st.sampled_from(["float32", "bfloat16", "float16", "bfloat16, float32", "complex64"]),
     st.sampled_from(["float32", "bfloat16", "uint8", None]),
     st.booleans(),
+    st.sampled_from([{}, {"nonfinite": "propagate"}, {"nonfinite": "skip"}, {"nonfinite": "zero"}]),
 )  # fmt: skip
 tensors = st.fixed_dictionaries(
     {
@@ -374,6 +566,8 @@ tensors = st.fixed_dictionaries(
         **dict.fromkeys(("gradient_rms", "update_rms", "parameter_rms", "update_ratio", "history_rms"), numbers),
         **dict.fromkeys(("largest_update", "signal_to_noise", "effective_lr_median", "gradient_cosine"), numbers),
         **dict.fromkeys(("eps_share", "floor_share", "zero_gradient_share", "unchanged_share", "sign_flips"), shares),
+        "age": counts, "dtype": st.sampled_from(["float32", "bfloat16"]),
+        "state_dtype": st.none() | st.just("bfloat16"),
         "nonfinite": counts, "dead_rows": st.none() | counts, "rows": st.none() | counts,
         "effective_lr": st.none() | st.builds(
             lambda lr, first, many: {"lr": lr, "first": first, "counts": many},

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 
 from rmsprop import InputError, Rule
 from rmsprop.monitor import Monitor
-from rmsprop.monitor.post_mortem import LASTING, STUCK
+from rmsprop.monitor.post_mortem import LASTING, STUCK, post_mortem
 from rmsprop.monitor.record import SAMPLE, UNKNOWN, changes, stride
 from rmsprop.monitor.ring import Ring
+from rmsprop.monitor.series import Point, Series
 from rmsprop.monitor.statistics import COLUMNS, describe, sums
 from rmsprop.torch import RMSprop
 
@@ -103,7 +105,8 @@ def test_a_record_is_what_numpy_makes_of_the_step(name: str, fused: bool | None)
                 squares += row[:2]
                 expected = describe(p.numel(), row, histogram, rule.lr, rule.centered)
                 told = record["tensors"][key]
-                assert (told["group"], told["shape"]) == (0, list(p.shape))
+                assert (told["group"], told["shape"], told["age"]) == (0, list(p.shape), step - 1)
+                assert (told["dtype"], told["state_dtype"]) == ("float32", "float32")
                 assert told["effective_lr"] == expected.pop("effective_lr")
                 for field, value in expected.items():
                     assert told[field] == (None if value is None else pytest.approx(value, rel=1e-6)), field
@@ -117,7 +120,7 @@ def test_a_record_is_what_numpy_makes_of_the_step(name: str, fused: bool | None)
             assert record["update_norm"] == pytest.approx(math.sqrt(squares[1]), rel=1e-6)
             assert record["nonfinite_steps"] == 0
             stored = {"state_dtype": "float32", "param_dtype": "float32", "stochastic_rounding": False}
-            assert record["groups"] == [{**vars(rule), **stored}]
+            assert record["groups"] == [{**vars(rule), **stored, "nonfinite": "propagate"}]
             json.dumps(record, allow_nan=False)
         previous = {key: p.grad.clone() for key, p in named.items() if p.grad is not None}
     assert [record["step"] for record in monitor.records] == [1, 3, 6]
@@ -158,13 +161,12 @@ def test_several_groups_tensors_without_gradient_and_empty_ones() -> None:
         {"params": [a], "lr": torch.tensor(0.5), "eps": 1.0}, {"params": [b, c], "alpha": 0.5}, {"params": []}
     )
     monitor = Monitor(optimizer, every=1)
-    optimizer.step()  # nothing has a gradient
-    assert monitor.records[0]["tensors"] == {}
-    assert (monitor.records[0]["gradient_norm"], monitor.records[0]["groups"][2]["param_dtype"]) == (0.0, None)
+    optimizer.step()  # nothing has a gradient, nothing is done
+    assert monitor.records == []
     a.grad, c.grad = torch.ones_like(a), torch.ones_like(c)
     optimizer.step()
-    record = monitor.records[1]
-    assert record["step"] == 2
+    record = monitor.records[0]
+    assert (record["step"], record["groups"][2]["param_dtype"]) == (1, None)
     assert {name: told["group"] for name, told in record["tensors"].items()} == {"0.0": 0, "1.1": 1}
     assert [(group["lr"], group["decay"]) for group in record["groups"][:2]] == [(0.5, 0.99), (0.01, 0.5)]
     empty = record["tensors"]["1.1"]
@@ -174,7 +176,8 @@ def test_several_groups_tensors_without_gradient_and_empty_ones() -> None:
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
     optimizer.param_groups[3]["params"][0].grad = torch.ones(1)
     optimizer.step()
-    assert list(monitor.records[2]["tensors"]) == ["1.0", "1.1", "3.0"]
+    ages = {name: told["age"] for name, told in monitor.records[1]["tensors"].items()}
+    assert ages == {"1.0": 0, "1.1": 1, "3.0": 0}
     assert monitor.post_mortem() is None
 
 
@@ -197,6 +200,8 @@ def test_complex_sparse_and_packed_tensors() -> None:
     assert rows["gradient_cosine"] is None
     assert last["dead_rows"] == 0
     assert [group["state_dtype"] for group in record["groups"]] == ["complex64, float32", "uint8"]
+    stored = [(told["dtype"], told["state_dtype"], told["age"]) for told in record["tensors"].values()]
+    assert stored == [("complex64", "complex64", 1), ("float32", "float32", 1), ("float32", "uint8", 1)]
 
 
 @pytest.mark.parametrize("state_dtype", [None, "uint8", "bfloat16"])
@@ -284,6 +289,138 @@ def test_gradients_are_compared_where_both_steps_have_one() -> None:
     assert cosines[2] == {"a": None, "b": None, "c": pytest.approx(1.0)}
     assert monitor.records[1]["tensors"]["b"]["sign_flips"] == 1
     assert monitor.records[1]["tensors"]["c"]["sign_flips"] is None
+
+
+LAST = pytest.mark.parametrize("last", [0, 100])
+
+
+@LAST
+@PATHS
+def test_a_step_that_fails_or_has_no_gradient_is_not_counted(fused: bool | None, last: int) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], fused=fused)
+    monitor = Monitor(optimizer, every=4, last=last)
+    for step in range(1, 10):
+        p.grad = None
+        optimizer.step()
+        p.grad = torch.ones(3)
+        optimizer.param_groups[0]["lr"] = -1.0
+        for _ in range(2):
+            with pytest.raises(InputError, match="lr must be"):
+                optimizer.step()
+        assert monitor.state_dict()["step"] == step - 1
+        optimizer.param_groups[0]["lr"] = 0.01
+        optimizer.step()
+        assert monitor.state_dict()["step"] == step == optimizer.state[p]["step"]
+    assert [record["step"] for record in monitor.records] == [1, 4, 8]
+    assert monitor.records[-1]["tensors"]["0.0"]["age"] == 7
+    assert monitor.records[-1]["tensors"]["0.0"]["gradient_cosine"] == pytest.approx(1)
+
+
+@LAST
+def test_where_the_optimizer_loads_a_state_the_count_follows_it(last: int) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], nonfinite="zero")
+    monitor = Monitor(optimizer, every=5, last=last)
+    saved: Any = None
+    for step in range(1, 10):
+        p.grad = torch.full_like(p, math.nan if step == 8 else 1.0)
+        optimizer.step()
+        if step == 6:
+            saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    assert monitor.state_dict()["step"] == 6
+    assert monitor.state_dict()["samples"] == {}  # of step 9
+    assert monitor.post_mortem() is None
+    for _ in range(4):
+        p.grad = torch.ones(3)
+        optimizer.step()
+    assert [record["step"] for record in monitor.records] == [1, 5, 10]
+    assert monitor.records[-1]["nonfinite_steps"] == 1
+    series = monitor._series((0, 0), "0.0", 10)
+    assert [point.step for point in series.points] == ([1, 5, 7, 8, 9, 10] if last else [1, 5, 10])
+    monitor.close()
+    optimizer.load_state_dict(saved)
+    assert monitor.state_dict()["step"] == 10
+
+
+@pytest.mark.parametrize("last", [0, 5])
+def test_steps_that_only_a_device_knows_to_be_left_out_are_not_counted(last: int) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], nonfinite="skip", capturable=True)
+    monitor = Monitor(optimizer, every=6, last=last)
+    for value in (1.0, math.nan, 1.0, math.inf, 1.0, 1.0, 1.0, 1.0, 1.0):
+        p.grad = torch.full_like(p, value)
+        optimizer.step()
+    told = [(record["step"], record["nonfinite_steps"]) for record in monitor.records]
+    assert told == [(1, 0), (6, 2)]
+    assert monitor.records[-1]["tensors"]["0.0"]["age"] == 5
+    assert monitor.state_dict()["step"] == optimizer.state[p]["step"] == 7
+    p.grad.fill_(math.nan)  # type: ignore[union-attr]
+    for _ in range(STUCK):
+        optimizer.step()
+    found = monitor.post_mortem()
+    assert found is not None
+    assert (found.kind, found.step) == ("stuck", 8)
+
+
+@LAST
+def test_a_good_step_between_those_left_out_is_seen_also_between_records(last: int) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], nonfinite="skip")
+    monitor = Monitor(optimizer, every=1000, last=last)
+    for _ in range(4):
+        for value in (*[math.nan] * (STUCK // 2), 1.0):
+            p.grad = torch.full_like(p, value)
+            optimizer.step()
+    assert monitor.post_mortem() is None
+
+
+@PATHS
+def test_a_rank_that_holds_nothing_of_a_tensor(fused: bool | None) -> None:
+    """The fourth of four ranks has no row of the first parameter and one of the second."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=3, world_size=4, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (4,))
+        whole = [torch.ones(rows, 2) for rows in (3, 4, 2)]
+        spread = [distribute_tensor(x, mesh, [Shard(0)], src_data_rank=None) for x in whole]
+        params = [nn.Parameter(x) for x in spread]
+        optimizer = RMSprop(params, fused=fused)
+        monitor = Monitor(optimizer, every=1)
+        for sign in (1.0, -1.0):
+            for p in params:
+                p.grad = torch.ones_like(p) * sign
+            optimizer.step()
+    finally:
+        torch.distributed.destroy_process_group()
+    told = monitor.records[-1]["tensors"]
+    assert [x["elements"] for x in told.values()] == [0, 2, 0]
+    assert [x["gradient_cosine"] for x in told.values()] == [None, pytest.approx(-1), None]
+    assert [x["rows"] for x in told.values()] == [0, 1, 0]
+
+
+def test_a_post_mortem_reads_every_step_of_every_tensor_a_few_times() -> None:
+    reads = 0
+
+    class Counted(list[Point]):
+        def __iter__(self) -> Iterator[Point]:
+            nonlocal reads
+            reads += 1
+            return super().__iter__()
+
+    def point(step: int) -> Point:
+        gradient = 1.0 if step < 50 else 1e6
+        return Point(step, gradient, 1.0, 1.0, math.sqrt(gradient), 0.01, 0, False)
+
+    series = [Series(f"{i}", True, Counted(point(step) for step in range(1, 101))) for i in range(40)]
+    found = post_mortem(series, 100)
+    assert found is not None
+    assert (found.kind, found.step, len(found.tensors)) == ("spike", 50, 40)
+    assert reads <= 10 * len(series)
 
 
 @PATHS

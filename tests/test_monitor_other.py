@@ -64,7 +64,7 @@ def check(made: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
             got = ours["tensors"][name]
             assert got.keys() == told.keys()
             for field, value in told.items():
-                if value is None or isinstance(value, int | list):
+                if value is None or isinstance(value, int | list | str):
                     assert got[field] == value, field
                 elif field == "effective_lr":
                     assert (got[field]["lr"], sum(got[field]["counts"])) == (value["lr"], sum(value["counts"]))

@@ -278,10 +278,10 @@ def test_what_is_wanted_is_measured_and_nothing_else(fused: bool | None) -> None
         recorder.levels = levels
         recorder.measurements.clear()
         optimizer.step()
-        if not any(levels):
-            assert not recorder.measurements
-            continue
         ((places, sums, histograms),) = recorder.measurements
+        if not any(levels):
+            assert (places, sums.shape, histograms) == ([], (0, len(definition.COLUMNS)), None)
+            continue
         assert places == (kernel if levels[0] else []) + (others if levels[1] else [])
         assert sums.shape == (len(places), len(definition.COLUMNS))
         assert (histograms is None) == (max(levels) == 1)
@@ -296,7 +296,11 @@ def test_gradients_come_and_go() -> None:
     for have in ((0, 1, 2, 3), (1, 3), (), (0, 2), (1, 3)):
         for i, p in enumerate(params):
             p.grad = torch.ones_like(p) if i in have else None
+        recorder.measurements.clear()
         optimizer.step()
+        assert len(recorder.measurements) == (1 if have else 0)  # a step without gradients is none
+        if not have:
+            continue
         places, sums, _ = recorder.measurements[-1]
         assert places == [(0, i) for i in have]
         assert sums[:, 0].tolist() == [i + 1 for i in have]
@@ -304,6 +308,58 @@ def test_gradients_come_and_go() -> None:
     optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())  # same numbers
     optimizer.step()
     assert recorder.measurements[-1][0] == [(0, 1), (1, 0)]
+
+
+@pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
+def test_places_stay_the_same_object_and_arrays_are_read_before_another_thread_takes_them() -> None:
+    params = [torch.nn.Parameter(torch.ones(n + 1)) for n in range(3)]
+    optimizer = RMSprop(params)
+    seen: list[Any] = []
+    spare: list[int] = []
+
+    class Keeper(Recorder):
+        def measured(self, places: Any, sums: NDArray[Any], histograms: NDArray[Any] | None) -> None:
+            seen.append(places)
+            spare.append(len(optimizer._run.batches))
+
+    optimizer.watch(Keeper(1, 0))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    for _ in range(3):
+        optimizer.step()
+    assert seen[0] == ((0, 0), (0, 1), (0, 2))
+    assert all(places is seen[0] for places in seen)
+    assert spare == [0, 0, 0]  # whose arrays the watcher reads
+    assert len(optimizer._run.batches) == 1
+    optimizer.param_groups[0]["params"].pop()
+    optimizer.step()
+    assert seen[-1] == ((0, 0), (0, 1))
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_device_is_asked_whether_it_left_out_a_step_only_to_measure_it(
+    level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], nonfinite="skip", capturable=True)
+    recorder = Recorder(level, 0)
+    optimizer.watch(recorder)
+    asked: list[torch.Tensor] = []
+    whether = torch.Tensor.__bool__
+
+    def ask(x: torch.Tensor) -> bool:
+        asked.append(x)
+        return whether(x)
+
+    monkeypatch.setattr(torch.Tensor, "__bool__", ask)
+    for value in (1.0, torch.nan, 1.0):
+        p.grad = torch.full_like(p, value)
+        optimizer.step()
+    monkeypatch.undo()
+    assert len(asked) == (3 if level else 0)
+    assert recorder.skips == ([([(0, 0)], [3])] if level else [])
+    assert len(recorder.measurements) == (2 if level else 3)
+    assert int(optimizer._run.untold) == (0 if level else 1)
 
 
 def test_the_loss_scale_is_divided_out() -> None:
@@ -399,7 +455,7 @@ def test_touched_rows_are_copied_only_to_be_measured(
             p.grad = torch.ones(3)
             optimizer.step()
     assert len(copies) == (3 if levels[1] else 0)
-    assert [found for found, *_ in recorder.measurements] == ([places] * 3 if places else [])
+    assert [found for found, *_ in recorder.measurements] == [places or []] * 3
     for a, b in zip(*sides, strict=True):
         assert torch.equal(a, b)
         for name in ("square_avg", "grad_avg"):

@@ -41,13 +41,17 @@ def first_step(history: History) -> Iterator[Finding]:
             f"The first step changed {name} by {first('update_rms'):.3g} (root mean square), {percent(ratio)} of what "
             f"it then was; relative to lr, it was {times(name):.3g} times as long as later steps."
         )
-        if first.group["bias_correction"]:
-            cause = "centered with bias_correction: the variance of the first gradient is 0 up to rounding"
-            remedy = f"raise lr from 0 over the first {warm_up} steps, 2/(1−β)"
+        remedy = f"raise lr from 0 over the first {warm_up} steps, 2/(1−β)"
+        if first.group["centered"] and (first.group["bias_correction"] or not beta):
+            why = "bias_correction" if first.group["bias_correction"] else "β = 0"
+            cause = f"centered with {why}: the variance of the first gradient is 0 up to rounding"
         else:
             factor = f"η/√(1−β) = {1 / math.sqrt(1 - beta):.3g}·η"
+            if first.group["centered"]:  # of s = β·(1−β)·g²; with bias_correction it would be 0
+                factor = f"η/√(β·(1−β)) = {1 / math.sqrt(beta * (1 - beta)):.3g}·η"
+            else:
+                remedy = f"bias_correction=True, or {remedy}"
             cause = f"v starts at 0, and the first step is {factor} for every element, whatever its gradient"
-            remedy = f"bias_correction=True, or raise lr from 0 over the first {warm_up} steps, 2/(1−β)"
         evidence = first.numbers("update_rms", "update_ratio", "lr", "decay") | {"times_later_steps": times(name)}
         threshold = f"more than {percent(share)} of the parameter after step 1, and {surge:g} times later steps, by lr"
         yield Finding("first step", name, 1, sentence, cause, evidence, threshold, remedy)
@@ -58,52 +62,72 @@ def start(history: History) -> Iterator[Finding]:
     share, far = 0.5, 3.0
 
     def left(seen: Seen) -> float:
-        return float(seen("initial_square_avg") * seen("decay") ** (seen.step - 1))
+        return float(seen("initial_square_avg") * seen("decay") ** seen.age)
 
     def signal(seen: Seen) -> float:
         return over(seen("gradient_rms"), math.sqrt(seen.active_share))
 
+    def d(seen: Seen, root: float) -> float:
+        return math.sqrt(square(root) + seen("eps")) if seen.group["eps_inside_sqrt"] else root + seen("eps")
+
+    def root(seen: Seen) -> float:
+        """Return √v without the gradients, after the step: what it is divided by."""
+        return math.sqrt(left(seen) * seen("decay"))
+
     def measure(name: str) -> float:
         seen = history.tensors[name][-1]
         still = not seen.group["bias_correction"] and over(left(seen), square(seen("history_rms"))) > share
-        return over(math.sqrt(left(seen)), signal(seen)) if still and seen("decay") else NAN
+        shorter = over(d(seen, root(seen)), d(seen, signal(seen)))
+        return shorter if still and seen("decay") else NAN
 
     for name, times, seen in history.ranked(measure, above=far):
         per_step = -math.log(seen("decay"))
-        steps, half = math.ceil(2 * math.log(times) / per_step), math.log(2) / per_step
+        later = over(root(seen), d(seen, signal(seen)))  # until √v has fallen to the d that remains
+        steps, half = math.ceil(2 * math.log(later) / per_step), math.log(2) / per_step
         sentence = (
             f"v of {name} has not forgotten its start, v₀ = {seen('initial_square_avg'):g}: it is "
             f"{square(seen('history_rms')):.3g} where g² is {square(signal(seen)):.3g}. Steps are about {times:.3g} "
             f"times shorter than they will be {steps} steps from now."
         )
         cause = f"v₀ is far above g², and v forgets half of it in {half:.3g} steps, ln 2/−ln β"
-        remedy = "initial_square_avg=0 with bias_correction=True; or take it for the warm-up that it is"
+        warm_up = "a warm-up of lr" if seen.group["centered"] else "bias_correction=True"
+        remedy = f"initial_square_avg=0 with {warm_up}; or take it for the warm-up that it is"
         evidence = seen.numbers("history_rms", "gradient_rms") | {
-            "left_of_start": left(seen), "half_life": half, "steps_left": steps
+            "left_of_start": left(seen), "half_life": half, "steps_left": steps, "times_shorter": times
         }  # fmt: skip
-        threshold = f"βᵗ·v₀ more than {percent(share)} of v, and {far**2:g} times g², in the newest record"
+        threshold = f"βᵗ·v₀ more than {percent(share)} of v, and d {far:g} times that of g² and ε, in the newest record"
         yield Finding("start", name, seen.step, sentence, cause, evidence, threshold, remedy)
 
 
 def eps(history: History) -> Iterator[Finding]:
-    """Find ε above √v, where the rule has become SGD."""
+    """Find ε above √s, which is √v unless centered, where the rule has become SGD."""
     limit = 0.5
-    for name, share, seen in history.ranked(lambda n: history.typical(n, lambda s: s.eps_share), above=limit):
+
+    def measure(name: str) -> float:
+        at_floor = history.typical(name, "floor_share") > limit  # that is another finding
+        return NAN if at_floor else history.typical(name, lambda s: s.eps_share)
+
+    for name, share, seen in history.ranked(measure, above=limit):
         inside, usual = seen.group["eps_inside_sqrt"], history.typical(name, "gradient_rms")
         word, floor = ("√ε", math.sqrt(seen("eps"))) if inside else ("ε", seen("eps"))
-        rate, small = over(seen("lr"), floor), 0.01 * usual
+        rate = over(seen("lr"), floor)
         sgd = "SGD with momentum" if seen("momentum") else "SGD"
         sentence = (
             f"ε governs {percent(share)} of the elements of {name} that have a gradient: you are running {sgd} there, "
             f"with rate η/{word} = {rate:.3g}."
         )
-        cause = f"{word} = {floor:.3g} is larger than √v; the root mean square of the gradient is {usual:.3g}"
+        root = "√s, s = v − m²" if seen.group["centered"] else "√v"
+        cause = f"{word} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
+        if seen.group["centered"]:  # that of the deviation from the mean
+            ratio = history.typical(name, "signal_to_noise")
+            usual /= math.sqrt(1 + ratio) if ratio > 0 else 1
+        small = min(0.1 * floor, 0.01 * usual if usual > 0 else math.inf)  # gradients of a few elements may be large
         top = square(small) if inside else small
         remedy = (
             f"eps={top:.0e} or less, with an lr chosen anew; or leave it, if SGD is meant, as by recipes with ε = 1"
         )
         evidence = seen.numbers("eps_share", "zero_gradient_share", "eps", "lr") | {
-            "share": share, "gradient_rms": usual, "sgd_lr": rate
+            "share": share, "gradient_rms": history.typical(name, "gradient_rms"), "sgd_lr": rate
         }  # fmt: skip
         threshold = f"more than {percent(limit)} of the elements with a gradient, {MEDIAN}"
         yield Finding("eps", name, seen.step, sentence, cause, evidence, threshold, remedy)
@@ -133,11 +157,12 @@ def stall(history: History) -> Iterator[Finding]:
     limit = 0.5
 
     def unchanged(seen: Seen) -> float:
-        counts = not seen.group["stochastic_rounding"] and seen("lr") > 0
+        rounded_at_random = seen.group["stochastic_rounding"] and "bfloat16" in seen.stored_as("dtype")
+        counts = not rounded_at_random and seen("lr") > 0
         return over(seen("unchanged_share"), seen.active_share) if counts else NAN
 
     for name, share, seen in history.ranked(lambda n: history.typical(n, unchanged), above=limit):
-        dtype = next((d for d in _HALF_GAP if d in seen.group["param_dtype"]), seen.group["param_dtype"])
+        dtype = next((d for d in _HALF_GAP if d in seen.stored_as("dtype")), seen.stored_as("dtype"))
         sentence = f"{percent(share)} of {name}, of the elements with a gradient, do not change in a step."
         half = f" ({_HALF_GAP[dtype]} of the value)" if dtype in _HALF_GAP else ""
         cause = f"a step below half the distance to the next number of {dtype}{half} is rounded away"
@@ -166,7 +191,7 @@ def state_stall(history: History) -> Iterator[Finding]:
 
     def measure(name: str) -> float:
         due, made = fall(name)
-        in_bfloat16 = "bfloat16" in (history.tensors[name][-1].group["state_dtype"] or "")
+        in_bfloat16 = "bfloat16" in history.tensors[name][-1].stored_as("state_dtype")
         return due if in_bfloat16 and made < most * due else NAN
 
     for name, due, seen in history.ranked(measure, above=least):
@@ -255,10 +280,11 @@ def weight_decay(history: History) -> Iterator[Finding]:
     far, matters, least = 10.0, 0.01, 0.001
 
     def divisor(name: str) -> float:
+        """Return d·(1−μ): a buffer makes η·λ/(1−μ) of η·λ, as it does of every gradient that stays."""
         seen = history.tensors[name][-1]
         coupled = seen("weight_decay") > 0 and not seen.group["decoupled_weight_decay"]
         by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # SGD decays as it should
-        return history.typical(name, lambda s: s.divisor) if coupled and by_v else NAN
+        return history.typical(name, lambda s: s.divisor * (1 - s("momentum"))) if coupled and by_v else NAN
 
     def pull(name: str) -> float:
         return history.typical(name, lambda s: over(s("weight_decay") * s("parameter_rms"), s("gradient_rms")))
@@ -274,20 +300,25 @@ def weight_decay(history: History) -> Iterator[Finding]:
         return seen.numbers("lr", "weight_decay") | {
             "shrinkage": over(seen("lr") * seen("weight_decay"), divisor(name)),
             "lr_times_weight_decay": seen("lr") * seen("weight_decay"),
-            "d": divisor(name),
+            "d": over(divisor(name), 1 - seen("momentum")),
+            "momentum": seen("momentum"),
             "share_of_gradient": pull(name),
         }
 
     wrong = list(history.ranked(apart, above=far, matrices=True))
     for name, times, seen in wrong:
         told = evidence(name, seen)
-        d, nominal = told["d"], told["lr_times_weight_decay"]
+        d, nominal = divisor(name), told["lr_times_weight_decay"]
         sentence = (
             f"L2 decay shrinks {name} by {nominal / d:.2g} of itself in a step: {times:.3g} times "
             f"{'as much as' if d < 1 else 'less than'} η·λ = {nominal:.2g}; λ·p is {percent(pull(name))} of the "
             "gradient."
         )
-        cause = f"λ·p is part of g, and divided by d like it: by {d:.2g} here, by other numbers in other elements"
+        buffer = f"; the buffer makes 1/(1−μ) = {1 / (1 - seen('momentum')):.3g} of 1" if seen("momentum") else ""
+        cause = (
+            f"λ·p is part of g, and divided by d like it: by {told['d']:.2g} here, by other numbers in other elements"
+            f"{buffer}"
+        )
         remedy = (
             "decoupled_weight_decay=True, by which all shrink by η·λ; "
             f"weight_decay={seen('weight_decay') / d:.1g} keeps today's rate"

@@ -43,7 +43,7 @@ class Seen(NamedTuple):
     """One tensor in one record."""
 
     step: int
-    group: dict[str, Any]  # its group's rule, dtypes and rounding
+    group: dict[str, Any]  # its group's rule, dtypes, rounding and nonfinite
     values: dict[str, Any]
 
     def __call__(self, name: str) -> float:
@@ -54,6 +54,16 @@ class Seen(NamedTuple):
     def numbers(self, *names: str) -> dict[str, Any]:
         """Return several of them by name."""
         return {name: self(name) for name in names}
+
+    @property
+    def age(self) -> float:
+        """Steps that the tensor itself had made before: fewer than the run, if it joined late."""
+        return max(0.0, self("age")) if "age" in self.values else self.step - 1.0
+
+    def stored_as(self, name: str) -> str:
+        """Return the tensor's "dtype" or "state_dtype" or, in records without them, those of its whole group."""
+        dtype = self.values.get(name) or self.group["param_dtype" if name == "dtype" else name]
+        return dtype or ""
 
     @property
     def active_share(self) -> float:

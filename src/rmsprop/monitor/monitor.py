@@ -33,7 +33,8 @@ class Monitor:
 
     On step 1 and every multiple of `every` it makes a record: a plain dict with the statistics of every tensor that has
     a gradient. What they are, `rmsprop.monitor.statistics` defines. On the other steps, those tensors that the native
-    kernel steps have their sums kept for `post_mortem`, which costs about a microsecond a step.
+    kernel steps have their sums kept for `post_mortem`, which costs a few microseconds and, in the kernel, about a
+    fifth of its time. With `last=0`, nothing is measured between records.
 
     Parameters
     ----------
@@ -67,8 +68,11 @@ class Monitor:
     A record is::
 
         {"kind": "statistics", "step": t,
-         "groups": [{every field of the group's Rule, "state_dtype", "param_dtype", "stochastic_rounding"}, ...],
-         "tensors": {name: {"group", "shape", what `describe` returns,
+         "groups": [{every field of the group's Rule, "state_dtype", "param_dtype", "stochastic_rounding", "nonfinite"}, ...],
+         "tensors": {name: {"group", "shape",
+                            "dtype", "state_dtype": how it and its square_avg are stored,
+                            "age": steps that it has itself made before this one,
+                            what `describe` returns,
                             "gradient_cosine", "sign_flips": against the gradient one step before, by 256 elements,
                             "dead_rows", "rows": None without rows}},
          "gradient_norm", "update_norm": of all tensors together,
@@ -77,8 +81,10 @@ class Monitor:
     None stands for what is not finite or cannot be said. Of a sparse gradient, the statistics are of the rows that it
     touches. With DTensors, they are of what this rank holds.
 
-    Steps are counted as the optimizer counts them: those left out for gradients that are not finite are not. A copy of
-    a watched optimizer is not watched.
+    Steps are counted as the optimizer counts them: those left out for gradients that are not finite are not, nor those
+    that raise, nor those in which no parameter has a gradient. Where the optimizer loads a state, the count goes on
+    from there, and `post_mortem` knows nothing of steps before but their records. A copy of a watched optimizer is not
+    watched.
 
     Where the line goes in Lightning: `on_fit_start`, with `self.optimizers()`. With Hugging Face's Trainer: in a
     `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`.
@@ -121,7 +127,8 @@ class Monitor:
         self._ring = Ring(max(last, 1))
         self._usual = (1, 0) if last else (0, 0)
         self._step: int | None = None  # t; None: to be read from the optimizer, which may yet load its state
-        self._attempt = threading.local()  # .step, of this thread
+        self._attempt = _Attempt()
+        self._since = 0  # steps since the optimizer was asked for those that it has not told of
         self._lock = threading.Lock()
         self._before = tensors.joined(0, {})  # samples of gradients
         self._names: tuple[list[int], dict[Place, str]] = ([], {})  # and of how many parameters in each group
@@ -130,12 +137,24 @@ class Monitor:
         self._left_out = 0  # of these, the last ones in a row
         self._nonfinite_before = -int(self._optimizer.nonfinite_steps), 0  # the optimizer's count, and ours
         self._optimizer.watch(self)
+        self._loading = self._optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def wanted(self) -> tuple[int, int]:
         """Tell the optimizer what to measure of the next step (see `rmsprop.torch.watching.Watcher`)."""
-        if self._step is None:
-            self._step = _steps_made(self._optimizer)
-        step = self._attempt.step = self._step = self._step + 1
+        attempt = self._attempt
+        with self._lock:
+            if self._step is None:
+                self._step = _steps_made(self._optimizer)
+            if attempt.step is None:  # else it has failed, and this is the same step again
+                self._step += 1
+            levels = self._levels(self._step)
+            if levels is not self._usual:
+                self._settle()
+                levels = self._levels(self._step)
+            attempt.step = self._step
+        return levels
+
+    def _levels(self, step: int) -> tuple[int, int]:
         if step % self._every == 0 or step == 1:
             return 2, 2
         return (1, 0) if (step + 1) % self._every == 0 else self._usual  # above 0: gradients will be sampled
@@ -144,12 +163,17 @@ class Monitor:
         self, places: Sequence[Place], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
     ) -> None:
         """Take what the optimizer measured (see `rmsprop.torch.watching.Watcher`)."""
-        step, made = self._attempt.step, None
+        made = None
         with self._lock:
-            self._left_out = 0
+            step, self._attempt.step = self._attempt.step, None
+            if step is None:  # a state was loaded in this step
+                return
+            self._since += 1
+            if isinstance(self._optimizer._run.untold, int):  # else `_settle` will know whether it was left out
+                self._left_out = 0
             if places:
                 self._ring.put(step, places, sums)
-            if step % self._every == 0 or step == 1:
+            if histograms is not None:
                 made = self._record(step, places, sums, histograms)
             elif (step + 1) % self._every == 0:
                 self._before = tensors.samples(step, self._optimizer.param_groups)
@@ -159,9 +183,43 @@ class Monitor:
     def skipped(self, places: Sequence[Place], nonfinite: list[int], /) -> None:
         """Take note that the step was left out (see `rmsprop.torch.watching.Watcher`)."""
         with self._lock:
-            self._step = (self._step or 1) - 1
+            self._step, self._attempt.step = self._made(), None
             self._skipped += 1
             self._left_out += 1
+
+    def _made(self) -> int:
+        """Return how many steps were made; an attempt of this thread that is not known to have been is not counted."""
+        if self._step is None:
+            self._step = _steps_made(self._optimizer)
+        return self._step - (self._attempt.step is not None)
+
+    def _settle(self) -> None:
+        """Take back the steps that devices have left out, which wait to be asked; until now they counted as made."""
+        run, since = self._optimizer._run, self._since
+        self._since = 0
+        if isinstance(run.untold, int):
+            return
+        untold, run.untold = int(run.untold), 0
+        self._left_out = self._left_out + untold if untold == since else 0
+        self._skipped += untold
+        if self._step is not None:
+            self._step -= untold
+
+    def _loaded(self, _: Any) -> None:
+        """Go on from the state that the optimizer has loaded."""
+        with self._lock:
+            self._forget()
+            self._step = None
+
+    def _forget(self) -> None:
+        """Forget what was known of steps, but for records and how many were not finite."""
+        self._settle()
+        nonfinite = self._nonfinite_steps()
+        self._ring = Ring(self._ring.last)
+        self._attempt.step = None
+        self._before, self._left_out = tensors.joined(0, {}), 0
+        self._elements.clear()
+        self._nonfinite_before = nonfinite - int(self._optimizer.nonfinite_steps), nonfinite - self._skipped
 
     def _record(
         self,
@@ -185,6 +243,7 @@ class Monitor:
             described[names[place]] = {
                 "group": index,
                 "shape": list(p.shape),
+                **tensors.describe_state(p, states[p]),
                 **describe(elements, sums[i], histogram, rule["lr"], rule["centered"]),
                 **changes.get(place, record.UNKNOWN),
                 "dead_rows": tensors.dead_rows(p, states[p], int(sums[i, record.ZERO])) if has_rows else None,
@@ -233,8 +292,8 @@ class Monitor:
         Where the kernel steps, the last `last` steps are known, of others and before only those with a record.
         """
         with self._lock:
-            now = _steps_made(self._optimizer) if self._step is None else self._step
-            names = self._named()
+            self._settle()
+            now, names = self._made(), self._named()
             series = [self._series(place, names[place], now) for place in self._ring.rows]
             return post_mortem(series, now, self._left_out)
 
@@ -256,10 +315,10 @@ class Monitor:
         The records themselves are not in it: a sink that writes them has them.
         """
         with self._lock:
-            step = _steps_made(self._optimizer) if self._step is None else self._step
+            self._settle()
             samples = self._before
             return {
-                "step": step,
+                "step": self._made(),
                 "nonfinite_steps": self._nonfinite_steps(),
                 "sampled": samples.step,
                 "samples": {f"{index}.{number}": x.tolist() for (index, number), x in samples.pieces().items()},
@@ -279,14 +338,15 @@ class Monitor:
             )
             raise InputError("state", "what state_dict() returned", found, "save monitor.state_dict()") from None
         with self._lock:
+            self._forget()
             self._step, self._before = step, tensors.joined(sampled, samples)
-            theirs, ours = int(self._optimizer.nonfinite_steps), self._ring.nonfinite_steps() + self._skipped
-            self._nonfinite_before = nonfinite - theirs, nonfinite - ours
+            self._nonfinite_before = nonfinite - int(self._optimizer.nonfinite_steps), nonfinite - self._skipped
 
     def close(self) -> None:
         """Measure no more, and close the sinks that can be closed; records, findings and post-mortem stay."""
         if self._optimizer._run.watcher is self:
             self._optimizer.watch(None)
+        self._loading.remove()
         sinks, self._sinks = self._sinks, []
         for sink, _ in sinks:
             if callable(getattr(sink, "close", None)):
@@ -299,6 +359,12 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Attempt(threading.local):
+    """The step that this thread is making, None between steps; after one that has failed, its number."""
+
+    step: int | None = None
 
 
 def _callable(sink: Any) -> Any:

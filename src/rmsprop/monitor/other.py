@@ -223,6 +223,9 @@ def _record(rule: Rule, step: int, tensors: Sequence[_Tensor], *, state_dtype: s
         described[x.name] = {
             "group": 0,
             "shape": list(x.before.shape),
+            "dtype": str(x.after.dtype),
+            "state_dtype": str(x.square_avg.dtype),
+            "age": step - 1,
             **describe(elements, row, histogram, rule.lr, rule.centered),
             **_change(x),
             "dead_rows": record.dead_rows(x.gradient, x.square_avg) if has_rows else None,
@@ -233,6 +236,7 @@ def _record(rule: Rule, step: int, tensors: Sequence[_Tensor], *, state_dtype: s
         "state_dtype": state_dtype,
         "param_dtype": _dtypes(x.after for x in tensors),
         "stochastic_rounding": False,
+        "nonfinite": "propagate",
     }
     table = np.array(rows).reshape(len(rows), len(COLUMNS))
     return record.assemble(step, [group], described, table, int(bool((table[:, _NONFINITE] > 0).any())))

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from rmsprop.monitor.series import Point, Series
@@ -95,6 +97,7 @@ def post_mortem(series: Sequence[Series], now: int, left_out: int = 0) -> PostMo
 def _rises(series: Sequence[Series], end: int | None) -> list[tuple[Point, Series]]:
     """Return for each tensor the first rise that has lasted, up to where something is not finite."""
     found = []
+    totals = _Totals(series)
     for s in series:
         points = [p for p in s.points if end is None or p.step < end]
         last = points[-1] if points else None
@@ -103,21 +106,28 @@ def _rises(series: Sequence[Series], end: int | None) -> list[tuple[Point, Serie
         for number, p in enumerate(points):
             if p.rise is None or p.level is None or p.rise <= SPIKE or last.gradient <= SPIKE**2 * p.level:
                 continue
-            if end is None and (len(points) - 1 - number < LASTING or not _all_rose(series, p.step, last.step)):
+            if end is None and (len(points) - 1 - number < LASTING or not totals.rose(p.step, last.step)):
                 continue
             found.append((p, s))
             break
     return found
 
 
-def _all_rose(series: Sequence[Series], step: int, last: int) -> bool:
-    """Return whether all gradients together rose, from before `step` to `last`, by SPIKE."""
-    total: dict[int, float] = {}
-    for s in series:
-        for p in s.points:
-            total[p.step] = total.get(p.step, 0.0) + (p.gradient or 0.0)
-    before = [value for at, value in total.items() if at < step]
-    return bool(before) and total[last] > SPIKE**2 * sum(before) / len(before)
+class _Totals:
+    """The sum over all tensors of the gradient's mean square, step by step."""
+
+    def __init__(self, series: Sequence[Series]) -> None:
+        self._of: dict[int, float] = {}
+        for s in series:
+            for p in s.points:
+                self._of[p.step] = self._of.get(p.step, 0.0) + (p.gradient or 0.0)
+        self._steps = sorted(self._of)
+        self._sums = list(accumulate((self._of[step] for step in self._steps), initial=0.0))  # of those before each
+
+    def rose(self, step: int, last: int) -> bool:
+        """Return whether all gradients together rose, from the mean before `step` to `last`, by SPIKE."""
+        count = bisect_left(self._steps, step)
+        return count > 0 and self._of[last] > SPIKE**2 * self._sums[count] / count
 
 
 def _spike(worst: list[tuple[Point, Series]], tensors: int, known: list[int], step: int, end: int | None) -> PostMortem:

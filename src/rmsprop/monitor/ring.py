@@ -39,7 +39,7 @@ class Ring:
 
     def put(self, step: int, places: Sequence[Place], sums: npt.NDArray[np.float64]) -> None:
         """Take the sums of a step, a row for each of `places`."""
-        if places != self._places:
+        if places is not self._places and places != self._places:
             self._arrange(places)
         at = self._count % self.last
         if at == 0:

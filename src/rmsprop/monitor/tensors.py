@@ -48,7 +48,7 @@ def check_model(groups: list[dict[str, Any]], model: Any) -> None:
 
 
 def describe_group(group: dict[str, Any], states: Any) -> dict[str, Any]:
-    """Return what a record says of a group: every field of its rule, and how numbers are stored.
+    """Return what a record says of a group: its rule's fields, how numbers are stored, and its choice of `nonfinite`.
 
     Dtypes that differ within the group are joined: "bfloat16, float32".
     """
@@ -64,7 +64,14 @@ def describe_group(group: dict[str, Any], states: Any) -> dict[str, Any]:
         "state_dtype": names(dict.fromkeys(x.dtype for x in averages)),
         "param_dtype": names(dict.fromkeys(p.dtype for p in group["params"])),
         "stochastic_rounding": bool(group["stochastic_rounding"]),
+        "nonfinite": group["nonfinite"],
     }
+
+
+def describe_state(p: Tensor, state: dict[str, Tensor]) -> dict[str, Any]:
+    """Return what a record says of how a parameter that was stepped is stored, and of the steps it made before."""
+    stored = {"dtype": p.dtype, "state_dtype": state["square_avg"].dtype}
+    return {**{key: str(x).removeprefix("torch.") for key, x in stored.items()}, "age": int(state["step"]) - 1}
 
 
 def here(x: Tensor) -> Tensor:
@@ -125,10 +132,11 @@ def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
     by_device: dict[torch.device, dict[Place, Tensor]] = {}
     for index, group in enumerate(groups):
         for number, p in enumerate(group["params"]):
-            g = p.grad
-            if g is None or g.layout != torch.strided or not g.numel():
+            if p.grad is None or p.grad.layout != torch.strided:
                 continue
-            g = here(g)
+            g = here(p.grad)
+            if not g.numel():  # of a tensor that is spread over ranks, this one may hold nothing
+                continue
             if g.is_complex():
                 g = torch.view_as_real(g.resolve_conj())
             by_device.setdefault(g.device, {})[index, number] = g.reshape(-1)[:: stride(g.numel())]

@@ -52,6 +52,7 @@ class Run:
     lag: sparse_module.Lags = dataclasses.field(default_factory=dict)  # the rows that lag
     nonfinite_steps: int | Tensor = 0
     watcher: Watcher | None = None
+    untold: int | Tensor = 0  # steps that only devices know to be left out, of which the watcher was told `measured`
     found: statistics_module.Found = dataclasses.field(default_factory=statistics_module.Found)
 
 
@@ -461,7 +462,7 @@ class RMSprop(Optimizer):
         work, tables = self._left_over(batch, groups, states, scale, levels[1]) if run.refused else ([], [])
         given = work if run.watcher is None else list(work)  # gradients as they are, before some count as 0
         skip, counted = nonfinite_module.judge(groups, batch, work, scale)
-        if run.watcher is not None and (skip is True or (skip is not None and bool(skip))):
+        if run.watcher is not None and (skip is True or (skip is not None and any(levels) and bool(skip))):
             skip = True
             run.watcher.skipped(*statistics_module.nonfinite_counts(groups, scale))
             levels = 0, 0
@@ -470,14 +471,13 @@ class RMSprop(Optimizer):
             work, tables = [], []
             if batch is not None:
                 batch.clear()
-        measured = None
+        measured, stepped = None, 0
         if batch is not None:
-            run.stepped = len(batch)
+            stepped = run.stepped = len(batch)
             if not batch.run(torch.get_num_threads(), native.GRAIN, scale, levels[0] and max(levels)):
                 counted = True
             if levels[0]:
                 measured = batch.measured()
-            run.batches.append(batch)
         for group, rule, slots in work:
             with torch.set_grad_enabled(self.defaults["differentiable"]):
                 step_slots(group, rule, slots, skip)
@@ -485,8 +485,12 @@ class RMSprop(Optimizer):
             rows.put()
         if counted is not None:  # before the watcher is told, who may ask for the count
             run.nonfinite_steps = nonfinite_module.add(run.nonfinite_steps, counted)
-        if run.watcher is not None and any(levels):
-            run.watcher.measured(*run.found.join(groups, measured, known, max(levels)))
+        if run.watcher is not None and (stepped or tables or any(slots for _, _, slots in work)):
+            if skip is not None and skip is not True and not any(levels):
+                run.untold = nonfinite_module.add(run.untold, skip)
+            run.watcher.measured(*(run.found.join(groups, measured, known, max(levels)) if any(levels) else _NOTHING))
+        if batch is not None:  # not before: what was measured are views of its memory, and other threads may take it
+            run.batches.append(batch)
         if scale != 1:  # torch's fused optimizers leave the gradients so
             for p in (p for group in groups for p in group["params"] if p.grad is not None):
                 with torch.no_grad():
@@ -621,4 +625,5 @@ def _unrounded(value: Any) -> InputError:
     return InputError("stochastic_rounding", "False without bfloat16 parameters", found, "leave it out")
 
 
+_NOTHING = statistics_module.Found().join([], None, [], 1)
 _watched_step = Optimizer.profile_hook_step(RMSprop._step)

@@ -142,25 +142,29 @@ class Found:
     """What a watcher takes of a step, put together; places are kept from one step to the next."""
 
     def __init__(self) -> None:
-        self._of: tuple[Any, list[int]] = (None, [])
-        self._places: list[Place] = []
+        self._kept: tuple[Any, list[int], tuple[Place, ...]] = (None, [], ())
 
     def join(
         self, groups: list[Group], by_kernel: Any, known: list[Before], level: int
-    ) -> tuple[list[Place], NDArray[np.float64], NDArray[np.int64] | None]:
-        """Return places, sums and histograms of what the kernel has measured, and of what was `known` before."""
+    ) -> tuple[tuple[Place, ...], NDArray[np.float64], NDArray[np.int64] | None]:
+        """Return places, sums and histograms of what the kernel has measured, and of what was `known` before.
+
+        Where the kernel has measured the same parameters as in the step before, and nothing else was, the places are
+        the same object.
+        """
         firsts = first_numbers(groups)
+        places: tuple[Place, ...]
         if by_kernel is None:
-            places, sums, histograms = [], np.empty((0, len(COLUMNS))), np.empty((0, BINS), np.int64)
+            places, sums, histograms = (), np.empty((0, len(COLUMNS))), np.empty((0, BINS), np.int64)
         else:
             numbers, sums, histograms = by_kernel
-            if self._of[0] is not numbers or self._of[1] != firsts:
-                self._places = [place_of(number, firsts) for number in np.frombuffer(numbers, np.uint32).tolist()]
-                self._of = numbers, firsts
-            places = self._places
+            of, under, places = self._kept  # at once: another thread may step, too
+            if of is not numbers or under != firsts:
+                places = tuple(place_of(number, firsts) for number in np.frombuffer(numbers, np.uint32).tolist())
+                self._kept = numbers, firsts, places
         if known:
             rows = [after(each, histogram=level > 1) for each in known]
-            places = [*places, *(each.place for each in known)]
+            places = (*places, *(each.place for each in known))
             sums = np.concatenate([sums, np.array([row for row, _ in rows], np.float64)])
             if level > 1:
                 histograms = np.concatenate([histograms, np.array([counts for _, counts in rows], np.int64)])

@@ -15,7 +15,11 @@ Place: TypeAlias = tuple[int, int]  # the number of a parameter's group, and its
 
 @runtime_checkable
 class Watcher(Protocol):
-    """What an optimizer calls: `wanted` before every step, and after it `measured` or `skipped`, or nothing."""
+    """What an optimizer calls: `wanted` before every step, and after it `measured` or `skipped`.
+
+    Neither is called if the step raises or if no parameter has a gradient: it was not made then. Both are called by the
+    thread that has called `wanted`.
+    """
 
     def wanted(self) -> tuple[int, int]:
         """Return what is to be measured of the next step: 0 nothing, 1 the sums, 2 the histograms, too.
@@ -27,7 +31,7 @@ class Watcher(Protocol):
     def measured(
         self, places: Sequence[Place], sums: NDArray[np.float64], histograms: NDArray[np.int64] | None, /
     ) -> None:
-        """Take what a step did to the parameters at `places`, unless nothing was wanted.
+        """Take what a step did to the parameters at `places`; there are none if nothing was wanted.
 
         A row of `sums` has the columns of `rmsprop.torch.statistics.COLUMNS`, one of `histograms` its bins. The arrays
         are overwritten by the next step: copy what is to be kept.
@@ -36,7 +40,9 @@ class Watcher(Protocol):
     def skipped(self, places: Sequence[Place], nonfinite: list[int], /) -> None:
         """Take note that the step was left out, since at `places` so many elements of gradients were not finite.
 
-        There are none if a GradScaler has found them, or another rank of torch.distributed.
+        There are none if a GradScaler has found them, or another rank of torch.distributed. Where nothing was wanted
+        and only a device knows that the step was left out, `measured` is called instead, and the step is counted by
+        `untold` of the optimizer's `Run`.
         """
 
 
