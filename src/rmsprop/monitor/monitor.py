@@ -68,7 +68,8 @@ class Monitor:
     A record is::
 
         {"kind": "statistics", "step": t,
-         "groups": [{every field of the group's Rule, "state_dtype", "param_dtype", "stochastic_rounding", "nonfinite"}, ...],
+         "groups": [{every field of the group's Rule, "state_dtype", "param_dtype", "stochastic_rounding",
+                     "nonfinite"}, ...],
          "tensors": {name: {"group", "shape",
                             "dtype", "state_dtype": how it and its square_avg are stored,
                             "age": steps that it has itself made before this one,
