@@ -211,7 +211,9 @@ def test_notes_say_what_to_mind() -> None:
     )
     assert scale_batch_size(PLAIN, 32, 64).notes == (noise,)
     assert scale_batch_size(PLAIN, 8, 16, accumulation=4).notes == (noise,)
-    assert scale_batch_size(PLAIN, 64, 32).notes == ()
+    assert scale_batch_size(PLAIN, 64, 32).notes == (noise.replace("short", "long"),)
+    assert scale_batch_size(PLAIN, 64, 64).notes == ()
+    assert scale_batch_size(replace(PLAIN, decay=0.0), 64, 64).rule.decay == 0
     assert scale_batch_size(replace(PLAIN, centered=True), 32, 64).notes == ()
     close = scale_batch_size(replace(SLOW, decay=0.8), 32, 96).notes
     assert close[1:] == ("κ(1−β) of decay is 0.6: a memory of 1.7 steps follows only roughly",)
