@@ -31,8 +31,8 @@ void sweep(const Arrays& a, const void* scalars, std::int64_t begin, std::int64_
   }
 }
 
-// The same for a piece, which is measured on the way: the sums cost next to nothing beside the root and the division, as
-// long as they are made in the same loop.
+// The same for a piece, which is measured on the way: sums made in the same loop as the root and the division cost less
+// than those of a loop of their own.
 template <class T, int index>
 void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int64_t n) {
   constexpr Form form = rmsprop::form_of(index);
