@@ -6,6 +6,7 @@ and every mutant is caught.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,9 +15,8 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
-
-from rmsprop import _kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 RULE, TENSORS, SLOTS, LOADING = "rule.py", "torch/tensors.py", "torch/slots.py", "torch/loading.py"
@@ -36,6 +36,7 @@ TESTS = {
     STATISTICS: "tests/test_statistics.py",
 }
 RECORDED = ROOT / "build" / "mutants" / "steps.bin"  # what the kernel must do, from the rule in NumPy
+WORKERS = os.cpu_count() or 1
 
 
 class Mutant(NamedTuple):
@@ -94,6 +95,7 @@ MUTANTS = [
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
     Mutant("fused: modes not seen", FUSED, "if torch._C._len_torch_dispatch_stack():", "if False:"),
     Mutant("fused: reasons swallowed", FUSED, 'if groups[index]["fused"]:', "if False:"),
+    Mutant("kernel: unchanged", STEP, "", ""),
     Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),
     Mutant("kernel: E2 λ's sign", STEP, "g = g + c.lambda * p;", "g = g - c.lambda * p;"),
     Mutant("kernel: E2 λ decoupled, sign", STEP, "p = p - c.lambda * p;", "p = p + c.lambda * p;"),
@@ -143,73 +145,126 @@ MUTANTS = [
     Mutant("statistics: v after the step", STATISTICS, "stored().clone(), v.clone(), m)", "stored().clone(), v, m)"),
     Mutant("statistics: a bin too high", STATISTICS, ".exponent - 1 ", ".exponent "),
     Mutant("kernel: statistics, v after the step", SWEEP, "history += v[i];", "history += x.v;"),
+    Mutant("kernel: statistics, eps by v", SWEEP, "least_s = x.s < least_s ? x.s", "least_s = x.v < least_s ? x.v"),
     Mutant("kernel: statistics, unchanged by 0", MEASURE, "(x != 0) & (change == 0)", "change == 0"),
-    Mutant("kernel: statistics, squares too small", MEASURE, "sum > T(0x1p-90)", "sum >= 0"),
+    Mutant("kernel: statistics, squares too small", MEASURE, "sum > (sizeof(T)", "sum >= 0 * (sizeof(T)"),
     Mutant("kernel: statistics, parts not added", RUN, "all.add(k, tally.sums[k]);", "all.sums[k] = tally.sums[k];"),
     Mutant("kernel: last elements left out", RUN, "+ total % pieces * k / pieces", ""),
 ]  # fmt: skip
 
 
-def try_out(mutant: Mutant) -> str | None:
+def copy_to(folder: Path) -> None:
+    """Copy the sources and the tests, with the kernel as it is installed."""
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def replaced(mutant: Mutant) -> str:
+    """Return the text of the mutant's file, changed."""
+    text = (ROOT / "src" / "rmsprop" / mutant.file).read_text()
+    if not mutant.old:
+        return text
+    assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.old!r} stands {text.count(mutant.old)} times"
+    return text.replace(mutant.old, mutant.new)
+
+
+def run_tests(copy: Path, tests: str) -> None:
+    """Run the tests of the copy, up to the first that fails, and exit with pytest's status.
+
+    Called in a process of its own, forked from one that has imported what takes long and nothing of ours.
+    """
+    output = os.open(copy / "output", os.O_CREAT | os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(copy)
+    # The editable installation finds the package ahead of sys.path: undone here, and in the processes of the tests.
+    undo = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'rmsprop' not in type(f).__module__]\n"
+    (copy / "src" / "sitecustomize.py").write_text(undo)
+    exec(undo)  # noqa: S102
+    os.environ["PYTHONPATH"] = str(copy / "src")
+    sys.path.insert(0, str(copy / "src"))
+    import pytest
+
+    import rmsprop
+
+    assert rmsprop.__file__.startswith(str(copy)), f"the copy is not what Python imports: {rmsprop.__file__}"
+    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", tests]))
+
+
+def caught_by_tests(mutant: Mutant, kernel: str) -> str | None:
     """Return the test that fails for `mutant`, None if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("src", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        shutil.copy(_kernel.__file__, copy / "src" / "rmsprop")
-        path = copy / "src" / "rmsprop" / mutant.file
-        text = path.read_text()
-        if mutant.old:
-            assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.old!r} stands {text.count(mutant.old)} times"
-            path.write_text(text.replace(mutant.old, mutant.new))
-        if mutant.file.startswith("kernel/"):
-            return replay(copy)
-        # The editable installation finds the package ahead of sys.path; sitecustomize runs after it and undoes that.
-        (copy / "src" / "sitecustomize.py").write_text(
-            "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'rmsprop' not in type(f).__module__]\n"
+        copy_to(copy)
+        shutil.copy(kernel, copy / "src" / "rmsprop")
+        (copy / "src" / "rmsprop" / mutant.file).write_text(replaced(mutant))
+        process = multiprocessing.get_context("forkserver").Process(
+            target=run_tests, args=(copy, TESTS[mutant.file])
         )
-        environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
-        where = subprocess.run(
-            [sys.executable, "-c", "import rmsprop; print(rmsprop.__file__)"],
-            env=environment, cwd=copy, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        assert where.startswith(str(copy)), f"the copy is not what Python imports: {where}"
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", TESTS[mutant.file]]
-        done = subprocess.run(command, env=environment, cwd=copy, capture_output=True, text=True, check=False)
-        failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
-        if done.returncode == 0:
+        process.start()
+        process.join()
+        if process.exitcode == 0:
             return None
-        assert failed is not None, done.stdout[-2000:] + done.stderr[-2000:]
+        output = (copy / "output").read_text()
+        failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S.*?)(?: - .*)?$", output, re.MULTILINE)
+        assert failed is not None, output[-4000:]
         return failed.group(1)
 
 
-def replay(copy: Path) -> str | None:
-    """Return what the replay of recorded steps finds different in the copy's kernel, None if nothing."""
-    build, sources = str(copy / "build"), str(copy / "tests" / "kernel")
+def build(copy: Path) -> None:
+    """Compile the replay of recorded steps, or what of it has changed."""
+    sources, target = str(copy / "tests" / "kernel"), str(copy / "build")
     tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command in (
-        ["cmake", "-S", sources, "-B", build, "-G", "Ninja", "-DBASELINE_ONLY=ON", "-DLEVEL=-O0"],
-        ["cmake", "--build", build],
-    ):
+    configure = ["cmake", "-S", sources, "-B", target, "-G", "Ninja", "-DBASELINE_ONLY=ON", "-DLEVEL=-O0"]
+    for command in ([] if (copy / "build").exists() else [configure]) + [["cmake", "--build", target]]:
         subprocess.run(command, env=tools, check=True, capture_output=True)
-    done = subprocess.run([f"{build}/replay", RECORDED], capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else f"replay: {done.stdout.strip()}"
+
+
+def caught_by_replay(mutant: Mutant, copies: SimpleQueue[Path]) -> str | None:
+    """Return what the replay of recorded steps finds different in the mutant's kernel, None if nothing."""
+    copy = copies.get()
+    path = copy / "src" / "rmsprop" / mutant.file
+    before = path.read_text()
+    path.write_text(replaced(mutant))
+    build(copy)
+    done = subprocess.run([copy / "build" / "replay", RECORDED], capture_output=True, text=True, check=False)
+    path.write_text(before)
+    copies.put(copy)
+    if done.returncode == 0:
+        return None
+    assert done.stdout.startswith("different: "), done.stdout + done.stderr
+    return f"replay: {done.stdout.strip()}"
 
 
 def main() -> int:
-    """Try every mutant, two at a time, and print what caught it."""
-    survivors = []
+    """Try every mutant, one on each core at a time, and print what caught it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch"])
+    find = [sys.executable, "-c", "from rmsprop import _kernel; print(_kernel.__file__)"]
+    kernel = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
     subprocess.run([sys.executable, ROOT / "tests" / "kernel" / "record.py", RECORDED], check=True)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
+        copies: SimpleQueue[Path] = SimpleQueue()  # each is built once, and again what a mutant changes
+        for number in range(WORKERS):
+            copy = Path(folder) / str(number)
+            copy_to(copy)
+            build(copy)
+            copies.put(copy)
+
+        def try_out(mutant: Mutant) -> str | None:
+            in_kernel = mutant.file.startswith("kernel/")
+            return caught_by_replay(mutant, copies) if in_kernel else caught_by_tests(mutant, kernel)
+
         for mutant, caught in zip(MUTANTS, pool.map(try_out, MUTANTS), strict=True):
             print(f"{mutant.name:<38} {caught or 'all tests pass'}", flush=True)
-            if (caught is None) != (mutant.name == "unchanged"):
+            if (caught is None) != (not mutant.old):
                 survivors.append(mutant.name)
     if survivors:
         print(f"not as it should be: {', '.join(survivors)}")
         return 1
-    print(f"{len(MUTANTS) - 1} mutants, all caught")
+    print(f"{sum(bool(mutant.old) for mutant in MUTANTS)} mutants, all caught")
     return 0
 
 

@@ -120,7 +120,7 @@ def problems(draw: st.DrawFn) -> tuple[Any, ...]:
     name = draw(st.sampled_from(sorted(cases.RULES)))
     kind = draw(st.sampled_from(KINDS))
     state = draw(st.sampled_from([None, "bfloat16", "uint8"])) if kind in KINDS[:1] + KINDS[2:4] else None
-    size = draw(st.integers(0, 40) | st.sampled_from([127, 512, 513, 1100, 5000]))
+    size = draw(st.integers(0, 40) | st.sampled_from([127, 513, 2048, 2049, 5000]))
     return name, kind, state, size, draw(st.integers(0, 2**31)), draw(st.booleans()), draw(st.integers(1, 4))
 
 
@@ -244,6 +244,19 @@ def test_threads_change_no_bit_and_instruction_sets_no_count(monkeypatch: pytest
         np.testing.assert_allclose(sums, found[0][1], rtol=1e-6)
         assert (sums[:, COUNTS] == found[0][1][:, COUNTS]).all()
         assert (histograms == found[0][2]).all()
+
+
+@pytest.mark.parametrize("fused", PATHS)
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-30), (torch.float64, 1e-170), (torch.float64, 1e-300)])
+def test_the_largest_change_is_exact_where_its_square_is_too_small(
+    fused: bool | None, dtype: torch.dtype, size: float
+) -> None:
+    p = torch.nn.Parameter(torch.zeros(700, dtype=dtype))
+    optimizer, recorder = watched([p], Rule(lr=size), fused=fused)
+    p.grad = torch.linspace(1, 2, 700, dtype=dtype)
+    optimizer.step()
+    (row,) = recorder.measurements[-1][1]
+    assert dict(zip(statistics.COLUMNS, row, strict=True))["largest_update"] == float(p.detach().abs().max()) > 0
 
 
 @pytest.mark.parametrize("fused", PATHS)

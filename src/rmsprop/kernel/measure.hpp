@@ -13,23 +13,31 @@
 #include <immintrin.h>
 #endif
 
+#include "step.hpp"
 #include "sweep.hpp"
 
 namespace {
 
 using rmsprop::kPiece;
+using rmsprop::kWide;
 using rmsprop::Tally;
 
 template <class T>
 using BitsOf = std::conditional_t<sizeof(T) == sizeof(float), std::int32_t, std::int64_t>;
 
-// What a measured sweep leaves of a piece: p and v before the step, s after E5 if centered, d, and what it has added up
-// and counted. What is rare, it does not count: the least gradient and the least change are 0 where there is any.
+// How many elements are measured at a time where they lie: 56 KiB with p, g and v, mostly in the first cache.
+template <class T>
+constexpr std::int64_t kSpan = kWide * sizeof(float) / sizeof(T);
+
+// What a measured sweep leaves of a piece: p and v before the step, s after E5 unless that is v, d, and what it has added
+// up. What is rare, it does not count, but finds out whether there is any: by the least square of a gradient and of a
+// change, and by the least s.
 template <class T>
 struct Seen {
-  alignas(64) T p[kPiece], v[kPiece], s[kPiece], d[kPiece];
-  T sums[rmsprop::kSums], largest, least_change, least_gradient;
-  BitsOf<T> eps, floor;
+  alignas(64) T p[kSpan<T>], v[kSpan<T>], s[kSpan<T>], d[kSpan<T>];
+  const T* variance;  // where s is
+  T sums[rmsprop::kSums], largest, least_change, least_gradient, least_s;
+  BitsOf<T> floor;
 };
 
 inline float size_of(float x) { return __builtin_fabsf(x); }
@@ -73,7 +81,7 @@ inline std::int64_t count_of(std::uint8_t code, const std::uint8_t* codes, std::
   }
 #else
   std::uint8_t found[kBytes] = {};
-  static_assert(kPiece / kBytes < 256);
+  static_assert(kWide / kBytes < 256);
   for (std::int64_t i = 0; i < n; i += kBytes) {
     for (std::int64_t k = 0; k < kBytes; ++k) found[k] += codes[i + k] == code;
   }
@@ -85,7 +93,7 @@ inline std::int64_t count_of(std::uint8_t code, const std::uint8_t* codes, std::
 // Counts the exponents of a piece; each is looked for in turn, unless these are many.
 template <class T>
 void count(const T* d, std::int64_t n, std::int64_t* counts) {
-  alignas(kBytes) std::uint8_t codes[kPiece];
+  alignas(kBytes) std::uint8_t codes[kSpan<T>];
   for (std::int64_t i = 0; i < n; ++i) codes[i] = code_of(d[i]);
   std::int64_t whole = (n + kBytes - 1) / kBytes * kBytes;
   std::memset(codes + n, codes[0], static_cast<std::size_t>(whole - n));
@@ -108,7 +116,7 @@ void count(const T* d, std::int64_t n, std::int64_t* counts) {
 // Whether squares added up in T may have been too large or too small for it.
 template <class T>
 inline bool doubtful(T sum) {
-  return sizeof(T) == sizeof(float) && !(sum > T(0x1p-90) && sum < std::numeric_limits<T>::infinity());
+  return !(sum > (sizeof(T) == sizeof(float) ? T(0x1p-90) : T(0x1p-900)) && sum < std::numeric_limits<T>::infinity());
 }
 
 // Σ(a·x)² in double.
@@ -160,26 +168,27 @@ void count_rare(const Seen<T>& seen, const T* g, T sign, const T* p, std::int64_
   tally.sums[rmsprop::kUnchanged] += static_cast<double>(unchanged);
 }
 
-// Adds a piece to the tally: of the gradient g, to be multiplied by `sign`, the parameter p as it is now, and the average
-// m, which is null unless centered, to be divided by `weight`.
+// Adds a piece to the tally: of the gradient g, the parameter p as it is now, and the average m, null unless centered.
 template <class T>
-void add_piece(Seen<T>& seen, const T* g, T sign, const T* p, const T* m, T weight, std::int64_t n, Tally& tally) {
+void add_piece(Seen<T>& seen, const rmsprop::Scalars<T>& c, const T* g, const T* p, const T* m, std::int64_t n,
+               Tally& tally) {
   using namespace rmsprop;
+  const T* s = seen.variance;
   constexpr T infinity = std::numeric_limits<T>::infinity();
   double sums[kSums], largest = static_cast<double>(seen.largest);
   for (int k = 0; k < kSums; ++k) sums[k] = static_cast<double>(seen.sums[k]);
-  if (doubtful(seen.sums[kGradient])) sums[kGradient] = wide_squares(g, static_cast<double>(sign), n);
+  if (doubtful(seen.sums[kGradient])) sums[kGradient] = wide_squares(g, static_cast<double>(c.sign), n);
   if (doubtful(seen.sums[kParameter])) sums[kParameter] = wide_squares(p, 1, n);
   if (!(seen.sums[kHistory] < infinity)) sums[kHistory] = wide_sum(seen.v, n);
   if (m && doubtful(seen.sums[kSignal])) {
     sums[kSignal] = 0;
     for (std::int64_t i = 0; i < n; ++i) {
-      double mean = static_cast<double>(m[i] / weight);
+      double mean = static_cast<double>(m[i] / c.weight);
       sums[kSignal] += mean * mean;
     }
   }
-  if (m && !(seen.sums[kNoise] < infinity)) sums[kNoise] = wide_sum(seen.s, n);
-  if (!(seen.sums[kUpdate] < infinity) || (largest > 0 && doubtful(seen.sums[kUpdate]))) {
+  if (m && !(seen.sums[kNoise] < infinity)) sums[kNoise] = wide_sum(s, n);
+  if (doubtful(seen.sums[kUpdate])) {
     sums[kUpdate] = largest = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       double change = static_cast<double>(p[i]) - static_cast<double>(seen.p[i]), size = size_of(change);
@@ -190,11 +199,17 @@ void add_piece(Seen<T>& seen, const T* g, T sign, const T* p, const T* m, T weig
   for (int k = 0; k < (m ? kSums : kSignal); ++k) tally.add(k, sums[k]);
   double& top = tally.sums[kLargest];
   top = top != top || largest <= top ? top : largest;
-  tally.sums[kEps] += static_cast<double>(seen.eps);
+  // The least s has the least root.
+  if (seen.least_s < c.eps_inside || !(root(seen.least_s) >= c.eps_outside)) {
+    BitsOf<T> eps = 0;
+#pragma omp simd reduction(+ : eps)
+    for (std::int64_t i = 0; i < n; ++i) eps += (s[i] < c.eps_inside) | (root(s[i] + c.eps_inside) < c.eps_outside);
+    tally.sums[kEps] += static_cast<double>(eps);
+  }
   tally.sums[kFloor] += static_cast<double>(seen.floor);
   // A gradient that is not finite, or whose square is not, has made its sum so.
   if (seen.least_change == 0 || seen.least_gradient == 0 || !(seen.sums[kGradient] < infinity)) {
-    count_rare(seen, g, sign, p, n, tally);
+    count_rare(seen, g, c.sign, p, n, tally);
   }
   if (tally.histogram) count(seen.d, n, tally.bins);
 }

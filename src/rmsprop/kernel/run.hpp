@@ -52,7 +52,7 @@ struct Task {
   Row* row;
 
   bool direct() const { return !row && stage.direct(); }
-  std::int64_t block() const { return row ? kPiece : stage.block(); }
+  std::int64_t block() const { return row ? kWide : stage.block(); }
 };
 
 // The step of `form`, in the instruction set in use; `constants` and `row` must outlive the task.

@@ -98,11 +98,11 @@ bool staged(const Arrays& a, const Stage& stage, Sweep sweep, const void* scalar
             std::int64_t end, Tally* tally) {
   alignas(64) T p[kPiece], g[kPiece], v[kPiece], m[kPiece], b[kPiece], clear[kPiece];
   Seen<T> seen;
-  const T sign = static_cast<const rmsprop::Scalars<T>*>(scalars)->sign;
-  const T weight = static_cast<const rmsprop::Scalars<T>*>(scalars)->weight;
+  const auto& c = *static_cast<const rmsprop::Scalars<T>*>(scalars);
+  const std::int64_t span = tally && stage.direct() ? kSpan<T> : kPiece;
   bool finite = true;
-  for (std::int64_t at = begin; at < end; at += kPiece) {
-    std::int64_t n = std::min(kPiece, end - at);
+  for (std::int64_t at = begin; at < end; at += span) {
+    std::int64_t n = std::min(span, end - at);
     Arrays piece;
     piece.p = load(a.p, stage.param, true, a.size, at, n, p);
     T* gradient = load(const_cast<void*>(a.g), stage.param, true, a.size, at, n, g);
@@ -110,8 +110,8 @@ bool staged(const Arrays& a, const Stage& stage, Sweep sweep, const void* scalar
     piece.m = load(a.m, stage.state, true, a.size, at, n, m);
     piece.b = load(a.b, stage.state, true, a.size, at, n, b);
     piece.g = gradient;
-    if (stage.cleaned && !all_finite(gradient, n, sign)) {
-      clean(gradient, clear, n, sign);
+    if (stage.cleaned && !all_finite(gradient, n, c.sign)) {
+      clean(gradient, clear, n, c.sign);
       piece.g = clear;
       finite = false;
     }
@@ -124,8 +124,8 @@ bool staged(const Arrays& a, const Stage& stage, Sweep sweep, const void* scalar
     store(b, a.b, stage.state, true, true, stage.keys[3], a.size, at, n);
     if (tally) {
       const T* stored = load(a.p, stage.param, true, a.size, at, n, p);
-      if (stored == p || piece.g != gradient) see_again(seen, gradient, sign, stored, n);
-      add_piece(seen, gradient, sign, stored, static_cast<const T*>(piece.m), weight, n, *tally);
+      if (stored == p || piece.g != gradient) see_again(seen, gradient, c.sign, stored, n);
+      add_piece(seen, c, gradient, stored, static_cast<const T*>(piece.m), n, *tally);
     }
   }
   return finite;

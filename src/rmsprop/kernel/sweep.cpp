@@ -48,10 +48,10 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
   T *__restrict__ p0 = seen.p, *__restrict__ v0 = seen.v, *__restrict__ variance = seen.s, *__restrict__ ds = seen.d;
   constexpr T infinity = std::numeric_limits<T>::infinity();
   T gradient = 0, update = 0, parameter = 0, history = 0, signal = 0, noise = 0;
-  T largest = 0, least_change = infinity, least_gradient = infinity;
-  Bits eps = 0, floors = 0;
-#pragma omp simd reduction(+ : gradient, update, parameter, history, signal, noise, eps, floors) \
-    reduction(max : largest) reduction(min : least_change, least_gradient)
+  T largest = 0, least_change = infinity, least_gradient = infinity, least_s = infinity;
+  Bits floors = 0;
+#pragma omp simd reduction(+ : gradient, update, parameter, history, signal, noise, floors) reduction(max : largest) \
+    reduction(min : least_change, least_gradient, least_s)
   for (std::int64_t i = 0; i < n; ++i) {
     T mi = T(0), bi = T(0);
     if constexpr (has_m) mi = m[i];
@@ -65,26 +65,30 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
     v[i] = x.v;
     if constexpr (has_m) m[i] = x.m;
     if constexpr (has_b) b[i] = x.b;
-    T change = x.p - before, size = size_of(change), length = size_of(given);
-    gradient += given * given;
-    update += change * change;
+    T square = given * given, change = x.p - before, moved = change * change;
+    gradient += square;
+    update += moved;
     parameter += x.p * x.p;
-    largest = size > largest ? size : largest;
     if constexpr (has_m) {
-      variance[i] = x.s;
       signal += x.mean * x.mean;
       noise += x.s;
     }
-    eps += (x.s < c.eps_inside) | (x.root < c.eps_outside);
-    if constexpr (has_m || form.corrected) floors += x.at_floor != 0;
-    least_change = size < least_change ? size : least_change;
-    least_gradient = length < least_gradient ? length : least_gradient;
+    if constexpr (has_m || form.corrected) {
+      variance[i] = x.s;
+      floors += x.at_floor != 0;
+    }
+    largest = moved > largest ? moved : largest;
+    least_change = moved < least_change ? moved : least_change;
+    least_gradient = square < least_gradient ? square : least_gradient;
+    least_s = x.s < least_s ? x.s : least_s;
     ds[i] = x.d;
   }
   T sums[rmsprop::kSums] = {gradient, update, parameter, history, signal, noise};
   std::memcpy(seen.sums, sums, sizeof sums);
-  seen.largest = largest, seen.least_change = least_change, seen.least_gradient = least_gradient;
-  seen.eps = eps, seen.floor = floors;
+  seen.largest = root(largest);  // exact, unless the square has left the range of T
+  seen.least_change = least_change, seen.least_gradient = least_gradient, seen.least_s = least_s;
+  seen.floor = floors;
+  seen.variance = has_m || form.corrected ? variance : v;
 }
 
 void move(const Arrays& a, const void*, std::int64_t begin, std::int64_t end) {

@@ -57,8 +57,9 @@ struct Arrays {
   void* seen = nullptr;  // for a sweep that also notes what it sees, a Seen of measure.hpp
 };
 
-// What is stepped in stages or measured, is so in pieces of this size; ten arrays of float take 20 KiB.
-constexpr std::int64_t kPiece = 512;
+// What is stepped in stages is so in pieces of this size; ten arrays of float take 20 KiB. What is measured where it lies
+// is so in pieces of up to kWide elements: at the end of each, the dividers stand still while its sums are added up.
+constexpr std::int64_t kPiece = 512, kWide = 2048;
 
 // What steps did to a parameter: the numbers that rmsprop/monitor/statistics.py defines, in its order.
 enum Column { kGradient, kUpdate, kParameter, kHistory, kSignal, kNoise, kLargest, kEps, kFloor, kNonfinite, kZero,
