@@ -101,7 +101,7 @@ MUTANTS = [
     Mutant("kernel: E2 λ decoupled, sign", STEP, "p = p - c.lambda * p;", "p = p + c.lambda * p;"),
     Mutant("kernel: E3 order", STEP, "(c.fresh * g) * g", "c.fresh * (g * g)"),
     Mutant("kernel: E4 as E3", STEP, "m = m + c.fresh * (g - m)", "m = c.beta * m + c.fresh * g"),
-    Mutant("kernel: E5 NaN lost", STEP, "(a >= b) | (a != a)", "a >= b"),
+    Mutant("kernel: E5 NaN lost", STEP, "a < b ? b : a", "a > b ? a : b"),
     Mutant("kernel: E5 floor of the variance", STEP, "s = maximum(rest, floor);", "s = rest;"),
     Mutant("kernel: E5 floor of the correction", STEP, "maximum(rest, floor) / c.weight", "rest / c.weight"),
     Mutant("kernel: E5 mean not corrected", STEP, "mean = m / c.weight;", ""),
@@ -199,9 +199,7 @@ def caught_by_tests(mutant: Mutant, kernel: str) -> str | None:
         copy_to(copy)
         shutil.copy(kernel, copy / "src" / "rmsprop")
         (copy / "src" / "rmsprop" / mutant.file).write_text(replaced(mutant))
-        process = multiprocessing.get_context("forkserver").Process(
-            target=run_tests, args=(copy, TESTS[mutant.file])
-        )
+        process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(copy, TESTS[mutant.file]))
         process.start()
         process.join()
         if process.exitcode == 0:

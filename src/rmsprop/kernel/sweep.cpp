@@ -75,7 +75,7 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
     }
     if constexpr (has_m || form.corrected) {
       variance[i] = x.s;
-      floors += x.at_floor != 0;
+      if (x.at_floor != 0) ++floors;
     }
     largest = moved > largest ? moved : largest;
     least_change = moved < least_change ? moved : least_change;
