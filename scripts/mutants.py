@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant("kernel: statistics, eps by v", SWEEP, "least_s = x.s < least_s ? x.s", "least_s = x.v < least_s ? x.v"),
     Mutant("kernel: statistics, unchanged by 0", MEASURE, "(x != 0) & (change == 0)", "change == 0"),
     Mutant("kernel: statistics, squares too small", MEASURE, "sum > (sizeof(T)", "sum >= 0 * (sizeof(T)"),
-    Mutant("kernel: statistics, parts not added", RUN, "all.add(k, tally.sums[k]);", "all.sums[k] = tally.sums[k];"),
+    Mutant("kernel: statistics, parts not added", RUN, "add(k, part.sums[k]);", "sums[k] = part.sums[k];"),
     Mutant("kernel: last elements left out", RUN, "+ total % pieces * k / pieces", ""),
 ]  # fmt: skip
 

@@ -7,6 +7,9 @@ import dataclasses
 import importlib.util
 import pickle
 import re
+import sys
+import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmsprop import InputError, Rule, State, init, native, update
 from rmsprop.monitor import Monitor
-from rmsprop.torch import RMSprop, fused, sparse
-from rmsprop.torch import optimizer as optimizer_module
+from rmsprop.torch import RMSprop, fused, sparse, stepping
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ("square_avg", "grad_avg", "momentum_buffer")
@@ -458,7 +460,7 @@ def test_rows_stepped_where_they_lie_are_the_bits_of_rows_stepped_as_a_small_par
                 vars(optimizer)["grad_scale"] = torch.tensor(scale)  # as GradScaler does
                 with pytest.MonkeyPatch.context() as copied:
                     if number:
-                        copied.setattr(optimizer_module, "add_rows", lambda *_, **__: False)
+                        copied.setattr(stepping, "add_rows", lambda *_, **__: False)
                     optimizer.step()
                 assert optimizer.implementation.startswith("native kernel")
                 assert "tensor operations" not in optimizer.implementation
@@ -491,7 +493,9 @@ def test_an_index_outside_of_the_table_raises_before_anything_changes() -> None:
     assert optimizer.state[q]["step"] == optimizer.state[p]["step"] == 0
 
 
-def test_rows_of_a_large_table_are_the_same_bits_on_any_number_of_threads() -> None:
+@pytest.mark.parametrize(("count", "size", "width"), [(3000, 5000, 64), (40_000, 7, 8)])
+def test_rows_are_the_same_bits_on_any_number_of_threads(count: int, size: int, width: int) -> None:
+    """Of a large table, and of a small one whose rows have many entries each."""
     if native.kernel is None:
         pytest.skip("needs the native kernel")
     results, before = [], torch.get_num_threads()
@@ -499,17 +503,50 @@ def test_rows_of_a_large_table_are_the_same_bits_on_any_number_of_threads() -> N
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             generator = torch.Generator().manual_seed(0)
-            p = torch.randn(5000, 64, generator=generator)
+            p = torch.randn(size, width, generator=generator)
             optimizer = RMSprop([p], centered=True)
             for _ in range(3):
-                rows = torch.randint(5000, (1, 3000), generator=generator)
-                p.grad = coo(p.shape, rows.numpy(), torch.randn(3000, 64, generator=generator))
+                rows = torch.randint(size, (1, count), generator=generator)
+                p.grad = coo(p.shape, rows.numpy(), torch.randn(count, width, generator=generator))
                 optimizer.step()
             results.append((p, optimizer.state_dict()["state"][0]["square_avg"]))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
+
+
+@pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
+def test_other_threads_run_while_entries_are_put_in_order() -> None:
+    p, count = torch.zeros(1000, 1), 1_000_000
+    optimizer = RMSprop([p])
+    p.grad = torch.zeros(1000, 1)
+    optimizer.step()  # makes the state
+    group, state = optimizer.param_groups[0], optimizer.state[p]
+    index = torch.randint(1000, (1, count), generator=torch.Generator().manual_seed(0)).numpy()
+    given = (p, index, torch.ones(count, 1), state["step"], state["square_avg"], None, None, None, 0)
+    batch, rule, precision = native.new_batch(), fused.kernel_rule_of(group), fused.kernel_precision_of(group)
+    turns, ended = 0, threading.Event()
+
+    def work() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            time.sleep(0)  # lets go of the interpreter, which nobody is forced to meanwhile
+
+    other, interval = threading.Thread(target=work), sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    other.start()
+    try:
+        before = turns
+        refused = batch.add_rows(rule, precision, 0.01, *given)
+        turned = turns - before
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+        other.join()
+    assert refused is None
+    assert turned > 0
 
 
 # -- lazy -------------------------------------------------------------------------------------------------------------

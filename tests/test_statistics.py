@@ -475,6 +475,25 @@ def test_touched_rows_are_copied_only_to_be_measured(
             assert torch.equal(plain.state[a][name], other.state[b][name])
 
 
+def test_who_is_asked_of_a_step_is_told_of_it() -> None:
+    """Though the watcher leaves meanwhile, and another one comes, who was not asked."""
+    params = [torch.nn.Parameter(torch.ones(3))]
+    optimizer, recorder = watched(params)
+    another, ask = Recorder(1, 1), recorder.wanted
+
+    def leave() -> tuple[int, int]:
+        optimizer.watch(None)
+        optimizer.watch(another)
+        return ask()
+
+    recorder.wanted = leave  # type: ignore[method-assign]
+    params[0].grad = torch.ones(3)
+    optimizer.step()
+    assert (len(recorder.measurements), len(another.measurements)) == (1, 0)
+    optimizer.step()
+    assert (len(recorder.measurements), len(another.measurements)) == (1, 1)
+
+
 def test_one_watcher_at_a_time_and_none_on_a_copy() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer, recorder = watched([p])

@@ -174,10 +174,11 @@ bool replay_rows(const std::vector<Case>& cases, int threads, std::int64_t grain
 }
 
 // Returns whether the statistics are those recorded: counts exactly, sums as far as lanes of T hold them.
-bool same_statistics(const Case& c, const Row& row, const std::string& how) {
-  double tolerance = c.type(0) == Type::f64 ? 1e-12 : 1e-6;
+bool same_statistics(const Case& c, const Tally& tally, const std::string& how) {
+  double sums[kColumns], tolerance = c.type(0) == Type::f64 ? 1e-12 : 1e-6;
+  tally.write(sums);
   for (int k = 0; k < kColumns; ++k) {
-    double got = row.sums[k], wanted = c.sums[k];
+    double got = sums[k], wanted = c.sums[k];
     bool good = got == wanted || (std::isnan(got) && std::isnan(wanted)) ||
                 (k <= kLargest && std::fabs(got - wanted) <= tolerance * std::fabs(wanted));
     if (good) continue;
@@ -187,7 +188,7 @@ bool same_statistics(const Case& c, const Row& row, const std::string& how) {
     return false;
   }
   for (int k = 0; k < kBins; ++k) {
-    if (row.bins[k] == c.bins[k]) continue;
+    if (tally.bins[k] == c.bins[k]) continue;
     std::printf("different: bin %d of %" PRId64 ", form %d, types %d and %d, %s\n", k, c.header.size,
                 c.rule.form().index(), c.header.param, c.header.state, how.c_str());
     return false;
@@ -201,10 +202,9 @@ bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int
   std::vector<std::vector<Piece>> pieces(cases.size());
   std::vector<Task> tasks;
   constants.reserve(cases.size());
-  std::vector<double> sums(cases.size() * kColumns), rest(cases.size() * kSums);
   std::vector<std::int64_t> bins(cases.size() * kBins);
-  std::vector<Row> rows;
-  for (std::size_t n = 0; n < cases.size(); ++n) rows.push_back({&sums[n * kColumns], &rest[n * kSums], &bins[n * kBins]});
+  std::vector<Tally> tallies(cases.size());
+  for (std::size_t n = 0; n < cases.size(); ++n) tallies[n].bins = &bins[n * kBins];
   for (std::size_t n = 0; n < cases.size(); ++n) {
     const Case& c = cases[n];
     for (int k = 0; k < 5; ++k) {
@@ -216,15 +216,14 @@ bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int
     Form form = c.rule.form();
     void *m = form.centered ? at(3) : nullptr, *b = form.momentum != Momentum::none ? at(4) : nullptr;
     tasks.push_back(step_task({at(0), at(1), at(2), m, b, c.header.size}, stage_of(c), form, constants.back(),
-                              measured ? &rows[n] : nullptr));
+                              measured ? &tallies[n] : nullptr));
   }
   run(tasks, threads, grain);
   std::string how = words(threads, grain, shift) + (measured ? ", measured" : "");
   bool good = true;
   for (std::size_t n = 0; n < cases.size() && good; ++n) {
     good = same(cases[n], pieces[n].data(), how);
-    rows[n].finish();
-    if (good && measured) good = same_statistics(cases[n], rows[n], how);
+    if (good && measured) good = same_statistics(cases[n], tallies[n], how);
   }
   return good;
 }

@@ -15,6 +15,7 @@ namespace {
 // Letting other Python threads run costs little, but one that computes may then keep us waiting for milliseconds:
 // below this many elements (some 10 µs) the step is over sooner.
 constexpr std::int64_t kReleaseFrom = 1 << 15;
+constexpr std::int64_t kReleaseSortFrom = 1 << 9;  // entries of a sparse gradient, to be put in order, some 20 ns each
 
 PyObject* bump_version;  // torch's: tells autograd that tensors were changed in place
 
@@ -35,6 +36,21 @@ nb::handle item(nb::handle dict, PyObject* key) {
   PyObject* value = PyDict_GetItemWithError(dict.ptr(), key);
   if (!value && PyErr_Occurred()) throw nb::python_error();
   return value;
+}
+
+// Gives every column of `index` the number of its row in a table of this shape; false if there is none.
+bool number_rows(const Batch::Index& index, const std::vector<std::int64_t>& shape,
+                 std::vector<rmsprop::Entry>& entries) {
+  for (std::size_t k = 0; k < entries.size(); ++k) {
+    std::int64_t row = 0, column = static_cast<std::int64_t>(k);
+    for (std::size_t i = 0; i < shape.size(); ++i) {
+      std::int64_t place = index.data()[static_cast<std::int64_t>(i) * index.stride(0) + column * index.stride(1)];
+      if (place < 0 || place >= shape[i]) return false;
+      row = row * shape[i] + place;
+    }
+    entries[k] = {row, column};
+  }
+  return true;
 }
 
 }  // namespace
@@ -121,29 +137,25 @@ bool Batch::finite(int threads, std::int64_t grain, double grad_scale) {
   return good;
 }
 
-// Makes the rows of the parameters to be measured, those of the last time if these were the same ones.
+// Makes the tallies of the parameters to be measured, those of the last time if these were the same ones.
 void Batch::make_room(bool histograms) {
-  std::vector<std::uint32_t> numbers;
+  numbers_.clear();
   for (const Entry& e : entries_) {
-    if (e.from == From::parameters) numbers.push_back(e.number);
+    if (e.from == From::parameters) numbers_.push_back(e.number);
   }
-  std::size_t size = numbers.size();
-  if (!results_ || results_->numbers != numbers) {
-    auto* r = new Results{numbers, std::vector<double>(size * kColumns), std::vector<double>(size * kSums),
-                          std::vector<std::int64_t>(size * kBins), std::vector<Row>(size)};
+  std::size_t size = numbers_.size();
+  if (!results_ || results_->numbers != numbers_) {
+    auto* r = new Results{numbers_, std::vector<double>(size * kColumns), std::vector<std::int64_t>(size * kBins),
+                          std::vector<Tally>(size)};
     nb::capsule owner(r, [](void* p) noexcept { delete static_cast<Results*>(p); });
     nb::ndarray<nb::numpy, double, nb::ndim<2>> sums(r->sums.data(), {size, kColumns}, owner);
     nb::ndarray<nb::numpy, std::int64_t, nb::ndim<2>> bins(r->bins.data(), {size, kBins}, owner);
-    measured_ = nb::make_tuple(nb::bytes(numbers.data(), size * sizeof(std::uint32_t)), sums, bins);
+    measured_ = nb::make_tuple(nb::bytes(numbers_.data(), size * sizeof(std::uint32_t)), sums, bins);
     results_ = r;
   }
   for (std::size_t i = 0; i < size; ++i) {
-    Row& row = results_->rows[i];
-    row.sums = &results_->sums[i * kColumns];
-    row.rest = &results_->rest[i * kSums];
-    row.bins = &results_->bins[i * kBins];
-    row.clear();
-    if (!histograms) row.bins = nullptr;
+    results_->tallies[i] = {};
+    if (histograms) results_->tallies[i].bins = std::fill_n(&results_->bins[i * kBins], kBins, 0) - kBins;
   }
 }
 
@@ -155,7 +167,7 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
   std::vector<Task> tasks;
   tasks.reserve(entries_.size());
   if (level) make_room(level > 1);
-  std::size_t group = groups_.size(), row = 0;
+  std::size_t group = groups_.size(), measured = 0;
   double previous = 0;
   Type state = Type::f32;
   for (Entry& e : entries_) {
@@ -172,7 +184,7 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
       auto count = static_cast<std::uint32_t>(static_cast<std::int64_t>(step));
       set_keys(e.stage, own.precision.seed, e.number, count);
     }
-    Row* to = level && e.from == From::parameters ? &results_->rows[row++] : nullptr;
+    Tally* to = level && e.from == From::parameters ? &results_->tallies[measured++] : nullptr;
     tasks.push_back(step_task(e.arrays, e.stage, own.form, constants.back(), to));
   }
   remember();
@@ -187,7 +199,7 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
     Constants c = rmsprop::constants(own.rule, e.stage.state, own.lr, power, grad_scale);
     good &= work_on(table, rmsprop::run, c, step, threads, grain);
   }
-  for (std::size_t i = 0; i < row; ++i) results_->rows[i].finish();
+  for (std::size_t i = 0; i < measured; ++i) results_->tallies[i].write(&results_->sums[i * kColumns]);
   clear();
   return good;
 }
@@ -205,21 +217,21 @@ const char* Batch::add_rows(const Rule& rule, const Precision& precision, double
   std::int64_t size = 1, width = p.complex ? 2 : 1;  // of the table in rows, of a row in numbers
   for (int i = 0; i < p.dims; ++i) (i < dims ? size : width) *= p.shape[i];
   if (row_step && static_cast<std::int64_t>(row_step->size()) != size) return "state";
-  std::vector<rmsprop::Entry> entries(static_cast<std::size_t>(count));
-  for (std::int64_t k = 0; k < count; ++k) {
-    std::int64_t row = 0;
-    for (int i = 0; i < dims; ++i) {
-      std::int64_t place = index.data()[i * index.stride(0) + k * index.stride(1)];
-      if (place < 0 || place >= p.shape[i]) return "gradient strides";
-      row = row * p.shape[i] + place;
-    }
-    entries[static_cast<std::size_t>(k)] = {row, k};
-  }
+  std::vector<std::int64_t> shape(p.shape, p.shape + dims);
   groups_.push_back({rule, rule.form(), precision, lr});
   nb::handle m = rule.centered ? grad_avg : nb::handle(), b = rule.momentum != 0 ? momentum_buffer : nb::handle();
   if (const char* why = add_one(param, values, step, square_avg, m, b, number, From::rows)) return why;
-  tables_.push_back({entries_.back(), touched(std::move(entries), size), width, row_step});
+  Entry entry = entries_.back();
   entries_.pop_back();
+  Touched rows;
+  {
+    std::optional<nb::gil_scoped_release> release;  // nothing here is Python's but the memory of `index`, which owns it
+    if (count >= kReleaseSortFrom) release.emplace();
+    std::vector<rmsprop::Entry> entries(static_cast<std::size_t>(count));
+    if (!number_rows(index, shape, entries)) return "gradient strides";
+    rows = touched(std::move(entries), size);
+  }
+  tables_.push_back({entry, std::move(rows), width, row_step});
   return nullptr;
 }
 
@@ -236,7 +248,7 @@ bool Batch::work_on(const Table& table, bool (*what)(const Rows&, int, std::int6
   rows.row_step = table.row_step ? table.row_step->data() : nullptr;
   rows.step = static_cast<std::int32_t>(step) - 1;
   rows.decay = own.rule.decay;
-  if (rows.count * rows.width < kReleaseFrom) return what(rows, threads, grain);
+  if (rows.starts[rows.count] * rows.width < kReleaseFrom) return what(rows, threads, grain);
   nb::gil_scoped_release release;
   return what(rows, threads, grain);
 }

@@ -90,9 +90,9 @@ class Batch {
 
   struct Results {  // of what is measured; the arrays that Python sees keep them alive
     std::vector<std::uint32_t> numbers;
-    std::vector<double> sums, rest;
+    std::vector<double> sums;
     std::vector<std::int64_t> bins;
-    std::vector<Row> rows;
+    std::vector<Tally> tallies;
   };
 
   struct Table {
@@ -120,6 +120,7 @@ class Batch {
   std::vector<Entry> previous_;    // of the last step
   std::optional<bool> disjoint_;   // of previous_, when asked for
   std::string gradient_;
+  std::vector<std::uint32_t> numbers_;  // of the parameters to be measured
   Results* results_ = nullptr;     // measured_ owns them
   nb::object measured_ = nb::none();
 };

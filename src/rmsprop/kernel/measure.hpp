@@ -211,7 +211,7 @@ void add_piece(Seen<T>& seen, const rmsprop::Scalars<T>& c, const T* g, const T*
   if (seen.least_change == 0 || seen.least_gradient == 0 || !(seen.sums[kGradient] < infinity)) {
     count_rare(seen, g, c.sign, p, n, tally);
   }
-  if (tally.histogram) count(seen.d, n, tally.bins);
+  if (tally.bins) count(seen.d, n, tally.bins);
 }
 
 }  // namespace

@@ -13,9 +13,12 @@ bool is_in_order(const std::vector<Entry>& entries) {
   return std::is_sorted(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.row < b.row; });
 }
 
+// Shared out by entries, of which a row may have many; each row is done at once, by the part that its first entry is in.
 bool shared(const Rows& rows, RowSweep what, int threads, std::int64_t grain) {
-  return share(rows.count, rows.width, threads, grain,
-               [&](std::int64_t begin, std::int64_t end) { return what(rows, begin, end); });
+  const std::int64_t *first = rows.starts, *last = first + rows.count;
+  auto row = [&](std::int64_t entry) { return std::lower_bound(first, last, entry) - first; };
+  return share(*last, rows.width, threads, grain,
+               [&](std::int64_t begin, std::int64_t end) { return what(rows, row(begin), row(end)); });
 }
 
 }  // namespace

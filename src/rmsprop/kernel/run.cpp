@@ -44,7 +44,7 @@ const std::vector<Choice>& choices() {
 
 std::atomic<std::size_t> chosen{0};
 std::atomic<Team> team{nullptr};
-std::mutex adding;  // to the row of a parameter of which several threads step a part
+std::mutex adding;  // to the tally of a parameter of which several threads step a part
 
 // Half of the elements from which on two threads are faster than one (benchmarks/threads.py).
 constexpr std::int64_t kTeamGrain = 24576, kOwnGrain = 65536;
@@ -141,12 +141,12 @@ Constants constants(const Rule& rule, Type state, double lr, double power, doubl
   return {scalars<float>(rule, state, lr, power, grad_scale), scalars<double>(rule, state, lr, power, grad_scale)};
 }
 
-Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants, Row* row) {
+Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants, Tally* tally) {
   const Sweeps& sweeps = sweeps_in_use();
   bool wide = stage.param == Type::f64;
   const void* scalars = wide ? static_cast<const void*>(&constants.f64) : &constants.f32;
-  Sweep sweep = (row ? sweeps.measured : sweeps.of)[wide][form.index()];
-  return {arrays, stage, sweep, sweeps.staged[wide], sweeps.finite[wide], scalars, row};
+  Sweep sweep = (tally ? sweeps.measured : sweeps.of)[wide][form.index()];
+  return {arrays, stage, sweep, sweeps.staged[wide], sweeps.finite[wide], scalars, tally};
 }
 
 Task move_task(const Arrays& arrays) {
@@ -183,52 +183,40 @@ void use_own_threads(bool own) {
   if (!own && kept) team = kept.exchange(nullptr);
 }
 
-void Row::clear() {
-  std::fill_n(sums, kColumns, 0.0);
-  std::fill_n(rest, kSums, 0.0);
-  if (low < high) std::fill(bins + low, bins + high, 0);
-  low = high = 0;
-}
-
-void Row::add(const Tally& tally) {
-  Tally all;
-  std::copy_n(sums, kColumns, all.sums);
-  std::copy_n(rest, kSums, all.rest);
+void Tally::add(const Tally& part) {
   for (int k = 0; k < kSums; ++k) {
-    all.add(k, tally.sums[k]);
-    all.rest[k] += tally.rest[k];
+    add(k, part.sums[k]);
+    rest[k] += part.rest[k];
   }
-  double most = all.sums[kLargest], own = tally.sums[kLargest];
-  all.sums[kLargest] = most != most || own <= most ? most : own;
-  for (int k = kLargest + 1; k < kColumns; ++k) all.sums[k] += tally.sums[k];
-  std::copy_n(all.sums, kColumns, sums);
-  std::copy_n(all.rest, kSums, rest);
-  if (!bins) return;
-  int first = 0, end = kBins;
-  while (first < end && tally.bins[first] == 0) ++first;
-  while (first < end && tally.bins[end - 1] == 0) --end;
-  for (int k = first; k < end; ++k) bins[k] += tally.bins[k];
-  if (first == end) return;
-  low = low < high ? std::min(low, first) : first;
-  high = std::max(high, end);
+  double most = sums[kLargest], own = part.sums[kLargest];
+  sums[kLargest] = most != most || own <= most ? most : own;
+  for (int k = kLargest + 1; k < kColumns; ++k) sums[k] += part.sums[k];
+  for (int k = 0; bins && k < kBins; ++k) bins[k] += part.bins[k];
 }
 
-void Row::finish() {
+void Tally::write(double* to) const {
+  std::copy_n(sums, kColumns, to);
   for (int k = 0; k < kSums; ++k) {
-    if (std::isfinite(rest[k])) sums[k] += rest[k];  // of an infinite sum, it is NaN
+    if (std::isfinite(rest[k])) to[k] += rest[k];  // of an infinite sum, it is NaN
   }
 }
 
 bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
   return run_all(tasks, threads, grain, [](const Task& task, std::int64_t begin, std::int64_t end) {
     if (task.direct()) return task.sweep(task.arrays, task.scalars, begin, end), true;
-    if (!task.row) return task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end, nullptr);
-    Tally tally;
-    tally.histogram = task.row->bins != nullptr;
-    bool good = task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end, &tally);
-    std::unique_lock<std::mutex> alone(adding, std::defer_lock);
-    if (end - begin < task.arrays.size) alone.lock();
-    task.row->add(tally);
+    auto step = [&](Tally* to) {
+      return task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end, to);
+    };
+    if (!task.tally || end - begin == task.arrays.size) return step(task.tally);
+    Tally part;
+    std::int64_t bins[kBins];
+    if (task.tally->bins) {
+      std::fill_n(bins, kBins, 0);
+      part.bins = bins;
+    }
+    bool good = step(&part);
+    std::lock_guard<std::mutex> alone(adding);
+    task.tally->add(part);
     return good;
   });
 }

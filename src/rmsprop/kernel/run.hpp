@@ -29,19 +29,7 @@ struct Constants {
 // noise of the state.
 Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale = 1);
 
-// Where the statistics of a parameter go: kColumns sums, the kSums that belong to the first ones, and the bins, if there is
-// to be a histogram. Of the bins, those from `low` to `high` - 1 are not 0.
-struct Row {
-  double *sums, *rest;
-  std::int64_t* bins;
-  int low = 0, high = 0;
-
-  void clear();
-  void add(const Tally& tally);
-  void finish();  // adds what was rounded off
-};
-
-// One parameter's memory and what to do with it; without a row it is not measured.
+// One parameter's memory and what to do with it; without a tally it is not measured.
 struct Task {
   Arrays arrays;
   Stage stage;
@@ -49,14 +37,15 @@ struct Task {
   Staged staged;
   Finite finite;
   const void* scalars;
-  Row* row;
+  Tally* tally;
 
-  bool direct() const { return !row && stage.direct(); }
-  std::int64_t block() const { return row ? kWide : stage.block(); }
+  bool direct() const { return !tally && stage.direct(); }
+  std::int64_t block() const { return tally ? kWide : stage.block(); }
 };
 
-// The step of `form`, in the instruction set in use; `constants` and `row` must outlive the task.
-Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants, Row* row = nullptr);
+// The step of `form`, in the instruction set in use; `constants` and `tally` must outlive the task.
+Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants,
+               Tally* tally = nullptr);
 
 // The noise's keys for p, v, m and b of parameter `number` in step `step`.
 void set_keys(Stage& stage, std::uint32_t seed, std::uint32_t number, std::uint32_t step);

@@ -99,10 +99,20 @@ bool staged(const Arrays& a, const Stage& stage, Sweep sweep, const void* scalar
   alignas(64) T p[kPiece], g[kPiece], v[kPiece], m[kPiece], b[kPiece], clear[kPiece];
   Seen<T> seen;
   const auto& c = *static_cast<const rmsprop::Scalars<T>*>(scalars);
-  const std::int64_t span = tally && stage.direct() ? kSpan<T> : kPiece;
   bool finite = true;
-  for (std::int64_t at = begin; at < end; at += span) {
-    std::int64_t n = std::min(span, end - at);
+  if (stage.direct()) {  // to be measured where it lies
+    auto from = [](void* memory, std::int64_t at) { return memory ? static_cast<T*>(memory) + at : nullptr; };
+    for (std::int64_t at = begin; at < end; at += kSpan<T>) {
+      std::int64_t n = std::min(kSpan<T>, end - at);
+      const T* gradient = static_cast<const T*>(a.g) + at;
+      T *param = from(a.p, at), *mean = from(a.m, at);
+      sweep({param, gradient, from(a.v, at), mean, from(a.b, at), n, &seen}, scalars, 0, n);
+      add_piece(seen, c, gradient, param, mean, n, *tally);
+    }
+    return true;
+  }
+  for (std::int64_t at = begin; at < end; at += kPiece) {
+    std::int64_t n = std::min(kPiece, end - at);
     Arrays piece;
     piece.p = load(a.p, stage.param, true, a.size, at, n, p);
     T* gradient = load(const_cast<void*>(a.g), stage.param, true, a.size, at, n, g);

@@ -71,14 +71,16 @@ constexpr int kBins = 128, kFirst = -64;
 // in `rest`, as exactly as if there were twice the digits, the order makes no difference that would be seen.
 struct Tally {
   double sums[kColumns] = {}, rest[kSums] = {};
-  bool histogram = false;
-  std::int64_t bins[kBins] = {};
+  std::int64_t* bins = nullptr;  // kBins of them, if there is to be a histogram
 
-  void add(int column, double x) {  // for the first kSums columns
+  // For the first kSums columns; always inlined, as the linker would make one of the copies for all instruction sets.
+  [[gnu::always_inline]] void add(int column, double x) {
     double before = sums[column], sum = before + x, part = sum - before;
     sums[column] = sum;
     rest[column] += (before - (sum - part)) + (x - part);
   }
+  void add(const Tally& part);
+  void write(double* to) const;  // the kColumns sums, with what was rounded off
 };
 
 // How the arrays are stored, and how what is computed is stored again.

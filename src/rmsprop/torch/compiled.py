@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rmsprop import native
 from rmsprop.errors import InputError, Received
-from rmsprop.torch import fused
+from rmsprop.torch import fused, stepping
 from rmsprop.torch.groups import EXECUTION, RULE_NAMES, lr_number, rule_of
 from rmsprop.torch.slots import STATE, Group, Slot, complete_state, real, scaled, step_slots
 from rmsprop.torch.watching import refuse
@@ -136,7 +136,7 @@ def _run_step(
     given = dict(zip(zip(places[::2], places[1::2], strict=True), pairs, strict=True))
     own = [((k, i), p) for k, group in enumerate(groups) for i, p in enumerate(group["params"])]
     if all(q is p and g is p.grad for place, p in own for q, g in (given.get(place, (p, None)),)):
-        optimizer._step_groups(groups, optimizer.state, grad_scale, found_inf)
+        stepping.step(optimizer, groups, optimizer.state, grad_scale, found_inf)
         return
     states: defaultdict[Tensor, Any] = defaultdict(dict)
     stand_ins: list[Group] = [{**group, "params": []} for group in groups]
@@ -147,7 +147,7 @@ def _run_step(
             stand_in.grad = g
             states[stand_in] = optimizer.state[p]
         stand_ins[place[0]]["params"].append(stand_in)
-    optimizer._step_groups(stand_ins, states, grad_scale, found_inf)
+    stepping.step(optimizer, stand_ins, states, grad_scale, found_inf)
 
 
 _library: Any = torch.library.Library("rmsprop", "DEF")  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from torch import Tensor
 from rmsprop import native
 from rmsprop.errors import InputError
 from rmsprop.torch.groups import check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
-from rmsprop.torch.slots import COMPUTE, STATE, Group, complete_state, first_numbers
+from rmsprop.torch.slots import COMPUTE, STATE, Group, complete_state
 from rmsprop.torch.sparse import Lag, Rows
 
 REASONS = {
@@ -102,14 +102,15 @@ def kernel_precision_of(group: Group) -> Any:
     return _kernel_precision(group["state_dtype"], group["stochastic_rounding"], group["nonfinite"])
 
 
-def gather(batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], *, sparse: bool = False) -> list[Refused]:
+def gather(
+    batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], firsts: list[int], *, sparse: bool = False
+) -> list[Refused]:
     """Put every parameter with a gradient that the kernel can step into `batch`, its state made; return the others.
 
-    `sparse` says that some gradients may be sparse. The kernel finds that out, too, but torch takes milliseconds to
-    tell it that a tensor has no memory of its own.
+    `firsts` are the numbers of the groups' first parameters. `sparse` says that some gradients may be sparse. The
+    kernel finds that out, too, but torch takes milliseconds to tell it that a tensor has no memory of its own.
     """
     refused: list[Refused] = []
-    firsts = first_numbers(groups)
     for again in (True, False):
         if batch is not None:
             batch.clear()

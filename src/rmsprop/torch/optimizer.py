@@ -1,10 +1,8 @@
-"""The optimizer class: parameter groups, state and checkpoints around the step in `tensors`."""
+"""The optimizer class: its arguments, groups and state. A step is made in `stepping`, a state dict in `saving`."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, cast, overload
 
@@ -12,48 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from rmsprop import native
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
-from rmsprop.torch import compiled, tensors
+from rmsprop.torch import compiled, saving, stepping, tensors
 from rmsprop.torch import fused as fused_module
-from rmsprop.torch import nonfinite as nonfinite_module
 from rmsprop.torch import sparse as sparse_module
-from rmsprop.torch import statistics as statistics_module
-from rmsprop.torch.fused import Refused, add_copies, add_rows, describe, expected, gather
+from rmsprop.torch.fused import describe, expected
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
-from rmsprop.torch.loading import first_of, put, read, stamp
-from rmsprop.torch.slots import (
-    Group,
-    Slot,
-    average,
-    complete_state,
-    first_numbers,
-    kappa_of,
-    rows_slot,
-    slot,
-    state_dtype,
-    step_counter,
-    step_slots,
-)
+from rmsprop.torch.loading import read
+from rmsprop.torch.slots import average, kappa_of, state_dtype, step_counter
 from rmsprop.torch.watching import Watcher, refuse
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-
-@dataclasses.dataclass
-class Run:
-    """What an optimizer knows of its steps beside its state; wrappers that copy its attributes share it."""
-
-    batches: list[Any] = dataclasses.field(default_factory=list)  # spare ones: they know where the parameters were
-    refused: list[Refused] = dataclasses.field(default_factory=list)  # by the kernel, in the last step
-    stepped: int = 0  # parameters, by the kernel, in the last step
-    sparse: set[int] = dataclasses.field(default_factory=set)  # the id of every state that had a sparse gradient
-    lag: sparse_module.Lags = dataclasses.field(default_factory=dict)  # the rows that lag
-    nonfinite_steps: int | Tensor = 0
-    watcher: Watcher | None = None
-    untold: int | Tensor = 0  # steps that only devices know to be left out, of which the watcher was told `measured`
-    found: statistics_module.Found = dataclasses.field(default_factory=statistics_module.Found)
 
 
 class RMSprop(Optimizer):
@@ -204,7 +172,7 @@ class RMSprop(Optimizer):
         if fused and fused_module.UNAVAILABLE:
             raise InputError("fused", "None or False here", True, fused_module.UNAVAILABLE)
         super().__init__(params, defaults)
-        self._run = Run()
+        self._run = stepping.Run()
         # Of all groups that have it from here, one at least; groups that say it themselves are checked one by one.
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
         if stochastic_rounding and torch.bfloat16 not in rounded:
@@ -258,13 +226,13 @@ class RMSprop(Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        self._catch_up(self.state)
+        stepping.catch_up(self._run, self.state)
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_run" not in self.__dict__:  # a copy
-            self._run = Run()
+            self._run = stepping.Run()
         self._run.lag.clear()  # the state is another one
         for values in (self.defaults, *self.param_groups):
             for name, field in FIELDS.items():
@@ -285,23 +253,7 @@ class RMSprop(Optimizer):
         the live ones, but for parameters with sparse gradients, whose rows may lag after the next step: of those they
         are copies.
         """
-
-        def stamped(_: Optimizer, made: dict[str, Any]) -> dict[str, Any]:
-            made = stamp(self.param_groups, made)
-            for group, saved in zip(self.param_groups, made["param_groups"], strict=True):
-                for p, key in zip(group["params"], saved["params"], strict=True):
-                    if key in made["state"] and self._may_lag(group, p):
-                        made["state"][key] = {
-                            name: x.clone() if isinstance(x, Tensor) else x for name, x in made["state"][key].items()
-                        }
-            return made
-
-        self._catch_up(self.state)
-        handle = self.register_state_dict_post_hook(stamped, prepend=True)  # other hooks see what it made
-        try:
-            return super().state_dict()
-        finally:
-            handle.remove()
+        return saving.make(self, super().state_dict)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> None:
         """Load a state dict of this class, `torch.optim.RMSprop`, timm's `RMSpropTF` or SB3's `RMSpropTFLike`.
@@ -347,34 +299,7 @@ class RMSprop(Optimizer):
         >>> optimizer.rule().momentum
         0.9
         """
-        if not isinstance(state_dict, Mapping):
-            raise first_of(read(self.param_groups, state_dict, source)[1])
-        loaded: dict[str, Any] = {}
-        before = [group["state_dtype"] for group in self.param_groups]
-        changed: list[str] = []
-
-        def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-            groups, errors = read(self.param_groups, given, source)
-            if errors:
-                raise first_of(errors)
-            loaded.update(given, param_groups=groups)
-            return loaded
-
-        def put_in(_: Optimizer) -> None:
-            changed.append(put(self.param_groups, self.state, loaded, before))
-
-        # The one sees what the other hooks made of the dict, the others see what the second one made of the state.
-        handles = (
-            self.register_load_state_dict_pre_hook(complete),
-            self.register_load_state_dict_post_hook(put_in, prepend=True),
-        )
-        try:
-            super().load_state_dict(dict(state_dict))
-        finally:
-            for handle in handles:
-                handle.remove()
-        if any(changed):
-            warnings.warn(f"rmsprop: {changed[0]}", stacklevel=2)
+        saving.load(self, state_dict, source, super().load_state_dict)
 
     def check_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> list[str]:
         """Return what keeps a state dict from being loaded, one sentence for each mismatch; nothing is changed.
@@ -433,68 +358,8 @@ class RMSprop(Optimizer):
         if torch.compiler.is_compiling():
             compiled.step(self, grad_scale, found_inf)
         else:
-            self._step_groups(self.param_groups, self.state, grad_scale, found_inf)
+            stepping.step(self, self.param_groups, self.state, grad_scale, found_inf)
         return loss
-
-    def _step_groups(
-        self,
-        groups: list[Group],
-        states: defaultdict[Tensor, Any],
-        grad_scale: Tensor | None,
-        found_inf: Tensor | None,
-    ) -> None:
-        """Step the parameters of `groups`, whose state is in `states`: this object's own, or stand-ins for them."""
-        run = self._run
-        levels = (0, 0) if run.watcher is None else run.watcher.wanted()
-        if found_inf is not None and float(found_inf):
-            if run.watcher is not None:
-                run.watcher.skipped([], [])
-            return
-        scale = 1.0 if grad_scale is None else float(grad_scale.item())
-        try:
-            batch = run.batches.pop()
-        except IndexError:  # the first step, or another thread is stepping
-            batch = native.new_batch()
-        # Everything that may raise comes before the first change.
-        if run.lag:
-            self._catch_up(states, of_dense_gradients=True)
-        run.refused = gather(batch, groups, states, sparse=bool(run.sparse))
-        work, tables = self._left_over(batch, groups, states, scale, levels[1]) if run.refused else ([], [])
-        given = work if run.watcher is None else list(work)  # gradients as they are, before some count as 0
-        skip, counted = nonfinite_module.judge(groups, batch, work, scale)
-        if run.watcher is not None and (skip is True or (skip is not None and any(levels) and bool(skip))):
-            skip = True
-            run.watcher.skipped(*statistics_module.nonfinite_counts(groups, scale))
-            levels = 0, 0
-        known = statistics_module.before_step(groups, given, tables, scale) if levels[1] else []
-        if skip is True:
-            work, tables = [], []
-            if batch is not None:
-                batch.clear()
-        measured, stepped = None, 0
-        if batch is not None:
-            stepped = run.stepped = len(batch)
-            if not batch.run(torch.get_num_threads(), native.GRAIN, scale, levels[0] and max(levels)):
-                counted = True
-            if levels[0]:
-                measured = batch.measured()
-        for group, rule, slots in work:
-            with torch.set_grad_enabled(self.defaults["differentiable"]):
-                step_slots(group, rule, slots, skip)
-        for rows in tables:
-            rows.put()
-        if counted is not None:  # before the watcher is told, who may ask for the count
-            run.nonfinite_steps = nonfinite_module.add(run.nonfinite_steps, counted)
-        if run.watcher is not None and (stepped or tables or any(slots for _, _, slots in work)):
-            if skip is not None and skip is not True and not any(levels):
-                run.untold = nonfinite_module.add(run.untold, skip)
-            run.watcher.measured(*(run.found.join(groups, measured, known, max(levels)) if any(levels) else _NOTHING))
-        if batch is not None:  # not before: what was measured are views of its memory, and other threads may take it
-            run.batches.append(batch)
-        if scale != 1:  # torch's fused optimizers leave the gradients so
-            for p in (p for group in groups for p in group["params"] if p.grad is not None):
-                with torch.no_grad():
-                    p.grad.div_(scale)
 
     def watch(self, watcher: Watcher | None) -> None:
         """Let `watcher` know what every step does, from the next one on; None lets nobody know.
@@ -530,67 +395,6 @@ class RMSprop(Optimizer):
             for p in group["params"]:
                 p.grad = None
 
-    def _catch_up(self, states: defaultdict[Tensor, Any], *, of_dense_gradients: bool = False) -> None:
-        """Make up for the steps of rows that lag: of all parameters, or of those that now have a dense gradient."""
-        lags = self._run.lag
-        for p, own in states.items() if lags else ():
-            if id(own) in lags and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
-                sparse_module.catch_up(own, lags)
-        if not of_dense_gradients:
-            lags.clear()  # what is left is of states that are no longer there
-
-    def _may_lag(self, group: Group, p: Tensor) -> bool:
-        """Return whether rows of the state of `p` may lag after the next step."""
-        is_sparse = p.grad is not None and p.grad.layout != torch.strided
-        return group["sparse"] == "exact" and (is_sparse or id(self.state.get(p)) in self._run.sparse)
-
-    def _left_over(
-        self, batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], scale: float, level: int
-    ) -> tuple[list[tuple[Group, Rule, list[Slot]]], list[sparse_module.Rows]]:
-        """Return what the kernel has refused: group, rule and slots; and the rows to be put back after the step.
-
-        At a `level` above 0, at which statistics are made by tensor operations, all touched rows are among these.
-        """
-        self._accelerator_graph_capture_health_check()
-        run, firsts = self._run, first_numbers(groups)
-        work, left = [], []
-        tables: list[sparse_module.Rows] = []
-        numbers_of = [
-            [i for i, p in enumerate(groups[index]["params"]) if p.grad is not None] if numbers is None else numbers
-            for index, numbers, _ in run.refused
-        ]
-        for (index, _, _), numbers in zip(run.refused, numbers_of, strict=True):
-            for i in numbers:
-                sparse_module.check(groups[index], i)
-        for refused, numbers in zip(run.refused, numbers_of, strict=True):
-            index, _, reason = refused
-            group, first = groups[index], firsts[index]
-            if reason == fused_module.UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
-                fused_module.say_once(reason)
-            slots = []
-            by_kernel = False
-            for i in numbers:
-                if group["params"][i].grad.layout == torch.strided:
-                    with torch.set_grad_enabled(self.defaults["differentiable"]):
-                        slots.append(slot(group, i, states, scale, first=first))
-                    continue
-                state = complete_state(group, i, states)
-                lag = sparse_module.lag_of(group, i, state, run.lag)
-                run.sparse.add(id(state))
-                if not level and add_rows(batch, group, i, state, lag, first=first):
-                    by_kernel = True
-                    continue
-                tables.append(sparse_module.gather(group, i, state, lag, first=first))
-                if add_copies(batch, group, tables[-1]):
-                    by_kernel = True
-                else:
-                    slots.append(rows_slot(tables[-1], scale))
-            work.append((group, rule_of(group), slots))
-            if not by_kernel:
-                left.append(refused)
-        run.refused = left
-        return work, tables
-
     @property
     def nonfinite_steps(self) -> int:
         """How many steps of this object met a gradient that is not finite, with nonfinite "skip" or "zero".
@@ -625,5 +429,4 @@ def _unrounded(value: Any) -> InputError:
     return InputError("stochastic_rounding", "False without bfloat16 parameters", found, "leave it out")
 
 
-_NOTHING = statistics_module.Found().join([], None, [], 1)
 _watched_step = Optimizer.profile_hook_step(RMSprop._step)

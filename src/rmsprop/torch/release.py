@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received
+from rmsprop.torch import stepping
 from rmsprop.torch.optimizer import RMSprop
 from rmsprop.torch.slots import Group, first_numbers
 from rmsprop.torch.watching import refuse
@@ -144,7 +145,7 @@ def _hook(optimizer: RMSprop, index: int, number: int) -> Callable[[Tensor], Non
                 _check(group)
             # A group of this parameter alone; its number among all is part of the noise of stochastic rounding.
             alone = {**groups[place[0]], "params": [p], "first": first_numbers(groups)[place[0]] + place[1]}
-            optimizer._step_groups([alone], optimizer.state, None, None)
+            stepping.step(optimizer, [alone], optimizer.state, None, None)
         finally:
             run.refused, run.stepped = told  # they speak of all parameters
             p.grad = None

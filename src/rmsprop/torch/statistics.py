@@ -19,7 +19,7 @@ from rmsprop.rule import Rule
 from rmsprop.torch import tensors
 from rmsprop.torch.groups import rule_of
 from rmsprop.torch.nonfinite import is_finite
-from rmsprop.torch.slots import COMPUTE, Group, Slot, average, first_numbers, kappa_of, real, rows_slot, scaled
+from rmsprop.torch.slots import COMPUTE, Group, Slot, average, kappa_of, real, rows_slot, scaled
 from rmsprop.torch.sparse import Rows, summed
 from rmsprop.torch.watching import Place
 
@@ -61,12 +61,14 @@ def place_of(number: int, firsts: list[int]) -> Place:
     return index, number - firsts[index]
 
 
-def before_step(groups: list[Group], work: list[Any], tables: list[Rows], scale: float) -> list[Before]:
+def before_step(
+    groups: list[Group], firsts: list[int], work: list[Any], tables: list[Rows], scale: float
+) -> list[Before]:
     """Return what has to be known of parameters before their step.
 
-    `work` holds the slots of those that tensor operations step, `tables` the rows that sparse gradients touch.
+    `firsts` are the numbers of the groups' first ones. `work` holds the slots of those that tensor operations step,
+    `tables` the rows that sparse gradients touch.
     """
-    firsts = first_numbers(groups)
     sparse = {rows.number: rows for rows in tables}
     slots = {own.number: own for _, _, slots in work for own in slots}
     slots |= {number: rows_slot(rows, scale) for number, rows in sparse.items()}
@@ -145,18 +147,15 @@ class Found:
         self._kept: tuple[Any, list[int], tuple[Place, ...]] = (None, [], ())
 
     def join(
-        self, groups: list[Group], by_kernel: Any, known: list[Before], level: int
+        self, firsts: list[int], by_kernel: Any, known: list[Before], level: int
     ) -> tuple[tuple[Place, ...], NDArray[np.float64], NDArray[np.int64] | None]:
         """Return places, sums and histograms of what the kernel has measured, and of what was `known` before.
 
         Where the kernel has measured the same parameters as in the step before, and nothing else was, the places are
         the same object.
         """
-        firsts = first_numbers(groups)
-        places: tuple[Place, ...]
-        if by_kernel is None:
-            places, sums, histograms = (), np.empty((0, len(COLUMNS))), np.empty((0, BINS), np.int64)
-        else:
+        places, sums, histograms = _NONE
+        if by_kernel is not None:
             numbers, sums, histograms = by_kernel
             of, under, places = self._kept  # at once: another thread may step, too
             if of is not numbers or under != firsts:
@@ -169,6 +168,14 @@ class Found:
             if level > 1:
                 histograms = np.concatenate([histograms, np.array([counts for _, counts in rows], np.int64)])
         return places, sums, histograms if level > 1 else None
+
+
+_NONE: tuple[tuple[Place, ...], NDArray[np.float64], NDArray[np.int64]] = (
+    (),
+    np.empty((0, len(COLUMNS))),
+    np.empty((0, BINS), np.int64),
+)
+NOTHING = (*_NONE[:2], None)  # where nothing was measured
 
 
 def nonfinite_counts(groups: list[Group], scale: float) -> tuple[list[Place], list[int]]:
