@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -29,11 +30,12 @@ def regression() -> Task:
 
 
 def slow() -> Task:
-    """A task whose steps take long enough to be killed in the middle."""
+    """A task whose steps take as long as STEP_SECONDS says: long enough to be killed in the middle."""
+    pause = float(os.environ.get("STEP_SECONDS", "0"))
 
     class Slow(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            time.sleep(0.02 if self.training else 0)
+            time.sleep(pause if self.training else 0)
             return super().forward(x)
 
     return dataclasses.replace(regression(), name="slow", model=lambda: Slow(3, 1), epochs=40)

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from rmsprop import Rule, native, profile, recipe
-from rmsprop.cli import run, stdout
+from rmsprop.cli import run
+from rmsprop.commands.common import stdout
 from rmsprop.console import show_training
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.train import train
@@ -45,14 +46,15 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a process of its own."""
+    """Start the command in a process of its own, in which the task `slow` is slow."""
     return subprocess.Popen(
-        [sys.executable, "-m", "rmsprop", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "rmsprop", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "STEP_SECONDS": "0.02"},
+    )  # fmt: skip
 
 
 def wait_for_checkpoint(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600  # only a command that hangs takes so long
     while not (path / "checkpoint.pt").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -372,7 +374,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(number: signal.Signals) -> No
         "cut",
     ]
     process = command(*arguments)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600  # only a command that hangs takes so long
     while not (Path("cut/records.jsonl").exists() and len(Path("cut/records.jsonl").read_text().splitlines()) > 3):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -429,7 +431,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--batch-size", "-4"], "batch_size must be a whole number >= 1, got -4; leave batch_size out"),
     (["train", "digits", "--seed", "9" * 20], "seed must be a whole number from 0 to 2147483647, got 999999"),
     (["train", "digits", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
-    (["train", "digits", "--every", "-1"], "every must be a whole number >= 0, got -1; 50 is usual, 0 measures"),
+    (["train", "digits", "--every", "-1"], "every must be a whole number >= 0, got -1; 250 is usual, 0 measures"),
     (["train", "digits", "--schedule", "cosine"], "--schedule"),
     (["train", "digits", "--lr", "fast"], '--lr: unable to convert "fast" into float; see rmsprop --help'),
     (["train", "digits", "--learning-rate", "1"], "Unknown option: --learning-rate"),

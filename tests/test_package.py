@@ -32,7 +32,8 @@ def test_the_version_is_one_and_the_changelog_has_it() -> None:
 
 def test_imports_run_one_way() -> None:
     """rule ← profiles ← recipes; adapters know the rule, only Keras' knows PyTorch's; the lab nothing of cli."""
-    above = "torch|jax|keras|pytensor|checkpoint|formats|monitor|lab|cli|console"
+    top = "cli|commands|console"
+    above = f"torch|jax|keras|pytensor|checkpoint|formats|monitor|lab|{top}"
     forbidden = {
         "rule.py": rf"rmsprop\.({above}|profiles|recipes)",
         "explain.py": rf"rmsprop\.({above}|profiles|recipes)",
@@ -40,15 +41,15 @@ def test_imports_run_one_way() -> None:
         "scaling.py": rf"rmsprop\.({above}|profiles|recipes)",
         "schedules.py": rf"rmsprop\.({above}|recipes)",
         "state_dicts.py": rf"rmsprop\.({above}|recipes)",
-        "training_recipe.py": r"rmsprop\.(keras|pytensor|checkpoint|formats|monitor|lab|cli|console|recipes)",
-        "torch": r"rmsprop\.(jax|keras|pytensor|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
-        "jax.py": r"rmsprop\.(torch|keras|pytensor|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
-        "keras.py": r"rmsprop\.(jax|pytensor|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
-        "pytensor.py": r"rmsprop\.(torch|jax|keras|checkpoint|formats|recipes|monitor|lab|cli|console|explain)",
-        "checkpoint.py": r"rmsprop\.(monitor|lab|cli|console|recipes)",
-        "formats": r"rmsprop\.(monitor|lab|cli|console|recipes)",
-        "monitor": r"rmsprop\.(pytensor|checkpoint|formats|recipes|lab|cli|console)",
-        "lab": r"rmsprop\.(cli|console)",
+        "training_recipe.py": rf"rmsprop\.(keras|pytensor|checkpoint|formats|monitor|lab|{top}|recipes)",
+        "torch": rf"rmsprop\.(jax|keras|pytensor|checkpoint|formats|recipes|monitor|lab|{top}|explain)",
+        "jax.py": rf"rmsprop\.(torch|keras|pytensor|checkpoint|formats|recipes|monitor|lab|{top}|explain)",
+        "keras.py": rf"rmsprop\.(jax|pytensor|checkpoint|formats|recipes|monitor|lab|{top}|explain)",
+        "pytensor.py": rf"rmsprop\.(torch|jax|keras|checkpoint|formats|recipes|monitor|lab|{top}|explain)",
+        "checkpoint.py": rf"rmsprop\.(monitor|lab|{top}|recipes)",
+        "formats": rf"rmsprop\.(monitor|lab|{top}|recipes)",
+        "monitor": rf"rmsprop\.(pytensor|checkpoint|formats|recipes|lab|{top})",
+        "lab": rf"rmsprop\.({top})",
     }
     for place, pattern in forbidden.items():
         path = ROOT / "src" / "rmsprop" / place
