@@ -1,17 +1,21 @@
 """Test the LR finder on the built-in tasks: python scripts/lr_finder.py; an interrupted run goes on where it was.
 
-For each task and rule: the suggestion, then trainings at a third of it, once and three times it, with two seeds each.
-Writes docs/lr-finder.json, docs/lr-finder-TASK.svg and the tables of docs/lr-finder.md.
+For each task and rule: the suggestion, another after one more step of warming, then trainings at a third of the first,
+once and three times it, with two seeds each. At last, how often losses that are noise get a suggestion. Writes
+docs/lr-finder.json, docs/lr-finder-TASK.svg and what is between the marks of docs/lr-finder.md.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 
 from rmsprop import Rule
@@ -22,6 +26,7 @@ from rmsprop.lab.find_lr_figure import draw_range_test
 from rmsprop.lab.task import Task
 from rmsprop.lab.training import Training
 from rmsprop.lab.words import score_words
+from rmsprop.monitor.lr_curve import judge
 from rmsprop.torch import RMSprop
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -34,14 +39,19 @@ RULES: dict[str, dict[str, Any]] = {
 }
 FACTORS = {"a third": 1 / 3, "once": 1.0, "three times": 3.0}
 SEEDS = (1, 2)  # not that of the finder's start, which is 0
+NOISE = "white noise"
+RANGES = ((2, 28), (6, 81), (6, 100), (6, 200))  # powers of ten and steps: the least that are allowed, and more
+TESTS = {1: 500, 3: 100}  # seeds, and how many tests
 
 
 def find(task: Task, rule: Rule) -> dict[str, Any]:
-    """Return what the finder says; for the rule without options, also draw it."""
+    """Return what the finder says, also after one more warm step; for the rule without options, also draw it."""
     found = on_task(task, rule, listen=lambda _done, _total: None)
     if rule == Rule():
         write_atomically(DOCS / f"lr-finder-{task.name}.svg", draw_range_test(found))
-    return {"lr": found.lr, "reason": found.reason, "warm_steps": found.warm_steps, **found.facts}
+    again = on_task(task, rule, warm=found.warm_steps + 1, listen=lambda _done, _total: None)
+    own = {"lr": found.lr, "again": again.lr, "reason": found.reason, "notes": found.notes}
+    return {**own, "warm_steps": found.warm_steps, **found.facts}
 
 
 def train(task: Task, rule: dict[str, Any], lr: float, seed: int) -> dict[str, Any]:
@@ -63,32 +73,82 @@ def main() -> None:
             row = results.setdefault(f"{name}, {label}", {"metric": task.metric_name, "trainings": {}})
             if "found" not in row:
                 row["found"] = find(task, Rule(**options))
-            for words, factor in FACTORS.items():
+            lr = row["found"]["lr"]
+            for words, factor in FACTORS.items() if lr is not None else ():
                 own = row["trainings"].setdefault(words, [])
                 for seed in SEEDS[len(own) :]:
-                    own.append(train(task, options, row["found"]["lr"] * factor, seed))
+                    own.append(train(task, options, lr * factor, seed))
                     write_atomically(RESULTS, json.dumps(finite(results), indent=1) + "\n")
+    if NOISE not in results:
+        results[NOISE] = [{"decades": d, "steps": n, **suggested_for_noise(d, n)} for d, n in RANGES]
+        write_atomically(RESULTS, json.dumps(finite(results), indent=1) + "\n")
     write_atomically(DOCUMENT, up_to_date(DOCUMENT.read_text(encoding="utf-8"), results))
 
 
+def suggested_for_noise(decades: int, steps: int) -> dict[str, float]:
+    """Return the share of tests with a suggestion where losses are independent and normal, by number of seeds."""
+    rates, source = np.geomspace(10.0**-decades, 1.0, steps), np.random.default_rng(0)
+
+    def suggested(seeds: int) -> bool:
+        return judge(rates, source.normal(size=(seeds, steps)).tolist()).lr is not None
+
+    return {str(seeds): sum(suggested(seeds) for _ in range(tests)) / tests for seeds, tests in TESTS.items()}
+
+
 def table(results: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
+    """Return the trainings as Markdown, and how often each factor was best."""
+    results = {name: row for name, row in results.items() if name != NOISE}
     lines = [
-        "| task, rule | lowest at (each seed) | steepest at | suggested | a third | once | three times |",
+        "| task, rule | lowest at (each seed) | steepest at | suggested (again) | a third | once | three times |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for name, row in results.items():
         found = row["found"]
         seeds = ", ".join(f"{x:.2g}" for x in found["lowest_at_by_seed"])
-        cells = [_cell(own, row["metric"]) for own in row["trainings"].values()]
+        cells = [_cell(row["trainings"].get(words), row["metric"]) for words in FACTORS]
         lines.append(
-            f"| {name} | {found['lowest_at']:.2g} ({seeds}) | {found['steepest_at']:.2g} | {found['lr']:g} | "
-            f"{' | '.join(cells)} |"
+            f"| {name} | {found['lowest_at']:.2g} ({seeds}) | {found['steepest_at']:.2g} | "
+            f"{_rate(found['lr'])} ({_rate(found['again'])}) | {' | '.join(cells)} |"
         )
+    best = Counter(min(losses, key=lambda words: losses[words]) for losses in map(_losses, results.values()) if losses)
+    told = ", ".join(f"{words} in {best[words]}" for words in FACTORS)
+    behind = [losses["once"] / min(losses.values()) - 1 for losses in map(_losses, results.values()) if losses]
+    apart = [
+        max(a, b) / min(a, b) for row in results.values() if (a := row["found"]["lr"]) and (b := row["found"]["again"])
+    ]
+    return "\n".join(lines) + (
+        f"\n\nLowest validation loss of the three, of {len(behind)} rows: {told}. The suggestion's loss is "
+        f"{100 * median(behind):.0f} % above the lowest in the median row, {100 * max(behind):.0f} % at most. One more "
+        f"step of warming changes the suggestion by a factor of {median(apart):.2g} in the median row, "
+        f"{max(apart):.2g} at most.\n"
+    )
+
+
+def noise_table(rows: list[dict[str, Any]]) -> str:
+    """Return as Markdown how often noise gets a suggestion."""
+    heads = [f"{seeds} seed{'s' * (seeds > 1)}, {tests} tests" for seeds, tests in TESTS.items()]
+    lines = [f"| white noise | {' | '.join(heads)} |", "|---|---:|---:|"]
+    for row in rows:
+        shares = " | ".join(f"{100 * row[str(seeds)]:.1f} %" for seeds in TESTS)
+        lines.append(f"| {row['steps']} steps over {row['decades']} powers of ten | {shares} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(trainings: list[dict[str, Any]], metric: str) -> str:
+def _losses(row: dict[str, Any]) -> dict[str, float]:
+    """Return the mean validation loss for each factor, infinite where a training diverged."""
+    return {
+        words: mean(math.inf if x["loss"] is None else x["loss"] for x in own)
+        for words, own in row["trainings"].items()
+    }
+
+
+def _rate(lr: float | None) -> str:
+    return "none" if lr is None else f"{lr:g}"
+
+
+def _cell(trainings: list[dict[str, Any]] | None, metric: str) -> str:
+    if not trainings:
+        return "-"
     if any(x["loss"] is None for x in trainings):
         return "diverged"
     loss = mean(x["loss"] for x in trainings)
@@ -96,12 +156,13 @@ def _cell(trainings: list[dict[str, Any]], metric: str) -> str:
 
 
 def up_to_date(text: str, results: dict[str, Any]) -> str:
-    """Return the document with its table as it was measured."""
-    pattern = r"(<!-- trainings: [^\n]* -->\n).*?(<!-- end of trainings -->)"
-    new, count = re.subn(pattern, lambda match: match.group(1) + table(results) + match.group(2), text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{DOCUMENT} has {count} blocks of trainings")
-    return new
+    """Return the document with what was measured."""
+    for name, new in (("trainings", table(results)), ("noise", noise_table(results[NOISE]))):
+        parts = re.split(rf"(<!-- {name}: [^\n]* -->\n|<!-- end of {name} -->)", text)
+        if len(parts) != 5:
+            raise ValueError(f"{DOCUMENT} has no block of {name}, or several")
+        text = "".join([*parts[:2], new, *parts[3:]])
+    return text
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import json
+import math
+import mmap
 import os
 import random
 import signal
 import subprocess
 import sys
+import warnings
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset, TensorDataset
 
 from rmsprop import InputError, Rule
 from rmsprop.cli import run
@@ -29,6 +34,7 @@ from rmsprop.monitor.lr_finder import STOP, WARM_LIMIT, find_lr
 from rmsprop.torch import RMSprop, release_gradients
 
 MINE = str(Path(__file__).with_name("mine.py"))
+SHORT: dict[str, Any] = {"lowest": 1e-3, "highest": 0.1, "steps": 28}  # as few steps as a test may have
 
 
 class Net(nn.Module):
@@ -169,7 +175,7 @@ def test_no_bit_is_changed_and_training_goes_on_as_if_nothing_had_been(case: str
     before = everything(model, optimizer, batches)
     objects = [id(x) for x in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))]
     rates, lagging = [g["lr"] for g in optimizer.param_groups], known_rows(optimizer)
-    find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=2)
+    find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2)
     assert everything(model, optimizer, batches) == before
     assert known_rows(optimizer) == lagging
     assert [id(x) for x in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))] == objects
@@ -200,7 +206,7 @@ def test_an_error_or_ctrl_c_leaves_no_trace(error: type[BaseException], when: in
         return mean_loss(model, batch)
 
     with pytest.raises(error, match="now"):
-        find_lr(model, optimizer, failing, batches, steps=20, seeds=2)
+        find_lr(model, optimizer, failing, batches, **SHORT, seeds=2)
     assert everything(model, optimizer, batches) == before
 
 
@@ -217,7 +223,7 @@ def test_ctrl_c_while_things_are_put_back_puts_back_the_rest(monkeypatch: pytest
 
     monkeypatch.setattr(np.random, "set_state", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=0)
+        find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1, warm=0)
     assert len(calls) == 2
     assert everything(model, optimizer, batches) == before
 
@@ -228,10 +234,124 @@ def test_an_epoch_under_way_goes_on_where_it_was() -> None:
         iterator = iter(batches)
         seen = [next(iterator)[0].tolist() for _ in range(3)]
         if look:
-            find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=2)
+            find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2)
         return seen + [batch[0].tolist() for batch in iterator]
 
     assert rest(True) == rest(False)
+
+
+class Holder(Sampler[int]):
+    """Changes all that it holds, whenever it is read."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.rounds = length, 0
+        self.last = deque([1, 2], maxlen=3)
+        self.weights, self.bits = np.arange(6.0).reshape(2, 3), bytearray(b"abc")
+        self.packed, self.objects = array.array("d", [1.0]), np.array([[1], {"a": 2}], dtype=object)
+        self.nested: dict[str, Any] = {"list": [[1], [2, {3}]], "tuple": (torch.zeros(2), deque([np.zeros(2)]))}
+        self.order = OrderedDict(a=1, b=2)
+        self.numpy, self.torch = np.random.default_rng(1), torch.Generator().manual_seed(1)
+        self.python, self.words = random.Random(1), np.random.PCG64(2)
+        self.kept = [0, 1]
+        self.sparse, self.more = torch.eye(2).to_sparse(), Words()
+        self.inner = Subset(self.more, self.kept)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        self.rounds += 1
+        self.last.append(self.rounds)
+        self.weights += 1
+        self.bits.extend(b"d")
+        self.sparse.mul_(2)
+        self.packed.append(2.0)
+        self.objects[0].append(self.rounds)
+        self.objects[1] = None
+        self.nested["list"][0].append(self.rounds)
+        self.nested["list"][1][1].add(self.rounds + 10)
+        self.nested["tuple"][0].add_(1)
+        self.nested["tuple"][1][0][:] += 1
+        self.nested["new"] = True
+        self.order.move_to_end("a")
+        self.words.random_raw()
+        self.kept.append(2)
+        self.more.own.random()
+        self.extra = self.rounds
+        start = int(self.numpy.integers(4)) + self.python.randrange(4)
+        start += int(torch.randint(4, (), generator=self.torch))
+        yield from ((start + i) % self.length for i in range(self.length))
+
+
+def test_what_a_sampler_or_data_set_holds_is_put_back_in_place() -> None:
+    model, optimizer, _ = made("momentum", 2)
+    data = Words()
+    data.seen = deque([1])  # type: ignore[attr-defined]
+    sampler = Holder(64)
+    batches = DataLoader(data, 8, sampler=sampler)
+    held = list(vars(sampler).items())
+    inside = [sampler.nested["list"][1][1], sampler.nested["tuple"][0], sampler.nested["tuple"][1][0]]
+    first, second = sampler.objects
+
+    def content() -> dict[str, Any]:
+        simple = {k: v for k, v in vars(sampler).items() if isinstance(v, int | list | deque | bytearray | array.array)}
+        return {
+            **copy.deepcopy(simple),
+            "names": sorted(vars(sampler)),
+            "weights": sampler.weights.tolist(),
+            "sparse": sampler.sparse.to_dense().tolist(),
+            "objects": repr(sampler.objects),
+            "nested": repr(sampler.nested),
+            "order": list(sampler.order),
+            "numpy": sampler.numpy.bit_generator.state,
+            "torch": sampler.torch.get_state().tolist(),
+            "python": sampler.python.getstate(),
+            "words": sampler.words.state,
+            "more": sampler.more.own.bit_generator.state,
+        }
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        data.seen.append(2)  # type: ignore[attr-defined]
+        return mean_loss(model, batch)
+
+    before = content()
+    found = find_lr(model, optimizer, loss, batches, **SHORT, seeds=2)
+    assert content() == before
+    assert all(vars(sampler)[name] is value for name, value in held)
+    now = [sampler.nested["list"][1][1], sampler.nested["tuple"][0], sampler.nested["tuple"][1][0]]
+    assert all(x is y for x, y in zip(now, inside, strict=True))
+    assert sampler.objects[0] is first
+    assert sampler.objects[1] is second
+    assert data.seen == deque([1])  # type: ignore[attr-defined]
+    assert not any("not put back" in note for note in found.notes)
+
+
+def test_what_cannot_be_put_back_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer, batches = made("momentum", 0)
+    data = batches.dataset
+    assert isinstance(data, Words)
+    data.rest = iter([1, 2])  # type: ignore[attr-defined]
+    monkeypatch.setattr("rmsprop.monitor.snapshot.DATA_LIMIT", data.words.nbytes - 1)
+    notes = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2).notes
+    assert notes[-2:] == [
+        "not put back: Tensors or arrays of batches.dataset.words, 0 MiB, should the reading change them",
+        "not put back: the position of batches.dataset.rest, which is a list_iterator",
+    ]
+
+
+def test_a_data_set_in_memory_that_is_only_to_be_read_is_not_written(tmp_path: Path) -> None:
+    """Writing into it would end the process."""
+    (tmp_path / "words").write_bytes(np.arange(256).astype(np.int64).tobytes())
+    with (tmp_path / "words").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch says that it is not to be written
+            words = torch.frombuffer(memory, dtype=torch.int64).view(64, 4)
+        model, optimizer, _ = made("momentum", 0)
+        batches = DataLoader(TensorDataset(words % 30, words.float().mean(dim=1) / 256), 8)
+        batches.dataset.source = words  # type: ignore[attr-defined]
+        find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2)
+        assert words[63, 3] == 255
+        del words, batches.dataset.source  # type: ignore[attr-defined]
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where a test before this one used it
@@ -244,7 +364,7 @@ def test_persistent_workers_and_samplers_keep_their_place() -> None:
     iterator = iter(batches)
     first = next(iterator)[0]
     state = own.get_state()
-    find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=2)
+    find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1, warm=2)
     assert torch.equal(own.get_state(), state)
     assert sorted(torch.cat([first, *(x for x, _ in iterator)])[:, 0].tolist()) == list(range(12))
 
@@ -257,7 +377,7 @@ def test_schedulers_are_not_advanced_and_give_the_proportions() -> None:
     state = copy.deepcopy(scheduler.state_dict())
     seen: list[list[float]] = []
     optimizer.register_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
-    found = find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=2)
+    found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1, warm=2)
     assert scheduler.state_dict() == state
     assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.0]
     assert seen[:2] == [[0, 0], [0, 0]]
@@ -283,7 +403,7 @@ def test_a_watcher_sees_none_of_the_steps() -> None:
     assert isinstance(optimizer, RMSprop)
     spy = Spy()
     optimizer.watch(spy)
-    find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1, warm=2)
+    find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1, warm=2)
     assert spy.steps == 0
     step(model, optimizer, next(iter(batches)))
     assert spy.steps == 1
@@ -296,7 +416,7 @@ def test_released_gradients_give_the_same_losses() -> None:
         assert isinstance(optimizer, RMSprop)
         if release:
             release_gradients(optimizer)
-        found.append(find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1).losses)
+        found.append(find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1).losses)
     assert found[0] == found[1]
 
 
@@ -316,10 +436,10 @@ def test_the_losses_are_those_of_a_loop_by_hand() -> None:
     model = nn.Linear(3, 1)
     twin = copy.deepcopy(model)
     found = find_lr(
-        model, RMSprop(model.parameters(), alpha=0.8, momentum=0.5), loss, data, lowest=1e-4, highest=1e-2, steps=20,
+        model, RMSprop(model.parameters(), alpha=0.8, momentum=0.5), loss, data, lowest=1e-4, highest=1e-2, steps=28,
         seeds=1, warm=9,
     )  # fmt: skip
-    assert found.rates == pytest.approx([1e-4 * 100 ** (i / 19) for i in range(20)])
+    assert found.rates == pytest.approx([1e-4 * 100 ** (i / 27) for i in range(28)])
     optimizer = RMSprop(twin.parameters(), alpha=0.8, momentum=0.5)
     by_hand = []
     for number, rate in enumerate([*[0.0] * 9, *found.rates, 0.0]):
@@ -333,16 +453,75 @@ def test_the_losses_are_those_of_a_loop_by_hand() -> None:
 
 
 def test_warming_takes_two_windows_less_what_is_there() -> None:
-    for steps, alpha, warm in ((0, 0.9, 20), (5, 0.9, 15), (0, 0.5, 4), (0, 0.0, 0), (0, 0.999, WARM_LIMIT)):
-        model, optimizer, batches = made("momentum", steps)
-        optimizer.param_groups[0]["alpha"] = alpha
+    for steps, alpha, momentum, warm in (
+        (0, 0.9, 0.0, 20), (5, 0.9, 0.0, 15), (0, 0.5, 0.0, 4), (0, 0.0, 0.0, 0), (0, 0.999, 0.0, WARM_LIMIT),
+        (0, 0.5, 0.8, 10),
+    ):  # fmt: skip
+        model, optimizer, batches = made("centered, bias correction", steps)
+        optimizer.param_groups[0].update(alpha=alpha, momentum=momentum)
         seen: list[float] = []
         optimizer.register_step_pre_hook(lambda o, *_, seen=seen: seen.append(o.param_groups[0]["lr"]))
-        found = find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=1)
+        found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1)
         assert found.warm_steps == warm
         assert seen[:warm] == [0.0] * warm
-        assert seen[warm] == pytest.approx(1e-6)
-        assert any("500 of the 2000" in note for note in found.notes) == (alpha == 0.999)
+        assert seen[warm] == pytest.approx(1e-3)
+        assert any("the averages lack 1500 of the 2000 steps" in note for note in found.notes) == (alpha == 0.999)
+
+
+def test_a_note_counts_the_steps_that_are_missing() -> None:
+    """Of the 20 steps 5 were made in training and 7 by the test."""
+    model, optimizer, batches = made("momentum", 5)
+    found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2, warm=7)
+    assert found.notes[0].startswith("the averages lack 8 of the 20 steps in which they come to know the gradients")
+
+
+@pytest.mark.parametrize(
+    ("rule", "same"),
+    [
+        ({"initial_square_avg": 1.0}, {}),
+        ({"lr_in_momentum": True, "momentum": 0.9}, {"momentum": 0.9}),
+        (
+            {"initial_square_avg": 1.0, "lr_in_momentum": True, "momentum": 0.9, "nesterov": True},
+            {"momentum": 0.9, "nesterov": True},
+        ),
+    ],
+)
+def test_what_a_long_training_at_a_constant_rate_forgets_makes_no_difference(
+    rule: dict[str, Any], same: dict[str, Any]
+) -> None:
+    found = []
+    for options in (rule, same):
+        model, _, batches = made("momentum", 0)
+        optimizer = RMSprop(model.parameters(), alpha=0.9, eps=1e-10, **options)
+        before = copy.deepcopy(optimizer.param_groups[0])
+        found.append(find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2))
+        after = optimizer.param_groups[0]
+        assert {k: after[k] for k in rule} == {k: before[k] for k in rule}
+        assert not optimizer.state
+    assert found[0].losses == found[1].losses
+    assert found[0].lr == found[1].lr
+    assert [note for note in found[0].notes if note not in found[1].notes] == (
+        [
+            "the test began with v = 0 instead of 1: where squared gradients are below that, a training's first steps "
+            "are shorter (v has 1 % of it left after 44 steps)"
+        ]
+        if "initial_square_avg" in rule
+        else []
+    )
+
+
+def test_a_start_that_is_not_forgotten_is_noted_with_its_share() -> None:
+    for correction, warm, share in ((False, None, ""), (False, 10, "20.6 %"), (True, 10, "")):
+        model, _, batches = made("momentum", 0)
+        optimizer = RMSprop(model.parameters(), alpha=0.9, initial_square_avg=1.0, bias_correction=correction)
+        for _, batch in zip(range(5), batches, strict=False):
+            step(model, optimizer, batch)
+        found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2, warm=warm)
+        told = [note for note in found.notes if "of its start, 1, when the rate began to rise" in note]
+        assert len(told) == bool(share)
+        assert all(f"v still had {share.replace('20.6', '21')}" in note for note in told)
+        if not correction and warm is None:
+            assert found.warm_steps == 88 - 5  # 0.9⁸⁸ < 1e-4
 
 
 def test_warm_averages_begin_with_steps_of_the_size_of_the_rate() -> None:
@@ -355,7 +534,7 @@ def test_warm_averages_begin_with_steps_of_the_size_of_the_rate() -> None:
         moved: list[float] = []
         optimizer.register_step_post_hook(lambda *_, w=weight, moved=moved: moved.append(w.weight.item()))
         data = [torch.ones(1, 1)]
-        find_lr(weight, optimizer, lambda m, x: m(x).sum(), data, lowest=1e-3, highest=1, steps=20, seeds=1, warm=warm)
+        find_lr(weight, optimizer, lambda m, x: m(x).sum(), data, **SHORT, seeds=1, warm=warm)
         first[warm] = abs(moved[warm])
     assert first[0] == pytest.approx(10e-3, rel=1e-4)
     assert first[200] == pytest.approx(1e-3, rel=0.08)  # 1/√(1 − 0.99²⁰¹) = 1.07
@@ -363,7 +542,7 @@ def test_warm_averages_begin_with_steps_of_the_size_of_the_rate() -> None:
 
 def test_seeds_are_orders_of_the_data() -> None:
     model, optimizer, batches = made("momentum", 0)
-    a, b = (find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=2) for _ in range(2))
+    a, b = (find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2) for _ in range(2))
     assert a.losses == b.losses
     assert a.losses[0] != a.losses[1]
     seeds: list[int] = []
@@ -373,7 +552,7 @@ def test_seeds_are_orders_of_the_data() -> None:
         while True:
             yield from loader()
 
-    find_lr(model, optimizer, mean_loss, order, steps=20, seeds=2)
+    find_lr(model, optimizer, mean_loss, order, **SHORT, seeds=2)
     assert seeds == [0, 1, 2]
 
 
@@ -384,14 +563,49 @@ def test_a_seed_ends_when_its_loss_is_out_of_hand() -> None:
         optimizer = torch.optim.SGD(p.parameters(), lr=1.0)
         return find_lr(
             p, optimizer, lambda m, x: curvature * m(x).square().sum() + 0.01, [torch.ones(1, 1)], lowest=1e-3,
-            highest=1e3, steps=60, seeds=1,
+            highest=1e3, steps=81, seeds=1,
         ).losses[0]  # fmt: skip
 
     losses = quadratic(1.0)
-    assert len(losses) < 60
-    middles = [float(np.median(losses[max(0, i - 4) : i + 1])) for i in range(len(losses))]
+    assert 10 < len(losses) < 81
+    middles = [float(np.median(losses[i - 4 : i + 1])) for i in range(4, len(losses))]
     assert middles[-1] > STOP * min(middles)
     assert all(m <= STOP * min(middles[: i + 1]) for i, m in enumerate(middles[:-1]))
+
+
+def test_a_lucky_first_batch_ends_nothing() -> None:
+    weight = nn.Linear(1, 1, bias=False)
+    data = [torch.full((1, 1), size) for size in (1e-3, *[1.0] * 40)]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        value: Tensor = batch.mean() + 0 * model(batch).sum()
+        return value
+
+    found = find_lr(weight, RMSprop(weight.parameters(), alpha=0.5), loss, data, **SHORT, seeds=1)
+    assert len(found.losses[0]) == 28
+    assert not any("ended at" in note for note in found.notes)
+
+
+def test_seeds_that_ended_are_counted_in_a_note() -> None:
+    weight = nn.Linear(1, 1, bias=False)
+    values = {1: math.nan, 2: 1.0, 3: 100.0}
+
+    def order(seed: int) -> Iterator[Any]:
+        yield from [torch.ones(1, 1)] * 12
+        while True:
+            yield torch.full((1, 1), values.get(seed, 1.0))
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        value: Tensor = batch.mean() + 0 * model(torch.ones(1, 1)).sum()
+        return value
+
+    found = find_lr(weight, RMSprop(weight.parameters(), alpha=0.5), loss, order, **SHORT)
+    assert [len(own) for own in found.losses] == [11, 28, 14]  # the third of five losses decides over their median
+    assert found.notes[0] == (
+        f"2 of 3 seeds ended at {found.rates[10]:.2g}, {found.rates[13]:.2g}, the loss above 4 times its lowest or not "
+        "finite; the curve ends at the first of these rates"
+    )
+    assert len(found.curve.rates) == 11
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
@@ -439,13 +653,40 @@ def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None
         ([valley(x, noise=0.0) for x in (1e-4, 1e-3, 3e-2)], "disagree on where the loss is lowest"),
         ([valley(0.01), [2 + y for y in valley(0.01)]], "differ by 2"),
         ([valley(5e-6, seed=i) for i in range(3)], "falls from the lowest rate on: begin lower"),
-        ([[2.0, 3.0]], "begin lower"),
+        ([[2.0, 3.0]], "the loss is out of hand or not finite at 1.15e-06 already: begin lower"),
+        ([[2.0, 3.0], [2.0] * 100], "at 1.15e-06 already, for 1 of 2 seeds"),
     ],
 )
 def test_an_unclear_curve_has_no_suggestion_but_a_reason(losses: list[list[float]], words: str) -> None:
     verdict = lr_curve.judge(RATES, losses)
     assert verdict.lr is None
     assert words in verdict.reason
+
+
+def test_where_one_seed_was_stopped_the_others_are_not_judged_beyond() -> None:
+    whole = [valley(0.02, seed=i) for i in range(3)]
+    end = int(np.searchsorted(RATES, 0.005))
+    cut = [whole[0][:end], *whole[1:]]
+    verdict = lr_curve.judge(RATES, cut)
+    assert lr_curve.judge(RATES, whole).lr is not None
+    assert verdict.lr is None
+    assert "right where 1 of 3 seeds were stopped, and the others went on" in verdict.reason
+    assert max(verdict.facts["lowest_at_by_seed"]) <= RATES[end - 1]
+    assert len(lr_curve.curve(RATES, cut).rates) == end
+    assert lr_curve.stops(RATES, cut) == [RATES[end - 1]]
+    most = lr_curve.judge(RATES, [own[:end] for own in whole])  # all of them: the loss rises there
+    assert most.lr == pytest.approx(RATES[end - 1] / 2, rel=0.3)
+
+
+@pytest.mark.parametrize(("decades", "steps"), [(2, 28), (6, 81)])
+def test_noise_gets_no_suggestion(decades: int, steps: int) -> None:
+    rates = np.geomspace(10.0**-decades, 1.0, steps)
+    assert steps >= lr_curve.least_steps(rates[0], 1.0)
+    noise = np.random.default_rng(steps).normal(size=(100, steps))
+    verdicts = [lr_curve.judge(rates, [list(own)]) for own in noise]
+    assert sum(verdict.lr is not None for verdict in verdicts) <= 2  # 1, and luck
+    scatters = [verdict.facts["scatter"] for verdict in verdicts]
+    assert np.median(scatters) == pytest.approx(1, rel=0.1)
 
 
 def test_a_trained_model_has_nothing_left_to_find() -> None:
@@ -470,7 +711,7 @@ def test_notes_tell_of_one_seed_and_of_one_order() -> None:
 
     def notes(shuffle: bool, seeds: int) -> list[str]:
         optimizer, batches = RMSprop(model.parameters(), alpha=0.5), DataLoader(data, 4, shuffle=shuffle)
-        return find_lr(model, optimizer, mean_loss, batches, steps=20, seeds=seeds).notes
+        return find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=seeds).notes
 
     assert notes(True, 2) == []
     assert [note.split(",")[0] for note in notes(True, 1)] == ["one seed says nothing of how far seeds differ"]
@@ -480,9 +721,11 @@ def test_notes_tell_of_one_seed_and_of_one_order() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"lowest": 0.0}, "highest must be at least 10 times lowest"),
-        ({"highest": 5e-6}, "highest must be at least 10 times lowest"),
-        ({"steps": 5}, "steps must be a whole number >= 20, got 5"),
+        ({"lowest": 0.0}, "lowest must be above 0, got 0.0"),
+        ({"lowest": -1.0}, "lowest must be a finite number >= 0, got -1.0"),
+        ({"highest": 9e-5}, "highest must be at least 100 times lowest, got 9e-05"),
+        ({"steps": 80}, "steps must be a whole number >= 81, got 80; with fewer from 1e-06 to 1, noise looks like"),
+        ({"steps": 27, "lowest": 0.01}, "steps must be a whole number >= 28, got 27"),
         ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
         ({"warm": -1}, "warm must be a whole number >= 0, got -1"),
         ({"batches": iter([1])}, "batches must be a collection that can be read again"),
@@ -571,7 +814,7 @@ def test_the_command_fails_where_it_has_no_suggestion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["find-lr", "digits", "--decay", "0.9", "--to", "1e-4", "--steps", "20", "--seeds", "1"]) == 1
+    assert run(["find-lr", "digits", "--decay", "0.9", "--to", "1e-3", "--steps", "60", "--seeds", "1"]) == 1
     shown = capsys.readouterr().out
     assert "no suggestion: the curve is unclear" in shown
     assert "the highest rate: go on to higher ones" in shown

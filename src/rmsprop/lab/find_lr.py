@@ -71,8 +71,8 @@ def find_lr(
         check_count("batch_size", batch_size, "leave batch_size out for the task's own")
     if not 0 < lowest < math.inf:
         raise InputError("--from", "above 0 and finite", lowest, "1e-6 is usual")
-    if not 10 * lowest <= highest < math.inf:
-        raise InputError("--to", f"at least {10 * lowest:g}, 10 times --from", highest, "1 is usual")
+    if not 100 * lowest * (1 - 1e-9) <= highest < math.inf:
+        raise InputError("--to", f"at least {100 * lowest:g}, 100 times --from", highest, "1 is usual")
     rule = rule or Rule()
     task = load_task(spec)
     task.try_out()

@@ -7,13 +7,17 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from rmsprop.lab.figures import _axes, _svg, log_scale
+from rmsprop.monitor.lr_curve import stops
 from rmsprop.monitor.lr_finder import Found
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 
 
 def draw_range_test(found: Found, title: str = "") -> str:
-    """Draw each seed's losses, the smoothed curve with its band, and the suggestion; return an SVG."""
+    """Draw each seed's losses, the smoothed curve with its band, and the suggestion; return an SVG.
+
+    The curve ends where the first seed was stopped, at a dotted line.
+    """
     figure, axes = _axes()
     rates, middle, low, high = found.curve
     for own in found.losses:
@@ -22,6 +26,8 @@ def draw_range_test(found: Found, title: str = "") -> str:
     axes.plot(rates, middle, color=_BLUE, linewidth=2.2)
     bottom, top = _limits(low, middle)
     axes.set_ylim(bottom, top)
+    if stopped := stops(np.array(found.rates), found.losses):
+        axes.axvline(stopped[0], color=_GREY, linewidth=1, linestyle=":")
     if found.lr is not None:
         axes.axvline(found.lr, color=_ORANGE, linewidth=1.5)
         axes.text(found.lr, top, f"suggested: {found.lr:g} ", color=_ORANGE, fontsize=9, ha="right", va="top")
@@ -32,7 +38,7 @@ def draw_range_test(found: Found, title: str = "") -> str:
     axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(found.rates[0], found.rates[-1])
-    axes.set_xlabel("learning rate")
+    axes.set_xlabel("learning rate" + (" (dotted: the first seed stopped)" if stopped else ""))
     axes.set_ylabel("loss after a step with it")
     if title:
         axes.set_title(title, fontsize=9)

@@ -3,7 +3,12 @@
 Every seed's losses are smoothed by the median of those at rates within a factor of 2 on either side: unlike a running
 average it does not lag, which would shift the curve towards high rates; a valley's bottom becomes flat over a factor
 of 2, of which the lowest rate is taken. The curve is the median of the seeds, the band reaches from the lowest to the
-highest.
+highest. Where a seed was stopped the curve ends: only rates that every seed has seen are judged.
+
+Losses that are noise alone fall, too, once they are smoothed: the lowest of some dozen medians is below the first. The
+scatter σ from batch to batch is taken from neighbours, median|Δ|/0.954 (0.954 σ is the median of |Δ| for two normal
+losses), and a fall must be larger than 7.5 σ/√n, n being the number of losses in a window. Normal white noise then gets
+a suggestion in at most 1 of 100 tests with one seed, and in hardly any with three (docs/lr-finder.md counts them).
 
 The suggestion is half of the rate where the curve is lowest. There the steps that help and those that harm are in
 balance for a model that meets the rate once; a training stays at its rate. The rate where the curve is steepest is no
@@ -22,10 +27,13 @@ from numpy.typing import NDArray
 Losses = list[list[float]]  # of each seed, after a step with each rate, as far as it came
 
 WINDOW = 2.0  # rates within this factor are smoothed over
+LEAST = 8  # losses in a window, counted as n is: with fewer the smooth curve is noise
 SHARE = 2.0  # the suggestion is the lowest point's rate divided by this
 DISAGREEMENT = 6.0  # factor between the seeds' lowest points above which they do not agree
-NOISE = 2.0  # the loss has to fall by this many times its scatter
-_ROOM = 10.0  # factor between the lowest rate and that of the lowest loss: what comes before the fall has to be seen
+NOISE = 7.5  # the loss has to fall by this many times σ/√n
+ROOM = 10.0  # factor between the lowest rate and that of the lowest loss: what comes before the fall has to be seen
+_MEDIAN_OF_DIFFERENCES = 0.954  # √2·0.6745: the median of |x − y|/σ for normal x and y
+_SHORT = 5  # a curve of fewer rates says nothing
 
 
 class Curve(NamedTuple):
@@ -43,7 +51,12 @@ class Verdict:
 
     lr: float | None
     reason: str
-    facts: dict[str, Any]  # lowest_at, lowest_at_by_seed, begin, fall, scatter, band, steepest_at
+    facts: dict[str, Any]  # lowest_at, lowest_at_by_seed, begin, fall, scatter, needed, band, steepest_at
+
+
+def least_steps(lowest: float, highest: float) -> int:
+    """Return from how many rates on a window holds `LEAST` of them."""
+    return math.ceil(LEAST * (math.log(highest) - math.log(lowest)) / (2 * math.log(WINDOW)) - 1e-9) + 1
 
 
 def smoothed(rates: NDArray[np.float64], losses: list[float]) -> NDArray[np.float64]:
@@ -54,10 +67,23 @@ def smoothed(rates: NDArray[np.float64], losses: list[float]) -> NDArray[np.floa
 
 
 def curve(rates: NDArray[np.float64], losses: Losses) -> Curve:
-    """Return the median of the seeds' smoothed losses, and the lowest and highest of them."""
+    """Return the median of the seeds' smoothed losses, and the lowest and highest, as far as all came."""
+    return _curve(rates, _smoothed_together(rates, losses))
+
+
+def _smoothed_together(rates: NDArray[np.float64], losses: Losses) -> NDArray[np.float64]:
+    """Return a row for each seed, as long as that of the seed which was stopped first."""
     count = min(len(own) for own in losses)
-    table = np.array([smoothed(rates, own)[:count] for own in losses])
-    return Curve(rates[:count], np.median(table, axis=0), table.min(axis=0), table.max(axis=0))
+    return np.array([smoothed(rates, own[:count]) for own in losses])
+
+
+def _curve(rates: NDArray[np.float64], table: NDArray[np.float64]) -> Curve:
+    return Curve(rates[: table.shape[1]], np.median(table, axis=0), table.min(axis=0), table.max(axis=0))
+
+
+def stops(rates: NDArray[np.float64], losses: Losses) -> list[float]:
+    """Return after which rate each of the seeds that were stopped had its last loss, in ascending order."""
+    return sorted(float(rates[max(len(own) - 1, 0)]) for own in losses if len(own) < len(rates))
 
 
 def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
@@ -70,23 +96,25 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     losses
         One list for each seed, shorter than `rates` where the seed was stopped, since its loss rose or was not finite.
     """
-    found = curve(rates, losses)
-    if len(found.rates) < 5:
-        text = f"the loss is out of hand at {rates[0]:.3g} already, the lowest rate: begin lower"
+    table = _smoothed_together(rates, losses)
+    found, stopped = _curve(rates, table), stops(rates, losses)
+    if len(found.rates) < _SHORT:
+        seeds = f", for {len(stopped)} of {len(losses)} seeds" if len(losses) > 1 else ""
+        text = f"the loss is out of hand or not finite at {stopped[0]:.3g} already{seeds}: begin lower"
         return Verdict(None, text, {})
-    own = [smoothed(rates, each) for each in losses]
-    lowest = [float(rates[int(y.argmin())]) for y in own]
+    lowest = [float(x) for x in rates[table.argmin(axis=1)]]
     at = int(found.middle.argmin())
-    begin, best = float(np.median(found.middle[:5])), float(found.middle[at])
+    where, end = float(found.rates[at]), float(found.rates[-1])
+    begin, best = float(np.median(found.middle[:_SHORT])), float(found.middle[at])
     fall, band = begin - best, float(found.high[at] - found.low[at])
-    flat = slice(0, max(5, int(np.searchsorted(found.rates, found.rates[at] / 10))))
-    scatter = float(np.median([abs(np.array(x[flat]) - y[flat]) for x, y in zip(losses, own, strict=True)]))
+    scatter, needed = _scatter(rates, losses, at)
     facts = {
-        "lowest_at": float(found.rates[at]),
+        "lowest_at": where,
         "lowest_at_by_seed": lowest,
         "begin": begin,
         "fall": fall,
         "scatter": scatter,
+        "needed": needed,
         "band": band,
         "steepest_at": _steepest(found, at),
     }
@@ -94,11 +122,11 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     def unclear(reason: str) -> Verdict:
         return Verdict(None, reason, facts)
 
-    span = f"from {rates[0]:.3g} to {found.rates[-1]:.3g}"
-    if fall <= NOISE * scatter:
+    if fall <= needed:
         return unclear(
-            f"the loss does not fall at any rate {span}: by {fall:.2g} at most, while it scatters by {scatter:.2g} "
-            "from batch to batch; the model may be trained already, or need larger batches, more steps or other rates"
+            f"the loss does not fall at any rate from {rates[0]:.3g} to {end:.3g}: by {fall:.2g} at most, and what "
+            f"scatters by {scatter:.2g} from batch to batch falls by {needed:.2g} by chance; the model may be trained "
+            "already, or need larger batches, more steps or other rates"
         )
     if max(lowest) > DISAGREEMENT * min(lowest):
         each = ", ".join(f"{x:.2g}" for x in lowest)
@@ -108,11 +136,15 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
             f"the seeds differ by {band:.2g} where the loss is lowest, more than it falls ({fall:.2g}): take more "
             "steps or larger batches"
         )
-    where = found.rates[at]
-    stopped = any(len(each) < len(rates) for each in losses)
-    if not stopped and rates[-1] / where < WINDOW:
-        return unclear(f"the loss still falls at {rates[-1]:.3g}, the highest rate: go on to higher ones")
-    if where / rates[0] < _ROOM:
+    there = sum(x <= WINDOW * end for x in stopped)  # seeds that went no further than the curve, or hardly
+    if end / where < WINDOW and 2 * there <= len(losses):
+        if not stopped:
+            return unclear(f"the loss still falls at {end:.3g}, the highest rate: go on to higher ones")
+        return unclear(
+            f"the loss is lowest at {where:.2g}, right where {there} of {len(losses)} seeds were stopped, and the "
+            "others went on: take more steps or seeds"
+        )
+    if where / rates[0] < ROOM:
         return unclear(f"the loss is lowest at {where:.2g} and falls from the lowest rate on: begin lower")
     return Verdict(
         float(f"{where / SHARE:.1e}"),
@@ -120,6 +152,15 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
         "one that a training can stay at",
         facts,
     )
+
+
+def _scatter(rates: NDArray[np.float64], losses: Losses, at: int) -> tuple[float, float]:
+    """Return σ, of the losses up to the lowest point, and the fall that noise of that size hardly ever shows."""
+    count = max(at + 1, _SHORT)
+    apart = np.concatenate([np.abs(np.diff(own[:count])) for own in losses])
+    scatter = float(np.median(apart)) / _MEDIAN_OF_DIFFERENCES
+    in_window = 2 * math.log(WINDOW) / math.log(rates[1] / rates[0])
+    return scatter, NOISE * scatter / math.sqrt(in_window)
 
 
 def _steepest(found: Curve, at: int) -> float:

@@ -1,6 +1,6 @@
 """A learning-rate range test that knows of the optimizer's state, and leaves no trace.
 
-    1  steps with a rate of 0 let v and m know the gradients: without them the first steps are up to 1/√(1−β) too large
+    1  steps with a rate of 0 let v, m and b know the gradients: without, the first steps are up to 1/√(1−β) too large
     2  the rate rises by a constant factor a step; the loss after each step is recorded
     3  the same from the same state, with other orders of the data
     4  everything is put back, bit for bit, however the test ends
@@ -26,14 +26,17 @@ from torch.utils.data import DataLoader
 
 from rmsprop.errors import InputError, Received, check_count, check_number
 from rmsprop.monitor import lr_curve
+from rmsprop.monitor.lr_start import leave_out_start, warm_notes, warm_steps
 from rmsprop.monitor.snapshot import Snapshot, generators, restored
+from rmsprop.monitor.wrappers import unwrapped
 
 Batches: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 Listener: TypeAlias = Callable[[int, int], None]
 
 WARM_LIMIT = 500
 STOP = 4.0  # a seed ends when its loss is this many times its lowest
-_TOGETHER = 5  # losses whose median is compared with that, so that one bad batch ends nothing
+_TOGETHER = 5  # losses whose median is compared with that, so that one bad batch, or a lucky first one, ends nothing
+_RANGE = 10 * lr_curve.ROOM  # least highest/lowest: room before the lowest loss, and behind it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Found:
     warm_steps
         Steps that were made with a rate of 0.
     facts
-        Numbers behind the reason: where the loss is lowest for each seed, the fall, the scatter, the band.
+        Numbers behind the reason: where the loss is lowest for each seed, the fall, the scatter and the fall that it
+        makes by chance, the band.
     """
 
     lr: float | None
@@ -100,22 +104,26 @@ def find_lr(
     model
         Trained from where it is now, in training mode.
     optimizer
-        Any of torch's; its parameters, groups, hooks and state are used as they are. Clipping belongs in a hook:
-        `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several groups the rate meant is that
-        of the group with the largest, and the others keep their proportion (of `initial_lr`, if a scheduler has set
-        one).
+        Any of torch's; its parameters, groups, hooks and state are used as they are. Of one in Lightning's or
+        Accelerate's wrapper, that inside is stepped, without the trainer's clipping, accumulation or loss scaling.
+        Clipping belongs in a hook: `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several
+        groups the rate meant is that of the group with the largest, and the others keep their proportion (of
+        `initial_lr`, if a scheduler has set one).
     loss
         (model, batch) → mean loss of the batch, one element.
     batches
         A DataLoader or other collection, read anew for every seed; or a function: number of the seed → batches.
     lowest, highest, steps
-        The rate rises from the one to the other in so many steps, each by the same factor. A seed ends before when its
-        loss (the median of the last 5) is above 4 times its lowest, or not finite.
+        The rate rises from the one to the other in so many steps, each by the same factor. `highest` is at least 100
+        times `lowest`, and 8 steps or more take the rate up by a factor of 4: `steps` is at least
+        1 + 8·ln(highest/lowest)/ln 4, 81 from 1e-6 to 1. A seed ends before when its loss (the median of the last 5)
+        is above 4 times its lowest, or not finite.
     seeds
         Repetitions from the same start, with other orders of the data: the global generators, and those of a
         DataLoader, are seeded with 1, 2, …
     warm
-        Steps with a rate of 0 before; None: 2/(1−β), at most 500, less those that the optimizer has made already.
+        Steps with a rate of 0 before; None: 2/(1−β), or 2/(1−μ) if more, at most 500, less those that the optimizer
+        has made already.
     listen
         Called after every step with the number of steps done and the number that there will be at most.
 
@@ -132,11 +140,21 @@ def find_lr(
 
     Notes
     -----
-    Put back bit for bit, also after an error or Ctrl-C: parameters, buffers, gradients, and every other Tensor, number
-    or container among the modules' attributes; training mode; the optimizer's state, groups and attributes; the
-    generators of torch (on the CPU and the devices of the parameters), NumPy and Python; generators, samplers and
-    position of a DataLoader. What hooks, or data sets of their own make, change elsewhere is not. Schedulers are not
-    asked. A `Monitor` sees none of the steps. The copies take as much memory as model and state do, twice.
+    A training at a constant rate is what the suggestion is for, after its start is forgotten. Two things of a rule
+    matter to the test that do not matter there, and are left out of it: `initial_square_avg` (v starts at 0 unless the
+    optimizer has made steps already), and `lr_in_momentum`, whose buffer would hold the lower rates of the steps before
+    (up to 2.2 times too short a step for a momentum of 0.9 and 100 steps).
+
+    A test with one seed suggests something for losses that are normal white noise in at most 1 of 100 cases, with three
+    seeds in far fewer (`rmsprop.monitor.lr_curve`).
+
+    Put back bit for bit, also after an error or Ctrl-C: parameters, buffers, gradients, and every other Tensor, array,
+    number, container or random generator among the modules' attributes; training mode; the optimizer's state, groups
+    and attributes; the global generators of torch (on the CPU and the devices of the parameters), NumPy and Python; the
+    attributes of a DataLoader, its samplers and data sets, in the same way. A note names what there is no way back for:
+    iterators under way, and Tensors and arrays above 256 MiB of a data set, which are taken for data. What objects of
+    other classes, files or hooks hold is not looked at. Schedulers are not asked. A `Monitor` sees none of the steps.
+    The copies take as much memory as model, state and data set do, twice.
 
     Other finders begin with an empty v, set all groups to one rate, smooth with an average that lags, run one seed and
     always have an answer; see docs/lr-finder.md.
@@ -158,11 +176,15 @@ def find_lr(
     >>> 0.001 < found.lr < 0.03
     True
     """
+    optimizer = unwrapped(optimizer)
     low = check_number("lowest", lowest, "1e-6 is usual")
     high = check_number("highest", highest, "1 is usual")
-    if not 0 < low * 10 <= high:
-        raise InputError("highest", "at least 10 times lowest, which is above 0", high, "1e-6 to 1 is usual")
-    check_count("steps", steps, "100 is usual", least=20)
+    if low == 0:
+        raise InputError("lowest", "above 0", lowest, "1e-6 is usual")
+    if high < _RANGE * low * (1 - 1e-9):
+        raise InputError("highest", f"at least {_RANGE:g} times lowest", highest, "1e-6 to 1 is usual")
+    remedy = f"with fewer from {low:g} to {high:g}, noise looks like a fall"
+    check_count("steps", steps, remedy, least=lr_curve.least_steps(low, high))
     check_count("seeds", seeds, "3 is usual")
     if isinstance(batches, Iterator) or not (isinstance(batches, Iterable) or callable(batches)):
         found = Received(f"a {type(batches).__name__}")
@@ -174,9 +196,9 @@ def find_lr(
     if warm is not None:
         check_count("warm", warm, "leave warm out for 2/(1−β)", least=0)
     rates = np.geomspace(low, high, steps)
-    wanted = _warm_steps(optimizer)
-    warm = min(wanted, WARM_LIMIT) if warm is None else warm
-    with restored(model, optimizer, batches):
+    warm = min(warm_steps(optimizer)[0], WARM_LIMIT) if warm is None else warm
+    notes = warm_notes(optimizer, warm)
+    with restored(model, optimizer, batches) as left_out:
         test = _Test(model, optimizer, loss, batches, lambda done: listen(done, warm + seeds * (steps + 1)))
         test.warm(warm)
         start = Snapshot(model, optimizer, batches)
@@ -189,7 +211,7 @@ def find_lr(
         lr=verdict.lr,
         lrs=None if verdict.lr is None else [verdict.lr * share for share in test.shares],
         reason=verdict.reason,
-        notes=_notes(wanted, warm, losses),
+        notes=[*notes, *_seed_notes(rates, losses), *(f"not put back: {x}" for x in left_out)],
         rates=rates.tolist(),
         losses=losses,
         curve=lr_curve.curve(rates, losses),
@@ -216,6 +238,8 @@ class _Test:
         self.shares = _shares(optimizer.param_groups)
         for p in [*model.parameters(), *self._params]:
             p.grad = None
+        for group in optimizer.param_groups:
+            leave_out_start(group)
         if run := vars(optimizer).get("_run"):  # of rmsprop.torch.RMSprop
             run.watcher = None
         model.train()
@@ -239,10 +263,11 @@ class _Test:
             if losses and not math.isfinite(value):
                 break
             losses.append(_finite(value))
-            recent = median(losses[-_TOGETHER:])
-            best = min(best, recent)
-            if 0 < STOP * best < recent:
-                break
+            if len(losses) >= _TOGETHER:
+                recent = median(losses[-_TOGETHER:])
+                best = min(best, recent)
+                if 0 < STOP * best < recent:
+                    break
             self._step()
         return losses[1:]
 
@@ -302,30 +327,19 @@ def _shares(groups: list[dict[str, Any]]) -> list[float]:
     return [rate / max(rates) for rate in rates] if max(rates) > 0 else [1.0] * len(rates)
 
 
-def _warm_steps(optimizer: torch.optim.Optimizer) -> int:
-    """Return how many steps the averages lack until they know the gradients: 2/(1−β) in all, for the slowest."""
-    lacking = 0
-    for group in optimizer.param_groups:
-        decay = group.get("alpha", (group.get("betas") or (0.0,))[-1])
-        needed = round(2 / (1 - float(decay))) if 0 < decay < 1 else 0
-        for p in group["params"]:
-            made = float(optimizer.state[p].get("step", 0)) if p in optimizer.state else 0.0
-            lacking = max(lacking, needed - int(made)) if p.requires_grad else lacking
-    return lacking
-
-
 def _finite(loss: float) -> float:
     if math.isfinite(loss):
         return loss
     raise InputError("loss", "finite before the rate rises", loss, "look for bad data or parameters first")
 
 
-def _notes(wanted: int, warm: int, losses: list[list[float]]) -> list[str]:
+def _seed_notes(rates: NDArray[np.float64], losses: lr_curve.Losses) -> list[str]:
     notes = []
-    if warm < wanted:
+    if stopped := lr_curve.stops(rates, losses):
+        seeds = f"{len(stopped)} of {len(losses)} seeds" if len(losses) > 1 else "the seed"
         notes.append(
-            f"the averages have seen {warm} of the {wanted} steps, 2/(1−β), that they need to forget their start: the "
-            "first steps are larger than those of a long training"
+            f"{seeds} ended at {', '.join(f'{x:.2g}' for x in stopped)}, the loss above "
+            f"{STOP:g} times its lowest or not finite; the curve ends at the first of these rates"
         )
     if len(losses) == 1:
         notes.append("one seed says nothing of how far seeds differ")

@@ -1,13 +1,16 @@
 """What a model, its optimizer and its source of batches are at one moment, to go back to bit for bit.
 
-Tensors, containers and random generators are the same objects afterwards, with the content they had: whoever else
-holds one sees what it was. Objects of other kinds are kept as they are, without a look inside.
+Tensors, arrays, containers and random generators are the same objects afterwards, with the content they had: whoever
+else holds one sees what it was. Objects of other kinds are kept as they are, without a look inside, except modules,
+samplers and data sets. What there is no way back for is named in `Snapshot.left_out`.
 """
 
 from __future__ import annotations
 
+import array
 import random
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,63 +18,97 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; what is beyond is taken for data
+_DATA = "batches"
+_READ = {f"{_DATA}.{name}" for name in ("dataset", "sampler", "batch_sampler", "batch_sampler.sampler")}
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # nothing in these can change
+_Back = Callable[[], Any]
 
 
 class Snapshot:
-    """The attributes of the modules of `model`, of `optimizer` and of a DataLoader `batches`, as they are now."""
+    """The attributes of the modules of `model`, of `optimizer` and of a DataLoader `batches`, as they are now.
+
+    `left_out` says in words what cannot be brought back.
+    """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any = None) -> None:
-        self._back: dict[int, tuple[Any, Callable[[], None]]] = {}  # by id of an object, which is held
-        self._loader: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self.left_out: list[str] = []
+        self._back: dict[int, tuple[Any, _Back]] = {}  # by id of an object, which is held
+        self._room = DATA_LIMIT
         for module in model.modules():
-            self._keep(vars(module))
-        self._keep([*model.parameters(), *model.buffers()])  # a compiled module has some that are no attributes
-        self._keep(vars(optimizer))
+            self._keep_attributes(module, "model")
+        self._keep_all([*model.parameters(), *model.buffers()], "model")  # a compiled module: some are no attributes
+        self._keep_attributes(optimizer, "optimizer")
         if run := vars(optimizer).get("_run"):  # of rmsprop.torch.RMSprop: rows that lag, counts, the watcher
-            self._keep(vars(run))
-        for part in _parts(batches):
-            for value in vars(part).values():
-                self._keep_generator(value)
-            if part is not getattr(batches, "dataset", None):
-                self._loader.append((vars(part), dict(vars(part))))
+            self._keep_attributes(run, "optimizer")
+        if isinstance(batches, DataLoader):
+            self._keep_attributes(batches, _DATA)
+        self.left_out = list(dict.fromkeys(self.left_out))  # a list of arrays has one name
 
     def restore(self) -> None:
         """Go back; may be called more than once."""
         for _, back in self._back.values():
             back()
-        for now, then in self._loader:
-            _refill(now, then)
 
-    def _keep(self, value: Any) -> None:
-        if id(value) in self._back:
+    def _keep_attributes(self, owner: Any, name: str) -> None:
+        own = vars(owner)
+        if id(own) not in self._back:
+            self._back[id(own)] = (own, partial(_refill, own, dict(own)))
+            for key, value in own.items():
+                self._keep(value, f"{name}.{key}")
+
+    def _keep(self, value: Any, name: str) -> None:
+        if type(value) in _PLAIN or id(value) in self._back:
             return
-        if isinstance(value, Tensor):
-            self._back[id(value)] = (value, _tensor(value))
-        elif isinstance(value, dict):
-            items = dict(value)
-            self._back[id(value)] = (value, partial(_refill, value, items))
-            self._keep_all(items.values())
-        elif isinstance(value, list):
-            elements = list(value)
-            self._back[id(value)] = (value, lambda: value.__setitem__(slice(None), elements))
-            self._keep_all(elements)
-        elif isinstance(value, set):
-            members = set(value)
-            self._back[id(value)] = (value, partial(_refill, value, members))
-        elif isinstance(value, tuple):
-            self._back[id(value)] = (value, lambda: None)
-            self._keep_all(value)
-        else:
-            self._keep_generator(value)
+        if isinstance(value, Tensor | np.ndarray):
+            if self._fits(value, name):
+                self._back[id(value)] = (value, _tensor(value) if isinstance(value, Tensor) else _array(value))
+            if isinstance(value, np.ndarray) and value.dtype.hasobject:
+                self._keep_all(value.ravel().tolist(), name)
+        elif isinstance(value, dict | list | tuple | deque):
+            self._back[id(value)] = (value, _container(value))
+            self._keep_all(value.values() if isinstance(value, dict) else value, name)
+        elif back := _leaf(value):
+            self._back[id(value)] = (value, back)
+        elif hasattr(value, "__dict__") and (name in _READ or isinstance(value, Dataset | Sampler)):
+            self._keep_attributes(value, name)
+        elif isinstance(value, Iterator) and name != f"{_DATA}._iterator":  # that of persistent workers is not read
+            self.left_out.append(f"the position of {name}, which is a {type(value).__name__}")
 
-    def _keep_all(self, values: Any) -> None:
+    def _keep_all(self, values: Iterable[Any], name: str) -> None:
         for value in values:
-            self._keep(value)
+            self._keep(value, name)
 
-    def _keep_generator(self, value: Any) -> None:
-        if back := _generator(value):
-            self._back.setdefault(id(value), (value, back))
+    def _fits(self, x: Tensor | np.ndarray[Any, Any], name: str) -> bool:
+        """Return whether to copy `x`: all of a model, of a DataLoader as much as the limit allows."""
+        if not name.startswith(_DATA):
+            return True
+        size = int(x.nbytes) if isinstance(x, np.ndarray) or x.layout == torch.strided else 0  # sparse: small
+        if size > self._room:
+            self.left_out.append(f"Tensors or arrays of {name}, {size / 2**20:.0f} MiB, should the reading change them")
+            return False
+        self._room -= size
+        return True
+
+
+def _container(value: Any) -> _Back:
+    if isinstance(value, dict):
+        return partial(_refill, value, dict(value))
+    if isinstance(value, list):
+        return partial(value.__setitem__, slice(None), list(value))
+    return partial(_refill_deque, value, list(value)) if isinstance(value, deque) else lambda: None
+
+
+def _leaf(value: Any) -> _Back | None:
+    """Return how to bring a set, packed numbers or a random generator back, None for what is none of them."""
+    if isinstance(value, set):
+        members = set(value)
+        return partial(_refill_set, value, members)
+    if isinstance(value, bytearray | array.array):
+        return partial(value.__setitem__, slice(None), value[:])
+    return _generator(value)
 
 
 def _refill(now: Any, then: Any) -> None:
@@ -79,7 +116,23 @@ def _refill(now: Any, then: Any) -> None:
     now.update(then)
 
 
-def _tensor(x: Tensor) -> Callable[[], None]:
+def _refill_set(now: set[Any], then: set[Any]) -> None:
+    if now != then:  # one that is filled anew may have another order
+        _refill(now, then)
+
+
+def _refill_deque(now: deque[Any], then: list[Any]) -> None:
+    now.clear()
+    now.extend(then)
+
+
+def _array(x: np.ndarray[Any, Any]) -> _Back:
+    if not x.flags.writeable:  # nobody can have written into it
+        return lambda: None
+    return partial(x.__setitem__, ..., x.copy())
+
+
+def _tensor(x: Tensor) -> _Back:
     grad = x.grad if x.is_leaf else None
     overlapping = x.layout == torch.strided and any(
         size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)
@@ -88,7 +141,7 @@ def _tensor(x: Tensor) -> Callable[[], None]:
         content = None if overlapping or x.device.type == "meta" else x.detach().clone()
 
     def back() -> None:
-        if content is not None:
+        if content is not None and not _same(x, content):
             with torch.no_grad():
                 x.copy_(content)
         if x.is_leaf:
@@ -97,44 +150,58 @@ def _tensor(x: Tensor) -> Callable[[], None]:
     return back
 
 
-def _generator(value: Any) -> Callable[[], None] | None:
+def _same(x: Tensor, content: Tensor) -> bool:
+    """Return whether a plain Tensor on the CPU has the bits of its copy.
+
+    It is then not written: it may be a file in memory that is only to be read, or a Tensor of inference mode.
+    """
+    if x.layout != torch.strided or x.device.type != "cpu" or x.shape != content.shape or x.dtype != content.dtype:
+        return False
+    if x.is_quantized or x.is_conj() or x.is_neg() or type(x) not in (Tensor, nn.Parameter):
+        return False
+    bits = (y.detach().contiguous().view(-1).view(torch.uint8) for y in (x, content))
+    return torch.equal(*bits)
+
+
+def _generator(value: Any) -> _Back | None:
     """Return how to bring a random generator back to where it is, None for what is none."""
     if isinstance(value, torch.Generator):
         state = value.get_state()
-        return lambda: (value.set_state(state), None)[1]
-    if isinstance(value, np.random.Generator):
-        bits = value.bit_generator
+        return lambda: value.set_state(state)
+    if isinstance(value, np.random.Generator | np.random.BitGenerator):
+        bits = value.bit_generator if isinstance(value, np.random.Generator) else value
         words = bits.state
         return lambda: setattr(bits, "state", words)
     if isinstance(value, np.random.RandomState):
         numbers = value.get_state()
         return lambda: value.set_state(numbers)
-    if isinstance(value, random.Random):
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         inner = value.getstate()
         return lambda: value.setstate(inner)
     return None
 
 
 def _parts(batches: Any) -> list[Any]:
-    """Return the objects of a DataLoader whose attributes change while it is read, and its data set."""
+    """Return a DataLoader and its samplers, none for other sources."""
     if not isinstance(batches, DataLoader):
         return []
     samplers: list[Any] = [x for x in (batches.sampler, batches.batch_sampler) if x is not None]
     samplers += [x.sampler for x in samplers if hasattr(x, "sampler")]
-    return [x for x in (batches, *samplers, batches.dataset) if hasattr(x, "__dict__")]
+    return [x for x in (batches, *samplers) if hasattr(x, "__dict__")]
 
 
 def generators(batches: DataLoader[Any]) -> list[torch.Generator]:
     """Return torch's generators that a DataLoader and its samplers have of their own."""
-    values = [x for part in _parts(batches) if part is not batches.dataset for x in vars(part).values()]
+    values = [x for part in _parts(batches) for x in vars(part).values()]
     return [x for x in values if isinstance(x, torch.Generator)]
 
 
 @contextmanager
-def restored(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any = None) -> Iterator[None]:
+def restored(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any = None) -> Iterator[list[str]]:
     """Restore model, optimizer, batches and the global random generators at the end of the block, however it ends.
 
-    The generators are those of torch, on the CPU and the devices of the parameters, of NumPy and of Python.
+    The generators are those of torch, on the CPU and the devices of the parameters, of NumPy and of Python. What
+    cannot be restored is yielded in words.
     """
     before = Snapshot(model, optimizer, batches)
     python, numpy = random.getstate(), np.random.get_state()
@@ -149,7 +216,7 @@ def restored(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any = 
 
     with torch.random.fork_rng(devices, device_type=kinds.pop()):
         try:
-            yield
+            yield before.left_out
         finally:
             _finish(back)
 

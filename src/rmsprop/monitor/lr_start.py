@@ -1,0 +1,75 @@
+"""What an optimizer's averages remember when a range test begins, and how many steps with a rate of 0 they need.
+
+The test asks what a training at a constant rate does once its start is forgotten. v and m need 2/(1−β) steps to know
+the gradients, a momentum buffer 2/(1−μ). Two things of a rule would keep the test from that and make no difference to
+such a training, so they are left out: v₀, which for v₀ = 1 and small gradients is most of v for long after, and
+`lr_in_momentum`, whose buffer holds the rates of the steps before: in a test these are all lower.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from rmsprop.rule import Rule
+from rmsprop.scaling import steps_to_forget
+
+START_LEFT = 1e-4  # weight of v₀ in v at which it counts as forgotten: squared gradients are small
+
+Group = dict[str, Any]
+
+
+def leave_out_start(group: Group) -> None:
+    """Let v start at 0, and the buffer gather u instead of η·u, in a group of rmsprop.torch.RMSprop."""
+    if _start(group):
+        group["initial_square_avg"] = 0.0
+    if group.get("lr_in_momentum"):
+        group["lr_in_momentum"] = False
+
+
+def _start(group: Group) -> float:
+    """Return v₀ where it matters: bias correction takes it out of every step."""
+    return 0.0 if group.get("bias_correction") else float(group.get("initial_square_avg", 0.0))
+
+
+def warm_steps(optimizer: Optimizer) -> tuple[int, int]:
+    """Return how many steps the averages lack until they know the gradients, and how many they need in all."""
+    worst = (0, 0)
+    for group in optimizer.param_groups:
+        decays = (group.get("alpha", 0.0), group.get("rho", 0.0), group.get("momentum", 0.0), *group.get("betas", ()))
+        slowest = max(float(x) for x in decays)
+        usual = round(2 / (1 - slowest)) if 0 < slowest < 1 else 0
+        for p in group["params"]:
+            state = optimizer.state.get(p) or {}
+            begun = steps_to_forget(Rule(decay=group["alpha"]), START_LEFT) if state and _start(group) else 0
+            needed = max(usual, begun)
+            made = state.get("step", needed if state else 0)  # SGD does not count: what it has knows the gradients
+            if p.requires_grad:
+                worst = max(worst, (needed - int(made), needed))
+    return worst
+
+
+def warm_notes(optimizer: Optimizer, warm: int) -> list[str]:
+    """Return what is to be known of a test that begins with `warm` steps of rate 0."""
+    lacking, needed = warm_steps(optimizer)
+    notes = []
+    if warm < lacking:
+        notes.append(
+            f"the averages lack {lacking - warm} of the {needed} steps in which they come to know the gradients: the "
+            "first steps with a rate were not yet those of a long training"
+        )
+    for group in optimizer.param_groups:
+        start, decay = _start(group), group.get("alpha", 0.0)
+        made = [int(optimizer.state[p]["step"]) for p in group["params"] if start and optimizer.state.get(p)]
+        if start and len(made) < len(group["params"]):
+            notes.append(
+                f"the test began with v = 0 instead of {start:g}: where squared gradients are below that, a training's "
+                f"first steps are shorter (v has 1 % of it left after {steps_to_forget(Rule(decay=decay))} steps)"
+            )
+        if made and (left := decay ** (min(made) + warm)) > START_LEFT:
+            notes.append(
+                f"v still had {100 * left:.2g} % of its start, {start:g}, when the rate began to rise: where squared "
+                f"gradients are not far above {left * start:.2g}, steps were too short and the suggestion is too high"
+            )
+    return list(dict.fromkeys(notes))
