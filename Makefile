@@ -17,6 +17,7 @@ NEED_FRAMEWORKS = tests/test_profiles.py \
 	tests/test_recipes.py::test_schedules_and_the_average_are_those_of_tensorflow \
 	tests/test_recipes.py::test_a2c_of_stable_baselines_is_that_of_its_source \
 	tests/test_monitor_sinks.py \
+	tests/test_trainers.py \
 	tests/test_checkpoint_like.py::test_trees_without_names_and_with_slashes_in_them
 
 SECONDS ?= 120
@@ -28,7 +29,7 @@ demo: $(VENV)/lab
 
 test: $(VENV)/dev
 	@scripts/install-chromium
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -36,7 +37,7 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 
 conformance: $(VENV)/conformance
-	$(BIN)/pytest -n auto conformance $(NEED_FRAMEWORKS)
+	$(BIN)/pytest -n auto --dist worksteal conformance $(NEED_FRAMEWORKS)
 
 mutants: $(VENV)/dev
 	$(BIN)/python scripts/mutants.py
