@@ -630,7 +630,7 @@ def test_one_optimizer_in_two_threads_does_not_crash() -> None:
 
 
 @pytest.mark.slow
-def test_two_million_tiny_steps_do_not_grow_the_process() -> None:
+def test_a_hundred_thousand_tiny_steps_do_not_grow_the_process() -> None:
     code = """
 import torch
 from pathlib import Path
@@ -645,10 +645,10 @@ p.grad = torch.ones(2)
 optimizer = RMSprop([p], momentum=0.9)
 for _ in range(1000): optimizer.step()
 before = kilobytes()
-for _ in range(2_000_000): optimizer.step()
+for _ in range(100_000): optimizer.step()
 print(kilobytes() - before, int(optimizer.state[p]["step"].item()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     grown, count = map(int, done.stdout.split())
-    assert count == 2_001_000
-    assert grown < 512
+    assert count == 101_000
+    assert grown < 512  # a leak takes 16 bytes or more: 1600 kB
