@@ -1,15 +1,18 @@
 """What watching costs a training: python benchmarks/monitor.py [TASK ...] [--json FILE].
 
-Two trainings of the same seed, one as `rmsprop train` makes it and one with --every 0, take turns in blocks of 50
-steps, which hold one measured step each; who begins changes from block to block. The cost of a task is the median over
-the blocks of one's time by the other's, in seconds of the processor on one thread, which other programs disturb less
-than the clock's. Forward, backward, validation and the file of statistics are part of it.
+Two trainings of the same seed, one as `rmsprop train` makes it and one with --every 0, take turns in blocks of as many
+steps as lie between two records, one of which is measured in each; who begins changes from block to block. The cost of
+a task is the median over the blocks of one's time by the other's, in seconds of the processor on one thread, which
+other programs disturb less than the clock's. Forward, backward, validation and the file of statistics are part of it.
+About four minutes. benchmarks/results/monitor.json is what docs/monitor.md shows; `scripts/findings.py --page` puts it
+there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,12 +26,12 @@ from rmsprop.environment import environment
 from rmsprop.files import write_atomically
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.task import load_task
+from rmsprop.lab.train import EVERY
 from rmsprop.lab.training import Training
 from rmsprop.lab.watch import Watch
 from rmsprop.torch import RMSprop
 
-BLOCK = 50
-BLOCKS = {"digits": 200, "mnist": 40, "shakespeare": 16}
+BLOCKS = {"digits": 150, "mnist": 20, "shakespeare": 8}
 
 
 def _blocks(task: str, folder: Path, every: int) -> Iterator[float]:
@@ -39,9 +42,9 @@ def _blocks(task: str, folder: Path, every: int) -> Iterator[float]:
     next(steps)  # the record before the first step
     while True:
         began = time.process_time()
-        for _ in range(BLOCK):
+        for _ in range(EVERY):
             next(steps)
-            watch.write()
+        watch.write()
         yield time.process_time() - began
 
 
@@ -49,14 +52,16 @@ def measure(task: str) -> dict[str, float]:
     """Return how many times as long a training takes when it is watched: median and middle half; ms of a step."""
     ratios, plain_ms = [], []
     with tempfile.TemporaryDirectory() as folder:
-        ways = [_blocks(task, Path(folder), every) for every in (0, BLOCK)]
+        ways = [_blocks(task, Path(folder), every) for every in (0, EVERY)]
         for way in ways:
             next(way)  # warm up
         for block in range(BLOCKS[task]):
             order = (0, 1) if block % 2 else (1, 0)
             seconds = {i: next(ways[i]) for i in order}
             ratios.append(seconds[1] / seconds[0])
-            plain_ms.append(1e3 * seconds[0] / BLOCK)
+            plain_ms.append(1e3 * seconds[0] / EVERY)
+            print(f"\r{task:<12} {block + 1} of {BLOCKS[task]} blocks", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     low, _, high = quantiles(ratios, n=4)
     return {"ratio": median(ratios), "low": low, "high": high, "step_ms": median(plain_ms), "blocks": len(ratios)}
 
@@ -79,7 +84,7 @@ def main() -> None:
             flush=True,
         )
     if given.json:
-        found = {"environment": environment(), "every": BLOCK, "tasks": rows}
+        found = {"environment": environment(), "every": EVERY, "tasks": rows}
         write_atomically(given.json, json.dumps(found, indent=1) + "\n")
 
 

@@ -1,7 +1,8 @@
 """Provoke every finding of rmsprop.monitor in a small training, and train beside it where it must be silent.
 
 .venv/bin/python scripts/findings.py           trains (half a minute), writes docs/findings.json and docs/monitor.md
-.venv/bin/python scripts/findings.py --page    writes the page's table from the stored results only
+.venv/bin/python scripts/findings.py --page    writes the page's tables from the stored results only, also those of
+                                               benchmarks/monitor.py
 
 tests/test_findings.py trains the same runs.
 """
@@ -28,6 +29,7 @@ from rmsprop.torch import RMSprop
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, FOUND = ROOT / "docs" / "monitor.md", ROOT / "docs" / "findings.json"
+COST = ROOT / "benchmarks" / "results" / "monitor.json"
 
 Records = list[dict[str, Any]]
 
@@ -277,10 +279,21 @@ def block(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
+def cost_block(found: dict[str, Any]) -> str:
+    """Return what watching costs `rmsprop train`, as Markdown."""
+    lines = ["| task | a step | more time, watched | middle half of the blocks | blocks |", "|---|---:|---:|---:|---:|"]
+    for task, row in found["tasks"].items():
+        more, low, high = (f"{100 * (row[key] - 1):.1f} %" for key in ("ratio", "low", "high"))
+        lines.append(f"| {task} | {row['step_ms']:.2g} ms | {more} | {low} to {high} | {row['blocks']} |")
+    lines += ["", f"One step in {found['every']} measured, on one thread of: {found['environment']['processor']}."]
+    return "\n".join(lines) + "\n\n"
+
+
 def with_table(text: str) -> str:
-    """Return docs/monitor.md with its table as the stored results have it."""
+    """Return docs/monitor.md with its tables as the stored results have them."""
     with_block = runpy.run_path(str(ROOT / "scripts" / "readme.py"))["with_block"]
-    return str(with_block(text, "findings", block(json.loads(FOUND.read_text(encoding="utf-8")))))
+    text = with_block(text, "findings", block(json.loads(FOUND.read_text(encoding="utf-8"))))
+    return str(with_block(text, "cost", cost_block(json.loads(COST.read_text(encoding="utf-8")))))
 
 
 def main() -> None:

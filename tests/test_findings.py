@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmsprop import Rule, init, update
+from rmsprop.lab.losses import ran_away
 from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.lab.training import Training
@@ -97,10 +98,11 @@ def test_every_kind_is_in_the_table_of_the_page() -> None:
 def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: float, rule: Rule) -> None:
     training = Training(task(), lambda params: RMSprop.from_rule(params, rule), 0, epochs)
     with Monitor(training.optimizer, training.model, every=5) as monitor:
-        *_, last = (record for records in training.run() for record in records if record["kind"] == "epoch")
-    metric = last["validation_metric"]
+        told = [record for records in training.run() for record in records]
+    metric = [record for record in told if record["kind"] == "epoch"][-1]["validation_metric"]
     assert metric > bound if training.task.higher_is_better else metric < bound
     assert find(monitor.records) == []
+    assert ran_away(told, rule.lr) is None
 
 
 def test_a_network_that_died_gets_no_gradient() -> None:

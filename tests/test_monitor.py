@@ -463,6 +463,104 @@ def test_without_a_state_of_its_own_it_counts_from_the_steps_of_the_optimizer() 
         monitor.load_state_dict({"step": 3})
 
 
+def test_records_of_steps_that_are_undone_are_dropped() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters())
+    monitor = Monitor(optimizer, model, every=3)
+    train(model, optimizer, range(4))
+    saved, known = copy.deepcopy(optimizer.state_dict()), monitor.state_dict()
+    train(model, optimizer, range(4, 10))
+    assert [record["step"] for record in monitor.records] == [1, 3, 6, 9]
+    records = monitor.records
+    optimizer.load_state_dict(saved)
+    assert [record["step"] for record in monitor.records] == [1, 3]
+    train(model, optimizer, range(4, 7))
+    assert [record["step"] for record in monitor.records] == [1, 3, 6]
+    monitor.load_state_dict(known)
+    assert [record["step"] for record in monitor.records] == [1, 3]
+    assert monitor.records is records  # who holds the list sees it
+
+
+@PATHS
+def test_a_post_mortem_after_a_resume_knows_the_steps_before_it(fused: bool | None) -> None:
+    """A gradient that counts as 0 in step 4, a rise in step 18, and an interruption after step 20."""
+
+    def start() -> tuple[Any, RMSprop, Monitor]:
+        model = net()
+        optimizer = RMSprop(model.parameters(), lr=1e-3, fused=fused, nonfinite="zero")
+        return model, optimizer, Monitor(optimizer, model, every=1 if fused is False else 1000)
+
+    def go_on(model: Any, optimizer: RMSprop, steps: range) -> None:
+        for step in steps:
+            backward(model, optimizer, step)
+            if step == 4:
+                model[0].bias.grad.fill_(math.nan)  # counts as 0
+            if step >= 18:
+                model[2].weight.grad *= 1e3 ** (step - 17)
+            optimizer.step()
+
+    model, optimizer, whole = start()
+    go_on(model, optimizer, range(1, 21))
+    states = [copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())]
+    known = json.loads(json.dumps(whole.state_dict()))
+    records = json.loads(json.dumps(whole.records))
+    go_on(model, optimizer, range(21, 24))
+    model, optimizer, resumed = start()
+    model.load_state_dict(states[0])
+    optimizer.load_state_dict(states[1])
+    resumed.load_state_dict(known)
+    resumed.records[:] = records
+    go_on(model, optimizer, range(21, 24))
+    found = resumed.post_mortem()
+    assert found is not None
+    assert (found.kind, found.step, found.tensors) == ("spike", 18, ("2.weight",))
+    assert found == whole.post_mortem()
+    assert json.dumps(resumed.state_dict()) == json.dumps(whole.state_dict())  # there are NaNs in them
+    assert resumed.state_dict()["nonfinite_steps"] == 1
+
+
+def test_a_smaller_ring_takes_the_newest_steps_of_a_state() -> None:
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = RMSprop([a, b])
+    monitor = Monitor(optimizer, every=1000, last=10)
+    for step in range(1, 8):
+        a.grad = torch.full_like(a, float(step))
+        b.grad = torch.full_like(b, -float(step)) if step % 2 else None
+        optimizer.step()
+    known = monitor.state_dict()
+    monitor.close()
+    for last in (0, 1, 3, 20):
+        with Monitor(optimizer, every=1000, last=last) as other:
+            other.load_state_dict(known)
+            series = other._series((0, 1), "0.1", 7)
+            assert [point.step for point in series.points] == [s for s in (1, 3, 5, 7) if s > 7 - max(last, 1)]
+            assert other.state_dict()["ring"] is None or last
+
+
+def test_records_that_are_handed_back_are_enough_for_a_post_mortem() -> None:
+    def start() -> tuple[nn.Parameter, RMSprop, Monitor]:
+        p = nn.Parameter(torch.ones(3))
+        optimizer = RMSprop([p])
+        return p, optimizer, Monitor(optimizer, every=10, last=0)
+
+    def go_on(p: nn.Parameter, optimizer: RMSprop, steps: range) -> None:
+        for step in steps:
+            p.grad = torch.full_like(p, 1.0 if step < 30 else 1e6)
+            optimizer.step()
+
+    p, optimizer, monitor = start()
+    go_on(p, optimizer, range(1, 80))
+    state, records = optimizer.state_dict(), monitor.records
+    p, optimizer, resumed = start()
+    assert resumed.post_mortem() is None
+    optimizer.load_state_dict(state)
+    assert resumed.post_mortem() is None
+    resumed.records[:] = records
+    found = resumed.post_mortem()
+    assert found is not None
+    assert (found.kind, found.step, found.after) == ("spike", 30, 20)
+
+
 def test_the_first_record_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmsprop.monitor.monitor.RECORDS", 4)
     model = net()

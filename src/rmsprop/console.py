@@ -43,7 +43,11 @@ def training_progress(console: Console) -> Iterator[TrainingListener]:
         def listen(training: Training, records: list[Record]) -> None:
             progress.update(bar, completed=training.step, total=training.total_steps)
             for record in records:
-                if record["kind"] == "epoch":
+                if record["kind"] == "replay":
+                    words = f"replaying the last {record['steps']} steps to see where it began"
+                    console.print(words, markup=False)
+                    progress.update(bar, description="replaying", news="")
+                elif record["kind"] == "epoch":
                     words = _epoch_words(training, record)
                     progress.update(bar, news=words)
                     if not console.is_terminal and record["epoch"] % max(1, training.epochs // 10) == 0:
@@ -93,7 +97,7 @@ def _show_watched(console: Console, run: RunDirectory, summary: dict[str, Any]) 
     """Print how a divergence began, and the first findings."""
     from rmsprop.lab.words import findings_by_advice
 
-    if summary["post_mortem"]:
+    if summary.get("post_mortem"):
         console.print(f"\n{summary['post_mortem']['text']}\n", markup=False)
     found = summary["findings"]
     for alike in findings_by_advice(found[:_SHOWN]):

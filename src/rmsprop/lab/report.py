@@ -13,7 +13,7 @@ from rmsprop.explain import explain
 from rmsprop.files import write_atomically
 from rmsprop.lab import figures, monitor_figures
 from rmsprop.lab.store import REPORT, RunDirectory
-from rmsprop.lab.watch import measured
+from rmsprop.lab.watch import findings_of, measured
 from rmsprop.lab.words import (
     describe_comparison,
     describe_findings,
@@ -24,7 +24,6 @@ from rmsprop.lab.words import (
     range_words,
     score_words,
 )
-from rmsprop.monitor.findings import find
 from rmsprop.rule import Rule
 
 _ZERO = "Elements whose gradient has always been zero, such as weights of inputs that are always 0, sit at η/ε"
@@ -44,7 +43,7 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     """Write the report of `run` to `path` (report.html in its directory if None) and return where it is."""
     config, summary, records = run.config(), run.summary(), run.records()
     content = (_comparison if config["kind"] == "compare" else _training)(config, summary, records)
-    content["watched"] = _watched(measured(run), summary)
+    content["watched"] = _watched(run, summary)
     loader = jinja2.PackageLoader("rmsprop.lab", "")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page.filters |= {"score": score_words, "evidence": evidence_words, "together": _together}
@@ -184,11 +183,12 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
     }
 
 
-def _watched(records: list[dict[str, Any]], summary: dict[str, Any] | None) -> dict[str, Any] | None:
+def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return what the monitor found, in words and pictures; None where nothing was measured."""
+    records = measured(run)
     if not records:
         return None
-    findings = [finding.to_dict() for finding in find(records)]
+    findings = [finding.to_dict() for finding in findings_of(run)]
     return {
         "line": describe_findings(findings, len(records), records[0]["step"], records[-1]["step"]),
         "findings": findings_by_advice(findings),

@@ -22,7 +22,10 @@ RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # of a directory that 
 
 def to_json(value: Any) -> str:
     """Return strict JSON: not-a-number and infinities become null."""
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # seldom, and looking for it takes longer than writing
+        return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
 
 
 class RunDirectory:
@@ -116,15 +119,16 @@ class RunDirectory:
         records = self.records(name)[:count]
         write_atomically(self.path / name, "".join(to_json(record) + "\n" for record in records))
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint."""
+    def save_checkpoint(self, state: dict[str, Any], *names: str) -> None:
+        """Replace the checkpoint, and those of other `names` by the same."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(self.path / CHECKPOINT, buffer.getvalue())
+        for name in (CHECKPOINT, *names):
+            write_atomically(self.path / name, buffer.getvalue())
 
-    def load_checkpoint(self, use: Callable[[dict[str, Any]], None]) -> bool:
+    def load_checkpoint(self, use: Callable[[dict[str, Any]], None], name: str = CHECKPOINT) -> bool:
         """Hand the checkpoint to `use` and return True; False if there is none. Loads tensors and plain values only."""
-        path = self.path / CHECKPOINT
+        path = self.path / name
         if not path.exists():
             return False
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,20 @@ import torch
 
 from rmsprop.environment import environment
 from rmsprop.errors import check_count
+from rmsprop.lab import saving
+from rmsprop.lab.replay import replay
 from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
 from rmsprop.lab.task import fingerprint, load_task
 from rmsprop.lab.training import Record, Training
-from rmsprop.lab.watch import Watch
+from rmsprop.lab.watch import Watch, findings_of, measured
+from rmsprop.monitor import PostMortem
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Listener = Callable[[Training, list[Record]], None]
+
+EVERY = 250  # steps to a measured one, by which watching a small network takes less than 2 % of its training
 
 
 def train(
@@ -32,7 +36,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     schedule: str = "constant",
-    every: int = 50,
+    every: int = EVERY,
     out: Path | None = None,
     resume: bool = False,
     command: str = "",
@@ -44,9 +48,12 @@ def train(
     optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out), checkpoint.pt and, at the
     end, summary.json. A checkpoint is written once a second, or less often if writing takes long, at the end
     and when SIGINT or SIGTERM arrive; then Interrupted is raised. With `resume` the run goes on, bit for bit.
+
+    A run that has diverged has its last steps replayed, each of them measured, from an older checkpoint that is kept
+    for this: `listen` is told of that by a record of kind "replay", and post_mortem of the summary says what was seen.
     """
     check_count("seed", seed, "any whole number will do", least=0)
-    check_count("every", every, "50 is usual, 0 measures nothing", least=0)
+    check_count("every", every, "250 is usual, 0 measures nothing", least=0)
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None:
             check_count(name, value, f"leave {name} out for the task's own")
@@ -65,7 +72,11 @@ def train(
         "every": every,
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
-    training = Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
+
+    def start() -> Training:
+        return Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
+
+    training = start()
     run = RunDirectory.open(out or new_path("train", task.name, resume=resume), config, resume=resume)
     _like_before(run.config()["made_with"])
     watch = Watch(run, training, every)
@@ -78,24 +89,71 @@ def train(
         records = state["records"]
 
     def state() -> dict[str, Any]:
+        watch.write()
         return {"training": training.state_dict(), "watch": watch.state_dict(), "records": records}
 
     run.load_checkpoint(go_back)
     run.keep_records(records)
     watch.begin()
-    saver = _Saver()
+    saver = saving.Saver(run)
     with stop_signals() as stopped:
         for new in training.run():
             run.append(new)
             records += len(new)
-            watch.write()
             listen(training, new)
             if stopped or saver.due():
-                saver.save(run, state())
+                saver.save(state(), training.step)
             if stopped:
                 raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
-    saver.save(run, state())
-    return run, run.finish({**_summary(run, training, command), **watch.summary()})
+        saver.save(state(), training.step)
+        summary = _summary(run, training, command)
+        if every:  # else nothing is measured, then neither
+            summary |= _explained(run, training, watch, summary, start, stopped, listen)
+    summary = run.finish(summary)
+    saving.forget(run)
+    return run, summary
+
+
+def _explained(
+    run: RunDirectory,
+    ended: Training,
+    watch: Watch,
+    summary: dict[str, Any],
+    start: Callable[[], Training],
+    stopped: list[int],
+    listen: Listener,
+) -> dict[str, Any]:
+    """Return where a run that diverged began to, by replaying its last steps; Nones if nothing went wrong."""
+    found, seen = watch.post_mortem(), None
+    if found or summary["reason"]:
+        good = _last_good(found, summary)
+        good = ended.step if good is None else good
+        begin, name = saving.before(run, ended.step, good)
+        if begin <= good or summary["reason"] == "not finite":  # else the beginning is not among the steps
+            again = start()
+            if name is not None:
+                run.load_checkpoint(lambda state: again.load_state_dict(state["training"]), name)
+            listen(again, [{"kind": "replay", "step": begin, "steps": ended.step - begin}])
+
+            def each(again: Training) -> None:
+                listen(again, [])
+                if stopped:
+                    raise Interrupted(f"stopped after step {again.step} of the replay to step {ended.step}")
+
+            seen = replay(again, ended, measured(run), each)
+            found = seen.post_mortem
+    return {
+        "post_mortem": None if found is None else {**found.to_dict(), "text": str(found)},
+        "replay": None if seen is None else seen.to_dict(),
+    }
+
+
+def _last_good(found: PostMortem | None, summary: dict[str, Any]) -> int | None:
+    """Return the last step of which the records say that it was good, None if they say nothing."""
+    steps = [f["evidence"]["step_before"] for f in summary["findings"] if f["kind"] == "loss"]
+    if found is not None:
+        steps.append(found.step - 1 if found.after is None else found.after)
+    return min(steps, default=None)
 
 
 def _like_before(made_with: dict[str, Any]) -> None:
@@ -109,9 +167,15 @@ def _like_before(made_with: dict[str, Any]) -> None:
 def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, Any]:
     task = training.task
     last = [r for r in run.records() if r["kind"] == "epoch"][-1]
-    diverged = training.diverged or last["validation_loss"] is None  # what is not finite is recorded as null
+    findings = findings_of(run)
+    reason = None
+    if training.diverged or last["validation_loss"] is None:  # what is not finite is recorded as null
+        reason = "not finite"
+    elif any(f.kind == "loss" for f in findings):
+        reason = "ran away"
     summary = {
-        "status": "diverged" if diverged else "finished",
+        "status": "diverged" if reason else "finished",
+        "reason": reason,
         "task": task.name,
         "metric": task.metric_name,
         "higher_is_better": task.higher_is_better,
@@ -123,22 +187,8 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
         "implementation": getattr(training.optimizer, "implementation", ""),
         "environment": environment(),
     }
-    if task.test is not None and not diverged:
+    if findings or measured(run):
+        summary["findings"] = [f.to_dict() for f in findings]
+    if task.test is not None and not reason:
         summary["test_loss"], summary["test_metric"] = training.evaluate("test")
     return summary
-
-
-class _Saver:
-    """Decides when to save: once a second, or so that saving takes at most a twentieth of the time."""
-
-    def __init__(self) -> None:
-        self._pause, self._saved = 1.0, time.monotonic()
-
-    def due(self) -> bool:
-        return time.monotonic() - self._saved > self._pause
-
-    def save(self, run: RunDirectory, state: dict[str, Any]) -> None:
-        began = time.monotonic()
-        run.save_checkpoint(state)
-        self._saved = time.monotonic()
-        self._pause = max(1.0, 20 * (self._saved - began))

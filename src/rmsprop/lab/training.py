@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import struct
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 from typing import Any, TypeAlias
@@ -64,6 +66,7 @@ class Training:
         self.optimizer = make_optimizer(self.model.parameters())
         self.step, self.epoch, self.batch = 0, 0, 0  # optimizer steps; finished epochs; batches of the current epoch
         self.diverged = False
+        self.losses_crc = 0  # of every loss so far: two trainings that agree in it have met the same ones, bit for bit
         self._losses: list[float] = []  # since the last record
         self.steps_per_epoch = math.ceil(len(task.train) / self.batch_size)  # type: ignore[arg-type]
         self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
@@ -112,6 +115,7 @@ class Training:
             self.step += 1
             self.batch += 1
             self._losses.append(loss.item())
+            self.losses_crc = zlib.crc32(struct.pack("<d", self._losses[-1]), self.losses_crc)
             records: list[Record] = []
             self.diverged = not math.isfinite(self._losses[-1])
             last = self.batch == self.steps_per_epoch
@@ -179,6 +183,7 @@ class Training:
             "position": [self.step, self.epoch, self.batch],
             "diverged": self.diverged,
             "losses": self._losses,
+            "losses_crc": self.losses_crc,
             "random": _random_state(),
         }
 
@@ -189,6 +194,7 @@ class Training:
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
         self.step, self.epoch, self.batch = state["position"]
         self.diverged, self._losses = state["diverged"], list(state["losses"])
+        self.losses_crc = state["losses_crc"]
         _set_random_state(state["random"])
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from rmsprop.errors import InputError, Received
+from rmsprop.lab.losses import ran_away
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.training import Record, Training
-from rmsprop.monitor import Monitor
-from rmsprop.monitor.findings import find
+from rmsprop.monitor import Monitor, PostMortem
+from rmsprop.monitor.findings import Finding, find
 
 STATISTICS = "statistics.jsonl"
 
 
 class Watch:
     """The monitor of a training, and its records in the run's directory.
+
+    Between records nothing is measured: should the run diverge, its last steps are replayed (`rmsprop.lab.replay`).
 
     Parameters
     ----------
@@ -29,14 +32,17 @@ class Watch:
         self._new: list[Record] = []  # measured, and not yet in the file
         self._written = 0
         self._monitor = (
-            Monitor(training.optimizer, training.model, every=every, sinks=[self._new.append]) if every else None
+            Monitor(training.optimizer, training.model, every=every, last=0, sinks=[self._new.append])
+            if every
+            else None
         )
 
     def write(self) -> None:
         """Add what was measured since the last call to the file."""
-        self._run.append(self._new, STATISTICS)
-        self._written += len(self._new)
-        self._new.clear()
+        if self._new:
+            self._run.append(self._new, STATISTICS)
+            self._written += len(self._new)
+            self._new.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to measure as if it had not been interrupted."""
@@ -50,19 +56,20 @@ class Watch:
             self._monitor.load_state_dict(state["monitor"])
 
     def begin(self) -> None:
-        """Drop the records that the checkpoint, if there is one, does not know of."""
+        """Drop the records that the checkpoint, if there is one, does not know of; the monitor gets back the others."""
         if self._monitor is not None:
             self._run.keep_records(self._written, STATISTICS)
+            self._monitor.records[:] = measured(self._run)
 
-    def summary(self) -> dict[str, Any]:
-        """Return the findings, and where a divergence began; nothing if nothing was measured."""
-        if self._monitor is None:
-            return {}
-        dead = self._monitor.post_mortem()
-        return {
-            "findings": [f.to_dict() for f in find(measured(self._run))],
-            "post_mortem": None if dead is None else {**dead.to_dict(), "text": str(dead)},
-        }
+    def post_mortem(self) -> PostMortem | None:
+        """Return what the records say of where the run diverged; None if nothing, or if nothing was measured."""
+        return None if self._monitor is None else self._monitor.post_mortem()
+
+
+def findings_of(run: RunDirectory) -> list[Finding]:
+    """Return what the losses and the measured steps of a training say, the gravest first."""
+    away = ran_away(run.records(), run.config()["rule"]["lr"])
+    return [*([] if away is None else [away]), *find(measured(run))]
 
 
 def examine(run: RunDirectory) -> dict[str, Any]:
@@ -71,20 +78,19 @@ def examine(run: RunDirectory) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the directory holds no run, or a run of which nothing was measured.
+        If the directory holds no run, or a run of which nothing was measured and whose losses say nothing.
     """
     run.config()  # says what is wrong with a directory that is no run
-    records = measured(run)
-    if not records:
+    records, findings = measured(run), [f.to_dict() for f in findings_of(run)]
+    if not (records or findings):
         found = Received(f"{run.path}, which has none")
         raise InputError("the run", "one with statistics", found, "they come from: rmsprop train TASK --every 50")
-    summary = run.summary() or {}
-    findings = [f.to_dict() for f in find(records)]
+    summary, steps = run.summary() or {}, [record["step"] for record in records]
     status = summary.get("status", "not finished")
     return {
         "run": str(run.path),
         "status": status,
-        "measured": {"count": len(records), "first": records[0]["step"], "last": records[-1]["step"]},
+        "measured": {"count": len(records), "first": min(steps, default=None), "last": max(steps, default=None)},
         "findings": findings,
         "post_mortem": summary.get("post_mortem"),
         "healthy": not findings and status != "diverged",

@@ -68,25 +68,40 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
     """Return how a training ended, a sentence a line."""
     if summary is None:
         return ["This run is not finished; what follows is what it has recorded so far."]
-    metric = summary["metric"]
-    if summary["status"] == "diverged":
+    metric, replayed = summary["metric"], summary.get("replay")
+    again = [] if replayed is None else [_replay_words(replayed, summary["post_mortem"])]
+    if summary.get("reason") == "not finite":
         return [
             f"The loss stopped being finite at step {summary['steps']}: the learning rate "
-            f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite."
+            f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite.",
+            *again,
         ]
     score, loss = score_words(summary["validation_metric"], metric), score_words(summary["validation_loss"], "loss")
-    done = f"After {summary['epochs']} epoch{'s' * (summary['epochs'] != 1)} ({summary['steps']} steps)"
+    done = f"fter {summary['epochs']} epoch{'s' * (summary['epochs'] != 1)} ({summary['steps']} steps)"
+    done = f"Diverged, a{done}" if summary["status"] == "diverged" else f"A{done}"
     lines = [f"{done} on the validation data: {metric} {score}, loss {loss}."]
     if "test_metric" in summary:
         lines.append(f"On the test data: {metric} {score_words(summary['test_metric'], metric)}.")
-    return lines
+    return lines + again
+
+
+def _replay_words(replayed: dict[str, Any], post_mortem: dict[str, Any] | None) -> str:
+    """Return what was replayed, whether it was what had happened, and that nothing was seen if so it is."""
+    words = f"Steps {replayed['first']} to {replayed['last']} were replayed, each of them measured: "
+    words += (
+        "they met the same losses, bit for bit."
+        if replayed["same"]
+        else "they met other losses than before, so this task is not the same each time; what is said of where it "
+        "began is of the replay."
+    )
+    return words if post_mortem else f"{words} No gradient left its history for good."
 
 
 def describe_findings(findings: list[dict[str, Any]], count: int, first: int, last: int) -> str:
     """Return how many findings there are in the `count` measured steps, of which `first` and `last` are the ends."""
     found = "Nothing found" if not findings else "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
     steps = f"{count} measured steps ({first} to {last})" if count > 1 else f"1 measured step ({first})"
-    return f"{found} in {steps}."
+    return f"{found} in {steps if count else 'the losses; no step was measured'}."
 
 
 def findings_by_advice(findings: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -6,8 +6,8 @@
         print(finding)
 
 `find` is a pure function of the records, of a run that goes on, has ended, or was written to a file. What it looks for,
-and from which threshold on, is in `findings_gradients` and `findings_steps`; what a record holds, in `statistics`.
-Thresholds are wide of what healthy runs show.
+and from which threshold on, is in `findings_gradients`, `findings_steps`, `findings_divisor` and `findings_decay`;
+what a record holds, in `statistics`. Thresholds are wide of what healthy runs show.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
+from rmsprop.monitor import findings_decay as decay
+from rmsprop.monitor import findings_divisor as divisor
 from rmsprop.monitor import findings_gradients as gradients
 from rmsprop.monitor import findings_steps as steps
 from rmsprop.monitor.history import Finding, History, Record
@@ -28,14 +30,14 @@ KINDS: tuple[Callable[[History], Iterator[Finding]], ...] = (
     steps.first_step,
     steps.long_steps,
     gradients.oscillation,
-    steps.eps,
-    steps.start,
-    steps.variance_floor,
+    divisor.eps,
+    divisor.start,
+    divisor.variance_floor,
     steps.stall,
-    steps.state_stall,
+    divisor.state_stall,
     steps.effective_lr,
     steps.short_steps,
-    steps.weight_decay,
+    decay.weight_decay,
     gradients.clipping,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rmsprop.monitor.post_mortem import PostMortem, post_mortem
 from rmsprop.monitor.ring import Ring
 from rmsprop.monitor.series import Series, of_record, of_sums
 from rmsprop.monitor.statistics import describe
+from rmsprop.monitor.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from rmsprop.monitor.findings import Finding
@@ -84,11 +86,13 @@ class Monitor:
 
     Steps are counted as the optimizer counts them: those left out for gradients that are not finite are not, nor those
     that raise, nor those in which no parameter has a gradient. Where the optimizer loads a state, the count goes on
-    from there, and `post_mortem` knows nothing of steps before but their records. A copy of a watched optimizer is not
-    watched.
+    from there, records of later steps are dropped, and `post_mortem` knows nothing of steps before but their records;
+    with `load_state_dict` after it, those that its state holds, too. A copy of a watched optimizer is not watched.
 
     Where the line goes in Lightning: `on_fit_start`, with `self.optimizers()`. With Hugging Face's Trainer: in a
-    `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`.
+    `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`, or before the Trainer is
+    made. What `state_dict` returned goes back in after the optimizer's own state: in `on_train_start`, in
+    `on_train_begin`; with Accelerate, `accelerator.register_for_checkpointing(monitor)` does both.
 
     Examples
     --------
@@ -120,7 +124,7 @@ class Monitor:
         self._every = check_count("every", every, "50 measures one step in fifty, 1 every step")
         last = check_count("last", last, "0 keeps nothing, 100 the sums of the last hundred steps", least=0)
         self._sinks = [[_callable(sink), False] for sink in sinks]  # and whether it has taken a record
-        self._optimizer = _unwrapped(optimizer)
+        self._optimizer = _watchable(optimizer)
         if model is not None:
             tensors.check_model(self._optimizer.param_groups, model)
         self._model = model
@@ -128,7 +132,7 @@ class Monitor:
         self._ring = Ring(max(last, 1))
         self._usual = (1, 0) if last else (0, 0)
         self._step: int | None = None  # t; None: to be read from the optimizer, which may yet load its state
-        self._attempt = _Attempt()
+        self._attempts: dict[int, int] = {}  # by thread: the step that it is making or that has failed
         self._since = 0  # steps since the optimizer was asked for those that it has not told of
         self._lock = threading.Lock()
         self._before = tensors.joined(0, {})  # samples of gradients
@@ -142,23 +146,24 @@ class Monitor:
 
     def wanted(self) -> tuple[int, int]:
         """Tell the optimizer what to measure of the next step (see `rmsprop.torch.watching.Watcher`)."""
-        attempt = self._attempt
+        thread = get_ident()
         with self._lock:
             if self._step is None:
                 self._step = _steps_made(self._optimizer)
-            if attempt.step is None:  # else it has failed, and this is the same step again
+            if thread not in self._attempts:  # else it has failed, and this is the same step again
                 self._step += 1
             levels = self._levels(self._step)
             if levels is not self._usual:
                 self._settle()
                 levels = self._levels(self._step)
-            attempt.step = self._step
+            self._attempts[thread] = self._step
         return levels
 
     def _levels(self, step: int) -> tuple[int, int]:
-        if step % self._every == 0 or step == 1:
+        since = step % self._every
+        if since == 0 or step == 1:
             return 2, 2
-        return (1, 0) if (step + 1) % self._every == 0 else self._usual  # above 0: gradients will be sampled
+        return (1, 0) if since == self._every - 1 else self._usual  # above 0: gradients will be sampled
 
     def measured(
         self, places: Sequence[Place], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
@@ -166,7 +171,7 @@ class Monitor:
         """Take what the optimizer measured (see `rmsprop.torch.watching.Watcher`)."""
         made = None
         with self._lock:
-            step, self._attempt.step = self._attempt.step, None
+            step = self._attempts.pop(get_ident(), None)
             if step is None:  # a state was loaded in this step
                 return
             self._since += 1
@@ -184,7 +189,8 @@ class Monitor:
     def skipped(self, places: Sequence[Place], nonfinite: list[int], /) -> None:
         """Take note that the step was left out (see `rmsprop.torch.watching.Watcher`)."""
         with self._lock:
-            self._step, self._attempt.step = self._made(), None
+            self._step = self._made()
+            self._attempts.pop(get_ident(), None)
             self._skipped += 1
             self._left_out += 1
 
@@ -192,7 +198,7 @@ class Monitor:
         """Return how many steps were made; an attempt of this thread that is not known to have been is not counted."""
         if self._step is None:
             self._step = _steps_made(self._optimizer)
-        return self._step - (self._attempt.step is not None)
+        return self._step - (get_ident() in self._attempts)
 
     def _settle(self) -> None:
         """Take back the steps that devices have left out, which wait to be asked; until now they counted as made."""
@@ -209,15 +215,16 @@ class Monitor:
     def _loaded(self, _: Any) -> None:
         """Go on from the state that the optimizer has loaded."""
         with self._lock:
-            self._forget()
-            self._step = None
+            self._forget(_steps_made(self._optimizer))
 
-    def _forget(self) -> None:
-        """Forget what was known of steps, but for records and how many were not finite."""
+    def _forget(self, step: int) -> None:
+        """Go on from `step`; forget what was known of steps, but for records up to it and how many were not finite."""
         self._settle()
         nonfinite = self._nonfinite_steps()
+        self._step = step
+        self.records[:] = [made for made in self.records if made["step"] <= step]
         self._ring = Ring(self._ring.last)
-        self._attempt.step = None
+        self._attempts.pop(get_ident(), None)
         self._before, self._left_out = tensors.joined(0, {}), 0
         self._elements.clear()
         self._nonfinite_before = nonfinite - int(self._optimizer.nonfinite_steps), nonfinite - self._skipped
@@ -295,15 +302,17 @@ class Monitor:
         with self._lock:
             self._settle()
             now, names = self._made(), self._named()
-            series = [self._series(place, names[place], now) for place in self._ring.rows]
+            known = {name for made in self.records for name in made["tensors"]}
+            places = [place for place, name in names.items() if place in self._ring.rows or name in known]
+            series = [self._series(place, names[place], now) for place in places]
             return post_mortem(series, now, self._left_out)
 
     def _series(self, place: Place, name: str, now: int) -> Series:
         group = self._optimizer.param_groups[place[0]]
         rule, p = self._optimizer.rule(place[0]), group["params"][place[1]]
-        late = now - int(self._optimizer.state[p]["step"])  # steps that this tensor has not made
+        late = now - int(self._optimizer.state.get(p, {}).get("step", 0))  # steps that this tensor has not made
         elements = self._elements[place] if place in self._elements else tensors.measured_of(p)[0]
-        held = self._ring.series(place)
+        held = self._ring.series(place) if place in self._ring.rows else []
         first = held[0][0] if held else now + 1
         told = [(made["step"], made["tensors"].get(name)) for made in self.records if made["step"] < first]
         points = [of_record(rule, step - 1 - late, step, values) for step, values in told if values is not None]
@@ -311,9 +320,11 @@ class Monitor:
         return Series(name, group["nonfinite"] == "propagate", points)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to make the records that an uninterrupted one makes; plain numbers.
+        """Return what a resumed run needs to go on as an uninterrupted one does; lists and plain numbers.
 
-        The records themselves are not in it: a sink that writes them has them.
+        It makes the same records then, and its `post_mortem` knows the last `last` steps across the interruption. The
+        records so far are not in it: a sink that writes them has them, and `monitor.records[:] = ...` hands them back,
+        for findings and for a post-mortem of what was before.
         """
         with self._lock:
             self._settle()
@@ -323,25 +334,36 @@ class Monitor:
                 "nonfinite_steps": self._nonfinite_steps(),
                 "sampled": samples.step,
                 "samples": {f"{index}.{number}": x.tolist() for (index, number), x in samples.pieces().items()},
+                "ring": self._ring.state_dict() if self._usual[0] else None,
+                "elements": [[*place, elements] for place, elements in self._elements.items()],
             }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, with the optimizer that has loaded its own state."""
+        """Go on from what `state_dict` returned, with the optimizer that has loaded its own state.
+
+        Records of later steps, which are undone by that, are dropped.
+        """
         try:
             step, nonfinite, sampled = (int(state[key]) for key in ("step", "nonfinite_steps", "sampled"))
             samples = {
                 (int(index), int(number)): np.array(x, np.float64)
                 for (index, _, number), x in ((key.partition("."), x) for key, x in state["samples"].items())
             }
+            elements = {(int(index), int(number)): int(count) for index, number, count in state["elements"]}
+            ring = Ring(self._ring.last)
+            if state["ring"] is not None:
+                ring.load_state_dict(state["ring"])
         except (KeyError, TypeError, ValueError, AttributeError):
             found = Received(
                 f"a {type(state).__name__} with {sorted(map(str, state)) if isinstance(state, Mapping) else 'others'}"
             )
             raise InputError("state", "what state_dict() returned", found, "save monitor.state_dict()") from None
         with self._lock:
-            self._forget()
-            self._step, self._before = step, tensors.joined(sampled, samples)
-            self._nonfinite_before = nonfinite - int(self._optimizer.nonfinite_steps), nonfinite - self._skipped
+            self._forget(step)
+            self._before, self._ring = tensors.joined(sampled, samples), ring
+            self._elements.update(elements)
+            ours = nonfinite - ring.nonfinite_steps() - self._skipped
+            self._nonfinite_before = nonfinite - int(self._optimizer.nonfinite_steps), ours
 
     def close(self) -> None:
         """Measure no more, and close the sinks that can be closed; records, findings and post-mortem stay."""
@@ -362,12 +384,6 @@ class Monitor:
         self.close()
 
 
-class _Attempt(threading.local):
-    """The step that this thread is making, None between steps; after one that has failed, its number."""
-
-    step: int | None = None
-
-
 def _callable(sink: Any) -> Any:
     if callable(sink):
         return sink
@@ -376,15 +392,9 @@ def _callable(sink: Any) -> Any:
     )
 
 
-def _unwrapped(optimizer: Any) -> Any:
-    """Return the optimizer inside of wrappers: Lightning's keep it as `_optimizer`, Accelerate's as `optimizer`."""
-    own = optimizer
-    for _ in range(8):
-        inner = getattr(own, "__dict__", {})
-        inner = inner.get("_optimizer", inner.get("optimizer"))
-        if inner is None:
-            break
-        own = inner
+def _watchable(optimizer: Any) -> Any:
+    """Return the `rmsprop.torch.RMSprop` that `optimizer` is or wraps, else raise InputError."""
+    own = unwrapped(optimizer)
     if callable(getattr(own, "watch", None)) and hasattr(own, "param_groups"):
         return own
     found = Received(f"one of {type(own).__module__.partition('.')[0]}, {type(own).__name__}")

@@ -114,13 +114,15 @@ def _rises(series: Sequence[Series], end: int | None) -> list[tuple[Point, Serie
 
 
 class _Totals:
-    """The sum over all tensors of the gradient's mean square, step by step."""
+    """The sum over all tensors of the gradient's mean square, step by step; those that are not finite are left out."""
 
     def __init__(self, series: Sequence[Series]) -> None:
         self._of: dict[int, float] = {}
         for s in series:
             for p in s.points:
-                self._of[p.step] = self._of.get(p.step, 0.0) + (p.gradient or 0.0)
+                self._of.setdefault(p.step, 0.0)
+                if p.gradient is not None and math.isfinite(p.gradient):
+                    self._of[p.step] += p.gradient
         self._steps = sorted(self._of)
         self._sums = list(accumulate((self._of[step] for step in self._steps), initial=0.0))  # of those before each
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +91,22 @@ class Ring:
             for at in self._order()
             if self._sums[at, row, _NONFINITE] != _ABSENT
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is held, in lists of plain numbers."""
+        return {
+            "steps": self.steps(),
+            "places": [list(p) for p in self.rows],
+            "sums": self._sums[self._order()].tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` returned, of which the newest steps are held."""
+        places = [(int(index), int(number)) for index, number in state["places"]]
+        for step, rows in zip(state["steps"], state["sums"], strict=True):
+            sums = np.array(rows, np.float64).reshape(len(places), len(COLUMNS))
+            there = sums[:, _NONFINITE] != _ABSENT
+            self.put(int(step), [place for place, is_there in zip(places, there, strict=True) if is_there], sums[there])
 
     def _order(self) -> list[int]:
         return [i % self.last for i in range(max(0, self._count - self.last), self._count)]

@@ -160,11 +160,11 @@ def dead_rows(p: Tensor, state: dict[str, Tensor], zeros: float) -> int:
     rows, elements = g.shape[0], g.numel()
     if not elements or zeros * rows < elements:
         return 0
-    still = g.reshape(rows, -1).abs().amax(1) == 0
-    if not still.any():
+    alive = g.reshape(rows, -1).any(1)
+    if alive.all():
         return 0
     from rmsprop.torch.slots import average
 
     with torch.no_grad():
         v = average({"square_avg": here(state["square_avg"])}, "square_avg", here(p)).reshape(rows, -1)
-        return int((still & (v.amax(1) <= DEAD**2 * float(v.mean()))).sum())
+        return int((~alive & (v.amax(1) <= DEAD**2 * float(v.mean()))).sum())
