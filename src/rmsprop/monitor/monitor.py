@@ -90,8 +90,8 @@ class Monitor:
     with `load_state_dict` after it, those that its state holds, too. A copy of a watched optimizer is not watched.
 
     Where the line goes in Lightning: `on_fit_start`, with `self.optimizers()`. With Hugging Face's Trainer: in a
-    `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`, or before the Trainer is
-    made. What `state_dict` returned goes back in after the optimizer's own state: in `on_train_start`, in
+    `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`, or before the Trainer
+    is made. What `state_dict` returned goes back in after the optimizer's own state: in `on_train_start`, in
     `on_train_begin`; with Accelerate, `accelerator.register_for_checkpointing(monitor)` does both.
 
     Examples
