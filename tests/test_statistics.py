@@ -534,3 +534,36 @@ def test_a_compiled_step_refuses_a_watcher(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"^optimizer must be one without a watcher for torch\.compile"):
         step()
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("fused", PATHS)
+def test_roots_of_what_is_negative_are_not_below_epsilon(fused: bool | None) -> None:
+    """No step makes such a v, but a state that was edited may have one."""
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer, recorder = watched([p], Rule(eps=0.5), fused=fused)
+    p.grad = torch.zeros(4)
+    optimizer.step()
+    optimizer.state[p]["square_avg"].copy_(torch.tensor([-1.0, 1.0, 0.0, torch.nan]))
+    optimizer.step()
+    (row,) = recorder.measurements[-1][1]
+    assert dict(zip(statistics.COLUMNS, row, strict=True))["eps"] == 1
+
+
+@pytest.mark.parametrize("fused", PATHS)
+def test_a_watcher_that_raises_leaves_a_whole_step(fused: bool | None) -> None:
+    class Broken(Recorder):
+        def measured(self, *_: Any) -> None:
+            raise RuntimeError("the watcher is broken")
+
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    for p, optimizer in zip(params, (RMSprop([p], fused=fused) for p in params), strict=True):
+        p.grad = torch.full((3,), 16.0)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(0.0)
+        if p is params[1]:
+            optimizer.watch(Broken())
+            with pytest.raises(RuntimeError, match="broken"):
+                optimizer.step()
+        else:
+            optimizer.step()
+    assert torch.equal(params[0].detach(), params[1].detach())
+    assert [p.grad.tolist() for p in params if p.grad is not None] == [[2.0] * 3] * 2

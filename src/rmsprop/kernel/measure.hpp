@@ -201,9 +201,10 @@ void add_piece(Seen<T>& seen, const rmsprop::Scalars<T>& c, const T* g, const T*
   top = top != top || largest <= top ? top : largest;
   // The least s has the least root.
   if (seen.least_s < c.eps_inside || !(root(seen.least_s) >= c.eps_outside)) {
+    const T inside = c.eps_inside > 0 ? c.eps_inside : -infinity;  // no s, where ε is outside
     BitsOf<T> eps = 0;
 #pragma omp simd reduction(+ : eps)
-    for (std::int64_t i = 0; i < n; ++i) eps += (s[i] < c.eps_inside) | (root(s[i] + c.eps_inside) < c.eps_outside);
+    for (std::int64_t i = 0; i < n; ++i) eps += (s[i] < inside) | (root(s[i] + c.eps_inside) < c.eps_outside);
     tally.sums[kEps] += static_cast<double>(eps);
   }
   tally.sums[kFloor] += static_cast<double>(seen.floor);

@@ -429,4 +429,4 @@ def _unrounded(value: Any) -> InputError:
     return InputError("stochastic_rounding", "False without bfloat16 parameters", found, "leave it out")
 
 
-_watched_step = Optimizer.profile_hook_step(RMSprop._step)
+_watched_step = Optimizer.profile_hook_step(lambda self, closure=None: self._step(closure))

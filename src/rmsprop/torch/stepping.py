@@ -96,6 +96,10 @@ def step(
         rows.put()
     if counted is not None:  # before the watcher is told, who may ask for the count
         run.nonfinite_steps = nonfinite.add(run.nonfinite_steps, counted)
+    if scale != 1:  # torch's fused optimizers leave the gradients so
+        for p in (p for group in groups for p in group["params"] if p.grad is not None):
+            with torch.no_grad():
+                p.grad.div_(scale)
     if watcher is not None and (stepped or tables or any(slots for _, _, slots in work)):
         if skip is not None and skip is not True and not level:
             run.untold = nonfinite.add(run.untold, skip)
@@ -103,10 +107,6 @@ def step(
         watcher.measured(places, sums, histograms)
     if batch is not None:  # not before: what was measured are views of its memory, and other threads may take it
         run.batches.append(batch)
-    if scale != 1:  # torch's fused optimizers leave the gradients so
-        for p in (p for group in groups for p in group["params"] if p.grad is not None):
-            with torch.no_grad():
-                p.grad.div_(scale)
 
 
 def _left_over(

@@ -24,8 +24,8 @@ class Watcher(Protocol):
     def wanted(self) -> tuple[int, int]:
         """Return what is to be measured of the next step: 0 nothing, 1 the sums, 2 the histograms, too.
 
-        The first number is for what the kernel steps, where measuring the sums adds about a fifth of the step on large
-        tensors, the second one for what tensor operations step. If both are above 0, the higher one counts for both.
+        The first number is for what the kernel steps, where measuring the sums adds about a tenth of the step, the
+        second one for what tensor operations step. If both are above 0, the higher one counts for both.
         """
 
     def measured(
