@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -46,3 +48,63 @@ class Forgetful(Growing):
 
 def forgetful() -> Task:
     return dataclasses.replace(growing(), name="forgetful", model=Forgetful)
+
+
+def _then(second: Callable[[], nn.Module], name: str) -> Task:
+    """Return one whose model grows in the run, and is what `second` makes in a replay."""
+    made = itertools.count()
+    tried = 2  # models that `Task.try_out` makes
+    return dataclasses.replace(growing(), name=name, model=lambda: Growing() if next(made) <= tried else second())
+
+
+class Calm(Growing):
+    """One that does not grow, and has the same state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.Linear.forward(self, x)
+
+
+class Unrepeatable(Growing):
+    """One that cannot be stepped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("not again")
+
+
+def _breaks() -> nn.Module:
+    raise RuntimeError("not again")
+
+
+def once() -> Task:
+    return _then(Calm, "once")
+
+
+def breaking() -> Task:
+    return _then(_breaks, "breaking")
+
+
+def unrepeatable() -> Task:
+    return _then(Unrepeatable, "unrepeatable")
+
+
+def blind() -> Task:
+    """One whose validation is not finite from the second epoch on, while its training is well."""
+
+    class Blind(Growing):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1.0 if self.training or int(self.calls) < 8 else float("nan"))
+
+    return dataclasses.replace(growing(), name="blind", model=Blind, batch_size=25, epochs=3)
+
+
+def lost_at_the_end() -> Task:
+    """One whose gradient, and not its loss, is infinite in the last step."""
+
+    class Lost(Growing):
+        def forward(self, x: Tensor) -> Tensor:
+            output = super().forward(x)
+            if self.training and int(self.calls) == 12:
+                return output + torch.sqrt(output - output.detach())  # 0, of infinite slope
+            return output
+
+    return dataclasses.replace(growing(), name="lost", model=Lost, batch_size=25, epochs=3)

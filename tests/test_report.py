@@ -166,7 +166,7 @@ def test_what_is_empty_zero_or_alone_is_drawn() -> None:
 
 
 def test_findings_in_words() -> None:
-    finding = {"cause": "c", "threshold": "t", "remedy": "r"}
+    finding = {"kind": "eps", "cause": "c", "threshold": "t", "remedy": "r"}
     assert describe_findings([], 1, 1, 1) == "Nothing found in 1 measured step (1)."
     assert describe_findings([finding], 3, 1, 100) == "1 finding in 3 measured steps (1 to 100)."
     assert describe_findings([finding] * 2, 3, 1, 100) == "2 findings in 3 measured steps (1 to 100)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import itertools
 import json
@@ -18,18 +19,20 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sick import WELL
 
-from rmsprop import Rule
+from rmsprop import InputError, Rule
+from rmsprop.commands import training as commands
 from rmsprop.console import show_examined, show_training, training_progress
 from rmsprop.lab import saving
 from rmsprop.lab.losses import LOST, TIMES, ran_away
-from rmsprop.lab.replay import MOST
+from rmsprop.lab.replay import MOST, replay
+from rmsprop.lab.report import write_report
 from rmsprop.lab.stopping import Interrupted
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.task import load_task
-from rmsprop.lab.train import train
+from rmsprop.lab.train import EVERY, train
 from rmsprop.lab.training import Training
 from rmsprop.lab.watch import examine, findings_of, measured
-from rmsprop.lab.words import describe_training
+from rmsprop.lab.words import describe_training, replay_words
 from rmsprop.monitor import Monitor
 from rmsprop.torch import RMSprop
 
@@ -43,7 +46,7 @@ def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save_often(patch: pytest.MonkeyPatch) -> None:
-    """Let trainings save before the first step and after every twentieth."""
+    """Let trainings save after the first step and every twentieth from there."""
     calls = itertools.count()
     patch.setattr(saving.Saver, "due", lambda self: next(calls) % 20 == 0)
 
@@ -79,8 +82,9 @@ def test_a_run_that_diverged_is_replayed_and_every_step_of_its_end_is_known(
     run, summary, told = whole
     assert (summary["status"], summary["reason"]) == ("diverged", "not finite")
     end = summary["steps"]
-    assert summary["replay"] == {"first": 101, "last": end, "same": True}  # from the older one of two checkpoints
-    assert [r for r in told if r["kind"] == "replay"] == [{"kind": "replay", "step": 100, "steps": end - 100}]
+    # from the older one of two checkpoints
+    assert summary["replay"] == {"first": 102, "last": end, "same": True, "went_wrong": True, "tells": True}
+    assert [r for r in told if r["kind"] == "replay"] == [{"kind": "replay", "step": 101, "steps": end - 101}]
     found = summary["post_mortem"]
     assert (found["kind"], found["step"], found["after"]) == ("spike", WELL + 1, None)
     assert found["nonfinite_step"] is not None
@@ -95,7 +99,7 @@ def test_a_run_that_diverged_is_replayed_and_every_step_of_its_end_is_known(
     assert found == json.loads(json.dumps({**seen.to_dict(), "text": str(seen)}))
 
     assert found["text"] in said_of(run)
-    assert f"Steps 101 to {end} were replayed, each of them measured: they met the same losses" in said_of(run)
+    assert f"Steps 102 to {end} were replayed, each of them measured: they met the same losses" in said_of(run)
     assert sorted(p.name for p in run.path.glob("*.pt")) == ["checkpoint.pt"]
     assert [r["step"] for r in measured(run)] == [1, *range(50, end, 50)]  # the replay writes nothing
 
@@ -155,7 +159,7 @@ def test_the_terminal_says_that_it_replays() -> None:
     with training_progress(console) as listen:
         train(f"{SICK}:growing", RULE, every=1000, listen=listen)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert re.search(r"\nreplaying the last \d+ steps to see where it began\n$", said)
+    assert re.search(r"\nreplaying steps 1 to \d+ to see where it began\n$", said)
 
 
 def test_nothing_is_replayed_where_nothing_is_to_be_measured() -> None:
@@ -163,6 +167,118 @@ def test_nothing_is_replayed_where_nothing_is_to_be_measured() -> None:
     assert (summary["status"], summary["reason"]) == ("diverged", "not finite")
     assert not {"replay", "post_mortem"} & summary.keys()
     assert not list(Path().glob("*/before-*.pt"))
+
+
+@pytest.mark.usefixtures("saves_often")
+def test_a_replay_that_goes_well_leaves_what_the_run_has_measured() -> None:
+    """The run's records name where it began; a replay that meets other losses and stays healthy does not undo that."""
+    run, summary = train(f"{SICK}:once", RULE, every=1)
+    assert (summary["reason"], summary["post_mortem"]["step"]) == ("not finite", WELL + 1)
+    replayed = summary["replay"]
+    assert (replayed["same"], replayed["went_wrong"], replayed["tells"]) == (False, False, False)
+    said = said_of(run)
+    assert "other losses than before, so this task is not the same each time; no gradient left its history" in said
+    assert "of where it began is of the steps that the run itself had measured." in said
+
+
+@pytest.mark.parametrize("task", ["breaking", "unrepeatable"])
+def test_a_replay_that_fails_does_not_lose_what_the_training_came_to(task: str) -> None:
+    run, summary = train(f"{SICK}:{task}", RULE, every=50)
+    assert run.summary() == summary
+    assert (summary["status"], summary["replay"]) == ("diverged", {"failed": "RuntimeError: not again"})
+    assert summary["steps"] > WELL
+    assert "A replay, to see where it began, failed with RuntimeError: not again." in said_of(run)
+
+
+@pytest.mark.usefixtures("saves_often")
+def test_a_long_run_that_went_wrong_early_is_replayed_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("train", "replay"):
+        monkeypatch.setattr(f"rmsprop.lab.{module}.MOST", 30)
+    monkeypatch.setattr(saving, "NEAR", 30)
+    monkeypatch.setattr(saving, "APART", 20)
+    run, summary = train("digits", Rule(lr=30.0), epochs=6)
+    assert (summary["reason"], summary["steps"]) == ("ran away", 6 * 17)
+    good = summary["findings"][0]["evidence"]["step_before"]
+    assert good < 10  # and all checkpoints that are kept are of later steps
+    assert (summary["replay"]["first"], summary["replay"]["last"]) == (good + 1, good + 30)
+    assert summary["replay"]["same"]
+    assert f"Steps {good + 1} to {good + 30} were replayed, each of them measured: they met the" in said_of(run)
+
+
+def test_losses_are_compared_also_where_the_replay_ends_between_two_records() -> None:
+    def start() -> Training:
+        return Training(task, lambda params: RMSprop.from_rule(params, RULE), seed=0, epochs=1, batch_size=7)
+
+    task = load_task("digits")
+    whole, again = start(), start()
+    records = [r for new in whole.run() for r in new]
+    between = [r["step"] for r in records if r["kind"] == "loss"]
+    seen = replay(again, between[1] - 3, records, [], lambda _: None)
+    assert (seen.first, seen.last, seen.same, again.step) == (1, between[1] - 3, True, between[1])
+    for record in records:
+        record["losses_crc"] = record.get("losses_crc", 0) ^ 1
+    assert not replay(start(), between[1] - 3, records, [], lambda _: None).same
+
+
+@pytest.mark.parametrize(
+    ("replayed", "words"),
+    [
+        (
+            {"first": 1101, "last": 957, "same": False, "went_wrong": True, "tells": True},
+            "stopped being finite at step 957, before",
+        ),
+        (
+            {"first": 7, "last": 7, "same": True, "went_wrong": True, "tells": True},
+            "Step 7 was replayed and measured: they met",
+        ),
+        (
+            {"first": 1, "last": 7, "same": True, "went_wrong": False, "tells": False},
+            "no gradient left its history for good in",
+        ),
+    ],
+)
+def test_words_of_a_replay(replayed: dict[str, Any], words: str) -> None:
+    said = replay_words(replayed, None)
+    assert words in said
+    assert "what is said" not in said
+
+
+def test_one_is_one() -> None:
+    run, _ = train(f"{SICK}:growing", RULE, epochs=1, batch_size=100)
+    assert said_of(run).startswith("After 1 epoch (1 step) on the validation data: ")
+
+
+def test_the_end_of_a_run_keeps_the_checkpoints_that_its_replay_may_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, kept, forget = itertools.count(1), [], saving.forget
+    monkeypatch.setattr(saving.Saver, "due", lambda self: next(calls) in (5, 105))
+
+    def look(run: RunDirectory) -> None:
+        kept.append(sorted(p.name for p in run.path.glob("before-*.pt")))
+        assert run.summary() is None  # a kill between the two leaves nothing behind
+        forget(run)
+
+    monkeypatch.setattr(saving, "forget", look)
+    train(f"{SICK}:growing", RULE, every=0)
+    assert kept == [["before-105.pt", "before-5.pt"]]
+
+
+def test_a_run_stopped_before_its_first_step_begins_anew() -> None:
+    """The state before the first step is of the evaluation there, and would have its record a second time."""
+
+    def listen(training: Training, _: list[Any]) -> None:
+        if training.step == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="stopped after step 0 of 34"):
+        train("digits", RULE, epochs=2, out=Path("cut"), listen=listen)
+    cut, _ = train("digits", RULE, epochs=2, out=Path("cut"), resume=True)
+    whole, _ = train("digits", RULE, epochs=2, out=Path("whole"))
+    steps = [[(r["kind"], r["step"], r.get("loss")) for r in run.records()] for run in (cut, whole)]
+    assert steps[0] == steps[1]
+
+
+def test_the_command_measures_as_often_as_the_function() -> None:
+    assert inspect.signature(commands.train).parameters["every"].default == EVERY
 
 
 @settings(max_examples=50)
@@ -181,20 +297,24 @@ def test_a_checkpoint_of_a_hundred_steps_ago_is_always_there(gaps: list[int], go
     run = Named()
     saving.forget(run)
     saver, step, saved = saving.Saver(run), 0, []
+    apart: list[int] = []
     for gap in gaps:
         step += gap
         saver.save({}, step)
         saved.append(step)
+        apart += [step] if not apart or step - apart[-1] >= saving.APART else []
         assert len(list(Path().glob("before-*.pt"))) <= 2
         begin, name = saving.before(run, step, step)
         assert (name is None) == (begin == 0)
         assert name is None or Path(name).exists()
         assert begin == 0 or (begin in saved and begin <= step - saving.APART)
         assert step - begin < 2 * (saving.APART + 250)
+    Path("before-mine.pt").touch()  # a file of somebody else
     begin, _ = saving.before(run, step, good)
-    kept = [int(path.stem.partition("-")[2]) for path in Path().glob("before-*.pt")]
-    far = [at for at in kept if at <= step - saving.APART]
-    assert begin <= good or not far or (step > saving.NEAR and begin == min(far))
+    far = [at for at in apart[-2:] if at <= step - saving.APART]  # of all that were saved, APART from each other
+    usable = [at for at in far if at <= good]
+    assert begin == max(usable, default=min(far) if far and step > saving.NEAR else 0)
+    Path("before-mine.pt").unlink()
     saving.forget(run)
     assert not list(Path().iterdir())
 
@@ -208,11 +328,13 @@ def test_a_loss_that_runs_away_is_told_as_what_it_is() -> None:
     assert "test_loss" not in summary
     first, *_ = summary["findings"]
     assert (first["kind"], first["step"]) == ("loss", summary["steps"])
-    before = run.records()[0]["validation_loss"]
+    start, one, *_ = run.records()
+    before = max(start["validation_loss"], one["first_loss"])
     assert first["evidence"]["times_before"] == pytest.approx(first["evidence"]["last"] / before)
     assert first["evidence"]["times_before"] > TIMES
     assert first["evidence"]["step_above"] == 2  # after one step of 300 for every element
-    assert summary["replay"] == {"first": 1, "last": summary["steps"], "same": True}
+    assert summary["replay"]["same"]
+    assert (summary["replay"]["first"], summary["replay"]["last"]) == (1, summary["steps"])
     assert summary["steps"] <= MOST
     said = said_of(run)
     assert said.startswith("Diverged, after 3 epochs (51 steps) on the validation data: accuracy ")
@@ -232,6 +354,59 @@ def test_it_is_told_also_where_nothing_is_measured() -> None:
     assert "1 finding in the losses; no step was measured." in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_validation_alone_that_is_not_finite_is_told_as_that() -> None:
+    run, summary = train(f"{SICK}:blind", Rule(lr=1e-3), every=5)
+    assert (summary["status"], summary["reason"], summary["lost_epoch"]) == ("diverged", "validation not finite", 2)
+    assert (summary["replay"], summary["post_mortem"], summary["steps"]) == (None, None, 12)
+    said = said_of(run)
+    assert "The validation loss was not finite, first after epoch 2, while the training loss was" in said
+    assert "the validation data" in said
+    assert "eval mode" in said
+    assert "learning rate" not in said
+
+
+def test_parameters_that_the_last_step_lost_are_no_matter_of_validation() -> None:
+    _, summary = train(f"{SICK}:lost_at_the_end", RULE, every=1)
+    assert (summary["steps"], summary["validation_loss"], summary["reason"]) == (12, None, "not finite")
+
+
+def test_doctor_and_report_of_a_run_that_diverged_without_statistics() -> None:
+    run, _ = train(f"{SICK}:growing", RULE, every=0)
+    examined = examine(run)
+    assert (examined["status"], examined["reason"], examined["healthy"]) == ("diverged", "not finite", False)
+    assert "The loss stopped being finite at step" in doctor_says(run)
+    run, summary = train("digits", Rule(lr=30.0), epochs=1, every=0)
+    assert summary["findings"][0]["sentence"] in write_report(run).read_text(encoding="utf-8")
+
+
+def test_doctor_says_that_it_replayed_and_counts_findings_where_they_are(
+    whole: tuple[RunDirectory, dict[str, Any], list[Any]],
+) -> None:
+    said, examined = doctor_says(whole[0]), examine(whole[0])
+    assert examined["replay"] == whole[1]["replay"]
+    assert said.index("were replayed, each of them measured") < said.index(whole[1]["post_mortem"]["text"])
+    run, _ = train("digits", Rule(lr=30.0), epochs=1)
+    kinds = [f.kind for f in findings_of(run)]
+    others = len(kinds) - 1
+    assert kinds[0] == "loss"
+    assert f"1 finding in the losses; {others} finding{'s' * (others != 1)} in 1 measured step (1)." in doctor_says(run)
+
+
+def test_doctor_has_nothing_to_say_of_a_comparison() -> None:
+    run = RunDirectory.open(Path("both"), {"kind": "compare", "rule": {"lr": 0.1}}, resume=False)
+    run.append([{"stage": "tune"}])
+    with pytest.raises(
+        InputError, match="the run must be one of train, got both, of compare; see it with: rmsprop rep"
+    ):
+        examine(run)
+
+
+def doctor_says(run: RunDirectory) -> str:
+    console = Console(file=io.StringIO(), width=300, color_system=None)
+    show_examined(console, examine(run))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("lr", [0.01, 0.1])
 def test_a_loss_that_is_merely_high_is_none(lr: float) -> None:
     """At the default rate the loss rises before it falls; at ten times it, training is poor, and still is training."""
@@ -241,7 +416,7 @@ def test_a_loss_that_is_merely_high_is_none(lr: float) -> None:
     assert describe_training(run.config(), summary)[0].startswith("After 2 epochs")
 
 
-def losses(before: float | None, *epochs: float | None) -> list[dict[str, Any]]:
+def losses(before: float | None, *epochs: float | None, first_loss: float | None = 0.0) -> list[dict[str, Any]]:
     """Return records of five losses an epoch, one of which is an outlier."""
     records: list[dict[str, Any]] = [{"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": before}]
     for number, loss in enumerate(epochs):
@@ -249,6 +424,8 @@ def losses(before: float | None, *epochs: float | None) -> list[dict[str, Any]]:
             value = 1e9 if part == 3 else loss
             step, epoch = 10 * (5 * number + part), number + part / 5
             records.append({"kind": "loss", "step": step, "epoch": epoch, "loss": value})
+    if epochs:
+        records[1]["first_loss"] = first_loss
     return records
 
 
@@ -267,6 +444,10 @@ def losses(before: float | None, *epochs: float | None) -> list[dict[str, Any]]:
         (losses(None, 5.0), None),
         (losses(2.0), None),
         (losses(2.0, 1.0, 1.0)[1:], None),
+        (losses(2.0, 5.9, 6.1, first_loss=2.1), None),  # in training, dropout and all, it was higher from the start
+        (losses(2.0, 5.9, 6.1, first_loss=1.9), (20, 30)),
+        (losses(0.008, 0.1, -0.24, 0.1), None),  # of a loss that may be negative nothing is known
+        ([*losses(0.008, 0.1), {"kind": "epoch", "epoch": 1, "step": 50, "validation_loss": -0.2}], None),
     ],
 )
 def test_when_a_loss_has_run_away(records: list[dict[str, Any]], since: tuple[int, int] | None) -> None:

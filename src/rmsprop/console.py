@@ -37,6 +37,8 @@ def _progress(console: Console) -> Progress:
 @contextmanager
 def training_progress(console: Console) -> Iterator[TrainingListener]:
     """Yield a listener for `train`: a bar of steps on a terminal, else a line for every tenth of the epochs."""
+    from rmsprop.lab.words import steps_words
+
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None, news="")
 
@@ -44,8 +46,8 @@ def training_progress(console: Console) -> Iterator[TrainingListener]:
             progress.update(bar, completed=training.step, total=training.total_steps)
             for record in records:
                 if record["kind"] == "replay":
-                    words = f"replaying the last {record['steps']} steps to see where it began"
-                    console.print(words, markup=False)
+                    steps = steps_words(record["step"] + 1, record["step"] + record["steps"])
+                    console.print(f"replaying {steps} to see where it began", markup=False)
                     progress.update(bar, description="replaying", news="")
                 elif record["kind"] == "epoch":
                     words = _epoch_words(training, record)
@@ -184,6 +186,8 @@ def show_examined(console: Console, examined: dict[str, Any]) -> None:
     from rmsprop.lab.words import describe_findings, evidence_words, findings_by_advice
 
     console.print(f"{examined['run']}: {examined['status']}", markup=False)
+    for line in examined["result"]:
+        console.print(line, markup=False)
     if examined["post_mortem"]:
         console.print(f"\n{examined['post_mortem']['text']}", markup=False)
     console.print(f"\n{describe_findings(examined['findings'], **examined['measured'])}", markup=False)

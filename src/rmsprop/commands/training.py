@@ -65,7 +65,7 @@ def train(
         Learning rate over the run: constant, or falling linearly to 0.
     every
         Measure what the optimizer does once in so many steps, for the report and rmsprop doctor; 0 never does. A run
-        that diverges has its last steps replayed, and all of them measured.
+        that diverges is replayed around where that began, or at its end, with every step measured.
     out
         Directory of the run; runs/train-TASK, numbered, if left out.
     resume

@@ -16,15 +16,20 @@ LOST = 0.5, 0.1  # of it: it ends above the first share, and was once below the 
 def ran_away(records: Sequence[dict[str, Any]], lr: float) -> Finding | None:
     """Return the finding that a training's loss has run away, None if it has not.
 
-    The loss before the first step is that of the validation data, since there is no other of the untrained model.
-    Later ones are medians of the training loss over an epoch, which a few bad batches do not move; validation losses
-    also rise where a model only learns its training data by heart. A loss that starts at 0 or below has no scale, and
-    nothing is said of it.
+    The loss before the first step is the larger one of the validation loss then and the training loss of the first
+    step, since a model may behave otherwise in training (dropout). Later ones are medians of the training loss over an
+    epoch, which a few bad batches do not move; validation losses also rise where a model only learns its training data
+    by heart. A loss that is ever negative, or starts at 0, has no scale, and nothing is said of it.
     """
-    before = next((r["validation_loss"] for r in records if r["kind"] == "epoch" and r["step"] == 0), None)
     known = [r for r in records if r["kind"] == "loss" and r["loss"] is not None]
-    if not known or before is None or before <= 0:
+    validation = [r["validation_loss"] for r in records if r["kind"] == "epoch"]
+    start = [r["validation_loss"] for r in records if r["kind"] == "epoch" and r["step"] == 0]
+    start += [r["first_loss"] for r in known if "first_loss" in r]
+    if len(start) < 2 or None in start or max(start) == 0:
         return None
+    if any(loss is not None and loss < 0 for loss in (*start, *validation, *(r["loss"] for r in known))):
+        return None
+    before = max(start)
     epochs: dict[int, list[float]] = {}
     for record in known:
         epochs.setdefault(math.ceil(record["epoch"]), []).append(record["loss"])

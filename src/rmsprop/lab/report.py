@@ -43,7 +43,7 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     """Write the report of `run` to `path` (report.html in its directory if None) and return where it is."""
     config, summary, records = run.config(), run.summary(), run.records()
     content = (_comparison if config["kind"] == "compare" else _training)(config, summary, records)
-    content["watched"] = _watched(run, summary)
+    content["watched"] = None if config["kind"] == "compare" else _watched(run, summary)
     loader = jinja2.PackageLoader("rmsprop.lab", "")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page.filters |= {"score": score_words, "evidence": evidence_words, "together": _together}
@@ -184,16 +184,16 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
 
 
 def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what the monitor found, in words and pictures; None where nothing was measured."""
-    records = measured(run)
-    if not records:
+    """Return what losses and monitor say, in words and pictures; None where nothing was measured or found."""
+    records, findings = measured(run), [finding.to_dict() for finding in findings_of(run)]
+    if not (records or findings):
         return None
-    findings = [finding.to_dict() for finding in findings_of(run)]
+    steps = [record["step"] for record in records]
     return {
-        "line": describe_findings(findings, len(records), records[0]["step"], records[-1]["step"]),
+        "line": describe_findings(findings, len(records), min(steps, default=None), max(steps, default=None)),
         "findings": findings_by_advice(findings),
         "post_mortem": (summary or {}).get("post_mortem"),
-        "figures": _watched_figures(records),
+        "figures": _watched_figures(records) if records else [],
     }
 
 

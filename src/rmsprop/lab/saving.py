@@ -19,7 +19,11 @@ _NAME = "before-{}.pt"
 
 
 class Saver:
-    """Saves once a second, or so that saving takes at most a twentieth of the time."""
+    """Saves once a second, or so that saving takes at most a twentieth of the time.
+
+    At the end of a run, and when it is stopped, only checkpoint.pt is written, by `RunDirectory.save_checkpoint`: what
+    a replay of the steps just made may need is not pushed out.
+    """
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
@@ -65,4 +69,5 @@ def forget(run: RunDirectory) -> None:
 
 def _kept(run: RunDirectory) -> dict[int, Path]:
     """Return the files of the older checkpoints by their steps."""
-    return {int(path.stem.partition("-")[2]): path for path in run.path.glob(_NAME.format("*"))}
+    paths = {path.stem.partition("-")[2]: path for path in run.path.glob(_NAME.format("*"))}
+    return {int(step): path for step, path in paths.items() if step.isascii() and step.isdecimal()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,10 @@ import torch
 from rmsprop.environment import environment
 from rmsprop.errors import check_count
 from rmsprop.lab import saving
-from rmsprop.lab.replay import replay
+from rmsprop.lab.replay import MOST, Replay, replay
 from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
-from rmsprop.lab.task import fingerprint, load_task
+from rmsprop.lab.task import fingerprint, first_line, load_task
 from rmsprop.lab.training import Record, Training
 from rmsprop.lab.watch import Watch, findings_of, measured
 from rmsprop.monitor import PostMortem
@@ -26,6 +27,7 @@ from rmsprop.torch import RMSprop
 Listener = Callable[[Training, list[Record]], None]
 
 EVERY = 250  # steps to a measured one, by which watching a small network takes less than 2 % of its training
+NOT_IN_VALIDATION = "validation not finite"  # while training is
 
 
 def train(
@@ -47,13 +49,15 @@ def train(
     The directory holds run.json (what was asked), records.jsonl (see `Training.run`), statistics.jsonl (what the
     optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out), checkpoint.pt and, at the
     end, summary.json. A checkpoint is written once a second, or less often if writing takes long, at the end
-    and when SIGINT or SIGTERM arrive; then Interrupted is raised. With `resume` the run goes on, bit for bit.
+    and when SIGINT or SIGTERM arrive after the first step; then Interrupted is raised. With `resume` the run goes on,
+    bit for bit.
 
-    A run that has diverged has its last steps replayed, each of them measured, from an older checkpoint that is kept
-    for this: `listen` is told of that by a record of kind "replay", and post_mortem of the summary says what was seen.
+    A run that has diverged is replayed, from an older checkpoint that is kept for this or from the start, and its steps
+    are measured, up to `MOST` of them: `listen` is told of that by a record of kind "replay", and post_mortem of the
+    summary says what was seen. A replay that fails says so in the summary; the run's own result stands.
     """
     check_count("seed", seed, "any whole number will do", least=0)
-    check_count("every", every, "250 is usual, 0 measures nothing", least=0)
+    check_count("every", every, f"{EVERY} is usual, 0 measures nothing", least=0)
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None:
             check_count(name, value, f"leave {name} out for the task's own")
@@ -101,51 +105,87 @@ def train(
             run.append(new)
             records += len(new)
             listen(training, new)
-            if stopped or saver.due():
-                saver.save(state(), training.step)
+            if training.step:  # what is before the first step is the start, which needs no checkpoint
+                if stopped:
+                    run.save_checkpoint(state())
+                elif saver.due():
+                    saver.save(state(), training.step)
             if stopped:
                 raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
-        saver.save(state(), training.step)
-        summary = _summary(run, training, command)
+        run.save_checkpoint(state())
+        summary, found = _summary(run, training, command), watch.post_mortem()
         if every:  # else nothing is measured, then neither
-            summary |= _explained(run, training, watch, summary, start, stopped, listen)
-    summary = run.finish(summary)
+            del training, watch
+            gc.collect()  # so that a replay's model and averages are the only ones
+            summary |= _explained(run, found, summary, start, stopped, listen)
     saving.forget(run)
-    return run, summary
+    return run, run.finish(summary)
 
 
 def _explained(
     run: RunDirectory,
-    ended: Training,
-    watch: Watch,
+    found: PostMortem | None,
     summary: dict[str, Any],
     start: Callable[[], Training],
     stopped: list[int],
     listen: Listener,
 ) -> dict[str, Any]:
-    """Return where a run that diverged began to, by replaying its last steps; Nones if nothing went wrong."""
-    found, seen = watch.post_mortem(), None
-    if found or summary["reason"]:
-        good = _last_good(found, summary)
-        good = ended.step if good is None else good
-        begin, name = saving.before(run, ended.step, good)
-        if begin <= good or summary["reason"] == "not finite":  # else the beginning is not among the steps
-            again = start()
-            if name is not None:
-                run.load_checkpoint(lambda state: again.load_state_dict(state["training"]), name)
-            listen(again, [{"kind": "replay", "step": begin, "steps": ended.step - begin}])
+    """Return where a run that diverged began to, by replaying its steps from there; Nones if nothing went wrong.
 
-            def each(again: Training) -> None:
-                listen(again, [])
-                if stopped:
-                    raise Interrupted(f"stopped after step {again.step} of the replay to step {ended.step}")
+    `found` is what the run's own records say of it.
+    """
+    span, told = _span(run, found, summary), None
+    if span is not None:
+        begin, name, last = span
+        try:
+            seen = _replayed(run, start, begin, name, last, stopped, listen)
+        except Interrupted:
+            raise
+        except Exception as error:  # the training is done: what it came to is not lost with its replay
+            told = {"failed": f"{type(error).__name__}: {first_line(error)}"}
+        else:
+            told = seen.to_dict() | {"tells": seen.post_mortem is not None and (seen.same or found is None)}
+            if told["tells"]:
+                found = seen.post_mortem
+    return {"post_mortem": None if found is None else {**found.to_dict(), "text": str(found)}, "replay": told}
 
-            seen = replay(again, ended, measured(run), each)
-            found = seen.post_mortem
-    return {
-        "post_mortem": None if found is None else {**found.to_dict(), "text": str(found)},
-        "replay": None if seen is None else seen.to_dict(),
-    }
+
+def _span(run: RunDirectory, found: PostMortem | None, summary: dict[str, Any]) -> tuple[int, str | None, int] | None:
+    """Return the step and the checkpoint (None: the start) to replay from, and the last step to measure, if any."""
+    reason, end = summary["reason"], summary["steps"]
+    if reason == NOT_IN_VALIDATION or not (found or reason):
+        return None
+    good = _last_good(found, summary)
+    good = end if good is None else good
+    begin, name = saving.before(run, end, good)
+    if begin <= good:
+        return begin, name, min(end, good + MOST)
+    if reason == "ran away":
+        return 0, None, min(end, good + MOST)
+    return (begin, name, end) if reason else None  # what stopped being finite shows at the end, too
+
+
+def _replayed(
+    run: RunDirectory,
+    start: Callable[[], Training],
+    begin: int,
+    name: str | None,
+    last: int,
+    stopped: list[int],
+    listen: Listener,
+) -> Replay:
+    """Train again from step `begin`, and measure the steps up to `last`."""
+    again = start()
+    if name is not None:
+        run.load_checkpoint(lambda state: again.load_state_dict(state["training"]), name)
+    listen(again, [{"kind": "replay", "step": begin, "steps": last - begin}])
+
+    def each(again: Training) -> None:
+        listen(again, [])
+        if stopped:
+            raise Interrupted(f"stopped after step {again.step} of the replay to step {last}")
+
+    return replay(again, last, run.records(), measured(run), each)
 
 
 def _last_good(found: PostMortem | None, summary: dict[str, Any]) -> int | None:
@@ -166,13 +206,16 @@ def _like_before(made_with: dict[str, Any]) -> None:
 
 def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, Any]:
     task = training.task
-    last = [r for r in run.records() if r["kind"] == "epoch"][-1]
-    findings = findings_of(run)
+    epochs = [r for r in run.records() if r["kind"] == "epoch"]
+    last, findings = epochs[-1], findings_of(run)
+    lost = last["validation_loss"] is None  # what is not finite is recorded as null
     reason = None
-    if training.diverged or last["validation_loss"] is None:  # what is not finite is recorded as null
+    if training.diverged or (lost and not all(p.isfinite().all() for p in training.model.parameters())):
         reason = "not finite"
     elif any(f.kind == "loss" for f in findings):
         reason = "ran away"
+    elif lost:
+        reason = NOT_IN_VALIDATION
     summary = {
         "status": "diverged" if reason else "finished",
         "reason": reason,
@@ -187,6 +230,8 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
         "implementation": getattr(training.optimizer, "implementation", ""),
         "environment": environment(),
     }
+    if reason == NOT_IN_VALIDATION:
+        summary["lost_epoch"] = next(r["epoch"] for r in epochs if r["validation_loss"] is None)
     if findings or measured(run):
         summary["findings"] = [f.to_dict() for f in findings]
     if task.test is not None and not reason:

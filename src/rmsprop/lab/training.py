@@ -82,9 +82,11 @@ class Training:
     def run(self) -> Iterator[list[Record]]:
         """Train to the end; yield after every step (and once before the first) with the records it completed.
 
-        A record of kind "loss" holds the mean training loss of the steps since the last one; one of kind "epoch" the
-        validation loss and metric, times, and quantiles of the effective learning rates. Training stops
-        early, with `diverged` set, when a loss is not finite. State may be saved whenever this has yielded.
+        A record of kind "loss" holds the mean training loss of the steps since the last one, and `losses_crc`, a sum
+        over the bits of every loss so far; the first one also the loss of the first step, of the untrained model. A
+        record of kind "epoch" holds the validation loss and metric, times, and quantiles of the effective learning
+        rates. Training stops early, with `diverged` set, when a loss is not finite. State may be saved whenever this
+        has yielded after a step.
         """
         if self.step == 0:
             yield [self._epoch_record([], [], 0.0)]
@@ -122,6 +124,9 @@ class Training:
             if self.diverged or last or self.step % self._every == 0:
                 mean = sum(self._losses) / len(self._losses)
                 records.append({"kind": "loss", "step": self.step, "epoch": self._position(), "loss": mean})
+                records[0]["losses_crc"] = self.losses_crc
+                if len(self._losses) == self.step:
+                    records[0]["first_loss"] = self._losses[0]
                 self._losses = []
             if last and not self.diverged:
                 self.epoch, self.batch = self.epoch + 1, 0

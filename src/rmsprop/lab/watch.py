@@ -8,6 +8,7 @@ from rmsprop.errors import InputError, Received
 from rmsprop.lab.losses import ran_away
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.training import Record, Training
+from rmsprop.lab.words import describe_training
 from rmsprop.monitor import Monitor, PostMortem
 from rmsprop.monitor.findings import Finding, find
 
@@ -17,7 +18,7 @@ STATISTICS = "statistics.jsonl"
 class Watch:
     """The monitor of a training, and its records in the run's directory.
 
-    Between records nothing is measured: should the run diverge, its last steps are replayed (`rmsprop.lab.replay`).
+    Between records nothing is measured: should the run diverge, steps of it are replayed (`rmsprop.lab.replay`).
 
     Parameters
     ----------
@@ -78,21 +79,31 @@ def examine(run: RunDirectory) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the directory holds no run, or a run of which nothing was measured and whose losses say nothing.
+        If the directory holds no run of train, or one that did not diverge, of which nothing was measured and whose
+        losses say nothing.
     """
-    run.config()  # says what is wrong with a directory that is no run
+    config = run.config()  # says what is wrong with a directory that is no run
+    if config["kind"] != "train":
+        found = Received(f"{run.path}, of {config['kind']}")
+        raise InputError("the run", "one of train", found, f"see it with: rmsprop report {run.path}")
     records, findings = measured(run), [f.to_dict() for f in findings_of(run)]
-    if not (records or findings):
-        found = Received(f"{run.path}, which has none")
-        raise InputError("the run", "one with statistics", found, "they come from: rmsprop train TASK --every 50")
     summary, steps = run.summary() or {}, [record["step"] for record in records]
-    status = summary.get("status", "not finished")
+    status, replayed = summary.get("status", "not finished"), summary.get("replay")
+    if not (records or findings or status == "diverged"):
+        found = Received(f"{run.path}, which has none")
+        raise InputError(
+            "the run", "one with statistics", found, "they come from: rmsprop train TASK, without --every 0"
+        )
+    result = describe_training(config, summary) if status == "diverged" or replayed else []
     return {
         "run": str(run.path),
         "status": status,
+        "reason": summary.get("reason"),
+        "result": result,
         "measured": {"count": len(records), "first": min(steps, default=None), "last": max(steps, default=None)},
         "findings": findings,
         "post_mortem": summary.get("post_mortem"),
+        "replay": replayed,
         "healthy": not findings and status != "diverged",
     }
 

@@ -69,15 +69,21 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
     if summary is None:
         return ["This run is not finished; what follows is what it has recorded so far."]
     metric, replayed = summary["metric"], summary.get("replay")
-    again = [] if replayed is None else [_replay_words(replayed, summary["post_mortem"])]
+    again = [] if replayed is None else [replay_words(replayed, summary["post_mortem"])]
     if summary.get("reason") == "not finite":
         return [
             f"The loss stopped being finite at step {summary['steps']}: the learning rate "
             f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite.",
             *again,
         ]
+    if summary.get("reason") == "validation not finite":
+        since = f"after epoch {summary['lost_epoch']}" if summary["lost_epoch"] else "before the first step"
+        return [
+            f"The validation loss was not finite, first {since}, while the training loss was at every step: look at "
+            "the validation data, or at what the model does otherwise in eval mode, such as averages of batch norm."
+        ]
     score, loss = score_words(summary["validation_metric"], metric), score_words(summary["validation_loss"], "loss")
-    done = f"fter {summary['epochs']} epoch{'s' * (summary['epochs'] != 1)} ({summary['steps']} steps)"
+    done = f"fter {_count(summary['epochs'], 'epoch')} ({_count(summary['steps'], 'step')})"
     done = f"Diverged, a{done}" if summary["status"] == "diverged" else f"A{done}"
     lines = [f"{done} on the validation data: {metric} {score}, loss {loss}."]
     if "test_metric" in summary:
@@ -85,23 +91,52 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
     return lines + again
 
 
-def _replay_words(replayed: dict[str, Any], post_mortem: dict[str, Any] | None) -> str:
-    """Return what was replayed, whether it was what had happened, and that nothing was seen if so it is."""
-    words = f"Steps {replayed['first']} to {replayed['last']} were replayed, each of them measured: "
-    words += (
-        "they met the same losses, bit for bit."
-        if replayed["same"]
-        else "they met other losses than before, so this task is not the same each time; what is said of where it "
-        "began is of the replay."
-    )
-    return words if post_mortem else f"{words} No gradient left its history for good."
+def replay_words(replayed: dict[str, Any], post_mortem: dict[str, Any] | None) -> str:
+    """Return what was replayed, whether it was what had happened, and whose the post-mortem is."""
+    if "failed" in replayed:
+        return f"A replay, to see where it began, failed with {replayed['failed']}."
+    first, last = replayed["first"], replayed["last"]
+    words = f"{_replayed(first, last)}: they met the same losses, bit for bit"
+    if not replayed["same"]:
+        words = f"{_replayed(first, last)}: they met other losses than before"
+        if last < first:
+            words = f"A replay stopped being finite at step {last}, before the first one to be measured ({first})"
+        words += ", so this task is not the same each time"
+    if not replayed["went_wrong"] and first <= last:
+        words += "; no gradient left its history for good in them"
+    if post_mortem and not (replayed["same"] and replayed["tells"]):
+        whose = "the replay" if replayed["tells"] else "the steps that the run itself had measured"
+        words += f"; what is said of where it began is of {whose}"
+    return f"{words}."
 
 
-def describe_findings(findings: list[dict[str, Any]], count: int, first: int, last: int) -> str:
-    """Return how many findings there are in the `count` measured steps, of which `first` and `last` are the ends."""
-    found = "Nothing found" if not findings else "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
-    steps = f"{count} measured steps ({first} to {last})" if count > 1 else f"1 measured step ({first})"
-    return f"{found} in {steps if count else 'the losses; no step was measured'}."
+def _replayed(first: int, last: int) -> str:
+    each = "was replayed and" if first == last else "were replayed, each of them"
+    return f"{steps_words(first, last, 'Step')} {each} measured"
+
+
+def steps_words(first: int, last: int, word: str = "step") -> str:
+    """Return "step 5", or "steps 5 to 7"."""
+    return f"{word} {first}" if first == last else f"{word}s {first} to {last}"
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
+
+
+def describe_findings(findings: list[dict[str, Any]], count: int, first: int | None, last: int | None) -> str:
+    """Return how many findings there are in the losses and in `count` measured steps, which `first` and `last` end."""
+    of_losses = sum(f["kind"] == "loss" for f in findings)
+    losses = f"{_found(of_losses)} in the losses"
+    if not count:
+        return f"{losses}; no step was measured."
+    steps = f"{_count(count, 'measured step')} ({first}{f' to {last}' * (count > 1)})"
+    measured = f"{_found(len(findings) - of_losses)} in {steps}."
+    return f"{losses}; {measured[0].lower()}{measured[1:]}" if of_losses else measured
+
+
+def _found(number: int) -> str:
+    return _count(number, "finding") if number else "Nothing found"
 
 
 def findings_by_advice(findings: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
