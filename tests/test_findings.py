@@ -25,7 +25,7 @@ from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.lab.training import Training
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import KINDS, Finding, find
-from rmsprop.monitor.history import Seen
+from rmsprop.monitor.history import Seen, counted
 from rmsprop.monitor.statistics import describe, sums
 from rmsprop.torch import RMSprop
 
@@ -290,7 +290,7 @@ def test_rows_that_got_no_gradient_for_long_are_told_from_those_that_never_got_o
     records = follow(g, alpha=0.5)
     assert of_kind("dead rows", records[:40]) == []
     since = of_kind("dead rows", records)[0].sentence
-    assert since == "1 of the 2 rows of 0.0 (50 %) get no gradient, and have got none for about 40 steps."
+    assert since == "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none for about 40 steps."
 
 
 def test_a_step_or_two_say_nothing_of_rows() -> None:
@@ -463,6 +463,46 @@ def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> 
             for group in record["groups"]:
                 del group["nonfinite"]  # as in records of optax and Keras
         assert of_kind("nonfinite", records) == [finding]
+
+
+@pytest.mark.parametrize(
+    ("mode", "after"),
+    [
+        ("propagate", "it went into v and stays there."),
+        ("skip", "it was left out, and the whole step with it."),
+        ("zero", "it was left out, counted as 0."),
+    ],
+)
+def test_one_element_that_is_not_finite_is_told_in_the_singular(mode: str, after: str) -> None:
+    p = torch.ones(2, 2, dtype=torch.float64)
+    optimizer = RMSprop([p], nonfinite="zero")
+    monitor = Monitor(optimizer, every=1)
+    for value in (1.0, math.inf, 1.0):
+        p.grad = torch.ones_like(p)
+        p.grad[0, 1] = value
+        optimizer.step()
+    for record in monitor.records:
+        record["groups"][0]["nonfinite"] = mode
+    told = of_kind("nonfinite", monitor.records)[0].sentence
+    assert told == f"1 element of a gradient of 0.0 was not finite, seen in step 2; {after}"
+    for record in monitor.records:  # as where a step that was left out was not measured
+        record["tensors"]["0.0"]["nonfinite"] = 0
+    assert "were met in 1 step; they" in of_kind("nonfinite", monitor.records)[0].sentence
+
+
+def test_one_row_and_one_step_are_told_in_the_singular() -> None:
+    g = torch.zeros(60, 2, 2)
+    g[0] = 1  # what is left is forgotten in one step at β = 1e-12
+    g[:, 0] = 1
+    told = of_kind("dead rows", follow(g, alpha=1e-12))[0].sentence
+    assert told == "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none for about 1 step."
+    spiked = torch.ones(40)
+    spiked[19] = 20.0
+    spike = of_kind("spike", follow(spiked, alpha=1e-4))[0]
+    assert spike.sentence.endswith("length again 1 step later.")
+    start = of_kind("start", follow(torch.full((2,), 1e-3), initial_square_avg=1.0, alpha=0.5))[0]
+    assert "half of it in 1 step, ln 2" in start.cause
+    assert [counted(x, "step") for x in (1, "1", 2, "0.5")] == ["1 step", "1 step", "2 steps", "0.5 steps"]
 
 
 def test_a_cycle_of_two_is_not_taken_for_clipping() -> None:

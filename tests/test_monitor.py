@@ -330,7 +330,7 @@ def test_where_the_optimizer_loads_a_state_the_count_follows_it(last: int) -> No
             saved = copy.deepcopy(optimizer.state_dict())
     optimizer.load_state_dict(saved)
     assert monitor.state_dict()["step"] == 6
-    assert monitor.state_dict()["samples"] == {}  # of step 9
+    assert monitor.state_dict()["samples"] is None  # of step 9
     assert monitor.post_mortem() is None
     for _ in range(4):
         p.grad = torch.ones(3)
@@ -420,6 +420,10 @@ def test_a_post_mortem_reads_every_step_of_every_tensor_a_few_times() -> None:
     found = post_mortem(series, 100)
     assert found is not None
     assert (found.kind, found.step, len(found.tensors)) == ("spike", 50, 40)
+    assert "in 0, and in 39 of 39 other tensors" in str(found)
+    two = post_mortem(series[:2], 100)
+    assert two is not None
+    assert "in 0, and in 1 of 1 other tensor:" in str(two)
     assert reads <= 10 * len(series)
 
 
@@ -717,6 +721,87 @@ def test_steps_that_are_left_out_are_not_counted_and_told_when_there_is_no_other
     assert monitor.post_mortem() is None
 
 
+def test_steps_left_out_before_an_interruption_count_after_it() -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RMSprop([p], nonfinite="skip")
+    monitor = Monitor(optimizer)
+    for value in (1.0, *[math.nan] * (STUCK + 5)):
+        p.grad = torch.full_like(p, value)
+        optimizer.step()
+    resumed = RMSprop([p], nonfinite="skip")
+    resumed.load_state_dict(optimizer.state_dict())
+    other = Monitor(resumed)
+    other.load_state_dict(monitor.state_dict())
+    assert other.post_mortem() == monitor.post_mortem() is not None
+    resumed.step()
+    found = other.post_mortem()
+    assert found is not None
+    assert f"The last {STUCK + 6} steps were all left out" in str(found)
+
+
+def saved_state(extra: int = 0) -> tuple[Monitor, dict[str, Any]]:
+    """Return a monitor of four steps of two tensors, and its state; gradients of the last step are not finite."""
+    params = [nn.Parameter(torch.ones(size)) for size in (3 + extra, 5)]
+    optimizer = RMSprop(params)
+    monitor = Monitor(optimizer, every=1, last=3)
+    for value in (1.0, 2.0, math.inf, math.nan):
+        gradients_of(optimizer, value)
+        optimizer.step()
+    return monitor, monitor.state_dict()
+
+
+def test_its_state_is_small_and_goes_through_strict_json_and_torch_load(tmp_path: Any) -> None:
+    monitor, state = saved_state()
+    through_json = json.loads(json.dumps(state, allow_nan=False))
+    torch.save(state, tmp_path / "monitor.pt")
+    for known in (through_json, torch.load(tmp_path / "monitor.pt", weights_only=True)):
+        other = Monitor(RMSprop([nn.Parameter(torch.ones(size)) for size in (3, 5)]), every=1, last=3)
+        other.load_state_dict(known)
+        assert other.state_dict() == state
+        for place in ((0, 0), (0, 1)):
+            held = other._ring.series(place)
+            assert [step for step, _ in held] == [2, 3, 4]
+            assert repr(held) == repr(monitor._ring.series(place))  # NaN is not equal to itself
+    bytes_of_sums = 3 * 2 * 5 * 8  # steps, tensors, columns
+    assert len(state["ring"]["sums"]) == 4 * bytes_of_sums / 3
+    assert len(state["samples"]["values"]) == 4 * -(-8 * 8 // 3)  # of eight elements
+
+
+def test_a_state_of_another_model_or_one_that_is_cut_off_is_refused_by_name() -> None:
+    monitor, state = saved_state()
+    _, wider = saved_state(extra=1)
+    ring, samples = state["ring"], state["samples"]
+    refused: list[tuple[dict[str, Any], str]] = [
+        (wider, "state must be that of a model with the same tensors, got 4 elements of 0.0, which has 3; load"),
+        ({"elements": [[0, 9, 3]]}, r"got parameter 9 of group 0, where groups have \[2\]"),
+        ({"elements": [[0, -1, 3]]}, "got parameter -1 of group 0"),
+        ({"ring": {**ring, "places": [[0, 0], [1, 0]]}}, "got parameter 0 of group 1"),
+        ({"samples": {**samples, "places": [[0, 0], [0, 2]]}}, "got parameter 2 of group 0"),
+        ({"ring": {**ring, "sums": ring["sums"][:-1]}}, "got 319 characters for 30 numbers, which take 320"),
+        ({"samples": {**samples, "lengths": [3, 6]}}, "got 88 characters for 9 numbers, which take 96"),
+        ({"ring": {**ring, "sums": "*" + ring["sums"][1:]}}, r"state must be what state_dict\(\) returned, got a dict"),
+        ({"left_out": None}, r"state must be what state_dict\(\) returned, got a dict"),
+    ]
+    for wrong, message in refused:
+        with pytest.raises(InputError, match=message):
+            monitor.load_state_dict({**state, "step": 77, **wrong})
+        assert monitor.state_dict() == state
+    named = Monitor(RMSprop([("wide", nn.Parameter(torch.ones(4))), ("b", nn.Parameter(torch.ones(5)))]))
+    with pytest.raises(InputError, match="got 3 elements of wide, which has 4"):
+        named.load_state_dict(state)
+
+
+def test_samples_that_the_next_step_is_not_compared_with_are_not_saved() -> None:
+    model = net()
+    optimizer = RMSprop(model.parameters())
+    monitor = Monitor(optimizer, model, every=4)
+    kept = []
+    for step in range(6):
+        kept.append(monitor.state_dict()["samples"] is not None)
+        train(model, optimizer, range(step, step + 1))
+    assert kept == [False, True, False, True, True, False]  # of the steps 1, 3 and 4
+
+
 def test_copies_of_a_watched_optimizer_are_not_watched() -> None:
     model = net()
     optimizer = RMSprop(model.parameters())
@@ -758,6 +843,8 @@ def test_threads_that_step_one_optimizer_leave_the_monitor_whole() -> None:
 class LightningLike:
     """Wraps as LightningOptimizer does: it has the class of what it wraps, forwards to it, and steps with a closure."""
 
+    __module__ = "pytorch_lightning.core.optimizer"
+
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         self.__class__ = type("Lightning", (type(self), type(optimizer)), {})
@@ -775,6 +862,8 @@ class LightningLike:
 
 class AcceleratedLike(torch.optim.Optimizer):
     """Wraps as AcceleratedOptimizer does: an Optimizer that has never been initialised, with the state of another."""
+
+    __module__ = "accelerate.optimizer"
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rmsprop.monitor.history import MEDIAN, NAN, Finding, History, Seen, over, percent, square
+from rmsprop.monitor.history import MEDIAN, NAN, Finding, History, Seen, counted, over, percent, square
 
 
 def start(history: History) -> Iterator[Finding]:
@@ -41,9 +41,9 @@ def start(history: History) -> Iterator[Finding]:
         sentence = (
             f"v of {name} has not forgotten its start, v₀ = {seen('initial_square_avg'):g}: it is "
             f"{square(seen('history_rms')):.3g} where g² is {square(signal(seen)):.3g}. Steps are about {times:.3g} "
-            f"times shorter than they will be {steps} steps from now."
+            f"times shorter than they will be {counted(steps, 'step')} from now."
         )
-        cause = f"v₀ is far above g², and v forgets half of it in {half:.3g} steps, ln 2/−ln β"
+        cause = f"v₀ is far above g², and v forgets half of it in {counted(f'{half:.3g}', 'step')}, ln 2/−ln β"
         warm_up = "a warm-up of lr" if seen.group["centered"] else "bias_correction=True"
         remedy = f"initial_square_avg=0 with {warm_up}; or take it for the warm-up that it is"
         evidence = seen.numbers("history_rms", "gradient_rms") | {

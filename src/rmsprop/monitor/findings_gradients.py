@@ -11,13 +11,25 @@ import math
 from collections.abc import Iterator
 from itertools import takewhile
 
-from rmsprop.monitor.history import MEDIAN, NAN, SEVERAL, Finding, History, Seen, over, percent, square, typical
+from rmsprop.monitor.history import (
+    MEDIAN,
+    NAN,
+    SEVERAL,
+    Finding,
+    History,
+    Seen,
+    counted,
+    over,
+    percent,
+    square,
+    typical,
+)
 
-# What became of gradients that were not finite, and the remedy, by the group's choice for them.
+# What became of gradients that were not finite, one or several, by the group's choice for them.
 _AFTER = {
-    "propagate": "went into v and stay there",
-    "skip": "were left out, and the whole step with them",
-    "zero": "were left out, each counted as 0",
+    "propagate": ("went into v and stays there", "went into v and stay there"),
+    "skip": ("was left out, and the whole step with it", "were left out, and the whole step with them"),
+    "zero": ("was left out, counted as 0", "were left out, each counted as 0"),
 }
 _CAUSE = "a gradient beyond the range of its type, or one whose square is"
 _LOOK = (
@@ -42,9 +54,12 @@ def nonfinite(history: History) -> Iterator[Finding]:
     for name, count, _ in history.ranked(lambda n: sum(s.values["nonfinite"] for s in history.tensors[n]), above=0):
         seen = next(s for s in history.tensors[name] if s("nonfinite") > 0)
         first, mode = seen.step, seen.group.get("nonfinite", "propagate")
+        one, several = _AFTER[mode]
         sentence = (
-            f"{count:.0f} elements of gradients of {name} were not finite, the first seen in step {first}; they "
-            f"{_AFTER[mode]}."
+            f"1 element of a gradient of {name} was not finite, seen in step {first}; it {one}."
+            if count == 1
+            else f"{count:.0f} elements of gradients of {name} were not finite, the first seen in step {first}; they "
+            f"{several}."
         )
         evidence = {"elements": int(count), "first_step": first, "nonfinite_steps": steps}
         named = True
@@ -54,8 +69,8 @@ def nonfinite(history: History) -> Iterator[Finding]:
     if steps and not named:
         modes = {group.get("nonfinite", "propagate") for group in history.records[-1]["groups"]}
         mode = next((m for m in _AFTER if m in modes), "propagate")  # the gravest one
-        after = _AFTER[mode] if len(modes) < 2 else "were dealt with as each group has it"
-        sentence = f"Gradients that are not finite were met in {steps} steps; they {after}."
+        after = _AFTER[mode][1] if len(modes) < 2 else "were dealt with as each group has it"
+        sentence = f"Gradients that are not finite were met in {counted(steps, 'step')}; they {after}."
         step, evidence = history.records[-1]["step"], {"nonfinite_steps": steps}
         yield Finding("nonfinite", None, step, sentence, _CAUSE, evidence, "one step", _after_nonfinite(history, mode))
 
@@ -84,7 +99,7 @@ def spike(history: History) -> Iterator[Finding]:
         count = sum(times(s) > limit for s in history.tensors[name])
         long = f"that step was {length:.3g}·η long, and " if math.isfinite(length) else ""
         after = (
-            f"steps have 90 % of their usual length again {steps} steps later."
+            f"steps have 90 % of their usual length again {counted(steps, 'step')} later."
             if steps
             else "steps after it have 90 % of their usual length at least."
         )
@@ -176,13 +191,12 @@ def dead_rows(history: History) -> Iterator[Finding]:
 
     for name, _, seen in history.ranked(measure, above=limit):
         quiet = _steps_to_forget(seen("decay"))
-        some = (
-            f"{seen('dead_rows'):.0f} of the {seen('rows'):.0f} rows of {name} "
-            f"({percent(over(seen('dead_rows'), seen('rows')))}) "
-        ) + (
-            f"get no gradient, and have got none for about {quiet} steps."
+        dead, rows = seen("dead_rows"), seen("rows")
+        get, have = ("gets", "has") if dead == 1 else ("get", "have")
+        some = f"{dead:.0f} of the {counted(f'{rows:.0f}', 'row')} of {name} ({percent(over(dead, rows))}) " + (
+            f"{get} no gradient, and {have} got none for about {counted(quiet, 'step')}."
             if seen.age >= quiet
-            else f"have never got a gradient, in {seen.age + 1:.0f} steps."
+            else f"{have} never got a gradient, in {seen.age + 1:.0f} steps."
         )
         sentence = f"No gradient reaches {name}." if all_dead(name) else some
         cause = "units that are never active, such as ReLUs whose input was pushed below 0, or entries never looked up"

@@ -150,6 +150,11 @@ def square(x: float) -> float:
     return x * x
 
 
+def counted(number: str | int, noun: str) -> str:
+    """Return a number and what it counts, such as "1 step" or "3 steps"."""
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
+
+
 def percent(share: float) -> str:
     """Return a share in words, such as "83 %"."""
     return f"{100 * share:.3g} %"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rmsprop.errors import InputError, Received, check_count
-from rmsprop.monitor import record, tensors
+from rmsprop.errors import InputError, check_count
+from rmsprop.monitor import record, saving, tensors
 from rmsprop.monitor.post_mortem import PostMortem, post_mortem
 from rmsprop.monitor.ring import Ring
 from rmsprop.monitor.series import Series, of_record, of_sums
 from rmsprop.monitor.statistics import describe
-from rmsprop.monitor.wrappers import unwrapped
+from rmsprop.monitor.wrappers import watchable
 
 if TYPE_CHECKING:
     from rmsprop.monitor.findings import Finding
@@ -48,7 +48,7 @@ class Monitor:
     every
         Steps from one record to the next.
     last
-        Steps whose sums are kept for `post_mortem`, 96 bytes for each tensor; 0 keeps those of records only.
+        Steps whose sums are kept for `post_mortem`, 40 bytes for each tensor; 0 keeps those of records only.
     sinks
         Callables that take each record, for example those of `rmsprop.monitor.sinks`. One that fails at its first
         record raises, from `optimizer.step()`. Later, when hours of training could be lost, it is warned of and called
@@ -124,7 +124,7 @@ class Monitor:
         self._every = check_count("every", every, "50 measures one step in fifty, 1 every step")
         last = check_count("last", last, "0 keeps nothing, 100 the sums of the last hundred steps", least=0)
         self._sinks = [[_callable(sink), False] for sink in sinks]  # and whether it has taken a record
-        self._optimizer = _watchable(optimizer)
+        self._optimizer = watchable(optimizer)
         if model is not None:
             tensors.check_model(self._optimizer.param_groups, model)
         self._model = model
@@ -149,7 +149,7 @@ class Monitor:
         thread = get_ident()
         with self._lock:
             if self._step is None:
-                self._step = _steps_made(self._optimizer)
+                self._step = tensors.steps_made(self._optimizer.state)
             if thread not in self._attempts:  # else it has failed, and this is the same step again
                 self._step += 1
             levels = self._levels(self._step)
@@ -197,7 +197,7 @@ class Monitor:
     def _made(self) -> int:
         """Return how many steps were made; an attempt of this thread that is not known to have been is not counted."""
         if self._step is None:
-            self._step = _steps_made(self._optimizer)
+            self._step = tensors.steps_made(self._optimizer.state)
         return self._step - (get_ident() in self._attempts)
 
     def _settle(self) -> None:
@@ -215,7 +215,7 @@ class Monitor:
     def _loaded(self, _: Any) -> None:
         """Go on from the state that the optimizer has loaded."""
         with self._lock:
-            self._forget(_steps_made(self._optimizer))
+            self._forget(tensors.steps_made(self._optimizer.state))
 
     def _forget(self, step: int) -> None:
         """Go on from `step`; forget what was known of steps, but for records up to it and how many were not finite."""
@@ -320,7 +320,7 @@ class Monitor:
         return Series(name, group["nonfinite"] == "propagate", points)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on as an uninterrupted one does; lists and plain numbers.
+        """Return what a resumed run needs to go on as an uninterrupted one does; short lists, numbers and strings.
 
         It makes the same records then, and its `post_mortem` knows the last `last` steps across the interruption. The
         records so far are not in it: a sink that writes them has them, and `monitor.records[:] = ...` hands them back,
@@ -328,42 +328,33 @@ class Monitor:
         """
         with self._lock:
             self._settle()
-            samples = self._before
+            step, samples = self._made(), self._before
             return {
-                "step": self._made(),
+                "step": step,
+                "left_out": self._left_out,
                 "nonfinite_steps": self._nonfinite_steps(),
-                "sampled": samples.step,
-                "samples": {f"{index}.{number}": x.tolist() for (index, number), x in samples.pieces().items()},
-                "ring": self._ring.state_dict() if self._usual[0] else None,
-                "elements": [[*place, elements] for place, elements in self._elements.items()],
+                "samples": saving.samples_dict(samples) if samples.step == step > 0 else None,  # of use to the next one
+                "ring": saving.ring_dict(self._ring) if self._usual[0] else None,
+                "elements": saving.elements_list(self._elements),
             }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, with the optimizer that has loaded its own state.
 
         Records of later steps, which are undone by that, are dropped.
+
+        Raises
+        ------
+        InputError
+            If it is something else or not whole, or of a model with other tensors; nothing has changed then.
         """
-        try:
-            step, nonfinite, sampled = (int(state[key]) for key in ("step", "nonfinite_steps", "sampled"))
-            samples = {
-                (int(index), int(number)): np.array(x, np.float64)
-                for (index, _, number), x in ((key.partition("."), x) for key, x in state["samples"].items())
-            }
-            elements = {(int(index), int(number)): int(count) for index, number, count in state["elements"]}
-            ring = Ring(self._ring.last)
-            if state["ring"] is not None:
-                ring.load_state_dict(state["ring"])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            found = Received(
-                f"a {type(state).__name__} with {sorted(map(str, state)) if isinstance(state, Mapping) else 'others'}"
-            )
-            raise InputError("state", "what state_dict() returned", found, "save monitor.state_dict()") from None
+        saved = saving.read(state, self._optimizer.param_groups, self._named(), self._ring.last)
         with self._lock:
-            self._forget(step)
-            self._before, self._ring = tensors.joined(sampled, samples), ring
-            self._elements.update(elements)
-            ours = nonfinite - ring.nonfinite_steps() - self._skipped
-            self._nonfinite_before = nonfinite - int(self._optimizer.nonfinite_steps), ours
+            self._forget(saved.step)
+            self._before, self._ring, self._left_out = saved.samples, saved.ring, saved.left_out
+            self._elements.update(saved.elements)
+            ours = saved.nonfinite_steps - saved.ring.nonfinite_steps() - self._skipped
+            self._nonfinite_before = saved.nonfinite_steps - int(self._optimizer.nonfinite_steps), ours
 
     def close(self) -> None:
         """Measure no more, and close the sinks that can be closed; records, findings and post-mortem stay."""
@@ -390,18 +381,3 @@ def _callable(sink: Any) -> Any:
     raise InputError(
         "sinks", "callables that take a record", sink, "rmsprop.monitor.sinks has some, such as JSONL(path)"
     )
-
-
-def _watchable(optimizer: Any) -> Any:
-    """Return the `rmsprop.torch.RMSprop` that `optimizer` is or wraps, else raise InputError."""
-    own = unwrapped(optimizer)
-    if callable(getattr(own, "watch", None)) and hasattr(own, "param_groups"):
-        return own
-    found = Received(f"one of {type(own).__module__.partition('.')[0]}, {type(own).__name__}")
-    remedy = "make that, or use rmsprop.monitor.from_optax or from_keras with JAX and Keras"
-    raise InputError("optimizer", "a rmsprop.torch.RMSprop", found, remedy)
-
-
-def _steps_made(optimizer: Any) -> int:
-    """Return how many steps an optimizer has made, by its state."""
-    return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)

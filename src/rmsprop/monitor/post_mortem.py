@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from rmsprop.monitor.history import counted
 from rmsprop.monitor.series import Point, Series
 
 SPIKE = 10.0
@@ -135,7 +136,7 @@ class _Totals:
 def _spike(worst: list[tuple[Point, Series]], tensors: int, known: list[int], step: int, end: int | None) -> PostMortem:
     after = _gap(known, step)
     at, first = worst[0]
-    others = f", and in {len(worst) - 1} of {tensors - 1} other tensors" if worst[1:] else ""
+    others = _others(len(worst), tensors)
     sentences = [
         f"It began {_when(after, step)} in {first.name}{others}:"
         f" its gradient was {at.rise or 0:.3g} times its history, and has not come back."
@@ -150,16 +151,15 @@ def _spike(worst: list[tuple[Point, Series]], tensors: int, known: list[int], st
 def _nonfinite(first: list[Series], series: Sequence[Series], known: list[int], step: int) -> PostMortem:
     after = _gap(known, step)
     count = next(p.nonfinite for p in first[0].points if p.step == step)
-    what = f"{count} elements of its gradient were not finite" if count else "its parameters or averages are not finite"
-    if count == 1:
-        what = "1 element of its gradient was not finite"
+    were = f"{counted(count, 'element')} of its gradient {'was' if count == 1 else 'were'} not finite"
+    what = were if count else "its parameters or averages are not finite"
     if len(first) > 1 and len(first) == len(series):
         sentences = [
             f"It began {_when(after, step)} in all {len(first)} tensors at once:"
             " the loss was not finite, or something that all gradients pass."
         ]
     else:
-        others = f", and in {len(first) - 1} of {len(series) - 1} other tensors" if first[1:] else ""
+        others = _others(len(first), len(series))
         sentences = [f"It began {_when(after, step)} in {first[0].name}{others}: {what}."]
     if known[0] == step:
         sentences.append("There is no step before it that was measured.")
@@ -168,6 +168,11 @@ def _nonfinite(first: list[Series], series: Sequence[Series], known: list[int], 
     sentences += _unseen(after)
     names = tuple(s.name for s in first)
     return PostMortem("nonfinite", step, after, names, step, tuple(sentences), _table(first, step))
+
+
+def _others(found: int, tensors: int) -> str:
+    """Return the words for the tensors beside the one that is named, which it began in, too."""
+    return f", and in {found - 1} of {counted(tensors - 1, 'other tensor')}" if found > 1 else ""
 
 
 def _gap(known: list[int], step: int) -> int | None:

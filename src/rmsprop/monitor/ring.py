@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +13,14 @@ from rmsprop.monitor.statistics import COLUMNS
 if TYPE_CHECKING:
     from rmsprop.torch.watching import Place
 
-_NONFINITE = COLUMNS.index("nonfinite")
+KEPT = ("gradient_sq", "update_sq", "parameter_sq", "history_sq", "nonfinite")  # what `series.of_sums` reads
+_COLUMNS = [COLUMNS.index(name) for name in KEPT]
+_NONFINITE = KEPT.index("nonfinite")
 _ABSENT = -1.0  # in the column "nonfinite": the tensor was not measured in this step
 
 
 class Ring:
-    """The sums of the newest `last` steps that were measured, 96 bytes for each tensor and step.
+    """Those sums of the newest `last` steps that a post-mortem reads, KEPT: 40 bytes for each tensor and step.
 
     Attributes
     ----------
@@ -30,7 +32,7 @@ class Ring:
         self.last = last
         self.rows: dict[Place, int] = {}
         self._steps = [0] * last
-        self._sums = np.zeros((last, 0, len(COLUMNS)))
+        self._sums = np.zeros((last, 0, len(KEPT)))
         self._count = 0  # of steps put in so far
         self._counted = 0  # of these, those that `nonfinite_steps` has seen
         self._nonfinite = 0
@@ -46,11 +48,11 @@ class Ring:
             self._count_nonfinite()  # before the oldest steps are overwritten
         self._steps[at] = step
         if isinstance(self._where, slice):
-            self._sums[at] = sums
+            sums.take(_COLUMNS, 1, self._sums[at], "clip")
         else:
             self._sums[at] = 0
             self._sums[at, :, _NONFINITE] = _ABSENT
-            self._sums[at, self._where] = sums
+            self._sums[at, self._where] = sums[:, _COLUMNS]
         self._count += 1
 
     def _arrange(self, places: Sequence[Place]) -> None:
@@ -59,7 +61,7 @@ class Ring:
             self.rows.setdefault(place, len(self.rows))
         more = len(self.rows) - self._sums.shape[1]
         if more:
-            absent = np.zeros((self.last, more, len(COLUMNS)))
+            absent = np.zeros((self.last, more, len(KEPT)))
             absent[:, :, _NONFINITE] = _ABSENT
             self._sums = np.concatenate([self._sums, absent], 1)
         rows = [self.rows[place] for place in places]
@@ -79,34 +81,26 @@ class Ring:
         self._count_nonfinite()
         return self._nonfinite
 
-    def steps(self) -> list[int]:
-        """Return the steps that are held, oldest first."""
-        return [self._steps[at] for at in self._order()]
-
     def series(self, place: Place) -> list[tuple[int, dict[str, Any]]]:
-        """Return the steps in which the tensor at `place` was measured, with its sums by column; oldest first."""
+        """Return the steps in which the tensor at `place` was measured, with its sums of KEPT; oldest first."""
         row = self.rows[place]
         return [
-            (self._steps[at], dict(zip(COLUMNS, self._sums[at, row].tolist(), strict=True)))
+            (self._steps[at], dict(zip(KEPT, self._sums[at, row].tolist(), strict=True)))
             for at in self._order()
             if self._sums[at, row, _NONFINITE] != _ABSENT
         ]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is held, in lists of plain numbers."""
-        return {
-            "steps": self.steps(),
-            "places": [list(p) for p in self.rows],
-            "sums": self._sums[self._order()].tolist(),
-        }
+    def held(self) -> tuple[list[int], npt.NDArray[np.float64]]:
+        """Return the steps that are held, oldest first, and their sums: a row for each of `rows`, by KEPT."""
+        order = self._order()
+        return [self._steps[at] for at in order], self._sums[order]
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` returned, of which the newest steps are held."""
-        places = [(int(index), int(number)) for index, number in state["places"]]
-        for step, rows in zip(state["steps"], state["sums"], strict=True):
-            sums = np.array(rows, np.float64).reshape(len(places), len(COLUMNS))
-            there = sums[:, _NONFINITE] != _ABSENT
-            self.put(int(step), [place for place, is_there in zip(places, there, strict=True) if is_there], sums[there])
+    def hold(self, steps: Sequence[int], places: Sequence[Place], sums: npt.NDArray[np.float64]) -> None:
+        """Take what `held` returned, into an empty ring; `places` are those of the rows. It holds the newest steps."""
+        self._arrange(places)
+        self._count = min(len(steps), self.last)
+        self._steps[: self._count] = steps[len(steps) - self._count :]
+        self._sums[: self._count] = sums[len(steps) - self._count :]
 
     def _order(self) -> list[int]:
         return [i % self.last for i in range(max(0, self._count - self.last), self._count)]

@@ -47,6 +47,11 @@ def check_model(groups: list[dict[str, Any]], model: Any) -> None:
         raise InputError("model", "a module with parameters of the optimizer", found, "pass the module that is trained")
 
 
+def steps_made(states: Any) -> int:
+    """Return how many steps an optimizer has made, by the states of its parameters."""
+    return max((int(state["step"]) for state in states.values() if "step" in state), default=0)
+
+
 def describe_group(group: dict[str, Any], states: Any) -> dict[str, Any]:
     """Return what a record says of a group: its rule's fields, how numbers are stored, and its choice of `nonfinite`.
 
@@ -79,11 +84,16 @@ def here(x: Tensor) -> Tensor:
     return x.to_local() if hasattr(x, "to_local") else x
 
 
+def elements_of(x: Tensor) -> int:
+    """Return how many numbers of a tensor this rank holds, two for a complex element."""
+    x = here(x)
+    return int(x.numel()) * (2 if x.is_complex() else 1)
+
+
 def measured_of(p: Tensor) -> tuple[int, bool]:
     """Return how many elements of a parameter were measured, two for a complex one, and whether rows of it."""
     is_sparse = p.grad is not None and p.grad.is_sparse
-    x = p.grad.coalesce().values() if is_sparse else here(p)
-    return x.numel() * (2 if x.is_complex() else 1), is_sparse
+    return elements_of(p.grad.coalesce().values() if is_sparse else p), is_sparse
 
 
 @dataclasses.dataclass
