@@ -40,7 +40,7 @@ conformance: $(VENV)/conformance
 	$(BIN)/pytest -n auto --dist worksteal conformance $(NEED_FRAMEWORKS)
 
 mutants: $(VENV)/dev
-	$(BIN)/python scripts/mutants.py
+	$(BIN)/python scripts/mutants.py $(PART)
 
 kernel: $(VENV)/dev
 	scripts/check-kernel $(BIN)/python
