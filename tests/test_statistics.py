@@ -556,7 +556,8 @@ def test_a_watcher_that_raises_leaves_a_whole_step(fused: bool | None) -> None:
             raise RuntimeError("the watcher is broken")
 
     params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
-    for p, optimizer in zip(params, (RMSprop([p], fused=fused) for p in params), strict=True):
+    for p in params:
+        optimizer: Any = RMSprop([p], fused=fused)
         p.grad = torch.full((3,), 16.0)
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(0.0)
         if p is params[1]:

@@ -429,4 +429,6 @@ def _unrounded(value: Any) -> InputError:
     return InputError("stochastic_rounding", "False without bfloat16 parameters", found, "leave it out")
 
 
-_watched_step = Optimizer.profile_hook_step(lambda self, closure=None: self._step(closure))
+@Optimizer.profile_hook_step
+def _watched_step(optimizer: RMSprop, closure: Callable[[], float] | None = None) -> float | None:
+    return optimizer._step(closure)
