@@ -326,6 +326,57 @@ def test_what_a_sampler_or_data_set_holds_is_put_back_in_place() -> None:
     assert not any("not put back" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_data_loader_that_a_function_returns_is_as_one_passed_directly(kept: bool) -> None:
+    model, optimizer, batches = made("momentum", 2)
+    before = everything(model, optimizer, batches)
+    directly = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2)
+
+    def order(_seed: int) -> DataLoader[Any]:
+        return batches if kept else DataLoader(batches.dataset, 8, shuffle=True, generator=batches.generator)
+
+    found = find_lr(model, optimizer, mean_loss, order, **SHORT, seeds=2)
+    assert found.losses == directly.losses
+    assert found.losses[0] != found.losses[1]
+    assert found.notes == directly.notes
+    assert everything(model, optimizer, batches) == before
+
+
+class Around:
+    """Batches of a loader, counted."""
+
+    def __init__(self, batches: DataLoader[Any]) -> None:
+        self.batches, self.rounds = batches, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.rounds += 1
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_batches_of_another_class_are_named_as_not_put_back(directly: bool) -> None:
+    model, optimizer, batches = made("momentum", 0)
+    around = Around(batches)
+    found = find_lr(model, optimizer, mean_loss, around if directly else lambda _: around, **SHORT, seeds=2)
+    assert found.notes[-1] == "not put back: the attributes of batches, a Around, should the reading change them"
+    assert sum("not put back" in note for note in found.notes) == 1
+    assert around.rounds > 0
+
+
+def test_the_gradient_of_a_tensor_that_is_no_parameter_is_put_back() -> None:
+    model, optimizer, batches = made("momentum", 2)
+    model.scale = scale = torch.ones((), requires_grad=True)
+    grad = scale.grad = torch.tensor(3.0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        value: Tensor = mean_loss(model, batch) * scale
+        return value
+
+    find_lr(model, optimizer, loss, batches, **SHORT, seeds=1, warm=2)
+    assert scale.grad is grad
+    assert grad.item() == 3.0
+
+
 def test_what_cannot_be_put_back_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer, batches = made("momentum", 0)
     data = batches.dataset
@@ -407,6 +458,47 @@ def test_a_watcher_sees_none_of_the_steps() -> None:
     assert spy.steps == 0
     step(model, optimizer, next(iter(batches)))
     assert spy.steps == 1
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Steps another optimizer, and every third time goes half of the way back to where it was before."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer, self.calls = optimizer, 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.optimizer.step()
+        self.calls += 1
+        self.seen()
+        for p in (p for group in self.param_groups for p in group["params"]):
+            slow = self.state[p].setdefault("slow", p.detach().clone())
+            if self.calls % 3 == 0:
+                slow.lerp_(p.detach(), 0.5)
+                p.data.copy_(slow)
+
+    def seen(self) -> None: ...
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_an_optimizer_around_another_is_stepped_itself_and_both_are_put_back(steps: int) -> None:
+    model, optimizer, batches = made("momentum", steps)
+    assert isinstance(optimizer, RMSprop)
+    around, spy, calls = Lookahead(optimizer), Spy(), []
+    optimizer.watch(spy)
+    around.seen = lambda: calls.append(1)  # type: ignore[method-assign]
+    before = everything(model, optimizer, batches), everything(model, around, batches)
+    losses = find_lr(model, around, mean_loss, batches, **SHORT, seeds=1, warm=2).losses
+    assert (len(calls), around.calls, spy.steps) == (2 + 28 + (len(losses[0]) == 28), 0, 0)
+    assert (everything(model, optimizer, batches), everything(model, around, batches)) == before
+    assert losses != find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1, warm=2).losses
+
+
+def test_of_adam_the_second_beta_needs_no_steps() -> None:
+    model, _, batches = made("Adam", 0)
+    found = find_lr(model, torch.optim.Adam(model.parameters()), mean_loss, batches, **SHORT, seeds=2)
+    assert found.warm_steps == 20
+    assert not any("averages lack" in note for note in found.notes)
 
 
 def test_released_gradients_give_the_same_losses() -> None:
@@ -508,6 +600,13 @@ def test_what_a_long_training_at_a_constant_rate_forgets_makes_no_difference(
         if "initial_square_avg" in rule
         else []
     )
+
+
+def test_one_step_is_not_called_steps() -> None:
+    model, _, batches = made("momentum", 0)
+    optimizer = RMSprop(model.parameters(), alpha=0.0, initial_square_avg=1.0)
+    notes = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2).notes
+    assert [note.endswith("(v has 1 % of it left after 1 step)") for note in notes] == [True]
 
 
 def test_a_start_that_is_not_forgotten_is_noted_with_its_share() -> None:
@@ -676,6 +775,8 @@ def test_where_one_seed_was_stopped_the_others_are_not_judged_beyond() -> None:
     assert lr_curve.stops(RATES, cut) == [RATES[end - 1]]
     most = lr_curve.judge(RATES, [own[:end] for own in whole])  # all of them: the loss rises there
     assert most.lr == pytest.approx(RATES[end - 1] / 2, rel=0.3)
+    assert ", where 3 of 3 seeds ended; half of that rate is one that a training can stay at" in most.reason
+    assert ", and no further; half of that rate" in lr_curve.judge(RATES, whole).reason
 
 
 @pytest.mark.parametrize(("decades", "steps"), [(2, 28), (6, 81)])
@@ -724,24 +825,63 @@ def test_notes_tell_of_one_seed_and_of_one_order() -> None:
         ({"lowest": 0.0}, "lowest must be above 0, got 0.0"),
         ({"lowest": -1.0}, "lowest must be a finite number >= 0, got -1.0"),
         ({"highest": 9e-5}, "highest must be at least 100 times lowest, got 9e-05"),
-        ({"steps": 80}, "steps must be a whole number >= 81, got 80; with fewer from 1e-06 to 1, noise looks like"),
+        ({"steps": 80}, "steps must be a whole number >= 81, got 80; take 81 or more, or a narrower range: with"),
         ({"steps": 27, "lowest": 0.01}, "steps must be a whole number >= 28, got 27"),
         ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
         ({"warm": -1}, "warm must be a whole number >= 0, got -1"),
         ({"batches": iter([1])}, "batches must be a collection that can be read again"),
         ({"batches": 3}, "batches must be a collection that can be read again"),
-        ({"batches": []}, "batches must be at least one batch"),
-        ({"loss": lambda m, b: 1.0}, "loss must be a function that returns a one-element Tensor"),
+        ({"batches": []}, "batches must be at least one batch.* none; pass a collection with batches in it"),
+        (
+            {"batches": lambda: loader()},
+            "or a function of a seed, got a function that cannot be called",
+        ),
+        ({"batches": lambda seed: iter([])}, "batches must be at least one batch.* none; a generator is read once"),
+        (
+            {"batches": DataLoader(Words(), 65, drop_last=True)},
+            "got none; take more data or a smaller batch_size, or",
+        ),
+        ({"loss": lambda m, b: 1.0}, "a one-element Tensor with a gradient, got a float; return the mean loss"),
+        ({"loss": lambda m, b: m(b[0])}, r"got a Tensor of shape \(8,\); return the mean loss of the batch"),
+        (
+            {"loss": lambda m, b: mean_loss(m, b).detach()},
+            r"got a Tensor of shape \(\) without a gradient; leave out no_grad and detach",
+        ),
+        ({"model": nn.Linear(1, 1)}, "model must be a module with parameters of the optimizer, got a Linear with none"),
+        ({"model": mean_loss}, "model must be a torch.nn.Module, got a function"),
+        ({"optimizer": None}, "optimizer must be a torch.optim.Optimizer, got a NoneType"),
         ({"loss": lambda m, b: mean_loss(m, b) * float("nan")}, "loss must be finite before the rate rises, got nan"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, Any], words: str) -> None:
     model, optimizer, batches = made("momentum", 0)
     before = everything(model, optimizer, batches)
-    arguments: dict[str, Any] = {"loss": mean_loss, "batches": batches, **change}
+    arguments: dict[str, Any] = {
+        "model": model, "optimizer": optimizer, "loss": mean_loss, "batches": batches, **change,
+    }  # fmt: skip
     with pytest.raises(InputError, match=words):
-        find_lr(model, optimizer, **arguments)
+        find_lr(**arguments)
     assert everything(model, optimizer, batches) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda own: torch.optim.LBFGS(own.param_groups[0]["params"]),
+            "got LBFGS, which needs a closure;",
+        ),
+        (
+            lambda own: torch.optim.Rprop(own.param_groups[0]["params"]),
+            "got Rprop, which has its rate in the first",
+        ),
+        (lambda own: torch.optim.lr_scheduler.ExponentialLR(own, 0.9), "a torch.optim.Optimizer, got a ExponentialLR;"),
+    ],
+)
+def test_what_is_not_stepped_by_its_rate_is_refused(make: Callable[[Any], Any], words: str) -> None:
+    model, optimizer, batches = made("momentum", 0)
+    with pytest.raises(InputError, match=words):
+        find_lr(model, make(optimizer), mean_loss, batches, **SHORT)
 
 
 def test_a_model_without_shapes_is_refused() -> None:
@@ -808,6 +948,31 @@ def test_the_command_writes_a_figure_and_numbers(
             "rmsprop: the run must be one of train or compare, got here, a range test; its figure is here/find-lr.svg"
         )
         assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize("out", ["file", "file/new", "file/new/newer", "link"])
+def test_a_place_that_cannot_be_made_is_found_before_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rmsprop.lab.find_lr.on_task", None)
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    assert run(["find-lr", "digits", "--out", out]) == 2
+    there = out.partition("/")[0]
+    line = f"--out must be a new or empty directory, got {out}, where {there} is no directory that can be written to"
+    assert capsys.readouterr().err == f"rmsprop: {line}; choose another --out\n"
+
+
+def test_a_place_that_may_not_be_written_is_found_before_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rmsprop.lab.find_lr.on_task", None)
+    monkeypatch.setattr("os.access", lambda path, _mode: path != Path("locked"))  # root may write everywhere
+    Path("locked").mkdir()
+    assert run(["find-lr", "digits", "--out", "locked/new"]) == 2
+    assert "got locked/new, where locked is no directory that can be written to" in capsys.readouterr().err
 
 
 def test_the_command_fails_where_it_has_no_suggestion(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from rmsprop.environment import environment
-from rmsprop.errors import InputError, check_count
+from rmsprop.errors import InputError, Received, check_count
 from rmsprop.files import finite, write_atomically
 from rmsprop.lab.data import batches
 from rmsprop.lab.find_lr_figure import draw_range_test
@@ -65,7 +66,8 @@ def find_lr(
     The directory, which has find-lr.svg, too, is made at the end: a test that is stopped leaves nothing. SIGINT and
     SIGTERM raise Interrupted.
     """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    _check_place(out or Path("runs"))
+    if out is not None and out.exists() and any(out.iterdir()):
         raise InputError("--out", "a new or empty directory", str(out), "choose another --out")
     if batch_size is not None:
         check_count("batch_size", batch_size, "leave batch_size out for the task's own")
@@ -104,3 +106,11 @@ def find_lr(
     write_atomically(directory / RANGE_FIGURE, picture)
     made: dict[str, Any] = finite(result)
     return directory, made
+
+
+def _check_place(out: Path) -> None:
+    """Raise InputError unless `out` can be made and written to, while nothing has been computed yet."""
+    there = next(path for path in (out, *out.parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        found = Received(f"{out}, where {there} is no directory that can be written to")
+        raise InputError("--out", "a new or empty directory", found, "choose another --out")

@@ -146,10 +146,11 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
         )
     if where / rates[0] < ROOM:
         return unclear(f"the loss is lowest at {where:.2g} and falls from the lowest rate on: begin lower")
+    beyond = f"where {there} of {len(losses)} seeds ended" if end / where < WINDOW else "and no further"
     return Verdict(
         float(f"{where / SHARE:.1e}"),
-        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {where:.2g}, and no further; half of that rate is "
-        "one that a training can stay at",
+        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {where:.2g}, {beyond}; half of that rate is one "
+        "that a training can stay at",
         facts,
     )
 

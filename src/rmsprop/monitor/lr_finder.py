@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ from rmsprop.errors import InputError, Received, check_count, check_number
 from rmsprop.monitor import lr_curve
 from rmsprop.monitor.lr_start import leave_out_start, warm_notes, warm_steps
 from rmsprop.monitor.snapshot import Snapshot, generators, restored
+from rmsprop.monitor.tensors import check_model
 from rmsprop.monitor.wrappers import unwrapped
 
 Batches: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
@@ -104,15 +106,17 @@ def find_lr(
     model
         Trained from where it is now, in training mode.
     optimizer
-        Any of torch's; its parameters, groups, hooks and state are used as they are. Of one in Lightning's or
-        Accelerate's wrapper, that inside is stepped, without the trainer's clipping, accumulation or loss scaling.
+        Any of torch's but LBFGS, whose step needs a closure, and Rprop, whose rate counts in its first step only. Its
+        parameters, groups, hooks and state are used as they are. Of one in Lightning's or Accelerate's wrapper, that
+        inside is stepped, without the trainer's clipping, accumulation or loss scaling.
         Clipping belongs in a hook: `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several
         groups the rate meant is that of the group with the largest, and the others keep their proportion (of
         `initial_lr`, if a scheduler has set one).
     loss
         (model, batch) → mean loss of the batch, one element.
     batches
-        A DataLoader or other collection, read anew for every seed; or a function: number of the seed → batches.
+        A DataLoader or other collection, read anew for every seed; or a function: number of the seed → batches, which
+        may be a DataLoader, too.
     lowest, highest, steps
         The rate rises from the one to the other in so many steps, each by the same factor. `highest` is at least 100
         times `lowest`, and 8 steps or more take the rate up by a factor of 4: `steps` is at least
@@ -123,7 +127,7 @@ def find_lr(
         DataLoader, are seeded with 1, 2, …
     warm
         Steps with a rate of 0 before; None: 2/(1−β), or 2/(1−μ) if more, at most 500, less those that the optimizer
-        has made already.
+        has made already. Of Adam's two β the first counts: it corrects the bias of v.
     listen
         Called after every step with the number of steps done and the number that there will be at most.
 
@@ -135,8 +139,9 @@ def find_lr(
     Raises
     ------
     InputError
-        For arguments out of range, for batches that can be read only once, a loss without gradient or that is not
-        finite before the first step, and parameters that have no shape yet.
+        For arguments out of range, an optimizer that cannot be tested or has none of the model's parameters, batches
+        that can be read only once, a loss without gradient or that is not finite before the first step, and parameters
+        that have no shape yet.
 
     Notes
     -----
@@ -152,9 +157,10 @@ def find_lr(
     number, container or random generator among the modules' attributes; training mode; the optimizer's state, groups
     and attributes; the global generators of torch (on the CPU and the devices of the parameters), NumPy and Python; the
     attributes of a DataLoader, its samplers and data sets, in the same way. A note names what there is no way back for:
-    iterators under way, and Tensors and arrays above 256 MiB of a data set, which are taken for data. What objects of
-    other classes, files or hooks hold is not looked at. Schedulers are not asked. A `Monitor` sees none of the steps.
-    The copies take as much memory as model, state and data set do, twice.
+    iterators under way, batches of a class of your own, and Tensors and arrays above 256 MiB of a data set, which are
+    taken for data. What objects of other classes, files, hooks or an iterator that a function returns hold is not
+    looked at. Schedulers are not asked. A `Monitor` sees none of the steps. The copies take as much memory as model,
+    gradients, state and data set do, twice.
 
     Other finders begin with an empty v, set all groups to one rate, smooth with an average that lags, run one seed and
     always have an answer; see docs/lr-finder.md.
@@ -177,31 +183,27 @@ def find_lr(
     True
     """
     optimizer = unwrapped(optimizer)
+    _check_trained(model, optimizer)
     low = check_number("lowest", lowest, "1e-6 is usual")
     high = check_number("highest", highest, "1 is usual")
     if low == 0:
         raise InputError("lowest", "above 0", lowest, "1e-6 is usual")
     if high < _RANGE * low * (1 - 1e-9):
         raise InputError("highest", f"at least {_RANGE:g} times lowest", highest, "1e-6 to 1 is usual")
-    remedy = f"with fewer from {low:g} to {high:g}, noise looks like a fall"
-    check_count("steps", steps, remedy, least=lr_curve.least_steps(low, high))
+    least = lr_curve.least_steps(low, high)
+    remedy = f"take {least} or more, or a narrower range: with fewer from {low:g} to {high:g}, noise looks like a fall"
+    check_count("steps", steps, remedy, least=least)
     check_count("seeds", seeds, "3 is usual")
-    if isinstance(batches, Iterator) or not (isinstance(batches, Iterable) or callable(batches)):
-        found = Received(f"a {type(batches).__name__}")
-        remedy = "pass the DataLoader itself, or lambda seed: an_iterator"
-        raise InputError("batches", "a collection that can be read again, or a function of a seed", found, remedy)
-    lazy = [name for name, p in model.named_parameters() if torch.nn.parameter.is_lazy(p)]
-    if lazy:
-        raise InputError("model", "initialized", Received(f"{lazy[0]} without a shape"), "run one batch through it")
+    _check_batches(batches)
     if warm is not None:
         check_count("warm", warm, "leave warm out for 2/(1−β)", least=0)
     rates = np.geomspace(low, high, steps)
     warm = min(warm_steps(optimizer)[0], WARM_LIMIT) if warm is None else warm
     notes = warm_notes(optimizer, warm)
-    with restored(model, optimizer, batches) as left_out:
-        test = _Test(model, optimizer, loss, batches, lambda done: listen(done, warm + seeds * (steps + 1)))
+    with restored(model, optimizer) as before:
+        test = _Test(model, optimizer, loss, batches, before, lambda done: listen(done, warm + seeds * (steps + 1)))
         test.warm(warm)
-        start = Snapshot(model, optimizer, batches)
+        start = test.snapshot()
         losses = []
         for seed in range(1, seeds + 1):
             start.restore()
@@ -211,7 +213,7 @@ def find_lr(
         lr=verdict.lr,
         lrs=None if verdict.lr is None else [verdict.lr * share for share in test.shares],
         reason=verdict.reason,
-        notes=[*notes, *_seed_notes(rates, losses), *(f"not put back: {x}" for x in left_out)],
+        notes=[*notes, *_seed_notes(rates, losses), *(f"not put back: {x}" for x in before.left_out)],
         rates=rates.tolist(),
         losses=losses,
         curve=lr_curve.curve(rates, losses),
@@ -229,10 +231,12 @@ class _Test:
         optimizer: torch.optim.Optimizer,
         loss: Callable[[nn.Module, Any], Tensor],
         batches: Batches,
+        before: Snapshot,
         listen: Callable[[int], None],
     ) -> None:
         self._model, self._optimizer, self._loss, self._listen = model, optimizer, loss, listen
         self._batches = batches
+        self._snapshots, self._sources = [before], list[Any]()  # sources: what was read, as a function returns it
         self._done = 0
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
         self.shares = _shares(optimizer.param_groups)
@@ -240,8 +244,9 @@ class _Test:
             p.grad = None
         for group in optimizer.param_groups:
             leave_out_start(group)
-        if run := vars(optimizer).get("_run"):  # of rmsprop.torch.RMSprop
-            run.watcher = None
+        for own in (optimizer, *vars(optimizer).values()):  # one may be around another
+            if isinstance(own, torch.optim.Optimizer) and (run := vars(own).get("_run")):  # of rmsprop.torch.RMSprop
+                run.watcher = None
         model.train()
 
     def warm(self, steps: int) -> None:
@@ -251,6 +256,11 @@ class _Test:
         for _ in range(steps):
             _finite(self._backward(next(batches)))
             self._step()
+
+    def snapshot(self) -> Snapshot:
+        """Return what all of it is now; sources of batches are added to it when they are first read."""
+        self._snapshots.append(Snapshot(self._model, self._optimizer, self._sources))
+        return self._snapshots[-1]
 
     def rise(self, rates: NDArray[np.float64], seed: int) -> list[float]:
         """Return the loss after a step with each of `rates`, as far as it is finite and not out of hand."""
@@ -276,21 +286,26 @@ class _Test:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        batches: Any = self._batches
+        source = self._batches
+        batches: Any = source if isinstance(source, Iterable) else source(seed)
+        if not isinstance(batches, Iterator):
+            self._sources.append(batches)
+        for snapshot in self._snapshots:
+            snapshot.add(batches)
+        remedy = _MORE if isinstance(batches, Iterator) else "pass a collection with batches in it"
         if isinstance(batches, DataLoader):
+            remedy = "take more data or a smaller batch_size, or drop_last=False"
             for generator in generators(batches):
                 generator.manual_seed(seed)
             batches = copy.copy(batches)
             batches._iterator = None  # that of persistent workers, which may be in use
-        elif not isinstance(batches, Iterable):
-            batches = batches(seed)
         while True:
             empty = True
             for batch in batches:
                 empty = False
                 yield batch
             if empty:
-                raise InputError("batches", "at least one batch, and as many when read again", Received("none"), _MORE)
+                raise InputError("batches", "at least one batch, and as many when read again", Received("none"), remedy)
 
     def _set(self, rate: float) -> None:
         for group, share in zip(self._optimizer.param_groups, self.shares, strict=True):
@@ -304,8 +319,12 @@ class _Test:
         self._optimizer.zero_grad()
         value = self._loss(self._model, batch)
         if not (isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad):
-            found = Received(f"a {type(value).__name__}")
-            raise InputError("loss", "a function that returns a one-element Tensor with a gradient", found, _LOSS)
+            found, remedy = Received(f"a {type(value).__name__}"), _LOSS
+            if isinstance(value, Tensor):
+                bare = "" if value.requires_grad else " without a gradient"
+                found = Received(f"a Tensor of shape {tuple(value.shape)}{bare}")
+                remedy = _LOSS if value.requires_grad else _GRADIENT
+            raise InputError("loss", "a function that returns a one-element Tensor with a gradient", found, remedy)
         number = value.item()
         if math.isfinite(number):
             value.backward()  # type: ignore[no-untyped-call]
@@ -319,6 +338,42 @@ class _Test:
 
 _MORE = "a generator is read once: return a new iterator, or an endless one"
 _LOSS = "return the mean loss of the batch: lambda model, batch: criterion(model(batch[0]), batch[1])"
+_GRADIENT = "leave out no_grad and detach, and let parameters require gradients"
+
+
+def _check_trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise InputError unless `optimizer` trains `model`, and by its rate."""
+    if not isinstance(model, nn.Module):
+        raise InputError("model", "a torch.nn.Module", Received(f"a {type(model).__name__}"), "pass the one to train")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        found = Received(f"a {type(optimizer).__name__}")
+        raise InputError("optimizer", "a torch.optim.Optimizer", found, "pass the one that trains the model")
+    for refused, why in (torch.optim.LBFGS, "needs a closure"), (torch.optim.Rprop, "has its rate in the first only"):
+        if isinstance(optimizer, refused):
+            found = Received(f"{refused.__name__}, which {why}")
+            remedy = "a range test says nothing of it, take another optimizer"
+            raise InputError("optimizer", "one that makes every step with its rate, without a closure", found, remedy)
+    lazy = [name for name, p in model.named_parameters() if torch.nn.parameter.is_lazy(p)]
+    if lazy:
+        raise InputError("model", "initialized", Received(f"{lazy[0]} without a shape"), "run one batch through it")
+    check_model(optimizer.param_groups, model)
+
+
+def _check_batches(batches: Batches) -> None:
+    """Raise InputError unless `batches` can be read again, or called with a seed."""
+    again = isinstance(batches, Iterable) and not isinstance(batches, Iterator)
+    found = Received(f"a {type(batches).__name__}")
+    if callable(batches) and not isinstance(batches, Iterable):
+        again = True
+        try:
+            inspect.signature(batches).bind(0)
+        except TypeError:
+            again, found = False, Received("a function that cannot be called with one number")
+        except ValueError:  # one that is built in may have no signature
+            pass
+    if not again:
+        remedy = "pass the DataLoader itself, or lambda seed: an_iterator"
+        raise InputError("batches", "a collection that can be read again, or a function of a seed", found, remedy)
 
 
 def _shares(groups: list[dict[str, Any]]) -> list[float]:

@@ -37,7 +37,9 @@ def warm_steps(optimizer: Optimizer) -> tuple[int, int]:
     """Return how many steps the averages lack until they know the gradients, and how many they need in all."""
     worst = (0, 0)
     for group in optimizer.param_groups:
-        decays = (group.get("alpha", 0.0), group.get("rho", 0.0), group.get("momentum", 0.0), *group.get("betas", ()))
+        # Of Adam's betas the second is that of v, whose bias is corrected: steps have their size from the first on.
+        betas = group.get("betas", ())[:1]
+        decays = (group.get("alpha", 0.0), group.get("rho", 0.0), group.get("momentum", 0.0), *betas)
         slowest = max(float(x) for x in decays)
         usual = round(2 / (1 - slowest)) if 0 < slowest < 1 else 0
         for p in group["params"]:
@@ -63,9 +65,10 @@ def warm_notes(optimizer: Optimizer, warm: int) -> list[str]:
         start, decay = _start(group), group.get("alpha", 0.0)
         made = [int(optimizer.state[p]["step"]) for p in group["params"] if start and optimizer.state.get(p)]
         if start and len(made) < len(group["params"]):
+            count = steps_to_forget(Rule(decay=decay))
             notes.append(
                 f"the test began with v = 0 instead of {start:g}: where squared gradients are below that, a training's "
-                f"first steps are shorter (v has 1 % of it left after {steps_to_forget(Rule(decay=decay))} steps)"
+                f"first steps are shorter (v has 1 % of it left after {count} step{'s' * (count > 1)})"
             )
         if made and (left := decay ** (min(made) + warm)) > START_LEFT:
             notes.append(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; what is beyond is taken for data
@@ -28,29 +29,42 @@ _Back = Callable[[], Any]
 
 
 class Snapshot:
-    """The attributes of the modules of `model`, of `optimizer` and of a DataLoader `batches`, as they are now.
+    """The attributes of the modules of `model`, of `optimizer` and of `sources` of batches, as they are now.
 
     `left_out` says in words what cannot be brought back.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any = None) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, sources: Iterable[Any] = ()) -> None:
         self.left_out: list[str] = []
         self._back: dict[int, tuple[Any, _Back]] = {}  # by id of an object, which is held
         self._room = DATA_LIMIT
         for module in model.modules():
             self._keep_attributes(module, "model")
         self._keep_all([*model.parameters(), *model.buffers()], "model")  # a compiled module: some are no attributes
-        self._keep_attributes(optimizer, "optimizer")
-        if run := vars(optimizer).get("_run"):  # of rmsprop.torch.RMSprop: rows that lag, counts, the watcher
-            self._keep_attributes(run, "optimizer")
-        if isinstance(batches, DataLoader):
+        self._keep_optimizer(optimizer)
+        for batches in sources:
+            self.add(batches)
+
+    def add(self, batches: Any) -> None:
+        """Keep a source of batches, too, as it is now; one that is kept already stays as it was."""
+        if isinstance(batches, DataLoader | Dataset | Sampler):
             self._keep_attributes(batches, _DATA)
-        self.left_out = list(dict.fromkeys(self.left_out))  # a list of arrays has one name
+        elif not isinstance(batches, Iterator) and getattr(batches, "__dict__", None):
+            self._leave_out(f"the attributes of {_DATA}, a {type(batches).__name__}, should the reading change them")
 
     def restore(self) -> None:
         """Go back; may be called more than once."""
         for _, back in self._back.values():
             back()
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self.left_out:  # a list of arrays has one name
+            self.left_out.append(what)
+
+    def _keep_optimizer(self, optimizer: Optimizer) -> None:
+        self._keep_attributes(optimizer, "optimizer")
+        if run := vars(optimizer).get("_run"):  # of rmsprop.torch.RMSprop: rows that lag, counts, the watcher
+            self._keep_attributes(run, "optimizer")
 
     def _keep_attributes(self, owner: Any, name: str) -> None:
         own = vars(owner)
@@ -74,8 +88,10 @@ class Snapshot:
             self._back[id(value)] = (value, back)
         elif hasattr(value, "__dict__") and (name in _READ or isinstance(value, Dataset | Sampler)):
             self._keep_attributes(value, name)
+        elif isinstance(value, Optimizer):  # one around another
+            self._keep_optimizer(value)
         elif isinstance(value, Iterator) and name != f"{_DATA}._iterator":  # that of persistent workers is not read
-            self.left_out.append(f"the position of {name}, which is a {type(value).__name__}")
+            self._leave_out(f"the position of {name}, which is a {type(value).__name__}")
 
     def _keep_all(self, values: Iterable[Any], name: str) -> None:
         for value in values:
@@ -87,7 +103,7 @@ class Snapshot:
             return True
         size = int(x.nbytes) if isinstance(x, np.ndarray) or x.layout == torch.strided else 0  # sparse: small
         if size > self._room:
-            self.left_out.append(f"Tensors or arrays of {name}, {size / 2**20:.0f} MiB, should the reading change them")
+            self._leave_out(f"Tensors or arrays of {name}, {size / 2**20:.0f} MiB, should the reading change them")
             return False
         self._room -= size
         return True
@@ -134,6 +150,7 @@ def _array(x: np.ndarray[Any, Any]) -> _Back:
 
 def _tensor(x: Tensor) -> _Back:
     grad = x.grad if x.is_leaf else None
+    grad_back = (lambda: None) if grad is None else _tensor(grad)  # backward adds to it in place
     overlapping = x.layout == torch.strided and any(
         size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)
     )  # nobody can have written into it
@@ -146,6 +163,7 @@ def _tensor(x: Tensor) -> _Back:
                 x.copy_(content)
         if x.is_leaf:
             x.grad = grad
+            grad_back()
 
     return back
 
@@ -197,13 +215,13 @@ def generators(batches: DataLoader[Any]) -> list[torch.Generator]:
 
 
 @contextmanager
-def restored(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any = None) -> Iterator[list[str]]:
-    """Restore model, optimizer, batches and the global random generators at the end of the block, however it ends.
+def restored(model: nn.Module, optimizer: Optimizer) -> Iterator[Snapshot]:
+    """Restore model, optimizer and the global random generators at the end of the block, however it ends.
 
-    The generators are those of torch, on the CPU and the devices of the parameters, of NumPy and of Python. What
-    cannot be restored is yielded in words.
+    The generators are those of torch, on the CPU and the devices of the parameters, of NumPy and of Python. What is
+    restored is yielded: sources of batches can be added.
     """
-    before = Snapshot(model, optimizer, batches)
+    before = Snapshot(model, optimizer)
     python, numpy = random.getstate(), np.random.get_state()
     tensors = [*model.parameters(), *model.buffers()]
     devices = {x.device for x in tensors if x.device.type not in ("cpu", "meta")}
@@ -216,7 +234,7 @@ def restored(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any = 
 
     with torch.random.fork_rng(devices, device_type=kinds.pop()):
         try:
-            yield before.left_out
+            yield before
         finally:
             _finish(back)
 
