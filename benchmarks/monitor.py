@@ -1,11 +1,10 @@
 """What watching costs a training: python benchmarks/monitor.py [TASK ...] [--json FILE].
 
-Two trainings of the same seed, one as `rmsprop train` makes it and one with --every 0, take turns in blocks of as many
-steps as lie between two records, one of which is measured in each; who begins changes from block to block. The cost of
-a task is the median over the blocks of one's time by the other's, in seconds of the processor on one thread, which
-other programs disturb less than the clock's. Forward, backward, validation and the file of statistics are part of it.
-About four minutes. benchmarks/results/monitor.json is what docs/monitor.md shows; `scripts/findings.py --page` puts it
-there.
+Two trainings of the same seed, one as `rmsprop train` makes it and one with --every 0, take turns step by step, so that
+what else the machine does touches both alike. Their times differ by little between records, and by a record where one
+is made; both differences are medians, in seconds of the processor on one thread. Forward, backward, validation and the
+file of statistics are part of the steps. About two minutes. benchmarks/results/monitor.json is what docs/monitor.md
+shows; `scripts/findings.py --page` puts it there.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,61 +25,71 @@ from rmsprop.environment import environment
 from rmsprop.files import write_atomically
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.task import load_task
-from rmsprop.lab.train import EVERY
+from rmsprop.lab.train import EVERY, usual_every
 from rmsprop.lab.training import Training
 from rmsprop.lab.watch import Watch
 from rmsprop.torch import RMSprop
 
-BLOCKS = {"digits": 150, "mnist": 20, "shakespeare": 8}
+RECORDS = {"digits": 40, "mnist": 10, "shakespeare": 5}
 
 
-def _blocks(task: str, folder: Path, every: int) -> Iterator[float]:
-    """Train for ever and yield the time of each block."""
+def _steps(task: str, folder: Path, every: int) -> Iterator[float]:
+    """Train for ever and yield the time of each step."""
     training = Training(load_task(task), lambda params: RMSprop(params, lr=1e-3), seed=0, epochs=10**6)
     watch = Watch(RunDirectory(folder), training, every)
     steps = training.run()
     next(steps)  # the record before the first step
     while True:
         began = time.process_time()
-        for _ in range(EVERY):
-            next(steps)
+        next(steps)
         watch.write()
         yield time.process_time() - began
 
 
 def measure(task: str) -> dict[str, float]:
-    """Return how many times as long a training takes when it is watched: median and middle half; ms of a step."""
-    ratios, plain_ms = [], []
+    """Return the time of a step and, watched, what it takes more between records and in a record, in seconds."""
+    plain, between, records = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        ways = [_blocks(task, Path(folder), every) for every in (0, EVERY)]
-        for way in ways:
-            next(way)  # warm up
-        for block in range(BLOCKS[task]):
-            order = (0, 1) if block % 2 else (1, 0)
+        ways = [_steps(task, Path(folder), every) for every in (0, EVERY)]
+        for step in range(1, EVERY * RECORDS[task] + 1):
+            order = (0, 1) if step % 2 else (1, 0)
             seconds = {i: next(ways[i]) for i in order}
-            ratios.append(seconds[1] / seconds[0])
-            plain_ms.append(1e3 * seconds[0] / EVERY)
-            print(f"\r{task:<12} {block + 1} of {BLOCKS[task]} blocks", end="", file=sys.stderr, flush=True)
+            more = seconds[1] - seconds[0]
+            plain.append(seconds[0])
+            if step % EVERY == EVERY - 1:
+                before = more  # gradients are sampled, to be compared with those of the next step
+            elif step % EVERY == 0:
+                records.append(before + more)
+                print(f"\r{task:<12} {len(records)} of {RECORDS[task]} records", end="", file=sys.stderr, flush=True)
+            elif step > 1:
+                between.append(more)
     print(file=sys.stderr)
-    low, _, high = quantiles(ratios, n=4)
-    return {"ratio": median(ratios), "low": low, "high": high, "step_ms": median(plain_ms), "blocks": len(ratios)}
+    found = {"step": median(plain), "between": median(between), "record": median(records)}
+    steps = Training(load_task(task), lambda params: RMSprop(params), seed=0).total_steps
+    return {**found, "run_steps": steps, "run_cost": _cost(found, usual_every(steps)), "cost": _cost(found, EVERY)}
+
+
+def _cost(found: dict[str, float], every: int) -> float:
+    """Return by what share a step in `every` makes a training longer."""
+    return ((every - 2) * found["between"] + found["record"]) / (every * found["step"])
 
 
 def main() -> None:
     """Measure and print, or write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(BLOCKS)}; all if left out")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(RECORDS)}; all if left out")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     given = parser.parse_args()
-    if unknown := set(given.tasks) - set(BLOCKS):
+    if unknown := set(given.tasks) - set(RECORDS):
         parser.error(f"no such task: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     rows: dict[str, Any] = {}
-    for task in given.tasks or BLOCKS:
+    for task in given.tasks or RECORDS:
         row = rows[task] = measure(task)
         print(
-            f"{task:<12} watched {row['ratio']:.4f} times as long [{row['low']:.4f}-{row['high']:.4f}], "
-            f"{row['step_ms']:.3g} ms a step, {row['blocks']} blocks",
+            f"{task:<12} {100 * row['cost']:.2f} % more, {100 * row['run_cost']:.2f} % of {row['run_steps']} steps; "
+            f"a step {1e3 * row['step']:.3g} ms, watched {1e6 * row['between']:.2g} µs more, "
+            f"a record {1e3 * row['record']:.2g} ms",
             flush=True,
         )
     if given.json:

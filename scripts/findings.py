@@ -281,11 +281,20 @@ def block(found: dict[str, Any]) -> str:
 
 def cost_block(found: dict[str, Any]) -> str:
     """Return what watching costs `rmsprop train`, as Markdown."""
-    lines = ["| task | a step | more time, watched | middle half of the blocks | blocks |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| task | a step | more between records | a record | of its own run | of a long one |",
+        "|---|" + "---:|" * 5,
+    ]
     for task, row in found["tasks"].items():
-        more, low, high = (f"{100 * (row[key] - 1):.1f} %" for key in ("ratio", "low", "high"))
-        lines.append(f"| {task} | {row['step_ms']:.2g} ms | {more} | {low} to {high} | {row['blocks']} |")
-    lines += ["", f"One step in {found['every']} measured, on one thread of: {found['environment']['processor']}."]
+        step, between, record = 1e3 * row["step"], 1e6 * row["between"], 1e3 * row["record"]
+        more = row["run_steps"] * row["step"] * row["run_cost"]
+        run = f"{more:.2g} s, {100 * row['run_cost']:.1f} % of {row['run_steps']} steps"
+        long = f"{100 * row['cost']:.1f} %"
+        lines.append(f"| {task} | {step:.2g} ms | {between:.1f} µs | {record:.1f} ms | {run} | {long} |")
+    lines += [
+        "",
+        f"On one thread of: {found['environment']['processor']}. A long run has one record in {found['every']} steps.",
+    ]
     return "\n".join(lines) + "\n\n"
 
 

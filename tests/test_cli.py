@@ -113,7 +113,7 @@ def test_only_a_handful_of_findings_is_printed(capsys: pytest.CaptureFixture[str
 
 
 def test_doctor_says_what_the_optimizer_of_a_run_did(capsys: pytest.CaptureFixture[str]) -> None:
-    train("digits", epochs=1, out=Path("hasty"))
+    train("digits", epochs=1, every=50, out=Path("hasty"))
     train("digits", Rule(lr=0.003, bias_correction=True), epochs=1, every=5, out=Path("calm"))
     assert run(["doctor", "calm"]) == 0
     assert capsys.readouterr().out == "calm: finished\n\nNothing found in 4 measured steps (1 to 15).\n"
@@ -431,7 +431,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--batch-size", "-4"], "batch_size must be a whole number >= 1, got -4; leave batch_size out"),
     (["train", "digits", "--seed", "9" * 20], "seed must be a whole number from 0 to 2147483647, got 999999"),
     (["train", "digits", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
-    (["train", "digits", "--every", "-1"], "every must be a whole number >= 0, got -1; 250 is usual, 0 measures"),
+    (["train", "digits", "--every", "-1"], "every must be a whole number >= 0, got -1; leave it out for a tenth"),
     (["train", "digits", "--schedule", "cosine"], "--schedule"),
     (["train", "digits", "--lr", "fast"], '--lr: unable to convert "fast" into float; see rmsprop --help'),
     (["train", "digits", "--learning-rate", "1"], "Unknown option: --learning-rate"),

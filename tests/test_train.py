@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import itertools
 import json
@@ -20,7 +19,6 @@ from rich.console import Console
 from sick import WELL
 
 from rmsprop import InputError, Rule
-from rmsprop.commands import training as commands
 from rmsprop.console import show_examined, show_training, training_progress
 from rmsprop.lab import saving
 from rmsprop.lab.losses import LOST, TIMES, ran_away
@@ -29,7 +27,7 @@ from rmsprop.lab.report import write_report
 from rmsprop.lab.stopping import Interrupted
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.task import load_task
-from rmsprop.lab.train import EVERY, train
+from rmsprop.lab.train import EVERY, train, usual_every
 from rmsprop.lab.training import Training
 from rmsprop.lab.watch import examine, findings_of, measured
 from rmsprop.lab.words import describe_training, replay_words
@@ -277,8 +275,12 @@ def test_a_run_stopped_before_its_first_step_begins_anew() -> None:
     assert steps[0] == steps[1]
 
 
-def test_the_command_measures_as_often_as_the_function() -> None:
-    assert inspect.signature(commands.train).parameters["every"].default == EVERY
+@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (3, 5)])  # of 17 and of 51 steps
+def test_short_runs_have_some_records_too(epochs: int, every: int) -> None:
+    run, summary = train("digits", RULE, epochs=epochs)
+    assert run.config()["every"] == every == usual_every(summary["steps"])
+    assert [record["step"] for record in measured(run)] == sorted({1, *range(every, summary["steps"] + 1, every)})
+    assert (usual_every(2400), usual_every(10**6)) == (240, EVERY)
 
 
 @settings(max_examples=50)
@@ -385,7 +387,7 @@ def test_doctor_says_that_it_replayed_and_counts_findings_where_they_are(
     said, examined = doctor_says(whole[0]), examine(whole[0])
     assert examined["replay"] == whole[1]["replay"]
     assert said.index("were replayed, each of them measured") < said.index(whole[1]["post_mortem"]["text"])
-    run, _ = train("digits", Rule(lr=30.0), epochs=1)
+    run, _ = train("digits", Rule(lr=30.0), epochs=1, every=50)
     kinds = [f.kind for f in findings_of(run)]
     others = len(kinds) - 1
     assert kinds[0] == "loss"

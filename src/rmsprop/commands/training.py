@@ -34,7 +34,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     schedule: Schedule = "constant",
-    every: int = 250,
+    every: int | None = None,
     out: Path | None = None,
     resume: Flag = False,
     json: Flag = False,
@@ -64,8 +64,9 @@ def train(
     schedule
         Learning rate over the run: constant, or falling linearly to 0.
     every
-        Measure what the optimizer does once in so many steps, for the report and rmsprop doctor; 0 never does. A run
-        that diverges is replayed around where that began, or at its end, with every step measured.
+        Measure what the optimizer does once in so many steps, for the report and rmsprop doctor; 0 never does. A tenth
+        of the run, at most 250, if left out. A run that diverges is replayed around where that began, or at its end,
+        with every step measured.
     out
         Directory of the run; runs/train-TASK, numbered, if left out.
     resume

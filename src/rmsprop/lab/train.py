@@ -26,7 +26,8 @@ from rmsprop.torch import RMSprop
 
 Listener = Callable[[Training, list[Record]], None]
 
-EVERY = 250  # steps to a measured one, by which watching a small network takes less than 2 % of its training
+EVERY = 250  # steps to a measured one, by which watching a small network takes less than 2 % of a long training
+RECORDS = 10  # that a short one has: of its fraction of a second, they may take more
 NOT_IN_VALIDATION = "validation not finite"  # while training is
 
 
@@ -38,7 +39,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     schedule: str = "constant",
-    every: int = EVERY,
+    every: int | None = None,
     out: Path | None = None,
     resume: bool = False,
     command: str = "",
@@ -47,23 +48,30 @@ def train(
     """Train `spec` (see `load_task`) with `rule`; return the run's directory and its summary.
 
     The directory holds run.json (what was asked), records.jsonl (see `Training.run`), statistics.jsonl (what the
-    optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out), checkpoint.pt and, at the
-    end, summary.json. A checkpoint is written once a second, or less often if writing takes long, at the end
-    and when SIGINT or SIGTERM arrive after the first step; then Interrupted is raised. With `resume` the run goes on,
-    bit for bit.
+    optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out, and None stands for a tenth
+    of the run, at most `EVERY` steps), checkpoint.pt and, at the end, summary.json. A checkpoint is written once a
+    second, or less often if writing takes long, at the end and when SIGINT or SIGTERM arrive after the first step; then
+    Interrupted is raised. With `resume` the run goes on, bit for bit.
 
     A run that has diverged is replayed, from an older checkpoint that is kept for this or from the start, and its steps
     are measured, up to `MOST` of them: `listen` is told of that by a record of kind "replay", and post_mortem of the
     summary says what was seen. A replay that fails says so in the summary; the run's own result stands.
     """
     check_count("seed", seed, "any whole number will do", least=0)
-    check_count("every", every, f"{EVERY} is usual, 0 measures nothing", least=0)
+    if every is not None:
+        check_count("every", every, "leave it out for a tenth of the run; 0 measures nothing", least=0)
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None:
             check_count(name, value, f"leave {name} out for the task's own")
     rule = rule or Rule()
     task = load_task(spec)
     task.try_out()
+
+    def start() -> Training:
+        return Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
+
+    training = start()
+    every = usual_every(training.total_steps) if every is None else every
     config = {
         "kind": "train",
         "task": spec,
@@ -76,11 +84,6 @@ def train(
         "every": every,
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
-
-    def start() -> Training:
-        return Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
-
-    training = start()
     run = RunDirectory.open(out or new_path("train", task.name, resume=resume), config, resume=resume)
     _like_before(run.config()["made_with"])
     watch = Watch(run, training, every)
@@ -120,6 +123,11 @@ def train(
             summary |= _explained(run, found, summary, start, stopped, listen)
     saving.forget(run)
     return run, run.finish(summary)
+
+
+def usual_every(steps: int) -> int:
+    """Return how many steps lie between two records of a run of `steps`."""
+    return min(EVERY, max(1, steps // RECORDS))
 
 
 def _explained(
