@@ -231,8 +231,9 @@ bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 2) {
-    std::fprintf(stderr, "usage: replay FILE\n");
+  int most = count == 3 ? std::atoi(arguments[2]) : 8;
+  if (count < 2 || count > 3 || most < 1) {
+    std::fprintf(stderr, "usage: replay FILE [THREADS], with at most so many of 1, 2, 3 and 8 threads\n");
     return 2;
   }
   File file(arguments[1]);
@@ -261,6 +262,7 @@ int main(int count, char** arguments) {
   for (const std::string& name : instruction_sets()) {
     use_instruction_set(name);
     for (int threads : {1, 2, 3, 8}) {
+      if (threads > most) break;
       for (std::int64_t grain : {1, 100}) {
         for (int shift : {0, 1}) {
           for (bool measured : {false, true}) {
