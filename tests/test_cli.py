@@ -567,6 +567,7 @@ def test_missing_packages_are_named_with_the_command_that_installs_them() -> Non
     for name, use, line in (
         ("cyclopts", command, "rmsprop: the command line needs cyclopts: pip install 'rmsprop[lab]'"),
         ("torch", train, "rmsprop: rmsprop.lab needs torch: pip install 'rmsprop[lab]'"),
+        ("sklearn", train, "rmsprop: rmsprop.lab needs sklearn: pip install 'rmsprop[lab]'"),
         (
             "torch",
             "import rmsprop.torch",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
+import subprocess
+import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +20,7 @@ from torch.optim import lr_scheduler as schedules
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rmsprop import InputError, Rule, native
-from rmsprop.torch import RMSprop, compiled
+from rmsprop.torch import RMSprop, compiled, untraced
 from rmsprop.torch.groups import rule_values
 
 pytestmark = [
@@ -475,3 +479,47 @@ def test_the_operator_of_lists_keeps_its_word_to_torch(rule: Rule) -> None:
     for lr_tensor in (None, torch.tensor(0.5)):
         arguments = (*lists, rule.lr, lr_tensor, *values)
         torch.library.opcheck(torch.ops.rmsprop.step_lists.default, arguments)
+
+
+_TRAINING = """
+import sys, torch
+from rmsprop.torch import RMSprop
+p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+a, b = (RMSprop([x], lr=0.1, momentum=0.9, fused={fused}) for x in (p, q))
+def train(optimizer, x, step):
+    for set_to_none in (False, True):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        (x**2).sum().backward()
+        step()
+    optimizer.load_state_dict(optimizer.state_dict())
+train(a, p, a.step)
+assert "torch._dynamo" not in sys.modules
+train(b, q, torch.compile(b.step, backend="aot_eager", fullgraph=True))
+torch.testing.assert_close(p, q)
+"""
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_torchs_compiler_is_imported_by_those_who_compile(fused: bool | None) -> None:
+    """Its import takes seconds; what the compiler needs of ours is imported while it traces."""
+    done = subprocess.run([sys.executable, "-c", _TRAINING.format(fused=fused)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_somebody_has_put_in_place_of_a_method_of_torch_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        torchs = getattr(torch.optim.Optimizer, name)
+
+        @functools.wraps(torchs)
+        def noted(self: Any, *arguments: Any, torchs: Any = torchs, name: str = name, **others: Any) -> Any:
+            seen.append(name)
+            return torchs(self, *arguments, **others)
+
+        monkeypatch.setattr(torch.optim.Optimizer, name, noted)
+    modules = {name: module for name, module in sys.modules.items() if name != "torch._dynamo"}
+    monkeypatch.setattr(untraced, "sys", types.SimpleNamespace(modules=modules))
+    optimizer = RMSprop([nn.Parameter(torch.ones(2))])
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert seen == ["add_param_group", "zero_grad", "state_dict", "load_state_dict"]

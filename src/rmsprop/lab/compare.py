@@ -25,7 +25,7 @@ from statistics import mean, median, stdev
 from typing import Any, NamedTuple
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import nn
 
 from rmsprop.environment import cores, environment
@@ -223,7 +223,7 @@ def paired_interval(differences: list[float], confidence: float) -> tuple[float 
     if not all(math.isfinite(d) for d in differences):
         return None, None
     center, n = mean(differences), len(differences)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * stdev(differences) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * stdev(differences) / math.sqrt(n)
     return center, (center - half, center + half)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
@@ -17,6 +16,8 @@ def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset,
 
     The split is the same in every run.
     """
+    from sklearn.model_selection import train_test_split
+
     rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     train, validation = train_test_split(rest, test_size=0.25, stratify=labels[rest], random_state=0)
     return (

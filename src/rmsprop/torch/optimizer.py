@@ -12,13 +12,14 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
-from rmsprop.torch import compiled, saving, stepping, tensors
 from rmsprop.torch import fused as fused_module
+from rmsprop.torch import saving, stepping, tensors
 from rmsprop.torch import sparse as sparse_module
 from rmsprop.torch.fused import describe, expected
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
 from rmsprop.torch.loading import read
 from rmsprop.torch.slots import average, kappa_of, state_dtype, step_counter
+from rmsprop.torch.untraced import untraced
 from rmsprop.torch.watching import Watcher, refuse
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -214,7 +215,7 @@ class RMSprop(Optimizer):
         if isinstance(param_group, dict):
             check_group({**self.defaults, **param_group})
             said = param_group.get("stochastic_rounding", False)
-        super().add_param_group(param_group)
+        untraced(self, super().add_param_group)(param_group)
         group = self.param_groups[-1]
         try:
             for p in group["params"]:
@@ -253,7 +254,7 @@ class RMSprop(Optimizer):
         the live ones, but for parameters with sparse gradients, whose rows may lag after the next step: of those they
         are copies.
         """
-        return saving.make(self, super().state_dict)
+        return saving.make(self, untraced(self, super().state_dict))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> None:
         """Load a state dict of this class, `torch.optim.RMSprop`, timm's `RMSpropTF` or SB3's `RMSpropTFLike`.
@@ -299,7 +300,7 @@ class RMSprop(Optimizer):
         >>> optimizer.rule().momentum
         0.9
         """
-        saving.load(self, state_dict, source, super().load_state_dict)
+        saving.load(self, state_dict, source, untraced(self, super().load_state_dict))
 
     def check_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> list[str]:
         """Return what keeps a state dict from being loaded, one sentence for each mismatch; nothing is changed.
@@ -356,6 +357,8 @@ class RMSprop(Optimizer):
                 loss = closure()
         found_inf, grad_scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")  # from GradScaler
         if torch.compiler.is_compiling():
+            from rmsprop.torch import compiled  # which imports torch's compiler
+
             compiled.step(self, grad_scale, found_inf)
         else:
             stepping.step(self, self.param_groups, self.state, grad_scale, found_inf)
@@ -386,10 +389,12 @@ class RMSprop(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients or, with `set_to_none=False`, set them to zero; see `torch.optim.Optimizer`."""
         if torch.compiler.is_compiling():
+            from rmsprop.torch import compiled
+
             compiled.zero_grad(self, set_to_none)
             return
         if not set_to_none or torch._C._autograd._profiler_enabled():
-            super().zero_grad(set_to_none)
+            untraced(self, super().zero_grad)(set_to_none)
             return
         for group in self.param_groups:  # without torch's record for the profiler, as in step
             for p in group["params"]:

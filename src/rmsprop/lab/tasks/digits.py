@@ -1,7 +1,6 @@
 """Handwritten digits, 8 × 8 pixels: small enough to train in a second."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from rmsprop.lab.data import split
@@ -15,6 +14,8 @@ def model() -> nn.Module:
 
 def digits() -> Task:
     """Return the task: 1,797 images of 10 classes from scikit-learn (UCI optical digits, Alpaydin and Kaynak 1998)."""
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     train, validation, test = split(torch.from_numpy(images).float() / 16, torch.from_numpy(labels))
     return Task("digits", model, train, validation, test, batch_size=64, epochs=10)
