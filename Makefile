@@ -1,6 +1,6 @@
 # make demo   compare optimizers on real data (about a minute)     make test    run every test
 # make lint   style and types                                      make mutants break the rule on purpose, see who notices
-# make kernel the native kernel under sanitizers and for aarch64   make bench   time the optimizer (about ten minutes)
+# make kernel the kernel under sanitizers, by Clang, for aarch64   make bench   time the optimizer (about ten minutes)
 # make conformance  the real frameworks beside this one            make clean  remove what the others made
 # make fuzz SECONDS=1200 SEED=1  the optimizer against the rule, in random order of everything that can happen to it
 

@@ -125,6 +125,27 @@ def problems(draw: st.DrawFn) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("fused", PATHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("odd", [np.nan, -np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_hides_no_other(odd: float, dtype: torch.dtype, fused: bool | None) -> None:
+    """Nor does its sign, by which NaN is less or more than all numbers for those who compare bits."""
+    rule = Rule(lr=1e-30, decay=0.5, eps=1e-3)
+    odd_p, odd_g = (torch.nn.Parameter(torch.arange(1, 41, dtype=dtype)) for _ in range(2))
+    odd_p.data[0] = odd
+    odd_p.grad, odd_g.grad = torch.full_like(odd_p, -2.0), torch.full_like(odd_g, -2.0)
+    odd_g.grad[0], odd_g.grad[1] = odd, 0
+    optimizer, recorder = watched([odd_p, odd_g], rule, fused=fused)
+    optimizer.step()
+    ((_, sums, histograms),) = recorder.measurements
+    of_p, of_g = (dict(zip(definition.COLUMNS[COUNTS], row.tolist(), strict=True)) for row in sums[:, COUNTS])
+    assert of_p == {"eps": 0, "floor": 0, "nonfinite": 0, "zero": 0, "unchanged": 39}
+    assert of_g == {"eps": 1, "floor": 0, "nonfinite": 1, "zero": 1, "unchanged": 38}
+    assert np.isnan(sums[:, definition.COLUMNS.index("largest_update")]).all()
+    assert histograms is not None
+    assert histograms.sum(1).tolist() == [40, 39]
+
+
+@pytest.mark.parametrize("fused", PATHS)
 @settings(deadline=None, max_examples=60)
 @given(problems())
 def test_every_number_is_that_of_numpy(fused: bool | None, problem: tuple[Any, ...]) -> None:

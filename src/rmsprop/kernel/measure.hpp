@@ -36,9 +36,28 @@ template <class T>
 struct Seen {
   alignas(64) T p[kSpan<T>], v[kSpan<T>], s[kSpan<T>], d[kSpan<T>];
   const T* variance;  // where s is
-  T sums[rmsprop::kSums], largest, least_change, least_gradient, least_s;
+  T sums[rmsprop::kSums], largest, least_change, least_gradient, least_s;  // NaN where there is one, or not
   BitsOf<T> floor;
 };
+
+inline std::int32_t bits_of(float x) {
+  std::int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline std::int64_t bits_of(double x) {
+  std::int64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+template <class T>
+T from_bits(BitsOf<T> bits) {
+  T x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+template <class T>
+constexpr BitsOf<T> kMost = std::numeric_limits<BitsOf<T>>::max();
 
 inline float size_of(float x) { return __builtin_fabsf(x); }
 inline double size_of(double x) { return __builtin_fabs(x); }
@@ -54,9 +73,7 @@ constexpr T limit() {
 constexpr std::uint8_t kLow = 0, kHigh = 255;
 template <class T>
 inline std::uint8_t code_of(T d) {
-  BitsOf<T> k;
-  std::memcpy(&k, &d, sizeof k);
-  k = k >> (std::numeric_limits<T>::digits - 1);
+  BitsOf<T> k = bits_of(d) >> (std::numeric_limits<T>::digits - 1);
   if constexpr (sizeof(T) == sizeof(double)) {
     k -= std::numeric_limits<double>::max_exponent - std::numeric_limits<float>::max_exponent;
     k = k < kLow ? kLow : k;
@@ -137,10 +154,12 @@ double wide_sum(const T* x, std::int64_t n) {
 // The same sums of the gradient as it was given and the parameter as it is stored, where the sweep has seen others.
 template <class T>
 void see_again(Seen<T>& seen, const T* g, T sign, const T* p, std::int64_t n) {
-  T gradient = 0, update = 0, parameter = 0, largest = 0;
+  T gradient = 0, update = 0, parameter = 0;
+  BitsOf<T> largest = 0;
 #pragma omp simd reduction(+ : gradient, update, parameter) reduction(max : largest)
   for (std::int64_t i = 0; i < n; ++i) {
-    T x = sign * g[i], change = p[i] - seen.p[i], size = size_of(change);
+    T x = sign * g[i], change = p[i] - seen.p[i];
+    BitsOf<T> size = bits_of(size_of(change));
     gradient += x * x;
     update += change * change;
     parameter += p[i] * p[i];
@@ -149,7 +168,7 @@ void see_again(Seen<T>& seen, const T* g, T sign, const T* p, std::int64_t n) {
   seen.sums[rmsprop::kGradient] = gradient;
   seen.sums[rmsprop::kUpdate] = update;
   seen.sums[rmsprop::kParameter] = parameter;
-  seen.largest = largest;
+  seen.largest = from_bits<T>(largest);
   seen.least_change = 0;  // it may be
 }
 
@@ -208,8 +227,8 @@ void add_piece(Seen<T>& seen, const rmsprop::Scalars<T>& c, const T* g, const T*
     tally.sums[kEps] += static_cast<double>(eps);
   }
   tally.sums[kFloor] += static_cast<double>(seen.floor);
-  // A gradient that is not finite, or whose square is not, has made its sum so.
-  if (seen.least_change == 0 || seen.least_gradient == 0 || !(seen.sums[kGradient] < infinity)) {
+  // A gradient that is not finite, or whose square is not, has made its sum so; a NaN may have hidden a 0.
+  if (!(seen.least_change > 0) || !(seen.least_gradient > 0) || !(seen.sums[kGradient] < infinity)) {
     count_rare(seen, g, c.sign, p, n, tally);
   }
   if (tally.bins) count(seen.d, n, tally.bins);

@@ -39,7 +39,7 @@ void catch_up(T* x, std::int64_t n, double decay, T weight) {
   if (x == nullptr || weight == 1) return;
   if (weight == 0 && decay != 0) {
     constexpr T infinite = std::numeric_limits<T>::infinity();
-    for (std::int64_t k = 0; k < n; ++k) x[k] = (x[k] == infinite) | (x[k] == -infinite) ? x[k] : x[k] * 0;
+    for (std::int64_t k = 0; k < n; ++k) x[k] = ((x[k] == infinite) | (x[k] == -infinite)) ? x[k] : x[k] * 0;
   } else {
     for (std::int64_t k = 0; k < n; ++k) x[k] *= weight;
   }

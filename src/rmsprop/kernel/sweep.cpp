@@ -19,6 +19,7 @@ void sweep(const Arrays& a, const void* scalars, std::int64_t begin, std::int64_
   T* __restrict__ v = static_cast<T*>(a.v);
   T* __restrict__ m = static_cast<T*>(a.m);
   T* __restrict__ b = static_cast<T*>(a.b);
+#pragma omp simd  // says once more that arrays do not overlap: clang disregards __restrict__ here
   for (std::int64_t i = begin; i < end; ++i) {
     T mi = T(0), bi = T(0);
     if constexpr (has_m) mi = m[i];
@@ -46,10 +47,9 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
   T* __restrict__ m = static_cast<T*>(a.m);
   T* __restrict__ b = static_cast<T*>(a.b);
   T *__restrict__ p0 = seen.p, *__restrict__ v0 = seen.v, *__restrict__ variance = seen.s, *__restrict__ ds = seen.d;
-  constexpr T infinity = std::numeric_limits<T>::infinity();
   T gradient = 0, update = 0, parameter = 0, history = 0, signal = 0, noise = 0;
-  T largest = 0, least_change = infinity, least_gradient = infinity, least_s = infinity;
-  Bits floors = 0;
+  // Of what is not negative, the bits have the order of the numbers; all compilers vectorise the greatest of integers.
+  Bits largest = 0, least_change = kMost<T>, least_gradient = kMost<T>, least_s = kMost<T>, floors = 0;
 #pragma omp simd reduction(+ : gradient, update, parameter, history, signal, noise, floors) reduction(max : largest) \
     reduction(min : least_change, least_gradient, least_s)
   for (std::int64_t i = 0; i < n; ++i) {
@@ -77,16 +77,18 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
       variance[i] = x.s;
       if (x.at_floor != 0) ++floors;
     }
-    largest = moved > largest ? moved : largest;
-    least_change = moved < least_change ? moved : least_change;
-    least_gradient = square < least_gradient ? square : least_gradient;
-    least_s = x.s < least_s ? x.s : least_s;
+    Bits moved_bits = bits_of(moved), square_bits = bits_of(square), s_bits = bits_of(x.s);
+    largest = moved_bits > largest ? moved_bits : largest;
+    least_change = moved_bits < least_change ? moved_bits : least_change;
+    least_gradient = square_bits < least_gradient ? square_bits : least_gradient;
+    least_s = s_bits < least_s ? s_bits : least_s;
     ds[i] = x.d;
   }
   T sums[rmsprop::kSums] = {gradient, update, parameter, history, signal, noise};
   std::memcpy(seen.sums, sums, sizeof sums);
-  seen.largest = root(largest);  // exact, unless the square has left the range of T
-  seen.least_change = least_change, seen.least_gradient = least_gradient, seen.least_s = least_s;
+  seen.largest = root(from_bits<T>(largest));  // exact, unless the square has left the range of T
+  seen.least_change = from_bits<T>(least_change), seen.least_gradient = from_bits<T>(least_gradient);
+  seen.least_s = from_bits<T>(least_s);
   seen.floor = floors;
   seen.variance = has_m || form.corrected ? variance : v;
 }
