@@ -40,13 +40,9 @@ struct Seen {
   BitsOf<T> floor;
 };
 
-inline std::int32_t bits_of(float x) {
-  std::int32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-inline std::int64_t bits_of(double x) {
-  std::int64_t bits;
+template <class T>
+BitsOf<T> bits_of(T x) {
+  BitsOf<T> bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
 }

@@ -26,7 +26,7 @@ from rmsprop.torch import RMSprop
 
 Listener = Callable[[Training, list[Record]], None]
 
-EVERY = 250  # steps to a measured one, by which watching a small network takes less than 2 % of a long training
+EVERY = 250  # steps to a measured one, by which watching takes a small share of a long training (docs/monitor.md)
 RECORDS = 10  # that a short one has: of its fraction of a second, they may take more
 NOT_IN_VALIDATION = "validation not finite"  # while training is
 
