@@ -147,7 +147,7 @@ MUTANTS = [
     Mutant("statistics: v after the step", STATISTICS, "stored().clone(), v.clone(), m)", "stored().clone(), v, m)"),
     Mutant("statistics: a bin too high", STATISTICS, ".exponent - 1 ", ".exponent "),
     Mutant("kernel: statistics, v after the step", SWEEP, "history += v[i];", "history += x.v;"),
-    Mutant("kernel: statistics, eps by v", SWEEP, "least_s = x.s < least_s ? x.s", "least_s = x.v < least_s ? x.v"),
+    Mutant("kernel: statistics, eps by v", SWEEP, "s_bits = bits_of(x.s)", "s_bits = bits_of(x.v)"),
     Mutant("kernel: statistics, unchanged by 0", MEASURE, "(x != 0) & (change == 0)", "change == 0"),
     Mutant("kernel: statistics, squares too small", MEASURE, "sum > (sizeof(T)", "sum >= 0 * (sizeof(T)"),
     Mutant("kernel: statistics, parts not added", RUN, "add(k, part.sums[k]);", "sums[k] = part.sums[k];"),
