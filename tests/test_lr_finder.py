@@ -388,6 +388,10 @@ def test_what_cannot_be_put_back_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         "not put back: Tensors or arrays of batches.dataset.words, 0 MiB, should the reading change them",
         "not put back: the position of batches.dataset.rest, which is a list_iterator",
     ]
+    plain = DataLoader(TensorDataset(data.words.repeat(9, 1), torch.ones(9 * len(data.words))), 2)
+    assert find_lr(model, optimizer, mean_loss, lambda seed: iter(plain), **SHORT, seeds=2).notes[-1] == (
+        "not put back: generators, sampler and data set of the DataLoader that batches reads; pass it itself"
+    )
 
 
 def test_a_data_set_in_memory_that_is_only_to_be_read_is_not_written(tmp_path: Path) -> None:

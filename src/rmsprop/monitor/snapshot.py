@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; what is beyond is taken for data
 _DATA = "batches"
@@ -49,6 +50,8 @@ class Snapshot:
         """Keep a source of batches, too, as it is now; one that is kept already stays as it was."""
         if isinstance(batches, DataLoader | Dataset | Sampler):
             self._keep_attributes(batches, _DATA)
+        elif isinstance(batches, _BaseDataLoaderIter):  # its DataLoader is not to be had from it
+            self._leave_out(f"generators, sampler and data set of the DataLoader that {_DATA} reads; pass it itself")
         elif not isinstance(batches, Iterator) and getattr(batches, "__dict__", None):
             self._leave_out(f"the attributes of {_DATA}, a {type(batches).__name__}, should the reading change them")
 
