@@ -176,7 +176,8 @@ class Training:
             if self.optimizer.state.get(p) and p.numel():
                 rates = measure(p).flatten()
                 rates = rates[:: max(1, len(rates) // _SAMPLE)].double()
-                layers[name] = torch.quantile(rates, torch.tensor(QUANTILES, dtype=torch.double)).tolist()
+                with np.errstate(invalid="ignore"):  # between infinities
+                    layers[name] = np.quantile(rates.numpy(), QUANTILES).tolist()  # torch sorts them all
         return layers
 
     def state_dict(self) -> dict[str, Any]:
