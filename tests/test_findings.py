@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmsprop import Rule, init, update
+from rmsprop import InputError, Rule, init, update
 from rmsprop.lab.losses import ran_away
 from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
@@ -284,13 +285,19 @@ def test_a_tensor_that_joins_late_is_as_old_as_it_is() -> None:
 
 def test_rows_that_got_no_gradient_for_long_are_told_from_those_that_never_got_one() -> None:
     never = of_kind("dead rows", SCRIPT.words(50))[0].sentence
-    assert never == "50 of the 100 rows of 0.weight (50 %) have never got a gradient, in 60 steps."
+    assert never == (
+        "50 of the 100 rows of 0.weight (50 %) get no gradient, and have got none, or none above a millionth of the "
+        "tensor's, for 60 steps."
+    )
     g = torch.ones(60, 2, 2)
     g[1:, 1] = 0  # the second row gets one in the first step only
     records = follow(g, alpha=0.5)
     assert of_kind("dead rows", records[:40]) == []
     since = of_kind("dead rows", records)[0].sentence
-    assert since == "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none for about 40 steps."
+    assert since == (
+        "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none, or none above a millionth of the tensor's, "
+        "for 40 steps."
+    )
 
 
 def test_a_step_or_two_say_nothing_of_rows() -> None:
@@ -484,7 +491,7 @@ def test_one_element_that_is_not_finite_is_told_in_the_singular(mode: str, after
     for record in monitor.records:
         record["groups"][0]["nonfinite"] = mode
     told = of_kind("nonfinite", monitor.records)[0].sentence
-    assert told == f"1 element of a gradient of 0.0 was not finite, seen in step 2; {after}"
+    assert told == f"1 element of the gradient of 0.0 was not finite in step 2, the first such step seen; {after}"
     for record in monitor.records:  # as where a step that was left out was not measured
         record["tensors"]["0.0"]["nonfinite"] = 0
     assert "were met in 1 step; they" in of_kind("nonfinite", monitor.records)[0].sentence
@@ -495,7 +502,10 @@ def test_one_row_and_one_step_are_told_in_the_singular() -> None:
     g[0] = 1  # what is left is forgotten in one step at β = 1e-12
     g[:, 0] = 1
     told = of_kind("dead rows", follow(g, alpha=1e-12))[0].sentence
-    assert told == "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none for about 1 step."
+    assert told == (
+        "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none, or none above a millionth of the tensor's, "
+        "for 1 step."
+    )
     spiked = torch.ones(40)
     spiked[19] = 20.0
     spike = of_kind("spike", follow(spiked, alpha=1e-4))[0]
@@ -558,6 +568,267 @@ def test_the_median_divisor_is_of_the_elements_that_eps_does_not_govern(
     assert median / 1.4143 <= seen.divisor <= median * 1.4143
 
 
+# -- what healthy runs show, and what must not be blamed on them -------------------------------------------------------
+
+
+def seen_flips(flips: str, elements: int = 1) -> list[dict[str, Any]]:
+    """Return records of a tensor whose gradient changes its sign, or stays, as the letters say; step 1 is left out."""
+    records = follow(torch.ones(len(flips) + 1))
+    for record, letter in zip(records[1:], flips, strict=True):
+        cosine = -1.0 if letter == "-" else 1.0
+        told = {"elements": elements, "gradient_cosine": cosine, "sign_flips": float(letter == "-")}
+        record["tensors"]["0.0"].update(told)
+    return records
+
+
+def test_the_sign_of_few_elements_is_a_coin() -> None:
+    """Whose newest ten tosses have a median of "flips" in more than a third of all cases."""
+    for elements in (1, 2, 7):
+        assert of_kind("oscillation", seen_flips("--------+-", elements)) == []
+        assert of_kind("oscillation", seen_flips("-" * 9, elements)) == []
+        assert len(of_kind("oscillation", seen_flips("-" * 10, elements))) == 1
+        assert of_kind("oscillation", seen_flips("-----+" * 5, elements)) == []
+        finding = of_kind("oscillation", seen_flips("-----------+" * 5, elements))[0]
+        assert finding.evidence["sign_flips"] == pytest.approx(45 / 50)  # of the newest 50
+        assert "90 % of its gradient" in finding.sentence
+    assert len(of_kind("oscillation", seen_flips("---", 8))) == 1
+    assert len(of_kind("oscillation", seen_flips("--------+-", 8))) == 1
+
+
+def regression(seed: int, steps: int, noise: float, **options: Any) -> list[dict[str, Any]]:
+    """Fit a plane to 8 numbers: one output, and so a bias of one element."""
+    torch.manual_seed(seed)
+    model, slope = torch.nn.Linear(8, 1), torch.randn(8, 1)
+    fixed = torch.randn(32, 8)
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(steps):
+            x = torch.randn(32, 8) if noise else fixed
+            yield (model(x) - x @ slope - noise * torch.randn(32, 1)).square().mean()
+
+    records: list[dict[str, Any]] = SCRIPT.train(model, losses(), bias_correction=True, **options)
+    return records
+
+
+def test_a_bias_of_one_element_oscillates_where_it_does() -> None:
+    found = of_kind("oscillation", regression(0, 300, 0.0, lr=0.03))
+    assert "bias" in {finding.tensor for finding in found}
+    for seed in range(6):
+        records = regression(seed, 200, 1.0, lr=1e-3)
+        assert [of_kind("oscillation", records[:n]) for n in range(len(records))] == [[]] * len(records)
+
+
+class Keys(torch.nn.Module):
+    """Attention of one head. Its weights are a softmax, which a key's bias, the same for all, does not change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (torch.nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = torch.softmax(self.q(x) @ self.k(x).transpose(1, 2), -1)
+        out: torch.Tensor = self.o(weights @ self.v(x))
+        return out
+
+
+def convolution() -> torch.nn.Module:
+    """Return one whose bias BatchNorm subtracts again."""
+    layers = (torch.nn.Conv1d(8, 8, 3, padding=1), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Conv1d(8, 8, 1))
+    return torch.nn.Sequential(*layers)
+
+
+def of_cancelled_biases(make: Callable[[], torch.nn.Module], **options: Any) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    model = make()
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(120):
+            x = torch.randn(16, 8, 8)
+            yield (model(x) - x.flip(2)).square().mean()
+
+    records: list[dict[str, Any]] = SCRIPT.train(model, losses(), **options)
+    return records
+
+
+@pytest.mark.parametrize(("make", "bias"), [(Keys, "k.bias"), (convolution, "0.bias")])
+@pytest.mark.parametrize(
+    "options",
+    [{"bias_correction": True}, {"eps": 1e-16}, {"eps": 1e-6}, {"initial_square_avg": 1.0, "alpha": 0.9}],
+    ids=["usual", "by v", "by eps", "start"],
+)
+def test_nothing_is_said_of_a_bias_whose_gradient_is_a_rounding_error(
+    make: Callable[[], torch.nn.Module], bias: str, options: dict[str, Any]
+) -> None:
+    records = of_cancelled_biases(make, **options)
+    assert 0 < records[-1]["tensors"][bias]["gradient_rms"] < 1e-6
+    assert find(records) == []
+    for record in records:  # it goes by the weight beside it: also without a model, whose names say less
+        record["tensors"] = {f"0.{i}": told for i, told in enumerate(record["tensors"].values())}
+    assert find(records) == []
+
+
+def test_a_bias_is_judged_where_its_weight_is_no_better() -> None:
+    records = of_cancelled_biases(Keys, eps=1e-16)
+    for record in records:
+        record["tensors"]["k.weight"]["gradient_rms"] = record["tensors"]["k.bias"]["gradient_rms"]
+    assert [f.tensor for f in of_kind("effective lr", records)] == ["k.bias"]
+
+
+def faint(scale: float, **options: Any) -> list[Finding]:
+    """Return what is found of a linear map whose gradient is as small, beside those of two others, as it is scaled."""
+    return [f for f in find(SCRIPT.scaled(scale, **options)) if f.tensor == "2.weight"]
+
+
+def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_others() -> None:
+    """As the next run would be told of its effective lr, and that a larger eps were better."""
+    governed = faint(1e-9)[0]
+    assert governed.kind == "eps"
+    assert "eps=" not in governed.remedy
+    assert governed.remedy.startswith("look whether a signal reaches it")
+    by_v = faint(1e-9, eps=1e-20)[0]
+    assert by_v.kind == "effective lr"
+    assert by_v.remedy.startswith("look whether a signal reaches it")
+    times = governed.evidence["gradient_rms"] / governed.evidence["median_gradient"]
+    assert f"{times:.1g} of the median" in governed.cause
+    assert all(proposed(finding) > 0 for finding in of_kind("eps", SCRIPT.scaled(1.0, eps=1.0)))
+
+
+def test_a_gradient_is_called_small_only_where_it_is() -> None:
+    """Three tensors, one of which has a hundredth or less of the others' gradient."""
+
+    def found(size: float, late: bool = False) -> list[Finding]:
+        params = [torch.ones(4, 4, dtype=torch.float64) for _ in range(3)]
+        optimizer = RMSprop(params, bias_correction=True, lr=1e-3)
+        monitor = Monitor(optimizer, every=1)
+        for _ in range(20):
+            for p, times in zip(params, (1.0, 1.0, 1e-3), strict=True):
+                p.grad = size * times * torch.randn(4, 4, dtype=torch.float64)
+            optimizer.step()
+        if late:  # as where v is of gradients that once were, and those of today are like the others'
+            for record in monitor.records:
+                record["tensors"]["0.2"]["gradient_rms"] = record["tensors"]["0.1"]["gradient_rms"]
+        return of_kind("effective lr", monitor.records)
+
+    torch.manual_seed(0)
+    assert found(1.0, late=True) == []
+    assert found(1e10) == []  # where all has run away, a step of 1e-12 is no large one
+    small = found(1.0)[0]
+    median = small.evidence["median_gradient"]
+    assert median == pytest.approx(1.0, rel=0.5)
+    assert f"where the median of the tensors is {median:.3g}" in small.cause
+
+
+# -- gradients that are not finite: where they began, and what became of them ------------------------------------------
+
+
+def broken(steps: int, **bad: tuple[int, int]) -> list[dict[str, Any]]:
+    """Train three tensors, with a record of each step; so many elements of a tensor are NaN in a step."""
+    params = {name: torch.nn.Parameter(torch.ones(size)) for name, size in (("a", 64), ("b", 4), ("c", 16))}
+    optimizer = RMSprop(params.items())
+    monitor = Monitor(optimizer, every=1)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        torch.stack([p.square().sum() for p in params.values()]).prod().backward()  # type: ignore[no-untyped-call]
+        for name, (at, count) in bad.items():
+            if at == step:
+                grad = params[name].grad
+                assert grad is not None
+                grad[:count] = math.nan
+        optimizer.step()
+    return monitor.records
+
+
+def test_it_names_the_tensor_and_the_step_where_it_began_and_not_the_largest() -> None:
+    found = of_kind("nonfinite", broken(9, b=(4, 1)))
+    assert [(f.tensor, f.step) for f in found] == [("b", 4)]
+    assert found[0].sentence == (
+        "1 element of the gradient of b was not finite in step 4, the first such step seen; it went into v and stays "
+        "there. By step 5 it was so in all 3 tensors."
+    )
+    assert found[0].evidence == {"elements": 1, "first_step": 4, "nonfinite_steps": 6, "tensors": ["b", "a", "c"]}
+    several = of_kind("nonfinite", broken(9, b=(4, 2), c=(4, 3)))[0]
+    assert several.tensor == "c"  # the one with more of them
+    assert several.sentence.startswith(
+        "Gradients of 2 of 3 tensors were not finite in step 4, the first such step seen, 3 elements in c; they went"
+    )
+    assert several.evidence["tensors"] == ["c", "b", "a"]
+
+
+def test_where_it_began_is_not_told_where_steps_before_have_no_record() -> None:
+    records = broken(9, b=(4, 1))
+    kept = [record for record in records if record["step"] in (1, 3, 8)]
+    found = of_kind("nonfinite", kept)[0]
+    assert (found.tensor, found.step) == (None, 8)
+    assert found.sentence == (
+        "Gradients of all 3 tensors were not finite in step 8, the first such step seen; they went into v and stay "
+        "there. Steps 4 to 7 have no record: in which tensor it began, the records do not say."
+    )
+    one = of_kind("nonfinite", [record for record in records if record["step"] in (3, 5)])[0].sentence
+    assert "Step 4 has no record: in which" in one
+    first = of_kind("nonfinite", [record for record in records if record["step"] == 8])[0].sentence
+    assert "Steps before it have no record: in which" in first
+
+
+def test_elements_that_count_as_0_are_told_of_each_tensor_and_step() -> None:
+    records = broken(12, a=(3, 2), b=(9, 1))
+    for record in records:
+        for name, told in record["tensors"].items():
+            told["nonfinite"] = {("a", 3): 2, ("b", 9): 1}.get((name, record["step"]), 0)
+        record["groups"][0]["nonfinite"] = "zero"
+        record["nonfinite_steps"] = (record["step"] >= 3) + (record["step"] >= 9)
+    told = of_kind("nonfinite", records)[0].sentence
+    assert told == (
+        "2 elements of the gradient of a were not finite in step 3, the first such step seen; they were left out, "
+        "each counted as 0. By step 9 it was so in 2 of 3 tensors. In all there were 2 such steps."
+    )
+
+
+def scaled_loss(bad: float, **options: Any) -> tuple[Monitor, Any]:
+    """Train with a GradScaler and a step that it leaves out, of `rmsprop.torch.RMSprop(fused=True)`."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = RMSprop(model.parameters(), lr=1e-3, fused=True, **options)
+    monitor = Monitor(optimizer, model, every=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(6):
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 3)).square().mean() * (bad if step == 3 else 1.0)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return monitor, optimizer
+
+
+def test_a_step_that_a_loss_scaler_leaves_out_is_no_news() -> None:
+    monitor, optimizer = scaled_loss(math.inf)
+    assert monitor.records[-1]["nonfinite_steps"] == monitor.records[-1]["skipped_steps"] == 1
+    assert find(monitor.records) == []
+    assert find(json.loads(json.dumps(monitor.records))) == []
+    resumed = Monitor(copy.deepcopy(optimizer))
+    resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    assert resumed.state_dict() == monitor.state_dict()
+    assert resumed.state_dict()["skipped_steps"] == 1
+    with pytest.raises(InputError, match="state must be"):
+        resumed.load_state_dict({**monitor.state_dict(), "skipped_steps": None})
+    for record in monitor.records:  # as it was written before this was counted
+        del record["skipped_steps"]
+    assert "were met in 1 step; they went into v" in find(monitor.records)[0].sentence
+    old = monitor.state_dict()
+    del old["skipped_steps"]
+    resumed.load_state_dict(old)
+    assert resumed.state_dict()["skipped_steps"] == 0
+
+
+def test_steps_left_out_and_steps_that_were_not_are_told_apart() -> None:
+    skipped, _ = scaled_loss(math.inf, nonfinite="skip")
+    told = of_kind("nonfinite", skipped.records)[0].sentence
+    assert told.endswith("met in 1 step; they were left out, and the whole step with them.")
+    monitor, _ = scaled_loss(math.inf)
+    monitor.records[-1]["nonfinite_steps"] = 3  # two that no record saw, beside the one left out
+    finding = of_kind("nonfinite", monitor.records)[0]
+    assert "were met in 2 steps; they went into v and stay there" in finding.sentence
+    assert "reload a checkpoint of step 4 or before" in finding.remedy  # step 5 has the one that was left out
+
+
 # -- many of one kind, and records of every sort -----------------------------------------------------------------------
 
 
@@ -582,6 +853,19 @@ def test_more_than_three_of_a_kind_are_one_finding(count: int) -> None:
 def test_no_records_no_findings() -> None:
     assert find([]) == []
     assert find([{"kind": "loss", "step": 1, "loss": 2.0}]) == []
+
+
+@pytest.mark.parametrize(
+    ("given_records", "got"),
+    [
+        (None, "None"), ("x", "'x'"), (5, "5"), ([None], "None among them"), ({"kind": "statistics"}, "a dict"),
+        ([{"kind": "statistics"}], "one without 'step'"),
+        ([{"kind": "statistics", "step": 1, "groups": [], "tensors": {}}], "one without 'gradient_norm'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_records_is_refused(given_records: Any, got: str) -> None:
+    with pytest.raises(InputError, match=f"records must be a list of records, got {got}.*monitor.records"):
+        find(given_records)
 
 
 numbers = st.none() | st.floats() | st.floats(0, 1) | st.sampled_from([0.0, 1e-300, 1e-9, 0.5, 1.0, 1e300])

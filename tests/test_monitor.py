@@ -637,7 +637,7 @@ def test_where_few_steps_are_measured_it_says_between_which_two_it_began() -> No
     found = monitor.post_mortem()
     assert found is not None
     assert (found.step, found.after) == (15, 10)
-    assert "between step 10 and step 15 in all 4 tensors at once" in str(found)
+    assert "between step 10 and step 15: by then, all 4 tensors were not finite" in str(found)
     assert "every=1" in str(found)
 
 

@@ -124,6 +124,18 @@ def test_a_sink_that_fails_raises_at_first_and_is_dropped_later() -> None:
     assert [record["step"] for record in monitor.records] == [2, 4, 6]
 
 
+def test_sinks_are_a_list_also_of_one(tmp_path: Path) -> None:
+    optimizer = RMSprop(net().parameters())
+    sink = JSONL(tmp_path / "x.jsonl")
+    for wrong in (sink, print, None, 5):
+        with pytest.raises(InputError, match=r"sinks must be callables .* in a list.*write sinks=\[\.\.\.\]"):
+            Monitor(optimizer, sinks=wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="sinks must be callables that take a record, in a list"):
+        Monitor(optimizer, sinks="abc")  # type: ignore[arg-type]
+    sink.close()
+    Monitor(optimizer, sinks=iter([print])).close()  # and nothing of those before watches it
+
+
 @pytest.mark.slow
 def test_tensorboard_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # TensorBoard does without TensorFlow, which takes seconds to import, where it finds this module.

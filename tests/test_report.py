@@ -226,20 +226,41 @@ def test_a_report_is_one_well_formed_file_that_says_everything(runs: dict[str, R
     assert write_report(runs[kind]).read_text() == html
 
 
-@pytest.mark.slow
-def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    for name in ("run.json", "records.jsonl", "statistics.jsonl", "summary.json"):
-        (tmp_path / name).write_bytes((runs["train"].path / name).read_bytes())
+def diverged(run: RunDirectory, path: Path, post_mortem: dict[str, Any] | None) -> RunDirectory:
+    """Return a copy of a training without findings and with a post-mortem."""
+    for name in ("run.json", "records.jsonl"):
+        (path / name).write_bytes((run.path / name).read_bytes())
     records = measured(run)
     for tensor in (t for r in records for t in r["tensors"].values()):
         tensor["update_ratio"] = 1e-3  # no first step that is too long
-    (tmp_path / "statistics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (path / "statistics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    summary = json.loads((run.path / "summary.json").read_text())
+    (path / "summary.json").write_text(json.dumps({**summary, "post_mortem": post_mortem}))
+    return RunDirectory(path)
+
+
+def row(step: int) -> dict[str, Any]:
+    """Return a step of a post-mortem's table, with numbers as wide as they get."""
+    return {
+        "step": 1000 + step,
+        "gradient_rms": 1.234e-10,
+        "history_rms": None,
+        "update_ratio": 4.321e-07,
+        "nonfinite": 10**9,
+    }
+
+
+@pytest.mark.slow
+def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
+    run = diverged(runs["train"], tmp_path, None)
     assert "Nothing found in 7 measured steps (1 to 30)." in write_report(run).read_text()
-    summary = json.loads((tmp_path / "summary.json").read_text())
     words = "It began at step 30 in 0.weight <script>"
-    (tmp_path / "summary.json").write_text(json.dumps({**summary, "post_mortem": {"text": words}}))
-    assert words.replace("<", "&lt;").replace(">", "&gt;") in write_report(run).read_text()
+    diverged(runs["train"], tmp_path, {"sentences": [words], "table": {"<b>": [row(1)]}})
+    page = write_report(run).read_text()
+    assert words.replace("<", "&lt;").replace(">", "&gt;") in page
+    assert "Beside that, nothing found in 7 measured steps (1 to 30)." in page
+    for shown in ("<caption>&lt;b&gt;</caption>", "<td>1.23e-10</td><td>–</td>", "<td>1001</td>"):
+        assert shown in page
     (tmp_path / "statistics.jsonl").unlink()
     assert "What the optimizer did" not in write_report(run).read_text()
 
@@ -301,4 +322,29 @@ def test_in_a_browser_it_is_readable_and_asks_no_host(
             "e => parseFloat(getComputedStyle(e).fontSize)))"
         )
         assert smallest >= 13
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_on_a_telephone_the_whole_of_a_post_mortem_is_seen(
+    runs: dict[str, RunDirectory], tmp_path: Path, chromium: str
+) -> None:
+    words = ["It began at step 1002 in layers.0.self_attention.weight, and in 5 of 5 other tensors: its gradient was"]
+    found = {"sentences": words, "table": {"layers.0.self_attention.weight": [row(1), row(2)]}}
+    found["text"] = "\n".join(words)
+    path = write_report(diverged(runs["train"], tmp_path, found))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        for text in (words[0], "update / weight", "4.32e-07", "1000000000"):
+            shown = page.get_by_text(text).last  # and nothing around it scrolls
+            assert (
+                shown.evaluate(
+                    "e => { for (; e; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1) return e.tagName }"
+                )
+                is None
+            )
         browser.close()

@@ -23,6 +23,7 @@ from rmsprop.lab.words import (
     findings_by_advice,
     range_words,
     score_words,
+    value_words,
 )
 from rmsprop.rule import Rule
 
@@ -46,7 +47,7 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     content["watched"] = None if config["kind"] == "compare" else _watched(run, summary)
     loader = jinja2.PackageLoader("rmsprop.lab", "")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page.filters |= {"score": score_words, "evidence": evidence_words, "together": _together}
+    page.filters |= {"score": score_words, "evidence": evidence_words, "short": value_words, "together": _together}
     path = path or run.path / REPORT
     if path.is_dir():
         path = path / REPORT
@@ -188,11 +189,12 @@ def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any
     records, findings = measured(run), [finding.to_dict() for finding in findings_of(run)]
     if not (records or findings):
         return None
-    steps = [record["step"] for record in records]
+    steps, post_mortem = [record["step"] for record in records], (summary or {}).get("post_mortem")
+    line = describe_findings(findings, len(records), min(steps, default=None), max(steps, default=None))
     return {
-        "line": describe_findings(findings, len(records), min(steps, default=None), max(steps, default=None)),
+        "line": f"Beside that, {line[0].lower()}{line[1:]}" if post_mortem and not findings else line,
         "findings": findings_by_advice(findings),
-        "post_mortem": (summary or {}).get("post_mortem"),
+        "post_mortem": post_mortem,
         "figures": _watched_figures(records) if records else [],
     }
 

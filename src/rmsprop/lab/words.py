@@ -147,16 +147,17 @@ def findings_by_advice(findings: list[dict[str, Any]]) -> list[list[dict[str, An
 def evidence_words(evidence: dict[str, Any]) -> str:
     """Return the numbers behind a finding, as far as they are known: names and values."""
     known = {name: value for name, value in evidence.items() if value is not None}
-    return ", ".join(f"{name.replace('_', ' ')} {_value_words(value)}" for name, value in known.items())
+    return ", ".join(f"{name.replace('_', ' ')} {value_words(value)}" for name, value in known.items())
 
 
-def _value_words(value: Any) -> str:
+def value_words(value: Any) -> str:
+    """Return a value of the evidence: numbers with three digits, and a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, list):
-        return ", ".join(_value_words(x) for x in value)
+        return ", ".join(value_words(x) for x in value)
     if isinstance(value, dict):
         return f"({evidence_words(value)})"
     return str(value)

@@ -13,8 +13,10 @@ what a record holds, in `statistics`. Thresholds are wide of what healthy runs s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+from rmsprop.errors import InputError, Received
 from rmsprop.monitor import findings_decay as decay
 from rmsprop.monitor import findings_divisor as divisor
 from rmsprop.monitor import findings_gradients as gradients
@@ -41,6 +43,7 @@ KINDS: tuple[Callable[[History], Iterator[Finding]], ...] = (
     gradients.clipping,
 )
 
+_OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # what every one has, also an older one
 _APART = 3  # findings of one kind that stand alone; more of them are joined
 
 
@@ -60,6 +63,11 @@ def find(records: Sequence[Record]) -> list[Finding]:
         three tensors share a kind, one finding speaks of the worst of them and names the others. Empty if nothing was
         found, or if there are no records.
 
+    Raises
+    ------
+    InputError
+        For something else than a list of records.
+
     Examples
     --------
     >>> import torch
@@ -74,8 +82,24 @@ def find(records: Sequence[Record]) -> list[Finding]:
     >>> print(find(monitor.records)[0].sentence)
     ε governs 100 % of the elements of weight that have a gradient: you are running SGD there, with rate η/ε = 0.01.
     """
-    history = History(records)
+    history = History(_checked(records))
     return [finding for kind in KINDS for finding in _joined(list(kind(history)))]
+
+
+def _checked(records: Any) -> list[Record]:
+    """Return the records as a list, or raise InputError if they are none."""
+    allowed, remedy = "a list of records", "pass monitor.records, or those read back from JSON"
+    if isinstance(records, str | Mapping) or not isinstance(records, Iterable):
+        found = Received("a dict") if isinstance(records, Mapping) else records
+        raise InputError("records", allowed, found, remedy)
+    checked: list[Record] = list(records)
+    for record in checked:
+        if not isinstance(record, Mapping):
+            raise InputError("records", allowed, Received(f"{record!r} among them"), remedy)
+        missing = [key for key in _OF_A_RECORD if key not in record] if record.get("kind") == "statistics" else []
+        if missing:
+            raise InputError("records", allowed, Received(f"one without {missing[0]!r}"), remedy)
+    return checked
 
 
 def _joined(found: list[Finding]) -> list[Finding]:

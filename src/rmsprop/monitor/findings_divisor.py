@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rmsprop.monitor.history import MEDIAN, NAN, Finding, History, Seen, counted, over, percent, square
+from rmsprop.monitor.history import FAR, MEDIAN, NAN, Finding, History, Seen, counted, over, percent, square
 
 
 def start(history: History) -> Iterator[Finding]:
@@ -72,6 +72,8 @@ def eps(history: History) -> Iterator[Finding]:
         )
         root = "√s, s = v − m²" if seen.group["centered"] else "√v"
         cause = f"{word} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
+        others = history.median_gradient
+        faint = over(usual, others) <= 1 / FAR
         if seen.group["centered"]:  # that of the deviation from the mean
             ratio = history.typical(name, "signal_to_noise")
             usual /= math.sqrt(1 + ratio) if ratio > 0 else 1
@@ -80,8 +82,15 @@ def eps(history: History) -> Iterator[Finding]:
         remedy = (
             f"eps={top:.0e} or less, with an lr chosen anew; or leave it, if SGD is meant, as by recipes with ε = 1"
         )
+        if faint:  # a smaller ε would give it the steps of others, and `effective_lr` something to say
+            cause += f", {over(history.typical(name, 'gradient_rms'), others):.1g} of the median of the tensors"
+            remedy = (
+                "look whether a signal reaches it (scales, saturation): so small a gradient may be noise, which a "
+                "smaller eps would follow; or leave it"
+            )
         evidence = seen.numbers("eps_share", "zero_gradient_share", "eps", "lr") | {
-            "share": share, "gradient_rms": history.typical(name, "gradient_rms"), "sgd_lr": rate
+            "share": share, "gradient_rms": history.typical(name, "gradient_rms"), "sgd_lr": rate,
+            "median_gradient": others,
         }  # fmt: skip
         threshold = f"more than {percent(limit)} of the elements with a gradient, {MEDIAN}"
         yield Finding("eps", name, seen.step, sentence, cause, evidence, threshold, remedy)

@@ -14,9 +14,11 @@ from itertools import takewhile
 from rmsprop.monitor.history import (
     MEDIAN,
     NAN,
+    RECENT,
     SEVERAL,
     Finding,
     History,
+    Record,
     Seen,
     counted,
     over,
@@ -31,6 +33,7 @@ _AFTER = {
     "skip": ("was left out, and the whole step with it", "were left out, and the whole step with them"),
     "zero": ("was left out, counted as 0", "were left out, each counted as 0"),
 }
+_BY_GROUP = "were dealt with as each group has it"
 _CAUSE = "a gradient beyond the range of its type, or one whose square is"
 _LOOK = (
     "look for the batch or the operation that makes them (a division by zero, an overflow in half precision), or clip "
@@ -42,37 +45,83 @@ def _after_nonfinite(history: History, mode: str) -> str:
     """Return the remedy, which where they went into v begins with a checkpoint that is free of them."""
     if mode != "propagate":
         return _LOOK
-    *_, clean = None, *takewhile(lambda record: not record.get("nonfinite_steps"), history.records)
+    *_, clean = None, *takewhile(lambda record: not _applied(record), history.records)
     free = "from before them" if clean is None else f"of step {clean['step']} or before"
     return f'reload a checkpoint {free}; nonfinite="skip" leaves such steps out; then {_LOOK}'
 
 
+def _counted(record: Record, name: str) -> int:
+    return int(record.get(name) or 0)
+
+
+def _applied(record: Record) -> int:
+    """Return how many of the steps so far met a gradient that was not finite and were not left out for it."""
+    return _counted(record, "nonfinite_steps") - _counted(record, "skipped_steps")
+
+
 def nonfinite(history: History) -> Iterator[Finding]:
-    """Find gradients that are not finite, or whose square is not."""
-    steps = max((int(r.get("nonfinite_steps") or 0) for r in history.records), default=0)
-    named = False
-    for name, count, _ in history.ranked(lambda n: sum(s.values["nonfinite"] for s in history.tensors[n]), above=0):
-        seen = next(s for s in history.tensors[name] if s("nonfinite") > 0)
-        first, mode = seen.step, seen.group.get("nonfinite", "propagate")
-        one, several = _AFTER[mode]
-        sentence = (
-            f"1 element of a gradient of {name} was not finite, seen in step {first}; it {one}."
-            if count == 1
-            else f"{count:.0f} elements of gradients of {name} were not finite, the first seen in step {first}; they "
-            f"{several}."
-        )
-        evidence = {"elements": int(count), "first_step": first, "nonfinite_steps": steps}
-        named = True
-        yield Finding(
-            "nonfinite", name, first, sentence, _CAUSE, evidence, "one element", _after_nonfinite(history, mode)
-        )
-    if steps and not named:
-        modes = {group.get("nonfinite", "propagate") for group in history.records[-1]["groups"]}
-        mode = next((m for m in _AFTER if m in modes), "propagate")  # the gravest one
-        after = _AFTER[mode][1] if len(modes) < 2 else "were dealt with as each group has it"
+    """Find gradients that are not finite, or whose square is not, where they were first seen: others may follow."""
+    steps, skipped = (
+        max((_counted(record, name) for record in history.records), default=0)
+        for name in ("nonfinite_steps", "skipped_steps")
+    )
+    found = {r["step"]: names for r in history.records if (names := _nonfinite_of(r))}
+    if found:
+        yield _first_nonfinite(history, found, steps)
+        return
+    modes = {g.get("nonfinite", "propagate") for r in history.records[-1:] for g in r["groups"]}
+    if skipped >= steps:
+        modes &= {"skip"}  # else it was a GradScaler, which finds its scale by that
+    elif "skip" not in modes:
+        steps -= skipped
+    if steps and modes:
+        mode = next(m for m in _AFTER if m in modes)  # the gravest one
+        after = _AFTER[mode][1] if len(modes) < 2 else _BY_GROUP
         sentence = f"Gradients that are not finite were met in {counted(steps, 'step')}; they {after}."
         step, evidence = history.records[-1]["step"], {"nonfinite_steps": steps}
         yield Finding("nonfinite", None, step, sentence, _CAUSE, evidence, "one step", _after_nonfinite(history, mode))
+
+
+def _nonfinite_of(record: Record) -> list[str]:
+    """Return the tensors of a record whose gradient is not finite, the one with the most such elements first."""
+    tensors = record["tensors"]
+    return sorted((n for n in tensors if tensors[n]["nonfinite"]), key=lambda n: -int(tensors[n]["nonfinite"]))
+
+
+def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) -> Finding:
+    """Return what is to be said where the gradients of tensors `found` in these steps were not finite."""
+    first, names = next(iter(found.items()))
+    at = next(i for i, record in enumerate(history.records) if record["step"] == first)
+    record, before = history.records[at], history.records[at - 1]["step"] if at else None
+    modes = {record["groups"][record["tensors"][n]["group"]].get("nonfinite", "propagate") for n in names}
+    mode = next(m for m in _AFTER if m in modes)
+    known = len(names) == 1 or mode != "propagate" or first == 1 or before == first - 1
+    worst, count, everything = names[0], int(record["tensors"][names[0]]["nonfinite"]), len(record["tensors"])
+    one, several = _AFTER[mode] if len(modes) < 2 else (_BY_GROUP, _BY_GROUP)
+    when = f"not finite in step {first}, the first such step seen"
+    if len(names) == 1:
+        what = f"{counted(count, 'element')} of the gradient of {worst} {'was' if count == 1 else 'were'} {when}"
+    else:
+        what = f"Gradients of {_of_all(len(names), everything)} were {when}"
+        what += f", {counted(count, 'element')} in {worst}" if known else ""
+    sentence = f"{what}; it {one}." if count == len(names) == 1 else f"{what}; they {several}."
+    if not known:
+        gap = "Steps before it have" if before is None else f"Steps {before + 1} to {first - 1} have"
+        gap = f"Step {first - 1} has" if before == first - 2 else gap
+        sentence += f" {gap} no record: in which tensor it began, the records do not say."
+    ever = list(dict.fromkeys(n for later in found.values() for n in later))
+    if len(ever) > len(names):
+        last = next(step for step, later in found.items() if ever[-1] in later)
+        sentence += f" By step {last} it was so in {_of_all(len(ever), len(history.tensors))}."
+    if steps > 1 and mode != "propagate":
+        sentence += f" In all there were {steps} such steps."
+    evidence = {"elements": count, "first_step": first, "nonfinite_steps": steps, "tensors": ever}
+    remedy = _after_nonfinite(history, mode)
+    return Finding("nonfinite", worst if known else None, first, sentence, _CAUSE, evidence, "one element", remedy)
+
+
+def _of_all(count: int, everything: int) -> str:
+    return f"all {everything} tensors" if count == everything else f"{count} of {counted(everything, 'tensor')}"
 
 
 def spike(history: History) -> Iterator[Finding]:
@@ -125,15 +174,31 @@ def _margin(seen: Seen, root: float) -> float:
 
 def oscillation(history: History) -> Iterator[Finding]:
     """Find gradients that change sign with every step: the rate is at the edge of stability."""
-    limit, most = 0.9, 0.8
+    limit, most, few = 0.9, 0.8, 8
+    many, needed = 50, 42  # which coins that fall so in 60 % show once in four thousand times
+
+    def evidence_of(name: str) -> list[Seen]:
+        """Return the records that count, none if they are too few or, of few elements, a matter of chance.
+
+        The sign of one element is a coin: ten of them have a median of "opposed" in more than a third of all cases.
+        """
+        known = [s for s in history.recent(name, many) if math.isfinite(s("gradient_cosine"))]
+        if not history.tensors[name][-1]("elements") < few:
+            return known[-RECENT:] if len(known) >= SEVERAL else []
+        for size, least in ((RECENT, RECENT), (many, needed)):
+            if sum(s("gradient_cosine") < 0 for s in known[-size:]) >= least:
+                return known[-size:]
+        return []
+
+    def flips(name: str) -> float:
+        shares = [x for s in evidence_of(name) if math.isfinite(x := s("sign_flips"))]
+        return over(sum(shares), len(shares))
 
     def measure(name: str) -> float:
-        known = sum(math.isfinite(s("gradient_cosine")) for s in history.recent(name)) >= SEVERAL
-        flips = history.typical(name, "sign_flips") > most
-        return -history.typical(name, "gradient_cosine") if known and flips else NAN
+        return -history.typical(name, "gradient_cosine") if flips(name) > most else NAN
 
     for name, opposed, seen in history.ranked(measure, above=limit):
-        share = history.typical(name, "sign_flips")
+        share = flips(name)
         sentence = (
             f"{name} oscillates: {percent(share)} of its gradient changes sign from one step to the next (cosine "
             f"{-opposed:.2f}), and the steps undo each other."
@@ -144,7 +209,10 @@ def oscillation(history: History) -> Iterator[Finding]:
         cause = f"the curvature, divided by √v, has reached the edge of stability, {edge} with η = {seen('lr'):g}"
         remedy = f"a smaller lr, or one that falls to 0 at the end: the oscillation {how}"
         evidence = seen.numbers("lr", "momentum", "update_ratio") | {"gradient_cosine": -opposed, "sign_flips": share}
-        threshold = f"cosine of successive gradients below −{limit:g}, more than {percent(most)} of the signs: {MEDIAN}"
+        threshold = (
+            f"cosine of successive gradients below −{limit:g}, {MEDIAN}, and more than {percent(most)} of the signs, "
+            f"their mean; of fewer than {few} elements, below 0 in {RECENT} of {RECENT} records or {needed} of {many}"
+        )
         yield Finding("oscillation", name, seen.step, sentence, cause, evidence, threshold, remedy)
 
 
@@ -190,13 +258,12 @@ def dead_rows(history: History) -> Iterator[Finding]:
         return 1.0 if all_dead(name) else min(shares[-1], typical(shares)) if several else NAN
 
     for name, _, seen in history.ranked(measure, above=limit):
-        quiet = _steps_to_forget(seen("decay"))
+        known = int(min(_steps_to_forget(seen("decay")), seen.age + 1))
         dead, rows = seen("dead_rows"), seen("rows")
         get, have = ("gets", "has") if dead == 1 else ("get", "have")
-        some = f"{dead:.0f} of the {counted(f'{rows:.0f}', 'row')} of {name} ({percent(over(dead, rows))}) " + (
-            f"{get} no gradient, and {have} got none for about {counted(quiet, 'step')}."
-            if seen.age >= quiet
-            else f"{have} never got a gradient, in {seen.age + 1:.0f} steps."
+        some = (
+            f"{dead:.0f} of the {counted(f'{rows:.0f}', 'row')} of {name} ({percent(over(dead, rows))}) {get} no "
+            f"gradient, and {have} got none, or none above a millionth of the tensor's, for {counted(known, 'step')}."
         )
         sentence = f"No gradient reaches {name}." if all_dead(name) else some
         cause = "units that are never active, such as ReLUs whose input was pushed below 0, or entries never looked up"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rmsprop.monitor.history import MEDIAN, NAN, SEVERAL, Finding, History, Seen, over, percent, typical
+from rmsprop.monitor.history import FAR, MEDIAN, NAN, SEVERAL, Finding, History, Seen, over, percent, typical
 
 _HALF_GAP = {"bfloat16": "0.2 to 0.4 %", "float16": "0.02 to 0.05 %", "float32": "3e-6 to 6e-6 %"}  # of a value
 
@@ -99,26 +99,37 @@ def short_steps(history: History) -> Iterator[Finding]:
 
 def effective_lr(history: History) -> Iterator[Finding]:
     """Find a tensor whose effective learning rate is far above those of the others."""
-    limit = 100.0
 
     def rate(name: str) -> float:
         by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # of others the rate is η/ε
         return history.typical(name, lambda s: over(s("lr"), s.divisor)) if by_v else NAN
 
-    rates = [x for x in map(rate, history.tensors) if x > 0]
+    def times_usual(name: str) -> float:
+        below = over(history.typical(name, "gradient_rms"), history.median_gradient) < 0.1
+        small = below and history.typical(name, lambda s: s.divisor) < 1  # none is where all have run away
+        return over(rate(name), usual) if small else NAN
+
+    rates = [x for name in history.tensors if name not in history.cancelled and (x := rate(name)) > 0]
     usual = typical(rates) if len(rates) >= SEVERAL else NAN
-    for name, times, seen in history.ranked(lambda n: over(rate(n), usual), above=limit):
+    for name, times, seen in history.ranked(times_usual, above=FAR):
+        gradient, others = history.typical(name, "gradient_rms"), history.median_gradient
         sentence = (
             f"The effective learning rate of {name} is {rate(name):.3g}, {times:.3g} times the median of the tensors "
             f"({usual:.3g})."
         )
         cause = (
-            f"its gradient is {history.typical(name, 'gradient_rms'):.3g} (root mean square), and RMSprop makes steps "
-            "of all tensors alike: if so small a gradient is noise, noise is followed"
+            f"its gradient is {gradient:.3g} (root mean square) where the median of the tensors is {others:.3g}, and "
+            "RMSprop makes steps of all alike: if so small a gradient is noise, noise is followed"
         )
         remedy = "look whether a signal reaches it (scales, saturation); else give it a smaller lr or a larger eps"
-        evidence = seen.numbers("gradient_rms", "lr") | {"effective_lr": rate(name), "median": usual, "times": times}
-        threshold = f"{limit:g} times the median of {SEVERAL} tensors or more; each the {MEDIAN}"
+        evidence = seen.numbers("lr") | {
+            "gradient_rms": gradient, "effective_lr": rate(name), "median": usual, "times": times,
+            "median_gradient": others,
+        }  # fmt: skip
+        threshold = (
+            f"{FAR:g} times the median of {SEVERAL} tensors or more, and above lr, its gradient below a tenth of "
+            f"theirs; each the {MEDIAN}"
+        )
         yield Finding("effective lr", name, seen.step, sentence, cause, evidence, threshold, remedy)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,6 +15,7 @@ Record: TypeAlias = dict[str, Any]
 
 RECENT = 10  # newest records of a tensor, from which lasting conditions are judged
 SEVERAL = 3  # fewer of them say nothing about what differs from step to step
+FAR = 100.0  # times smaller than others: a gradient that may be noise
 MEDIAN = f"median of the newest {RECENT} records"
 NAN = math.nan  # stands for every number that is missing: it exceeds no threshold
 
@@ -111,26 +113,58 @@ class History:
                 seen = Seen(record["step"], record["groups"][values["group"]], values)
                 self.tensors.setdefault(name, []).append(seen)
 
-    def recent(self, name: str) -> list[Seen]:
+    def recent(self, name: str, most: int = RECENT) -> list[Seen]:
         """Return the newest records of a tensor, without that of step 1 if there are others: it is a special one."""
         seen = self.tensors[name]
-        return ([s for s in seen if s.step > 1] or seen)[-RECENT:]
+        return ([s for s in seen if s.step > 1] or seen)[-most:]
 
     def typical(self, name: str, value: str | Callable[[Seen], float]) -> float:
         """Return the median of a number over the recent records of a tensor that have it."""
         return typical((s(value) if isinstance(value, str) else value(s)) for s in self.recent(name))
+
+    @cached_property
+    def cancelled(self) -> set[str]:
+        """Names of biases whose gradient is a hundredth, or less, of that of a weight beside them.
+
+        Terms that cancel, but for rounding, are its only gradient where later operations subtract what a bias adds: one
+        before BatchNorm, or that of attention's keys. What becomes of it changes nothing. A weight beside a bias is
+        a tensor whose name begins alike, with two dimensions or more, one of which is as long as the bias.
+        """
+        weights: dict[tuple[str, int], float] = {}
+        gradients = {name: self.typical(name, "gradient_rms") for name in self.tensors}
+        shapes = {name: seen[-1].values["shape"] for name, seen in self.tensors.items()}
+        for name, shape in shapes.items():
+            for length in shape if len(shape) > 1 else ():
+                place = _beginning(name), length
+                weights[place] = max(weights.get(place, 0.0), gradients[name])
+        return {
+            name for name, shape in shapes.items()
+            if len(shape) == 1 and 0 < weights.get((_beginning(name), shape[0]), 0.0) >= FAR * gradients[name]
+        }  # fmt: skip
+
+    @cached_property
+    def median_gradient(self) -> float:
+        """The median of the tensors' root mean squares of gradients; NaN if they are too few for one to stand out."""
+        names = [name for name in self.tensors if name not in self.cancelled]
+        return typical(self.typical(name, "gradient_rms") for name in names) if len(names) >= SEVERAL else NAN
 
     def ranked(
         self, measure: Callable[[str], float], *, above: float, matrices: bool = False
     ) -> Iterator[tuple[str, float, Seen]]:
         """Yield name, value and newest record of the tensors whose value is above a threshold, the largest first.
 
-        `matrices` leaves out tensors of fewer than two dimensions: biases may start at 0, and scales are few.
+        Those that are `cancelled` are left out. `matrices` leaves out tensors of fewer than two dimensions, too: biases
+        may start at 0, and scales are few.
         """
         found = [(measure(name), name) for name, seen in self.tensors.items()
-                 if not matrices or len(seen[-1].values["shape"]) >= 2]  # fmt: skip
+                 if name not in self.cancelled and (not matrices or len(seen[-1].values["shape"]) >= 2)]  # fmt: skip
         for value, name in sorted(((v, n) for v, n in found if v > above), key=lambda pair: -pair[0]):
             yield name, value, self.tensors[name][-1]
+
+
+def _beginning(name: str) -> str:
+    """Return a tensor's name without its last part: that of its module."""
+    return name[: max(name.rfind("."), name.rfind("/")) + 1]
 
 
 def typical(values: Iterable[float]) -> float:

@@ -48,7 +48,8 @@ class Monitor:
     every
         Steps from one record to the next.
     last
-        Steps whose sums are kept for `post_mortem`, 40 bytes for each tensor; 0 keeps those of records only.
+        Steps whose sums are kept for `post_mortem`, 40 bytes for each tensor; 0 keeps those of records only. Of what
+        began before, records alone tell.
     sinks
         Callables that take each record, for example those of `rmsprop.monitor.sinks`. One that fails at its first
         record raises, from `optimizer.step()`. Later, when hours of training could be lost, it is warned of and called
@@ -79,7 +80,8 @@ class Monitor:
                             "gradient_cosine", "sign_flips": against the gradient one step before, by 256 elements,
                             "dead_rows", "rows": None without rows}},
          "gradient_norm", "update_norm": of all tensors together,
-         "nonfinite_steps": steps so far that are known to have met a gradient that is not finite}
+         "nonfinite_steps": steps so far that are known to have met a gradient that is not finite,
+         "skipped_steps": of these, the ones left out as a whole, for nonfinite="skip" or by a GradScaler}
 
     None stands for what is not finite or cannot be said. Of a sparse gradient, the statistics are of the rows that it
     touches. With DTensors, they are of what this rank holds.
@@ -123,7 +125,7 @@ class Monitor:
     ) -> None:
         self._every = check_count("every", every, "50 measures one step in fifty, 1 every step")
         last = check_count("last", last, "0 keeps nothing, 100 the sums of the last hundred steps", least=0)
-        self._sinks = [[_callable(sink), False] for sink in sinks]  # and whether it has taken a record
+        self._sinks = [[sink, False] for sink in _callables(sinks)]  # and whether it has taken a record
         self._optimizer = watchable(optimizer)
         if model is not None:
             tensors.check_model(self._optimizer.param_groups, model)
@@ -140,6 +142,7 @@ class Monitor:
         self._elements: dict[Place, int] = {}  # as of the last record; 0 where it changes
         self._skipped = 0  # steps left out
         self._left_out = 0  # of these, the last ones in a row
+        self._skipped_before = 0  # and those before a state was loaded
         self._nonfinite_before = -int(self._optimizer.nonfinite_steps), 0  # the optimizer's count, and ours
         self._optimizer.watch(self)
         self._loading = self._optimizer.register_load_state_dict_post_hook(self._loaded)
@@ -257,7 +260,8 @@ class Monitor:
                 "dead_rows": tensors.dead_rows(p, states[p], int(sums[i, record.ZERO])) if has_rows else None,
                 "rows": tensors.here(p).shape[0] if has_rows else None,
             }
-        made = record.assemble(step, told, described, sums, self._nonfinite_steps())
+        skipped = self._skipped_before + self._skipped
+        made = record.assemble(step, told, described, sums, self._nonfinite_steps(), skipped)
         self.records.append(made)
         allowed = min(RECORDS, max(2, ENTRIES // max(1, len(described))))
         del self.records[1 : max(1, 1 + len(self.records) - allowed)]  # what the first steps did stays
@@ -295,9 +299,11 @@ class Monitor:
         return find(self.records)
 
     def post_mortem(self) -> PostMortem | None:
-        """Return where the run diverged, or None if it did not: see `rmsprop.monitor.post_mortem`.
+        """Return where the run diverged, or None if nothing known shows it: see `rmsprop.monitor.post_mortem`.
 
-        Where the kernel steps, the last `last` steps are known, of others and before only those with a record.
+        Where the kernel steps, the last `last` steps are known, of others and before only those with a record. A
+        divergence of before is then told by records alone, between two of them, if gradients rose by a factor of 1000
+        or were not finite. Asked while it is among the last steps, one by a factor of 10 is told, with its step.
         """
         with self._lock:
             self._settle()
@@ -305,7 +311,7 @@ class Monitor:
             known = {name for made in self.records for name in made["tensors"]}
             places = [place for place, name in names.items() if place in self._ring.rows or name in known]
             series = [self._series(place, names[place], now) for place in places]
-            return post_mortem(series, now, self._left_out)
+            return post_mortem(series, now, self._left_out, self._ring.last if self._usual[0] else 0)
 
     def _series(self, place: Place, name: str, now: int) -> Series:
         group = self._optimizer.param_groups[place[0]]
@@ -333,6 +339,7 @@ class Monitor:
                 "step": step,
                 "left_out": self._left_out,
                 "nonfinite_steps": self._nonfinite_steps(),
+                "skipped_steps": self._skipped_before + self._skipped,
                 "samples": saving.samples_dict(samples) if samples.step == step > 0 else None,  # of use to the next one
                 "ring": saving.ring_dict(self._ring) if self._usual[0] else None,
                 "elements": saving.elements_list(self._elements),
@@ -349,12 +356,15 @@ class Monitor:
             If it is something else or not whole, or of a model with other tensors; nothing has changed then.
         """
         saved = saving.read(state, self._optimizer.param_groups, self._named(), self._ring.last)
+        skipped = state.get("skipped_steps", 0)  # missing in older ones
+        check_count("state", skipped, "save monitor.state_dict(), whose skipped_steps is one", least=0)
         with self._lock:
             self._forget(saved.step)
             self._before, self._ring, self._left_out = saved.samples, saved.ring, saved.left_out
             self._elements.update(saved.elements)
             ours = saved.nonfinite_steps - saved.ring.nonfinite_steps() - self._skipped
             self._nonfinite_before = saved.nonfinite_steps - int(self._optimizer.nonfinite_steps), ours
+            self._skipped_before = skipped - self._skipped
 
     def close(self) -> None:
         """Measure no more, and close the sinks that can be closed; records, findings and post-mortem stay."""
@@ -375,9 +385,9 @@ class Monitor:
         self.close()
 
 
-def _callable(sink: Any) -> Any:
-    if callable(sink):
-        return sink
-    raise InputError(
-        "sinks", "callables that take a record", sink, "rmsprop.monitor.sinks has some, such as JSONL(path)"
-    )
+def _callables(sinks: Any) -> list[Any]:
+    found = list(sinks) if isinstance(sinks, Iterable) else [None]
+    if all(map(callable, found)):
+        return found
+    remedy = "write sinks=[...], also for one; rmsprop.monitor.sinks has some, such as JSONL(path)"
+    raise InputError("sinks", "callables that take a record, in a list", sinks, remedy)

@@ -6,9 +6,14 @@ steps. A run has diverged
 - if gradients were not finite and went into the averages, or parameters or averages are not finite; or
 - if a tensor's gradient rose above SPIKE times its history and is still above SPIKE times what that was then, at least
   LASTING measured steps later, and all gradients together rose as much; or
+- if a tensor's gradient rose above FAR times the largest in the first half of the known steps before, is still above
+  that, and all gradients together rose as much. So records alone tell of a divergence whose steps are no longer kept
+  and which the history has caught up with. Of healthy runs, gradients of all tensors together were seen to rise 25-fold
+  (first steps, tiny initial weights) and, with a loss multiplied by 50, 300-fold; or
 - if the last STUCK steps were left out, every one, since gradients were not finite.
 
-In the first case the beginning is the rise before it, if there was one that lasted until then.
+In the first case the beginning is the rise before it, if there was one that lasted until then. Not seen is a rise
+that came back, nor one below FAR times after its steps are no longer kept.
 """
 
 from __future__ import annotations
@@ -19,14 +24,17 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from rmsprop.monitor.history import counted
 from rmsprop.monitor.series import Point, Series
 
 SPIKE = 10.0
+FAR = 1000.0
 LASTING = 3
 STUCK = 20
+_ALIKE = 6.0  # the largest rise by the smallest one: up to 4.4 where a loss was multiplied, above 26 in divergences
+_NEAR = 3  # known steps before the rise, and from it on, that this is judged by
 _ROWS = (5, 2)  # of the table: steps up to the beginning, and after it
 _TENSORS = 3
 
@@ -45,7 +53,7 @@ class PostMortem:
     after
         The last step known to be good, where steps between it and `step` were not measured; else None.
     tensors
-        The tensors in which it began, the worst first.
+        The tensors in which it began, the worst first; with `after`, those that show it in `step`.
     nonfinite_step
         The first step with something that was not finite, if there was one.
     sentences
@@ -76,42 +84,84 @@ class PostMortem:
         return "\n".join(lines)
 
 
-def post_mortem(series: Sequence[Series], now: int, left_out: int = 0) -> PostMortem | None:
-    """Return where the run of `now` steps diverged, or None; `left_out` is how many steps were, the last ones."""
+class _Rise(NamedTuple):
+    """The first step in which a tensor's gradient was far above what it had been."""
+
+    step: int
+    times: float
+    words: str
+
+
+def post_mortem(series: Sequence[Series], now: int, left_out: int = 0, last: int = 0) -> PostMortem | None:
+    """Return where the run of `now` steps diverged, or None.
+
+    `left_out` is how many steps were, the last ones; `last`, of how many steps the ring keeps the sums.
+    """
     known = sorted({p.step for s in series for p in s.points})
     bad = [(p.step, -p.nonfinite, s) for s in series for p in s.points if p.broken or (s.propagates and p.nonfinite)]
     end = min((step for step, _, _ in bad), default=None)
     risen = _rises(series, end)
     if risen:
-        step = min(at.step for at, _ in risen)
-        worst = sorted(((at, s) for at, s in risen if at.step == step), key=lambda pair: -(pair[0].rise or 0))
-        return _spike(worst, len(series), known, step, end)
+        step = min(rise.step for rise, _ in risen)
+        worst = sorted(((rise, s) for rise, s in risen if rise.step == step), key=lambda pair: -pair[0].times)
+        return _spike(worst, series, known, step, end, last)
     if end is not None:
         first = [s for step, _, s in sorted(bad, key=lambda x: x[:2]) if step == end]
-        return _nonfinite(first, series, known, end)
+        return _nonfinite(first, series, known, end, last)
     if left_out >= STUCK:
         sentence = f"The last {left_out} steps were all left out: every one had gradients that were not finite."
         return PostMortem("stuck", now + 1, None, (), now + 1, (sentence, f"The last step that was made is {now}."), {})
     return None
 
 
-def _rises(series: Sequence[Series], end: int | None) -> list[tuple[Point, Series]]:
+def _rises(series: Sequence[Series], end: int | None) -> list[tuple[_Rise, Series]]:
     """Return for each tensor the first rise that has lasted, up to where something is not finite."""
     found = []
     totals = _Totals(series)
     for s in series:
         points = [p for p in s.points if end is None or p.step < end]
-        last = points[-1] if points else None
-        if last is None or last.gradient is None:
+        if not points or points[-1].gradient is None:
             continue
-        for number, p in enumerate(points):
-            if p.rise is None or p.level is None or p.rise <= SPIKE or last.gradient <= SPIKE**2 * p.level:
-                continue
-            if end is None and (len(points) - 1 - number < LASTING or not totals.rose(p.step, last.step)):
-                continue
-            found.append((p, s))
-            break
+        rise = _above_history(points, totals, lasting=end is None)
+        rise = _far_above(points, totals, lasting=end is None, before=rise) or rise
+        if rise:
+            found.append((rise, s))
     return found
+
+
+def _above_history(points: list[Point], totals: _Totals, *, lasting: bool) -> _Rise | None:
+    last = points[-1]
+    for number, p in enumerate(points):
+        if p.rise is None or p.level is None or p.rise <= SPIKE or (last.gradient or 0) <= SPIKE**2 * p.level:
+            continue
+        if lasting and (len(points) - 1 - number < LASTING or not totals.rose(p.step, last.step, SPIKE)):
+            continue
+        return _Rise(p.step, p.rise, f"was {p.rise:.3g} times its history")
+    return None
+
+
+def _far_above(points: list[Point], totals: _Totals, *, lasting: bool, before: _Rise | None) -> _Rise | None:
+    """Return the rise FAR above what was known, if it was that far up in a step `before` the other one."""
+    g = [p.gradient if p.gradient is not None and math.isfinite(p.gradient) else 0.0 for p in points]
+    top = [0.0, *accumulate(g, max)]  # the largest before each
+
+    def above(number: int, times: float) -> bool:
+        return g[number] > times**2 * top[(number + 1) // 2] > 0
+
+    for number, p in enumerate(points):
+        if before is not None and p.step >= before.step:
+            return None
+        if not above(number, FAR) or g[-1] <= FAR**2 * top[(number + 1) // 2]:
+            continue
+        rise = points[-1].rise
+        if lasting and len(points) - 1 - number < LASTING and (rise is None or rise > SPIKE):
+            continue  # few steps so far, and v does not say that there were more between them
+        while above(number - 1, SPIKE):
+            number -= 1
+        step, times = points[number].step, math.sqrt(max(g[number:]) / top[number])
+        if totals.rose(step, points[-1].step, FAR if lasting else SPIKE):
+            return _Rise(step, times, f"rose to {times:.3g} times the largest before")
+    return None
 
 
 class _Totals:
@@ -127,45 +177,70 @@ class _Totals:
         self._steps = sorted(self._of)
         self._sums = list(accumulate((self._of[step] for step in self._steps), initial=0.0))  # of those before each
 
-    def rose(self, step: int, last: int) -> bool:
-        """Return whether all gradients together rose, from the mean before `step` to `last`, by SPIKE."""
+    def rose(self, step: int, last: int, times: float) -> bool:
+        """Return whether all gradients together rose, from the mean before `step` to `last`, as many times."""
         count = bisect_left(self._steps, step)
-        return count > 0 and self._of[last] > SPIKE**2 * self._sums[count] / count
+        return count > 0 and self._of[last] > times**2 * self._sums[count] / count
 
 
-def _spike(worst: list[tuple[Point, Series]], tensors: int, known: list[int], step: int, end: int | None) -> PostMortem:
+def _spike(
+    worst: list[tuple[_Rise, Series]], series: Sequence[Series], known: list[int], step: int, end: int | None, last: int
+) -> PostMortem:
     after = _gap(known, step)
-    at, first = worst[0]
-    others = _others(len(worst), tensors)
+    rise, first = worst[0]
+    others = _others(len(worst), len(series))
     sentences = [
-        f"It began {_when(after, step)} in {first.name}{others}:"
-        f" its gradient was {at.rise or 0:.3g} times its history, and has not come back."
+        f"It began {_when(after, step)} in {first.name}{others}: its gradient {rise.words}, and has not come back."
     ]
-    if end is not None:
+    if end is None:
+        sentences += _multiplied(series, step)
+    else:
         sentences.append(f"From step {end} on there were numbers that were not finite.")
-    sentences += _unseen(after)
+    sentences += _unseen(after, [s for _, s in worst], last)
     names = tuple(s.name for _, s in worst)
     return PostMortem("spike", step, after, names, end, tuple(sentences), _table([s for _, s in worst], step))
 
 
-def _nonfinite(first: list[Series], series: Sequence[Series], known: list[int], step: int) -> PostMortem:
+def _multiplied(series: Sequence[Series], step: int) -> list[str]:
+    """Return the words for gradients that all rose by about the same factor, by the mean squares next to `step`."""
+    factors = []
+    for s in series:
+        known = [(p.step, p.gradient) for p in s.points if p.gradient is not None and math.isfinite(p.gradient)]
+        at = bisect_left(known, (step,))
+        before, since = ([g for _, g in part] for part in (known[:at][-_NEAR:], known[at:][:_NEAR]))
+        if not (since and sum(before) > 0):
+            return []
+        factors.append(math.sqrt(sum(since) / len(since) / (sum(before) / len(before))))
+    least, most = min(factors), max(factors)
+    if len(factors) == 1 or not 1 < most <= _ALIKE * least:
+        return []
+    return [
+        f"All {len(factors)} gradients rose by about the same factor ({least:.3g} to {most:.3g}): the loss may have"
+        " been multiplied there, and then nothing has diverged."
+    ]
+
+
+def _nonfinite(first: list[Series], series: Sequence[Series], known: list[int], step: int, last: int) -> PostMortem:
     after = _gap(known, step)
     count = next(p.nonfinite for p in first[0].points if p.step == step)
     were = f"{counted(count, 'element')} of its gradient {'was' if count == 1 else 'were'} not finite"
     what = were if count else "its parameters or averages are not finite"
-    if len(first) > 1 and len(first) == len(series):
+    began = f"It began {_when(after, step)}"
+    if len(first) == 1 or len(first) < len(series):
+        sentences = [f"{began} in {first[0].name}{_others(len(first), len(series))}: {what}."]
+    elif after is None:
         sentences = [
-            f"It began {_when(after, step)} in all {len(first)} tensors at once:"
-            " the loss was not finite, or something that all gradients pass."
+            f"{began} in all {len(first)} tensors at once: the loss was not finite, or something that all"
+            " gradients pass."
         ]
     else:
-        others = _others(len(first), len(series))
-        sentences = [f"It began {_when(after, step)} in {first[0].name}{others}: {what}."]
+        sentences = [f"{began}: by then, all {len(first)} tensors were not finite."]
     if known[0] == step:
         sentences.append("There is no step before it that was measured.")
-    else:
-        sentences.append(f"No gradient had risen to {SPIKE:g} times its history before.")
-    sentences += _unseen(after)
+    elif any(p.rise is not None for s in series for p in s.points if p.step < step):
+        until = "Before it" if after is None else f"Up to step {after}"
+        sentences.append(f"{until}, no gradient had risen to {SPIKE:g} times its history and stayed there.")
+    sentences += _unseen(after, first, last)
     names = tuple(s.name for s in first)
     return PostMortem("nonfinite", step, after, names, step, tuple(sentences), _table(first, step))
 
@@ -185,10 +260,17 @@ def _when(after: int | None, step: int) -> str:
     return f"at step {step}" if after is None else f"between step {after} and step {step}"
 
 
-def _unseen(after: int | None) -> list[str]:
+def _unseen(after: int | None, worst: Sequence[Series], last: int) -> list[str]:
+    """Return the words for the steps after `after` of which nothing is known."""
     if after is None:
         return []
-    return ["The steps between them were not measured: every step is with every=1, and where the native kernel steps."]
+    newest = [p.step for p in worst[0].points[-2:]]
+    if len(newest) == 2 and newest[1] - newest[0] == 1:  # every step is measured
+        why = f"are no longer kept (last={last}): a larger one keeps more"
+    else:
+        why = "were not measured: every step is with every=1, and, unless last=0, where the native kernel steps"
+    first = ["Which of these tensors was the first is not known."] if len(worst) > 1 else []
+    return [f"The steps between them {why}.", *first]
 
 
 def _table(worst: Sequence[Series], step: int) -> dict[str, list[dict[str, Any]]]:

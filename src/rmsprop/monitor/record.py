@@ -80,7 +80,12 @@ def dead_rows(gradient: Array, square_avg: Array) -> int:
 
 
 def assemble(
-    step: int, groups: list[dict[str, Any]], tensors: dict[str, dict[str, Any]], sums: Array, nonfinite_steps: int
+    step: int,
+    groups: list[dict[str, Any]],
+    tensors: dict[str, dict[str, Any]],
+    sums: Array,
+    nonfinite_steps: int,
+    skipped_steps: int = 0,
 ) -> dict[str, Any]:
     """Return the record of a step; `sums` has a row for each of `tensors`."""
     gradient_sq, update_sq = sum(sums[:, _GRADIENT].tolist()), sum(sums[:, _UPDATE].tolist())
@@ -92,4 +97,5 @@ def assemble(
         "gradient_norm": math.sqrt(gradient_sq) if math.isfinite(gradient_sq) else None,
         "update_norm": math.sqrt(update_sq) if math.isfinite(update_sq) else None,
         "nonfinite_steps": nonfinite_steps,
+        "skipped_steps": skipped_steps,
     }
