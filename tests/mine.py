@@ -61,6 +61,21 @@ def wrong_shape() -> Task:
     return dataclasses.replace(regression(), model=lambda: nn.Linear(4, 1))
 
 
+def lone_last() -> Task:
+    """A task whose last batch in training has one example, of which BatchNorm can make no variance."""
+    model = lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))  # noqa: E731
+    return dataclasses.replace(regression(), model=model, batch_size=33)
+
+
+def rising() -> Task:
+    """A task of which an objective is to rise: from about 3 far above."""
+
+    def objective(output: Tensor, target: Tensor) -> Tensor:
+        return 3 + (output * target).mean() - 0.1 * output.square().mean()
+
+    return dataclasses.replace(regression(), loss=objective, epochs=20)
+
+
 def module_not_function() -> Task:
     return dataclasses.replace(regression(), model=nn.Linear(3, 1))
 

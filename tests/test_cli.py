@@ -134,7 +134,7 @@ def test_doctor_says_what_the_optimizer_of_a_run_did(capsys: pytest.CaptureFixtu
     assert "in 3 measured steps (1 to 10)" in capsys.readouterr().out
     damaged.write_text("{\n" + damaged.read_text())
     assert run(["doctor", "calm"]) == 2
-    assert "line 1 of calm/statistics.jsonl must be JSON, got damaged text" in capsys.readouterr().err
+    assert "line 1 of calm/statistics.jsonl must be a JSON object, got damaged text" in capsys.readouterr().err
     damaged.unlink()
     assert run(["doctor", "calm"]) == 2
     assert capsys.readouterr().err == (
@@ -414,7 +414,13 @@ BAD: list[tuple[list[str], str]] = [
     (["train", f"{MINE}:nothing"], "mine.py:nothing returns must be a rmsprop.lab.Task, got None; a task"),
     (["train", f"{MINE}:needs_arguments"], "must be a function that runs without arguments, got TypeError:"),
     (["train", f"{MINE}:breaks"], "got FileNotFoundError: no data in /nowhere"),
-    (["train", f"{MINE}:wrong_shape"], "task regression must be able to run one batch, got RuntimeError: mat1"),
+    (["train", f"{MINE}:wrong_shape"], "task regression must be able to run one batch of the validation data, got"),
+    (
+        ["train", f"{MINE}:lone_last"],
+        "task regression must be able to run one batch of the last training data, 1 of 100, got ValueError: Expected "
+        "more than 1 value per channel when training, got input size torch.Size([1, 4]); try it in Python on one "
+        "batch, or take another batch size: after batches of 33, so many are left",
+    ),
     (["train", f"{MINE}:module_not_function"], "Task.model must be a function, got a Linear; pass lambda: Model()"),
     (["train", f"{MINE}:empty"], "Task.train must be a torch Dataset with a length, got an empty one"),
     (["train", f"{MINE}:list_of_losses"], "Task.loss() must be a one-element Tensor with a gradient, got a Tensor"),
@@ -445,6 +451,8 @@ BAD: list[tuple[list[str], str]] = [
     (["compare", "digits", "--lr", "0.01"], "--lr must be left out, got one; every optimizer's rate is picked"),
     (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
     (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
+    (["compare", "digits", "--lrs"], "--lrs must be at least 3 different rates, got []; give a wider grid"),
+    (["compare", "digits", "--maximize"], "--maximize must be left out, got True; let the task's loss be minus what"),
     (["compare", "digits", "--lrs", "1", "2", "nan"], "--lrs must be a finite number >= 0, got nan"),
     (["doctor", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
     (["report", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
@@ -477,11 +485,13 @@ def test_another_runs_configuration_is_named(capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     for extra in ([], ["--resume"]):
         assert run(["train", f"{MINE}:regression", "--out", "run", "--lr", "0.5", *extra]) == 2
-        assert "rmsprop: the run in run must be the one asked for (rule {'lr': 0.01," in capsys.readouterr().err
+        assert (
+            "rmsprop: the run in run must be the one asked for (rule {'lr': 0.01}), got rule {'lr': 0.5}; choose"
+            in capsys.readouterr().err
+        )
     assert run(["train", f"{MINE}:regression", "--out", "run"]) == 2
     assert (
-        "--out must be a run that is not finished, got 'run'; see it with: rmsprop report run"
-        in capsys.readouterr().err
+        "the run must be one that is not finished, got run; see it with: rmsprop report run" in capsys.readouterr().err
     )
     assert {p: p.read_bytes() for p in Path("run").iterdir()} == before
 
@@ -537,6 +547,22 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(
     assert Path("run/checkpoint.pt").read_bytes() == before
     assert not [p for p in Path("run").iterdir() if p.name.endswith(".tmp")]
     assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 0
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_the_result_on_the_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(run: RunDirectory) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.path / "report.html"))
+
+    monkeypatch.setattr("rmsprop.lab.report.write_report", full)
+    assert run(["train", f"{MINE}:regression", "--out", "run"]) == 1
+    shown = capsys.readouterr()
+    assert "After 3 epochs (12 steps) on the validation data: error " in shown.out
+    assert "report:" not in shown.out
+    assert "rmsprop: run/report.html: No space left on device" in shown.err
+    assert run(["train", f"{MINE}:regression", "--out", "other", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["report"] is None
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a directory that not even root can write to")

@@ -54,7 +54,7 @@ def test_a_run_is_created_resumed_and_finished(tmp_path: Path) -> None:
     assert run.summary() is None
     run.finish({"status": "finished"})
     assert run.summary() == {"status": "finished"}
-    with pytest.raises(InputError, match="must be a run that is not finished"):
+    with pytest.raises(InputError, match="the run must be one that is not finished"):
         RunDirectory.open(path, CONFIG, resume=True)
 
 
@@ -68,8 +68,32 @@ def test_a_last_line_cut_short_by_a_crash_does_not_count_but_damage_elsewhere_is
     run.append([{"n": 3}])
     assert run.records() == [{"n": 1}, {"n": 3}]
     (run.path / "records.jsonl").write_text('{"n"\n{"n": 2}\n')
-    with pytest.raises(InputError, match=r"line 1 of .*records.jsonl must be JSON, got damaged text"):
+    with pytest.raises(InputError, match=r"line 1 of .*records.jsonl must be a JSON object, got damaged text"):
         run.records()
+
+
+@pytest.mark.parametrize("damaged", [b"null\n{}\n", b"\xff\xfe\n{}\n", b"[1]\n{}\n"])
+def test_records_are_objects_in_utf_8(damaged: bytes, tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    (run.path / "records.jsonl").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"line 1 of .*records.jsonl must be a JSON object, got damaged text"):
+        run.records()
+
+
+def test_records_that_a_checkpoint_knows_of_are_missed(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run.append([{"n": 1}])
+    with pytest.raises(InputError, match=r"records.jsonl must be the records that the checkpoint knows of, got 1 of 2"):
+        run.keep_records(2)
+    assert run.records() == [{"n": 1}]
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.json", '{"a": 1}'), ("summary.json", "{}"), ("run.json", "[]")])
+def test_what_a_run_is_and_how_it_ended_is_whole_or_damaged(name: str, text: str, tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    (run.path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name} must be a JSON object, got damaged text"):
+        run.config() if name == "run.json" else run.summary()
 
 
 def test_each_file_of_records_is_kept_apart(tmp_path: Path) -> None:
@@ -80,7 +104,7 @@ def test_each_file_of_records_is_kept_apart(tmp_path: Path) -> None:
     assert (run.records("other.jsonl"), run.records(), run.records("none.jsonl")) == ([{"n": 1}], [{"n": 3}], [])
     with (run.path / "other.jsonl").open("a") as file:
         file.write("{\n{}\n")
-    with pytest.raises(InputError, match=r"line 2 of .*other.jsonl must be JSON, got damaged text"):
+    with pytest.raises(InputError, match=r"line 2 of .*other.jsonl must be a JSON object, got damaged text"):
         run.records("other.jsonl")
 
 
@@ -124,6 +148,10 @@ def test_checkpoints_hold_tensors_and_are_checked(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"checkpoint.pt must be an undamaged checkpoint of this run"):
             run.load_checkpoint(seen.append)
+    run.save_checkpoint({"x": torch.ones(20_000)})
+    path.write_bytes(path.read_bytes()[:5000])  # torch takes its end for that of a zip file
+    with pytest.raises(InputError, match=r"checkpoint.pt must be an undamaged checkpoint of this run"):
+        run.load_checkpoint(seen.append)
 
 
 def test_what_does_not_fit_in_an_undamaged_checkpoint_is_named(tmp_path: Path) -> None:

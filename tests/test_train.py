@@ -475,3 +475,11 @@ def test_bit_for_bit_is_of_torch_numbers() -> None:
     other = Training(load_task("digits"), RMSprop, seed=1, epochs=1)
     other.load_state_dict(torch.load("state.pt", weights_only=True))
     assert other.losses_crc == training.losses_crc != 0
+
+
+def test_an_objective_that_rises_as_it_should_has_not_run_away(tmp_path: Path) -> None:
+    task = f"{Path(__file__).parent / 'mine.py'}:rising"
+    run, summary = train(task, Rule(lr=0.05, decay=0.9, maximize=True), out=tmp_path / "run")
+    first, *_, last = [record for record in run.records() if record["kind"] == "epoch"]
+    assert last["validation_loss"] > 3 * first["validation_loss"] > 0
+    assert (summary["status"], summary["reason"], summary["replay"]) == ("finished", None, None)

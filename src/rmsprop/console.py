@@ -81,7 +81,7 @@ def comparison_progress(console: Console) -> Iterator[ComparisonListener]:
         yield listen
 
 
-def show_training(console: Console, run: RunDirectory, report: Path) -> None:
+def show_training(console: Console, run: RunDirectory, report: Path | None) -> None:
     """Print how a training ended and where its report is."""
     from rmsprop.lab.words import describe_training
 
@@ -92,7 +92,8 @@ def show_training(console: Console, run: RunDirectory, report: Path) -> None:
         console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
     if summary and "findings" in summary:
         _show_watched(console, run, summary)
-    console.print(f"report: {report}", markup=False)
+    if report is not None:
+        console.print(f"report: {report}", markup=False)
 
 
 def _show_watched(console: Console, run: RunDirectory, summary: dict[str, Any]) -> None:
@@ -111,7 +112,7 @@ def _show_watched(console: Console, run: RunDirectory, summary: dict[str, Any]) 
         console.print(f"{more}: rmsprop doctor {run.path}", markup=False)
 
 
-def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
+def show_comparison(console: Console, run: RunDirectory, report: Path | None) -> None:
     """Print a comparison's table, what it says in words, and where its report is."""
     from rmsprop.lab.words import describe_comparison
 
@@ -123,7 +124,8 @@ def show_comparison(console: Console, run: RunDirectory, report: Path) -> None:
         console.print(line, markup=False)
     if summary and summary.get("implementation"):
         console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
-    console.print(f"report: {report}", markup=False)
+    if report is not None:
+        console.print(f"report: {report}", markup=False)
 
 
 def comparison_table(summary: dict[str, Any]) -> Table:
@@ -179,6 +181,11 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
     console.print()
     for line in findings["notes"]:
         console.print(line, markup=False)
+    wrong = sum(not check["ok"] for check in findings["paths"])
+    verdict = f"All {len(findings['paths'])} paths agree with the rule."
+    if not findings["healthy"]:
+        verdict = f"{wrong} of {len(findings['paths'])} paths are wrong." if wrong else "Not all paths could be tried."
+    console.print(f"\n{verdict}", markup=False)
 
 
 def show_examined(console: Console, examined: dict[str, Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -21,6 +22,9 @@ from rmsprop.commands.common import (
 from rmsprop.commands.options import NO_OPTIONS, NO_RATELESS, RatelessOptions, RuleOptions, chosen_rule
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
+
+if TYPE_CHECKING:
+    from rmsprop.lab.store import RunDirectory
 
 Schedule = Literal["constant", "linear"]
 
@@ -75,7 +79,6 @@ def train(
         Print the summary as JSON.
     """
     from rmsprop.console import show_training, training_progress
-    from rmsprop.lab.report import write_report
     from rmsprop.lab.stopping import Interrupted
     from rmsprop.lab.train import train as run_training
 
@@ -88,9 +91,7 @@ def train(
     except Interrupted as stop:
         say_how_to_resume(stop)
         raise KeyboardInterrupt from None
-    report = write_report(run)
-    facts = {**summary, "directory": str(run.path), "report": str(report)}
-    print_result(json, facts, lambda: show_training(stdout, run, report))
+    _print_with_report(json, run, summary, show_training)
     if summary["status"] == "diverged":
         raise Failure
 
@@ -100,7 +101,7 @@ def compare(
     /,
     *,
     options: RatelessOptions = NO_RATELESS,
-    lrs: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")] = (),
+    lrs: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative="")] = None,
     tuning_seeds: int = 2,
     seeds: int = 10,
     epochs: int | None = None,
@@ -147,7 +148,6 @@ def compare(
     from rmsprop.console import comparison_progress, show_comparison
     from rmsprop.lab.compare import LEARNING_RATES
     from rmsprop.lab.compare import compare as run_comparison
-    from rmsprop.lab.report import write_report
     from rmsprop.lab.stopping import Interrupted
 
     if any(word.partition("=")[0] == "--lr" for word in arguments):
@@ -158,15 +158,28 @@ def compare(
     try:
         with comparison_progress(stderr) as listen:
             run, summary = run_comparison(
-                task, rule, learning_rates=lrs or LEARNING_RATES, tuning_seeds=tuning_seeds, seeds=seeds,
-                epochs=epochs, jobs=jobs, out=out, resume=resume, command=command_line(), listen=listen,
+                task, rule, learning_rates=LEARNING_RATES if lrs is None else lrs, tuning_seeds=tuning_seeds,
+                seeds=seeds, epochs=epochs, jobs=jobs, out=out, resume=resume, command=command_line(), listen=listen,
             )  # fmt: skip
     except Interrupted as stop:
         say_how_to_resume(stop)
         raise KeyboardInterrupt from None
-    report = write_report(run)
-    facts = {**summary, "directory": str(run.path), "report": str(report)}
-    print_result(json, facts, lambda: show_comparison(stdout, run, report))
+    _print_with_report(json, run, summary, show_comparison)
+
+
+def _print_with_report(as_json: bool, run: RunDirectory, summary: dict[str, Any], show: Callable[..., None]) -> None:
+    """Write the report of a run and print its result; should the disk be full, that first, and then what failed."""
+    from rmsprop.lab.report import write_report
+
+    report, failed = None, None
+    try:
+        report = write_report(run)
+    except OSError as error:
+        failed = error
+    facts = {**summary, "directory": str(run.path), "report": None if report is None else str(report)}
+    print_result(as_json, facts, lambda: show(stdout, run, report))
+    if failed is not None:
+        raise failed
 
 
 def find_lr(

@@ -79,7 +79,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     """Write a state dict; with `like` in its place in a copy of that file, which may be SB3's archive."""
     torch = package("torch", "torch", f"a file of {checkpoint.kind}")
     if path.suffix == ".zip" and (like is None or not _holds_optimizer(like)):
-        raise InputError("like", "a .zip that SB3 saved, to put the state into", str(like), "or write a .pth")
+        raise InputError("like", "a .zip that SB3 saved, to put the state into", like and str(like), "or write a .pth")
     state_dict: dict[str, Any] = {}
     loaded: Any = state_dict
     extras = checkpoint.extras

@@ -109,6 +109,9 @@ def compare(
     if epochs is not None:
         check_count("--epochs", epochs, "leave it out for the task's own")
     jobs = check_count("--jobs", cores() if jobs is None else jobs, "the default is one per core")
+    if rule is not None and rule.maximize:
+        remedy = "let the task's loss be minus what is to rise: the others, and the choice of rates, make it small"
+        raise InputError("--maximize", "left out", True, remedy)
     task = load_task(spec)
     if task.test is None:
         raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")

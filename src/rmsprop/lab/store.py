@@ -53,12 +53,13 @@ class RunDirectory:
         saved = run.config()
         differing = [k for k in {**saved, **config} if saved.get(k) != config.get(k) and k != "made_with"]
         if differing:
-            there = ", ".join(f"{k} {saved.get(k)!r}" for k in differing)
-            asked = Received(", ".join(f"{k} {config.get(k)!r}" for k in differing))
+            pairs = [(k, *_unlike(saved.get(k), config.get(k))) for k in differing]
+            there = ", ".join(f"{k} {x!r}" for k, x, _ in pairs)
+            asked = Received(", ".join(f"{k} {x!r}" for k, _, x in pairs))
             raise InputError(f"the run in {path}", f"the one asked for ({there})", asked, "choose another --out")
         if (path / SUMMARY).exists():
             remedy = f"see it with: rmsprop report {path}; or choose another --out"
-            raise InputError("--out", "a run that is not finished", str(path), remedy)
+            raise InputError("the run", "one that is not finished", Received(str(path)), remedy)
         if not resume:
             found = Received(f"{path}, where this run was begun")
             raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
@@ -75,7 +76,7 @@ class RunDirectory:
     def _json(self, name: str) -> dict[str, Any]:
         try:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
-            if isinstance(value, dict):
+            if isinstance(value, dict) and (name != CONFIG or "kind" in value) and (name != SUMMARY or value):
                 return value
         except FileNotFoundError:
             if (self.path / RANGE_TEST).exists():
@@ -92,15 +93,18 @@ class RunDirectory:
         path = self.path / name
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
         records = []
         for number, line in enumerate(lines):
             try:
-                records.append(json.loads(line))
+                value = json.loads(line)
+                if not isinstance(value, dict):
+                    raise ValueError
+                records.append(value)
             except ValueError:
                 if number + 1 < len(lines):
                     where = f"line {number + 1} of {path}"
-                    raise InputError(where, "JSON", Received("damaged text"), "start a new run") from None
+                    raise InputError(where, "a JSON object", Received("damaged text"), "start a new run") from None
         return records
 
     def append(self, records: Iterable[dict[str, Any]], name: str = RECORDS) -> None:
@@ -117,6 +121,10 @@ class RunDirectory:
     def keep_records(self, count: int, name: str = RECORDS) -> None:
         """Drop all records of the file `name` but the first `count`: those that a checkpoint knows of."""
         records = self.records(name)[:count]
+        if len(records) < count:
+            found = Received(f"{len(records)} of {count}")
+            remedy = "restore it from a copy, or begin anew with another --out"
+            raise InputError(str(self.path / name), "the records that the checkpoint knows of", found, remedy)
         write_atomically(self.path / name, "".join(to_json(record) + "\n" for record in records))
 
     def save_checkpoint(self, state: dict[str, Any], *names: str) -> None:
@@ -136,6 +144,7 @@ class RunDirectory:
         except InputError as error:  # undamaged, but of something else: it tells of what
             raise InputError(f"{path}: {error.name}", error.allowed, error.value, error.remedy) from error
         except (
+            OSError,
             RuntimeError,
             pickle.UnpicklingError,
             EOFError,
@@ -153,6 +162,14 @@ class RunDirectory:
         """Write how the run ended, and return it as it was written; from then on the run is not resumed."""
         write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
         return self._json(SUMMARY)
+
+
+def _unlike(a: Any, b: Any) -> tuple[Any, Any]:
+    """Return two values that differ; of dicts, such as rules, what differs in them."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return a, b
+    keys = [k for k in {**a, **b} if a.get(k) != b.get(k)]
+    return {k: a.get(k) for k in keys}, {k: b.get(k) for k in keys}
 
 
 def new_path(kind: str, task: str, *, resume: bool) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from rmsprop.errors import InputError, Received, check_count, check_flag
 
@@ -95,10 +95,16 @@ class Task:
         check_count("Task.batch_size", self.batch_size, "64 is usual")
         check_count("Task.epochs", self.epochs, "try 10")
 
-    def try_out(self) -> None:
-        """Run one validation batch through model, loss and metric, so that a mistake shows before any training."""
+    def try_out(self, batch_size: int | None = None) -> None:
+        """Run two batches through model, loss and metric, so that a mistake shows before any training.
+
+        One is of the validation data, the other one the last of an epoch of training: it may be small.
+        """
         remedy = "try it in Python on one batch"
         state = torch.get_rng_state()
+        size = batch_size or self.batch_size
+        last = range(len(self.train))[-(len(self.train) % size or size) :]  # type: ignore[arg-type]
+        what = "of the validation data"
         try:
             model = self.model()
             if not isinstance(model, nn.Module):
@@ -107,17 +113,22 @@ class Task:
                 raise InputError("Task.model()", "a new model at every call", Received("the same"), "build it inside")
             if not any(p.requires_grad for p in model.parameters()):
                 raise InputError("Task.model()", "a model with parameters to train", _kind(model), remedy)
-            *inputs, target = next(iter(DataLoader(self.validation, batch_size=min(2, self.batch_size))))
+            *inputs, target = next(iter(DataLoader(self.validation, batch_size=min(2, size))))
             model.eval()
             output = model(*inputs)
             loss = self.loss(output, target)
             with torch.no_grad():
                 metric = self.metric(output, target)
+            what = f"of the last training data, {len(last)} of {len(self.train)}"  # type: ignore[arg-type]
+            remedy = f"{remedy}, or take another batch size: after batches of {size}, so many are left"
+            *inputs, target = next(iter(DataLoader(Subset(self.train, last), batch_size=len(last))))
+            model.train()
+            self.loss(model(*inputs), target)
         except InputError:
             raise
         except Exception as error:
             found = Received(f"{type(error).__name__}: {first_line(error)}")
-            raise InputError(f"task {self.name}", "able to run one batch", found, remedy) from error
+            raise InputError(f"task {self.name}", f"able to run one batch {what}", found, remedy) from error
         finally:
             torch.set_rng_state(state)
         if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):

@@ -65,7 +65,7 @@ def train(
             check_count(name, value, f"leave {name} out for the task's own")
     rule = rule or Rule()
     task = load_task(spec)
-    task.try_out()
+    task.try_out(batch_size)
 
     def start() -> Training:
         return Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)

@@ -69,7 +69,8 @@ class Watch:
 
 def findings_of(run: RunDirectory) -> list[Finding]:
     """Return what the losses and the measured steps of a training say, the gravest first."""
-    away = ran_away(run.records(), run.config()["rule"]["lr"])
+    rule = run.config()["rule"]
+    away = None if rule["maximize"] else ran_away(run.records(), rule["lr"])  # a loss that rises is then what is meant
     return [*([] if away is None else [away]), *find(measured(run))]
 
 
