@@ -315,8 +315,11 @@ def test_numbers_of_numpy_are_accepted() -> None:
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^param.dtype must be float32 or float64, got 'float16'; use param.astype"):
+    native = "^param.dtype must be float32 or float64, in native byte order"
+    with pytest.raises(InputError, match=f"{native}, got 'float16'; use param.astype"):
         init(Rule(), np.ones(2, np.float16))
+    with pytest.raises(InputError, match=f"{native}, got '>f4'; use param.astype"):
+        init(Rule(), np.ones(2, ">f4"))
     state = init(Rule(), np.ones(2))
     with pytest.raises(InputError, match=r"^grad must be of param's \(2,\) float64, got \(2,\) float32; convert it"):
         update(Rule(), np.ones(2), np.ones(2, np.float32), state)

@@ -445,6 +445,26 @@ def test_differentiable_steps_have_the_right_derivative(name: str) -> None:
     assert torch.autograd.gradcheck(two_steps, [x.double().requires_grad_() for x in inputs])
 
 
+@pytest.mark.parametrize("how", ["of its group", "of an optimizer that goes on with an ordinary run"])
+def test_a_step_is_differentiated_where_its_group_is(how: str) -> None:
+    """So that the rate gets its derivative, -g/d, and what the program wants is not decided by what it loads."""
+    p, lr = torch.ones(2, dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    other = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    if how == "of its group":
+        groups: list[dict[str, Any]] = [{"params": [p], "differentiable": True}, {"params": [other]}]
+        optimizer = RMSprop(groups, bias_correction=True)
+    else:
+        optimizer = RMSprop([p], bias_correction=True, differentiable=True)
+        optimizer.load_state_dict(RMSprop([p.clone()], bias_correction=True).state_dict())
+    optimizer.param_groups[0]["lr"] = lr
+    p.grad = torch.tensor([2.0, -3.0], dtype=torch.float64)
+    other.grad = p.grad.clone()
+    optimizer.step()
+    (derivative,) = torch.autograd.grad((p * torch.tensor([1.0, 10.0])).sum(), lr)
+    assert derivative.item() == pytest.approx(9.0, abs=1e-6)
+    assert other.is_leaf
+
+
 def test_effective_lr_is_what_the_step_used() -> None:
     for name in ("plain", "eps inside", "centered", "bias correction, v0"):
         p = torch.zeros(60, dtype=torch.float64)

@@ -205,7 +205,7 @@ def test_a_state_dict_has_the_structure_of_torchs() -> None:
             torch.testing.assert_close(ours["state"][number][name], value, **SUMS)
 
 
-def test_a_state_dict_refers_to_the_state_and_loading_copies_it() -> None:
+def test_a_state_dict_refers_to_the_state_and_so_does_what_loads_it() -> None:
     for optimizer_class in BOTH:
         params = parameters(1)
         first, second = optimizer_class(params), optimizer_class(params)
@@ -213,6 +213,8 @@ def test_a_state_dict_refers_to_the_state_and_loading_copies_it() -> None:
         first.step()
         saved = first.state_dict()
         assert saved["state"][0]["square_avg"] is first.state[params[0]]["square_avg"]
+        second.load_state_dict(saved)
+        assert second.state[params[0]]["square_avg"].data_ptr() == first.state[params[0]]["square_avg"].data_ptr()
         second.load_state_dict(copy.deepcopy(saved))
         kept = second.state[params[0]]["square_avg"].clone()
         first.step()

@@ -55,6 +55,7 @@ class Numbers(NamedTuple):
     window_weight: float  # share of the average's weight inside the window
     half_life: float  # steps after which a gradient counts half
     first_step: float | None  # size of the first step for a large gradient; None: it depends on the gradient
+    small_gradient: float | None  # for which √v is the floor after that step, and ε shortens it; None as first_step
     largest_step: float | None  # bound on any step; None: no useful bound (variance by subtraction)
     floor: float  # smallest possible denominator
 
@@ -64,24 +65,27 @@ def numbers(rule: Rule) -> Numbers:
 
     The window 1/(1−β) holds 1 − β^(1/(1−β)), about 63 %, of the weight; the half-life is ln 2/−ln β. From v₀ = 0 the
     first step is η/√(1−β), or η with bias correction, or η/√(β(1−β)) when centered, whatever the gradient, as long
-    as it is large against ε. No step exceeds η/√(1−β), since v ≥ (1−β)·g²; momentum lets steps add up, 1/(1−μ).
+    as it is far above the floor, ε or √ε, times the same factor. No step exceeds η/√(1−β), since v ≥ (1−β)·g²;
+    momentum lets steps add up, 1/(1−μ).
     """
     window = 1 / (1 - rule.decay)
     half_life = math.log(2) / -math.log(rule.decay) if rule.decay else 0.0
-    surge = rule.lr / math.sqrt(1 - rule.decay)
-    first: float | None = rule.lr if rule.bias_correction else surge
+    surge = 1 / math.sqrt(1 - rule.decay)
+    first: float | None = 1 if rule.bias_correction else surge
     if rule.centered:
         first = surge / math.sqrt(rule.decay) if rule.decay and not rule.bias_correction else None
     if rule.initial_square_avg:
         first = None
+    floor = math.sqrt(rule.eps) if rule.eps_inside_sqrt else rule.eps
     unbounded = rule.centered or (rule.bias_correction and rule.initial_square_avg)
     return Numbers(
         window=window,
         window_weight=1 - rule.decay**window,
         half_life=half_life,
-        first_step=first * (1 + rule.momentum * rule.nesterov) if first is not None else None,
-        largest_step=None if unbounded else surge / (1 - rule.momentum),
-        floor=math.sqrt(rule.eps) if rule.eps_inside_sqrt else rule.eps,
+        first_step=rule.lr * first * (1 + rule.momentum * rule.nesterov) if first is not None else None,
+        small_gradient=floor * first if first is not None else None,
+        largest_step=None if unbounded else rule.lr * surge / (1 - rule.momentum),
+        floor=floor,
     )
 
 
@@ -90,23 +94,26 @@ def explain(rule: Rule) -> str:
     n, lines = numbers(rule), equations(rule)
     off = {field.name: field.default for field in dataclasses.fields(Rule)}
     chosen = [f"{name}={getattr(rule, name)!r}" for name in off if getattr(rule, name) != off[name]]
+    besides = ", besides the decay of η·λ·p" if rule.weight_decay and rule.decoupled_weight_decay else ""
     if n.first_step is not None:
-        first = f"{n.first_step:.4g} for every element, whatever its gradient (if large against ε)"
-        first += f" ({n.first_step / rule.lr:.4g} × lr)" if rule.lr else ""
+        first = f"{n.first_step:.4g}" + (f" ({n.first_step / rule.lr:.4g} × lr)" if rule.lr else "")
+        small = f" far above {n.small_gradient:.2g} (ε shortens it below)" if n.small_gradient else ""
+        first += f" for every element with a gradient{small}{besides}"
     elif rule.initial_square_avg:
         first = f"depends on the gradient: v starts at {rule.initial_square_avg:g} and damps gradients below its root"
     else:
         first = "very long: one gradient has no variance, so d is its rounding floor; warm the learning rate up"
     largest = "bounded only by the rounding floor of the variance"
     if n.largest_step is not None:
-        largest = f"{n.largest_step:.4g} per element, whatever the gradients"
+        largest = f"{n.largest_step:.4g} per element, whatever the gradients{besides}"
+    window = f"{n.window:.4g} steps (1/(1−β)) hold" if n.window > 1 else "1 step (1/(1−β)) holds"
     facts = [
-        ("averaging window", f"{n.window:.4g} steps (1/(1−β)) hold {n.window_weight:.0%} of the weight"),
+        ("averaging window", f"{window} {n.window_weight:.0%} of the weight"),
         ("half-life", f"{n.half_life:.4g} steps"),
         ("first step", first),
         ("largest step", largest),
-        ("denominator floor", f"{n.floor:.4g}, so the effective rate η/d is at most "
-         + (f"{rule.lr / n.floor:.4g}" if n.floor else "unbounded")),
+        ("denominator floor", f"{n.floor:.4g}, so the effective rate η/d is "
+         + (f"at most {rule.lr / n.floor:.4g}" if n.floor else "unbounded")),
     ]  # fmt: skip
     return "\n".join(
         [

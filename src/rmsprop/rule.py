@@ -133,7 +133,9 @@ def init(rule: Rule, param: Array) -> State:
     """Return the state before the first update of `param` (any shape, float32 or float64)."""
     param = np.asarray(param)
     if param.dtype not in (np.float32, np.float64):
-        raise InputError("param.dtype", "float32 or float64", param.dtype.name, "use param.astype(np.float32)")
+        raise InputError(
+            "param.dtype", "float32 or float64, in native byte order", str(param.dtype), "use param.astype(np.float32)"
+        )
     return State(
         step=0,
         square_avg=np.full_like(param, rule.initial_square_avg),

@@ -252,7 +252,7 @@ def _trace(optimizer: RMSprop, number: int, index: int, params: list[Tensor], gr
         lr, mu = torch.ops.rmsprop.rates(number, index, device).unbind()
         rule = _TracedRule(*[mu if name == "momentum" else group[name] for name in RULE_NAMES])
         buffers = [slot.b for slot in slots if slot.b is not None]
-        with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+        with torch.set_grad_enabled(group["differentiable"]):
             off = (mu == 0).double()
             kept: Any = torch._foreach_mul(buffers, off) if buffers else []
             step_slots({**execution, "lr": lr, "capturable": True}, cast("Rule", rule), slots)

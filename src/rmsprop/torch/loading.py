@@ -63,7 +63,8 @@ def read(groups: Groups, given: Any, source: str | None) -> tuple[Groups, list[I
     completed: Groups = []
     keys: set[Any] = set()
     for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        completed.append({**group, **as_ours(kind, saved)})
+        # Whether a step is differentiated is the program's, as it was built, and not of the run that goes on.
+        completed.append({**group, **as_ours(kind, saved), "differentiable": group["differentiable"]})
         states = [given["state"].get(key, {}) for key in saved["params"]]
         errors += _group_errors(number, group, saved, completed[-1], kind, states)
         names = completed[-1].get("param_names") or [""] * len(saved["params"])

@@ -182,6 +182,11 @@ class RMSprop(Optimizer):
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:
         """Return an optimizer that follows `rule`; `execution` takes the arguments that are no part of a rule."""
+        if not isinstance(rule, Rule):
+            raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("tf1", lr=0.01)')
+        if twice := execution.keys() & FIELDS.keys():
+            name = min(twice)
+            raise InputError(name, "left out beside a rule, which has one", execution[name], "use dataclasses.replace")
         return cls(params, **{name: getattr(rule, field) for name, field in FIELDS.items()}, **execution)
 
     def rule(self, group: int = 0) -> Rule:
@@ -284,6 +289,9 @@ class RMSprop(Optimizer):
         `momentum_buffer` holds η·g/d; the run goes on as it would have there. timm's `caution` and
         `corrected_weight_decay` are rules of its own and are refused.
 
+        As in torch, tensors of the dict are taken over and not copied where they fit: `copy.deepcopy` that of an
+        optimizer that goes on. Unlike in torch, `differentiable` stays as this optimizer's groups have it.
+
         Averages stay as they were saved: float32 for parameters in half precision, bfloat16 or eight bits with the
         `state_dtype` of their group. torch itself casts them to the parameter's dtype.
 
@@ -323,7 +331,10 @@ class RMSprop(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one step; `closure`, if given, reevaluates the model and returns the loss, which is returned."""
+        """Make one step; `closure`, if given, reevaluates the model and returns the loss, which is returned.
+
+        Hooks see it by its name, however it was passed; those of torch's optimizers, as it was passed.
+        """
         self._opt_called = True  # schedulers ask
         try:
             if self._is_watched():

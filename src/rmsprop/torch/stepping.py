@@ -90,7 +90,7 @@ def step(
         if by_kernel:
             measured = batch.measured()
     for group, rule, slots in work:
-        with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+        with torch.set_grad_enabled(group["differentiable"]):
             step_slots(group, rule, slots, skip)
     for rows in tables:
         rows.put()
@@ -142,7 +142,7 @@ def _left_over(
         by_kernel = False
         for i in numbers:
             if group["params"][i].grad.layout == torch.strided:
-                with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+                with torch.set_grad_enabled(group["differentiable"]):
                     slots.append(slot(group, i, states, scale, first=first))
                 continue
             state = complete_state(group, i, states)
