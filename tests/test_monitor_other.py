@@ -20,7 +20,7 @@ from cases import RULES
 from rmsprop import InputError, Rule, profile
 from rmsprop.jax import rmsprop
 from rmsprop.keras import RMSprop as KerasRMSprop
-from rmsprop.monitor import Monitor, from_keras, from_optax, keras_before
+from rmsprop.monitor import Monitor, find, from_keras, from_optax, keras_before
 from rmsprop.torch import RMSprop
 
 SHAPES = {"dense/bias": (300,), "dense/kernel": (5, 4)}
@@ -114,7 +114,7 @@ def test_records_of_keras_are_those_of_pytorch(name: str) -> None:
 
 
 def test_optax_itself_inside_of_a_chain_with_a_schedule() -> None:
-    """Its state counts no steps; clipping comes after what is measured; a parameter has no gradient."""
+    """Its state counts no steps; what is measured was clipped before; a parameter has no gradient."""
     rule = profile("optax", lr=0.5)
     schedule = optax.piecewise_constant_schedule(0.5, {1: 0.1})
     transformation = optax.chain(optax.clip(0.5), optax.rmsprop(schedule))
@@ -130,7 +130,7 @@ def test_optax_itself_inside_of_a_chain_with_a_schedule() -> None:
         params, state = new, new_state
     assert (record["step"], list(record["tensors"])) == (2, ["w"])
     told = record["tensors"]["w"]
-    assert told["gradient_rms"] == pytest.approx(np.sqrt(12.5))
+    assert told["gradient_rms"] == pytest.approx(0.5)
     assert told["history_rms"] == pytest.approx(0.5 * np.sqrt(1 - 0.9))  # of what was clipped
     assert told["effective_lr"]["lr"] == record["groups"][0]["lr"] == pytest.approx(0.05)
     assert told["largest_update"] == pytest.approx(0.05 / np.sqrt(1 - 0.9**2), rel=1e-4)
@@ -159,6 +159,132 @@ def test_a_gradient_that_is_not_finite_is_counted() -> None:
     assert (record["nonfinite_steps"], record["gradient_norm"], record["tensors"]["w"]["nonfinite"]) == (1, None, 1)
 
 
+def steps_of(transformation: Any, rule: Rule, steps: int) -> tuple[list[dict[str, Any]], Any, Any]:
+    """Return records of steps with gradients of norm 20 or so, the last of these gradients, and parameters before."""
+    params = tree(numbers(0))
+    state, update = transformation.init(params), jax.jit(transformation.update)
+    made: list[dict[str, Any]] = []
+    for step in range(1, steps + 1):
+        grads, before = tree(numbers(step)), params
+        updates, new_state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        made.append(from_optax(rule, before, params, grads, state, new_state, step=step))
+        state = new_state
+    return made, grads, before
+
+
+FRONTS: dict[str, Any] = {
+    "norm": optax.clip_by_global_norm(1.0),
+    "elements": optax.clip(0.1),
+    "scale": optax.scale(1000.0),
+    "mean": optax.centralize(),
+}
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("name", ["optax", "torch", "L2"])
+def test_what_a_chain_does_to_gradients_before_rmsprop_is_measured(front: str, name: str) -> None:
+    rule = Rule(weight_decay=1e-3, maximize=True) if name == "L2" else profile(name, lr=1e-3)
+    ours = optax.rmsprop(1e-3) if name == "optax" else rmsprop(rule)
+    made, grads, params = steps_of(optax.chain(FRONTS[front], ours), rule, 12)
+    reached, _ = FRONTS[front].update(grads, FRONTS[front].init(params), params)
+    for key, g in reached["dense"].items():
+        told = made[-1]["tensors"][f"dense/{key}"]
+        assert told["gradient_rms"] == pytest.approx(float(jnp.sqrt(jnp.mean(g**2))), rel=1e-3)
+        assert told["zero_gradient_share"] == pytest.approx(float(jnp.mean(g == 0)))
+    kinds = {finding.kind for finding in find(made)} - ({"weight decay"} if name == "L2" else set())
+    assert kinds == ({"clipping"} if front == "norm" else set())
+
+
+def test_gradients_that_nothing_changed_are_measured_as_given() -> None:
+    """To the bit, also where v has two bytes and moves by roundings only."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        rule = profile("optax", lr=1e-3, decay=0.999)
+        transformation, params = optax.rmsprop(rule.lr, decay=rule.decay), {"w": jnp.ones(300, dtype)}
+        state, update = transformation.init(params), jax.jit(transformation.update)
+        for step in range(1, 30):
+            grads = {"w": jnp.asarray(numbers(step)["dense/bias"] * 0.9**step, dtype)}
+            updates, new_state = update(grads, state, params)
+            new = optax.apply_updates(params, updates)
+            made = from_optax(rule, params, new, grads, state, new_state, step=step)
+            expected = np.sqrt(np.mean(np.asarray(grads["w"], np.float64) ** 2))
+            assert made["tensors"]["w"]["gradient_rms"] == pytest.approx(expected, rel=1e-12)
+            params, state = new, new_state
+
+
+def test_complex_gradients_that_are_clipped_are_measured_in_two_parts() -> None:
+    rule, params = Rule(), {"w": jnp.ones(3, jnp.complex64)}
+    transformation = optax.chain(optax.scale(0.01), rmsprop(rule))
+    state, grads = transformation.init(params), {"w": jnp.array([3 + 4j, 0, -1j], jnp.complex64)}
+    updates, new_state = transformation.update(grads, state, params)
+    made = from_optax(rule, params, optax.apply_updates(params, updates), grads, state, new_state)["tensors"]["w"]
+    assert made["gradient_rms"] == pytest.approx(0.01 * np.sqrt(26 / 6), rel=1e-5)
+    assert (made["elements"], made["zero_gradient_share"]) == (6, 0.5)
+
+
+def test_steps_that_optax_leaves_out_or_gathers_for_are_told_from_others() -> None:
+    rule, params = Rule(), {"w": jnp.ones(2)}
+    good, bad = {"w": jnp.ones(2)}, {"w": jnp.array([jnp.nan, 1.0])}
+    for inner in (rmsprop(rule), optax.rmsprop(0.01, decay=rule.decay)):
+        transformation = optax.apply_if_finite(inner, 5)
+        _, state = transformation.update(good, transformation.init(params), params)
+        _, new_state = transformation.update(bad, state, params)
+        made = from_optax(rule, params, params, bad, state, new_state, step=2)
+        assert (made["step"], made["nonfinite_steps"], made["skipped_steps"]) == (2, 1, 1)
+        assert "the whole step with it" in find([made])[0].sentence
+    chain = optax.chain(optax.zero_nans(), rmsprop(rule))
+    _, state = chain.update(good, chain.init(params), params)
+    _, new_state = chain.update(bad, state, params)
+    made = from_optax(rule, params, params, bad, state, new_state)
+    assert (made["nonfinite_steps"], made["skipped_steps"], made["groups"][0]["nonfinite"]) == (1, 0, "zero")
+    gathering = optax.MultiSteps(rmsprop(rule), 2)
+    state = gathering.init(params)
+    _, gathered = gathering.update(good, state, params)
+    with pytest.raises(InputError, match=r"optax\.MultiSteps has gathered 1 of .*has_updated"):
+        from_optax(rule, params, params, good, state, gathered)
+    _, stepped = gathering.update({"w": jnp.zeros(2)}, gathered, params)
+    made = from_optax(rule, params, params, {"w": jnp.zeros(2)}, gathered, stepped)
+    assert made["tensors"]["w"]["gradient_rms"] == pytest.approx(0.5)  # the mean of the two
+
+
+def keras_steps(optimizer: KerasRMSprop, steps: int) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """Return the last record, its gradients and the variables before."""
+    variables = [keras.Variable(x, name=name.replace("/", "_")) for name, x in numbers(0).items()]
+    optimizer.build(variables)
+    for step in range(1, steps + 1):
+        before, gradients = keras_before(optimizer), [jnp.asarray(g) for g in numbers(step).values()]
+        optimizer.apply(gradients, variables)
+        made = from_keras(optimizer, gradients, before)
+    return made, gradients, before["variables"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"global_clipnorm": 1.0}, {"clipvalue": 0.1}, {"loss_scale_factor": 1024.0}], ids=str
+)
+@pytest.mark.parametrize("rule", [profile("keras"), Rule(weight_decay=0.01)], ids=["keras", "L2"])
+def test_what_keras_does_to_gradients_before_the_step_is_measured(options: dict[str, Any], rule: Rule) -> None:
+    made, gradients, _ = keras_steps(KerasRMSprop.from_rule(rule, **options), 3)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in gradients))
+    for name, g in zip(("dense_bias", "dense_kernel"), gradients, strict=True):
+        g = jnp.clip(g, -0.1, 0.1) if "clipvalue" in options else g / options.get("loss_scale_factor", norm)
+        told = made["tensors"][name]["gradient_rms"]
+        assert told == pytest.approx(float(jnp.sqrt(jnp.mean(g**2))), rel=0.03 if rule.weight_decay else 1e-4)
+
+
+def test_keras_variables_without_weight_decay_are_measured_without_it() -> None:
+    optimizer = KerasRMSprop.from_rule(Rule(weight_decay=10.0))
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    made, gradients, _ = keras_steps(optimizer, 2)
+    for name, g in zip(("dense_bias", "dense_kernel"), gradients, strict=True):
+        expected = float(jnp.sqrt(jnp.mean(g**2)))
+        assert made["tensors"][name]["gradient_rms"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_keras_steps_that_only_gather_gradients_are_refused() -> None:
+    with pytest.raises(InputError, match=r"gathered a gradient .*_steps=2.*; make records of"):
+        keras_steps(KerasRMSprop(gradient_accumulation_steps=2), 1)
+
+
 def test_trees_and_optimizers_that_do_not_fit_are_refused() -> None:
     params, grads = {"w": jnp.ones(2)}, {"w": jnp.ones(2)}
     state = rmsprop(Rule()).init(params)
@@ -166,9 +292,9 @@ def test_trees_and_optimizers_that_do_not_fit_are_refused() -> None:
         ((0.1, params, params, grads, state, state), "rule must be a rmsprop.Rule"),
         (
             (Rule(), params, params, grads, state, optax.EmptyState()),
-            "new_state must be the state of one .* got one with 0",
+            "new_state must be the state of one .* got one with none",
         ),
-        ((Rule(), params, params, grads, optax.adam(0.1).init(params), state), "^state must be .* got one with 0"),
+        ((Rule(), params, params, grads, optax.adam(0.1).init(params), state), "^state must be .* got one with none"),
         ((Rule(), params, params, grads, (state, state), state), "^state must be the state of one .* got one with 2"),
         ((Rule(), {}, params, grads, state, state), "params must be a tree with 'w', as grads are"),
         ((Rule(centered=True), params, params, grads, state, state), "rule must be one with centered=False"),
@@ -185,8 +311,74 @@ def test_trees_and_optimizers_that_do_not_fit_are_refused() -> None:
     optimizer.build([variable])
     before = keras_before(optimizer)
     optimizer.apply([jnp.ones(1)], [variable])
-    with pytest.raises(InputError, match="gradients must be of the optimizer's 1 variables, got 2"):
+    with pytest.raises(
+        InputError, match="gradients must be a list, one for each of the optimizer's 1 variables, got a list of 2"
+    ):
         from_keras(optimizer, [None, None], before)
+
+
+def test_arguments_that_optax_records_cannot_be_made_of_are_named() -> None:
+    rule, params, grads = Rule(), {"w": jnp.ones(2)}, {"w": jnp.array([0.0, 1.0])}
+    transformation, theirs = rmsprop(rule), optax.rmsprop(0.01, decay=0.99)
+    s1 = transformation.update({"w": jnp.ones(2)}, transformation.init(params), params)[1]
+    s2 = transformation.update(grads, s1, params)[1]
+    t1 = theirs.update({"w": jnp.ones(2)}, theirs.init(params), params)[1]
+    t2 = theirs.update({"w": jnp.array([0.0, 3.0])}, t1, params)[1]
+    c0 = optax.rmsprop(0.01, decay=0.99, centered=True).init(params)
+    c1 = optax.rmsprop(0.01, decay=0.99, centered=True).update(grads, c0, params)[1]
+    good = {"rule": rule, "params": params, "new_params": params, "grads": grads, "state": s1, "new_state": s2}
+    from_optax(**good)
+    fell = r"new_state must be one whose square averages are at least 0\.9.* further in 'w'; pass state and new_state"
+    changes: list[tuple[dict[str, Any], str]] = [
+        (
+            {"state": s2, "new_state": s1},
+            "new_state must be the state one step after state, got one that counts 1, and",
+        ),
+        ({"new_state": s1}, "got one that counts 1, and state counts 1; pass the states before and after one update"),
+        ({"state": t2, "new_state": t1, "step": 2}, fell),
+        ({"rule": Rule(decay=0.999), "state": t1, "new_state": t2, "step": 2}, fell),
+        ({"grads": {"w": jnp.ones((2, 1))}}, r"grads must be of the shapes of .*, \(2,\) float32 in 'w', got \(2, 1\)"),
+        ({"new_params": {"w": jnp.ones(3)}}, "new_params must be of the shapes of the parameters"),
+        ({"grads": {"w": "x"}}, "grads must be arrays of floating-point numbers, got <U1 in 'w'"),
+        ({"grads": {"w": jnp.ones(2, int)}}, "grads must be arrays of floating-point numbers, got int32 in 'w'"),
+        ({"learning_rate": lambda step: 0.1}, r"learning_rate must be a finite number >= 0, .* of a schedule"),
+        ({"learning_rate": jnp.ones(2)}, "learning_rate must be a finite number >= 0"),
+        ({"state": c0, "new_state": c1, "step": 1}, "rule must be one with centered=True for this state, got False"),
+        ({"learning_rate": "0.1"}, "learning_rate must be a finite number >= 0"),
+        ({"state": t1, "new_state": t2, "step": 0}, "step must be a whole number >= 1, got 0; the first step is 1"),
+        ({"state": t1, "new_state": t2, "step": "1"}, "step must be a whole number >= 1, got '1'"),
+    ]
+    for change, message in changes:
+        with pytest.raises(InputError, match=message):
+            from_optax(**(good | change))
+    with pytest.raises(InputError, match="params must be a tree of arrays, got tracers of"):
+        jax.jit(lambda p: from_optax(**(good | {"params": p})))(params)
+
+
+def test_arguments_that_keras_records_cannot_be_made_of_are_named() -> None:
+    variable, optimizer = keras.Variable([1.0]), KerasRMSprop()
+    optimizer.build([variable])
+    before = keras_before(optimizer)
+    with pytest.raises(InputError, match="optimizer must be one that has just made one step, got one with 0 of them"):
+        from_keras(optimizer, [jnp.ones(1)], before)
+    optimizer.apply([jnp.ones(1)], [variable])
+    cases: list[tuple[Any, Any, str]] = [
+        (jnp.ones(()), before, "gradients must be a list, one for each of the optimizer's 1 variables, got a"),
+        (None, before, r"gradients must be a list, .* got a NoneType"),
+        ({"w": jnp.ones(1)}, before, r"gradients must be a list, .* got a dict"),
+        ([jnp.ones(2)], before, r"gradients must be of the shapes of .*, \(1,\) float32 in '.*', got \(2,\) float32"),
+        (["x"], before, "variables and gradients must be arrays whose values are known, got a str"),
+        (
+            [jnp.ones(1)],
+            None,
+            r"before must be what keras_before\(optimizer\) returned, got a NoneType; call it before",
+        ),
+        ([jnp.ones(1)], {"rule": Rule()}, r"before must be what .* got another dict"),
+        ([jnp.ones(1)], before | {"variables": [np.ones(3)]}, "gradients must be of the shapes of the parameters"),
+    ]
+    for gradients, given, message in cases:
+        with pytest.raises(InputError, match=message):
+            from_keras(optimizer, gradients, given)
 
 
 def test_without_jax_one_line_says_what_to_install() -> None:

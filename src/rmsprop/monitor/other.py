@@ -7,33 +7,19 @@ then: make one for every hundredth step, say, and give them to `rmsprop.monitor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rmsprop.errors import InputError, Received
-from rmsprop.monitor import record
-from rmsprop.monitor.statistics import COLUMNS, describe, sums
+from rmsprop.errors import InputError, Received, check_count, check_number
+from rmsprop.monitor import one_step
 from rmsprop.rule import Rule
 
 Array = npt.NDArray[Any]
 Record = dict[str, Any]
 Tree = Any  # of arrays
-
-_NONFINITE = COLUMNS.index("nonfinite")
-
-
-class _Tensor(NamedTuple):
-    name: str
-    before: Array
-    after: Array
-    gradient: Array
-    square_avg_before: Array
-    square_avg: Array
-    grad_avg: Array | None
-    previous: Array | None  # the gradient of the step before
 
 
 def from_optax(
@@ -57,9 +43,10 @@ def from_optax(
     params, new_params
         The parameters before and after the step, trees of arrays.
     grads
-        The gradients, as the first transformation of a chain gets them; None where there is none.
+        The gradients, None where there is none. What a chain does to them before RMSprop, such as clipping, need not be
+        done here: where the square averages show that others came in, those are measured, with the signs of these.
     state, new_state
-        The optimizer's state before and after the step.
+        The optimizer's state before and after the step, that of a whole chain or of its RMSprop.
     learning_rate
         The rate of this step, where it is not `rule.lr`: from a schedule, for example.
     step
@@ -76,8 +63,8 @@ def from_optax(
     Raises
     ------
     InputError
-        If a state has no square averages or those of several optimizers, if trees do not fit one another, or if `step`
-        is missing.
+        If a state has no square averages or those of several optimizers, if trees do not fit one another, if the states
+        are not those before and after one step of the rule, or if `step` is missing.
     ModuleNotFoundError
         Without JAX.
 
@@ -98,31 +85,37 @@ def from_optax(
     if not isinstance(rule, Rule):
         raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("optax", lr=0.01)')
     if learning_rate is not None:
-        rule = dataclasses.replace(rule, lr=float(learning_rate))
+        rate: Any = learning_rate
+        rate = rate.item() if getattr(rate, "shape", None) == () else rate
+        remedy = "pass that of this step, of a schedule schedule(step - 1)"
+        rule = dataclasses.replace(rule, lr=check_number("learning_rate", rate, remedy))
     old, new = (_averages(name, tree) for name, tree in (("state", state), ("new_state", new_state)))
-    v0, v1 = (_leaves(_field(x, "square_avg", "nu")) for x in (old, new))
-    m1 = _leaves(_field(new, "grad_avg", "mu")) if rule.centered else {}
-    counted = _field(new, "step", "count")
-    if step is None and counted is None:
-        found = Received("none, and a state that does not count")
-        raise InputError("step", "the number of the step, from 1", found, "pass step=")
-    t = int(counted) if step is None else step
-    before, after, g = (_leaves(tree) for tree in (params, new_params, grads))
-    previous = _leaves(previous_grads)
-    for name, leaves in (("params", before), ("new_params", after), ("state", v0), ("new_state", v1)):
-        missing = [path for path in g if path not in leaves]
-        if missing:
-            allowed = f"a tree with {missing[0]!r}, as grads are"
-            raise InputError(name, allowed, Received("one without"), "pass the trees of one step")
-    if rule.centered and any(path not in m1 for path in g):
-        raise InputError(
-            "rule", "one with centered=False for this state", Received("True"), "pass the rule of the step"
-        )
+    v0, v1 = _leaves("state", _field(old, "square_avg", "nu")), _leaves("new_state", _field(new, "square_avg", "nu"))
+    m1 = _leaves("new_state", _field(new, "grad_avg", "mu")) if rule.centered else {}
+    before, after, g = _leaves("params", params), _leaves("new_params", new_params), _leaves("grads", grads)
+    previous = _leaves("previous_grads", previous_grads)
+    trees = {"params": before, "grads": g, "new_params": after, "state": v0, "new_state": v1}
+    for path in g:
+        for name, leaves in trees.items():
+            if path not in leaves:
+                remedy = "pass the trees of one step, and None as the gradient of what is not trained"
+                raise InputError(name, f"a tree with {path!r}, as grads are", Received("one without"), remedy)
+            one_step.check_shape(name, path, leaves[path], before[path])
+    if any(path not in m1 for path in g) if rule.centered else "mu" in new._asdict():
+        allowed = f"one with centered={not rule.centered} for this state"
+        raise InputError("rule", allowed, Received(str(rule.centered)), "pass the rule of the step")
     tensors = [
-        _Tensor(path, before[path], after[path], g[path], v0[path], v1[path], m1.get(path), previous.get(path))
+        one_step.Tensor(path, before[path], after[path], g[path], v0[path], v1[path], m1.get(path), previous.get(path))
         for path in g
     ]
-    return _record(rule, t, tensors, state_dtype=_dtypes(v1.values()))
+    t = _step_of(old, new, step, one_step.left_out(tensors))
+    for x in tensors:
+        if one_step.fell_too_far(rule, x):
+            allowed = f"one whose square averages are at least {rule.decay:g} of state's"
+            found = Received(f"one where they have fallen further in {x.name!r}")
+            remedy = "pass state and new_state in this order, of one step, and the rule that it followed"
+            raise InputError("new_state", allowed, found, remedy)
+    return one_step.make(rule, t, tensors, state_dtype=one_step.dtypes(v1.values()))
 
 
 def keras_before(optimizer: Any) -> dict[str, Any]:
@@ -133,6 +126,7 @@ def keras_before(optimizer: Any) -> dict[str, Any]:
         raise InputError("optimizer", "a rmsprop.keras.RMSprop", found, "make that, and call build(variables)")
     return {
         "rule": optimizer.rule(),  # with the rate of the next step
+        "iterations": int(optimizer.iterations),
         "variables": [_numpy(x) for x in optimizer._trainable_variables],
         "square_avgs": [_numpy(x) for x in optimizer._square_avgs],
     }
@@ -153,7 +147,8 @@ def from_keras(
         The optimizer, after `optimizer.apply(gradients, variables)`.
     gradients
         The gradients of the step, one for each of the variables that the optimizer was built with, None where there
-        is none. Those that it accumulates, clips or scales itself are not seen; its own changes to them are.
+        is none. Where the optimizer clips, scales or gathers them, what its averages have met is measured, with the
+        signs of these.
     before
         What `keras_before(optimizer)` returned before the step.
     previous_gradients
@@ -167,7 +162,8 @@ def from_keras(
     Raises
     ------
     InputError
-        For another optimizer or one that is not built, and for gradients that are not as many as its variables.
+        For another optimizer or one that is not built, for gradients that do not fit its variables, and for a call
+        that made no step, as all but one in `gradient_accumulation_steps` do.
 
     Notes
     -----
@@ -187,65 +183,40 @@ def from_keras(
     0.5
     """
     now = keras_before(optimizer)
+    if not isinstance(before, dict) or before.keys() != now.keys() or len(before["variables"]) != len(now["variables"]):
+        found = Received("another dict" if isinstance(before, dict) else f"a {type(before).__name__}")
+        raise InputError("before", "what keras_before(optimizer) returned", found, "call it before the step")
     variables = optimizer._trainable_variables
     earlier = [None] * len(variables) if previous_gradients is None else previous_gradients
     for name, given in (("gradients", gradients), ("previous_gradients", earlier)):
-        if len(given) != len(variables):
-            allowed = f"of the optimizer's {len(variables)} variables"
-            raise InputError(name, allowed, Received(f"{len(given)}"), "pass None where there is no gradient")
+        is_list = isinstance(given, list | tuple)
+        if not is_list or len(given) != len(variables):
+            allowed = f"a list, one for each of the optimizer's {len(variables)} variables"
+            found = Received(f"a {type(given).__name__}{f' of {len(given)}' if is_list else ''}")
+            raise InputError(name, allowed, found, "pass None where there is no gradient")
     rule: Rule = before["rule"]
     grad_avgs = optimizer._grad_avgs if rule.centered else [None] * len(variables)
     arrays = (before["variables"], now["variables"], gradients, before["square_avgs"], now["square_avgs"], grad_avgs)
     rows = zip(variables, *arrays, earlier, strict=True)
     tensors = [
-        _Tensor(variable.path, p0, p1, _numpy(g), v0, v1, _numpy(m), _numpy(old))
+        one_step.Tensor(
+            variable.path, p0, p1, _numpy(g), v0, v1, _numpy(m), _numpy(old), optimizer._use_weight_decay(variable)
+        )
         for variable, p0, p1, g, v0, v1, m, old in rows
         if g is not None
     ]
-    return _record(rule, int(optimizer.iterations), tensors, state_dtype=_dtypes(now["square_avgs"]))
-
-
-def _record(rule: Rule, step: int, tensors: Sequence[_Tensor], *, state_dtype: str | None) -> Record:
-    described, rows = {}, []
     for x in tensors:
-        row, histogram = sums(
-            rule,
-            before=x.before,
-            after=x.after,
-            gradient=x.gradient,
-            square_avg_before=x.square_avg_before,
-            square_avg=x.square_avg,
-            grad_avg=x.grad_avg,
-            step=step,
-        )
-        rows.append(row)
-        elements, has_rows = x.before.size * (2 if np.iscomplexobj(x.before) else 1), x.before.ndim > 1
-        described[x.name] = {
-            "group": 0,
-            "shape": list(x.before.shape),
-            "dtype": str(x.after.dtype),
-            "state_dtype": str(x.square_avg.dtype),
-            "age": step - 1,
-            **describe(elements, row, histogram, rule.lr, rule.centered),
-            **_change(x),
-            "dead_rows": record.dead_rows(x.gradient, x.square_avg) if has_rows else None,
-            "rows": len(x.before) if has_rows else None,
-        }
-    group = {
-        **dataclasses.asdict(rule),
-        "state_dtype": state_dtype,
-        "param_dtype": _dtypes(x.after for x in tensors),
-        "stochastic_rounding": False,
-        "nonfinite": "propagate",
-    }
-    table = np.array(rows).reshape(len(rows), len(COLUMNS))
-    return record.assemble(step, [group], described, table, int(bool((table[:, _NONFINITE] > 0).any())))
-
-
-def _change(x: _Tensor) -> dict[str, float | None]:
-    if x.previous is None or x.previous.shape != x.gradient.shape or not x.gradient.size:
-        return record.UNKNOWN
-    return record.changes(record.sample(x.gradient), record.sample(x.previous), [0])[0]
+        one_step.check_shape("gradients", x.name, x.gradient, x.before)
+        one_step.check_shape("before", x.name, x.after, x.before)
+    made, gathers = now["iterations"] - before["iterations"], optimizer.gradient_accumulation_steps
+    if made != 1 and (made or gathers or not one_step.left_out(tensors)):
+        found = Received(f"one with {made} of them since `before`")
+        remedy = "call keras_before before and from_keras after each of the steps that is to be measured"
+        if gathers and not made:
+            found = Received(f"one that gathered a gradient (gradient_accumulation_steps={gathers}) or did nothing")
+            remedy = f"make records of every {gathers}th call of apply only, which makes the step"
+        raise InputError("optimizer", "one that has just made one step", found, remedy)
+    return one_step.make(rule, before["iterations"] + 1, tensors, state_dtype=one_step.dtypes(now["square_avgs"]))
 
 
 def _numpy(x: Any) -> Any:
@@ -254,20 +225,48 @@ def _numpy(x: Any) -> Any:
         return None
     from keras import ops
 
-    return np.array(ops.convert_to_numpy(ops.convert_to_tensor(x)))
+    try:
+        return np.array(ops.convert_to_numpy(ops.convert_to_tensor(x)))
+    except (TypeError, ValueError, NotImplementedError, AttributeError):
+        allowed, remedy = "arrays whose values are known", "with Model.fit, pass run_eagerly=True to compile"
+        raise InputError("variables and gradients", allowed, Received(f"a {type(x).__name__}"), remedy) from None
 
 
-def _dtypes(arrays: Iterable[Array]) -> str | None:
-    return ", ".join(dict.fromkeys(str(x.dtype) for x in arrays)) or None
+def _step_of(old: Any, new: Any, step: int | None, left_out: bool) -> int:
+    """Return t of the step between two states, checked as far as they count."""
+    t0, t1 = _field(old, "step", "count"), _field(new, "step", "count")
+    if t0 is not None and t1 is not None and int(t1) - int(t0) != (not left_out):
+        found = Received(f"one that counts {int(t1)}, and state counts {int(t0)}")
+        remedy = "pass the states before and after one update that made a step"
+        raise InputError("new_state", "the state one step after state", found, remedy)
+    if step is not None:
+        return check_count("step", step, "the first step is 1")
+    if t0 is None:
+        found = Received("none, and a state that does not count")
+        raise InputError("step", "the number of the step, from 1", found, "pass step=")
+    return int(t0) + 1
 
 
 def _averages(name: str, state: Tree) -> Any:
     """Return the one part of an optimizer's state that has square averages."""
-    found = [node for node in _jax().tree_util.tree_leaves(state, is_leaf=_has_averages) if _has_averages(node)]
+    nodes = _jax().tree_util.tree_leaves(state, is_leaf=lambda node: _has_averages(node) or _gathers(node))
+    if len(gathering := [node for node in nodes if _gathers(node)]) == 1:
+        gathered = int(gathering[0].mini_step)
+        if name == "new_state" and gathered:
+            what = Received(f"one for which optax.MultiSteps has gathered {gathered} of its gradients")
+            remedy = "make records only where optimizer.has_updated(new_state)"
+            raise InputError(name, "the state after a step", what, remedy)
+        return _averages(name, gathering[0].inner_opt_state)
+    found = [node for node in nodes if _has_averages(node)]
     if len(found) != 1:
         allowed = "the state of one rmsprop.jax.rmsprop or optax.rmsprop"
-        raise InputError(name, allowed, Received(f"one with {len(found)} of them"), "pass the part of one")
+        remedy = "pass the part of one" if found else "pass what init and update of the optimizer return"
+        raise InputError(name, allowed, Received(f"one with {len(found) or 'none'} of them"), remedy)
     return found[0]
+
+
+def _gathers(node: Any) -> bool:
+    return type(node).__name__ == "MultiStepsState"
 
 
 def _has_averages(node: Any) -> bool:
@@ -280,11 +279,14 @@ def _field(node: Any, ours: str, optax: str) -> Any:
     return fields.get(ours, fields.get(optax))
 
 
-def _leaves(tree: Tree) -> dict[str, Array]:
+def _leaves(argument: str, tree: Tree) -> dict[str, Array]:
     """Return the arrays of a tree by their keys."""
-    tree_util = _jax().tree_util
-    pairs = tree_util.tree_flatten_with_path(tree)[0]
-    return {tree_util.keystr(path, simple=True, separator="/"): np.array(x) for path, x in pairs}
+    jax = _jax()
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    if any(isinstance(x, jax.core.Tracer) for _, x in pairs):
+        found = Received("tracers of jax.jit or jax.grad")
+        raise InputError(argument, "a tree of arrays", found, "call from_optax outside of what JAX transforms")
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.array(x) for path, x in pairs}
 
 
 def _jax() -> Any:
