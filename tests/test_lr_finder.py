@@ -424,6 +424,25 @@ def test_persistent_workers_and_samplers_keep_their_place() -> None:
     assert sorted(torch.cat([first, *(x for x, _ in iterator)])[:, 0].tolist()) == list(range(12))
 
 
+def test_to_ascend_is_to_descend_minus_the_objective() -> None:
+    found = []
+    for sign, maximize in ((1.0, False), (-1.0, True)):
+        model, optimizer, batches = made("momentum", 0)
+        optimizer.param_groups[0]["maximize"] = maximize
+
+        def objective(model: nn.Module, batch: Any, sign: float = sign) -> Tensor:
+            return sign * mean_loss(model, batch)
+
+        found.append(find_lr(model, optimizer, objective, batches, **SHORT, seeds=2))
+    down, up = found
+    assert up.losses == down.losses
+    assert (up.lr, up.reason) == (down.lr, down.reason)
+    assert set(up.notes) - set(down.notes) == {"maximize=True: losses here are minus the objective"}
+    optimizer.add_param_group({"params": [torch.ones(1)], "maximize": False})
+    with pytest.raises(InputError, match="maximize must be the same in all groups, got True in some groups"):
+        find_lr(model, optimizer, mean_loss, batches, **SHORT)
+
+
 def test_schedulers_are_not_advanced_and_give_the_proportions() -> None:
     model, _, batches = made("momentum", 0)
     groups = [{"params": model.table.parameters(), "lr": 0.04}, {"params": model.out.parameters(), "lr": 0.01}]
@@ -434,6 +453,7 @@ def test_schedulers_are_not_advanced_and_give_the_proportions() -> None:
     optimizer.register_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
     found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1, warm=2)
     assert scheduler.state_dict() == state
+    assert found.notes[-1].startswith("a scheduler goes on from the rate that it began with: set the rate, then make")
     assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.0]
     assert seen[:2] == [[0, 0], [0, 0]]
     assert seen[2:4] == [[pytest.approx(x), pytest.approx(x / 4)] for x in found.rates[:2]]
@@ -820,7 +840,8 @@ def test_notes_tell_of_one_seed_and_of_one_order() -> None:
 
     assert notes(True, 2) == []
     assert [note.split(",")[0] for note in notes(True, 1)] == ["one seed says nothing of how far seeds differ"]
-    assert [note.split(",")[0] for note in notes(False, 2)] == ["all seeds gave the same losses"]
+    told = "all seeds gave the same losses, as where the order of the data makes no difference: no band"
+    assert notes(False, 2) == [told]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ def find_lr(
         groups the rate meant is that of the group with the largest, and the others keep their proportion (of
         `initial_lr`, if a scheduler has set one).
     loss
-        (model, batch) → mean loss of the batch, one element.
+        (model, batch) → mean loss of the batch, one element. With `maximize` it is an objective, and its negative is
+        what is judged and shown.
     batches
         A DataLoader or other collection, read anew for every seed; or a function: number of the seed → batches, which
         may be a DataLoader, too.
@@ -121,7 +122,7 @@ def find_lr(
         The rate rises from the one to the other in so many steps, each by the same factor. `highest` is at least 100
         times `lowest`, and 8 steps or more take the rate up by a factor of 4: `steps` is at least
         1 + 8·ln(highest/lowest)/ln 4, 81 from 1e-6 to 1. A seed ends before when its loss (the median of the last 5)
-        is above 4 times its lowest, or not finite.
+        is above 4 times its lowest, as long as that is above 0, or not finite.
     seeds
         Repetitions from the same start, with other orders of the data: the global generators, and those of a
         DataLoader, are seeded with 1, 2, …
@@ -191,6 +192,9 @@ def find_lr(
     if high < _RANGE * low * (1 - 1e-9):
         raise InputError("highest", f"at least {_RANGE:g} times lowest", highest, "1e-6 to 1 is usual")
     least = lr_curve.least_steps(low, high)
+    ascends = _ascends(optimizer)
+    if not callable(loss):
+        raise InputError("loss", "a function of the model and a batch", loss, _LOSS)
     remedy = f"take {least} or more, or a narrower range: with fewer from {low:g} to {high:g}, noise looks like a fall"
     check_count("steps", steps, remedy, least=least)
     check_count("seeds", seeds, "3 is usual")
@@ -201,7 +205,8 @@ def find_lr(
     warm = min(warm_steps(optimizer)[0], WARM_LIMIT) if warm is None else warm
     notes = warm_notes(optimizer, warm)
     with restored(model, optimizer) as before:
-        test = _Test(model, optimizer, loss, batches, before, lambda done: listen(done, warm + seeds * (steps + 1)))
+        total = warm + seeds * (steps + 1)
+        test = _Test(model, optimizer, loss, ascends, batches, before, lambda done: listen(done, total))
         test.warm(warm)
         start = test.snapshot()
         losses = []
@@ -209,11 +214,12 @@ def find_lr(
             start.restore()
             losses.append(test.rise(rates, seed))
     verdict = lr_curve.judge(rates, losses)
+    notes += [*_seed_notes(rates, losses), *_use_notes(optimizer, ascends)]
     return Found(
         lr=verdict.lr,
         lrs=None if verdict.lr is None else [verdict.lr * share for share in test.shares],
         reason=verdict.reason,
-        notes=[*notes, *_seed_notes(rates, losses), *(f"not put back: {x}" for x in before.left_out)],
+        notes=[*notes, *(f"not put back: {x}" for x in before.left_out)],
         rates=rates.tolist(),
         losses=losses,
         curve=lr_curve.curve(rates, losses),
@@ -230,11 +236,13 @@ class _Test:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         loss: Callable[[nn.Module, Any], Tensor],
+        ascends: bool,
         batches: Batches,
         before: Snapshot,
         listen: Callable[[int], None],
     ) -> None:
         self._model, self._optimizer, self._loss, self._listen = model, optimizer, loss, listen
+        self._sign = -1.0 if ascends else 1.0
         self._batches = batches
         self._snapshots, self._sources = [before], list[Any]()  # sources: what was read, as a function returns it
         self._done = 0
@@ -269,7 +277,7 @@ class _Test:
         best = math.inf
         for rate in (*rates.tolist(), 0.0):  # a loss is that of the parameters before its step
             self._set(rate)
-            value = self._backward(next(batches))
+            value = self._sign * self._backward(next(batches))
             if losses and not math.isfinite(value):
                 break
             losses.append(_finite(value))
@@ -399,5 +407,23 @@ def _seed_notes(rates: NDArray[np.float64], losses: lr_curve.Losses) -> list[str
     if len(losses) == 1:
         notes.append("one seed says nothing of how far seeds differ")
     elif all(own == losses[0] for own in losses[1:]):
-        notes.append("all seeds gave the same losses, since the order of the batches never changed: the band is empty")
+        notes.append("all seeds gave the same losses, as where the order of the data makes no difference: no band")
+    return notes
+
+
+def _ascends(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimizer makes what it is given larger."""
+    ways = {bool(group.get("maximize", False)) for group in optimizer.param_groups}
+    if len(ways) > 1:
+        found = Received("True in some groups and False in others")
+        raise InputError("maximize", "the same in all groups", found, "test the groups one at a time")
+    return True in ways
+
+
+def _use_notes(optimizer: torch.optim.Optimizer, ascends: bool) -> list[str]:
+    notes = []
+    if ascends:
+        notes.append("maximize=True: losses here are minus the objective")
+    if any("initial_lr" in group for group in optimizer.param_groups):
+        notes.append("a scheduler goes on from the rate that it began with: set the rate, then make the scheduler anew")
     return notes
