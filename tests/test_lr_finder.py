@@ -30,7 +30,8 @@ from rmsprop.lab.find_lr import on_task
 from rmsprop.lab.task import load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.monitor import lr_curve
-from rmsprop.monitor.lr_finder import STOP, WARM_LIMIT, find_lr
+from rmsprop.monitor.lr_finder import WARM_LIMIT, find_lr
+from rmsprop.monitor.lr_steps import STOP
 from rmsprop.torch import RMSprop, release_gradients
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -777,6 +778,7 @@ def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None
         ([valley(0.01), [2 + y for y in valley(0.01)]], "differ by 2"),
         ([valley(5e-6, seed=i) for i in range(3)], "falls from the lowest rate on: begin lower"),
         ([[2.0, 3.0]], "the loss is out of hand or not finite at 1.15e-06 already: begin lower"),
+        ([[2.0, 9.0, 2.0, 9.0, 9.0, 2.0]], "from 1e-06 to 2.01e-06, where the first seed ended: begin lower"),
         ([[2.0, 3.0], [2.0] * 100], "at 1.15e-06 already, for 1 of 2 seeds"),
     ],
 )
@@ -866,6 +868,7 @@ def test_notes_tell_of_one_seed_and_of_one_order() -> None:
             {"batches": DataLoader(Words(), 65, drop_last=True)},
             "got none; take more data or a smaller batch_size, or",
         ),
+        ({"loss": None}, "loss must be a function of the model and a batch, got None; return the mean loss"),
         ({"loss": lambda m, b: 1.0}, "a one-element Tensor with a gradient, got a float; return the mean loss"),
         ({"loss": lambda m, b: m(b[0])}, r"got a Tensor of shape \(8,\); return the mean loss of the batch"),
         (

@@ -122,6 +122,11 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     def unclear(reason: str) -> Verdict:
         return Verdict(None, reason, facts)
 
+    if fall <= needed and end / rates[0] < ROOM:  # stopped at once
+        return unclear(
+            f"the loss does not fall at any rate from {rates[0]:.3g} to {end:.3g}, where the first seed ended: begin "
+            "lower, or take larger batches if it scatters as much at a rate of 0"
+        )
     if fall <= needed:
         return unclear(
             f"the loss does not fall at any rate from {rates[0]:.3g} to {end:.3g}: by {fall:.2g} at most, and what "
