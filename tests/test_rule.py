@@ -370,6 +370,29 @@ def _code(text: str, t: int = 0) -> str:
     return text
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("rule", [Rule(0.1, 0.9), Rule(0.1, 0.9, bias_correction=True), Rule(0.1, 0.9, centered=True)])
+def test_explain_names_the_gradient_that_eps_shortens(rule: Rule, inside: bool) -> None:
+    """There √v is as large as ε, or v as ε inside of the root; far above it, the first step has its length."""
+    rule = dataclasses.replace(rule, eps=1e-6, eps_inside_sqrt=inside)
+    small, first = numbers(rule).small_gradient, numbers(rule).first_step
+    assert small is not None
+    assert first is not None
+    param = np.zeros(2)
+    change = -update(rule, param, np.array([small, 1000 * small]), init(rule, param))[0]
+    assert change[0] == pytest.approx(first / (math.sqrt(2) if inside else 2), rel=1e-6)
+    assert change[1] == pytest.approx(first, rel=2e-3)
+    assert f"for every element with a gradient far above {small:.2g} (ε shortens it below)" in rule.explain()
+
+
+def test_explain_speaks_of_one_step_and_of_no_bound() -> None:
+    text = Rule(decay=0.0, eps=0.0, weight_decay=0.1, decoupled_weight_decay=True).explain()
+    assert "1 step (1/(1−β)) holds 100% of the weight" in text
+    assert "for every element with a gradient, besides the decay of η·λ·p\n" in text
+    assert "per element, whatever the gradients, besides the decay of η·λ·p\n" in text
+    assert text.endswith("so the effective rate η/d is unbounded")
+
+
 def test_explain_says_what_differs_from_the_defaults() -> None:
     assert Rule().explain().startswith("RMSprop with every default\n")
     text = Rule(lr=0.1, centered=True).explain()
