@@ -234,13 +234,17 @@ def test_recipes_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(["doctor"]) == 0
-    assert "torch, cpu, foreach" in capsys.readouterr().out
+    sound = capsys.readouterr().out
+    assert "torch, cpu, foreach" in sound
+    assert sound.endswith(f"\nAll {sound.count('ok: ')} paths agree with the rule.\n")
     from rmsprop.torch import tensors
 
     right = tensors.step
     monkeypatch.setattr(tensors, "step", lambda rule, lr, *rest: right(rule, 1.03 * lr, *rest))
     assert run(["doctor"]) == 1
-    assert capsys.readouterr().out.count("WRONG") == 9
+    text = capsys.readouterr().out
+    assert text.count("WRONG") == 9
+    assert text.endswith(f"\n9 of {sound.count('ok: ')} paths are wrong.\n")
 
 
 def test_doctor_goes_on_where_a_framework_is_broken(
@@ -421,6 +425,8 @@ BAD: list[tuple[list[str], str]] = [
         "more than 1 value per channel when training, got input size torch.Size([1, 4]); try it in Python on one "
         "batch, or take another batch size: after batches of 33, so many are left",
     ),
+    (["train", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),
+    (["find-lr", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),
     (["train", f"{MINE}:module_not_function"], "Task.model must be a function, got a Linear; pass lambda: Model()"),
     (["train", f"{MINE}:empty"], "Task.train must be a torch Dataset with a length, got an empty one"),
     (["train", f"{MINE}:list_of_losses"], "Task.loss() must be a one-element Tensor with a gradient, got a Tensor"),

@@ -160,7 +160,7 @@ def test_all_of_the_rule_can_be_said() -> None:
         (["a.pt", "b.pt", "--from", "adam"], "kind must be one of"),
         (["a.pt", "b.npz", "--to", "torch"], "a file of torch must be named with .pt"),
         (["a.pt", "a.pt"], "the target must be a new file"),
-        (["a.pt", "b.zip"], "like must be a .zip that SB3 saved"),
+        (["a.pt", "b.zip"], "like must be a .zip that SB3 saved, to put the state into, got None; or write a .pth"),
         (["a.pt", "b.keras", "--map", "keep.json"], "like must be a .keras file"),
         (["a.pt", "b.pt", "--decay", "0.5"], "decay must be what a.pt or its library says (0.99)"),
         (["a.pt", "b.pt", "--lr", "-1"], "lr must be a finite number"),

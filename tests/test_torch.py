@@ -509,6 +509,15 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_from_rule_takes_a_rule_and_nothing_beside_it_that_is_in_it() -> None:
+    with pytest.raises(InputError, match=r"^rule must be a rmsprop.Rule, got 'tf1'; say Rule"):
+        RMSprop.from_rule([torch.ones(1)], "tf1")  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"^lr must be left out beside a rule, which has one, got 0.1; use dataclasses"
+    ):
+        RMSprop.from_rule([torch.ones(1)], Rule(), lr=0.1)
+
+
 @pytest.mark.parametrize(("arguments", "message"), ERRORS)
 def test_a_bad_argument_is_named_with_range_value_and_remedy(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):

@@ -77,7 +77,7 @@ def find_lr(
         raise InputError("--to", f"at least {100 * lowest:g}, 100 times --from", highest, "1 is usual")
     rule = rule or Rule()
     task = load_task(spec)
-    task.try_out()
+    task.try_out(batch_size)
     with stop_signals() as stopped:
 
         def heard(done: int, total: int) -> None:

@@ -356,15 +356,13 @@ class Monitor:
             If it is something else or not whole, or of a model with other tensors; nothing has changed then.
         """
         saved = saving.read(state, self._optimizer.param_groups, self._named(), self._ring.last)
-        skipped = state.get("skipped_steps", 0)  # missing in older ones
-        check_count("state", skipped, "save monitor.state_dict(), whose skipped_steps is one", least=0)
         with self._lock:
             self._forget(saved.step)
             self._before, self._ring, self._left_out = saved.samples, saved.ring, saved.left_out
             self._elements.update(saved.elements)
             ours = saved.nonfinite_steps - saved.ring.nonfinite_steps() - self._skipped
             self._nonfinite_before = saved.nonfinite_steps - int(self._optimizer.nonfinite_steps), ours
-            self._skipped_before = skipped - self._skipped
+            self._skipped_before = saved.skipped_steps - self._skipped
 
     def close(self) -> None:
         """Measure no more, and close the sinks that can be closed; records, findings and post-mortem stay."""

@@ -31,6 +31,7 @@ class Saved(NamedTuple):
     step: int
     left_out: int
     nonfinite_steps: int
+    skipped_steps: int
     samples: Samples
     ring: Ring
     elements: dict[Place, int]
@@ -83,6 +84,7 @@ def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[
     """
     try:
         step, left_out, nonfinite = (int(state[key]) for key in ("step", "left_out", "nonfinite_steps"))
+        skipped = int(state.get("skipped_steps", 0))  # older ones do not have it
         elements = {(int(index), int(number)): int(count) for index, number, count in state["elements"]}
         samples = tensors.joined(0, {}) if state["samples"] is None else _samples(state["samples"])
         ring = Ring(last) if state["ring"] is None else _ring(state["ring"], last)
@@ -94,7 +96,7 @@ def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[
         )
         raise InputError("state", "what state_dict() returned", found, "save monitor.state_dict()") from None
     _check_model([*elements, *ring.rows, *samples.starts], elements, groups, names)
-    return Saved(step, left_out, nonfinite, samples, ring, elements)
+    return Saved(step, left_out, nonfinite, skipped, samples, ring, elements)
 
 
 def _places(given: Iterable[Any]) -> list[Place]:
