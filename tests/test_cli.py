@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from rmsprop import Rule, native, profile, recipe
 from rmsprop.cli import run
 from rmsprop.commands.common import stdout
 from rmsprop.console import show_training
+from rmsprop.lab.lock import locked
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.train import train
 from rmsprop.lab.watch import measured
@@ -500,6 +502,29 @@ def test_another_runs_configuration_is_named(capsys: pytest.CaptureFixture[str])
         "the run must be one that is not finished, got run; see it with: rmsprop report run" in capsys.readouterr().err
     )
     assert {p: p.read_bytes() for p in Path("run").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", f"{MINE}:regression"],
+        ["train", f"{MINE}:regression", "--resume"],
+        ["compare", f"{MINE}:regression"],
+        ["compare", f"{MINE}:regression", "--resume"],
+        ["find-lr", "digits"],
+    ],
+)
+def test_a_directory_in_which_another_command_works_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(Path("run")):
+        assert run([*arguments, "--out", "run"]) == 2
+        shown = capsys.readouterr()
+        assert shown.err == (
+            "rmsprop: the directory of a run must be one in which no other process works, got run, where process "
+            f"{os.getpid()} on {platform.node()} is at work; wait until it has ended, or choose another --out\n"
+        )
+        assert [p.name for p in Path("run").iterdir()] == [".lock"]
 
 
 def test_a_changed_task_file_is_another_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

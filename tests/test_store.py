@@ -6,6 +6,10 @@ import errno
 import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,17 @@ import torch
 
 from rmsprop import InputError
 from rmsprop.files import write_atomically
+from rmsprop.lab.lock import locked
 from rmsprop.lab.store import RunDirectory, new_path, to_json
 from rmsprop.torch import RMSprop
 
-CONFIG = {"kind": "train", "seed": 1}
+CONFIG: dict[str, Any] = {"kind": "train", "seed": 1}
+
+
+def begun(path: Path, config: dict[str, Any] = CONFIG, *, resume: bool = False) -> RunDirectory:
+    """Return a run directory that was opened, and is locked no more."""
+    with RunDirectory.open(path, config, resume=resume) as run:
+        return run
 
 
 def full_disk(*_: Any) -> None:
@@ -45,9 +56,9 @@ def test_json_is_strict() -> None:
 
 def test_a_run_is_created_resumed_and_finished(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run"
-    run = RunDirectory.open(path, CONFIG, resume=False)
+    run = begun(path)
     run.append([{"n": 1}, {"n": 2}])
-    run = RunDirectory.open(path, CONFIG, resume=True)
+    run = begun(path, resume=True)
     assert run.records() == [{"n": 1}, {"n": 2}]
     run.keep_records(1)
     assert run.records() == [{"n": 1}]
@@ -55,11 +66,11 @@ def test_a_run_is_created_resumed_and_finished(tmp_path: Path) -> None:
     run.finish({"status": "finished"})
     assert run.summary() == {"status": "finished"}
     with pytest.raises(InputError, match="the run must be one that is not finished"):
-        RunDirectory.open(path, CONFIG, resume=True)
+        begun(path, resume=True)
 
 
 def test_a_last_line_cut_short_by_a_crash_does_not_count_but_damage_elsewhere_is_named(tmp_path: Path) -> None:
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     run.append([{"n": 1}])
     with (run.path / "records.jsonl").open("a") as file:
         file.write('{"n": 2')
@@ -74,14 +85,14 @@ def test_a_last_line_cut_short_by_a_crash_does_not_count_but_damage_elsewhere_is
 
 @pytest.mark.parametrize("damaged", [b"null\n{}\n", b"\xff\xfe\n{}\n", b"[1]\n{}\n"])
 def test_records_are_objects_in_utf_8(damaged: bytes, tmp_path: Path) -> None:
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     (run.path / "records.jsonl").write_bytes(damaged)
     with pytest.raises(InputError, match=r"line 1 of .*records.jsonl must be a JSON object, got damaged text"):
         run.records()
 
 
 def test_records_that_a_checkpoint_knows_of_are_missed(tmp_path: Path) -> None:
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     run.append([{"n": 1}])
     with pytest.raises(InputError, match=r"records.jsonl must be the records that the checkpoint knows of, got 1 of 2"):
         run.keep_records(2)
@@ -90,14 +101,14 @@ def test_records_that_a_checkpoint_knows_of_are_missed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "text"), [("run.json", '{"a": 1}'), ("summary.json", "{}"), ("run.json", "[]")])
 def test_what_a_run_is_and_how_it_ended_is_whole_or_damaged(name: str, text: str, tmp_path: Path) -> None:
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     (run.path / name).write_text(text)
     with pytest.raises(InputError, match=f"{name} must be a JSON object, got damaged text"):
         run.config() if name == "run.json" else run.summary()
 
 
 def test_each_file_of_records_is_kept_apart(tmp_path: Path) -> None:
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     run.append([{"n": 1}, {"n": 2}], "other.jsonl")
     run.append([{"n": 3}])
     run.keep_records(1, "other.jsonl")
@@ -114,8 +125,8 @@ def test_each_file_of_records_is_kept_apart(tmp_path: Path) -> None:
         (lambda p: p.write_text("x"), False, "--out must be a directory, or a path that does not exist"),
         (lambda p: (p.mkdir(), (p / "thesis.tex").write_text("x")), False, "--out must be a new or empty directory"),
         (lambda p: None, True, "--resume must be given for a run that was begun"),
-        (lambda p: RunDirectory.open(p, CONFIG, resume=False), False, "go on with it"),
-        (lambda p: RunDirectory.open(p, {**CONFIG, "seed": 2}, resume=False), True, r"\(seed 2\), got seed 1"),
+        (begun, False, "go on with it"),
+        (lambda p: begun(p, {**CONFIG, "seed": 2}), True, r"\(seed 2\), got seed 1"),
         (lambda p: (p.mkdir(), (p / "run.json").write_text("{")), True, r"run.json must be a JSON object"),
     ],
 )  # fmt: skip
@@ -126,17 +137,17 @@ def test_a_directory_that_does_not_fit_is_refused_and_left_alone(
     prepare(path)
     before = sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file())
     with pytest.raises(InputError, match=message):
-        RunDirectory.open(path, CONFIG, resume=resume)
+        begun(path, resume=resume)
     assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
 
 
 def test_what_the_run_was_made_with_may_differ(tmp_path: Path) -> None:
-    RunDirectory.open(tmp_path / "run", {**CONFIG, "made_with": {"torch": "1"}}, resume=False)
-    RunDirectory.open(tmp_path / "run", {**CONFIG, "made_with": {"torch": "2"}}, resume=True)
+    begun(tmp_path / "run", {**CONFIG, "made_with": {"torch": "1"}})
+    begun(tmp_path / "run", {**CONFIG, "made_with": {"torch": "2"}}, resume=True)
 
 
 def test_checkpoints_hold_tensors_and_are_checked(tmp_path: Path) -> None:
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     seen: list[dict[str, Any]] = []
     assert run.load_checkpoint(seen.append) is False
     run.save_checkpoint({"x": torch.ones(2)})
@@ -155,7 +166,7 @@ def test_checkpoints_hold_tensors_and_are_checked(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_in_an_undamaged_checkpoint_is_named(tmp_path: Path) -> None:
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     run.save_checkpoint({"optimizer": RMSprop([torch.ones(3)]).state_dict()})
     other = RMSprop([torch.ones(2), torch.ones(2)])
     message = r"checkpoint.pt: the state dict must be of 1 group with 2 parameters, got 1 group with 1 parameter"
@@ -170,7 +181,7 @@ class Evil:
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = RunDirectory.open(tmp_path / "run", CONFIG, resume=False)
+    run = begun(tmp_path / "run")
     for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))):
         save(Evil(), run.path / "checkpoint.pt")
         with pytest.raises(InputError, match="undamaged checkpoint"):
@@ -188,3 +199,119 @@ def test_new_paths_are_numbered_and_resuming_finds_the_last(tmp_path: Path, monk
     assert new_path("train", "x", resume=True) == second
     assert new_path("train", "x", resume=False) == third
     assert new_path("train", "x", resume=True) == third
+
+
+# -- killed processes, and two at once ---------------------------------------------------------------------------------
+
+
+def leave_temporary(folder: Path, name: str, process: int, age: float = 0) -> Path:
+    """Leave what a process that is killed in the middle of a write leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{name}.{process}.tmp"
+    path.write_text("{")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+@pytest.mark.parametrize("process", [77, os.getpid(), 2**40])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_kill_while_the_first_file_is_written_blocks_nothing(tmp_path: Path, process: int, resume: bool) -> None:
+    leave_temporary(tmp_path / "run", "run.json", process)
+    (tmp_path / "run" / ".lock").write_text("process 77 on nowhere")
+    run = begun(tmp_path / "run", resume=resume)
+    assert [p.name for p in run.path.iterdir()] == ["run.json"]
+
+
+def test_temporary_files_of_a_run_are_removed_when_it_goes_on_but_for_those_of_a_report(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    for name in ("checkpoint.pt", "before-100.pt", "summary.json", "records.jsonl"):
+        leave_temporary(run.path, name, os.getpid())
+    kept = {leave_temporary(run.path, "report.html", 1).name, "run.json", ".mine.tmp", "notes.tmp"}
+    for name in (".mine.tmp", "notes.tmp"):
+        (run.path / name).touch()
+    begun(run.path, resume=True)
+    assert {p.name for p in run.path.iterdir()} == kept
+
+
+def test_a_write_removes_old_temporary_files_of_its_own_file_by_dead_processes(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leave_temporary(tmp_path, "file", dead.pid, 3600)
+    kept = {
+        leave_temporary(tmp_path, "file", dead.pid + 10**9, 60).name,  # of another machine, it may be
+        leave_temporary(tmp_path, "file", os.getppid(), 3600).name,
+        leave_temporary(tmp_path, "other", dead.pid, 3600).name,
+    }
+    write_atomically(tmp_path / "file", "x")
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, "file"}
+
+
+def test_a_run_is_opened_by_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    message = rf"one in which no other process works, got {path}, where process {os.getpid()} on .* is at work; wait"
+    with RunDirectory.open(path, CONFIG, resume=False):
+        before = sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file())
+        with pytest.raises(InputError, match=message):
+            begun(path, resume=True)
+        assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
+    begun(path, resume=True)
+    assert [p.name for p in path.iterdir()] == ["run.json"]
+
+
+def test_a_lock_that_is_given_up_while_another_waits_for_it_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking the file its holder may remove it: two would hold a lock, of two files."""
+    first, opened = locked(tmp_path), os.open
+    first.__enter__()
+
+    def slow(path: Any, *rest: Any) -> int:
+        handle = opened(path, *rest)
+        monkeypatch.undo()
+        first.__exit__(None, None, None)
+        return handle
+
+    monkeypatch.setattr(os, "open", slow)
+    with locked(tmp_path), pytest.raises(InputError, match="no other process works"), locked(tmp_path):
+        pass
+
+
+def test_a_directory_made_for_nothing_is_removed(tmp_path: Path) -> None:
+    with locked(tmp_path / "deep" / "new"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills, and forks")
+@pytest.mark.parametrize("worker", ["", "forked", "spawned"])
+def test_a_killed_process_leaves_no_lock_although_its_workers_live(tmp_path: Path, worker: str) -> None:
+    code = f"""
+import os, subprocess, sys, time
+from pathlib import Path
+from rmsprop.lab.lock import locked
+with locked(Path({str(tmp_path)!r})):
+    worker = 0
+    if {worker!r} == "spawned":
+        worker = subprocess.Popen(["sleep", "600"]).pid
+    elif {worker!r} == "forked":
+        worker = os.fork() or time.sleep(600)
+    print(worker, flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(InputError, match=f"process {process.pid} on "), locked(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        with locked(tmp_path):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        if child:
+            os.kill(child, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []

@@ -395,7 +395,8 @@ def test_doctor_says_that_it_replayed_and_counts_findings_where_they_are(
 
 
 def test_doctor_has_nothing_to_say_of_a_comparison() -> None:
-    run = RunDirectory.open(Path("both"), {"kind": "compare", "rule": {"lr": 0.1}}, resume=False)
+    with RunDirectory.open(Path("both"), {"kind": "compare", "rule": {"lr": 0.1}}, resume=False) as run:
+        pass
     run.append([{"stage": "tune"}])
     with pytest.raises(
         InputError, match="the run must be one of train, got both, of compare; see it with: rmsprop rep"

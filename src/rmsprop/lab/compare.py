@@ -131,35 +131,36 @@ def compare(
         "schedule": "linear",
         "made_with": {"torch": torch.__version__},
     }
-    run = RunDirectory.open(out or new_path("compare", task.name, resume=resume), config, resume=resume)
-    run.keep_records(len(run.records()))  # drops a last line that was cut short
-    began = time.monotonic()
-    tuning = [
-        _job(spec, rule, "tune", o, lr, s, epochs)
-        for s in range(tuning_seeds)
-        for lr in learning_rates
-        for o in OPTIMIZERS
-    ]
-    with stop_signals() as stopped, _workers(jobs) as pool:
-        rows = _train_all(pool, run, "tune", tuning, listen, stopped)
-        choices = {o: choose(task, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
-        final_seeds = range(tuning_seeds, tuning_seeds + seeds)
-        final = [_job(spec, rule, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
-        rows = _train_all(pool, run, "final", final, listen, stopped)
-    summary = {
-        "status": "finished",
-        "task": task.name,
-        "metric": task.metric_name,
-        "higher_is_better": task.higher_is_better,
-        "confidence": CONFIDENCE,
-        "scores": [score._asdict() for score in judge(task.higher_is_better, choices, rows)],
-        "jobs": jobs,
-        "seconds": time.monotonic() - began,
-        "command": command,
-        "implementation": "; ".join(sorted({r["implementation"] for r in rows if r.get("implementation")})),
-        "environment": environment(),
-    }
-    return run, run.finish(summary)
+    path = out or new_path("compare", task.name, resume=resume)
+    with RunDirectory.open(path, config, resume=resume) as run:
+        run.keep_records(len(run.records()))  # drops a last line that was cut short
+        began = time.monotonic()
+        tuning = [
+            _job(spec, rule, "tune", o, lr, s, epochs)
+            for s in range(tuning_seeds)
+            for lr in learning_rates
+            for o in OPTIMIZERS
+        ]
+        with stop_signals() as stopped, _workers(jobs) as pool:
+            rows = _train_all(pool, run, "tune", tuning, listen, stopped)
+            choices = {o: choose(task, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
+            final_seeds = range(tuning_seeds, tuning_seeds + seeds)
+            final = [_job(spec, rule, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
+            rows = _train_all(pool, run, "final", final, listen, stopped)
+        summary = {
+            "status": "finished",
+            "task": task.name,
+            "metric": task.metric_name,
+            "higher_is_better": task.higher_is_better,
+            "confidence": CONFIDENCE,
+            "scores": [score._asdict() for score in judge(task.higher_is_better, choices, rows)],
+            "jobs": jobs,
+            "seconds": time.monotonic() - began,
+            "command": command,
+            "implementation": "; ".join(sorted({r["implementation"] for r in rows if r.get("implementation")})),
+            "environment": environment(),
+        }
+        return run, run.finish(summary)
 
 
 def choose(task: Task, rows: list[Row]) -> Choice:

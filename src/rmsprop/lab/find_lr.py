@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 
 from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received, check_count
-from rmsprop.files import finite, write_atomically
+from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
 from rmsprop.lab.data import batches
 from rmsprop.lab.find_lr_figure import draw_range_test
+from rmsprop.lab.lock import locked
 from rmsprop.lab.stopping import Interrupted, stop_signals
-from rmsprop.lab.store import RANGE_FIGURE, RANGE_TEST, new_path, to_json
+from rmsprop.lab.store import RANGE_FIGURE, RANGE_TEST, is_unused, new_path, to_json
 from rmsprop.lab.task import Task, load_task, seed_everything
 from rmsprop.lab.training import order_of
 from rmsprop.monitor.lr_finder import Found
@@ -66,9 +68,7 @@ def find_lr(
     The directory, which has find-lr.svg, too, is made at the end: a test that is stopped leaves nothing. SIGINT and
     SIGTERM raise Interrupted.
     """
-    _check_place(out or Path("runs"))
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise InputError("--out", "a new or empty directory", str(out), "choose another --out")
+    _check_place(out)
     if batch_size is not None:
         check_count("batch_size", batch_size, "leave batch_size out for the task's own")
     if not 0 < lowest < math.inf:
@@ -78,7 +78,8 @@ def find_lr(
     rule = rule or Rule()
     task = load_task(spec)
     task.try_out(batch_size)
-    with stop_signals() as stopped:
+    with nullcontext() if out is None else locked(out), stop_signals() as stopped:
+        _check_place(out)  # another test may have ended here meanwhile
 
         def heard(done: int, total: int) -> None:
             listen(done, total)
@@ -92,25 +93,28 @@ def find_lr(
         picture = draw_range_test(found)
         if stopped:
             raise Interrupted("stopped before the figure was drawn; nothing was written")
-    result = {
-        "task": task.name,
-        "rule": dataclasses.asdict(rule),
-        "batch_size": batch_size or task.batch_size,
-        **found.to_dict(),
-        "command": command,
-        "environment": environment(),
-    }
-    directory = out or new_path("find-lr", task.name, resume=False)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / RANGE_TEST, to_json(result) + "\n")
-    write_atomically(directory / RANGE_FIGURE, picture)
-    made: dict[str, Any] = finite(result)
-    return directory, made
+        result = {
+            "task": task.name,
+            "rule": dataclasses.asdict(rule),
+            "batch_size": batch_size or task.batch_size,
+            **found.to_dict(),
+            "command": command,
+            "environment": environment(),
+        }
+        directory = out or new_path("find-lr", task.name, resume=False)
+        remove_temporary(temporary_files(directory))
+        write_atomically(directory / RANGE_FIGURE, picture)
+        write_atomically(directory / RANGE_TEST, to_json(result) + "\n")
+        made: dict[str, Any] = finite(result)
+        return directory, made
 
 
-def _check_place(out: Path) -> None:
-    """Raise InputError unless `out` can be made and written to, while nothing has been computed yet."""
-    there = next(path for path in (out, *out.parents) if os.path.lexists(path))
+def _check_place(out: Path | None) -> None:
+    """Raise InputError unless `out` is unused and can be made and written to; runs/ need not be unused."""
+    place = out or Path("runs")
+    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        found = Received(f"{out}, where {there} is no directory that can be written to")
+        found = Received(f"{place}, where {there} is no directory that can be written to")
         raise InputError("--out", "a new or empty directory", found, "choose another --out")
+    if out is not None and not is_unused(out):
+        raise InputError("--out", "a new or empty directory", str(out), "choose another --out")

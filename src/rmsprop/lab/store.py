@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rmsprop.errors import InputError, Received
-from rmsprop.files import finite, write_atomically
+from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
+from rmsprop.lab.lock import LOCK, locked
 
 CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
     "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
@@ -29,28 +31,43 @@ def to_json(value: Any) -> str:
 
 
 class RunDirectory:
-    """One run on disk; opening it creates it, or continues it if that was asked for and it is the same run."""
+    """One run on disk. Made from a path, it is read; `open` creates or continues it, and only then it is written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
-    def open(cls, path: Path, config: dict[str, Any], *, resume: bool) -> RunDirectory:
-        """Create `path` for a new run of `config`, or with `resume` return the one there, if it is the same run."""
+    @contextmanager
+    def open(cls, path: Path, config: dict[str, Any], *, resume: bool) -> Iterator[RunDirectory]:
+        """Create `path` for a new run of `config`, or with `resume` go on with the one there, if it is the same run.
+
+        Until the end of the context no other process can open it. What a killed process left half-written is removed.
+        """
         run = cls(path)
+        run._check(config, resume)  # before anything is written, the lock included
+        with locked(path):
+            run._check(config, resume)  # another process may have been here meanwhile
+            remove_temporary(
+                p for p in temporary_files(path) if not p.name.startswith(f".{REPORT}.")
+            )  # that has no lock
+            if not (path / CONFIG).exists():
+                write_atomically(path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            yield run
+
+    def _check(self, config: dict[str, Any], resume: bool) -> None:
+        """Raise InputError unless a run of `config` may begin here, or with `resume` go on."""
+        path = self.path
         if path.exists() and not path.is_dir():
             raise InputError("--out", "a directory, or a path that does not exist", str(path), "choose another --out")
         if not (path / CONFIG).exists():
-            if path.exists() and any(path.iterdir()):
+            if not is_unused(path):
                 found = Received(f"{path}, which holds other files")
                 raise InputError("--out", "a new or empty directory", found, "choose another --out")
-            if resume:
+            if resume and not path.exists():  # an empty one is what a kill in the first moment leaves
                 found = Received(f"{path}, where there is none")
                 raise InputError("--resume", "given for a run that was begun", found, "leave --resume out")
-            path.mkdir(parents=True, exist_ok=True)
-            write_atomically(path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-            return run
-        saved = run.config()
+            return
+        saved = self.config()
         differing = [k for k in {**saved, **config} if saved.get(k) != config.get(k) and k != "made_with"]
         if differing:
             pairs = [(k, *_unlike(saved.get(k), config.get(k))) for k in differing]
@@ -63,7 +80,6 @@ class RunDirectory:
         if not resume:
             found = Received(f"{path}, where this run was begun")
             raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
-        return run
 
     def config(self) -> dict[str, Any]:
         """Return what the run is."""
@@ -170,6 +186,14 @@ def _unlike(a: Any, b: Any) -> tuple[Any, Any]:
         return a, b
     keys = [k for k in {**a, **b} if a.get(k) != b.get(k)]
     return {k: a.get(k) for k in keys}, {k: b.get(k) for k in keys}
+
+
+def is_unused(path: Path) -> bool:
+    """Return whether a directory is not there or holds nothing but what a killed process left."""
+    if not path.exists():
+        return True
+    left = {*temporary_files(path), path / LOCK}
+    return all(each in left for each in path.iterdir())
 
 
 def new_path(kind: str, task: str, *, resume: bool) -> Path:

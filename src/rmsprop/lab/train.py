@@ -84,45 +84,46 @@ def train(
         "every": every,
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
-    run = RunDirectory.open(out or new_path("train", task.name, resume=resume), config, resume=resume)
-    _like_before(run.config()["made_with"])
-    watch = Watch(run, training, every)
-    records = 0
+    path = out or new_path("train", task.name, resume=resume)
+    with RunDirectory.open(path, config, resume=resume) as run:
+        _like_before(run.config()["made_with"])
+        watch = Watch(run, training, every)
+        records = 0
 
-    def go_back(state: dict[str, Any]) -> None:
-        nonlocal records
-        training.load_state_dict(state["training"])
-        watch.load_state_dict(state["watch"])
-        records = state["records"]
+        def go_back(state: dict[str, Any]) -> None:
+            nonlocal records
+            training.load_state_dict(state["training"])
+            watch.load_state_dict(state["watch"])
+            records = state["records"]
 
-    def state() -> dict[str, Any]:
-        watch.write()
-        return {"training": training.state_dict(), "watch": watch.state_dict(), "records": records}
+        def state() -> dict[str, Any]:
+            watch.write()
+            return {"training": training.state_dict(), "watch": watch.state_dict(), "records": records}
 
-    run.load_checkpoint(go_back)
-    run.keep_records(records)
-    watch.begin()
-    saver = saving.Saver(run)
-    with stop_signals() as stopped:
-        for new in training.run():
-            run.append(new)
-            records += len(new)
-            listen(training, new)
-            if training.step:  # what is before the first step is the start, which needs no checkpoint
+        run.load_checkpoint(go_back)
+        run.keep_records(records)
+        watch.begin()
+        saver = saving.Saver(run)
+        with stop_signals() as stopped:
+            for new in training.run():
+                run.append(new)
+                records += len(new)
+                listen(training, new)
+                if training.step:  # what is before the first step is the start, which needs no checkpoint
+                    if stopped:
+                        run.save_checkpoint(state())
+                    elif saver.due():
+                        saver.save(state(), training.step)
                 if stopped:
-                    run.save_checkpoint(state())
-                elif saver.due():
-                    saver.save(state(), training.step)
-            if stopped:
-                raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
-        run.save_checkpoint(state())
-        summary, found = _summary(run, training, command), watch.post_mortem()
-        if every:  # else nothing is measured, then neither
-            del training, watch
-            gc.collect()  # so that a replay's model and averages are the only ones
-            summary |= _explained(run, found, summary, start, stopped, listen)
-    saving.forget(run)
-    return run, run.finish(summary)
+                    raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
+            run.save_checkpoint(state())
+            summary, found = _summary(run, training, command), watch.post_mortem()
+            if every:  # else nothing is measured, then neither
+                del training, watch
+                gc.collect()  # so that a replay's model and averages are the only ones
+                summary |= _explained(run, found, summary, start, stopped, listen)
+        saving.forget(run)
+        return run, run.finish(summary)
 
 
 def usual_every(steps: int) -> int:

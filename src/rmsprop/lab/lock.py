@@ -1,0 +1,109 @@
+"""The lock of a directory: one process at a time works in it, and a killed process leaves it free."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from rmsprop.errors import InputError, Received
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+LOCK = ".lock"
+_held: set[int] = set()  # open lock files of this process
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of `directory`, which is made if it is not there; removed again if it is then still empty.
+
+    Raises
+    ------
+    InputError
+        If another process holds the lock, or this one does already.
+    """
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = _acquire(directory)
+        _held.add(handle)
+        try:
+            yield
+        finally:
+            if handle in _held:  # else this is a child that was forked from the holder
+                _held.remove(handle)
+                _release(handle, directory / LOCK)
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # it holds something
+                path.rmdir()
+
+
+def _acquire(directory: Path) -> int:
+    file = directory / LOCK
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # child programs do not inherit it
+        try:
+            if not _try_lock(handle):
+                holder = os.read(handle, 100).decode(errors="replace").strip() or "another process"
+                found = Received(f"{directory}, where {holder} is at work")
+                remedy = "wait until it has ended, or choose another --out"
+                raise InputError("the directory of a run", "one in which no other process works", found, remedy)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), file.stat()):
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the last holder removed this file before the lock was got: try the new one
+
+
+def _release(handle: int, file: Path) -> None:
+    if sys.platform != "win32":
+        file.unlink(missing_ok=True)
+    os.close(handle)
+    if sys.platform == "win32":  # which removes no open file
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open file; return whether nobody else had it locked."""
+    if sys.platform == "win32":
+        os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the text, since locked bytes cannot be read
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            os.lseek(handle, 0, os.SEEK_SET)
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        text = f"this file system keeps no locks ({error.strerror}): let only one process work in a directory"
+        warnings.warn(text, stacklevel=2)
+    return True
+
+
+def _forget_in_child() -> None:
+    """Close the lock files in a forked child, which would else hold the locks after its parent's end."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
