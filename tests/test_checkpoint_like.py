@@ -321,6 +321,14 @@ def test_injected_hyperparameters_are_written_and_must_agree(tmp_path: Path) -> 
         read(tmp_path / "two.npz")
 
 
+def test_every_injected_number_of_a_rule_is_read(tmp_path: Path) -> None:
+    numbers = {"decay": 0.75, "eps": 0.5, "momentum": 0.25, "weight_decay": 0.125, "initial_square_avg": 2.0}
+    optimizer = optax.inject_hyperparams(rmsprop.jax.rmsprop)(rmsprop.Rule(), learning_rate=0.375, **numbers)
+    to_file(jax_state(optimizer, {"a": jnp.ones(2)}), tmp_path / "state.npz")
+    group = read(tmp_path / "state.npz").groups[0]
+    assert {name: group[name] for name in ("lr", *numbers)} == {"lr": 0.375, **numbers}
+
+
 @pytest.mark.parametrize("name", ["count", "step", "hyperparams"])
 def test_a_parameter_may_have_any_name(name: str, tmp_path: Path) -> None:
     params: Any = {name: {"decay": jnp.ones(())} if name == "hyperparams" else jnp.ones(()), "w": jnp.ones(2)}

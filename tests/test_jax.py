@@ -349,6 +349,129 @@ def test_one_compilation_serves_every_step_and_every_injected_rate() -> None:
     assert float(optax.tree.get(state, "learning_rate")) == np.float32(cases.lr_at(cases.STEPS))
 
 
+# -- the other numbers of a rule --------------------------------------------------------------------------------------
+
+NUMBERS = ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")
+
+
+def changed(rule: Rule, t: int) -> Rule:
+    """Return `rule` with other numbers in its second half, but for v0, which the state has begun with."""
+    if t <= cases.STEPS // 2:
+        return rule
+    return dataclasses.replace(rule, lr=0.004, decay=0.6, eps=0.05, momentum=0.3, weight_decay=0.1)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["all of it", "all of it, the other way"])
+def test_every_number_of_a_rule_can_be_injected_and_changed_without_compiling_anew(name: str) -> None:
+    rule, traces = cases.RULES[name], 0
+    value, gradients = cases.problem(np.float64)
+    blank = dataclasses.replace(rule, decay=0.1, eps=9.0, momentum=0.9, weight_decay=0.9, initial_square_avg=9.0)
+    optimizer = optax.inject_hyperparams(rmsprop.jax.rmsprop)(
+        blank, learning_rate=rule.lr, **{number: getattr(rule, number) for number in NUMBERS}
+    )
+
+    @jax.jit
+    def step(params: Any, state: Any, g: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        updates, state = optimizer.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, expected = jnp.asarray(value), init(rule, value)
+    state = optimizer.init(params)
+    assert set(state.hyperparams) == {"learning_rate", *NUMBERS}
+    for t, g in enumerate(gradients, start=1):
+        now = changed(rule, t)
+        for number in NUMBERS:
+            state.hyperparams[number] = jnp.array(getattr(now, number))
+        state.hyperparams["learning_rate"] = jnp.array(now.lr)
+        params, state = step(params, state, g)
+        value, expected = update(now, value, g, expected)
+        np.testing.assert_allclose(params, value, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(state.inner_state.square_avg, expected.square_avg, rtol=1e-10)
+    assert traces == 1
+
+
+def test_numbers_beside_a_rule_go_before_its_own_and_follow_schedules() -> None:
+    value, gradients = cases.problem(np.float32)
+    numbers: dict[str, Any] = {
+        "decay": 0.6,
+        "eps": 0.05,
+        "momentum": 0.3,
+        "weight_decay": 0.1,
+        "initial_square_avg": 2.0,
+    }
+    for number, x in numbers.items():
+        rule = dataclasses.replace(cases.RULES["all of it"], **{number: x})
+        expected = run(rmsprop.jax.rmsprop(rule), jnp.asarray(value), gradients)[0]
+        mine = run(rmsprop.jax.rmsprop(cases.RULES["all of it"], **{number: x}), jnp.asarray(value), gradients)[0]
+        np.testing.assert_array_equal(mine, expected)
+        schedule = optax.constant_schedule(x)
+        injected = optax.inject_hyperparams(rmsprop.jax.rmsprop)(cases.RULES["all of it"], **{number: schedule})
+        np.testing.assert_allclose(run(injected, jnp.asarray(value), gradients)[0], expected, rtol=2e-4)
+    with pytest.raises(InputError, match=r"decay must be a number in \[0, 1\), got 1.5"):
+        rmsprop.jax.rmsprop(Rule(), decay=1.5)
+    with pytest.raises(InputError, match=r"eps must be a real scalar, got shape \(2,\) float32"):
+        rmsprop.jax.rmsprop(Rule(), eps=jnp.ones(2))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.complex64])
+def test_wider_numbers_do_not_widen_the_state(dtype: Any) -> None:
+    numbers: Any = {number: jnp.asarray(getattr(cases.RULES["all of it"], number)) for number in NUMBERS}
+    optimizer, params = rmsprop.jax.rmsprop(cases.RULES["all of it"], **numbers), jnp.ones(3, dtype)
+    state = optimizer.init(params)
+    updates, after = optimizer.update(jnp.ones(3, dtype), state, params)
+    wide = jnp.complex64 if dtype == jnp.complex64 else jnp.float32
+    assert {x.dtype for x in jax.tree.leaves((updates, state[1:], after[1:]))} == {jnp.dtype(wide)}
+    expected, _ = rmsprop.jax.rmsprop(cases.RULES["all of it"]).update(params, state, params)
+    np.testing.assert_allclose(updates, expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_with_respect_to_every_number_are_those_of_differences() -> None:
+    value, gradients = cases.problem(np.float64, 5)
+    rule = cases.RULES["all of it"]
+    _, warm = run(rmsprop.jax.rmsprop(rule, 0.0), jnp.asarray(value), [g / 10 for g in gradients])
+
+    def after(*numbers: Any) -> Any:
+        optimizer = rmsprop.jax.rmsprop(rule, **dict(zip(NUMBERS, numbers, strict=True)))
+        params, state = jnp.asarray(value), warm
+        for _ in range(2):
+            updates, state = optimizer.update(jnp.sinh(params), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    check: Any = jax.test_util.check_grads
+    check(jax.jit(after), [jnp.array(getattr(rule, number)) for number in NUMBERS], order=1, rtol=1e-5, eps=1e-6)
+
+
+def test_update_takes_the_further_arguments_of_optax() -> None:
+    """As optax.rmsprop does: a training loop that passes the loss to every optimizer goes on."""
+    params, g = jnp.ones(3), jnp.full(3, 2.0)
+    optimizer = rmsprop.jax.rmsprop(cases.RULES["all of it"])
+    state = optimizer.init(params)
+    assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    expected = optimizer.update(g, state, params)
+    for x, y in zip(
+        jax.tree.leaves(optimizer.update(g, state, params, value=1.0, grad=g, value_fn=jnp.sum)),
+        jax.tree.leaves(expected),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(x, y)
+    wrapped: list[Any] = [
+        optax.chain(optax.clip_by_global_norm(1.0), optimizer, optax.contrib.reduce_on_plateau()),
+        optax.MultiSteps(optimizer, 2),
+        optax.masked(optimizer, True),
+        optax.multi_transform({"all": optimizer}, "all"),
+        optax.apply_if_finite(optimizer, 3),
+        optax.inject_hyperparams(rmsprop.jax.rmsprop)(Rule(), decay=0.8),
+    ]
+    for each in wrapped:
+        jax.jit(each.update)(g, each.init(params), params, value=jnp.float32(1.0))
+
+
 # -- dtypes -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,11 @@ Numbers below float's smallest normal one (1.2e-38 in float32) count as zero whe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from numbers import Real
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,7 +31,7 @@ except ModuleNotFoundError as error:
 __all__ = ["RMSpropState", "rmsprop"]
 
 Tree: TypeAlias = Any  # of arrays; None where there is nothing to update
-Rate: TypeAlias = "float | jax.Array"
+Scalar: TypeAlias = "float | jax.Array"
 Schedule: TypeAlias = Callable[[jax.Array], Any]
 
 
@@ -47,8 +49,15 @@ class RMSpropState(NamedTuple):
 
 
 def rmsprop(
-    rule: Rule | ArrayLike | Schedule, learning_rate: ArrayLike | Schedule | None = None
-) -> optax.GradientTransformation:
+    rule: Rule | ArrayLike | Schedule,
+    learning_rate: ArrayLike | Schedule | None = None,
+    *,
+    decay: ArrayLike | None = None,
+    eps: ArrayLike | None = None,
+    momentum: ArrayLike | None = None,
+    weight_decay: ArrayLike | None = None,
+    initial_square_avg: ArrayLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
     r"""Return RMSprop as an optax gradient transformation.
 
     For a parameter p with gradient g, at each step (η = lr or learning_rate, β = decay, ε = eps, μ = momentum)::
@@ -68,12 +77,17 @@ def rmsprop(
     learning_rate
         Used in place of `rule.lr`: a number, a scalar array (traced ones, too), or a schedule, which is called with
         the number of updates made before, from 0. The value of an array is not looked at and may be anything.
+    decay, eps, momentum, weight_decay, initial_square_avg
+        Used in place of the rule's: a number, or a scalar array (traced ones, too) whose value is not looked at.
+        `optax.inject_hyperparams` makes an array of each that is given. A momentum in an array always has its buffer,
+        a weight decay in an array always needs `params`. Arithmetic on an array, 1−β included, is in its precision.
 
     Returns
     -------
-    optax.GradientTransformation
+    optax.GradientTransformationExtraArgs
         `init(params)` gives the `RMSpropState`. `update(grads, state, params)` gives the updates, for
-        `optax.apply_updates`, and the new state; `params` may be left out without weight decay.
+        `optax.apply_updates`, and the new state; `params` may be left out without weight decay. Further arguments of
+        `update` by name, which optax hands to every part of a chain, change nothing.
 
     Raises
     ------
@@ -115,6 +129,11 @@ def rmsprop(
     >>> optimizer = optax.inject_hyperparams(rmsprop)(Rule(decay=0.9), learning_rate=0.01)
     >>> state = optimizer.init(params)
     >>> state.hyperparams["learning_rate"] = jnp.array(0.1)
+
+    A decay that follows a schedule:
+
+    >>> schedule = optax.linear_schedule(0.9, 0.99, transition_steps=1000)
+    >>> optimizer = optax.inject_hyperparams(rmsprop)(Rule(), decay=schedule)
     """
     given: ArrayLike | Schedule
     if not isinstance(rule, Rule):
@@ -122,26 +141,28 @@ def rmsprop(
             raise InputError("rule", "a Rule or a learning rate", rule, "rmsprop.profile gives rules by name")
         if learning_rate is not None:
             raise InputError("learning_rate", "given once", Received("two"), "pass a Rule and a rate, or a rate only")
-        variant, given = Rule(), rule
+        known, given = Rule(), rule
     else:
-        variant, given = rule, rule.lr if learning_rate is None else learning_rate
-    rate: Rate | Schedule = given if callable(given) else _checked_rate(given)
+        known, given = rule, rule.lr if learning_rate is None else learning_rate
+    rate: Scalar | Schedule = given if callable(given) else _checked("learning_rate", given)
+    variant = _with_numbers(known, decay, eps, momentum, weight_decay, initial_square_avg)
 
     def init(params: Tree) -> RMSpropState:
-        def average(start: float) -> Tree:
+        def average(start: Scalar) -> Tree:
             return jax.tree_util.tree_map_with_path(lambda path, p: _full_like(path, p, start), params)
 
         return RMSpropState(
             step=jnp.zeros([], jnp.int32),
             square_avg=average(variant.initial_square_avg),
             grad_avg=average(0.0) if variant.centered else None,
-            momentum_buffer=average(0.0) if variant.momentum else None,
+            momentum_buffer=average(0.0) if _in_use(variant.momentum) else None,
         )
 
-    def update(grads: Tree, state: RMSpropState, params: Tree | None = None) -> tuple[Tree, RMSpropState]:
-        if params is None and variant.weight_decay:
+    def update(grads: Tree, state: RMSpropState, params: Tree | None = None, **_: Any) -> tuple[Tree, RMSpropState]:
+        if params is None and _in_use(variant.weight_decay):
             raise InputError("params", "given with weight decay", Received("none"), "update(grads, state, params)")
-        lr = _checked_rate(rate(state.step)) if callable(rate) else rate
+        lr = _checked("learning_rate", rate(state.step)) if callable(rate) else rate
+        now = SimpleNamespace(**{**vars(variant), "lr": lr})
         t = optax.safe_increment(state.step)
         named: list[tuple[Any, Any]]
         tree: Any
@@ -151,26 +172,41 @@ def rmsprop(
             for x in (state.square_avg, state.grad_avg, state.momentum_buffer, params)
         ]
         rows = zip(named, *columns, strict=True)
-        results = [_leaf(variant, lr, t, path, g, v, m, b, p) for (path, g), v, m, b, p in rows]
+        results = [_leaf(now, t, path, g, v, m, b, p) for (path, g), v, m, b, p in rows]
         change, v, m, b = (tree.unflatten([r[i] for r in results]) for i in range(4))
-        m = m if variant.centered else state.grad_avg
-        b = b if variant.momentum else state.momentum_buffer
+        m = m if now.centered else state.grad_avg
+        b = b if _in_use(now.momentum) else state.momentum_buffer
         return change, RMSpropState(t, v, m, b)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _checked_rate(rate: Any) -> Rate:
-    """Return a rate as a float or, if it may be traced, as a scalar array."""
-    if not isinstance(rate, jax.Array | np.ndarray):
-        return check_number("learning_rate", rate, "1e-4 to 1e-2 is usual")
-    if rate.shape != () or rate.dtype == bool or jnp.iscomplexobj(rate):
-        found = Received(f"shape {rate.shape} {rate.dtype}")
-        raise InputError("learning_rate", "a real scalar", found, "jax.vmap runs over several rates")
-    return jnp.asarray(rate)
+def _with_numbers(rule: Rule, *given: ArrayLike | None) -> SimpleNamespace:
+    """Return the fields of `rule` with the numbers that are given beside it, of which some may be arrays."""
+    names = ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")
+    numbers = {name: x for name, x in zip(names, given, strict=True) if x is not None}
+    arrays = {name: x for name, x in numbers.items() if isinstance(x, jax.Array | np.ndarray)}
+    # A Rule checks the numbers; the values of arrays may not be known.
+    rule = dataclasses.replace(rule, **{name: x for name, x in numbers.items() if name not in arrays})  # type: ignore[arg-type]
+    return SimpleNamespace(**{**vars(rule), **{name: _checked(name, x) for name, x in arrays.items()}})
 
 
-def _full_like(path: Any, p: Any, value: float) -> jax.Array:
+def _in_use(number: Scalar) -> bool:
+    """Return whether a number is not 0, or an array, which may become another one."""
+    return isinstance(number, jax.Array) or number != 0
+
+
+def _checked(name: str, value: Any) -> Scalar:
+    """Return a number as a float or, if it may be traced, as a scalar array."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        return check_number(name, value, "1e-4 to 1e-2 is usual")
+    if value.shape != () or value.dtype == bool or jnp.iscomplexobj(value):
+        found = Received(f"shape {value.shape} {value.dtype}")
+        raise InputError(name, "a real scalar", found, "jax.vmap runs over several")
+    return jnp.asarray(value)
+
+
+def _full_like(path: Any, p: Any, value: Scalar) -> jax.Array:
     """Return an array of the shape and sharding of a parameter, in the dtype of its state."""
     dtype = jnp.result_type(p)
     if not jnp.issubdtype(dtype, jnp.inexact):
@@ -178,33 +214,34 @@ def _full_like(path: Any, p: Any, value: float) -> jax.Array:
         raise InputError(name, "floating or complex", Received(dtype.name), "leave it out with optax.masked")
     if dtype.itemsize < 4:
         dtype = jnp.dtype(jnp.float32)
-    fill = complex(value, value) if jnp.issubdtype(dtype, jnp.complexfloating) else value
+    fill = value * (1 + 1j) if jnp.issubdtype(dtype, jnp.complexfloating) else value
     return jnp.full_like(p, fill, dtype=dtype)
 
 
-def _leaf(rule: Rule, lr: Rate, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
+def _leaf(rule: Any, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
     """Return the update of one parameter and its new v, m and b; complex arrays are stepped in two parts."""
     if g is None:
         return None, v, m, b
-    p = p if rule.weight_decay else None
+    p = p if _in_use(rule.weight_decay) else None
     for what, x in (("the gradient of params", g), ("params", g if p is None else p)):
         if jnp.shape(x) != v.shape or jnp.iscomplexobj(x) != jnp.iscomplexobj(v):
             name, found = what + jax.tree_util.keystr(path), Received(f"{jnp.shape(x)} {jnp.result_type(x)}")
             raise InputError(name, f"like its state, {v.shape} {v.dtype}", found, "was init called with these params?")
     arrays = [None if x is None else jnp.asarray(x, v.dtype) for x in (g, v, m, b, p)]
+    real = jnp.real(v).dtype
+    rule = SimpleNamespace(**{k: x.astype(real) if isinstance(x, jax.Array) else x for k, x in vars(rule).items()})
     if not jnp.iscomplexobj(v):
-        return _step(rule, lr, t, *arrays)
-    parts = [_step(rule, lr, t, *(None if x is None else part(x) for x in arrays)) for part in (jnp.real, jnp.imag)]
+        return _step(rule, t, *arrays)
+    parts = [_step(rule, t, *(None if x is None else part(x) for x in arrays)) for part in (jnp.real, jnp.imag)]
     return tuple(None if re is None else jax.lax.complex(re, im) for re, im in zip(*parts, strict=True))
 
 
-def _step(rule: Rule, lr: Rate, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
+def _step(rule: Any, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
     """Return what E1 to E9 add to p, and the new v, m and b: real arrays of one dtype. p is for weight decay only."""
-    eta = lr if isinstance(lr, float) else lr.astype(v.dtype)
-    beta, mu, lam = rule.decay, rule.momentum, rule.weight_decay
+    eta, beta, mu, lam = rule.lr, rule.decay, rule.momentum, rule.weight_decay
     if rule.maximize:
         g = -g  # E1
-    if lam and not rule.decoupled_weight_decay:
+    if _in_use(lam) and not rule.decoupled_weight_decay:
         g = g + lam * p  # E2
     v = beta * v + ((1 - beta) * g) * g  # E3
     if rule.centered:
@@ -216,17 +253,17 @@ def _step(rule: Rule, lr: Rate, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p:
     if rule.lr_in_momentum:
         u = eta * u
     r = u
-    if mu:
+    if _in_use(mu):
         b = jnp.zeros_like(v) if b is None else b
         b = mu * b + u  # E8
         r = u + mu * b if rule.nesterov else b
     change = -r if rule.lr_in_momentum else -(eta * r)  # E9
-    if lam and rule.decoupled_weight_decay:
+    if _in_use(lam) and rule.decoupled_weight_decay:
         change = change - (eta * lam) * p  # E2
     return change, v, m, b
 
 
-def _denominator(rule: Rule, v: jax.Array, m: jax.Array | None, t: jax.Array) -> jax.Array:
+def _denominator(rule: Any, v: jax.Array, m: jax.Array | None, t: jax.Array) -> jax.Array:
     """Return d of E5 and E6."""
     kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
     s = v
@@ -239,11 +276,11 @@ def _denominator(rule: Rule, v: jax.Array, m: jax.Array | None, t: jax.Array) ->
     return _sqrt(s + rule.eps) if rule.eps_inside_sqrt else _sqrt(s) + rule.eps
 
 
-def _bias(decay: float, t: jax.Array) -> tuple[Rate, Rate]:
+def _bias(decay: Scalar, t: jax.Array) -> tuple[Scalar, Scalar]:
     """Return βᵗ and 1 − βᵗ; the difference would lose the digits that βᵗ shares with 1."""
-    if decay == 0:
+    if not isinstance(decay, jax.Array) and decay == 0:
         return 0.0, 1.0
-    exponent = t * math.log(decay)
+    exponent = t * (jnp.log(decay) if isinstance(decay, jax.Array) else math.log(decay))
     return jnp.exp(exponent), -jnp.expm1(exponent)
 
 

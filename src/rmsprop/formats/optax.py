@@ -25,7 +25,10 @@ _NODES = {
 _STATE = {node for nodes in _NODES.values() for node in nodes[:3]}
 # The chain of optax.rmsprop: the scaling, the learning rate, which keeps nothing, the trace, or nothing again.
 _CHAIN: dict[str, Keys] = {"nu": ("0", "nu"), "mu": ("0", "mu"), "count": ("0", "count"), "trace": ("2", "trace")}
-_INJECTED = {"learning_rate": "lr", "decay": "decay", "eps": "eps", "momentum": "momentum"}
+_INJECTED = {
+    "learning_rate": "lr",
+    **{name: name for name in ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")},
+}
 
 
 def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
