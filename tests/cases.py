@@ -56,10 +56,13 @@ def lr_at(step: int) -> float:
     return 0.03 if step < STEPS // 2 else 0.004
 
 
-def oracle(rule: Rule, start: float, gradients: list[float]) -> list[tuple[float, ...]]:
+def oracle(
+    rule: Rule, start: float, gradients: list[float], *, kappa: float = 2.0**-50, lr: Any = lr_at
+) -> list[tuple[float, ...]]:
     """Return p, v, m and b after each step for one parameter, from sums instead of recursions, in 50 digits.
 
-    v = βᵗ·v₀ + (1−β)·Σ βᵗ⁻ⁱ·gᵢ² and so on: written without looking at the rule's code. The rate is `lr_at`.
+    v = βᵗ·v₀ + (1−β)·Σ βᵗ⁻ⁱ·gᵢ² and so on: written without looking at the rule's code. `lr` gives the rate of a step;
+    `kappa` is κ of E5, by default that of float64.
     """
 
     def average(factor: Decimal, values: list[Decimal]) -> Decimal:
@@ -73,7 +76,7 @@ def oracle(rule: Rule, start: float, gradients: list[float]) -> list[tuple[float
         )
         p, seen, updates, result = Decimal(start), list[Decimal](), list[Decimal](), list[tuple[float, ...]]()
         for t, raw in enumerate(map(Decimal, gradients), start=1):
-            eta = Decimal(lr_at(t))
+            eta = Decimal(lr(t))
             g = -raw if rule.maximize else raw
             if rule.decoupled_weight_decay:
                 p *= 1 - eta * lam
@@ -82,12 +85,12 @@ def oracle(rule: Rule, start: float, gradients: list[float]) -> list[tuple[float
             seen.append(g)
             v = beta**t * v0 + (1 - beta) * average(beta, [x * x for x in seen])
             m = (1 - beta) * average(beta, seen)
-            s, mean = v, m
+            s, mean, floor = v, m, v * Decimal(kappa)
             if rule.bias_correction:
                 weight = (1 - beta) * average(beta, [Decimal(1)] * t)
-                s, mean = (v - beta**t * v0) / weight, m / weight
+                s, mean, floor = max(v - beta**t * v0, floor) / weight, m / weight, floor / weight
             if rule.centered:
-                s = max(s - mean * mean, s * Decimal(2) ** -50)
+                s = max(s - mean * mean, floor)
             d = (s + eps).sqrt() if rule.eps_inside_sqrt else s.sqrt() + eps
             u = g / d if d else Decimal(0)
             updates.append(eta * u if rule.lr_in_momentum else u)

@@ -58,8 +58,8 @@ def outcome(rule: Rule, p: Array, g: Array, state: State) -> Outcome:
         mean = np.abs(m / weight) if rule.bias_correction else np.abs(m)
         error_mean = (error_m / weight if rule.bias_correction else error_m) + unit * mean
         square, error_square = mean * mean, (2 * mean + error_mean) * error_mean + unit * mean * mean + least
-        variance = np.maximum(first - square, kappa * first)
-        floor = kappa * np.maximum(low, 0)
+        floor = kappa * v / weight
+        variance = np.maximum(first - square, floor)
         low = np.maximum(variance - error_first - error_square, 0.99 * floor)
         high = variance + error_first + error_square
     # E6 and E7.

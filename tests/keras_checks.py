@@ -155,6 +155,21 @@ def lost(rule: Rule, state: State) -> Array | float:
     return magnified * (1e3 if rule.bias_correction else 1)
 
 
+@pytest.mark.parametrize("centered", [False, True])
+def test_steps_have_their_length_where_v0_is_subtracted_from_tiny_gradients(centered: bool) -> None:
+    """Rounding noise decides there, and E5's floors bound what it does; the rule's own is held in test_floor.py."""
+    rule = Rule(lr=1e-3, centered=centered, bias_correction=True, initial_square_avg=1.0)
+    generator, scale = np.random.default_rng(0), np.logspace(-6, 1, 80)
+    parts, optimizer = variables([np.zeros(80, np.float32)], "float32"), RMSprop.from_rule(rule)
+    state = init(rule, np.zeros(80, np.float32))
+    for _ in range(6):
+        g = (generator.standard_normal(80) * scale).astype(np.float32)
+        parts[0].assign(np.zeros(80, np.float32))
+        step(optimizer, parts, [g])
+        value, state = update(rule, np.zeros(80, np.float32), g, state)
+        assert np.all(np.abs(number(parts[0]) - value) <= 0.5 * np.abs(value))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["plain", "decoupled", "TensorFlow 1", "all of it"])
 def test_half_precision_is_the_float32_rule_rounded_once(dtype: str, name: str) -> None:

@@ -121,12 +121,13 @@ def step(
         g = g + lam * p if lam else g
     v = beta * v + ((1 - beta) * g) * g
     m = m + (1 - beta) * (g - m) if rule.centered else m
-    s, mean = v, m
+    s, v_hat, mean = v, v, m
     if rule.bias_correction:
         weight = 1 - beta**t
         s, mean = np.maximum(v - beta**t * v0, kappa * v) / weight, m / weight
+        v_hat = v / weight
     if rule.centered:
-        s = np.maximum(s - mean * mean, kappa * s)
+        s = np.maximum(s - mean * mean, kappa * v_hat)
     d = np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
     u = np.where(d == 0, np.float32(0), g / d)
     u = eta * u if rule.lr_in_momentum else u

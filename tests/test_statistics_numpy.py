@@ -42,17 +42,18 @@ def one_by_one(
     histogram = [0] * BINS
     variances, means = [], []
     for i in range(len(p0)):
-        s, mean, floored = v[i], None if m is None else m[i], False
+        s, whole, mean, floored = v[i], v[i], None if m is None else m[i], False
         if rule.bias_correction:
             rest = s - number(power * rule.initial_square_avg)
             floored = bool(rest < kappa * s)
             s = (kappa * s if floored else rest) / weight
+            whole = whole / weight
             mean = None if mean is None else mean / weight
         if mean is not None:
             means.append(float(mean))
             rest = s - mean * mean
-            if rest < kappa * s:
-                s, floored = kappa * s, True
+            if rest < kappa * whole:
+                s, floored = kappa * whole, True
             else:
                 s = rest
             variances.append(float(s))

@@ -34,7 +34,8 @@ def equations(rule: Rule) -> list[str]:
             lines.append(f"m̂ ← m/(1 − {beta}ᵗ)")
             mean = "m̂"
     if rule.centered:
-        lines.append(f"s ← max({variance} − {mean}², κ·{variance})")
+        noise = f"κ·v/(1 − {beta}ᵗ)" if rule.bias_correction and rule.initial_square_avg else f"κ·{variance}"
+        lines.append(f"s ← max({variance} − {mean}², {noise})")
         variance = "s"
     plus = f" + {eps}" if rule.eps else ""
     lines.append(f"d ← √({variance}{plus})" if rule.eps_inside_sqrt and plus else f"d ← √{variance}{plus}")

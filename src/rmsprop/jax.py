@@ -270,9 +270,10 @@ def _denominator(rule: Any, v: jax.Array, m: jax.Array | None, t: jax.Array) -> 
     if rule.bias_correction:
         power, fresh = _bias(rule.decay, t.astype(v.dtype))
         s = jnp.maximum(v - power * rule.initial_square_avg, kappa * v) / fresh
+        v = v / fresh
         m = None if m is None else m / fresh
     if rule.centered and m is not None:
-        s = jnp.maximum(s - m * m, kappa * s)
+        s = jnp.maximum(s - m * m, kappa * v)
     return _sqrt(s + rule.eps) if rule.eps_inside_sqrt else _sqrt(s) + rule.eps
 
 

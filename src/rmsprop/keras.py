@@ -357,10 +357,10 @@ def denominator(rule: Rule, v: Tensor, m: Tensor | None, t: Tensor) -> Tensor:
         fresh = -ops.expm1(exponent)  # 1 − βᵗ without the digits that a subtraction from 1 loses
         if rule.initial_square_avg:
             s = _maximum(v - ops.exp(exponent) * rule.initial_square_avg, kappa * v)
-        s = s / fresh
+        s, v = s / fresh, v / fresh
         m = None if m is None else m / fresh
     if m is not None:
-        s = _maximum(s - m * m, kappa * s)
+        s = _maximum(s - m * m, kappa * v)
     d = ops.sqrt(s + rule.eps) if rule.eps_inside_sqrt else ops.sqrt(s) + rule.eps
     return d if rule.eps >= info.tiny else ops.where(ops.equal(d, 0), math.inf, d)
 

@@ -219,9 +219,10 @@ def _denominator(rule: Rule, v: Symbol, m: Symbol | None, step: Symbol | None) -
         power = pt.constant(rule.decay, dtype="float64") ** step  # double: 1 − βᵗ loses digits where β is near 1
         fresh = number(1 - power)
         s = pt.maximum(v - number(power * rule.initial_square_avg), kappa * v) / fresh
+        v = v / fresh
         m = None if m is None else m / fresh
     if m is not None:
-        s = pt.maximum(s - m * m, kappa * s)
+        s = pt.maximum(s - m * m, kappa * v)
     eps = number(rule.eps)
     d = pt.sqrt(s + eps) if rule.eps_inside_sqrt else pt.sqrt(s) + eps
     return d if rule.eps >= info.tiny else pt.switch(pt.eq(d, 0), number(math.inf), d)

@@ -7,15 +7,16 @@ Symbols: parameter p, gradient g, square average v, gradient average m, momentum
     E2  g ← g + λ·p                                  or, decoupled:  p ← p − (η·λ)·p
     E3  v ← β·v + ((1−β)·g)·g
     E4  m ← m + (1−β)·(g − m)                        if centered
-    E5  s ← v;  bias_correction: s ← max(v − βᵗ·v₀, κ·v)/(1 − βᵗ) and m̂ = m/(1 − βᵗ), else m̂ = m
-        s ← max(s − m̂², κ·s)                         if centered;  κ = 8 × unit roundoff
+    E5  s ← v, v̂ = v, m̂ = m;  bias_correction: s ← max(v − βᵗ·v₀, κ·v)/(1−βᵗ), v̂ = v/(1−βᵗ), m̂ = m/(1−βᵗ)
+        s ← max(s − m̂², κ·v̂)                         if centered;  κ = 8 × unit roundoff
     E6  d ← √s + ε                                   or, eps_inside_sqrt:  d ← √(s + ε)
     E7  u ← g/d, and 0 where d = 0
     E8  b ← μ·b + u, r ← b  (nesterov: u + μ·b)      lr_in_momentum: with η·u in place of u
     E9  p ← p − η·r  (u for r without momentum)      lr_in_momentum: p ← p − r
 
 E5's floors lie at the rounding noise of their subtractions: they change no meaningful result, keep the variance
-from being negative, and bound the step. Other libraries have no such floor and make NaN there.
+from being negative, and bound the step. Other libraries have no such floor and make NaN there. The noise is that of
+v: where βᵗ·v₀ was subtracted, the little that is left carries the noise of all that there was.
 Scalars such as 1−β are computed in double and rounded once; the order of operations is fixed.
 Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); Graves, arXiv:1308.0850 (2013), eq. 38-45.
 """
@@ -151,9 +152,10 @@ def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
     if rule.bias_correction:
         power = rule.decay**t
         s = np.maximum(v - power * rule.initial_square_avg, kappa * v) / (1 - power)
+        v = v / (1 - power)
         m = None if m is None else m / (1 - power)
     if rule.centered and m is not None:
-        s = np.maximum(s - m * m, kappa * s)
+        s = np.maximum(s - m * m, kappa * v)
     return np.asarray(np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps)
 
 

@@ -34,15 +34,16 @@ inline Element<T> step(const rmsprop::Scalars<T>& c, T p, T g, T v, T m, T b) {
   if constexpr (form.decay == Decay::decoupled) p = p - c.lambda * p;
   v = c.beta * v + (c.fresh * g) * g;                                // E3
   if constexpr (form.centered) m = m + c.fresh * (g - m);            // E4
-  T s = v, mean = m, at_floor = T(0);                                // E5
+  T s = v, whole = v, mean = m, at_floor = T(0);                     // E5
   if constexpr (form.corrected) {
     T rest = v - c.start, floor = c.kappa * v;
     at_floor = rest < floor ? T(1) : T(0);
     s = maximum(rest, floor) / c.weight;
+    whole = v / c.weight;
     mean = m / c.weight;
   }
   if constexpr (form.centered) {
-    T rest = s - mean * mean, floor = c.kappa * s;
+    T rest = s - mean * mean, floor = c.kappa * whole;
     at_floor = rest < floor ? T(1) : at_floor;
     s = maximum(rest, floor);
   }

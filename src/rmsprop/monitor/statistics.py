@@ -143,11 +143,12 @@ def _variance(rule: Rule, v: Array, m: Array | None, t: int, kappa: float) -> tu
         rest = v - power * rule.initial_square_avg
         at_floor = rest < kappa * v
         s = np.maximum(rest, kappa * v) / (1 - power)
+        v = v / (1 - power)
         m = None if m is None else m / (1 - power)
     if m is not None:
         rest = s - m * m
-        at_floor = at_floor | (rest < kappa * s)
-        s = np.maximum(rest, kappa * s)
+        at_floor = at_floor | (rest < kappa * v)
+        s = np.maximum(rest, kappa * v)
     return s, at_floor, m
 
 

@@ -213,9 +213,10 @@ def _variance(
         rest, floor = v - power * rule.initial_square_avg, v * kappa
         at_floor = rest < floor
         s = rest.maximum(floor) / (1 - power)
+        v = v / (1 - power)
         m = None if m is None else m / (1 - power)
     if m is not None:
-        rest, floor = s - m * m, s * kappa
+        rest, floor = s - m * m, v * kappa
         at_floor = at_floor | (rest < floor)
         s = rest.maximum(floor)
     return s, m, at_floor

@@ -109,11 +109,12 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *,
         start, fresh = map(list, zip(*pairs, strict=True)) if many else pairs[0]
         s = v.add(start).maximum(v.mul(kappa)) if rule.initial_square_avg else v
         s = s.div(fresh)
+        v = v.div(fresh) if rule.centered and rule.initial_square_avg else s
         m = m.div(fresh) if rule.centered and m is not None else None
     if rule.centered and m is not None:
         m = _kept(m)
         variance = s.add(m.mul(m), alpha=-1) if exact else s.addcmul(m, m, value=-1)
-        s = variance.maximum(s.mul(kappa))
+        s = variance.maximum(v.mul(kappa))
     if rule.eps_inside_sqrt:
         s = s.add(rule.eps)
     d = _exact_root(s) if exact else s.sqrt()
