@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received, check_number
+
+if TYPE_CHECKING:
+    from rmsprop.formats.keras_layers import Variable
 
 Array = npt.NDArray[Any]
 Fields = Mapping[str, Any]  # fields of Rule, those that are known
@@ -87,6 +90,8 @@ class ParameterState:
         t, None where the file does not say.
     group
         Number of its parameter group.
+    layer
+        Which variable of which Keras layer it is, where the file tells.
     """
 
     name: str
@@ -95,6 +100,7 @@ class ParameterState:
     momentum_buffer: Array | None = None
     step: int | None = None
     group: int = 0
+    layer: Variable | None = None
 
     def __post_init__(self) -> None:
         v = self.square_avg
@@ -148,12 +154,14 @@ class Conversion(NamedTuple):
     """What `convert` made, and in words what moved how exactly, what was dropped, and what to mind.
 
     `problems` is what keeps it from being done, a line each, and empty where `convert` returns: missing, extra, shape,
-    dtype, group, layout, mapping, unknown or impossible is each line's first word.
+    dtype, group, layout, mapping, unknown or impossible is each line's first word. `mapping` is one as `convert` takes
+    it, with all that is known; "FILL IN" begins what is not.
     """
 
     checkpoint: Checkpoint
     notes: tuple[str, ...]
     problems: tuple[str, ...] = ()
+    mapping: Mapping[str, Any] = MappingProxyType({})
 
 
 def read(path: str | Path, kind: str | None = None, **known: Any) -> Checkpoint:
@@ -221,10 +229,12 @@ def convert(
         A checkpoint of the program that will go on: its names, order, groups, shapes and dtypes are the target's.
         What it states of the rule counts where `source` does not.
     mapping
-        {name in source: name in target, or {"to": name, "transpose": axes}}; axes as in `numpy.transpose`. Needed
-        for every array of two or more dimensions between PyTorch's layout and that of TensorFlow, Keras and JAX, and
-        where names do not tell which parameter is which. Where the target goes by order, the names in it are the
-        numbers from 0 on.
+        {name in source: name in target, or {"to": name, "transpose": axes, "flatten": sizes}}; axes as in
+        `numpy.transpose`, sizes (height, width, channels) that a Flatten joined into a dense layer's inputs; "reshape"
+        the same of outputs that are taken apart, "blocks" the order of equal parts of the outputs. Needed for every
+        array of two or more dimensions between PyTorch's layout and that of TensorFlow, Keras and JAX, unless a .keras
+        file tells its layers, and where names do not tell which parameter is which. Where the target goes by order, the
+        names in it are the numbers from 0 on.
 
     Raises
     ------
@@ -276,7 +286,7 @@ def plan(
     if lr is not None:
         lr = check_number("lr", lr, "give the rate of the next step")
     worked_out = Plan(source, to, lr, like, mapping)
-    return Conversion(worked_out.checkpoint, tuple(worked_out.notes), tuple(worked_out.found))
+    return Conversion(worked_out.checkpoint, tuple(worked_out.notes), tuple(worked_out.found), worked_out.mapping)
 
 
 def check_written(kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -291,6 +292,7 @@ def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | 
         "notes": list(conversion.notes) if done else [],
         "problems": list(conversion.problems),
         "written": str(target) if target else None,
+        **({} if target else {"map": dict(conversion.mapping)}),
     }
 
 
@@ -306,6 +308,9 @@ def show_conversion(console: Console, facts: dict[str, Any]) -> None:
         console.print(f"  note     {note}", markup=False)
     done = f"written: {facts['written']}" if facts["written"] else "nothing was written"
     console.print(done, markup=False)
+    if "map" in facts:
+        entries = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in facts["map"].items())
+        console.print(f"the map, for --map FILE:\n{{\n{entries}\n}}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

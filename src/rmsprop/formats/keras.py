@@ -20,6 +20,8 @@ from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
 from rmsprop.formats.files import agree, bfloat16, check_archive, package, replace_entry
+from rmsprop.formats.keras_layers import Variable
+from rmsprop.formats.keras_layers import variables as trainable_variables
 from rmsprop.profiles import ALIASES, FIELDS
 
 _VARS, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
@@ -55,10 +57,11 @@ def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
     if layout.has_lr:
         stated["lr"] = float(variables[1])
     fields = agree(path, {"momentum": None, "centered": "grad_avg" in layout.fields, **stated}, known)
+    layers = _layers(path, [variables[i].ndim for i in layout.numbers("square_avg")])
     parameters = []
     for i in range(layout.size):
         values: dict[str, Any] = {field: variables[layout.numbers(field)[i]] for field in layout.fields}
-        parameters.append(ParameterState(str(i), step=int(variables[0]), **values))
+        parameters.append(ParameterState(str(i), step=int(variables[0]), layer=layers[i], **values))
     return Checkpoint(kind, tuple(parameters), (fields,))
 
 
@@ -118,6 +121,20 @@ def _config(path: Path) -> dict[str, Any] | None:
         raise InputError(str(path), "the state of RMSprop", found, "give a model that was trained with it")
     config: dict[str, Any] = optimizer["config"]
     return config
+
+
+def _layers(path: Path, ndims: list[int]) -> list[Variable | None]:
+    """Return which variable of the model each of the optimizer's belongs to, as far as the file tells."""
+    unknown: list[Variable | None] = [None] * len(ndims)
+    if path.suffix == ".h5":
+        return unknown
+    with zipfile.ZipFile(path) as archive:
+        model = json.loads(archive.read(_CONFIG))
+    try:
+        found = trainable_variables(model)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another version: the map has to tell
+        return unknown
+    return list(found) if found is not None and [each.ndim for each in found] == ndims else unknown
 
 
 def _variables(content: bytes) -> list[Array]:

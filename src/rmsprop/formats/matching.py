@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rmsprop.checkpoint import KINDS, Checkpoint, ParameterState
+from rmsprop.formats.keras_layers import Variable
 from rmsprop.formats.trees import keys_of
+from rmsprop.formats.turning import Turn
 
 
 class Move(NamedTuple):
@@ -17,16 +19,23 @@ class Move(NamedTuple):
 
     state: ParameterState
     target: str
-    axes: tuple[int, ...] | None  # as numpy.transpose takes them
+    turn: Turn
     group: int
-    dtype: np.dtype[Any] | None  # of the target, None to keep the source's
+    wanted: ParameterState | None  # what the target has in its place
+    open: Mapping[str, str] = {}  # what only the map can tell: key of its entry, and what to put there
 
 
 class Entry(NamedTuple):
     """What a mapping says of one parameter."""
 
     target: str
-    axes: tuple[int, ...] | None
+    turn: Turn
+    said: frozenset[str]  # which of _TURNS it has
+
+
+_TURNS = {"transpose": "axes", "flatten": "inputs", "reshape": "outputs", "blocks": "blocks"}
+_USUAL = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}  # from Keras' layout to PyTorch's
+_SIZES = "[height, width, channels], or null where it does not"
 
 
 def match(
@@ -94,8 +103,12 @@ def match(
             found.append(f"mapping: {_some(both)} cannot be a parameter and hold others")
     wanted = {state.name: state for state in like.parameters} if like else {}
     origins = {target: name for name, target in targets.items()}
-    moves = [_move(source, to, states[origins[t]], t, entries.get(origins[t]), wanted.get(t), found) for t in
-             dict.fromkeys(order) if t in origins]  # fmt: skip
+    joined = {math.prod(entry.turn.inputs) for entry in entries.values() if entry.turn.inputs}
+    moves = [
+        _move(source, to, states[origins[t]], t, entries.get(origins[t]), wanted.get(t), joined, found)
+        for t in dict.fromkeys(order)
+        if t in origins
+    ]
     late = next((b.target for a, b in pairwise(moves) if a.group > b.group), None)
     if late is not None and KINDS[to].states_rule:
         found.append(f"group: {late} would stand in another group than those around it; give --like")
@@ -109,45 +122,119 @@ def _move(
     target: str,
     entry: Entry | None,
     wanted: ParameterState | None,
+    joined: set[int],
     found: list[str],
 ) -> Move:
-    axes = entry.axes if entry else None
+    turn, said = (entry.turn, entry.said) if entry else (Turn(), frozenset())
     v = state.square_avg
     group = wanted.group if wanted else state.group
     if v is None:
-        return Move(state, target, None, group, None)
-    if axes is not None and sorted(axes) != list(range(v.ndim)):
-        found.append(f"mapping: transpose {list(axes)} of {state.name} is no order of its {v.ndim} axes")
-        axes = None
-    elif axes is None and v.ndim > 1 and KINDS[source.kind].channels_last != KINDS[to].channels_last:
-        usual = {2: [1, 0], 3: [2, 1, 0], 4: [3, 2, 0, 1], 5: [4, 3, 0, 1, 2]}
-        if KINDS[to].channels_last:
-            usual |= {4: [2, 3, 1, 0], 5: [2, 3, 4, 1, 0]}
-        example = usual.get(v.ndim, list(range(v.ndim)))
-        found.append(
-            f"layout: {state.name} {v.shape} needs its axes told in --map, for a dense layer or a convolution "
-            f'"transpose": {example}, where nothing turns {list(range(v.ndim))}'
-        )
+        return Move(state, target, turn, group, wanted)
+    last = KINDS[source.kind].channels_last
+    unsure: dict[str, str] = {}
+    if last != KINDS[to].channels_last:
+        layer = state.layer if last else wanted.layer if wanted else None
+        turn, unsure = _between_layouts(source, state, turn, said, layer, joined, found)
+    elif said - {"transpose"}:
+        found.append(f"mapping: {state.name} says {', '.join(sorted(said - {'transpose'}))}, and both have one layout")
+        turn = Turn(turn.axes)
+    problem = turn.problem(v.shape, last)
+    if problem:
+        found.append(f"mapping: {problem} of {state.name}")
+        turn = Turn()
     expected = None if wanted is None or wanted.square_avg is None else wanted.square_avg
-    shape = v.shape if axes is None else tuple(v.shape[axis] for axis in axes)
+    shape = v.shape if turn.axes is None else tuple(v.shape[axis] for axis in turn.axes)
     if expected is not None and shape != expected.shape:
         found.append(f"shape: {state.name} is {shape}, {target} {expected.shape}")
-    return Move(state, target, axes, group, None if expected is None else expected.dtype)
+    return Move(state, target, turn, group, wanted, unsure)
+
+
+def _between_layouts(
+    source: Checkpoint,
+    state: ParameterState,
+    turn: Turn,
+    said: frozenset[str],
+    layer: Variable | None,
+    joined: set[int],
+    found: list[str],
+) -> tuple[Turn, dict[str, str]]:
+    """Return how an array goes between Keras' layout and PyTorch's, and what only the map can tell."""
+    last = KINDS[source.kind].channels_last
+    shape = () if state.square_avg is None else state.square_avg.shape
+    unsure = []
+    if layer is not None:
+        if layer.problem and (layer.never or not said):
+            found.append(f"impossible: {state.name}, {layer}: {layer.problem}")
+        usual = layer.turn or Turn()
+        usual = usual if last else usual.inverse()
+        turn = replace(turn, **{field: getattr(usual, field) for key, field in _TURNS.items() if key not in said})
+        unsure = [layer.open] if layer.open and layer.open not in said else []
+    elif turn.axes is None and len(shape) > 1:
+        turned = Turn(_USUAL.get(len(shape)))
+        example = list((turned if last else turned.inverse()).axes or range(len(shape)))
+        words = f"{example} for a dense layer or a convolution, {list(range(len(shape)))} where nothing turns"
+        found.append(f'layout: {state.name} {shape} needs its axes told in --map: "transpose": {words}')
+        return turn, {"transpose": words}
+    elif turn.axes == (1, 0):
+        sides = (("flatten", 0 if last else 1), ("reshape", 1 if last else 0))
+        unsure = [key for key, axis in sides if key not in said and _may_be_joined(source, state, shape[axis], key)]
+    elif len(shape) == 1 and shape[0] in joined and not said & {"flatten", "reshape"}:
+        unsure = ["flatten"]
+    for key in unsure:
+        where = "may come from a Flatten" if key == "flatten" else "may go into a Reshape"
+        what = f"{state.name}, {layer or shape}, {where}, which joins other orders in Keras and in PyTorch"
+        found.append(f'layout: {what}; say in --map "{key}": {_SIZES}')
+    return turn, dict.fromkeys(unsure, _SIZES)
+
+
+def _may_be_joined(source: Checkpoint, state: ParameterState, size: int, key: str) -> bool:
+    """Return whether an axis of a dense layer may consist of the channels of a convolution at several places."""
+    last, ordered = KINDS[source.kind].channels_last, KINDS[source.kind].ordered
+    names = [p.name for p in source.parameters]
+    here = names.index(state.name)
+    for i, p in enumerate(source.parameters):
+        shape = () if p.square_avg is None else p.square_avg.shape
+        if len(shape) < 3 or (ordered and (i > here) == (key == "flatten")):
+            continue
+        channels = set(shape[-2:] if last else shape[:2]) - {1}
+        if any(size > c and size % c == 0 for c in channels):
+            return True
+    return False
 
 
 def _entries(mapping: Mapping[str, Any], found: list[str]) -> dict[str, Entry]:
     entries = {}
     for name, value in mapping.items():
         said = {"to": value} if isinstance(value, str) else value
-        good = isinstance(said, dict) and said.keys() <= {"to", "transpose"} and isinstance(said.get("to", name), str)
-        axes = said.get("transpose") if good else None
-        if not good or not (
-            axes is None or (isinstance(axes, (list, tuple)) and all(type(axis) is int for axis in axes))
-        ):
-            found.append(f'mapping: {name} must have a name or {{"to": name, "transpose": [axes]}}')
+        good = isinstance(said, dict) and said.keys() <= {"to", *_TURNS} and isinstance(said.get("to", name), str)
+        turns = {key: said[key] for key in _TURNS if key in said} if good else {}
+        if not good or not all(_is_list(each) or (each is None and key != "transpose") for key, each in turns.items()):
+            found.append(f'mapping: {name} must have a name or {{"to": name, "transpose": [axes], "flatten": [sizes]}}')
             continue
-        entries[name] = Entry(said.get("to", name), None if axes is None else tuple(axes))
+        turn = Turn(**{_TURNS[key]: None if each is None else tuple(each) for key, each in turns.items()})
+        entries[name] = Entry(said.get("to", name), turn, frozenset(turns))
     return entries
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(each) is int and each >= 0 for each in value)
+
+
+def template(source: Checkpoint, moves: list[Move], unclear: bool) -> dict[str, Any]:
+    """Return a mapping that says all that is known of the moves; what is left to be filled in is in words."""
+    known = {move.state.name: move for move in moves}
+    whole: dict[str, Any] = {}
+    for state in source.parameters:
+        move = known.get(state.name)
+        entry: dict[str, Any] = {"to": move.target if move and not unclear else "FILL IN: its name in the target"}
+        for key, field in _TURNS.items() if move else ():
+            value = getattr(move.turn, field) if move else None
+            if move and key in move.open:
+                entry[key] = f"FILL IN: {move.open[key]}"
+            elif value is not None:
+                entry[key] = list(value)
+        whole[state.name] = entry
+    return whole
 
 
 def _some(names: list[str]) -> str:

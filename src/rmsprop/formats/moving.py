@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop.checkpoint import AVERAGES, KINDS, Array, Checkpoint, Fields, ParameterState
-from rmsprop.formats.matching import Move, match
+from rmsprop.formats.matching import Move, match, template
 from rmsprop.rule import Rule
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Rule)}
@@ -36,6 +36,8 @@ class Plan:
         if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
             self.found.append(f"group: lr {lr:g} is one rate and the source's groups have several; leave it out")
         moves = match(source, to, like, mapping or {}, self.found, self.note)
+        for move in moves:
+            self._say_what_turns(move)
         members: dict[int, list[Move]] = {}
         for move in moves:
             members.setdefault(move.group if self.kind.states_rule else 0, []).append(move)
@@ -56,6 +58,8 @@ class Plan:
             extras.append({name: extra[name] for name in extra if to == source.kind or name not in _OWN})
         moved = tuple(parameters[move.target] for move in moves)
         self.checkpoint = Checkpoint(to, moved, tuple(groups), tuple(extras))
+        unclear = like is None and KINDS[source.kind].ordered != self.kind.ordered and not mapping
+        self.mapping = template(source, moves, unclear)
 
     def note(self, words: str) -> None:
         """Add a note, once."""
@@ -65,6 +69,19 @@ class Plan:
     def note_apart(self, words: str) -> None:
         """Add a note on what makes the target's rule another one."""
         self.note(f"{words}: the state is exact, but the steps after it follow another rule{self.rather}")
+
+    def _say_what_turns(self, move: Move) -> None:
+        """Note what the configuration of a Keras model told of one parameter."""
+        last = KINDS[self.source.kind].channels_last
+        layer = move.state.layer if last else move.wanted.layer if move.wanted else None
+        if layer is None or last == self.kind.channels_last:
+            return
+        for side, sizes in (("inputs", move.turn.inputs), ("outputs", move.turn.outputs)):
+            if sizes is not None:
+                words = f"{layer}: {side} of {list(sizes)} go between (height, width, channels) and PyTorch's order"
+                self.note(f"{words}, channels first")
+        if layer.note:
+            self.note(layer.note)
 
     def _group(self, number: int, own: list[Move]) -> tuple[dict[str, Any], bool]:
         """Return what the target's group `number`, which holds `own`, will follow, and whether it has buffers."""
@@ -187,15 +204,18 @@ class Plan:
         for name, value in values.items():
             if value is None:
                 continue
-            if move.axes is not None:
-                value = np.transpose(value, move.axes).copy(order="C")
-            if move.dtype is not None and value.dtype != move.dtype:
-                if not np.can_cast(value.dtype, move.dtype):
-                    self.found.append(f"dtype: {name} of {state.name} is {value.dtype}, of {move.target} {move.dtype}")
-                self.note(f"{value.dtype} becomes {move.dtype}, exactly")
-                value = value.astype(move.dtype)
+            value = move.turn.apply(value, KINDS[self.source.kind].channels_last)
+            there = move.wanted.square_avg if move.wanted else None
+            if there is not None and value.dtype != there.dtype:
+                if not np.can_cast(value.dtype, there.dtype):
+                    self.found.append(f"dtype: {name} of {state.name} is {value.dtype}, of {move.target} {there.dtype}")
+                self.note(f"{value.dtype} becomes {there.dtype}, exactly")
+                value = value.astype(there.dtype)
             values[name] = value
-        return ParameterState(move.target, step=state.step, group=group, **values)
+        layer = move.wanted.layer if move.wanted else None
+        return ParameterState(
+            move.target, values["square_avg"], values["grad_avg"], values["momentum_buffer"], state.step, group, layer
+        )
 
     def _say_what_differs(self, groups: list[Fields]) -> None:
         """Note where the target's rule is another one, and refuse where it cannot go on at all."""

@@ -214,7 +214,7 @@ def _parameter(path: Path, kind: str, name: str, own: dict[str, Any], fields: Fi
         raise _foreign(path, kind)
     if kind == "bitsandbytes":
         return ParameterState(name, _bitsandbytes(own), step=step, group=group)
-    values = {field: _array(own[field]) for field in AVERAGES if field in own}
+    values: dict[str, Any] = {field: _array(own[field]) for field in AVERAGES if field in own}
     if "square_avg" not in values:
         found = Received(f"a state of {', '.join(map(str, own))}")
         raise InputError(str(path), "state of RMSprop, with square_avg", found, "check --from")
