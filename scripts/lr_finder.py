@@ -59,8 +59,8 @@ def train(task: Task, rule: dict[str, Any], lr: float, seed: int) -> dict[str, A
     training = Training(task, lambda p: RMSprop.from_rule(p, Rule(lr=lr, **rule)), seed, EPOCHS[task.name])
     for _ in training.run():
         pass
-    loss, metric = training.evaluate("validation")
-    return {"seed": seed, "loss": loss, "metric": metric}
+    found = training.evaluate("validation")
+    return {"seed": seed, "loss": found.loss, "metric": found.metric}
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     for label, options in RULES.items():
         for name in EPOCHS:
             task = load_task(name)
-            row = results.setdefault(f"{name}, {label}", {"metric": task.metric_name, "trainings": {}})
+            row = results.setdefault(f"{name}, {label}", {"metric": task.score.name, "trainings": {}})
             if "found" not in row:
                 row["found"] = find(task, Rule(**options))
             lr = row["found"]["lr"]

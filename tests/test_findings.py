@@ -101,7 +101,7 @@ def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: fl
     with Monitor(training.optimizer, training.model, every=5) as monitor:
         told = [record for records in training.run() for record in records]
     metric = [record for record in told if record["kind"] == "epoch"][-1]["validation_metric"]
-    assert metric > bound if training.task.higher_is_better else metric < bound
+    assert metric > bound if training.score.higher_is_better else metric < bound
     assert find(monitor.records) == []
     assert ran_away(told, rule.lr) is None
 

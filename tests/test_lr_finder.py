@@ -942,6 +942,7 @@ def test_shakespeare_is_split_by_position() -> None:
     assert not starts & {tuple(row) for row in parts[2][0].tolist()}
     assert task.metric_name == "bits per character"
     output = torch.zeros(2, 10, 64)
+    assert task.metric is not None
     assert float(task.metric(output, torch.zeros(2, 64, dtype=torch.long))) == pytest.approx(np.log2(10))
 
 

@@ -137,7 +137,7 @@ def test_evaluate_is_the_mean_over_examples() -> None:
     x, y = torch.randn(2500, 4), torch.randint(2, (2500,))
     data = TensorDataset(x, y)
     training = start(Task("plain", task.model, train=data, validation=data))
-    loss, accuracy = training.evaluate("validation")
+    loss, accuracy, _ = training.evaluate("validation")
     with torch.no_grad():
         output = training.model(x)
     assert loss == pytest.approx(float(nn.functional.cross_entropy(output, y)), rel=1e-5)
@@ -209,4 +209,4 @@ def test_built_in_tasks_are_learned(name: str, lr: float, least: float) -> None:
     training = Training(load_task(name), lambda p: RMSprop(p, lr=lr), seed=0, schedule="linear")
     for _ in training.run():
         pass
-    assert training.evaluate("test")[1] > least
+    assert training.evaluate("test").metric > least

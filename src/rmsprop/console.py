@@ -62,7 +62,7 @@ def training_progress(console: Console) -> Iterator[TrainingListener]:
 def _epoch_words(training: Training, record: Record) -> str:
     from rmsprop.lab.words import score_words
 
-    name = training.task.metric_name
+    name = training.score.name
     metric = score_words(record["validation_metric"], name)
     return f"validation loss {record['validation_loss']:.4g}, {name} {metric}"
 

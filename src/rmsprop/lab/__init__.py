@@ -10,6 +10,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"rmsprop.lab needs {error.name}: pip install 'rmsprop[lab]'", name=error.name) from None
 
-from rmsprop.lab.task import Task, accuracy, load_task
+from rmsprop.lab.score import accuracy
+from rmsprop.lab.task import Task, load_task
 
 __all__ = ["Task", "accuracy", "load_task"]

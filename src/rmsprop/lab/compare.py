@@ -131,6 +131,7 @@ def compare(
         "schedule": "linear",
         "made_with": {"torch": torch.__version__},
     }
+    higher = task.score.higher_is_better
     path = out or new_path("compare", task.name, resume=resume)
     with RunDirectory.open(path, config, resume=resume) as run:
         run.keep_records(len(run.records()))  # drops a last line that was cut short
@@ -143,17 +144,17 @@ def compare(
         ]
         with stop_signals() as stopped, _workers(jobs) as pool:
             rows = _train_all(pool, run, "tune", tuning, listen, stopped)
-            choices = {o: choose(task, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
+            choices = {o: choose(higher, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
             final_seeds = range(tuning_seeds, tuning_seeds + seeds)
             final = [_job(spec, rule, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
             rows = _train_all(pool, run, "final", final, listen, stopped)
         summary = {
             "status": "finished",
             "task": task.name,
-            "metric": task.metric_name,
-            "higher_is_better": task.higher_is_better,
+            "metric": task.score.name,
+            "higher_is_better": higher,
             "confidence": CONFIDENCE,
-            "scores": [score._asdict() for score in judge(task.higher_is_better, choices, rows)],
+            "scores": [score._asdict() for score in judge(higher, choices, rows)],
             "jobs": jobs,
             "seconds": time.monotonic() - began,
             "command": command,
@@ -163,7 +164,7 @@ def compare(
         return run, run.finish(summary)
 
 
-def choose(task: Task, rows: list[Row]) -> Choice:
+def choose(higher_is_better: bool, rows: list[Row]) -> Choice:
     """Return the rate whose rows (one per seed) have the best mean validation metric; diverged ones come last."""
 
     def rank(lr: float) -> tuple[bool, float, float]:
@@ -171,7 +172,7 @@ def choose(task: Task, rows: list[Row]) -> Choice:
         if any(row["diverged"] for row in own):
             return (True, 0.0, 0.0)
         metric = mean(row["validation_metric"] for row in own)
-        return (False, -metric if task.higher_is_better else metric, mean(row["validation_loss"] for row in own))
+        return (False, -metric if higher_is_better else metric, mean(row["validation_loss"] for row in own))
 
     rates = sorted({row["lr"] for row in rows})
     best = min(rates, key=rank)
@@ -315,7 +316,7 @@ def _train_one(job: Row) -> Row:
     finite = math.isfinite(row["validation_loss"]) and math.isfinite(row["validation_metric"])
     row["diverged"] = training.diverged or not finite
     if job["stage"] == "final":
-        row["test_metric"] = None if row["diverged"] else training.evaluate("test")[1]
+        row["test_metric"] = None if row["diverged"] else training.evaluate("test").metric
         row["loss_curve"] = [[r["epoch"], r["loss"]] for r in records if r["kind"] == "loss"]
         row["validation_curve"] = [[r["epoch"], r["validation_loss"], r["validation_metric"]] for r in epochs]
         row["step_us"] = _median(r["step_us"] for r in epochs)

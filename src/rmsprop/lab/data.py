@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
+from rmsprop.errors import InputError, Received
+
 
 def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
     """Return 60 % for training, 20 % for validation and 20 % for testing, each with the same shares of the labels.
@@ -27,7 +29,24 @@ def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset,
     )
 
 
-def batches(data: Dataset[Any], batch_size: int, order: int | None = None) -> Iterator[list[Tensor]]:
+def parts(batch: Any) -> tuple[list[Any], Any]:
+    """Return the inputs of a batch, and its target.
+
+    Raises
+    ------
+    InputError
+        If the data set yields no tuples or lists of two or more.
+    """
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+        found = Received(
+            f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (list, tuple)) else "")
+        )
+        remedy = "yield (input, target); each may be a dict"
+        raise InputError("an example of the data", "a tuple or list, inputs first and target last", found, remedy)
+    return list(batch[:-1]), batch[-1]
+
+
+def batches(data: Dataset[Any], batch_size: int, order: int | None = None) -> Iterator[Any]:
     """Return an iterator over the batches of `data`, shuffled by the seed `order`, or as they stand if it is None."""
     generator = torch.Generator().manual_seed(order or 0)
     if type(data) is TensorDataset:  # one indexing per batch; a subclass may treat each example on its own

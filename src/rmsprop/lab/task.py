@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from rmsprop.errors import InputError, Received, check_count, check_flag
+from rmsprop.lab.data import batches, parts
+from rmsprop.lab.loss_call import observe
+from rmsprop.lab.score import Metric, Score, derive, described, is_share
 
 BUILT_IN = {
     "digits": "rmsprop.lab.tasks.digits:digits",
@@ -28,17 +32,25 @@ BUILT_IN = {
 _EXAMPLE = "a task is a function without arguments that returns rmsprop.lab.Task(...)"
 
 
-def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the share of rows of `output` (batch × classes) whose largest entry is the class in `target`."""
-    return (output.argmax(dim=1) == target).double().mean()
-
-
 @dataclass(frozen=True)
 class Task:
     """A model with its data, loss and metric: what `train` and `compare` need to know.
 
-    A batch is what the data set yields, inputs first and target last: the model is called with the inputs, and
-    `loss` and `metric` with the model's output and the target.
+    A data set yields tuples or lists, inputs first and target last; each of them may be a tensor, or a dict, list or
+    tuple of them. The model is called with the inputs, and `loss` and `metric` with the model's output and the target.
+
+    Without a metric, the score is derived from the call of a loss of torch that `loss` makes, be it a module, a
+    function of torch or one of your own around it:
+
+    - `cross_entropy`, `nll_loss` with integer targets: accuracy, of the elements that the loss does not ignore.
+    - `binary_cross_entropy_with_logits`, `binary_cross_entropy` with targets 0 and 1: accuracy by the sign of the
+      logit, or by the probability 1/2; with several targets in an example, such as labels, the accuracy of single ones.
+    - Anything else, such as `mse_loss`, or a loss of your own: the loss itself, lower is better.
+
+    Losses and derived scores are means over the whole split, of the elements that the loss of torch counts and with
+    its class weights. A loss of your own, such as one that masks, and a metric of your own are taken per batch, and
+    batches count by their number of examples, not of what is left by a mask. A loss that is a sum over the batch is
+    divided by the number of examples.
 
     Parameters
     ----------
@@ -50,9 +62,10 @@ class Task:
         Data sets (`torch.utils.data.Dataset` with a length). Learning rates are picked on validation; test is used
         once per trained model, and only `compare` insists on it.
     loss
-        (output, target) → mean loss over the batch, one element.
+        (output, target) → mean (or sum) over the batch, one element.
     metric, metric_name, higher_is_better
-        (output, target) → mean over the batch of what is to be judged, its name, and in which direction it is better.
+        (output, target) → mean over the batch of what is to be judged, its name (the function's own if left out), and
+        in which direction it is better. What is called accuracy is a share from 0 to 1, and higher is better.
     batch_size, epochs
         Used unless the command line says otherwise.
 
@@ -71,19 +84,28 @@ class Task:
     train: Dataset[Any]
     validation: Dataset[Any]
     test: Dataset[Any] | None = None
-    loss: Callable[[Any, Tensor], Tensor] = nn.functional.cross_entropy
-    metric: Callable[[Any, Tensor], Tensor | float] = accuracy
-    metric_name: str = "accuracy"
-    higher_is_better: bool = True
+    loss: Callable[[Any, Any], Tensor] = nn.functional.cross_entropy
+    metric: Metric | None = None
+    metric_name: str | None = None
+    higher_is_better: bool | None = None
     batch_size: int = 64
     epochs: int = 20
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str) or set(self.name) & set("/\\\0"):
             raise InputError("Task.name", "a non-empty string without slashes", self.name, "give it a short name")
-        for name in ("model", "loss", "metric"):
-            if not callable(getattr(self, name)) or isinstance(self.model, nn.Module):
-                raise InputError(f"Task.{name}", "a function", _kind(getattr(self, name)), "pass lambda: Model()")
+        if not callable(self.model) or isinstance(self.model, nn.Module):
+            raise InputError("Task.model", "a function", _kind(self.model), "pass lambda: Model()")
+        for name in ("loss", "metric"):
+            function = getattr(self, name)
+            if not callable(function) and not (name == "metric" and function is None):
+                raise InputError(f"Task.{name}", "a function of output and target", _kind(function), "see help(Task)")
+        for name in ("metric_name", "higher_is_better"):
+            if self.metric is None and getattr(self, name) is not None:
+                remedy = "give metric=, or neither: it is derived then from output, target and loss"
+                raise InputError(f"Task.{name}", "left out where no metric is given", getattr(self, name), remedy)
+        if self.metric_name is not None and not (isinstance(self.metric_name, str) and self.metric_name.strip()):
+            raise InputError("Task.metric_name", "a non-empty string", self.metric_name, "give it a short name")
         for name in ("train", "validation", "test"):
             data = getattr(self, name)
             if data is None and name == "test":
@@ -91,9 +113,30 @@ class Task:
             if not (isinstance(data, Sized) and hasattr(data, "__getitem__") and len(data)):
                 found = Received("an empty one") if isinstance(data, Sized) and not len(data) else _kind(data)
                 raise InputError(f"Task.{name}", "a torch Dataset with a length", found, "see TensorDataset")
-        check_flag("Task.higher_is_better", self.higher_is_better)
+        if self.higher_is_better is not None:
+            check_flag("Task.higher_is_better", self.higher_is_better)
+        if self.metric is not None:  # refuse one of which the direction is not known
+            described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=False)
         check_count("Task.batch_size", self.batch_size, "64 is usual")
         check_count("Task.epochs", self.epochs, "try 10")
+
+    @cached_property
+    def score(self) -> Score:
+        """What results are judged by; where it is derived, a new model is run on the first batch of validation data."""
+        state = torch.get_rng_state()
+        try:
+            return self._score_of(self.model().eval(), self.batch_size)
+        finally:
+            torch.set_rng_state(state)
+
+    def _score_of(self, model: nn.Module, size: int) -> Score:
+        with torch.no_grad():
+            inputs, target = parts(next(batches(self.validation, size)))
+            output, examples = model(*inputs), min(size, len(self.validation))  # type: ignore[arg-type]
+            found = derive(self.loss, output, target, examples)
+        if self.metric is None:
+            return found
+        return described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=found.loss_is_sum)
 
     def try_out(self, batch_size: int | None = None) -> None:
         """Run two batches through model, loss and metric, so that a mistake shows before any training.
@@ -105,6 +148,7 @@ class Task:
         size = batch_size or self.batch_size
         last = range(len(self.train))[-(len(self.train) % size or size) :]  # type: ignore[arg-type]
         what = "of the validation data"
+        metric: Tensor | float = 0.0
         try:
             model = self.model()
             if not isinstance(model, nn.Module):
@@ -113,17 +157,19 @@ class Task:
                 raise InputError("Task.model()", "a new model at every call", Received("the same"), "build it inside")
             if not any(p.requires_grad for p in model.parameters()):
                 raise InputError("Task.model()", "a model with parameters to train", _kind(model), remedy)
-            *inputs, target = next(iter(DataLoader(self.validation, batch_size=min(2, size))))
+            inputs, target = parts(next(iter(DataLoader(self.validation, batch_size=min(2, size)))))
             model.eval()
             output = model(*inputs)
-            loss = self.loss(output, target)
-            with torch.no_grad():
-                metric = self.metric(output, target)
+            loss, _ = observe(self.loss, output, target)
+            if self.metric is not None:
+                with torch.no_grad():
+                    metric = self.metric(output, target)
+            vars(self)["score"] = self._score_of(model, size)
             what = f"of the last training data, {len(last)} of {len(self.train)}"  # type: ignore[arg-type]
             remedy = f"{remedy}, or take another batch size: after batches of {size}, so many are left"
-            *inputs, target = next(iter(DataLoader(Subset(self.train, last), batch_size=len(last))))
+            inputs, target = parts(next(iter(DataLoader(Subset(self.train, last), batch_size=len(last)))))
             model.train()
-            self.loss(model(*inputs), target)
+            observe(self.loss, model(*inputs), target)
         except InputError:
             raise
         except Exception as error:
@@ -134,9 +180,14 @@ class Task:
         if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
             raise InputError("Task.loss()", "a one-element Tensor with a gradient", _kind(loss), "return its mean")
         try:
-            float(metric)
+            value = float(metric)
         except (TypeError, ValueError, RuntimeError):
             raise InputError("Task.metric()", "one number", _kind(metric), "return its mean") from None
+        if is_share(self.score.name) and not 0 <= value <= 1:
+            remedy = "divide by 100 or by the number of examples, or give it another metric_name="
+            raise InputError(
+                "Task.metric()", f"a share from 0 to 1 where it is called {self.score.name}", value, remedy
+            )
 
 
 def seed_everything(seed: int) -> None:

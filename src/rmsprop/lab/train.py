@@ -229,8 +229,8 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
         "status": "diverged" if reason else "finished",
         "reason": reason,
         "task": task.name,
-        "metric": task.metric_name,
-        "higher_is_better": task.higher_is_better,
+        "metric": training.score.name,
+        "higher_is_better": training.score.higher_is_better,
         "epochs": training.epoch,
         "steps": training.step,
         "validation_loss": last["validation_loss"],
@@ -244,5 +244,6 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
     if findings or measured(run):
         summary["findings"] = [f.to_dict() for f in findings]
     if task.test is not None and not reason:
-        summary["test_loss"], summary["test_metric"] = training.evaluate("test")
+        tested = training.evaluate("test")
+        summary["test_loss"], summary["test_metric"] = tested.loss, tested.metric
     return summary

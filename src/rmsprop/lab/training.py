@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rmsprop.errors import InputError
-from rmsprop.lab.data import batches
+from rmsprop.lab.data import batches, parts
+from rmsprop.lab.score import Evaluation, Tally
 from rmsprop.lab.task import Task
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -57,7 +58,7 @@ class Training:
     ) -> None:
         if schedule not in SCHEDULES:
             raise InputError("schedule", f"one of {', '.join(SCHEDULES)}", schedule, "linear ends with less noise")
-        self.task, self.seed = task, seed
+        self.task, self.seed, self.score = task, seed, task.score
         self.epochs, self.batch_size = epochs or task.epochs, batch_size or task.batch_size
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -85,8 +86,9 @@ class Training:
         A record of kind "loss" holds the mean training loss of the steps since the last one, and `losses_crc`, a sum
         over the bits of every loss so far; the first one also the loss of the first step, of the untrained model. A
         record of kind "epoch" holds the validation loss and metric, times, and quantiles of the effective learning
-        rates. Training stops early, with `diverged` set, when a loss is not finite. State may be saved whenever this
-        has yielded after a step.
+        rates; the one before the first step also what the best constant prediction scores there (`constant`). Training
+        stops early, with `diverged` set, when a loss is not finite. State may be saved whenever this has yielded after
+        a step.
         """
         if self.step == 0:
             yield [self._epoch_record([], [], 0.0)]
@@ -104,7 +106,8 @@ class Training:
             _set_random_state(random_state)  # what skipping drew was drawn before the interruption
         self.model.train()
         began = time.perf_counter()
-        for *inputs, target in iterator:
+        for batch in iterator:
+            inputs, target = parts(batch)
             self.optimizer.zero_grad()
             loss = self.task.loss(self.model(*inputs), target)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -116,7 +119,7 @@ class Training:
             inside.append(ended - before)
             self.step += 1
             self.batch += 1
-            self._losses.append(loss.item())
+            self._losses.append(loss.item() / (self._examples(self.batch - 1) if self.score.loss_is_sum else 1))
             self.losses_crc = zlib.crc32(struct.pack("<d", self._losses[-1]), self.losses_crc)
             records: list[Record] = []
             self.diverged = not math.isfinite(self._losses[-1])
@@ -139,32 +142,37 @@ class Training:
     def _position(self) -> float:
         return self.epoch + self.batch / self.steps_per_epoch
 
+    def _examples(self, batch: int) -> int:
+        """Return the number of examples in a batch of the training data; the last one may be smaller."""
+        return min(self.batch_size, len(self.task.train) - batch * self.batch_size)  # type: ignore[arg-type]
+
     def _epoch_record(self, whole: list[float], inside: list[float], seconds: float) -> Record:
-        loss, metric = self.evaluate("validation")
-        return {
+        found = self.evaluate("validation")
+        record = {
             "kind": "epoch",
             "epoch": self.epoch,
             "step": self.step,
-            "validation_loss": loss,
-            "validation_metric": metric,
+            "validation_loss": found.loss,
+            "validation_metric": found.metric,
             "seconds": seconds,
             "step_us": 1e6 * median(whole) if whole else None,
             "optimizer_us": 1e6 * median(inside) if inside else None,
             "effective_lr": self.effective_lr() if self.step else {},
         }
+        return record if self.step else record | {"constant": found.constant._asdict()}
 
     @torch.no_grad()
-    def evaluate(self, part: str) -> tuple[float, float]:
-        """Return mean loss and mean metric over the task's "validation" or "test" data."""
+    def evaluate(self, part: str) -> Evaluation:
+        """Return the means over the task's "validation" or "test" data."""
         self.model.eval()
-        loss = metric = count = 0.0
         data = getattr(self.task, part)
-        for *inputs, target in batches(data, 1024 if type(data) is TensorDataset else self.batch_size):
-            output = self.model(*inputs)
-            loss += float(self.task.loss(output, target)) * len(target)
-            metric += float(self.task.metric(output, target)) * len(target)
-            count += len(target)
-        return loss / count, metric / count
+        size = 1024 if type(data) is TensorDataset else self.batch_size
+        tally, left = Tally(self.task.loss, self.task.metric, self.score), len(data)
+        for batch in batches(data, size):
+            inputs, target = parts(batch)
+            tally.add(self.model(*inputs), target, min(size, left))
+            left -= size
+        return tally.result()
 
     def effective_lr(self) -> dict[str, list[float]]:
         """Return for each layer the `QUANTILES` of its effective learning rates; nothing if the optimizer has none."""

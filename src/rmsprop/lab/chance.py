@@ -1,0 +1,152 @@
+"""What a prediction that never looks at its input would score: the level that a training has to rise above."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rmsprop.lab.loss_call import LossCall
+
+MOST = 2**20  # real values that are kept to find their median
+MARGIN = 2.0  # standard errors of an accuracy at chance
+SHARE = 0.01  # of the best constant's loss: what a loss must at least fall below it to count as better
+
+
+class Constant(NamedTuple):
+    """Loss and metric of the best prediction that is the same for every example; None where it cannot be known."""
+
+    loss: float | None = None
+    metric: float | None = None
+    margin: float = 0.0  # standard error of `metric`, if it is an accuracy
+
+
+def no_better(
+    score: float, constant: float | None, margin: float = 0.0, *, higher_is_better: bool = False
+) -> bool | None:
+    """Return whether `score` is at the level of a constant prediction, or worse; None where that is not known.
+
+    An accuracy must be `MARGIN` standard errors above it to count as better, a loss by the share `SHARE` below it.
+
+    Examples
+    --------
+    >>> no_better(0.113, 0.1, 0.01, higher_is_better=True), no_better(2.303, math.log(10))
+    (True, True)
+    """
+    if constant is None or math.isnan(score):
+        return None
+    if higher_is_better:
+        return score <= constant + MARGIN * margin
+    return score >= constant - SHARE * abs(constant)
+
+
+class Targets:
+    """The targets of a split, as far as the best constant prediction depends on them.
+
+    Targets of several columns (dimension 1, such as the labels of a multi-label task) have a constant for each.
+    """
+
+    def __init__(self) -> None:
+        self._known = True
+        self._call: LossCall | None = None  # the last one: all are alike but for their tensors
+        self._sums = torch.zeros(0, 0, dtype=torch.float64)
+        self._values: list[Tensor] = []
+
+    def add(self, call: LossCall | None) -> None:
+        """Take the targets of a batch; None stands for a batch whose loss tells nothing of them."""
+        if call is None or (self._call is not None and call.form != self._call.form):
+            self._known = False
+        if call is None or not self._known:
+            return
+        self._call = call
+        if call.form == "values":
+            self._values.append(_rows(call.target))
+            columns = {rows.shape[1] for rows in self._values}
+            self._known = len(columns) == 1 and sum(rows.numel() for rows in self._values) <= MOST
+        else:
+            sums = {"classes": _of_classes, "probabilities": _of_probabilities, "binary": _of_binary}[call.form](call)
+            self._sums = sums if not len(self._sums) else _plus(self._sums, sums)
+
+    def constant(self, divisor: float) -> Constant:
+        """Return what the best constant scores; `divisor` is what the sum of the loss over the split is divided by.
+
+        The metric is the share of elements that `LossCall.correct` would find right; None for real values.
+        """
+        call = self._call
+        if call is None or not self._known or not divisor:
+            return Constant()
+        if call.form == "values":
+            return Constant(_loss_of_values(call, torch.cat(self._values)) / divisor)
+        if call.form == "binary":
+            all_, ones, counted, likely = self._sums
+            total = (torch.special.entr(ones / all_) + torch.special.entr(1 - ones / all_)) * all_
+            plain = call.options.get("weight") is None and call.options.get("pos_weight") is None
+            loss, right = (total.nansum() / divisor if plain else None), torch.maximum(likely, counted - likely)
+        else:
+            weighted, counted = self._sums
+            loss, right = _loss_of_classes(call, weighted, divisor), counted.max()
+        count = float(counted.sum())
+        if call.form == "probabilities" or not count:
+            return Constant(_number(loss))
+        share = float(right.sum()) / count
+        return Constant(_number(loss), share, math.sqrt(share * (1 - share) / count))
+
+
+def _of_classes(call: LossCall) -> Tensor:
+    """Return the targets of each class by their weight in the loss, and how many of them count."""
+    weights = call.weights().flatten()
+    counted = weights != 0
+    target, classes = call.target.flatten()[counted], len(call.class_weights())
+    counts = [torch.bincount(target, each, classes) for each in (weights[counted], counted[counted].double())]
+    return torch.stack(counts)
+
+
+def _of_probabilities(call: LossCall) -> Tensor:
+    weighted = _rows(call.target).sum(dim=0) * call.class_weights()
+    return torch.stack([weighted, torch.zeros_like(weighted)])
+
+
+def _of_binary(call: LossCall) -> Tensor:
+    """Return of each column how many targets there are and their sum; how many count, and how many of those are 1."""
+    target, counted = _rows(call.target), _rows(call.weights() != 0)
+    rows = (torch.ones_like(target), target, counted, counted * (target > 0.5))
+    return torch.stack([row.sum(dim=0) for row in rows])
+
+
+def _loss_of_classes(call: LossCall, weighted: Tensor, divisor: float) -> Tensor | None:
+    """Return the cross-entropy of the targets with their own frequencies."""
+    total, smoothing = weighted.sum(), call.options.get("label_smoothing", 0.0)
+    if smoothing and call.options.get("weight") is not None:
+        return None
+    shares = (1 - smoothing) * weighted / total + smoothing / len(weighted)
+    entropy: Tensor = torch.special.entr(shares).sum()
+    return entropy * total / divisor
+
+
+def _loss_of_values(call: LossCall, values: Tensor) -> float:
+    """Return the summed loss of each column's mean or median, whichever is better: of MSE and L1 that is the best."""
+    options = {name: call.options[name] for name in ("beta", "delta") if name in call.options}
+    losses = [
+        call.function(center.expand_as(values), values, reduction="none", **options).sum(dim=0)
+        for center in (values.mean(dim=0), values.median(dim=0).values)
+    ]
+    return float(torch.minimum(*losses).sum())
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """Return a tensor as rows of its columns, which are its dimension 1; of one column if it has none."""
+    rows = tensor.movedim(1, -1) if tensor.ndim > 1 else tensor[:, None]
+    return rows.reshape(-1, rows.shape[-1]).double()
+
+
+def _plus(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum; columns that one of them lacks count as 0."""
+    columns = max(a.shape[1], b.shape[1])
+    x, y = (torch.nn.functional.pad(each, (0, columns - each.shape[1])) for each in (a, b))
+    return x + y
+
+
+def _number(value: Tensor | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,160 @@
+"""What a task's loss is: which of torch's losses it calls, with which output and target.
+
+A loss may be a module, a function of torch, a `partial` of one, or a function of the user's own that picks entries of a
+dict, masks or transposes before it calls torch. All of them are seen the same way: torch tells a `TorchFunctionMode`
+of every call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (its usual name)
+from torch.overrides import TorchFunctionMode
+
+from rmsprop.errors import InputError, Received
+
+Form = Literal["classes", "probabilities", "binary", "values"]
+
+_FORMS: dict[Callable[..., Any], Form] = {
+    F.cross_entropy: "classes",
+    F.nll_loss: "classes",
+    F.binary_cross_entropy_with_logits: "binary",
+    F.binary_cross_entropy: "binary",
+    F.mse_loss: "values",
+    F.l1_loss: "values",
+    F.smooth_l1_loss: "values",
+    F.huber_loss: "values",
+}
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """One call of a loss of torch whose result is what the task's loss returned."""
+
+    function: Callable[..., Tensor]
+    form: Form  # what the target holds: class indices, class probabilities, 0 and 1, or real values
+    output: Tensor
+    target: Tensor
+    options: dict[str, Any]  # the other arguments
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the loss is a sum over its elements, not their mean."""
+        return bool(self.options["reduction"] == "sum")
+
+    def class_weights(self) -> Tensor:
+        """Return a weight for each class: of the argument `weight`, or ones."""
+        classes = self.output.shape[1 if self.output.ndim > 1 else 0]
+        weight = self.options.get("weight")
+        return torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
+
+    def weights(self) -> Tensor:
+        """Return the weight of each element of the target in the loss; 0 where the loss ignores the element."""
+        if self.form == "classes":
+            ignored = self.target == self.options["ignore_index"]
+            return self.class_weights()[self.target.masked_fill(ignored, 0)].masked_fill(ignored, 0)
+        weight = self.options.get("weight") if self.form == "binary" else None
+        ones = torch.ones_like(self.target, dtype=torch.float64)
+        return ones if weight is None else ones * weight
+
+    def divisor(self) -> float:
+        """Return what a mean over the batch was divided by."""
+        if self.form == "classes":
+            return float(self.weights().sum())
+        return self.target.numel() / (self.output.shape[1] if self.form == "probabilities" else 1)
+
+    def correct(self) -> Tensor:
+        """Return which elements of the target the output tells right: the likeliest class, or the likelier of two."""
+        if self.form == "classes":
+            return self.output.argmax(dim=1 if self.output.ndim > 1 else 0) == self.target
+        border = 0.0 if self.function is F.binary_cross_entropy_with_logits else 0.5
+        return (self.output > border) == (self.target > 0.5)
+
+
+class _Listener(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[LossCall | None, Tensor]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _FORMS:
+            return func(*args, **kwargs)
+        call = _understood(func, args, kwargs)  # raises before torch only warns
+        self.calls.append((call, func(*args, **kwargs)))
+        return self.calls[-1][1]
+
+
+def observe(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> tuple[Tensor, LossCall | None]:
+    """Return the loss of a batch, and the call of torch's loss that it comes from; None if it is not one such call.
+
+    Raises
+    ------
+    InputError
+        If torch's loss would stretch an output such as (N, 1) and a target such as (N,) to (N, N), or if it has one
+        class to choose from: it computes a number then, but not what is meant.
+    """
+    with _Listener() as listener:
+        value = loss(output, target)
+    if len(listener.calls) != 1 or not isinstance(value, Tensor):
+        return value, None
+    ((call, result),) = listener.calls
+    same = value is result or (result.numel() == value.numel() == 1 and _equal(value, result))
+    return value, call if same else None
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    x, y = float(a.detach()), float(b.detach())
+    return x == y or (x != x and y != y)
+
+
+def _understood(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LossCall | None:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    options = dict(bound.arguments)
+    output, target, form = options.pop("input"), options.pop("target"), _FORMS[function]
+    old = any(options.get(name) is not None for name in ("size_average", "reduce"))  # torch's names of long ago
+    if old or options["reduction"] not in ("mean", "sum"):
+        return None
+    if form == "classes":
+        if output.ndim > 1 and output.shape[1] == 1:
+            found = Received(f"one, of shape {tuple(output.shape)}")
+            raise InputError("class scores", "two or more", found, "for one logit use nn.BCEWithLogitsLoss()")
+        form = "probabilities" if target.is_floating_point() else "classes"
+    elif output.ndim != target.ndim:
+        found = Received(f"{tuple(target.shape)} beside {tuple(output.shape)}")
+        remedy = "torch would stretch both to one shape: reshape one of them"
+        raise InputError("the target in the loss", "of the output's shape", found, remedy)
+    elif output.shape != target.shape:
+        return None
+    if form == "values" and options.get("weight") is not None:
+        return None
+    return LossCall(function, form, output, target, options)
+
+
+def adds_up(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, examples: int) -> bool:
+    """Return whether a loss of the user's own is a sum over the batch: the batch twice over has twice the loss."""
+    try:
+        once = float(loss(output, target))
+        again = float(loss(_twice(output, examples), _twice(target, examples)))
+    except Exception:
+        return False  # a batch that cannot be doubled: the loss is taken for the mean that it should be
+    return abs(again - 2 * once) < 1e-4 * abs(once)
+
+
+def _twice(value: Any, examples: int) -> Any:
+    """Return `value` with every tensor of so many rows repeated, in dicts, lists and tuples, too."""
+    if isinstance(value, Tensor):
+        return torch.cat([value, value]) if value.ndim and len(value) == examples else value
+    if isinstance(value, dict):
+        return {key: _twice(each, examples) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        each = [_twice(one, examples) for one in value]
+        return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
+    return value

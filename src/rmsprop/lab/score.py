@@ -1,0 +1,166 @@
+"""How a task is judged: by its own metric, or by what output, target and loss together say what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (its usual name)
+
+from rmsprop.errors import InputError, Received
+from rmsprop.lab.chance import Constant, Targets
+from rmsprop.lab.loss_call import adds_up, observe
+
+Metric = Callable[[Any, Any], Tensor | float]
+
+_LOSSES = {  # names of scores that are the loss itself
+    F.mse_loss: "mean squared error",
+    F.l1_loss: "mean absolute error",
+    F.smooth_l1_loss: "smooth L1 loss",
+    F.huber_loss: "Huber loss",
+    F.cross_entropy: "cross-entropy",
+    F.binary_cross_entropy: "cross-entropy",
+    F.binary_cross_entropy_with_logits: "cross-entropy",
+}
+
+
+def accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """Return the share of the targets, classes as integers, that have the largest entry along dimension 1 of `output`.
+
+    Raises
+    ------
+    InputError
+        If the shapes are not those of class scores and classes, (N, C, ...) and (N, ...).
+    """
+    if output.ndim < 2 or output.shape[1] < 2 or output.shape[:1] + output.shape[2:] != target.shape:
+        found = Received(f"outputs of shape {tuple(output.shape)}, targets of {tuple(target.shape)}")
+        remedy = "for one logit, several labels or real values give another metric=, or none"
+        raise InputError("the metric accuracy", "given scores (N, C, ...) and classes (N, ...)", found, remedy)
+    if target.is_floating_point():
+        raise InputError("the metric accuracy", "given classes as integers", target.dtype, "convert with .long()")
+    return (output.argmax(dim=1) == target).double().mean()
+
+
+def is_share(name: str) -> bool:
+    """Return whether a score of this name is a share from 0 to 1, which is shown as a percentage."""
+    return name == "accuracy" or name.endswith(" accuracy")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a trained model is judged by.
+
+    `kind` is "metric" (the task's own), "accuracy" (derived from the loss) or "loss" (the loss itself).
+    """
+
+    name: str
+    higher_is_better: bool
+    kind: str
+    loss_is_sum: bool  # over the batch: it is divided by the number of examples
+
+
+class Evaluation(NamedTuple):
+    """Means over a split: of the loss, of the score, and of both for the best constant prediction."""
+
+    loss: float
+    metric: float
+    constant: Constant
+
+
+def described(metric: Metric, name: str | None, higher_is_better: bool | None, *, loss_is_sum: bool) -> Score:
+    """Return the score of a task with a metric: its name and direction are the caller's, or the metric's own.
+
+    Raises
+    ------
+    InputError
+        If nothing says in which direction the metric is better.
+    """
+    function = str(getattr(metric, "__name__", type(metric).__name__))
+    if name is None:
+        name = "metric" if function == "<lambda>" else function.replace("_", " ")
+    if higher_is_better is None:
+        if is_share(name):
+            higher_is_better = True
+        elif isinstance(metric, nn.modules.loss._Loss) or getattr(F, function, None) is metric:  # losses of torch
+            higher_is_better = False
+        else:
+            remedy = f"say whether more {name} is better or worse"
+            raise InputError("Task.higher_is_better", "True or False beside metric=", None, remedy)
+    return Score(name, higher_is_better, "metric", loss_is_sum)
+
+
+def derive(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, examples: int) -> Score:
+    """Return the score of a task without a metric, from a batch of so many examples.
+
+    - Classes (integers, `cross_entropy` or `nll_loss`): accuracy, of the elements that the loss does not ignore.
+    - 0 and 1 (`binary_cross_entropy`, with logits or without): accuracy; a logit above 0 and a probability above 1/2
+      stand for 1. Where an example has several of them (several labels, pixels), it is that of single elements.
+    - Anything else: the loss itself, lower is better.
+    """
+    _, call = observe(loss, output, target)
+    if call is None:
+        return Score("loss", higher_is_better=False, kind="loss", loss_is_sum=adds_up(loss, output, target, examples))
+    binary = call.form == "binary" and bool(((call.target == 0) | (call.target == 1)).all())
+    if binary or call.form == "classes":
+        several = binary and call.target.numel() != examples
+        name = "element accuracy" if several else "accuracy"
+        return Score(name, higher_is_better=True, kind="accuracy", loss_is_sum=call.is_sum)
+    name = "loss" if call.is_sum else _LOSSES.get(call.function, "loss")
+    return Score(name, higher_is_better=False, kind="loss", loss_is_sum=call.is_sum)
+
+
+class Tally:
+    """Adds up the batches of a split.
+
+    The loss of a batch counts by what it is the mean of: elements that torch's loss does not ignore, with their class
+    weights; examples, where the loss is a sum, or one of the user's own. A metric of the user's own counts by examples.
+    """
+
+    def __init__(self, loss: Callable[[Any, Any], Tensor], metric: Metric | None, score: Score) -> None:
+        self._loss, self._metric, self._score = loss, metric, score
+        self._exact, self._by_examples, self._metrics = _Mean(), _Mean(), _Mean()
+        self._targets = Targets()
+        self._known = not score.loss_is_sum  # whether every batch told what its loss is the mean of
+
+    def add(self, output: Any, target: Any, examples: int) -> None:
+        """Take a batch of so many examples."""
+        loss, call = observe(self._loss, output, target)
+        self._targets.add(call)
+        self._by_examples.add(float(loss), examples, is_sum=self._score.loss_is_sum)
+        if call is None or call.is_sum:
+            self._known = False
+        else:
+            self._exact.add(float(loss), call.divisor())
+        if self._score.kind == "metric" and self._metric is not None:
+            self._metrics.add(float(self._metric(output, target)), examples)
+        elif self._score.kind == "accuracy":
+            if call is None:
+                remedy = "give the task a metric=: it cannot be derived where the loss changes from batch to batch"
+                raise InputError("Task.loss()", "the same loss of torch for every batch", Received("another"), remedy)
+            counted = call.weights() != 0
+            self._metrics.add(float((call.correct() & counted).sum()), float(counted.sum()), is_sum=True)
+
+    def result(self) -> Evaluation:
+        """Return the means; not-a-number where nothing was counted."""
+        losses = self._exact if self._known else self._by_examples
+        loss, constant = losses.value(), self._targets.constant(losses.weight)
+        if self._score.kind == "loss":
+            return Evaluation(loss, loss, Constant(constant.loss, constant.loss))
+        if self._score.kind == "metric":
+            return Evaluation(loss, self._metrics.value(), Constant(constant.loss))
+        return Evaluation(loss, self._metrics.value(), constant)
+
+
+class _Mean:
+    def __init__(self) -> None:
+        self.sum = self.weight = 0.0
+
+    def add(self, value: float, weight: float, *, is_sum: bool = False) -> None:
+        if weight:  # a batch of which all is ignored has no mean
+            self.sum += value if is_sum else value * weight
+            self.weight += weight
+
+    def value(self) -> float:
+        return self.sum / self.weight if self.weight else float("nan")
