@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from rmsprop.files import finite, write_atomically
 from rmsprop.lab.task import load_task
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import Finding, find
+from rmsprop.monitor.history import in_python
 from rmsprop.torch import RMSprop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,15 +44,22 @@ def train(
     *,
     every: int = 10,
     before_step: Callable[[int, nn.Module], object] = lambda step, model: None,
+    clip: float = torch.inf,
+    groups: Iterable[Any] | None = None,
     **options: Any,
 ) -> Records:
-    """Step `model` on `losses` with RMSprop(**options), learning rate 0.001 unless given; return the records."""
-    optimizer = RMSprop(model.parameters(), **{"lr": 1e-3, **options})
+    """Step `model` on `losses` with RMSprop(**options), learning rate 0.001 unless given; return the records.
+
+    Gradients are clipped to a norm of `clip`; `groups` stands for the model's parameters.
+    """
+    optimizer = RMSprop(model.parameters() if groups is None else groups, **{"lr": 1e-3, **options})
     with Monitor(optimizer, model, every=every) as monitor:
         for step, loss in enumerate(losses, start=1):
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             before_step(step, model)
+            if clip < torch.inf:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
         return monitor.records
 
@@ -86,7 +94,7 @@ def line(steps: int = 60, noise: float = 0.0, dtype: torch.dtype = torch.float32
     return train(model, losses, **options)
 
 
-def scaled(scale: float, **options: Any) -> Records:
+def scaled(scale: float, third_lr: float | None = None, **options: Any) -> Records:
     """Fit the sum of three linear maps, the third one multiplied by `scale`, to noisy data."""
     torch.manual_seed(0)
     model = nn.ModuleList([nn.Linear(8, 4, bias=False) for _ in range(3)])
@@ -97,13 +105,17 @@ def scaled(scale: float, **options: Any) -> Records:
             a, b, c = (layer(x) for layer in model)
             yield (a + b + scale * c - x[:, :4] - torch.randn(64, 4)).square().mean()
 
-    return train(model, losses(), **options)
+    groups = None
+    if third_lr is not None:
+        third, rest = model[2].parameters(), model[:2].parameters()
+        groups = [{"params": rest}, {"params": third, "lr": third_lr}]
+    return train(model, losses(), groups=groups, **options)
 
 
-def words(used: int, **options: Any) -> Records:
-    """Learn embeddings of 100 words, of which the first `used` come up."""
+def words(used: int, known: int = 100, **options: Any) -> Records:
+    """Learn embeddings of `known` words, of which the first `used` come up."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 2))
+    model = nn.Sequential(nn.Embedding(known, 8), nn.Linear(8, 2))
 
     def losses() -> Iterator[Tensor]:
         for _ in range(60):
@@ -121,17 +133,18 @@ def constant(noise: float, **options: Any) -> Records:
     return train(model, losses, **options)
 
 
-def optax_line(decay: float) -> Records:
-    """Fit a line of bfloat16 parameters with optax.rmsprop, whose square average is bfloat16, too."""
+def optax_line(decay: float, *, ours: bool = False) -> Records:
+    """Fit a line of bfloat16 parameters with optax.rmsprop, whose square average is bfloat16, too, or with `ours`."""
     import jax
     import jax.numpy as jnp
     import optax
 
     from rmsprop import profile
+    from rmsprop.jax import rmsprop
     from rmsprop.monitor import from_optax
 
     rule = profile("optax", lr=1e-2, decay=decay)
-    optimizer = optax.rmsprop(rule.lr, decay=decay)
+    optimizer = rmsprop(rule) if ours else optax.rmsprop(rule.lr, decay=decay)
     x = jax.random.normal(jax.random.key(0), (64, 8))
     params = {"w": jnp.zeros((8, 4), jnp.bfloat16)}
     state = optimizer.init(params)
@@ -145,11 +158,6 @@ def optax_line(decay: float) -> Records:
             records.append(from_optax(rule, params, new_params, grads, state, new_state, step=step))
         params, state = new_params, new_state
     return records
-
-
-def clip(norm: float) -> Callable[[int, nn.Module], object]:
-    """Return what clips gradients to `norm` before each step."""
-    return lambda step, model: nn.utils.clip_grad_norm_(model.parameters(), norm)
 
 
 def spike(step: int, loss: Tensor) -> Tensor:
@@ -169,88 +177,113 @@ def break_down(step: int, model: nn.Module) -> None:
 
 
 class Case(NamedTuple):
-    """A kind of finding, a run that provokes it, and one like it that does not, each with its words."""
+    """A kind of finding, a run that provokes it and takes changes of its options, and one like it that does not."""
 
     kind: str
-    loud: tuple[str, Callable[[], Records]]
+    provoked: str
+    run: Callable[..., Records]
     silent: tuple[str, Callable[[], Records]]
+    by_hand: Callable[[], Records] | None = None  # with the advice followed that no option does
+
+
+def of(run: Callable[..., Records], **options: Any) -> Callable[..., Records]:
+    """Return `run` with options that may be changed."""
+    return lambda **changes: run(**{**options, **changes})
 
 
 CASES = (
     Case(
         "nonfinite",
-        ("digits, an infinite gradient in step 40, `nonfinite=\"zero\"`",
-         lambda: digits(nonfinite="zero", before_step=break_down)),
-        ("the same without it", lambda: digits(nonfinite="zero")),
+        "digits, an infinite gradient in step 40, `nonfinite=\"zero\"`",
+        of(digits, nonfinite="zero", before_step=break_down),
+        ("the same without it", of(digits, nonfinite="zero")),
+        by_hand=of(digits, nonfinite="zero"),
     ),
     Case(
         "spike",
-        ("digits, the loss multiplied by 100 in step 40", lambda: digits(loss=spike)),
-        ("the same, gradients clipped to a norm of 3", lambda: digits(loss=spike, before_step=clip(3.0))),
+        "digits, the loss multiplied by 100 in step 40",
+        of(digits, loss=spike),
+        ("the same, gradients clipped to a norm of 3", of(digits, loss=spike, clip=3.0)),
+        by_hand=digits,
     ),
     Case(
         "dead rows",
-        ("embeddings of 100 words, 50 of which come up", lambda: words(50)),
-        ("all 100 come up", lambda: words(100)),
+        "embeddings of 100 words, 50 of which come up",
+        of(words, used=50),
+        ("all 100 come up", of(words, used=100)),
+        by_hand=of(words, used=50, known=50),
     ),
     Case(
         "first step",
-        ("digits, `lr=0.01`, PyTorch's default", lambda: digits(lr=0.01)),
-        ("the same with `bias_correction=True`", lambda: digits(lr=0.01, bias_correction=True)),
+        "digits, `lr=0.01`, PyTorch's default",
+        of(digits, lr=0.01),
+        ("the same with `bias_correction=True`", of(digits, lr=0.01, bias_correction=True)),
     ),
     Case(
         "long steps",
-        ("linear fit, slopes of 0.3, `lr=0.5`", lambda: line(noise=0.1, lr=0.5)),
-        ("`lr=0.003`", lambda: line(noise=0.1, lr=0.003)),
+        "linear fit, slopes of 0.3, `lr=0.5`",
+        of(line, noise=0.1, lr=0.5),
+        ("`lr=0.003`", of(line, noise=0.1, lr=0.003)),
     ),
     Case(
         "oscillation",
-        ("linear fit, all data in each step, `lr=0.01`, `bias_correction=True`, 300 steps",
-         lambda: line(steps=300, lr=0.01, bias_correction=True)),
-        ("the same with noise of 1 in the targets", lambda: line(steps=300, lr=0.01, noise=1.0, bias_correction=True)),
+        "linear fit, all data in each step, `lr=0.01`, `bias_correction=True`, 300 steps",
+        of(line, steps=300, lr=0.01, bias_correction=True),
+        ("the same with noise of 1 in the targets", of(line, steps=300, lr=0.01, noise=1.0, bias_correction=True)),
     ),
-    Case("eps", ("digits, `eps=1`", lambda: digits(eps=1.0)), ("`eps=1e-8`", digits)),
+    Case("eps", "digits, `eps=1`", of(digits, eps=1.0), ("`eps=1e-8`", digits)),
     Case(
         "start",
-        ("digits, `initial_square_avg=1`, `alpha=0.99`", lambda: digits(initial_square_avg=1.0)),
-        ("`alpha=0.8`", lambda: digits(initial_square_avg=1.0, alpha=0.8)),
+        "digits, `initial_square_avg=1`, `alpha=0.99`",
+        of(digits, initial_square_avg=1.0),
+        ("`alpha=0.8`", of(digits, initial_square_avg=1.0, alpha=0.8)),
     ),
     Case(
         "variance floor",
-        ("a constant gradient, `centered=True`, `alpha=0.9`, 300 steps",
-         lambda: constant(0.0, centered=True, alpha=0.9)),
-        ("with noise of 10 %", lambda: constant(0.1, centered=True, alpha=0.9)),
+        "a constant gradient, `centered=True`, `alpha=0.9`, 300 steps",
+        of(constant, noise=0.0, centered=True, alpha=0.9),
+        ("with noise of 10 %", of(constant, noise=0.1, centered=True, alpha=0.9)),
     ),
     Case(
         "stall",
-        ("digits, bfloat16 parameters, `lr=3e-5`", lambda: digits(dtype=torch.bfloat16, lr=3e-5)),
+        "digits, bfloat16 parameters, `lr=3e-5`",
+        of(digits, dtype=torch.bfloat16, lr=3e-5),
         ("the same with `stochastic_rounding=True`",
-         lambda: digits(dtype=torch.bfloat16, lr=3e-5, stochastic_rounding=True)),
+         of(digits, dtype=torch.bfloat16, lr=3e-5, stochastic_rounding=True)),
+        by_hand=of(digits, lr=3e-5),
     ),
     Case(
         "state stall",
-        ("linear fit by `optax.rmsprop`, bfloat16 parameters and state, `decay=0.999`", lambda: optax_line(0.999)),
-        ("`decay=0.9`", lambda: optax_line(0.9)),
+        "linear fit by `optax.rmsprop`, bfloat16 parameters and state, `decay=0.999`",
+        of(optax_line, decay=0.999),
+        ("`decay=0.9`", of(optax_line, decay=0.9)),
+        by_hand=of(optax_line, decay=0.999, ours=True),
     ),
     Case(
         "effective lr",
-        ("the sum of three linear maps, one of them multiplied by 0.001", lambda: scaled(0.001)),
-        ("multiplied by 1", lambda: scaled(1.0)),
+        "the sum of three linear maps, one of them multiplied by 0.001",
+        of(scaled, scale=0.001),
+        ("multiplied by 1", of(scaled, scale=1.0)),
+        by_hand=of(scaled, scale=0.001, third_lr=1e-6),
     ),
     Case(
         "short steps",
-        ("linear fit, `lr=1e-8`, float64", lambda: line(noise=0.1, lr=1e-8, dtype=torch.float64)),
-        ("`lr=1e-5`", lambda: line(noise=0.1, lr=1e-5, dtype=torch.float64)),
+        "linear fit, `lr=1e-8`, float64",
+        of(line, noise=0.1, lr=1e-8, dtype=torch.float64),
+        ("`lr=1e-5`", of(line, noise=0.1, lr=1e-5, dtype=torch.float64)),
     ),
     Case(
         "weight decay",
-        ("digits, `weight_decay=0.01`", lambda: digits(weight_decay=0.01)),
-        ("the same with `decoupled_weight_decay=True`", lambda: digits(weight_decay=0.01, decoupled_weight_decay=True)),
+        "digits, `weight_decay=0.01`",
+        of(digits, weight_decay=0.01),
+        ("the same with `decoupled_weight_decay=True`", of(digits, weight_decay=0.01, decoupled_weight_decay=True)),
     ),
     Case(
         "clipping",
-        ("digits, gradients clipped to a norm of 0.01", lambda: digits(before_step=clip(0.01))),
-        ("to a norm of 10", lambda: digits(before_step=clip(10.0))),
+        "digits, gradients clipped to a norm of 0.01",
+        of(digits, clip=0.01),
+        ("to a norm of 10", of(digits, clip=10.0)),
+        by_hand=digits,
     ),
 )  # fmt: skip
 
@@ -262,11 +295,23 @@ def of_kind(kind: str, records: Records) -> list[Finding]:
 
 def measure(case: Case) -> dict[str, Any]:
     """Run a case, and return what the page says of it."""
-    loud, silent = of_kind(case.kind, case.loud[1]()), of_kind(case.kind, case.silent[1]())
+    loud, silent = of_kind(case.kind, case.run()), of_kind(case.kind, case.silent[1]())
     assert loud, case.kind
     assert not silent, silent
+    for words, cured in cures(case, loud[0]):
+        left = of_kind(case.kind, cured())
+        assert not left, f"{words} does not cure: {left[0]}"
     print(f"{case.kind}\n{loud[0]}\n")
-    return {"kind": case.kind, "loud": case.loud[0], "silent": case.silent[0], "finding": loud[0].to_dict()}
+    return {"kind": case.kind, "loud": case.provoked, "silent": case.silent[0], "finding": loud[0].to_dict()}
+
+
+def cures(case: Case, finding: Finding) -> list[tuple[str, Callable[[], Records]]]:
+    """Return the run of a case with each remedy of its finding followed to the letter, and with its advice."""
+    runs: list[tuple[str, Callable[[], Records]]] = [
+        (in_python(change), lambda change=change: case.run(**change))  # type: ignore[misc]
+        for change in finding.changes
+    ]
+    return runs + ([] if case.by_hand is None else [(finding.advice, case.by_hand)])
 
 
 def block(found: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import copy
 import importlib.util
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.lab.training import Training
 from rmsprop.monitor import Monitor
-from rmsprop.monitor.findings import KINDS, Finding, find
+from rmsprop.monitor.findings import KINDS, Finding, consistent, find
 from rmsprop.monitor.history import Seen, counted
 from rmsprop.monitor.statistics import describe, sums
 from rmsprop.torch import RMSprop
@@ -45,6 +44,8 @@ def script() -> ModuleType:
 SCRIPT = script()
 CASES = {case.kind: case for case in SCRIPT.CASES}
 # What else is to be said of the runs that provoke a finding.
+# What is left of it where the remedy is followed.
+LEFT = {"state stall": {"stall"}}
 BESIDE = {"long steps": {"first step", "oscillation"}, "state stall": {"stall"}}
 
 
@@ -67,8 +68,8 @@ def of_kind(kind: str, records: list[dict[str, Any]]) -> list[Finding]:
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_a_run_provokes_it_and_one_beside_it_does_not(kind: str) -> None:
-    records = CASES[kind].loud[1]()
+def test_a_run_provokes_it_one_beside_it_does_not_and_each_remedy_cures_it(kind: str) -> None:
+    records = CASES[kind].run()
     found = find(records)
     assert {f.kind for f in found} == {kind} | BESIDE.get(kind, set())
     for finding in found:
@@ -77,12 +78,19 @@ def test_a_run_provokes_it_and_one_beside_it_does_not(kind: str) -> None:
         assert 1 <= finding.step <= records[-1]["step"]
     assert find(json.loads(json.dumps(records, allow_nan=False))) == found
     assert find(CASES[kind].silent[1]()) == []
+    worst = next(f for f in found if f.kind == kind)
+    runs = SCRIPT.cures(CASES[kind], worst)
+    assert runs
+    for words, cured in runs:
+        assert words in worst.remedy
+        left = {f.kind for f in find(cured())}
+        assert left <= LEFT.get(kind, set()), words
 
 
 def test_every_kind_is_in_the_table_of_the_page() -> None:
     stored = json.loads(SCRIPT.FOUND.read_text())["cases"]
     assert [(c["kind"], c["loud"], c["silent"]) for c in stored] == [
-        (c.kind, c.loud[0], c.silent[0]) for c in SCRIPT.CASES
+        (c.kind, c.provoked, c.silent[0]) for c in SCRIPT.CASES
     ]
     assert len(CASES) == len(KINDS)
     text = SCRIPT.PAGE.read_text()
@@ -144,7 +152,7 @@ def test_the_first_step_is_as_long_as_it_says() -> None:
     finding = of_kind("first step", follow(torch.randn(20), start=0.05))[0]
     assert finding.evidence["update_rms"] == pytest.approx(0.1, rel=1e-4)
     assert "10·η" in finding.cause
-    assert "200 steps" in finding.remedy
+    assert finding.changes == ({"bias_correction": True}, {"lr": 0.001})
     assert of_kind("first step", follow(torch.randn(20), start=0.5)) == []
     assert of_kind("first step", follow(torch.randn(20), start=0.05, bias_correction=True)) == []
     assert of_kind("first step", follow(torch.randn(20), start=0.05, initial_square_avg=1.0)) == []
@@ -168,26 +176,24 @@ def test_centered_with_bias_correction_has_a_first_step_of_its_own() -> None:
         0
     ]
     assert "variance of the first gradient" in finding.cause
-    assert "bias_correction" not in finding.remedy
+    assert finding.changes == ({"lr": 1e-7},)
 
 
 def test_centered_gets_no_remedy_that_makes_its_first_step_far_longer() -> None:
     finding = of_kind("first step", follow(torch.randn(20), start=0.05, centered=True))[0]
     assert finding.evidence["update_rms"] == pytest.approx(0.01 / math.sqrt(0.99 * 0.01), rel=1e-4)
     assert "η/√(β·(1−β)) = 10.1·η" in finding.cause
-    assert finding.remedy.startswith("raise lr from 0 over the first 200 steps")
+    assert finding.changes == ({"lr": 0.001},)
     early = of_kind("start", follow(torch.full((20,), 1e-3), centered=True, initial_square_avg=1.0))[0]
-    dead = of_kind("dead rows", SCRIPT.words(50, centered=True))[0]
-    for remedy in (early.remedy, dead.remedy):
-        assert "bias_correction" not in remedy
-        assert "lr" in remedy
+    assert early.changes == ({"initial_square_avg": 0.0, "lr": 0.001},)
+    cured = follow(torch.full((20,), 1e-3), centered=True, **early.changes[0])
+    assert of_kind("start", cured) == []
 
 
 def proposed(finding: Finding) -> float:
     """Return the ε of a remedy."""
-    found = re.match(r"eps=(\S+) or less", finding.remedy)
-    assert found is not None
-    return float(found[1])
+    eps: float = finding.changes[0]["eps"]
+    return eps
 
 
 def test_centered_eps_is_compared_with_the_deviation() -> None:
@@ -323,9 +329,9 @@ def test_l2_decay_goes_through_the_buffer() -> None:
     assert finding.evidence["shrinkage"] == pytest.approx(gap, rel=0.3)
     assert f"by {finding.evidence['shrinkage']:.2g} of itself" in finding.sentence
     assert "the buffer makes 1/(1−μ) = 10 of 1" in finding.cause
-    keeps = re.search(r"weight_decay=(\S+) keeps", finding.remedy)
-    assert keeps is not None
-    assert float(keeps[1]) * 1e-4 == pytest.approx(gap, rel=0.4)
+    assert finding.changes[1]["weight_decay"] * 1e-4 == pytest.approx(gap, rel=0.4)
+    for change in finding.changes:
+        assert of_kind("weight decay", follow(noise, **{**options, **change})) == []
 
 
 @pytest.mark.parametrize(
@@ -385,6 +391,9 @@ def test_l2_decay_is_found_where_it_matters_or_does_not_act() -> None:
     assert weak.sentence.startswith("L2 decay does next to nothing to 0.0: λ·p is 0.0")
     assert weak.evidence["share_of_gradient"] == pytest.approx(0.0004, rel=0.3)
     assert found(0.0) == []
+    for change in weak.changes:
+        options = {"lr": 1e-4, "bias_correction": True, "weight_decay": 0.0004 * size / 2, "start": 2.0, **change}
+        assert of_kind("weight decay", follow(noise, **options)) == []
 
 
 @pytest.mark.parametrize(("dtype", "remedy"), [("bfloat16", "stochastic"), ("float16", "float32"), ("float32", "lr")])
@@ -414,7 +423,7 @@ def test_a_stall_names_the_dtype_of_the_tensor_and_not_of_its_group(stochastic: 
     found = {f.tensor: f for f in of_kind("stall", monitor.records)}
     assert set(found) == stalled
     assert found["0.1"].evidence["param_dtype"] == "float32"
-    assert found["0.1"].remedy == "a larger lr"
+    assert found["0.1"].changes == ({"lr": 0.001},)
     assert stochastic or found["0.0"].evidence["param_dtype"] == "bfloat16"
 
 
@@ -464,7 +473,8 @@ def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> 
     finding = of_kind("nonfinite", records)[0]
     assert after in finding.sentence
     assert f'nonfinite="{mode}"' not in finding.remedy
-    assert ("reload a checkpoint of step 30 or before" in finding.remedy) == (mode == "propagate")
+    assert ("go on from a checkpoint of step 30 or before" in finding.remedy) == (mode == "propagate")
+    assert finding.changes == (({"nonfinite": "skip"},) if mode == "propagate" else ())
     if mode == "propagate":
         for record in records:
             for group in record["groups"]:
@@ -683,7 +693,7 @@ def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_othe
     """As the next run would be told of its effective lr, and that a larger eps were better."""
     governed = faint(1e-9)[0]
     assert governed.kind == "eps"
-    assert "eps=" not in governed.remedy
+    assert governed.changes == ()
     assert governed.remedy.startswith("look whether a signal reaches it")
     by_v = faint(1e-9, eps=1e-20)[0]
     assert by_v.kind == "effective lr"
@@ -826,7 +836,7 @@ def test_steps_left_out_and_steps_that_were_not_are_told_apart() -> None:
     monitor.records[-1]["nonfinite_steps"] = 3  # two that no record saw, beside the one left out
     finding = of_kind("nonfinite", monitor.records)[0]
     assert "were met in 2 steps; they went into v and stay there" in finding.sentence
-    assert "reload a checkpoint of step 4 or before" in finding.remedy  # step 5 has the one that was left out
+    assert "from a checkpoint of step 4 or before" in finding.remedy  # step 5 has the one that was left out
 
 
 # -- many of one kind, and records of every sort -----------------------------------------------------------------------
@@ -925,3 +935,69 @@ def test_no_record_makes_it_stumble_or_repeat_itself(records: list[dict[str, Any
     for finding in found:
         assert str(finding)
         assert json.loads(json.dumps(finding.to_dict(), allow_nan=False))["kind"] == finding.kind
+
+
+# -- remedies ----------------------------------------------------------------------------------------------------------
+
+
+def finding(kind: str, *changes: dict[str, Any]) -> Finding:
+    return Finding(kind, None, 1, "s", "c", {}, "t", "", changes)
+
+
+def test_no_remedy_undoes_that_of_a_graver_finding() -> None:
+    options = {"lr": 0.01, "eps": 1e-8, "centered": True, "nonfinite": "propagate"}
+    down, up = finding("a", {"lr": 0.001}), finding("b", {"lr": 0.1})
+    assert consistent([down, up], options) == [down]
+    assert consistent([up, down], options) == [up]
+    assert consistent([finding("no remedy by options"), up], options)[0].changes == ()
+    either = finding("c", {"lr": 0.1}, {"eps": 1e-6})
+    assert consistent([down, either], options) == [down, finding("c", {"eps": 1e-6})]
+    others = [finding("d", {"centered": False}), finding("e", {"clip": 3.0}), finding("f", {"nonfinite": "skip"})]
+    assert consistent([down, *others], options) == [down, *others]
+    again = finding("g", {"centered": True, "lr": 0.001})  # as it is, and so no change
+    assert consistent([down, again], options) == [down, again]
+    assert consistent([finding("d", {"eps": 1.0}), finding("e", {"eps": 0.0})], options) == [finding("d", {"eps": 1.0})]
+
+
+def test_of_two_tensors_that_want_other_rates_the_graver_finding_is_told() -> None:
+    """One that is far too small for lr, and one that is far too large."""
+    params = [torch.full((2, 2), size, dtype=torch.float64) for size in (1e-3, 1e9)]
+    optimizer = RMSprop(params, lr=1e-3, bias_correction=True)
+    monitor = Monitor(optimizer, every=1)
+    for _ in range(12):
+        for p in params:
+            p.grad = torch.randn(2, 2, dtype=torch.float64)
+        optimizer.step()
+    assert [f.kind for f in find(monitor.records)] == ["long steps"]
+
+
+def test_gradients_that_are_not_finite_and_are_skipped_leave_the_parameters_finite() -> None:
+    """The remedy of a run in which they went into v."""
+    broken_down = partial(SCRIPT.digits, steps=50, before_step=SCRIPT.break_down)
+    told = of_kind("nonfinite", broken_down(nonfinite="propagate"))[0]
+    for change in told.changes:
+        cured = broken_down(**change)[-1]
+        assert cured["skipped_steps"] == 1
+        assert all(math.isfinite(t["parameter_rms"]) for t in cured["tensors"].values())
+
+
+def test_a_network_that_a_long_step_killed_lives_with_the_rate_that_is_told() -> None:
+    def found(**options: Any) -> list[Finding]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        losses = ((model(torch.rand(64, 8)) + 1).square().mean() for _ in range(100))
+        return of_kind("dead rows", SCRIPT.train(model, losses, **{"lr": 3.0, **options}))
+
+    dead = found()
+    assert "0.weight" in {f.tensor for f in dead}
+    for change in dead[0].changes:
+        assert found(**change) == []
+
+
+def test_a_tensor_without_a_gradient_is_not_said_to_need_a_larger_rate() -> None:
+    """Its steps are short, as the buffer decays, and lr has no part in it."""
+    gradients = torch.zeros(200)
+    gradients[:3] = 1
+    records = follow(gradients, momentum=0.9)
+    assert 0 < records[-1]["tensors"]["0.0"]["update_ratio"] < 1e-6
+    assert [f.kind for f in find(records)] == ["dead rows"]

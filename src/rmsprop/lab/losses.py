@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from rmsprop.monitor.findings import Finding
+from rmsprop.monitor.history import lower
 
 TIMES = 3.0  # the loss before the first step: not training would have been better
 LOST = 0.5, 0.1  # of it: it ends above the first share, and was once below the second one
@@ -58,5 +59,6 @@ def ran_away(records: Sequence[dict[str, Any]], lr: float) -> Finding | None:
         },
         threshold=f"{TIMES:g} times the loss before the first step, or {LOST[0]:g} times where it was once below "
         f"{LOST[1]:g} times; medians of epochs",
-        remedy="a smaller lr, such as rmsprop find-lr suggests, or one that rises from 0 over the first steps",
+        advice="a smaller lr, such as rmsprop find-lr suggests",
+        changes=({"lr": lower(lr)},),
     )  # fmt: skip

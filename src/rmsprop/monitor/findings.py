@@ -59,9 +59,9 @@ def find(records: Sequence[Record]) -> list[Finding]:
     Returns
     -------
     list of Finding
-        Each with a sentence, its cause, the numbers, the threshold that they passed, and a remedy. Where more than
-        three tensors share a kind, one finding speaks of the worst of them and names the others. Empty if nothing was
-        found, or if there are no records.
+        Each with a sentence, its cause, the numbers, the threshold that they passed, and remedies, the surest first.
+        No remedy undoes that of a graver finding. Where more than three tensors share a kind, one finding speaks of the
+        worst of them and names the others. Empty if nothing was found, or if there are no records.
 
     Raises
     ------
@@ -83,7 +83,39 @@ def find(records: Sequence[Record]) -> list[Finding]:
     ε governs 100 % of the elements of weight that have a gradient: you are running SGD there, with rate η/ε = 0.01.
     """
     history = History(_checked(records))
-    return [finding for kind in KINDS for finding in _joined(list(kind(history)))]
+    found = [finding for kind in KINDS for finding in _joined(list(kind(history)))]
+    return consistent(found, history.records[-1]["groups"][0]) if found else []
+
+
+def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[Finding]:
+    """Return the findings without changes that undo those of a graver one, and without those that no change is left of.
+
+    Parameters
+    ----------
+    findings
+        The gravest first.
+    options
+        Today's values, such as the learning rate, by which a change is one up or down.
+    """
+    raises: dict[str, bool] = {}  # option → whether the gravest finding that changes it raises it
+    kept = []
+    for finding in findings:
+        changes = []
+        for change in finding.changes:
+            ways = _ways(change, options)
+            if all(raises.get(name, way) == way for name, way in ways.items()):
+                changes.append(change)
+        for change in changes:
+            raises = _ways(change, options) | raises
+        if changes or not finding.changes:
+            kept.append(dataclasses.replace(finding, changes=tuple(changes)))
+    return kept
+
+
+def _ways(change: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, bool]:
+    """Return for each number or flag that a change makes another one whether it raises it."""
+    known = {k: x for k in change if isinstance(x := options.get(k), int | float) and x != change[k]}
+    return {k: change[k] > x for k, x in known.items()}
 
 
 def _checked(records: Any) -> list[Record]:

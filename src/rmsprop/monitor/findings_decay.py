@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rmsprop.monitor.history import MEDIAN, NAN, Finding, History, Seen, over, percent, square
+from rmsprop.monitor.history import MEDIAN, NAN, Finding, History, Seen, over, percent, rounded, square
 
 
 def weight_decay(history: History) -> Iterator[Finding]:
@@ -54,12 +54,12 @@ def weight_decay(history: History) -> Iterator[Finding]:
             f"λ·p is part of g, and divided by d like it: by {told['d']:.2g} here, by other numbers in other elements"
             f"{buffer}"
         )
-        remedy = (
-            "decoupled_weight_decay=True, by which all shrink by η·λ; "
-            f"weight_decay={seen('weight_decay') / d:.1g} keeps today's rate"
+        changes = (
+            {"decoupled_weight_decay": True},  # by which all shrink by η·λ
+            {"decoupled_weight_decay": True, "weight_decay": rounded(seen("weight_decay") / d)},  # at today's rate
         )
         threshold = f"shrinkage {far:g} times η·λ or a tenth of it, λ·p at least {percent(matters)} of g, {MEDIAN}"
-        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, remedy)
+        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, changes=changes)
     for name, times, seen in [] if wrong else history.ranked(weakness, above=1 / least, matrices=True):
         told = evidence(name, seen)
         sentence = (
@@ -70,9 +70,6 @@ def weight_decay(history: History) -> Iterator[Finding]:
             "λ·p is part of g and has that share of each step; if the rest is noise, it moves parameters further than "
             f"decay does for 1/share² = {square(times):.2g} steps"
         )
-        remedy = (
-            f"a weight_decay {matters * times:.2g} times as large has {percent(matters)}; with "
-            f"decoupled_weight_decay=True all shrink by η·λ, now {told['lr_times_weight_decay']:.2g}; or leave it out"
-        )
+        changes = ({"decoupled_weight_decay": True}, {"weight_decay": 0.0})
         threshold = f"λ·p less than {percent(least)} of g, {MEDIAN}"
-        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, remedy)
+        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, changes=changes)

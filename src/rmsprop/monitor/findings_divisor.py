@@ -7,8 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
-from rmsprop.monitor.history import FAR, MEDIAN, NAN, Finding, History, Seen, counted, over, percent, square
+from rmsprop.monitor.history import (
+    FAR,
+    MEDIAN,
+    NAN,
+    Finding,
+    History,
+    Seen,
+    counted,
+    lower,
+    over,
+    percent,
+    rounded,
+    square,
+)
 
 
 def start(history: History) -> Iterator[Finding]:
@@ -44,13 +58,15 @@ def start(history: History) -> Iterator[Finding]:
             f"times shorter than they will be {counted(steps, 'step')} from now."
         )
         cause = f"v₀ is far above g², and v forgets half of it in {counted(f'{half:.3g}', 'step')}, ln 2/−ln β"
-        warm_up = "a warm-up of lr" if seen.group["centered"] else "bias_correction=True"
-        remedy = f"initial_square_avg=0 with {warm_up}; or take it for the warm-up that it is"
+        changes = ({"initial_square_avg": 0.0, "bias_correction": True},)
+        if seen.group["centered"]:  # the variance of the first gradient would be 0
+            changes = ({"initial_square_avg": 0.0, "lr": lower(seen("lr"))},)
+        advice = "take it for the warm-up that it is"
         evidence = seen.numbers("history_rms", "gradient_rms") | {
             "left_of_start": left(seen), "half_life": half, "steps_left": steps, "times_shorter": times
         }  # fmt: skip
         threshold = f"βᵗ·v₀ more than {percent(share)} of v, and d {far:g} times that of g² and ε, in the newest record"
-        yield Finding("start", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("start", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
 
 
 def eps(history: History) -> Iterator[Finding]:
@@ -78,22 +94,23 @@ def eps(history: History) -> Iterator[Finding]:
             ratio = history.typical(name, "signal_to_noise")
             usual /= math.sqrt(1 + ratio) if ratio > 0 else 1
         small = min(0.1 * floor, 0.01 * usual if usual > 0 else math.inf)  # gradients of a few elements may be large
-        top = square(small) if inside else small
-        remedy = (
-            f"eps={top:.0e} or less, with an lr chosen anew; or leave it, if SGD is meant, as by recipes with ε = 1"
-        )
+        changes: tuple[dict[str, float], ...] = ({"eps": rounded(square(small) if inside else small)},)
+        advice = "leave it, if SGD is meant, as by recipes with ε = 1"
         if faint:  # a smaller ε would give it the steps of others, and `effective_lr` something to say
             cause += f", {over(history.typical(name, 'gradient_rms'), others):.1g} of the median of the tensors"
-            remedy = (
-                "look whether a signal reaches it (scales, saturation): so small a gradient may be noise, which a "
-                "smaller eps would follow; or leave it"
+            changes, advice = (
+                (),
+                (
+                    "look whether a signal reaches it (scales, saturation): so small a gradient may be noise, which a "
+                    "smaller eps would follow"
+                ),
             )
         evidence = seen.numbers("eps_share", "zero_gradient_share", "eps", "lr") | {
             "share": share, "gradient_rms": history.typical(name, "gradient_rms"), "sgd_lr": rate,
             "median_gradient": others,
         }  # fmt: skip
         threshold = f"more than {percent(limit)} of the elements with a gradient, {MEDIAN}"
-        yield Finding("eps", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("eps", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
 
 
 def variance_floor(history: History) -> Iterator[Finding]:
@@ -106,13 +123,13 @@ def variance_floor(history: History) -> Iterator[Finding]:
         )
         if seen.group["centered"]:
             cause = "these gradients hardly vary, and v − m² is the rounding error of its subtraction"
-            remedy = "centered=False; or an eps above √(v − m²), by which these elements are then governed"
+            change: dict[str, Any] = {"centered": False}
         else:
             cause = f"v₀ = {seen('initial_square_avg'):g} is so far above g² that v − βᵗ·v₀ is a rounding error"
-            remedy = "initial_square_avg=0"
+            change = {"initial_square_avg": 0.0}
         evidence = seen.numbers("update_rms", "lr", "gradient_rms") | {"floor_share": share, "step_in_lr": length}
         threshold = f"more than {percent(limit)} of the elements, {MEDIAN}"
-        yield Finding("variance floor", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("variance floor", name, seen.step, sentence, cause, evidence, threshold, changes=(change,))
 
 
 def state_stall(history: History) -> Iterator[Finding]:
@@ -142,7 +159,7 @@ def state_stall(history: History) -> Iterator[Finding]:
             f"v is bfloat16, rounded to nearest: a step takes at most 1−β = {1 - seen('decay'):.2g} from it, and less "
             "than 0.2 to 0.4 % of it is rounded away; steps stay short"
         )
-        remedy = "float32 averages, or stochastic rounding, as state_dtype='bfloat16' of rmsprop.torch has it"
+        advice = "float32 averages, which rmsprop.jax.rmsprop and rmsprop.torch.RMSprop keep for bfloat16 parameters"
         evidence = seen.numbers("history_rms", "gradient_rms", "decay") | {"fall_due": due, "fall": made}
         threshold = f"due to fall by {percent(least)} or more, fallen by less than {percent(most)} of that; bfloat16"
-        yield Finding("state stall", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("state stall", name, seen.step, sentence, cause, evidence, threshold, advice)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import takewhile
+from typing import Any
 
 from rmsprop.monitor.history import (
     MEDIAN,
@@ -21,8 +22,10 @@ from rmsprop.monitor.history import (
     Record,
     Seen,
     counted,
+    lower,
     over,
     percent,
+    rounded,
     square,
     typical,
 )
@@ -35,19 +38,16 @@ _AFTER = {
 }
 _BY_GROUP = "were dealt with as each group has it"
 _CAUSE = "a gradient beyond the range of its type, or one whose square is"
-_LOOK = (
-    "look for the batch or the operation that makes them (a division by zero, an overflow in half precision), or clip "
-    "the gradients"
-)
+_LOOK = "mend the batch or the operation that makes them, such as a division by zero or an overflow in half precision"
 
 
-def _after_nonfinite(history: History, mode: str) -> str:
-    """Return the remedy, which where they went into v begins with a checkpoint that is free of them."""
+def _after_nonfinite(history: History, mode: str) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """Return advice and changes; where they went into v, training goes on from a checkpoint that is free of them."""
     if mode != "propagate":
-        return _LOOK
+        return _LOOK, ()
     *_, clean = None, *takewhile(lambda record: not _applied(record), history.records)
     free = "from before them" if clean is None else f"of step {clean['step']} or before"
-    return f'reload a checkpoint {free}; nonfinite="skip" leaves such steps out; then {_LOOK}'
+    return f"{_LOOK}; in both cases, go on from a checkpoint {free}", ({"nonfinite": "skip"},)
 
 
 def _counted(record: Record, name: str) -> int:
@@ -79,7 +79,8 @@ def nonfinite(history: History) -> Iterator[Finding]:
         after = _AFTER[mode][1] if len(modes) < 2 else _BY_GROUP
         sentence = f"Gradients that are not finite were met in {counted(steps, 'step')}; they {after}."
         step, evidence = history.records[-1]["step"], {"nonfinite_steps": steps}
-        yield Finding("nonfinite", None, step, sentence, _CAUSE, evidence, "one step", _after_nonfinite(history, mode))
+        remedies = _after_nonfinite(history, mode)
+        yield Finding("nonfinite", None, step, sentence, _CAUSE, evidence, "one step", *remedies)
 
 
 def _nonfinite_of(record: Record) -> list[str]:
@@ -116,8 +117,8 @@ def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) 
     if steps > 1 and mode != "propagate":
         sentence += f" In all there were {steps} such steps."
     evidence = {"elements": count, "first_step": first, "nonfinite_steps": steps, "tensors": ever}
-    remedy = _after_nonfinite(history, mode)
-    return Finding("nonfinite", worst if known else None, first, sentence, _CAUSE, evidence, "one element", remedy)
+    tensor, remedies = worst if known else None, _after_nonfinite(history, mode)
+    return Finding("nonfinite", tensor, first, sentence, _CAUSE, evidence, "one element", *remedies)
 
 
 def _of_all(count: int, everything: int) -> str:
@@ -154,14 +155,14 @@ def spike(history: History) -> Iterator[Finding]:
         )
         sentence = f"The gradient of {name} was {k:.3g} times its history in step {seen.step}: {long}{after}"
         cause = f"a gradient of {seen('gradient_rms'):.3g} where √v was {seen('history_rms'):.3g} (root mean squares)"
-        remedy = (
-            "clip gradients somewhat above their usual norm, and look at that batch; spikes are rarer at a smaller lr"
-        )
+        norms = typical(r["gradient_norm"] for r in history.records if r["gradient_norm"])
+        changes = ({"clip": rounded(2 * norms)},) if norms > 0 else ()
+        advice = f"look at the batch of step {seen.step}"
         evidence = seen.numbers("gradient_rms", "history_rms") | {
             "times_history": k, "step_in_lr": length, "recovery_steps": steps, "records": count
         }  # fmt: skip
         threshold = f"gradient more than {limit:g} times its history (root mean squares) in a record"
-        yield Finding("spike", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("spike", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
 
 
 def _margin(seen: Seen, root: float) -> float:
@@ -207,13 +208,14 @@ def oscillation(history: History) -> Iterator[Finding]:
         edge = "2(1+μ)/((1+2μ)·η)" if nesterov else "2(1+μ)/η" if mu else "2/η"
         how = "narrows with it" if mu else "is about η/2 wide"
         cause = f"the curvature, divided by √v, has reached the edge of stability, {edge} with η = {seen('lr'):g}"
-        remedy = f"a smaller lr, or one that falls to 0 at the end: the oscillation {how}"
+        advice = f"let lr fall to 0 at the end: the oscillation {how}"
+        changes = ({"lr": lower(seen("lr"))},)
         evidence = seen.numbers("lr", "momentum", "update_ratio") | {"gradient_cosine": -opposed, "sign_flips": share}
         threshold = (
             f"cosine of successive gradients below −{limit:g}, {MEDIAN}, and more than {percent(most)} of the signs, "
             f"their mean; of fewer than {few} elements, below 0 in {RECENT} of {RECENT} records or {needed} of {many}"
         )
-        yield Finding("oscillation", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("oscillation", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
 
 
 def clipping(history: History) -> Iterator[Finding]:
@@ -229,10 +231,10 @@ def clipping(history: History) -> Iterator[Finding]:
         "before clipping the norm is always above the threshold; a factor common to all gradients then cancels in g/d, "
         "up to ε: such clipping changes little and bounds no step"
     )
-    remedy = "a threshold above the usual norm, for spikes only; or none, and a smaller lr if steps are too long"
+    advice = "clip at a norm above the usual one of unclipped gradients, for spikes only, or not at all"
     evidence = {"gradient_norm": usual, "records": len(norms), "records_alike": same}
     threshold = f"{percent(most)} of at least {several} norms within {close:g} of their median"
-    yield Finding("clipping", None, history.records[-1]["step"], sentence, cause, evidence, threshold, remedy)
+    yield Finding("clipping", None, history.records[-1]["step"], sentence, cause, evidence, threshold, advice)
 
 
 def _varies(history: History) -> bool:
@@ -246,11 +248,11 @@ def _varies(history: History) -> bool:
 
 def dead_rows(history: History) -> Iterator[Finding]:
     """Find rows, such as units or entries of an embedding, that no gradient reaches."""
-    limit = 0.25
+    limit, newest = 0.25, 5
 
     def all_dead(name: str) -> bool:
         recent = history.recent(name)
-        return len(recent) >= SEVERAL and all(s("zero_gradient_share") == 1 for s in recent)
+        return len(recent) >= SEVERAL and all(s("zero_gradient_share") == 1 for s in recent[-newest:])
 
     def measure(name: str) -> float:
         shares = [over(s("dead_rows"), s("rows")) for s in history.recent(name)]
@@ -267,17 +269,16 @@ def dead_rows(history: History) -> Iterator[Finding]:
         )
         sentence = f"No gradient reaches {name}." if all_dead(name) else some
         cause = "units that are never active, such as ReLUs whose input was pushed below 0, or entries never looked up"
-        calmer = "an lr raised from 0" if seen.group["centered"] else "bias_correction=True"
-        remedy = (
-            f"if it came with training, a smaller lr, calmer first steps ({calmer}) or an activation with a slope "
-            "below 0; else these rows are not used at all"
-        )
+        once = history.tensors[name][0]("gradient_rms") > 0 and all_dead(name)  # it had a gradient, and lost it
+        changes = ({"lr": lower(seen("lr"))},) if once else ()
+        advice = "an activation with a slope below 0; or leave out rows that are never used"
         evidence = seen.numbers("dead_rows", "rows", "zero_gradient_share")
         threshold = (
             f"more than {percent(limit)} of the rows without gradient, and with √v at most 1e-6 of the tensor's, "
-            f"{MEDIAN} and in the newest; or no element with a gradient; of {SEVERAL} records at least"
+            f"{MEDIAN} and in the newest; or no element with a gradient in the newest {newest}; of {SEVERAL} records "
+            "at least"
         )
-        yield Finding("dead rows", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("dead rows", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
 
 
 def _steps_to_forget(decay: float) -> int:

@@ -7,9 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
-from rmsprop.monitor.history import FAR, MEDIAN, NAN, SEVERAL, Finding, History, Seen, over, percent, typical
+from rmsprop.monitor.history import (
+    FAR,
+    MEDIAN,
+    NAN,
+    SEVERAL,
+    Finding,
+    History,
+    Seen,
+    higher,
+    lower,
+    over,
+    percent,
+    rounded,
+    square,
+    typical,
+)
 
+LONG = 0.2  # of a parameter's size, in each step: too long a one
+STEP = 0.005  # of it: a usual step
 _HALF_GAP = {"bfloat16": "0.2 to 0.4 %", "float16": "0.02 to 0.05 %", "float32": "3e-6 to 6e-6 %"}  # of a value
 
 
@@ -36,12 +54,12 @@ def first_step(history: History) -> Iterator[Finding]:
 
     for name, ratio, _ in history.ranked(measure, above=share, matrices=True):
         first = history.tensors[name][0]
-        beta, warm_up = first("decay"), math.ceil(2 / (1 - first("decay")))
+        beta, mu, lr = first("decay"), first("momentum"), {"lr": lower(first("lr"))}
         sentence = (
             f"The first step changed {name} by {first('update_rms'):.3g} (root mean square), {percent(ratio)} of what "
             f"it then was; relative to lr, it was {times(name):.3g} times as long as later steps."
         )
-        remedy = f"raise lr from 0 over the first {warm_up} steps, 2/(1−β)"
+        changes: tuple[dict[str, Any], ...] = (lr,)
         if first.group["centered"] and (first.group["bias_correction"] or not beta):
             why = "bias_correction" if first.group["bias_correction"] else "β = 0"
             cause = f"centered with {why}: the variance of the first gradient is 0 up to rounding"
@@ -50,16 +68,20 @@ def first_step(history: History) -> Iterator[Finding]:
             if first.group["centered"]:  # of s = β·(1−β)·g²; with bias_correction it would be 0
                 factor = f"η/√(β·(1−β)) = {1 / math.sqrt(beta * (1 - beta)):.3g}·η"
             else:
-                remedy = f"bias_correction=True, or {remedy}"
+                after = first("parameter_rms")  # it was about as large before as a step of random sign left of it
+                before = after * math.sqrt(1 - square(ratio)) if ratio < 1 else first("update_rms") - after
+                lasting = over(first("lr") / (1 - mu), before)  # of the parameter, step by step, once v is known
+                calm = {"bias_correction": True}
+                changes = (calm, lr) if lasting <= LONG else (lr,)
             cause = f"v starts at 0, and the first step is {factor} for every element, whatever its gradient"
         evidence = first.numbers("update_rms", "update_ratio", "lr", "decay") | {"times_later_steps": times(name)}
         threshold = f"more than {percent(share)} of the parameter after step 1, and {surge:g} times later steps, by lr"
-        yield Finding("first step", name, 1, sentence, cause, evidence, threshold, remedy)
+        yield Finding("first step", name, 1, sentence, cause, evidence, threshold, changes=changes)
 
 
 def long_steps(history: History) -> Iterator[Finding]:
     """Find steps that are far too long for the size of the parameters."""
-    limit = 0.2
+    limit = LONG
 
     def ratio(name: str) -> float:
         return history.typical(name, "update_ratio") if len(history.recent(name)) >= SEVERAL else NAN
@@ -67,15 +89,15 @@ def long_steps(history: History) -> Iterator[Finding]:
     for name, value, seen in history.ranked(ratio, above=limit, matrices=True):
         sentence = f"Each step changes {name} by {percent(value)} of its size."
         cause = f"lr = {seen('lr'):g} is large for values of {seen('parameter_rms'):.3g} (root mean square)"
-        remedy = f"an lr {value / 0.01:.0f} times smaller would change it by 1 % a step; 0.1 to 1 % is usual"
+        changes = ({"lr": rounded(seen("lr") * STEP / value)},)
         evidence = seen.numbers("update_rms", "parameter_rms", "lr") | {"update_ratio": value}
         threshold = f"update/parameter above {limit:g}, {MEDIAN}, of {SEVERAL} at least"
-        yield Finding("long steps", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("long steps", name, seen.step, sentence, cause, evidence, threshold, changes=changes)
 
 
 def short_steps(history: History) -> Iterator[Finding]:
     """Find steps that are far too short for the size of the parameters, at a rate that is not at a schedule's end."""
-    limit = 1e-6
+    limit, by_lr = 1e-6, 1e-3
 
     def inverse(name: str) -> float:
         recent = history.recent(name)
@@ -83,18 +105,21 @@ def short_steps(history: History) -> Iterator[Finding]:
             len(recent) >= SEVERAL
             and recent[-1]("lr") >= 0.1 * max(s("lr") for s in history.tensors[name])
             and not history.typical(name, "unchanged_share") > 0.5  # that is a stall
+            and history.typical(name, lambda s: over(s("update_rms"), s("lr"))) > by_lr  # else it has no gradient
         )
         return over(1.0, history.typical(name, "update_ratio")) if counts else NAN
 
     for name, value, seen in history.ranked(inverse, above=1 / limit, matrices=True):
         sentence = f"A step changes {name} by {1 / value:.2g} of its size: it takes {value:.2g} steps to change it."
         cause = f"lr = {seen('lr'):g} is small for values of {seen('parameter_rms'):.3g} (root mean square)"
-        remedy = "a larger lr, if this tensor is to be trained; 0.1 to 1 % of the size is a usual step"
+        changes = ({"lr": rounded(seen("lr") * STEP * value)},)
+        advice = "leave it, if this tensor is not to be trained"
         evidence = seen.numbers("update_rms", "parameter_rms", "lr") | {"update_ratio": 1 / value}
         threshold = (
-            f"update/parameter below {limit:g}, {MEDIAN}, of {SEVERAL} at least, lr a tenth of its largest at least"
+            f"update/parameter below {limit:g}, {MEDIAN}, of {SEVERAL} at least, lr a tenth of its largest at least, "
+            f"update above {by_lr:g}·lr"
         )
-        yield Finding("short steps", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("short steps", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
 
 
 def effective_lr(history: History) -> Iterator[Finding]:
@@ -121,7 +146,10 @@ def effective_lr(history: History) -> Iterator[Finding]:
             f"its gradient is {gradient:.3g} (root mean square) where the median of the tensors is {others:.3g}, and "
             "RMSprop makes steps of all alike: if so small a gradient is noise, noise is followed"
         )
-        remedy = "look whether a signal reaches it (scales, saturation); else give it a smaller lr or a larger eps"
+        advice = (
+            "look whether a signal reaches it (scales, saturation); or give it a group of its own, with lr = "
+            f"{rounded(seen('lr') / times):g}"
+        )
         evidence = seen.numbers("lr") | {
             "gradient_rms": gradient, "effective_lr": rate(name), "median": usual, "times": times,
             "median_gradient": others,
@@ -130,7 +158,7 @@ def effective_lr(history: History) -> Iterator[Finding]:
             f"{FAR:g} times the median of {SEVERAL} tensors or more, and above lr, its gradient below a tenth of "
             f"theirs; each the {MEDIAN}"
         )
-        yield Finding("effective lr", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("effective lr", name, seen.step, sentence, cause, evidence, threshold, advice)
 
 
 def stall(history: History) -> Iterator[Finding]:
@@ -147,12 +175,13 @@ def stall(history: History) -> Iterator[Finding]:
         sentence = f"{percent(share)} of {name}, of the elements with a gradient, do not change in a step."
         half = f" ({_HALF_GAP[dtype]} of the value)" if dtype in _HALF_GAP else ""
         cause = f"a step below half the distance to the next number of {dtype}{half} is rounded away"
-        remedy = {
-            "bfloat16": "stochastic_rounding=True, which is right on average; or float32 parameters",
-            "float16": "float32 parameters, with autocast for the model's operations",
-        }.get(dtype, "a larger lr")
+        changes: tuple[dict[str, Any], ...]
+        changes, advice = {
+            "bfloat16": (({"stochastic_rounding": True},), "float32 parameters"),
+            "float16": ((), "float32 parameters, with autocast for the model's operations"),
+        }.get(dtype, (({"lr": higher(seen("lr"))},), ""))
         evidence = seen.numbers("unchanged_share", "zero_gradient_share", "update_ratio") | {
             "share": share, "param_dtype": dtype
         }  # fmt: skip
         threshold = f"more than {percent(limit)} of the elements with a gradient, no stochastic rounding, {MEDIAN}"
-        yield Finding("stall", name, seen.step, sentence, cause, evidence, threshold, remedy)
+        yield Finding("stall", name, seen.step, sentence, cause, evidence, threshold, advice, changes)

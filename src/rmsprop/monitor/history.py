@@ -15,6 +15,7 @@ Record: TypeAlias = dict[str, Any]
 
 RECENT = 10  # newest records of a tensor, from which lasting conditions are judged
 SEVERAL = 3  # fewer of them say nothing about what differs from step to step
+USUAL = 1e-3  # learning rate that most networks train with
 FAR = 100.0  # times smaller than others: a gradient that may be noise
 MEDIAN = f"median of the newest {RECENT} records"
 NAN = math.nan  # stands for every number that is missing: it exceeds no threshold
@@ -31,14 +32,47 @@ class Finding:
     cause: str
     evidence: dict[str, Any]  # the numbers by name
     threshold: str  # what was asked for
-    remedy: str
+    advice: str = ""  # what no option does, in words
+    changes: tuple[dict[str, Any], ...] = ()  # options to change, each a remedy by itself, the surest first
+
+    @property
+    def remedy(self) -> str:
+        """What to do, the surest first, spelled as Python."""
+        return self.spelled(in_python)
+
+    def spelled(self, spell: Callable[[dict[str, Any]], str | None]) -> str:
+        """Return the remedy with its changes as `spell` writes them, those left out of which it makes None."""
+        changes = [words for change in self.changes if (words := spell(change)) is not None]
+        return "; or ".join([*changes, *([self.advice] if self.advice else [])])
 
     def __str__(self) -> str:
         return f"Step {self.step}: {self.sentence}\n  Cause: {self.cause}.\n  Remedy: {self.remedy}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dict that JSON can hold, None for what is not finite."""
-        return dict(finite(asdict(self)))
+        return dict(finite({**asdict(self), "changes": list(self.changes), "remedy": self.remedy}))
+
+
+def in_python(change: dict[str, Any]) -> str:
+    """Return a change of options as a reader of Python would type it."""
+    if "clip" in change:
+        return f"torch.nn.utils.clip_grad_norm_(model.parameters(), {change['clip']:g}) before each step"
+    return f"RMSprop(..., {', '.join(f'{name}={value!r}' for name, value in change.items())})"
+
+
+def lower(lr: float) -> float:
+    """Return a rate to try where `lr` is too high: a tenth, or 0.001, which suits most networks, if that is less."""
+    return rounded(min(lr / 10, USUAL))
+
+
+def higher(lr: float) -> float:
+    """Return a rate to try where `lr` is too low: ten times as much, or 0.001 if that is more."""
+    return rounded(max(10 * lr, USUAL))
+
+
+def rounded(x: float) -> float:
+    """Return a number with the one digit that a proposal deserves."""
+    return float(f"{x:.0e}")
 
 
 class Seen(NamedTuple):
