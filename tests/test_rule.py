@@ -280,7 +280,7 @@ ERRORS = [
     ({"lr": -1}, "lr must be a finite number >= 0, got -1; 1e-4 to 1e-2 is usual"),
     ({"lr": math.inf}, "lr must be a finite number >= 0, got inf; 1e-4 to 1e-2 is usual"),
     ({"lr": math.nan}, "lr must be a finite number >= 0, got nan; 1e-4 to 1e-2 is usual"),
-    ({"lr": "0.1"}, "lr must be a finite number >= 0, got '0.1'; 1e-4 to 1e-2 is usual"),
+    ({"lr": "0.1"}, "lr must be a finite number >= 0, got '0.1'; it is text: write 0.1, or convert it with float()"),
     ({"lr": True}, "lr must be a finite number >= 0, got True; 1e-4 to 1e-2 is usual"),
     ({"lr": None}, "lr must be a finite number >= 0, got None; 1e-4 to 1e-2 is usual"),
     ({"lr": 1j}, "lr must be a finite number >= 0, got 1j; 1e-4 to 1e-2 is usual"),
@@ -291,7 +291,7 @@ ERRORS = [
     ({"weight_decay": math.nan}, "weight_decay must be a finite number >= 0, got nan; 1e-5 to 1e-2 is usual"),
     ({"initial_square_avg": -1},
      "initial_square_avg must be a finite number >= 0, got -1; 0 (PyTorch) or 1 (TensorFlow 1) is usual"),
-    ({"centered": 1}, "centered must be True or False, got 1; pass True or False"),
+    ({"centered": 2}, "centered must be True or False, got 2; pass True or False"),
     ({"nesterov": "no", "momentum": 0.9}, "nesterov must be True or False, got 'no'; pass True or False"),
     ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0.0; set momentum, for example 0.9"),
 ]  # fmt: skip

@@ -234,7 +234,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"to_batch": 1.5}, "to_batch must be a whole number >= 1, got 1.5; "),
     ({"steps": 0}, "steps must be a whole number >= 1, got 0; leave it out"),
     ({"accumulation": 0}, "accumulation must be a whole number >= 1, got 0; 1 is a step after every"),
-    ({"summed": 1}, "summed must be True or False, got 1; "),
+    ({"summed": 2}, "summed must be True or False, got 2; "),
 ]
 
 

@@ -494,14 +494,14 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"momentum": [0.9]}, r"momentum must be a number in \[0, 1\), got \[0.9\]"),
     ({"weight_decay": -1}, "weight_decay must be a finite number >= 0, got -1"),
     ({"centered": "yes"}, "centered must be True or False, got 'yes'"),
-    ({"capturable": 1}, "capturable must be True or False, got 1"),
+    ({"capturable": 2}, "capturable must be True or False, got 2"),
     ({"foreach": "auto"}, "foreach must be True or False, got 'auto'; pass True, False or None"),
     ({"differentiable": None}, "differentiable must be True or False, got None"),
     ({"foreach": True, "differentiable": True}, "foreach must be None or False with differentiable=True, got True"),
     ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0"),
     ({"initial_square_avg": -1}, "initial_square_avg must be a finite number >= 0, got -1"),
-    ({"lr_in_momentum": 0}, "lr_in_momentum must be True or False, got 0"),
-    ({"fused": 1}, "fused must be True or False, got 1; pass True, False or None"),
+    ({"lr_in_momentum": None}, "lr_in_momentum must be True or False, got None"),
+    ({"fused": 2}, "fused must be True or False, got 2; pass True, False or None"),
     ({"state_dtype": "int4"}, "state_dtype must be None, 'bfloat16' or 'uint8', got 'int4'"),
     ({"stochastic_rounding": -1}, "stochastic_rounding must be False, True or a seed from 1 to 2³¹ − 1, got -1"),
     ({"sparse": "dense"}, "sparse must be 'exact' or 'lazy', got 'dense'"),
@@ -530,9 +530,17 @@ def test_a_bad_argument_is_named_with_range_value_and_remedy(arguments: dict[str
 
 
 @pytest.mark.parametrize("name", ["decay", "rho", "beta2", "learning_rate", "epsilon", "eps_in_sqrt"])
-def test_another_librarys_name_in_a_group_is_not_silently_ignored(name: str) -> None:
-    with pytest.raises(InputError, match=f"got '{name}'; say "):
-        RMSprop([{"params": [torch.zeros(1)], name: 0.5}])
+def test_another_librarys_name_in_a_group_is_warned_of_once_and_is_no_argument(name: str) -> None:
+    groups: list[dict[str, Any]] = [{"params": [torch.zeros(1)], name: 0.5} for _ in range(2)]
+    text = (
+        f"{name} in a parameter group is kept as a wrapper's own .*; if meant for this optimizer, say .* for .{name}."
+    )
+    with pytest.warns(UserWarning, match=text) as caught:
+        optimizer = RMSprop(groups)
+    assert len(caught) == 1
+    assert [group[name] for group in optimizer.param_groups] == [0.5, 0.5]
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        RMSprop([torch.zeros(1)], **{name: 0.5})  # type: ignore[arg-type]
 
 
 def test_a_bad_value_set_during_a_run_is_caught_at_the_next_step() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -38,26 +41,70 @@ class Received(str):
     __slots__ = ()
 
 
+def plain(value: Any) -> Any:
+    """Return a scalar of NumPy, or an array or tensor of one element, as Python's number; all else as it is."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and math.prod(shape) == 1 and callable(item := getattr(value, "item", None)):
+        with contextlib.suppress(TypeError, RuntimeError):  # traced, or without memory: the number is not known
+            return item()
+    return value
+
+
+def may_change(value: object) -> bool:
+    """Return whether `value` is a number that its owner can change in place, which no cache may hold."""
+    return hasattr(value, "item") and not isinstance(value, np.generic)
+
+
 def check_number(name: str, value: object, remedy: str, *, below: float = math.inf) -> float:
-    """Return `value` as a float if it is a real number in [0, below), else raise InputError."""
+    """Return `value` as a float if it is a real number in [0, below), else raise InputError.
+
+    Scalars of NumPy, and arrays and tensors of one element, are numbers, too.
+    """
+    number = plain(value)
     with contextlib.suppress(OverflowError):  # an integer beyond what a float holds
-        if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < below:
-            return float(value)
+        if isinstance(number, Real) and not isinstance(number, bool) and 0 <= float(number) < below:
+            return float(number)
     allowed = "a finite number >= 0" if below == math.inf else f"a number in [0, {below:g})"
-    raise InputError(name, allowed, value, remedy)
+    raise InputError(name, allowed, value, number_of_text(value) or remedy)
 
 
 def check_count(name: str, value: object, remedy: str, *, least: int = 1) -> int:
     """Return `value` as an int if it is a whole number from `least` to 2³¹ − 1, else raise InputError."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
-        raise InputError(name, f"a whole number >= {least}", value, remedy)
-    if int(value) >= 2**31:
+    number = plain(value)
+    if not isinstance(number, Integral) or isinstance(number, bool) or int(number) < least:
+        raise InputError(name, f"a whole number >= {least}", value, number_of_text(value) or remedy)
+    if int(number) >= 2**31:
         raise InputError(name, f"a whole number from {least} to {2**31 - 1}", value, remedy)
-    return int(value)
+    return int(number)
 
 
 def check_flag(name: str, value: object, remedy: str = "pass True or False") -> bool:
-    """Return `value` if it is a bool, else raise InputError (a string such as "no" would count as true)."""
-    if isinstance(value, bool):
-        return value
+    """Return `value` as a bool if it is one, or 0 or 1, else raise InputError (text such as "no" would count as true).
+
+    Scalars of NumPy, and arrays and tensors of one element, count as what they hold.
+    """
+    flag = plain(value)
+    if isinstance(flag, Real) and flag in (0, 1):
+        return bool(flag)
     raise InputError(name, "True or False", value, remedy)
+
+
+def number_of_text(value: object) -> str | None:
+    """Return the remedy for a number that was given as text, None for anything else.
+
+    YAML 1.1 reads 1e-5 as text: its numbers with an exponent need a point.
+    """
+    if not isinstance(value, str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    if not math.isfinite(number):
+        return None
+    mantissa, _, exponent = repr(number).partition("e")
+    written = (
+        f"{mantissa}{'' if '.' in mantissa else '.0'}e{int(exponent):+d}" if exponent else mantissa.removesuffix(".0")
+    )
+    yaml = " (YAML reads 1e-5 as text, 1.0e-5 as a number)" if "e" in value.lower() else ""
+    return f"it is text: write {written}{yaml}, or convert it with float()"

@@ -109,7 +109,7 @@ class Rule:
                 below, remedy = _RANGES[field.name]
                 object.__setattr__(self, field.name, check_number(field.name, value, remedy, below=below))
             else:
-                check_flag(field.name, value)
+                object.__setattr__(self, field.name, check_flag(field.name, value))
         if self.nesterov and self.momentum == 0:
             raise InputError("momentum", "> 0 with nesterov=True", self.momentum, "set momentum, for example 0.9")
 

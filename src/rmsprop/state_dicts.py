@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rmsprop.errors import InputError
+from rmsprop.errors import InputError, plain
 from rmsprop.profiles import FIELDS, PROFILES
 
 VERSION = 1  # of the form of rmsprop.torch's state dicts; those before had none
@@ -44,10 +44,12 @@ def is_of(kind: str, group: Mapping[str, Any]) -> bool:
 
 def check_goes_on(group: Mapping[str, Any]) -> None:
     """Raise InputError for a group of a newer version, or of a rule which is timm's alone."""
-    version = group.get(VERSION_KEY, 0)
-    if not isinstance(version, int) or version > VERSION:
+    version = plain(group.get(VERSION_KEY, 0))
+    if not isinstance(version, int | float) or version > VERSION:
         name = f"{VERSION_KEY} of the state dict"
         raise InputError(name, f"at most {VERSION} here", version, "it is of a newer rmsprop: install that one")
+    if kind_of([group]) != "timm":  # these keys are a wrapper's own there
+        return
     if group.get("caution") and group.get("momentum"):
         remedy = "no other RMSprop masks its momentum: the run cannot go on elsewhere"
         raise InputError("caution", "False", True, remedy)

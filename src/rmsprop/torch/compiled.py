@@ -213,7 +213,8 @@ def _is_traced(group: Group) -> bool:
     """Return whether tensor operations step `group` and are to be traced."""
     if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
         return False
-    if fused.UNAVAILABLE is not None or group["fused"] is False or group["foreach"] is not None:
+    off = group["fused"] is not None and not group["fused"]
+    if fused.UNAVAILABLE is not None or off or group["foreach"] is not None:
         return True
     return group["capturable"] or group["differentiable"] or all(p.device.type != "cpu" for p in group["params"])
 
@@ -252,7 +253,7 @@ def _trace(optimizer: RMSprop, number: int, index: int, params: list[Tensor], gr
         lr, mu = torch.ops.rmsprop.rates(number, index, device).unbind()
         rule = _TracedRule(*[mu if name == "momentum" else group[name] for name in RULE_NAMES])
         buffers = [slot.b for slot in slots if slot.b is not None]
-        with torch.set_grad_enabled(group["differentiable"]):
+        with torch.set_grad_enabled(bool(group["differentiable"])):
             off = (mu == 0).double()
             kept: Any = torch._foreach_mul(buffers, off) if buffers else []
             step_slots({**execution, "lr": lr, "capturable": True}, cast("Rule", rule), slots)

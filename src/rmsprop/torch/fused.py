@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rmsprop import native
 from rmsprop.errors import InputError
-from rmsprop.torch.groups import check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
+from rmsprop.torch.groups import check_constant, check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
 from rmsprop.torch.slots import COMPUTE, STATE, Group, complete_state
 from rmsprop.torch.sparse import Lag, Rows
 
@@ -65,7 +65,8 @@ UNAVAILABLE = _connect()
 
 def set_aside(group: Group) -> str | None:
     """Return None if `group` is to be stepped by the kernel, else why not."""
-    if group["fused"] is False or group["foreach"] is not None or group["capturable"] or group["differentiable"]:
+    off = group["fused"] is not None and not group["fused"]
+    if off or group["foreach"] is not None or group["capturable"] or group["differentiable"]:
         defaults = {"fused": None, "foreach": None, "capturable": False, "differentiable": False}
         return ", ".join(f"{name}={group[name]}" for name, value in defaults.items() if group[name] is not value)
     if torch._C._len_torch_dispatch_stack():
@@ -75,6 +76,7 @@ def set_aside(group: Group) -> str | None:
 
 @lru_cache(maxsize=256, typed=True)
 def _kernel_rule(*values: Any) -> Any:
+    check_constant(values)
     return native.kernel_rule(rule_from(*values))
 
 
@@ -89,17 +91,26 @@ def kernel_rule_of(group: Group) -> Any:
         return native.kernel_rule(rule_of(group))
 
 
-@lru_cache(maxsize=256)
-def _kernel_precision(state_dtype: str | None, stochastic_rounding: int, nonfinite: str) -> Any:
+def _precision(state_dtype: str | None, stochastic_rounding: int, nonfinite: str) -> Any:
     bits = {None: 0, "bfloat16": 16, "uint8": 8}[state_dtype]
     mode = getattr(native.kernel.Nonfinite, nonfinite)  # type: ignore[union-attr]
     seed = int(stochastic_rounding)
     return native.kernel.Precision(state=bits, stochastic=seed > 0, seed=seed or 1, nonfinite=mode)  # type: ignore[union-attr]
 
 
+@lru_cache(maxsize=256)
+def _kernel_precision(*values: Any) -> Any:
+    check_constant(values)
+    return _precision(*values)
+
+
 def kernel_precision_of(group: Group) -> Any:
     """Return how the parameters of `group` are stored and rounded, as the kernel takes it."""
-    return _kernel_precision(group["state_dtype"], group["stochastic_rounding"], group["nonfinite"])
+    values = group["state_dtype"], group["stochastic_rounding"], group["nonfinite"]
+    try:
+        return _kernel_precision(*values)
+    except TypeError:  # a seed that may change in place
+        return _precision(*values)
 
 
 def gather(

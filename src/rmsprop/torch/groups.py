@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmsprop.errors import InputError, Received, check_flag, check_number
+from rmsprop.errors import InputError, Received, check_flag, check_number, may_change, plain
 from rmsprop.profiles import ALIASES
 from rmsprop.rule import Rule
 
@@ -33,14 +35,15 @@ _CHOICES: dict[str, tuple[tuple[str | None, ...], str]] = {
     "nonfinite": (("propagate", "skip", "zero"), "'skip' leaves out the whole step, 'zero' the elements"),
 }
 RULE_NAMES = tuple(name for name in FIELDS if name != "lr")
+_FLAGS = tuple(name for name, field in FIELDS.items() if isinstance(getattr(Rule, field), bool))
 rule_values = itemgetter(*RULE_NAMES)  # a group's hyperparameters other than lr
 _OURS = {field: name for name, field in FIELDS.items()}
-_OTHER_NAMES = {**{alias: field for alias, field in ALIASES.items() if alias != "alpha"}, "decay": "decay"}
+_OTHER_NAMES = {name: _OURS[field] for name, field in {**ALIASES, "decay": "decay"}.items() if name != "alpha"}
 
 
 def lr_number(lr: float | Tensor) -> float:
-    """Return a learning rate as a float; one that autograd follows is read without a warning."""
-    return float(lr.detach()) if isinstance(lr, Tensor) else float(lr)
+    """Return a learning rate as a float."""
+    return float(lr.item()) if isinstance(lr, Tensor) else float(lr)
 
 
 def rule_of(group: dict[str, Any]) -> Rule:
@@ -61,12 +64,25 @@ def group_of(rule: Rule) -> dict[str, Any]:
 
 
 def check_lr(group: dict[str, Any]) -> None:
-    """Raise InputError if a group's lr is a number out of range."""
+    """Raise InputError if a group's lr is out of range; a Tensor is read only where no device has to be waited for."""
     lr = group["lr"]
-    if not isinstance(lr, Tensor):
-        # A schedule that ends at 0 may end at its rounding noise below 0 (LinearLR does).
-        noise = isinstance(lr, float) and -1e-12 * group.get("initial_lr", 0.0) <= lr < 0
-        check_number("lr", 0.0 if noise else lr, "1e-4 to 1e-2 is usual")
+    if isinstance(lr, Tensor):
+        if lr.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+            return
+        try:
+            lr = lr.item()
+        except RuntimeError:
+            if lr.numel() == 1:  # only a transform of torch.func knows it
+                return
+            found = Received(f"shape {tuple(lr.shape)}")
+            raise InputError(
+                "lr", "a number or a one-element Tensor", found, "give each rate a parameter group"
+            ) from None
+        if 0 <= lr < math.inf:
+            return
+    # A schedule that ends at 0 may end at its rounding noise below 0 (LinearLR does).
+    noise = isinstance(lr, float) and -1e-12 * group.get("initial_lr", 0.0) <= lr < 0
+    check_number("lr", 0.0 if noise else lr, "1e-4 to 1e-2 is usual")
 
 
 def rule_from(*values: Any) -> Rule:
@@ -79,17 +95,21 @@ def rule_from(*values: Any) -> Rule:
         raise InputError("alpha", error.allowed, error.value, error.remedy) from None
 
 
-_cached_rule = lru_cache(maxsize=256, typed=True)(rule_from)
+@lru_cache(maxsize=256, typed=True)
+def _cached_rule(*values: Any) -> Rule:
+    check_constant(values)
+    return rule_from(*values)
 
 
-def check_group(group: dict[str, Any]) -> None:
-    """Raise InputError if a value of a new `group` is unusable or stands under another library's name."""
-    for name, field in _OTHER_NAMES.items():
-        if name in group:
-            raise InputError(
-                "a parameter group's key", "one of this optimizer's arguments", name, f"say {_OURS[field]}"
-            )
-    check_values(group)
+def check_constant(values: Iterable[Any]) -> None:
+    """Raise TypeError, as for what is unhashable, if one of `values` may change in place: no cache may hold it."""
+    if any(map(may_change, values)):
+        raise TypeError("a number that may change in place")
+
+
+def other_names(group: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of a group that are another library's names for arguments which it lacks, with our names."""
+    return {name: ours for name, ours in _OTHER_NAMES.items() if name in group and ours not in group}
 
 
 def check_storage(group: dict[str, Any]) -> None:
@@ -105,32 +125,46 @@ def _check_storage(*values: Any) -> None:
     for (name, (choices, remedy)), value in zip(_CHOICES.items(), values, strict=False):
         if not (value is None or isinstance(value, str)) or value not in choices:
             raise InputError(name, ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}", value, remedy)
-    seed = values[-1]
+    seed = plain(values[-1])
     if seed is not False and not (isinstance(seed, int) and 0 < seed < 2**31):
         raise InputError("stochastic_rounding", "False, True or a seed from 1 to 2³¹ − 1", seed, "True is the seed 1")
 
 
 _storage_values = itemgetter(*_CHOICES, "stochastic_rounding")
-_known_storage = lru_cache(maxsize=64, typed=True)(_check_storage)
 
 
-def check_values(group: dict[str, Any]) -> None:
-    """Raise InputError if a value of `group` is unusable; keys that are not ours are its owner's."""
+@lru_cache(maxsize=64, typed=True)
+def _known_storage(*values: Any) -> None:
+    check_constant(values)
+    _check_storage(*values)
+
+
+def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, Any]:
+    """Return `group` with its hyperparameters as Python's numbers, else raise InputError; other keys are its owner's.
+
+    A number in a Tensor stays there, since its owner may change it, unless it was `restored` from a file. A Tensor lr
+    always stays.
+    """
+    group = dict(group)
+    for name in (*FIELDS, *EXECUTION):
+        is_kept = isinstance(group[name], Tensor) if name == "lr" else may_change(group[name]) and not restored
+        if not is_kept:
+            group[name] = plain(group[name])
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         found = Received(f"shape {tuple(lr.shape)}")
         raise InputError("lr", "a number or a one-element Tensor", found, "give each rate a parameter group")
-    if isinstance(lr, Tensor) and lr.device.type != "meta":
-        check_number("lr", lr_number(lr), "1e-4 to 1e-2 is usual")
-    rule_of(group)
-    check_flag("capturable", group["capturable"])
-    check_flag("differentiable", group["differentiable"])
-    if group["foreach"] is not None:
-        check_flag("foreach", group["foreach"], "pass True, False or None")
+    if isinstance(lr, Tensor) and lr.device.type not in ("cpu", "meta"):  # nothing runs yet: a device may be read
+        check_number("lr", lr, "1e-4 to 1e-2 is usual")
+    rule = rule_of(group)
+    group |= {name: getattr(rule, FIELDS[name]) for name in _FLAGS}
+    for name in ("capturable", "differentiable"):
+        group[name] = check_flag(name, group[name])
+    for name in ("foreach", "fused"):
+        if group[name] is not None:
+            group[name] = check_flag(name, group[name], "pass True, False or None")
     if group["foreach"] and group["differentiable"]:
         raise InputError("foreach", "None or False with differentiable=True", True, "leave foreach out")
-    if group["fused"] is not None:
-        check_flag("fused", group["fused"], "pass True, False or None")
     check_storage(group)
     if group["differentiable"]:
         for name in ("state_dtype", "stochastic_rounding"):
@@ -140,3 +174,4 @@ def check_values(group: dict[str, Any]) -> None:
         for name in ("foreach", "capturable", "differentiable"):
             if group[name]:
                 raise InputError("fused", f"None or False with {name}=True", True, f"leave fused or {name} out")
+    return group

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received
-from rmsprop.state_dicts import SHAPE_KEY, VERSION, VERSION_KEY, as_ours, check_goes_on, is_of, kind_of
-from rmsprop.torch.groups import check_values
+from rmsprop.state_dicts import SHAPE_KEY, as_ours, check_goes_on, is_of, kind_of
+from rmsprop.torch.groups import EXECUTION, FIELDS, check_values
 from rmsprop.torch.low_precision import DTYPES, packed_size
 from rmsprop.torch.slots import STATE, converted, state_dtype
 
@@ -31,10 +32,12 @@ _OURS, _SAME_MODEL = "load the dict that state_dict() gave", "load it for the mo
 
 
 def stamp(groups: Groups, made: StateDict) -> StateDict:
-    """Return a state dict of ours with its version and, where averages are packed, the parameters' shapes."""
+    """Return a state dict of ours with Python's numbers in its groups and the shapes of packed parameters."""
     state = dict(made["state"])
     for group, saved in zip(groups, made["param_groups"], strict=True):
-        saved[VERSION_KEY] = VERSION
+        for name in (*FIELDS, *EXECUTION, "initial_lr"):
+            if isinstance(value := saved.get(name), np.generic):  # which torch.load refuses with weights_only
+                saved[name] = value.item()
         for p, key in zip(group["params"], saved["params"], strict=True):
             own = state.get(key)
             if isinstance(own, dict) and any(name in own and own[name].dtype == torch.uint8 for name in STATE):
@@ -164,7 +167,7 @@ def _group_errors(
         return
     try:
         check_goes_on(saved)
-        check_values(whole)
+        whole.update(check_values(whole, restored=True))
         if kind == "torch":
             _check_meaning(whole, states)
     except InputError as error:

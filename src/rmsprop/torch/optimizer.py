@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, cast, overload
 
@@ -12,11 +13,12 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
+from rmsprop.state_dicts import VERSION, VERSION_KEY
 from rmsprop.torch import fused as fused_module
 from rmsprop.torch import saving, stepping, tensors
 from rmsprop.torch import sparse as sparse_module
 from rmsprop.torch.fused import describe, expected
-from rmsprop.torch.groups import EXECUTION, FIELDS, check_group, lr_number, rule_of
+from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
 from rmsprop.torch.loading import read
 from rmsprop.torch.slots import average, kappa_of, state_dtype, step_counter
 from rmsprop.torch.untraced import untraced
@@ -169,7 +171,7 @@ class RMSprop(Optimizer):
             "sparse": sparse,
             "nonfinite": nonfinite,
         }
-        check_group(defaults)
+        defaults = check_values(defaults)
         if fused and fused_module.UNAVAILABLE:
             raise InputError("fused", "None or False here", True, fused_module.UNAVAILABLE)
         super().__init__(params, defaults)
@@ -216,9 +218,14 @@ class RMSprop(Optimizer):
         return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group (see `torch.optim.Optimizer.add_param_group`); its values are checked before it is added."""
-        if isinstance(param_group, dict):
-            check_group({**self.defaults, **param_group})
+        """Add a group (see `torch.optim.Optimizer.add_param_group`); its values are checked before it is added.
+
+        Keys that are no arguments of this class are kept for their owner, such as a wrapper. A key by which another
+        library calls one of the arguments is warned of, once.
+        """
+        if isinstance(param_group, dict):  # torch raises for anything else
+            others = other_names(param_group)
+            values = check_values({**self.defaults, **param_group})
             said = param_group.get("stochastic_rounding", False)
         untraced(self, super().add_param_group)(param_group)
         group = self.param_groups[-1]
@@ -230,6 +237,13 @@ class RMSprop(Optimizer):
         except InputError:
             self.param_groups.pop()
             raise
+        group.update({name: values[name] for name in (*FIELDS, *EXECUTION)})
+        # In the group: what torch's own tools load, compare or replace are groups with the keys of `state_dict()`.
+        group.setdefault(VERSION_KEY, VERSION)
+        if others and not any(others.keys() & earlier.keys() for earlier in self.param_groups[:-1]):
+            advice = " and ".join(f"{ours!r} for {name!r}" for name, ours in others.items())
+            text = f"rmsprop: {', '.join(others)} in a parameter group is kept as a wrapper's own and changes no step"
+            warnings.warn(f"{text}; if meant for this optimizer, say {advice}", stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         stepping.catch_up(self._run, self.state)
@@ -246,6 +260,7 @@ class RMSprop(Optimizer):
             for name, default in EXECUTION.items():
                 values.setdefault(name, default)
         for group in self.param_groups:
+            group[VERSION_KEY] = VERSION
             for p in group["params"]:
                 own = self.state.get(p, {})
                 if "step" in own and not isinstance(own["step"], Tensor):
@@ -437,7 +452,7 @@ class RMSprop(Optimizer):
 
         Also with released gradients, so that `step` learns of it and can refuse it.
         """
-        return "released" in self.__dict__ or all(group["fused"] is True for group in self.param_groups)
+        return "released" in self.__dict__ or all(bool(group["fused"]) for group in self.param_groups)
 
 
 def _unrounded(value: Any) -> InputError:

@@ -144,8 +144,8 @@ def _hook(optimizer: RMSprop, index: int, number: int) -> Callable[[Tensor], Non
             for group in groups:  # loading a state dict makes new ones
                 _check(group)
             # A group of this parameter alone; its number among all is part of the noise of stochastic rounding.
-            alone = {**groups[place[0]], "params": [p], "first": first_numbers(groups)[place[0]] + place[1]}
-            stepping.step(optimizer, [alone], optimizer.state, None, None)
+            alone, number_of_all = {**groups[place[0]], "params": [p]}, first_numbers(groups)[place[0]] + place[1]
+            stepping.step(optimizer, [alone], optimizer.state, None, None, firsts=[number_of_all])
         finally:
             run.refused, run.stepped = told  # they speak of all parameters
             p.grad = None

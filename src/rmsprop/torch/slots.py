@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _default_to_fused_or_foreach, _get_scalar_dtype
 
-from rmsprop.errors import InputError, Received
+from rmsprop.errors import InputError, Received, plain
 from rmsprop.rule import Rule
 from rmsprop.torch import low_precision, sparse, tensors
 from rmsprop.torch.tensors import TensorList
@@ -33,10 +33,10 @@ class Slot(NamedTuple):
 
 
 def first_numbers(groups: list[Group]) -> list[int]:
-    """Return the number of each group's first parameter among those of all groups, unless the group tells it."""
+    """Return the number of each group's first parameter among those of all groups."""
     numbers, count = [], 0
     for group in groups:
-        numbers.append(group.get("first", count))
+        numbers.append(count)
         count += len(group["params"])
     return numbers
 
@@ -46,7 +46,7 @@ def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) 
     p = group["params"][number]
     sparse.check(group, number)
     state: dict[str, Tensor] = states[p]
-    dtype, fill = state_dtype(group, p), group["initial_square_avg"]
+    dtype, fill = state_dtype(group, p), float(plain(group["initial_square_avg"]))
     if "step" not in state:
         state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip")
     if "square_avg" in state and state["square_avg"].dtype != dtype:

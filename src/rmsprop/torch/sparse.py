@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmsprop.errors import InputError, Received
+from rmsprop.errors import InputError, Received, plain
 from rmsprop.torch import low_precision
 
 Index: TypeAlias = tuple[Tensor, ...]  # one Tensor of places for each sparse dimension
@@ -123,7 +123,7 @@ def lag_of(group: dict[str, Any], number: int, state: dict[str, Any], lags: Lags
     `lags` is kept up: what no longer fits is caught up with.
     """
     param, exact = group["params"][number], group["sparse"] == "exact"
-    shape, decay = param.shape[: param.grad.sparse_dim()], (group["alpha"], group["centered"])
+    shape, decay = param.shape[: param.grad.sparse_dim()], (float(plain(group["alpha"])), bool(group["centered"]))
     lag = lags.get(id(state))
     if lag is not None and not (exact and lag.row_step.shape == shape and (lag.alpha, lag.centered) == decay):
         catch_up(state, lags)

@@ -48,10 +48,13 @@ def step(
     states: defaultdict[Tensor, Any],
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
+    *,
+    firsts: list[int] | None = None,
 ) -> None:
     """Step the parameters of `groups`, whose state is in `states`: those of `optimizer`, or stand-ins for them.
 
-    `grad_scale` and `found_inf` are what a GradScaler leaves to the step.
+    `grad_scale` and `found_inf` are what a GradScaler leaves to the step. `firsts` are the numbers, among all, of the
+    groups' first parameters, where `groups` are not all of the optimizer's.
     """
     run = optimizer._run
     watcher = run.watcher
@@ -67,7 +70,7 @@ def step(
         batch = native.new_batch()
     if run.lag:
         catch_up(run, states, of_dense_gradients=True)
-    firsts = first_numbers(groups)
+    firsts = first_numbers(groups) if firsts is None else firsts
     run.refused = gather(batch, groups, states, firsts, sparse=bool(run.sparse))
     work, tables = _left_over(optimizer, batch, groups, states, firsts, scale, by_tensors) if run.refused else ([], [])
     given = work if watcher is None else list(work)  # gradients as they are, before some count as 0
@@ -90,7 +93,7 @@ def step(
         if by_kernel:
             measured = batch.measured()
     for group, rule, slots in work:
-        with torch.set_grad_enabled(group["differentiable"]):
+        with torch.set_grad_enabled(bool(group["differentiable"])):
             step_slots(group, rule, slots, skip)
     for rows in tables:
         rows.put()
@@ -142,7 +145,7 @@ def _left_over(
         by_kernel = False
         for i in numbers:
             if group["params"][i].grad.layout == torch.strided:
-                with torch.set_grad_enabled(group["differentiable"]):
+                with torch.set_grad_enabled(bool(group["differentiable"])):
                     slots.append(slot(group, i, states, scale, first=first))
                 continue
             state = complete_state(group, i, states)
