@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.text import Text
 
 from rmsprop import Rule, native, profile, recipe
 from rmsprop.cli import run
 from rmsprop.commands.common import stdout
 from rmsprop.console import show_training
 from rmsprop.lab.lock import locked
+from rmsprop.lab.report import write_report
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.train import train
 from rmsprop.lab.watch import measured
@@ -223,6 +225,150 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def rmsprop_in_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's line in which `rmsprop` is this command."""
+    define = f'rmsprop() {{ "{sys.executable}" -m rmsprop "$@"; }}; '
+    return subprocess.run(
+        define + line, shell=True, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_terminal_of_no_width_shows_everything(columns: str) -> None:
+    done = rmsprop_in_shell("rmsprop explain --worked-example --lr 0.01; rmsprop train x", COLUMNS=columns)
+    assert done.stdout.endswith("2  y              0.02  4.99e-06    4.47659   -0.0895319\n")
+    assert done.stderr.startswith("rmsprop: task must be one of digits, mnist, shakespeare or ")
+    assert (done.stderr.count("\n"), done.returncode) == (1, 2)
+
+
+def test_a_closed_standard_output_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    done = rmsprop_in_shell(f"rmsprop train {MINE}:regression >&-")
+    line = "rmsprop: standard output must be open, got a closed one; send it to /dev/null to see nothing\n"
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (2, line, [])
+    done = rmsprop_in_shell(f"rmsprop train {MINE}:regression --json 2>&-")
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "finished")
+    assert "Traceback" not in Path("runs/train-regression/records.jsonl").read_text()
+
+
+def test_a_reader_of_the_progress_that_has_seen_enough_stops_the_command() -> None:
+    done = rmsprop_in_shell(f"(rmsprop train {MINE}:regression --out run; echo $? >&3) 3>status 2>&1 | head -1")
+    assert (done.stdout.count("\n"), done.stderr, Path("status").read_text()) == (1, "", "141\n")
+    assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 0
+    done = rmsprop_in_shell("(rmsprop explain; echo $? >&3) 3>status | true")
+    assert (done.stderr, Path("status").read_text()) == ("", "141\n")
+
+
+def test_a_terminal_without_greek_letters_gets_whole_json() -> None:
+    done = rmsprop_in_shell("rmsprop recipes --json", PYTHONIOENCODING="ascii")
+    assert json.loads(done.stdout) == {name: each.facts() for name, each in RECIPES.items()}
+
+
+NOISY = f"""
+import dataclasses, os, sys
+sys.path.insert(0, {str(Path(MINE).parent)!r})
+import mine, torch
+print("imported")
+os.system("echo from another program")
+
+def noisy():
+    print("made")
+    def loss(output, target):
+        print("a loss")
+        return torch.nn.functional.mse_loss(output, target)
+    return dataclasses.replace(mine.regression(), loss=loss)
+
+def ends():
+    losses = []
+    def loss(output, target):
+        losses.append(1)
+        if len(losses) > 6:
+            sys.exit(0)
+        return torch.nn.functional.mse_loss(output, target)
+    return dataclasses.replace(mine.regression(), loss=loss)
+
+def ends_at_once():
+    sys.exit(0)
+
+def ends_in_the_model():
+    return dataclasses.replace(mine.regression(), model=lambda: sys.exit(0))
+"""
+SHORT = ["--seeds", "5", "--tuning-seeds", "1", "--epochs", "1", "--lrs", "0.1", "0.2", "0.3", "--jobs", "1"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "own.py:noisy"], ["compare", "own.py:noisy", *SHORT], ["find-lr", "own.py:noisy", "--seeds", "1"]],
+)
+def test_what_a_task_prints_is_no_part_of_the_json(arguments: list[str]) -> None:
+    Path("own.py").write_text(NOISY)
+    done = rmsprop_in_shell(f"rmsprop {' '.join(arguments)} --json")
+    assert json.loads(done.stdout)["task"] == "regression", done.stderr
+    for words in ("imported\n", "from another program\n", "made\n", "a loss\n"):
+        assert words in done.stderr
+    done = rmsprop_in_shell("rmsprop train own.py:noisy --out x")
+    assert "a loss\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["train", "gone.py:make"], 2, "file gone.py must be one that Python can import, got SystemExit: 0; mend"),
+        (["train", "own.py:ends_at_once"], 2, "must be a function that runs without arguments, got SystemExit: 0; a"),
+        (["train", "own.py:ends_in_the_model"], 2, "must be able to run one batch of the validation data, got System"),
+        (["train", "own.py:ends"], 1, "the task ended the program with sys.exit(0); let it raise an error, or return"),
+        (["compare", "own.py:ends", *SHORT], 1, "the task ended the program with sys.exit(0); let it raise an error"),
+    ],
+)
+def test_a_task_that_ends_the_program_is_no_success(
+    arguments: list[str], status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text(NOISY)
+    Path("gone.py").write_text("exit(0)\n")
+    assert run(arguments) == status
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("rmsprop: "))
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "digits", "--out", "bad\udcff"],
+        ["compare", "digits", "--out", "bad\udcff"],
+        ["find-lr", "digits", "--out", "bad\udcff"],
+        ["train", "bad\udcff.py:make"],
+    ],
+)
+def test_a_path_that_is_no_text_is_refused_before_anything_is_done(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(arguments) == 2
+    assert "rmsprop: every argument must be text in UTF-8, got 'bad\\udcff" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_no_text_is_written_as_json_has_it(tmp_path: Path) -> None:
+    run_, _ = train(f"{MINE}:regression", out=tmp_path / "bad\udcff", command="rmsprop train bad\udcff")
+    summary = run_.summary()
+    assert summary is not None
+    assert summary["command"] == "rmsprop train bad\udcff"
+    assert write_report(run_).exists()
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    train("digits", epochs=1, every=50, out=Path("run"))
+    evil = "\x1b]0;gone\x07\x9b31m\u202e"
+    statistics = Path("run/statistics.jsonl")
+    statistics.write_text(statistics.read_text().replace('"0.weight"', json.dumps(evil)))
+    for arguments in (["doctor", "run"], ["doctor", "run", "--json"]):
+        assert run(arguments) == 1
+        shown = capsys.readouterr().out
+        assert "]0;gone" in shown
+        assert not set("\x1b\x07\x9b\u202e") & set(shown)
+    assert any(evil in finding["sentence"] for finding in json.loads(shown)["findings"])
+    stdout.print(Text(evil))  # rich itself takes the bell away
+    assert capsys.readouterr().out == "\ufffd]0;gone\ufffd31m\ufffd\n"
 
 
 def test_recipes_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from playwright.sync_api import Request, sync_playwright
 
 from rmsprop import Rule, native
@@ -163,6 +166,44 @@ def test_what_is_empty_zero_or_alone_is_drawn() -> None:
     one = heat_data([record(1, w={"effective_lr": {"lr": 0.1, "first": -3, "counts": [2]}})])
     assert one is not None
     assert monitor_figures.draw_heat({"w": one, "v": one, "u": one}).startswith("<svg")
+
+
+def legend_of(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], str]) -> list[str]:
+    """Return the texts of the legend that `draw` draws; the SVG is well formed."""
+    made: list[Legend] = []
+    legend = Figure.legend
+
+    def noted(self: Figure, *rest: Any, **more: Any) -> Legend:
+        made.append(legend(self, *rest, **more))
+        return made[-1]
+
+    monkeypatch.setattr(Figure, "legend", noted)
+    ElementTree.fromstring(draw())
+    return [text.get_text() for each in made for text in each.get_texts()]
+
+
+def test_names_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    r"""Matplotlib takes $...$ for a formula, drops labels that begin with _, and writes \x1b into the SVG as it is."""
+    names = ["_orig_mod.0.weight", "a$b$c", "$\\frac{$", r"\$x\$", "50 % of_{it}", "bell\x07\x1b[31m"]
+    shown = [*names[:-1], "bell\ufffd\ufffd[31m"]
+    series = [Series(name, [1, 2], [1.0, 2.0]) for name in names]
+    assert legend_of(monkeypatch, lambda: monitor_figures.draw_series(series, "$a$ b$", log=True, mark=1.5)) == shown
+    many = [Series("_least", [1, 2], [0.1, 0.1]), *series, *(Series(f"_{i}", [1, 2], [3.0 + i] * 2) for i in range(9))]
+    wanted = ["_8", "_least", "median of 16"]
+    assert legend_of(monkeypatch, lambda: monitor_figures.draw_series(many, "x", log=True)) == wanted
+    bands = [figures.Band(name, [1.0], [1.0], [1.0], [1.0]) for name in ("RMSprop", "SGD")]
+    assert legend_of(monkeypatch, lambda: figures.draw_bands(bands, "validation $x$", log=False)) == ["RMSprop", "SGD"]
+    heat = heat_data([record(1, w={"effective_lr": {"lr": 0.1, "first": -3, "counts": [2]}})])
+    assert heat is not None
+    draws: tuple[Callable[[], str], ...] = (
+        lambda: monitor_figures.draw_heat(dict.fromkeys(names, heat)),
+        lambda: figures.draw_layers([figures.Layer(name, [1.0] * 7) for name in names], 0.1),
+        lambda: figures.draw_test({"SGD": [1.0]}, "test $\\frac{$"),
+        lambda: figures.draw_sensitivity({"SGD": [(1.0, 1.0)]}, "validation $\\frac{$"),
+        lambda: figures.draw_bars({"$\\frac{$": 1.0}, "$\\frac{$"),
+    )
+    for draw in draws:
+        ElementTree.fromstring(draw())
 
 
 def test_findings_in_words() -> None:

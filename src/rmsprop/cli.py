@@ -35,6 +35,11 @@ for command in (
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     common.arguments[:] = sys.argv[1:] if arguments is None else arguments
+    if sys.stderr is None:  # closed by whoever started this; else the first file that is opened would take its place
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        _complain("standard output must be open, got a closed one; send it to /dev/null to see nothing")
+        return 2
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no η shows a question mark
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -54,7 +59,9 @@ def run(arguments: list[str] | None = None) -> int:
         _complain(error)
         return 1
     except BrokenPipeError:  # whoever reads has seen enough, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # whichever it was: Python flushes both once more at its end
+            os.dup2(nowhere, stream.fileno())
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -64,6 +71,9 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except SystemExit as error:
+        _complain(f"the task ended the program with sys.exit({error.code!r}); let it raise an error, or return")
+        return 1
     return 0
 
 

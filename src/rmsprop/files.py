@@ -19,7 +19,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     A killed process leaves its temporary file behind; the next write of the same file removes it.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content  # as JSON has it
     remove_temporary(_abandoned(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -15,6 +15,7 @@ from rmsprop.commands.common import (
     arguments,
     command_line,
     print_result,
+    results_alone,
     say_how_to_resume,
     stderr,
     stdout,
@@ -83,7 +84,7 @@ def train(
     from rmsprop.lab.train import train as run_training
 
     try:
-        with training_progress(stderr) as listen:
+        with results_alone(json), training_progress(stderr) as listen:
             run, summary = run_training(
                 task, chosen_rule(options), seed=seed, epochs=epochs, batch_size=batch_size, schedule=schedule,
                 every=every, out=out, resume=resume, command=command_line(), listen=listen,
@@ -156,7 +157,7 @@ def compare(
         )
     rule = chosen_rule(dataclasses.replace(options, lr=Rule.lr))  # some profiles demand a rate
     try:
-        with comparison_progress(stderr) as listen:
+        with results_alone(json), comparison_progress(stderr) as listen:
             run, summary = run_comparison(
                 task, rule, learning_rates=LEARNING_RATES if lrs is None else lrs, tuning_seeds=tuning_seeds,
                 seeds=seeds, epochs=epochs, jobs=jobs, out=out, resume=resume, command=command_line(), listen=listen,
@@ -236,7 +237,7 @@ def find_lr(
         raise InputError("--lr", "left out", options.lr, "it is what is looked for: give the range as --from and --to")
     rule = chosen_rule(dataclasses.replace(options, lr=Rule.lr))  # some profiles demand a rate
     try:
-        with range_test_progress(stderr) as listen:
+        with results_alone(json), range_test_progress(stderr) as listen:
             directory, found = test_range(
                 task, rule, lowest=from_, highest=to, steps=steps, seeds=seeds, warm=warm, batch_size=batch_size,
                 out=out, command=command_line(), listen=listen,

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from rmsprop.lab.training import QUANTILES
+from rmsprop.text import printable
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; lines differ in dashes as well.
 STYLES: dict[str, tuple[str, Any]] = {
@@ -26,6 +27,12 @@ STYLES: dict[str, tuple[str, Any]] = {
 }
 _SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
 _SHORT = 1e3  # factor from end to end of a logarithmic axis up to which it has ticks between the powers of ten
+# Names of tensors and metrics are shown as they are, whatever is in them and in the reader's own settings; and the same
+# numbers give the same file.
+as_they_are = mpl.rc_context(
+    {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False, "svg.hashsalt": "rmsprop"}
+)
+_UNNAMED = re.compile(r"_child\d+")  # what matplotlib calls a line without a label
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -92,6 +99,7 @@ def layer_data(recorded: Sequence[dict[str, list[float]]]) -> list[Layer]:
     return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
 
 
+@as_they_are
 def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
     """Draw curves with bands against the epoch; return an SVG."""
     figure, axes = _axes()
@@ -110,6 +118,7 @@ def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
     return _svg(figure)
 
 
+@as_they_are
 def draw_test(results: dict[str, list[float]], y_label: str) -> str:
     """Draw every seed as a dot and the median as a line, one column per optimizer; return an SVG."""
     figure, axes = _axes()
@@ -124,6 +133,7 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
     return _svg(figure)
 
 
+@as_they_are
 def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str) -> str:
     """Draw the validation metric against the learning rate; return an SVG."""
     figure, axes = _axes()
@@ -139,6 +149,7 @@ def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str
     return _svg(figure)
 
 
+@as_they_are
 def draw_layers(layers: list[Layer], lr: float) -> str:
     """Draw each layer's effective rates: range as a hairline, 5-95 % thin, 25-75 % thick, median; return an SVG."""
     figure, axes = _axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
@@ -154,13 +165,14 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
         axes.text(lr, len(layers) - 0.45, " η", color="#555555", fontsize=9, va="bottom")
     if any(rate and rate > 0 for layer in layers for rate in layer.quantiles):
         log_scale(axes, "x")
-    axes.set_yticks(range(len(layers)), [layer.name for layer in reversed(layers)])
+    axes.set_yticks(range(len(layers)), [printable(layer.name) for layer in reversed(layers)])
     axes.set_ylim(-0.6, len(layers) - 0.1)
     axes.set_xlabel("effective learning rate η/d")
     axes.tick_params(axis="y", labelsize=8)
     return _svg(figure)
 
 
+@as_they_are
 def draw_bars(values: dict[str, float], x_label: str) -> str:
     """Draw one horizontal bar per entry with its value; return an SVG."""
     figure, axes = _axes(height=max(1.6, 0.8 + 0.3 * len(values)))
@@ -216,12 +228,16 @@ def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, columns: int = 3) -> None:
-    figure.legend(loc="outside upper center", fontsize=8, frameon=False, ncols=columns)
+    """Name the lines that have a label; matplotlib itself leaves out those that begin with _, but not such texts."""
+    lines = [line for axes in figure.axes for line in axes.lines if not _UNNAMED.fullmatch(str(line.get_label()))]
+    numbers = [str(number) for number in range(len(lines))]
+    legend = figure.legend(lines, numbers, loc="outside upper center", fontsize=8, frameon=False, ncols=columns)
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_text(printable(str(line.get_label())))
 
 
 def _svg(figure: Figure) -> str:
-    with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # the same numbers give the same file
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = printable(buffer.getvalue())  # of its comments, which repeat every label
     return text[text.index("<svg") :]

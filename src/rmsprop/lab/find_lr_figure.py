@@ -6,13 +6,14 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from rmsprop.lab.figures import _axes, _svg, log_scale
+from rmsprop.lab.figures import _axes, _svg, as_they_are, log_scale
 from rmsprop.monitor.lr_curve import stops
 from rmsprop.monitor.lr_finder import Found
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 
 
+@as_they_are
 def draw_range_test(found: Found, title: str = "") -> str:
     """Draw each seed's losses, the smoothed curve with its band, and the suggestion; return an SVG.
 

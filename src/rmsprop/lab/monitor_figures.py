@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 
-from rmsprop.lab.figures import STYLES, _axes, _legend, _svg, log_scale
+from rmsprop.lab.figures import STYLES, _axes, _legend, _svg, as_they_are, log_scale
+from rmsprop.text import printable
 
 MANY = 10  # tensors, from which on only the extremes, the middle and the range are drawn
 FEW = 8  # tensors, up to which each has a heatmap of its own
@@ -86,6 +87,7 @@ def heat_data(records: list[dict[str, Any]], name: str | None = None) -> Heat | 
     return Heat([record["step"] for record in records], lowest, shares, lrs)
 
 
+@as_they_are
 def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | None = None) -> str:
     """Draw a statistic of every tensor over the steps, or of many tensors the extremes and the middle; return an SVG.
 
@@ -140,6 +142,7 @@ def _draw_many(axes: Axes, series: list[Series]) -> None:
     axes.plot(x, middle, color="#0072B2", linewidth=2.2, label=f"median of {len(series)}")
 
 
+@as_they_are
 def draw_heat(heats: dict[str, Heat]) -> str:
     """Draw how effective learning rates are spread: one Heat over the steps, or several side by side; return an SVG."""
     figure, axes = _axes()
@@ -158,7 +161,7 @@ def draw_heat(heats: dict[str, Heat]) -> str:
         lrs = [lr or math.nan for lr in heat.lrs]
         axes.plot(steps, lrs, color="#D55E00", linewidth=1.2, linestyle=(0, (4, 2)))
     if len(heats) > 1:
-        axes.set_xticks(np.arange(len(heats)) + 0.5, list(heats), rotation=25, ha="right")
+        axes.set_xticks(np.arange(len(heats)) + 0.5, [printable(name) for name in heats], rotation=25, ha="right")
         axes.set_xlim(0, len(heats))
     else:
         axes.set_xlabel("step")

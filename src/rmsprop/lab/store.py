@@ -129,7 +129,7 @@ class RunDirectory:
         if text:
             path = self.path / name
             try:
-                with path.open("a", encoding="utf-8") as file:
+                with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(text)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error

@@ -172,7 +172,7 @@ class Task:
             observe(self.loss, model(*inputs), target)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found = Received(f"{type(error).__name__}: {first_line(error)}")
             raise InputError(f"task {self.name}", f"able to run one batch {what}", found, remedy) from error
         finally:
@@ -226,7 +226,7 @@ def load_task(spec: str) -> Task:
         task = made()
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         found = Received(f"{type(error).__name__}: {first_line(error)}")
         raise InputError(f"task {spec}", "a function that runs without arguments", found, _EXAMPLE) from error
     if not isinstance(task, Task):
@@ -263,7 +263,7 @@ def _import_file(path: Path) -> Any:
         sys.path.insert(0, folder)  # as for a script: the file may import its neighbours, now or when it is called
     try:
         found_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         found = Received(f"{type(error).__name__}{line}: {first_line(error)}")
         raise InputError(f"the task's file {path}", "one that Python can import", found, "mend the file") from error
