@@ -60,7 +60,7 @@ def test_a_run_is_created_resumed_and_finished(tmp_path: Path) -> None:
     run.append([{"n": 1}, {"n": 2}])
     run = begun(path, resume=True)
     assert run.records() == [{"n": 1}, {"n": 2}]
-    run.keep_records(1)
+    assert run.keep_records(lambda r: r["n"] if r["n"] < 2 else None) == 1
     assert run.records() == [{"n": 1}]
     assert run.summary() is None
     run.finish({"status": "finished"})
@@ -75,7 +75,7 @@ def test_a_last_line_cut_short_by_a_crash_does_not_count_but_damage_elsewhere_is
     with (run.path / "records.jsonl").open("a") as file:
         file.write('{"n": 2')
     assert run.records() == [{"n": 1}]
-    run.keep_records(1)
+    run.keep_records(lambda r: r["n"])
     run.append([{"n": 3}])
     assert run.records() == [{"n": 1}, {"n": 3}]
     (run.path / "records.jsonl").write_text('{"n"\n{"n": 2}\n')
@@ -91,12 +91,46 @@ def test_records_are_objects_in_utf_8(damaged: bytes, tmp_path: Path) -> None:
         run.records()
 
 
-def test_records_that_a_checkpoint_knows_of_are_missed(tmp_path: Path) -> None:
+def record(step: int, kind: str = "loss", **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "step": step, **more}
+
+
+def test_records_are_those_up_to_the_checkpoint_each_once(tmp_path: Path) -> None:
+    """Two processes that went on with one run, before this was locked, left records twice."""
     run = begun(tmp_path / "run")
-    run.append([{"n": 1}])
-    with pytest.raises(InputError, match=r"records.jsonl must be the records that the checkpoint knows of, got 1 of 2"):
-        run.keep_records(2)
-    assert run.records() == [{"n": 1}]
+    run.append([record(0, "epoch"), record(4), record(8), record(4, by=2), record(8, "epoch"), record(8), record(9)])
+    run.keep_records_until(8, 4)
+    assert run.records() == [record(0, "epoch"), record(4), record(8), record(8, "epoch")]
+    run.keep_records_until(-1, 0)
+    assert run.records() == []
+
+
+@pytest.mark.parametrize("tear", ['{"kind": "los', "\0" * 100, '{"kind": "los{"kind": "loss", "step": 6}\n\0\0'])
+def test_records_lost_in_a_power_cut_are_told_and_the_run_goes_on(tmp_path: Path, tear: str) -> None:
+    run = begun(tmp_path / "run")
+    run.append([record(2), record(4)])
+    with (run.path / "records.jsonl").open("a") as file:
+        file.write(tear)
+    with pytest.warns(
+        UserWarning, match=r"2 of the 4 records up to step 8 are not in .*records.jsonl: the run goes on"
+    ):
+        run.keep_records_until(8, 4)
+    assert run.records() == [record(2), record(4)]
+
+
+def test_records_are_on_the_disk_before_the_file_that_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path / "run")
+    run.append([record(2)])
+    run.append([record(2)], "statistics.jsonl")
+    files = {path.stat().st_ino: path.name for path in run.path.iterdir()}
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(files.get(os.fstat(number).st_ino, "a new file")))
+    run.save_checkpoint({"x": torch.ones(2)})
+    run.finish({"status": "finished"})
+    assert sorted(synced[:2]) == sorted(synced[3:5]) == ["records.jsonl", "statistics.jsonl"]
+    assert synced[2] == synced[5] == "a new file"
 
 
 @pytest.mark.parametrize(("name", "text"), [("run.json", '{"a": 1}'), ("summary.json", "{}"), ("run.json", "[]")])
@@ -111,7 +145,7 @@ def test_each_file_of_records_is_kept_apart(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
     run.append([{"n": 1}, {"n": 2}], "other.jsonl")
     run.append([{"n": 3}])
-    run.keep_records(1, "other.jsonl")
+    run.keep_records(lambda r: r["n"] if r["n"] < 2 else None, "other.jsonl")
     assert (run.records("other.jsonl"), run.records(), run.records("none.jsonl")) == ([{"n": 1}], [{"n": 3}], [])
     with (run.path / "other.jsonl").open("a") as file:
         file.write("{\n{}\n")

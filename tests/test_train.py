@@ -34,6 +34,7 @@ from rmsprop.lab.words import describe_training, replay_words
 from rmsprop.monitor import Monitor
 from rmsprop.torch import RMSprop
 
+MINE = str(Path(__file__).with_name("mine.py"))
 SICK = str(Path(__file__).with_name("sick.py"))
 RULE = Rule(lr=1e-3)
 
@@ -69,6 +70,43 @@ def said_of(run: RunDirectory) -> str:
     console = Console(file=io.StringIO(), width=300, color_system=None)
     show_training(console, run, Path("report.html"))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+# -- what a crash leaves -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs_of", [0, 1])
+def test_a_run_with_fewer_records_than_its_checkpoint_counts_goes_on(epochs_of: int) -> None:
+    """A power cut keeps the checkpoint, which is synced, and may lose records; the last epoch's has the result."""
+    task = f"{MINE}:regression"
+    _, summary = train(task, out=Path("whole"), every=4)
+    run, _ = train(task, out=Path("run"), every=4)
+    (run.path / "summary.json").unlink()
+    records = run.path / "records.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    lost = [i for i, line in enumerate(lines) if '"kind": "epoch"' in line][-1] if epochs_of else len(lines) // 2
+    records.write_text("".join(lines[:lost] + lines[lost + 1 :]) + lines[0][:40])
+    with pytest.warns(UserWarning, match=rf"1 of the {len(lines)} records up to step 12 are not in run.records.jsonl"):
+        _, after = train(task, out=Path("run"), every=4, resume=True)
+    assert after == {**summary, "lost_records": 1}
+    assert len(run.records()) == len(lines) - 1
+    assert "A crash has cost this run 1 record: its figures have a gap." in said_of(run)
+
+
+@pytest.mark.usefixtures("saves_often")
+def test_statistics_lost_in_a_crash_are_told() -> None:
+    def listen(training: Training, _records: list[Any]) -> None:
+        if training.step == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(f"{MINE}:regression", out=Path("run"), every=4, listen=listen)
+    statistics = Path("run/statistics.jsonl")
+    statistics.write_text(statistics.read_text().splitlines(keepends=True)[0])
+    with pytest.warns(UserWarning, match=r"2 of the 3 records up to step 9 are not in run.statistics.jsonl"):
+        run, summary = train(f"{MINE}:regression", out=Path("run"), every=4, resume=True)
+    assert [r["step"] for r in measured(run)] == [1, 12]
+    assert summary["status"] == "finished"
 
 
 # -- replay ------------------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def compare(
     higher = task.score.higher_is_better
     path = out or new_path("compare", task.name, resume=resume)
     with RunDirectory.open(path, config, resume=resume) as run:
-        run.keep_records(len(run.records()))  # drops a last line that was cut short
+        run.keep_records(_identity)
         began = time.monotonic()
         tuning = [
             _job(spec, rule, "tune", o, lr, s, epochs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,21 +108,26 @@ class RunDirectory:
 
     def records(self, name: str = RECORDS) -> list[dict[str, Any]]:
         """Return the records that the file `name` holds; a last line that was cut short by a crash does not count."""
+        lines = self._lines(name)
+        if lines and lines[-1] is None:
+            lines.pop()
+        if None in lines:
+            where = f"line {lines.index(None) + 1} of {self.path / name}"
+            raise InputError(where, "a JSON object", Received("damaged text"), "start a new run")
+        return [record for record in lines if record is not None]
+
+    def _lines(self, name: str) -> list[dict[str, Any] | None]:
+        """Return what each line of the file `name` holds, None for a damaged one."""
         path = self.path / name
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
-        records = []
-        for number, line in enumerate(lines):
+        records: list[dict[str, Any] | None] = []
+        for line in path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n"):
             try:
                 value = json.loads(line)
-                if not isinstance(value, dict):
-                    raise ValueError
-                records.append(value)
             except ValueError:
-                if number + 1 < len(lines):
-                    where = f"line {number + 1} of {path}"
-                    raise InputError(where, "a JSON object", Received("damaged text"), "start a new run") from None
+                value = None
+            records.append(value if isinstance(value, dict) else None)
         return records
 
     def append(self, records: Iterable[dict[str, Any]], name: str = RECORDS) -> None:
@@ -134,19 +141,38 @@ class RunDirectory:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
-    def keep_records(self, count: int, name: str = RECORDS) -> None:
-        """Drop all records of the file `name` but the first `count`: those that a checkpoint knows of."""
-        records = self.records(name)[:count]
-        if len(records) < count:
-            found = Received(f"{len(records)} of {count}")
-            remedy = "restore it from a copy, or begin anew with another --out"
-            raise InputError(str(self.path / name), "the records that the checkpoint knows of", found, remedy)
-        write_atomically(self.path / name, "".join(to_json(record) + "\n" for record in records))
+    def keep_records(self, which: Callable[[dict[str, Any]], Hashable], name: str = RECORDS) -> int:
+        """Drop records of the file `name`, and return how many are left.
+
+        What remains is one record of each value of `which` that is not None. Two may be alike where two processes went
+        on with one run. Lines that a power cut damaged are dropped, too.
+        """
+        kept: dict[Hashable, dict[str, Any]] = {}
+        for record in self._lines(name):
+            key = None if record is None else which(record)
+            if record is not None and key is not None:
+                kept.setdefault(key, record)
+        write_atomically(self.path / name, "".join(to_json(record) + "\n" for record in kept.values()))
+        return len(kept)
+
+    def keep_records_until(self, step: int, count: int, name: str = RECORDS) -> None:
+        """Keep the records up to `step`, of which a checkpoint counts `count`; warn where some are lost."""
+        kept = self.keep_records(lambda r: (r["kind"], r["step"]) if r["step"] <= step else None, name)
+        if kept < count:
+            lost = f"{count - kept} of the {count} records up to step {step} are not in {self.path / name}"
+            warnings.warn(f"{lost}: the run goes on without them, and figures have a gap", stacklevel=3)
+
+    def _sync_records(self) -> None:
+        """Put the records on the disk, before a file that counts on them."""
+        for path in self.path.glob("*.jsonl"):
+            with path.open("ab") as file:
+                os.fsync(file.fileno())
 
     def save_checkpoint(self, state: dict[str, Any], *names: str) -> None:
         """Replace the checkpoint, and those of other `names` by the same."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
+        self._sync_records()
         for name in (CHECKPOINT, *names):
             write_atomically(self.path / name, buffer.getvalue())
 
@@ -176,6 +202,7 @@ class RunDirectory:
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write how the run ended, and return it as it was written; from then on the run is not resumed."""
+        self._sync_records()
         write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
         return self._json(SUMMARY)
 

@@ -13,6 +13,7 @@ import torch
 
 from rmsprop.environment import environment
 from rmsprop.errors import check_count
+from rmsprop.files import finite
 from rmsprop.lab import saving
 from rmsprop.lab.replay import MOST, Replay, replay
 from rmsprop.lab.stopping import Interrupted, stop_signals
@@ -100,9 +101,9 @@ def train(
             watch.write()
             return {"training": training.state_dict(), "watch": watch.state_dict(), "records": records}
 
-        run.load_checkpoint(go_back)
-        run.keep_records(records)
-        watch.begin()
+        step = training.step if run.load_checkpoint(go_back) else -1  # without one, not even the start is done
+        run.keep_records_until(step, records)
+        watch.begin(step)
         saver = saving.Saver(run)
         with stop_signals() as stopped:
             for new in training.run():
@@ -118,6 +119,8 @@ def train(
                     raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
             run.save_checkpoint(state())
             summary, found = _summary(run, training, command), watch.post_mortem()
+            if (lost := records - len(run.records())) > 0:
+                summary["lost_records"] = lost
             if every:  # else nothing is measured, then neither
                 del training, watch
                 gc.collect()  # so that a replay's model and averages are the only ones
@@ -216,6 +219,10 @@ def _like_before(made_with: dict[str, Any]) -> None:
 def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, Any]:
     task = training.task
     epochs = [r for r in run.records() if r["kind"] == "epoch"]
+    if not epochs or epochs[-1]["epoch"] != training.epoch:  # the record was lost in a crash, but not what it said
+        again = training.evaluate("validation")
+        epochs.append(finite({"validation_loss": again.loss, "validation_metric": again.metric}))
+        epochs[-1]["epoch"] = training.epoch
     last, findings = epochs[-1], findings_of(run)
     lost = last["validation_loss"] is None  # what is not finite is recorded as null
     reason = None

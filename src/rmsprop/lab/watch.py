@@ -56,10 +56,10 @@ class Watch:
         if self._monitor is not None:
             self._monitor.load_state_dict(state["monitor"])
 
-    def begin(self) -> None:
-        """Drop the records that the checkpoint, if there is one, does not know of; the monitor gets back the others."""
+    def begin(self, step: int) -> None:
+        """Drop the records after `step`, which the checkpoint does not know of; the monitor gets back the others."""
         if self._monitor is not None:
-            self._run.keep_records(self._written, STATISTICS)
+            self._run.keep_records_until(step, self._written, STATISTICS)
             self._monitor.records[:] = measured(self._run)
 
     def post_mortem(self) -> PostMortem | None:

@@ -88,6 +88,9 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
     lines = [f"{done} on the validation data: {metric} {score}, loss {loss}."]
     if "test_metric" in summary:
         lines.append(f"On the test data: {metric} {score_words(summary['test_metric'], metric)}.")
+    if "lost_records" in summary:
+        lost = _count(summary["lost_records"], "record")
+        lines.append(f"A crash has cost this run {lost}: its figures have a gap.")
     return lines + again
 
 
