@@ -166,7 +166,7 @@ def test_all_of_the_rule_can_be_said() -> None:
         (["a.pt", "b.pt", "--lr", "-1"], "lr must be a finite number"),
         (["a.pt", "b.pt", "--map", "a.pt"], "a.pt must be JSON"),
         (["a.pt", "b.pt", "--map", "list.json"], "list.json must be JSON"),
-        (["a.pt", "b.pt", "--map", "twice.json"], "twice.json must be JSON with each name once, got 0 again"),
+        (["a.pt", "b.pt", "--map", "twice.json"], "twice.json must be a file with each name once, got '0' again"),
         (["a.pt", "b.msgpack", "--to", "optax", "--map", "inside.json"], "mapping: w cannot be a parameter and hold"),
         (["damaged.zip", "b.pt"], "damaged.zip must be an undamaged checkpoint"),
         (["folder.pt", "b.pt"], "folder.pt: Is a directory"),

@@ -29,6 +29,7 @@ Array = npt.NDArray[Any]
 Fields = Mapping[str, Any]  # fields of Rule, those that are known
 
 AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")
+DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")  # of averages
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,23 @@ class ParameterState:
     layer: Variable | None = None
 
     def __post_init__(self) -> None:
-        v = self.square_avg
+        if self.step is not None and not (type(self.step) is int and 0 <= self.step < 2**63):
+            remedy = "set it to the number of steps made, or None"
+            raise InputError(f"step of {self.name!r}", "a whole number from 0 to 2**63 - 1", self.step, remedy)
         for field in AVERAGES:
             if getattr(self, field) is None:
                 continue
             value = np.asarray(getattr(self, field))  # a NumPy scalar comes from arithmetic without dimensions
+            if value.dtype.name not in DTYPES:
+                remedy = "cast it to float32 before it is saved"
+                raise InputError(f"{field} of {self.name!r}", f"of {', '.join(DTYPES)}", Received(value.dtype), remedy)
+            value = value.astype(value.dtype.newbyteorder("="), copy=False)
             object.__setattr__(self, field, value)
-            shape = None if v is None else v.shape
+            shape = None if self.square_avg is None else self.square_avg.shape
             if value.shape != shape:
                 needed, found = f"of square_avg's shape {shape}", Received(f"shape {value.shape}")
                 raise InputError(f"{field} of {self.name!r}", needed, found, "check what the file was written by")
+        v = self.square_avg
         if v is not None and any((part < 0).any() for part in (v.real, v.imag)):
             found = Received("one with negative elements")
             remedy = "this is no RMSprop, or its momentum and centered are other than was said"

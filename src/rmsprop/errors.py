@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+_LONGEST = 2000  # characters of a received value in a message
+
 
 class InputError(ValueError):
     """A value the caller gave is unusable; the message is one line: name, allowed, received, remedy.
@@ -27,6 +29,8 @@ class InputError(ValueError):
 
     def __init__(self, name: str, allowed: str, value: object, remedy: str) -> None:
         received = value if isinstance(value, Received) else repr(value)
+        if len(received) > _LONGEST:
+            received = f"{received[:_LONGEST]} …"
         super().__init__(f"{name} must be {allowed}, got {received}; {remedy}")
         self.name, self.allowed, self.value, self.remedy = name, allowed, value, remedy
 

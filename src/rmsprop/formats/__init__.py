@@ -5,7 +5,6 @@ A module per family has `read(path, kind, known)` and `write(checkpoint, path, l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,8 @@ from typing import Any
 from rmsprop.checkpoint import AVERAGES, KINDS, Checkpoint, Fields, check_written
 from rmsprop.errors import InputError, Received
 from rmsprop.formats import keras, optax, tf1, torch_like
+from rmsprop.formats.budget import Budget
+from rmsprop.formats.files import read_json
 from rmsprop.profiles import canonical
 from rmsprop.rule import Rule
 
@@ -24,7 +25,7 @@ _FAMILIES: Mapping[str, ModuleType] = {
     "tf1": tf1,
 }
 _ENDINGS: Mapping[ModuleType, tuple[str, ...]] = {
-    torch_like: (".pt", ".pth", ".zip", ".safetensors"),
+    torch_like: (".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".safetensors"),
     keras: (".keras", ".h5"),
     optax: (".npz", ".msgpack", ".safetensors"),
     tf1: (".index",),
@@ -39,13 +40,18 @@ def read_file(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint
     _check_rule("", said)
     family = _FAMILIES[kind] if kind else _family(path)
     if path.is_dir():
-        raise IsADirectoryError(21, "Is a directory, not a checkpoint", str(path))
+        _refuse_folder(path)
     if not path.is_file() and not (family is tf1 and tf1.index(path).is_file()):
         raise FileNotFoundError(2, "No such file", str(path))
     try:
-        checkpoint: Checkpoint = family.read(path, kind, said)
+        budget = Budget(path, None if path.is_file() else tf1.size(path))
+        checkpoint: Checkpoint = family.read(path, kind, said, budget)
     except (InputError, ModuleNotFoundError):
         raise
+    except MemoryError:
+        raise InputError(
+            str(path), "a file that fits into memory", Received("a larger one"), "close other programs"
+        ) from None
     except Exception as error:  # whatever a damaged or foreign file makes its reader raise
         found = Received(f"one that fails with {type(error).__name__}: {_first_sentence(error)}")
         raise InputError(
@@ -57,6 +63,14 @@ def read_file(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint
     for group in checkpoint.groups:
         _check_rule(f"in {path}", group)
     return checkpoint
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raise an error that says what to do with the folder."""
+    if (path / ".metadata").is_file():
+        remedy = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} one.pt, if you trust it"
+        raise InputError(str(path), "a file", Received("a folder of torch.distributed.checkpoint"), remedy)
+    raise IsADirectoryError(21, "Is a directory, not a checkpoint", str(path))
 
 
 def write_file(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
@@ -77,16 +91,8 @@ def write_file(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return a mapping as `rmsprop.checkpoint.convert` takes it, from JSON."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(str(path), "JSON with each name once", Received(f"{twice} again"), "leave one out")
-        return dict(pairs)
-
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        mapping = read_json(path, path.read_text(encoding="utf-8"))
     except InputError:
         raise
     except (ValueError, RecursionError):
@@ -138,15 +144,15 @@ def _described(state: Checkpoint) -> dict[str, str | None]:
 
 
 def _family(path: Path) -> ModuleType:
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
         from rmsprop.formats.trees import safetensors_metadata
 
         return torch_like if "param_groups" in safetensors_metadata(path) else optax
+    if path.suffix != ".index" and tf1.index(path).is_file():  # whose prefixes end in anything, such as .ckpt
+        return tf1
     for family, endings in _ENDINGS.items():
         if path.suffix in endings:
             return family
-    if tf1.index(path).is_file():
-        return tf1
     if not path.is_file():
         raise FileNotFoundError(2, "No such file", str(path))
     every = ", ".join(dict.fromkeys(ending for endings in _ENDINGS.values() for ending in endings))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import zipfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from rmsprop.checkpoint import Array
 from rmsprop.errors import InputError, Received
-
-# Optimizer state is noise to a compressor: an archive that promises more than this many times its size is a trap.
-_LARGEST_EXPANSION = 20
+from rmsprop.formats.budget import Budget
 
 
 def package(name: str, extra: str = "convert", needed_for: str = "") -> ModuleType:
@@ -28,20 +30,58 @@ def package(name: str, extra: str = "convert", needed_for: str = "") -> ModuleTy
         raise ModuleNotFoundError(f"{what} needs {name}: pip install 'rmsprop[{extra}]'", name=name) from None
 
 
-def check_archive(path: Path, free: int = 2**20) -> None:
-    """Raise InputError if a zip archive at `path` would grow out of all proportion and by more than `free` bytes."""
-    if not zipfile.is_zipfile(path):
+def check_archive(source: Path | IO[bytes], budget: Budget) -> None:
+    """Raise InputError if a zip archive would unfold beyond the budget, or holds one name twice."""
+    if not zipfile.is_zipfile(source):
         return
-    with zipfile.ZipFile(path) as archive:
-        promised, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
-    if promised > _LARGEST_EXPANSION * size + free:
-        found = Received(f"one of {size} bytes that promises {promised}")
-        raise InputError(str(path), "an archive of arrays", found, "do not open it with anything else either")
+    with zipfile.ZipFile(source) as archive:
+        entries = archive.infolist()
+    budget.visit(len(entries))
+    budget.check(sum(entry.file_size for entry in entries), "archive")
+    check_unique(budget.path, [entry.filename for entry in entries])
+
+
+def check_unique(path: Path, names: Sequence[str]) -> None:
+    """Raise InputError if a name is there twice: which of the two counts differs between readers."""
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise InputError(str(path), "a file with each name once", Received(f"{twice[:80]!r} again"), "save it again")
+
+
+def read_json(path: Path, text: str | bytes) -> Any:
+    """Return what JSON holds; a name twice is refused."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        check_unique(path, [name for name, _ in pairs])
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+def whole_step(name: str, value: Any) -> int:
+    """Return a count of steps, which must be a whole number from 0 on that a counter of 64 bits holds."""
+    array = np.asarray(value)
+    number = array.reshape(()).item() if array.size == 1 and array.dtype.kind in "iuf" else None
+    if array.size == 1 and array.dtype.name == "bfloat16":
+        number = float(array.reshape(())[()])
+    if number is None or not 0 <= number < 2**63 or number != int(number):
+        what = repr(number) if number is not None else f"one of {array.dtype}"
+        raise InputError(f"step of {name}", "a whole number from 0 to 2**63 - 1", Received(what), "set it right")
+    return int(number)
+
+
+def counter(step: int, dtype: Any, kind: str) -> Array:
+    """Return a count of steps as a file of `kind` holds it, or raise InputError where it does not fit."""
+    most = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else 2**24 if dtype == np.float32 else 2**53
+    if step > most:
+        remedy = "save it with a smaller count; without bias correction no step depends on it"
+        raise InputError("step", f"at most {most}, which is as far as a file of {kind} counts", step, remedy)
+    return np.asarray(step, dtype)
 
 
 def replace_entry(like: Path, name: str, content: bytes) -> bytes:
     """Return the zip archive `like` with another content of the entry `name`."""
-    check_archive(like)
+    check_archive(like, Budget(like))
     buffer = io.BytesIO()
     with zipfile.ZipFile(like) as old, zipfile.ZipFile(buffer, "w") as new:
         if name not in old.namelist():

@@ -204,6 +204,8 @@ class Plan:
         for name, value in values.items():
             if value is None:
                 continue
+            if not np.isfinite(value).all():
+                self.note(f"{name} of {state.name} holds NaN or infinity: the run had diverged")
             value = move.turn.apply(value, KINDS[self.source.kind].channels_last)
             there = move.wanted.square_avg if move.wanted else None
             if there is not None and value.dtype != there.dtype:

@@ -14,7 +14,8 @@ import numpy as np
 from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.formats.files import agree
+from rmsprop.formats.budget import Budget
+from rmsprop.formats.files import agree, counter, whole_step
 from rmsprop.formats.trees import Keys, Tree, keys_of, name_of, read_tree, tree_bytes
 
 # The nodes of v, m, b and t.
@@ -31,9 +32,9 @@ _INJECTED = {
 }
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
+def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
     """Return the state in a tree."""
-    tree = read_tree(path)
+    tree = read_tree(path, budget)
     kind = kind or next((kind for kind in ("rmsprop.jax", "optax") if _find(tree, _NODES[kind][0])), None)
     if kind is None:
         found = Received(f"one with {', '.join('/'.join(keys) for keys in list(tree)[:4])}")
@@ -59,7 +60,7 @@ def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
     fields = agree(path, stated, known)
     if kind == "optax":  # its defaults, which its files do not tell from others
         fields = {"eps_inside_sqrt": True, "nesterov": False, **fields}
-    step = max((int(tree[keys]) for keys in counts), default=None)
+    step = max((whole_step(name_of(keys), tree[keys]) for keys in counts), default=None)
     sign = -1 if kind == "optax" else 1
     parameters = tuple(
         ParameterState(
@@ -77,7 +78,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     parts = dict(zip(_NODES[kind], ("square_avg", "grad_avg", "momentum_buffer"), strict=False))
     tree: Tree = {}
     if like is not None:
-        tree = read_tree(like)
+        tree = read_tree(like, Budget(like))
         for node, field in parts.items():
             for prefix in _find(tree, node):
                 for keys in [keys for keys in tree if keys[: len(prefix) + 1] == (*prefix, node)]:
@@ -86,14 +87,14 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
                     if value is not None:
                         tree[keys] = np.asarray(sign * value) if field == "momentum_buffer" else value
         if checkpoint.step is not None:
-            tree |= {keys: np.asarray(checkpoint.step, tree[keys].dtype) for keys in _counts(tree, kind)}
+            tree |= {keys: counter(checkpoint.step, tree[keys].dtype, kind) for keys in _counts(tree, kind)}
         for keys, field in _injected(tree).items():
             if checkpoint.groups[0].get(field) is not None:
                 tree[keys] = np.asarray(checkpoint.groups[0][field], tree[keys].dtype)
     else:
         roots: dict[str, Keys] = _CHAIN if kind == "optax" else {node: (node,) for node in _NODES[kind]}
         if kind == "rmsprop.jax" or checkpoint.groups[0].get("bias_correction"):
-            tree[roots[_NODES[kind][3]]] = np.asarray(checkpoint.step or 0, np.int32)
+            tree[roots[_NODES[kind][3]]] = counter(checkpoint.step or 0, np.int32, kind)
         for node, field in parts.items():
             for name, state in named.items():
                 value = getattr(state, field)

@@ -10,6 +10,7 @@ M is always there; without momentum it is the last update and of no use.
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 import tempfile
@@ -20,7 +21,8 @@ import numpy as np
 
 from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
 from rmsprop.errors import InputError, Received
-from rmsprop.formats.files import agree, package
+from rmsprop.formats.budget import Budget
+from rmsprop.formats.files import agree, counter, package, whole_step
 
 _STEP = "global_step"
 _OTHERS = {"Adam", "Adadelta", "Ftrl", "AdaMax", "NAdam"}  # whose slots look alike
@@ -37,9 +39,15 @@ def exists(path: Path) -> bool:
     return index(path).exists() or any(path.parent.glob(f"{glob.escape(prefix.name)}.data-*"))
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
+def size(path: Path) -> int:
+    """Return the bytes of all files of the checkpoint."""
+    prefix = index(path).with_suffix("")
+    return sum(each.stat().st_size for each in path.parent.glob(f"{glob.escape(prefix.name)}.*") if each.is_file())
+
+
+def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
     """Return the state in a checkpoint; `kind` is tf1."""
-    tensors, slot = _read(path)
+    tensors, slot = _read(path, budget)
     variables = [name for name in tensors if f"{name}/{slot}" in tensors]
     centered = {f"{name}/{slot}_2" in tensors for name in variables}
     if len(centered) > 1 or any(f"{name}/{slot}_1" not in tensors for name in variables):
@@ -47,7 +55,7 @@ def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
         raise InputError(str(path), f"a checkpoint with {slot} and {slot}_1 of each variable", found, "check it")
     is_centered = centered == {True}
     fields = agree(path, {"centered": is_centered, **KINDS["tf1"].fixed}, known)
-    step = int(tensors[_STEP]) if _STEP in tensors and tensors[_STEP].ndim == 0 else None
+    step = whole_step(_STEP, tensors[_STEP]) if _STEP in tensors and tensors[_STEP].ndim == 0 else None
     buffer = f"{slot}_2" if is_centered else f"{slot}_1"
     parameters = tuple(
         ParameterState(
@@ -66,14 +74,15 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     """Write the slots under the names that `Saver` reads, and all else that is in `like`."""
     if like is None:
         raise InputError("like", "a checkpoint with the variables, which the slots stand beside", None, "give --like")
-    tensors, slot = _read(like)
+    tensors, slot = _read(like, Budget(like, size(like)))
     for p in checkpoint.parameters:
         values = [p.square_avg, *([p.grad_avg] if p.grad_avg is not None else []), p.momentum_buffer]
         for number, value in enumerate(values):
             assert value is not None  # noqa: S101  (a Plan gives TensorFlow 1 every slot)
             tensors[f"{p.name}/{slot}" + (f"_{number}" if number else "")] = value
     if checkpoint.step is not None:
-        tensors[_STEP] = np.asarray(checkpoint.step, tensors[_STEP].dtype if _STEP in tensors else np.int64)
+        dtype = tensors[_STEP].dtype if _STEP in tensors else np.dtype(np.int64)
+        tensors[_STEP] = counter(checkpoint.step, dtype, "tf1")
     tf = _tensorflow()
     prefix = index(path).with_suffix("")
     with tempfile.TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent) as folder:
@@ -90,7 +99,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
             Path(written + ending).rename(f"{prefix}{ending}")
 
 
-def _read(path: Path) -> tuple[dict[str, Array], str]:
+def _read(path: Path, budget: Budget) -> tuple[dict[str, Array], str]:
     """Return the tensors of a checkpoint, and the name of its RMSprop."""
     tf = _tensorflow()
     reader = tf.train.load_checkpoint(str(index(path).with_suffix("")))
@@ -103,6 +112,10 @@ def _read(path: Path) -> tuple[dict[str, Array], str]:
     if len(slots) != 1 or slots & _OTHERS:
         found = Received(f"one with the slots {', '.join(sorted(slots))}" if slots else "one with no slots")
         raise InputError(str(path), "a checkpoint of one RMSPropOptimizer", found, "check it")
+    dtypes = reader.get_variable_to_dtype_map()
+    budget.visit(len(shapes))
+    for name, shape in shapes.items():
+        budget.spend(math.prod(shape) * max(dtypes[name].size, 1), f"variable {name}")
     return {name: np.asarray(reader.get_tensor(name)) for name in sorted(shapes)}, slots.pop()
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,20 @@ from rmsprop.checkpoint import AVERAGES, KINDS, Array, Checkpoint, Fields, Param
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
 from rmsprop.formats import trees
-from rmsprop.formats.files import agree, bfloat16, check_archive, package, replace_entry
+from rmsprop.formats.budget import Budget
+from rmsprop.formats.files import (
+    agree,
+    bfloat16,
+    check_archive,
+    check_unique,
+    counter,
+    package,
+    read_json,
+    replace_entry,
+    whole_step,
+)  # fmt: skip
+from rmsprop.formats.inert import Record, children, plain
+from rmsprop.formats.torch_file import Stored, TorchFile
 from rmsprop.profiles import FIELDS, canonical
 from rmsprop.state_dicts import SHAPE_KEY, VERSION, VERSION_KEY, check_goes_on, is_of, kind_of, stated
 
@@ -29,6 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _OPTIMIZER = "policy.optimizer.pth"  # in the archive that SB3 saves
+_STOPS = {"bfloat16": 2**8, "float16": 2**11}  # where adding 1 changes nothing
 _BLOCK = 256  # elements that share a scale in bitsandbytes' 8-bit state
 # What else a group of each kind states, with the library's default.
 _EXECUTION: Mapping[str, Fields] = {
@@ -50,29 +65,91 @@ _TIMM_NAMES = {"decay": "alpha", "decoupled_weight_decay": "decoupled_decay"}
 _RULE_NAMES = {*FIELDS, "alpha", "decoupled_decay", "betas", "params", "param_names", VERSION_KEY}
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
+def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
     """Return the state in a file of torch.save, in SB3's archive, or in our own form of .safetensors."""
-    state_dict, where, _ = _load(path)
-    groups = state_dict["param_groups"]
+    state_dict, where = _state_dict(path, budget)
+    groups, notes = _groups(path, state_dict["param_groups"], budget)
     kind = kind or where or _kind(path, groups)
     indices = [index for group in groups for index in group["params"]]
-    if len(set(indices)) != len(indices) or not set(state_dict["state"]) <= set(indices):
+    state = state_dict["state"]
+    if "0" in state and 0 in indices:  # a store of text keys turns numbers into text
+        check_unique(path, [str(index) for index in state])
+        state = {int(index) if str(index).isdecimal() else index: own for index, own in state.items()}
+    if len(set(indices)) != len(indices) or not set(state) <= set(indices):
         raise InputError(str(path), "state of the parameters in param_groups", Received("other state"), "check it")
     fields, parameters, extras = [], [], []
     small = sorted({str(group["state_dtype"]) for group in groups if group.get("state_dtype")})
-    notes = (f"averages in {' and '.join(small)} are read as float32, exactly",) if small else ()
+    notes += [f"averages in {' and '.join(small)} are read as float32, exactly"] if small else []
     for number, group in enumerate(groups):
         fields.append(_fields(path, kind, group, known))
         extras.append({name: value for name, value in group.items() if name not in _RULE_NAMES})
         if group.get("state_dtype"):
             extras[-1]["state_dtype"] = None
         names = group.get("param_names") or [str(index) for index in group["params"]]
+        if not all(isinstance(name, str) for name in names) or len(names) != len(group["params"]):
+            raise InputError(str(path), "a name as text of each parameter", Received("other param_names"), "check it")
         for name, index in zip(names, group["params"], strict=True):
-            own = dict(state_dict["state"].get(index, {}))
+            own = _own(path, name, state.get(index, {}), budget)
             if group.get("state_dtype") or any(_is_packed(own.get(field)) for field in AVERAGES):
-                own = _in_float32(path, name, own)
+                own = _in_float32(path, name, own, budget)
             parameters.append(_parameter(path, kind, name, own, fields[-1], number))
-    return Checkpoint(kind, tuple(parameters), tuple(fields), tuple(extras), notes)
+            if own and np.asarray(own["step"]).dtype.name in _STOPS and parameters[-1].step is not None:
+                notes += _stopped(path, name, np.asarray(own["step"]), fields[-1])
+    check_unique(path, [parameter.name for parameter in parameters])
+    return Checkpoint(kind, tuple(parameters), tuple(fields), tuple(extras), tuple(dict.fromkeys(notes)))
+
+
+def _groups(path: Path, saved: list[Any], budget: Budget) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the parameter groups in plain values, and notes on what of them is none."""
+    groups, notes = [], []
+    for each in saved:
+        if not isinstance(each, dict) or not isinstance(each.get("params"), (list, tuple)):
+            raise InputError(str(path), "groups with params", Received("another thing"), "save state_dict() again")
+        group: dict[str, Any] = {}
+        for name, value in each.items():
+            if not isinstance(name, str):
+                found = Received(f"one of {type(name).__name__}")
+                raise InputError(f"a key of a group in {path}", "text", found, "save the group under a name")
+            try:
+                group[name] = plain(value, budget)
+            except LookupError as error:
+                notes.append(f"{name} of a group is left out: it holds a {error.args[0]}")
+        if not all(isinstance(index, (int, str)) for index in group["params"]):
+            raise InputError(str(path), "groups of parameter numbers", Received("other params"), "check it")
+        groups.append(group)
+    return groups, notes
+
+
+def _own(path: Path, parameter: str, saved: Any, budget: Budget) -> dict[str, Any]:
+    """Return the state of one parameter in plain values; what is none, and no average, is left out."""
+    if not isinstance(saved, dict):
+        raise TypeError("the state of a parameter is no dict")
+    own = {}
+    for name, value in saved.items():
+        try:
+            own[name] = value.array() if isinstance(value, Stored) else plain(value, budget)
+        except LookupError as error:
+            if name in ("step", *AVERAGES):
+                where, found = f"{name} of {parameter} in {path}", Received(f"a {error.args[0]}")
+                remedy = "gather it first, as by full_tensor() of a DTensor"
+                raise InputError(where, "a tensor of numbers", found, remedy) from None
+    return own
+
+
+def _stopped(path: Path, name: str, step: Array, fields: Fields) -> list[str]:
+    """Return a note on a count that may have stopped; where bias correction needs it the count is refused."""
+    most = _STOPS[step.dtype.name]
+    if float(step.reshape(())[()]) < most:
+        return []
+    if fields.get("bias_correction"):
+        found = Received(f"{int(step.reshape(())[()])} in {step.dtype}")
+        raise InputError(
+            f"step of {name} in {path}",
+            f"below {most} in this dtype, which counts no further",
+            found,
+            "set step to the true count in float32, and save it again",
+        )
+    return [f"step was kept in {step.dtype}, which counts no further than {most}: the true count is unknown"]
 
 
 def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
@@ -84,7 +161,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     loaded: Any = state_dict
     extras = checkpoint.extras
     if like is not None:
-        state_dict, _, loaded = _load(like)
+        state_dict, loaded = _loaded(like)
         extras = tuple(state_dict["param_groups"])
     index = 0
     states: dict[int, dict[str, Any]] = {}
@@ -92,7 +169,9 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     for number, fields in enumerate(checkpoint.groups):
         own = [p for p in checkpoint.parameters if p.group == number]
         names = _TIMM_NAMES if checkpoint.kind == "timm" else _NAMES
-        group = {**_EXECUTION[checkpoint.kind], **(extras[number] if number < len(extras) else {})}
+        kept = extras[number] if number < len(extras) else {}
+        kept = {name: _tensor(value) if isinstance(value, np.ndarray) else value for name, value in kept.items()}
+        group = {**_EXECUTION[checkpoint.kind], **kept}
         group |= {names.get(name, name): fields[name] for name in _RULE[checkpoint.kind]}
         if checkpoint.kind == "rmsprop.torch":
             group[VERSION_KEY] = VERSION
@@ -100,7 +179,9 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
         for parameter in own:
             if parameter.square_avg is not None:
                 step = parameter.step or 0
-                states[index] = {"step": step if checkpoint.kind == "sb3" else torch.tensor(float(step))}
+                wide = torch.float64 if step > 2**24 else torch.float32  # where float32 counts no further
+                told = torch.tensor(float(counter(step, np.float64, checkpoint.kind)), dtype=wide)
+                states[index] = {"step": step if checkpoint.kind == "sb3" else told}
                 values = ((name, getattr(parameter, name)) for name in AVERAGES)
                 states[index] |= {name: _tensor(value) for name, value in values if value is not None}
             index += 1
@@ -126,50 +207,98 @@ def _holds_optimizer(path: Path) -> bool:
         return _OPTIMIZER in archive.namelist()
 
 
-def _load(path: Path) -> tuple[dict[str, Any], str | None, Any]:
-    """Return the state dict in a file, the kind if its place tells, and all that was saved, which it is part of."""
+def _state_dict(path: Path, budget: Budget) -> tuple[dict[str, Any], str | None]:
+    """Return the state dict in a file, and the kind if its place tells."""
     if path.suffix == ".safetensors":
-        flat, metadata = trees.read_safetensors(path)
-        groups = json.loads(metadata["param_groups"])
-        state: dict[Any, dict[str, Any]] = {}
-        for key, value in flat.items():
-            _, index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = value
-        whole = {"state": state, "param_groups": groups}
-        return whole, None, whole
-    torch = package("torch", "torch", "a file of PyTorch")
-    check_archive(path)
-    where = None
-    source: Any = path
+        return _from_safetensors(path, budget), None
+    content, where = _archived(path, budget)
+    found = _optimizers(TorchFile(content, budget).value, budget)
+    state_dict = _only(path, found)
+    if where and any("foreach" in group or "lr_in_momentum" in group for group in state_dict["param_groups"]):
+        where = None  # an SB3 model may train with any optimizer
+    return state_dict, where
+
+
+def _archived(path: Path, budget: Budget) -> tuple[Path | io.BytesIO, str | None]:
+    """Return the file of torch.save that `path` is, or that SB3's archive holds, and the kind if that tells."""
+    check_archive(path, budget)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".optimizer.pth")]
+            names = [name for name in archive.namelist() if name.endswith("optimizer.pth")]
             if names and names != [_OPTIMIZER]:
                 found = Received(", ".join(names))
                 raise InputError(str(path), f"an archive with {_OPTIMIZER}", found, "unpack the one and give that")
             if names:
-                source, where = io.BytesIO(archive.read(_OPTIMIZER)), "sb3"
-    with warnings.catch_warnings():
+                return io.BytesIO(archive.read(_OPTIMIZER)), "sb3"
+    return path, None
+
+
+def _loaded(path: Path) -> tuple[dict[str, Any], Any]:
+    """Return the state dict in a file as torch loads it, and all that was saved, which it is part of."""
+    budget = Budget(path)
+    if path.suffix == ".safetensors":
+        whole = _from_safetensors(path, budget)
+        return whole, whole
+    torch = package("torch", "torch", "a file of PyTorch")
+    content, _ = _archived(path, budget)
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
         warnings.simplefilter("ignore")  # of torch on old forms of files, which it reads
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
-    dicts = list(_optimizers(loaded))
-    if len(dicts) != 1:
-        found = Received(f"{len(dicts)} of them")
-        raise InputError(str(path), "a file with one optimizer's state_dict()", found, "save that alone")
-    groups = dicts[0]["param_groups"]
-    if where and any("foreach" in group or "lr_in_momentum" in group for group in groups):
-        where = None  # an SB3 model may train with any optimizer
-    return dicts[0], where, loaded
+        try:
+            loaded = torch.load(content, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            found = Received("one that holds objects of other classes")
+            remedy = "save optimizer.state_dict() alone, and give that"
+            raise InputError("like", "a file of tensors, numbers and text, to be written anew", found, remedy) from None
+    return _only(path, _optimizers(loaded, budget)), loaded
 
 
-def _optimizers(value: Any, depth: int = 3) -> Iterator[dict[str, Any]]:
-    """Yield the state dicts of optimizers in what torch.save wrote."""
-    if isinstance(value, dict) and depth:
-        if isinstance(value.get("param_groups"), list) and isinstance(value.get("state"), dict):
-            yield value
-            return
-        for each in value.values():
-            yield from _optimizers(each, depth - 1)
+def _harmless() -> list[Any]:
+    """Return the classes beside tensors that a template may hold: making them does nothing else."""
+    import argparse
+    import datetime
+    import pathlib
+    import types
+
+    functions = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [
+        argparse.Namespace, types.SimpleNamespace, dict, list, set, int, float, str, tuple,
+        pathlib.PosixPath, pathlib.PurePosixPath, datetime.datetime, datetime.date, datetime.timedelta,
+        np.dtype, np.ndarray, *functions, *dtypes,
+    ]  # fmt: skip
+
+
+def _optimizers(value: Any, budget: Budget, depth: int = 6) -> list[tuple[str, dict[str, Any]]]:
+    """Return the state dicts of optimizers in what torch.save wrote, each with how a program reaches it."""
+    found, seen, layer = [], {id(value)}, [("", value)]
+    for _ in range(depth):
+        deeper: list[tuple[str, Any]] = []
+        for where, each in layer:
+            if (
+                isinstance(each, dict)
+                and isinstance(each.get("param_groups"), list)
+                and isinstance(each.get("state"), dict)
+            ):
+                found.append((where, each))
+                continue
+            for key, inner in children(each):
+                budget.visit()
+                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
+                    seen.add(id(inner))
+                    deeper.append((where + key[:80], inner))
+        layer = deeper
+    return found
+
+
+def _only(path: Path, found: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    if len(found) == 1:
+        return found[0][1]
+    if not found:
+        remedy = "save {'optimizer': optimizer.state_dict()}"
+        raise InputError(str(path), "a file with one optimizer's state_dict()", Received("none in it"), remedy)
+    names = ", ".join(where for where, _ in found[:4])
+    remedy = f"save one: torch.save(torch.load({path.name!r}){found[0][0]}, 'one.pt')"
+    raise InputError(str(path), "a file with one optimizer's state_dict()", Received(f"{len(found)}: {names}"), remedy)
 
 
 def _kind(path: Path, groups: list[dict[str, Any]]) -> str:
@@ -194,10 +323,11 @@ def _fields(path: Path, kind: str, group: dict[str, Any], known: dict[str, Any])
     check_goes_on(group)
     said = {field: value.item() if hasattr(value, "item") else value for field, value in stated(group).items()}
     for name in ("lr", "decay", "eps", "momentum", "weight_decay"):
-        if name in said:
-            said[name] = float(said[name])
-    if -1e-12 * group.get("initial_lr", 0.0) <= said.get("lr", 0.0) < 0:  # a schedule that ends at 0, rounded
-        said["lr"] = 0.0
+        if isinstance(said.get(name), (int, np.number)) and not isinstance(said[name], bool):
+            said[name] = float(said[name])  # else the rule's check names it
+    lr, start = said.get("lr"), group.get("initial_lr", 0.0)
+    if isinstance(lr, float) and isinstance(start, float) and -1e-12 * start <= lr < 0:
+        said["lr"] = 0.0  # of a schedule that ends at 0, rounded
     said["centered"] = bool(said.get("centered", False))
     for name, value in KINDS[kind].fixed.items():
         if said.get(name, value) != value:
@@ -209,7 +339,7 @@ def _fields(path: Path, kind: str, group: dict[str, Any], known: dict[str, Any])
 def _parameter(path: Path, kind: str, name: str, own: dict[str, Any], fields: Fields, group: int) -> ParameterState:
     if not own:
         return ParameterState(name, None, group=group)
-    step = int(own["step"])
+    step = whole_step(name, own["step"])
     if "acc_delta" in own or "state2" in own:  # Adadelta; Adam of bitsandbytes
         raise _foreign(path, kind)
     if kind == "bitsandbytes":
@@ -231,7 +361,7 @@ def _is_packed(value: Any) -> bool:
     return value is not None and str(value.dtype).removeprefix("torch.") == "uint8"
 
 
-def _in_float32(path: Path, name: str, own: dict[str, Any]) -> dict[str, Any]:
+def _in_float32(path: Path, name: str, own: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """Return the state of a parameter with averages in bfloat16 or eight bits as float32."""
     torch = package("torch", "torch", "a file of rmsprop.torch")
     from rmsprop.torch.low_precision import packed_size, unpack
@@ -248,6 +378,7 @@ def _in_float32(path: Path, name: str, own: dict[str, Any]) -> dict[str, Any]:
             if value.shape != (packed_size(shape.numel()),):
                 found = Received(f"{field} of {name} of {value.numel()} bytes for shape {tuple(shape.shape)}")
                 raise InputError(str(path), f"{packed_size(shape.numel())} bytes there", found, "save or copy it again")
+            budget.spend(4 * shape.numel(), f"{field} of {name}")
             value = unpack(value, shape, signed=field != "square_avg")
         own[field] = value.float() if value.dtype == torch.bfloat16 else value
     return own
@@ -285,6 +416,16 @@ def _tensor(array: Array) -> Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _from_safetensors(path: Path, budget: Budget) -> dict[str, Any]:
+    flat, metadata = trees.read_safetensors(path, budget)
+    groups = read_json(path, metadata["param_groups"])
+    state: dict[Any, dict[str, Any]] = {}
+    for key, value in flat.items():
+        _, index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": groups}
 
 
 def _safetensors(state_dict: dict[str, Any]) -> bytes:

@@ -6,7 +6,9 @@ are nested; a node without leaves is {} in it, and None stays None.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import math
 import re
 import zipfile
@@ -18,7 +20,8 @@ import numpy as np
 
 from rmsprop.checkpoint import Array
 from rmsprop.errors import InputError, Received
-from rmsprop.formats.files import bfloat16, check_archive, package
+from rmsprop.formats.budget import Budget
+from rmsprop.formats.files import bfloat16, check_archive, check_unique, package, read_json
 
 Keys: TypeAlias = tuple[str, ...]
 Tree: TypeAlias = dict[Keys, Any]
@@ -38,11 +41,12 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def read_tree(path: Path) -> Tree:
+def read_tree(path: Path, budget: Budget) -> Tree:
     """Return the tree in a file; its ending tells the format."""
     if path.suffix == ".msgpack":
-        return _read_msgpack(path)
-    flat = _read_npz(path) if path.suffix == ".npz" else read_safetensors(path)[0]
+        return _read_msgpack(path, budget)
+    flat = _read_npz(path, budget) if path.suffix == ".npz" else read_safetensors(path, budget)[0]
+    check_unique(path, [name_of(keys_of(name)) for name in flat])
     return {keys_of(name): value for name, value in flat.items()}
 
 
@@ -66,11 +70,12 @@ def keys_of(name: str) -> Keys:
     return tuple(name.split("/"))
 
 
-def _read_npz(path: Path) -> Flat:
+def _read_npz(path: Path, budget: Budget) -> Flat:
     """Return the arrays of an .npz, without unpickling and without making room for more than there is."""
-    check_archive(path, free=2**28)  # zeros compress well; each entry's size is checked against its header
+    check_archive(path, budget)  # each entry's size is checked against its header
     flat = {}
     with zipfile.ZipFile(path) as archive:
+        check_unique(path, [entry.filename.removesuffix(".npy") for entry in archive.infolist()])
         for entry in archive.infolist():
             with archive.open(entry) as file:
                 first = np.lib.format.read_magic(file) == (1, 0)
@@ -80,6 +85,7 @@ def _read_npz(path: Path) -> Flat:
                 if dtype.kind not in "fiuc" or size + file.tell() != entry.file_size:
                     found = Received(f"{entry.filename} of {dtype} {shape}")
                     raise InputError(str(path), "a file of arrays of numbers", found, "save bfloat16 as .safetensors")
+            budget.spend(size, entry.filename)
             with archive.open(entry) as file:
                 flat[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
     return flat
@@ -97,6 +103,11 @@ def _npz_bytes(flat: Flat) -> bytes:
 def safetensors_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a .safetensors, whose header the library checks against the file."""
     safetensors = package("safetensors")
+    with path.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        if size <= path.stat().st_size:
+            with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError):  # the library says what is wrong
+                read_json(path, raw.read(size))  # the library keeps one of two equal names
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
@@ -104,11 +115,14 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
         raise InputError(str(path), "a .safetensors file", Received(str(error)), "check it") from None
 
 
-def read_safetensors(path: Path) -> tuple[Flat, dict[str, str]]:
+def read_safetensors(path: Path, budget: Budget) -> tuple[Flat, dict[str, str]]:
     """Return the arrays of a .safetensors, bfloat16 too, and its metadata."""
     metadata = safetensors_metadata(path)
     flat = {}
-    for name, told in package("safetensors").deserialize(path.read_bytes()):
+    content = path.read_bytes()
+    for name, told in package("safetensors").deserialize(content):
+        budget.visit()
+        budget.spend(len(told["data"]), name)
         dtype = dtype_of(_SAFETENSORS.get(told["dtype"], told["dtype"]))
         flat[name] = np.frombuffer(told["data"], dtype).reshape(told["shape"]).copy()
     return flat, metadata
@@ -127,29 +141,47 @@ def safetensors_bytes(flat: Flat, metadata: Mapping[str, str] | None = None) -> 
 # -- flax's msgpack: an array is extension 1, a scalar 3, of (shape, dtype's name, bytes); huge ones come in chunks ----
 
 _CHUNK = 2**30  # bytes
+_MOST_AXES = 64
+_MOST_ENTRIES = 2**20  # of one map
 _CHUNKED = "__msgpack_chunked_array__"
 
 
-def _read_msgpack(path: Path) -> Tree:
+def _read_msgpack(path: Path, budget: Budget) -> Tree:
     msgpack = package("msgpack")
+    content = path.read_bytes()
 
     def array(code: int, data: bytes) -> Any:
         if code not in (1, 3):
             raise InputError(str(path), "arrays of real numbers", Received(f"extension {code}"), "check it")
-        shape, name, content = msgpack.unpackb(data)
-        return np.frombuffer(content, dtype_of(name)).reshape(shape).copy()
+        shape, name, raw = msgpack.unpackb(data, max_array_len=_MOST_AXES)
+        budget.spend(len(raw), "array")
+        return np.frombuffer(raw, dtype_of(name)).reshape(shape).copy()
+
+    def once(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+        budget.visit(len(pairs))
+        check_unique(path, [str(key) for key, _ in pairs if isinstance(key, (str, int))])
+        return {str(key): value for key, value in pairs}
 
     def walk(keys: Keys, node: Any) -> Iterator[tuple[Keys, Any]]:
         if isinstance(node, dict) and _CHUNKED in node:
             parts = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
+            budget.spend(sum(part.nbytes for part in parts), "array")
             yield keys, np.concatenate(parts).reshape([node["shape"][str(i)] for i in range(len(node["shape"]))])
         elif isinstance(node, dict) and node:
             for key, value in node.items():
-                yield from walk((*keys, str(key)), value)
+                yield from walk((*keys, key), value)
         else:
             yield keys, node
 
-    return dict(walk((), msgpack.unpackb(path.read_bytes(), ext_hook=array, strict_map_key=False)))
+    tree = msgpack.unpackb(
+        content,
+        ext_hook=array,
+        object_pairs_hook=once,
+        strict_map_key=False,
+        max_array_len=_MOST_AXES,  # flax writes lists as maps: only shapes are arrays
+        max_map_len=min(len(content) // 2, _MOST_ENTRIES),
+    )
+    return dict(walk((), tree))
 
 
 def _msgpack_bytes(tree: Tree) -> bytes:
