@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import multiprocessing
 import os
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +43,22 @@ def slow() -> Task:
             return super().forward(x)
 
     return dataclasses.replace(regression(), name="slow", model=lambda: Slow(3, 1), epochs=40)
+
+
+def killed_once() -> Task:
+    """A task that is killed in a worker process in its fifth training, as by the system; KILLED is to be the mark."""
+    made = itertools.count()
+
+    class Killed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training and next(made) == 4 * 4 + 2 and multiprocessing.parent_process() is not None:
+                mark = Path(os.environ["KILLED"])
+                if not mark.exists():
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(x)
+
+    return dataclasses.replace(regression(), name="killed", model=lambda: Killed(3, 1))
 
 
 def without_test() -> Task:

@@ -64,6 +64,8 @@ def _epoch_words(training: Training, record: Record) -> str:
 
     name = training.score.name
     metric = score_words(record["validation_metric"], name)
+    if training.score.kind == "loss":
+        return f"validation {name} {metric}"
     return f"validation loss {record['validation_loss']:.4g}, {name} {metric}"
 
 

@@ -138,7 +138,7 @@ def compare(
     epochs
         Passes over the training data; the task's own number if left out.
     jobs
-        Trainings at a time; one per core if left out. Changes no result.
+        Trainings at a time; one per core if left out. Changes no result. Halved when memory runs out.
     out
         Directory of the run; runs/compare-TASK, numbered, if left out.
     resume
@@ -150,6 +150,7 @@ def compare(
     from rmsprop.lab.compare import LEARNING_RATES
     from rmsprop.lab.compare import compare as run_comparison
     from rmsprop.lab.stopping import Interrupted
+    from rmsprop.lab.workers import WorkerLost
 
     if any(word.partition("=")[0] == "--lr" for word in arguments):
         raise InputError(
@@ -165,6 +166,9 @@ def compare(
     except Interrupted as stop:
         say_how_to_resume(stop)
         raise KeyboardInterrupt from None
+    except WorkerLost as lost:
+        say_how_to_resume(lost)
+        raise Failure from None
     _print_with_report(json, run, summary, show_comparison)
 
 

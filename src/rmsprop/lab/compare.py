@@ -12,13 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import multiprocessing
-import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -30,10 +25,12 @@ from torch import nn
 
 from rmsprop.environment import cores, environment
 from rmsprop.errors import InputError, check_count, check_number
-from rmsprop.lab.stopping import Interrupted, children_deaf_to_ctrl_c, stop_signals
+from rmsprop.lab.chance import Constant, no_better
+from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
 from rmsprop.lab.task import Task, fingerprint, load_task
 from rmsprop.lab.training import Training
+from rmsprop.lab.workers import Workers
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
@@ -77,6 +74,7 @@ class Score(NamedTuple):
     difference: float | None  # mean of this optimizer's metric minus RMSprop's; None for RMSprop itself
     interval: tuple[float, float] | None
     verdict: str  # against RMSprop: "better", "worse", "no difference" (none is shown) or "not comparable"
+    at_chance: bool | None = None  # no better than the best prediction that ignores its input; None: not known
 
 
 def compare(
@@ -98,7 +96,9 @@ def compare(
     The rule's lr is not used: it is picked from `learning_rates`, as for the others, which keep torch's defaults.
 
     `jobs` trainings run at a time, one thread each, in processes of their own; their number changes no result.
-    With `resume`, trainings that are recorded are not repeated. SIGINT and SIGTERM raise Interrupted.
+    With `resume`, trainings that are recorded are not repeated. SIGINT and SIGTERM raise Interrupted. Where memory does
+    not suffice for as many, it goes on with half of them; WorkerLost is raised where one is too many, and where a
+    worker process ends otherwise.
     """
     for lr in learning_rates:
         check_number("--lrs", lr, "1e-4 to 10 covers the optimizers' usual rates")
@@ -142,20 +142,22 @@ def compare(
             for lr in learning_rates
             for o in OPTIMIZERS
         ]
-        with stop_signals() as stopped, _workers(jobs) as pool:
-            rows = _train_all(pool, run, "tune", tuning, listen, stopped)
+        with stop_signals() as stopped, Workers(jobs) as workers:
+            rows = _train_all(workers, run, "tune", tuning, listen, stopped)
             choices = {o: choose(higher, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
             final_seeds = range(tuning_seeds, tuning_seeds + seeds)
             final = [_job(spec, rule, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
-            rows = _train_all(pool, run, "final", final, listen, stopped)
+            rows = _train_all(workers, run, "final", final, listen, stopped)
         summary = {
             "status": "finished",
             "task": task.name,
             "metric": task.score.name,
+            "metric_kind": task.score.kind,
             "higher_is_better": higher,
+            "constant": _constant(rows)._asdict(),
             "confidence": CONFIDENCE,
             "scores": [score._asdict() for score in judge(higher, choices, rows)],
-            "jobs": jobs,
+            "jobs": workers.count,
             "seconds": time.monotonic() - began,
             "command": command,
             "implementation": "; ".join(sorted({r["implementation"] for r in rows if r.get("implementation")})),
@@ -182,6 +184,7 @@ def choose(higher_is_better: bool, rows: list[Row]) -> Choice:
 def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -> list[Score]:
     """Return one Score per optimizer from the final rows, RMSprop first, the others from best to worst median."""
     results = {o: {row["seed"]: row for row in rows if row["optimizer"] == o} for o in choices}
+    constant = _constant(rows)
     worst = -math.inf if higher_is_better else math.inf
 
     def metrics(o: str) -> dict[int, float]:
@@ -213,9 +216,17 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -
                 difference=difference,
                 interval=interval,
                 verdict=verdict,
+                at_chance=no_better(
+                    median(own.values()), constant.metric, constant.margin, higher_is_better=higher_is_better
+                ),
             )
         )
     return sorted(scores, key=lambda s: (s.optimizer != "RMSprop", -s.metric if higher_is_better else s.metric))
+
+
+def _constant(rows: list[Row]) -> Constant:
+    """Return what the best constant prediction scores on the test data: the same in every row that did not diverge."""
+    return next((Constant(**row["constant"]) for row in rows if row.get("constant")), Constant())
 
 
 def _median(values: Iterable[float | None]) -> float | None:
@@ -247,51 +258,21 @@ def _job(spec: str, rule: Rule, stage: str, optimizer: str, lr: float, seed: int
 _IDENTITY = ("stage", "optimizer", "lr", "seed")
 
 
-@contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of worker processes; if something goes wrong, end them with the trainings they are at."""
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown()
-
-
-def _start_worker() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent has been killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _train_all(
-    pool: ProcessPoolExecutor, run: RunDirectory, stage: str, jobs: list[Row], listen: Listener, stopped: list[int]
+    workers: Workers, run: RunDirectory, stage: str, jobs: list[Row], listen: Listener, stopped: list[int]
 ) -> list[Row]:
     """Return a row for each job, from the records or newly trained (and then recorded)."""
     done = {_identity(row): row for row in run.records() if row["stage"] == stage}
-    with children_deaf_to_ctrl_c():  # the parent decides what it means; submitting starts the processes
-        pending = {pool.submit(_train_one, job) for job in jobs if _identity(job) not in done}
-    listen(stage, len(done), len(jobs), None)
-    while pending:
-        finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-        for future in finished:
-            row = future.result()
-            run.append([row])
-            done[_identity(row)] = row
-            listen(stage, len(done), len(jobs), row)
+
+    def check() -> None:
         if stopped:
             raise Interrupted(f"stopped after {len(done)} of {len(jobs)} trainings of this stage")
+
+    listen(stage, len(done), len(jobs), None)
+    for row in workers.results(_train_one, [job for job in jobs if _identity(job) not in done], check):
+        run.append([row])
+        done[_identity(row)] = row
+        listen(stage, len(done), len(jobs), row)
     return [done[_identity(job)] for job in jobs]
 
 
@@ -316,7 +297,9 @@ def _train_one(job: Row) -> Row:
     finite = math.isfinite(row["validation_loss"]) and math.isfinite(row["validation_metric"])
     row["diverged"] = training.diverged or not finite
     if job["stage"] == "final":
-        row["test_metric"] = None if row["diverged"] else training.evaluate("test").metric
+        tested = None if row["diverged"] else training.evaluate("test")
+        row["test_metric"] = None if tested is None else tested.metric
+        row["constant"] = None if tested is None else tested.constant._asdict()
         row["loss_curve"] = [[r["epoch"], r["loss"]] for r in records if r["kind"] == "loss"]
         row["validation_curve"] = [[r["epoch"], r["validation_loss"], r["validation_metric"]] for r in epochs]
         row["step_us"] = _median(r["step_us"] for r in epochs)

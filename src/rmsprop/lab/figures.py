@@ -134,7 +134,7 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
 
 
 @as_they_are
-def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str) -> str:
+def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str, *, log: bool = False) -> str:
     """Draw the validation metric against the learning rate; return an SVG."""
     figure, axes = _axes()
     for label, points in results.items():
@@ -143,6 +143,9 @@ def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str
         wide = 2.2 if label == "RMSprop" else 1.3
         axes.plot(x, y, color=colour, linestyle=dashes, linewidth=wide, marker="o", markersize=2.5, label=label)
     log_scale(axes, "x")
+    scores = [y for points in results.values() for _, y in points]
+    if log and scores and min(scores) > 0:
+        log_scale(axes, "y")
     axes.set_xlabel("learning rate")
     axes.set_ylabel(y_label)
     _legend(figure)

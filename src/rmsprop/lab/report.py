@@ -61,10 +61,11 @@ def _comparison(
     tuning = [r for r in records if r["stage"] == "tune"]
     final = [r for r in records if r["stage"] == "final"]
     metric = summary["metric"] if summary else "metric"
+    log = not summary["higher_is_better"] if summary else False  # errors and losses differ by factors
     drawn = [
         _figure(
             "Learning rates",
-            figures.draw_sensitivity(figures.sensitivity_data(tuning), f"validation {metric}"),
+            figures.draw_sensitivity(figures.sensitivity_data(tuning), f"validation {metric}", log=log),
             "Validation score of every rate on the grid, mean over the tuning seeds.",
         )
     ] if tuning else []  # fmt: skip
@@ -75,7 +76,7 @@ def _comparison(
         half = "median over the seeds; the band holds the middle half of them"
         loss = figures.draw_bands(figures.curve_data(final, "loss_curve", 1), "training loss", log=True)
         validation = figures.draw_bands(
-            figures.curve_data(final, "validation_curve", 2), f"validation {metric}", log=False
+            figures.curve_data(final, "validation_curve", 2), f"validation {metric}", log=log
         )
         drawn += [
             _figure("Training loss", loss, f"Each optimizer at its best rate: {half}."),
@@ -152,6 +153,7 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
                 "After every epoch, and before the first.",
             )
         )
+    if epochs and (summary or {}).get("metric_kind") != "loss":
         points = [(r["epoch"], r["validation_metric"]) for r in epochs]
         drawn.append(
             _figure(f"Validation {metric}", curve(points, f"validation {metric}", log=False), "After every epoch.")

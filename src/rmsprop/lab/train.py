@@ -237,6 +237,7 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
         "reason": reason,
         "task": task.name,
         "metric": training.score.name,
+        "metric_kind": training.score.kind,
         "higher_is_better": training.score.higher_is_better,
         "epochs": training.epoch,
         "steps": training.step,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from rmsprop.lab.score import is_share
+
 
 def score_words(value: float | None, metric: str) -> str:
-    """Return an accuracy as a percentage, any other metric with four significant digits, and a dash for None."""
+    """Return a share as a percentage, any other score with four significant digits, and a dash for None."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
 def range_words(score: dict[str, Any], metric: str, *, higher_is_better: bool) -> str:
@@ -20,11 +22,11 @@ def range_words(score: dict[str, Any], metric: str, *, higher_is_better: bool) -
 
 
 def difference_words(score: dict[str, Any], metric: str, unit: str = "") -> str:
-    """Return the difference of a score to RMSprop with its interval; accuracies differ by percentage points."""
+    """Return the difference of a score to RMSprop with its interval; shares differ by percentage points."""
     if score["interval"] is None:
         return "–"
-    scale, digits = (100, ".1f") if metric == "accuracy" else (1, ".4g")
-    unit = unit if metric == "accuracy" else ""
+    scale, digits = (100, ".1f") if is_share(metric) else (1, ".4g")
+    unit = unit if is_share(metric) else ""
     center, low, high = (f"{scale * x:+{digits}}" for x in (score["difference"], *score["interval"]))
     return f"{center}{unit} [{low}, {high}]"
 
@@ -38,7 +40,9 @@ def describe_comparison(config: dict[str, Any], summary: dict[str, Any] | None) 
     lines = [
         f"RMSprop reaches a test {metric} of {score_words(own['metric'], metric)} at lr {own['lr']:g} "
         f"(median of {config['seeds']} seeds; worst to best "
-        f"{range_words(own, metric, higher_is_better=summary['higher_is_better'])})."
+        f"{range_words(own, metric, higher_is_better=summary['higher_is_better'])}"
+        f"{'' if summary['higher_is_better'] else '; lower is better'}).",
+        *_nothing_told(summary),
     ]
     for verdict, words in (
         ("better", "better than RMSprop"),
@@ -64,6 +68,22 @@ def describe_comparison(config: dict[str, Any], summary: dict[str, Any] | None) 
     return lines
 
 
+def _nothing_told(summary: dict[str, Any]) -> list[str]:
+    """Return what a comparison cannot tell: where all score the same, or no better than a constant prediction."""
+    scores, metric, lines = summary["scores"], summary["metric"], []
+    if all(s["interval"] is not None and {s["difference"], *s["interval"]} == {0} for s in scores[1:]):
+        lines.append(f"All optimizers have exactly the same {metric} in every seed: it does not tell them apart.")
+    low = [s for s in scores if s.get("at_chance")]
+    if low:
+        level = f"a prediction that is the same for every input ({score_words(summary['constant']['metric'], metric)})"
+        if len(low) == len(scores):
+            lines.append(f"No optimizer does better than {level}: nothing was learned, and nothing is compared.")
+        else:
+            names = [f"{s['optimizer']} ({score_words(s['metric'], metric)})" for s in low]
+            lines.append(f"No better than {level}: {', '.join(names)}.")
+    return lines
+
+
 def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) -> list[str]:
     """Return how a training ended, a sentence a line."""
     if summary is None:
@@ -85,7 +105,9 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
     score, loss = score_words(summary["validation_metric"], metric), score_words(summary["validation_loss"], "loss")
     done = f"fter {_count(summary['epochs'], 'epoch')} ({_count(summary['steps'], 'step')})"
     done = f"Diverged, a{done}" if summary["status"] == "diverged" else f"A{done}"
-    lines = [f"{done} on the validation data: {metric} {score}, loss {loss}."]
+    is_loss = summary.get("metric_kind") == "loss"
+    found = f"{metric} {score} (the loss itself; lower is better)" if is_loss else f"{metric} {score}, loss {loss}"
+    lines = [f"{done} on the validation data: {found}."]
     if "test_metric" in summary:
         lines.append(f"On the test data: {metric} {score_words(summary['test_metric'], metric)}.")
     if "lost_records" in summary:

@@ -1,0 +1,96 @@
+"""Worker processes that are killed, run out of memory, or end by themselves."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rmsprop.cli import run
+from rmsprop.lab import compare as compare_
+from rmsprop.lab.store import RunDirectory
+from rmsprop.lab.workers import WorkerLost, Workers, _cause
+
+MINE = str(Path(__file__).with_name("mine.py"))
+Job = tuple[str, Path | None, int]  # what to do the first time, the file that says it was done, what to return
+
+
+def do(job: Job) -> tuple[int, int]:
+    """Return the number and this process, after what is to be done once."""
+    what, once, number = job
+    if once is not None and not once.exists():
+        once.touch()
+        if what == "allocate":
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        if what == "exit":
+            sys.exit(0)
+        os.kill(os.getpid(), getattr(signal, what))
+    return number, os.getpid()
+
+
+def results(workers: Workers, jobs: list[Job]) -> list[int]:
+    return sorted(number for number, _ in workers.results(do, jobs, check=lambda: None))
+
+
+def test_where_one_is_killed_half_as_many_go_on(tmp_path: Path) -> None:
+    words = "a worker process was killed by SIGKILL, as it is where memory runs out: going on with 1 of 2 workers"
+    jobs = [("SIGKILL", tmp_path / "once" if i == 2 else None, i) for i in range(5)]
+    with Workers(2) as workers:
+        with pytest.warns(UserWarning, match=f"^{words}$"):
+            assert results(workers, jobs) == [0, 1, 2, 3, 4]
+        assert workers.count == 1
+        after = list(workers.results(do, [("", None, i) for i in range(3)], check=lambda: None))
+        assert len({process for _, process in after}) == 1
+
+
+def test_where_fewer_would_not_help_the_cause_is_said(tmp_path: Path) -> None:
+    with Workers(1) as workers:
+        with pytest.raises(WorkerLost, match=r"a training called sys.exit\(0\)"):  # not an exit of this process
+            results(workers, [("exit", tmp_path / "exit", 0)])
+        with pytest.raises(AttributeError, match="NO_SUCH_SIGNAL"):
+            results(workers, [("NO_SUCH_SIGNAL", tmp_path / "error", 0)])
+        with pytest.raises(WorkerLost, match="could not allocate memory; it was the only one, so memory may not"):
+            results(workers, [("allocate", tmp_path / "allocate", 0)])
+
+
+@pytest.mark.parametrize(
+    ("codes", "words", "memory"),
+    [
+        ([-15, -9, None], "killed by SIGKILL", True),
+        ([-15, -11], "was killed by SIGSEGV", False),
+        ([0, 3, -15], "ended with exit status 3", False),
+        ([-15, None], "was killed by SIGTERM", False),
+    ],
+)
+def test_exit_codes_say_how_a_worker_ended(codes: list[int | None], words: str, memory: bool) -> None:
+    cause, as_for_memory = _cause([SimpleNamespace(exitcode=code) for code in codes])  # type: ignore[misc]
+    assert words in cause
+    assert as_for_memory is memory
+
+
+def test_compare_says_in_one_line_that_its_only_worker_was_killed_and_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KILLED", str(tmp_path / "killed"))
+    monkeypatch.setattr(compare_, "OPTIMIZERS", {name: compare_.OPTIMIZERS[name] for name in ("RMSprop", "SGD")})
+    command = ["compare", f"{MINE}:killed_once", "--lrs", "0.3", "0.03", "0.003", "--tuning-seeds", "1", "--seeds", "5"]
+    command += ["--epochs", "1", "--jobs", "1", "--out", str(tmp_path / "run")]
+    assert run(command) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("rmsprop: a worker process was killed by SIGKILL, as it is where memory runs out; it was ")
+    assert last.endswith("; go on with: " + shlex.join(["rmsprop", *command, "--resume"]))
+    before = RunDirectory(tmp_path / "run").records()
+    assert len(before) == 4
+    resumed, summary = compare_.compare(
+        f"{MINE}:killed_once", learning_rates=(0.3, 0.03, 0.003), tuning_seeds=1, seeds=5, epochs=1, jobs=1,
+        out=tmp_path / "run", resume=True,
+    )  # fmt: skip
+    after = resumed.records()
+    assert summary["status"] == "finished"
+    assert after[:4] == before
+    assert len(after) == len({(r["stage"], r["optimizer"], r["lr"], r["seed"]) for r in after}) == 2 * (3 + 5)
