@@ -15,7 +15,7 @@ import torch
 from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received, check_count
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
-from rmsprop.lab.data import batches
+from rmsprop.lab.data import batches, parts
 from rmsprop.lab.find_lr_figure import draw_range_test
 from rmsprop.lab.lock import locked
 from rmsprop.lab.stopping import Interrupted, stop_signals
@@ -41,7 +41,7 @@ def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Li
             epoch += 1
 
     def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        *inputs, target = batch
+        inputs, target = parts(batch)
         return task.loss(model(*inputs), target)
 
     seed_everything(0)

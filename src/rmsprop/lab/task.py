@@ -139,16 +139,16 @@ class Task:
         return described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=found.loss_is_sum)
 
     def try_out(self, batch_size: int | None = None) -> None:
-        """Run two batches through model, loss and metric, so that a mistake shows before any training.
+        """Run a batch of each part through model, loss and metric, so that a mistake shows before any training.
 
-        One is of the validation data, the other one the last of an epoch of training: it may be small.
+        Of the training data it is the last one of an epoch, which may be small.
         """
         remedy = "try it in Python on one batch"
         state = torch.get_rng_state()
         size = batch_size or self.batch_size
         last = range(len(self.train))[-(len(self.train) % size or size) :]  # type: ignore[arg-type]
         what = "of the validation data"
-        metric: Tensor | float = 0.0
+        losses, metrics = [], []
         try:
             model = self.model()
             if not isinstance(model, nn.Module):
@@ -157,14 +157,17 @@ class Task:
                 raise InputError("Task.model()", "a new model at every call", Received("the same"), "build it inside")
             if not any(p.requires_grad for p in model.parameters()):
                 raise InputError("Task.model()", "a model with parameters to train", _kind(model), remedy)
-            inputs, target = parts(next(iter(DataLoader(self.validation, batch_size=min(2, size)))))
             model.eval()
-            output = model(*inputs)
-            loss, _ = observe(self.loss, output, target)
-            if self.metric is not None:
-                with torch.no_grad():
-                    metric = self.metric(output, target)
             vars(self)["score"] = self._score_of(model, size)
+            for name, data in (("validation", self.validation), ("test", self.test)):
+                if data is not None:
+                    what = f"of the {name} data"
+                    inputs, target = parts(next(iter(DataLoader(data, batch_size=min(2, size)))))
+                    output = model(*inputs)
+                    losses.append(observe(self.loss, output, target)[0])
+                    if self.metric is not None:
+                        with torch.no_grad():
+                            metrics.append(self.metric(output, target))
             what = f"of the last training data, {len(last)} of {len(self.train)}"  # type: ignore[arg-type]
             remedy = f"{remedy}, or take another batch size: after batches of {size}, so many are left"
             inputs, target = parts(next(iter(DataLoader(Subset(self.train, last), batch_size=len(last)))))
@@ -177,17 +180,18 @@ class Task:
             raise InputError(f"task {self.name}", f"able to run one batch {what}", found, remedy) from error
         finally:
             torch.set_rng_state(state)
-        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
-            raise InputError("Task.loss()", "a one-element Tensor with a gradient", _kind(loss), "return its mean")
-        try:
-            value = float(metric)
-        except (TypeError, ValueError, RuntimeError):
-            raise InputError("Task.metric()", "one number", _kind(metric), "return its mean") from None
-        if is_share(self.score.name) and not 0 <= value <= 1:
-            remedy = "divide by 100 or by the number of examples, or give it another metric_name="
-            raise InputError(
-                "Task.metric()", f"a share from 0 to 1 where it is called {self.score.name}", value, remedy
-            )
+        for loss in losses:
+            if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+                raise InputError("Task.loss()", "a one-element Tensor with a gradient", _kind(loss), "return its mean")
+        for metric in metrics:
+            try:
+                value = float(metric)
+            except (TypeError, ValueError, RuntimeError):
+                raise InputError("Task.metric()", "one number", _kind(metric), "return its mean") from None
+            if is_share(self.score.name) and not 0 <= value <= 1:
+                allowed = f"a share from 0 to 1 where it is called {self.score.name}"
+                remedy = "divide by 100 or by the number of examples, or give it another metric_name="
+                raise InputError("Task.metric()", allowed, value, remedy)
 
 
 def seed_everything(seed: int) -> None:
