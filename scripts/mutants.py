@@ -127,7 +127,7 @@ MUTANTS = [
     Mutant("not finite: ranks not asked", BAD, "return flag > 0", "return found"),
     Mutant("sparse: rows not caught up", SPARSE, "rows.mul_(weight)", "pass"),
     Mutant("sparse: m not caught up", SPARSE, "for x in (v, m):", "for x in (v,):"),
-    Mutant("sparse: a step too many", SPARSE, "step - _take(row_step, index)", "step + 1 - _take(row_step, index)"),
+    Mutant("sparse: a step too many", SPARSE, "(step - _take(row_step, index))", "(step + 1 - _take(row_step, index))"),
     Mutant("kernel: rows, m not caught up", ROWS, "catch_up(own(a.m), n, rows.decay, weight);", ""),
     Mutant("kernel: rows, ∞ times 0", ROWS, "weight == 0 && decay != 0", "false"),
     Mutant("kernel: rows, a step too many", ROWS, "lag = rows.step - rows", "lag = rows.step + 1 - rows"),

@@ -719,6 +719,52 @@ def test_rows_that_lag_in_state_that_no_longer_fits_are_said_and_kept() -> None:
     assert optimizer.state_dict()["state"][0]["square_avg"][1:].tolist() == [[0.25] * 2] * 2
 
 
+@pytest.mark.parametrize("counter", [0, 1, 40, 99, 250])
+@pytest.mark.parametrize("how", ["a step", "state_dict", "a dense step"])
+@pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
+def test_a_counter_that_is_set_while_rows_lag_changes_no_average(
+    execution: dict[str, Any], how: str, counter: int
+) -> None:
+    """Set back to 0, v was divided by βᵏ: 33,883 in place of 1. Averages decay by the steps that were made."""
+    p = torch.zeros(3, 2)
+    optimizer = RMSprop([p], alpha=0.9, lr=0.0, initial_square_avg=1.0, centered=True, **execution)
+    state = optimizer.state[p]
+    for _ in range(60):
+        touched(optimizer, p, 0)
+    for _ in range(40):
+        touched(optimizer, p, 1)
+    touched(optimizer, p, 1)
+    v = [0.9**101 + (1 - 0.9**60) * 0.9**41, 0.9**101 + 1 - 0.9**41, 0.9**101]
+    m = [(1 - 0.9**60) * 0.9**41, 1 - 0.9**41, 0.0]
+    state["step"].fill_(counter)
+    made = 0
+    if how == "a step":
+        touched(optimizer, p, 0)
+        touched(optimizer, p, 2)
+        made = 2
+        v = [(0.9 * v[0] + 0.1) * 0.9, v[1] * 0.81, 0.9 * v[2] * 0.9 + 0.1]
+        m = [(0.9 * m[0] + 0.1) * 0.9, m[1] * 0.81, 0.1]
+    elif how == "a dense step":
+        p.grad, made = torch.ones(3, 2), 1
+        optimizer.step()
+        v, m = [0.9 * x + 0.1 for x in v], [0.9 * x + 0.1 for x in m]
+    saved = optimizer.state_dict()["state"][0]
+    torch.testing.assert_close(saved["square_avg"][:, 0], torch.tensor(v), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(saved["grad_avg"][:, 0], torch.tensor(m), rtol=1e-4, atol=1e-6)
+    assert int(saved["step"]) == counter + made
+
+
+def test_a_counter_that_is_set_back_by_one_divides_nothing() -> None:
+    """One step less may also be a step that was skipped: a row that was touched in it is ahead of the counter."""
+    for native_or_not in (None, False):
+        p = torch.zeros(3, 2)
+        optimizer = RMSprop([p], alpha=0.5, lr=0.0, fused=native_or_not)
+        touched(optimizer, p, 0)
+        optimizer.state[p]["step"].zero_()
+        touched(optimizer, p, 0)
+        assert optimizer.state_dict()["state"][0]["square_avg"][:, 0].tolist() == [0.75, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("rule", [EXACT["plain"], EXACT["centered"], EXACT["bias correction, v0"]])
 def test_effective_lr_is_that_of_the_dense_run(rule: Rule) -> None:
     start, gradients, touched = problem()

@@ -283,7 +283,7 @@ gradient_accumulation_steps, name
         from rmsprop.torch.groups import group_of
 
         rule = self._built_rule()
-        made = ops.convert_to_tensor(self.iterations).to("cpu", torch.float32)
+        made = ops.convert_to_tensor(self.iterations).to("cpu", torch.float64)
         state = (self._square_avgs, self._grad_avgs, self._momentum_buffers)
         groups: dict[bool, list[list[Any]]] = {}  # of variables that weight decay reaches, and of others
         for gradient, variable in zip(grads, variables, strict=True):
@@ -331,7 +331,7 @@ gradient_accumulation_steps, name
             m = m + (1 - beta) * (g - m)  # E4
             self.assign(self._grad_avgs[index], m)
         # iterations counts the updates made before this one, those skipped or accumulated for left out.
-        u = g / denominator(rule, v, m, ops.cast(self.iterations, dtype) + 1)  # E5 to E7
+        u = g / denominator(rule, v, m, ops.cast(self.iterations + 1, dtype))  # E5 to E7
         if rule.lr_in_momentum:
             u = lr * u
         r = u

@@ -138,8 +138,8 @@ bool replay_rows(const Case& c, std::int64_t width, int threads, std::int64_t gr
                 values.data() + static_cast<std::size_t>(place) * bytes);
     entries.push_back({row, place});
   }
-  constexpr std::int32_t kStep = 300;
-  std::vector<std::int32_t> row_step(static_cast<std::size_t>(size), kStep - c.header.lag);
+  constexpr std::int64_t kStep = 300;
+  std::vector<std::int64_t> row_step(static_cast<std::size_t>(size), kStep - c.header.lag);
   Touched found = touched(std::move(entries), size);
   Constants constants = rmsprop::constants(c.rule, c.type(2), c.header.lr, c.header.power);
   Form form = c.rule.form();
@@ -158,7 +158,7 @@ bool replay_rows(const Case& c, std::int64_t width, int threads, std::int64_t gr
   run(rows, threads, grain);
   std::string how = words(threads, grain, shift) + ", in rows of " + std::to_string(width) + " that lag " +
                     std::to_string(c.header.lag);
-  bool noted = !c.header.lag || std::all_of(row_step.begin(), row_step.end(), [](int at) { return at == kStep + 1; });
+  bool noted = !c.header.lag || std::all_of(row_step.begin(), row_step.end(), [](std::int64_t at) { return at == kStep + 1; });
   if (!noted) std::printf("different: the step of a row, %s\n", how.c_str());
   return noted && same(c, pieces.data(), how);
 }

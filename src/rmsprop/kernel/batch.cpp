@@ -25,6 +25,7 @@ struct Names {
   PyObject* square_avg = PyUnicode_InternFromString("square_avg");
   PyObject* grad_avg = PyUnicode_InternFromString("grad_avg");
   PyObject* momentum_buffer = PyUnicode_InternFromString("momentum_buffer");
+  PyObject* shape = PyUnicode_InternFromString("shape");
 };
 
 const Names& names() {
@@ -90,11 +91,12 @@ nb::object Batch::add(const Rule& rule, const Precision& precision, double lr, n
     const char* why = "state";
     nb::object own = nb::borrow(find(state.ptr(), p.ptr()));
     if (own.is_valid() && PyDict_Check(own.ptr())) {
-      nb::handle m, b, step = item(own, names().step), v = item(own, names().square_avg);
+      nb::handle m, b, shape, step = item(own, names().step), v = item(own, names().square_avg);
+      if (precision.state == 8) shape = item(own, names().shape);
       if (rule.centered) m = item(own, names().grad_avg);
       if (rule.momentum != 0) b = item(own, names().momentum_buffer);
-      if (step && v && (m || !rule.centered) && (b || rule.momentum == 0)) {
-        why = add_one(p, g, step, v, m, b, first + static_cast<std::uint32_t>(i), From::parameters);
+      if (step && v && (m || !rule.centered) && (b || rule.momentum == 0) && (shape || precision.state != 8)) {
+        why = add_one(p, g, step, v, m, b, first + static_cast<std::uint32_t>(i), From::parameters, shape);
       }
     }
     if (why) refused.append(nb::make_tuple(i, why));
@@ -171,7 +173,7 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
   double previous = 0;
   Type state = Type::f32;
   for (Entry& e : entries_) {
-    double step = e.step_is_double ? ++*static_cast<double*>(e.step) : ++*static_cast<float*>(e.step);
+    double step = ++*e.step;
     const Group& own = groups_[e.group];
     if (e.group != group || (own.form.corrected && step != previous) || e.stage.state != state) {
       double power = own.form.corrected ? std::pow(own.rule.decay, step) : 0;
@@ -193,7 +195,7 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
   for (Table& table : tables_) {
     Entry& e = table.entry;
     const Group& own = groups_[e.group];
-    double step = e.step_is_double ? ++*static_cast<double*>(e.step) : ++*static_cast<float*>(e.step);
+    double step = ++*e.step;
     double power = own.form.corrected ? std::pow(own.rule.decay, step) : 0;
     set_keys(e.stage, own.precision.seed, e.number, static_cast<std::uint32_t>(static_cast<std::int64_t>(step)));
     Constants c = rmsprop::constants(own.rule, e.stage.state, own.lr, power, grad_scale);
@@ -246,7 +248,7 @@ bool Batch::work_on(const Table& table, bool (*what)(const Rows&, int, std::int6
   rows.starts = table.touched.starts.data();
   rows.count = static_cast<std::int64_t>(table.touched.starts.size()) - 1;
   rows.row_step = table.row_step ? table.row_step->data() : nullptr;
-  rows.step = static_cast<std::int32_t>(step) - 1;
+  rows.step = static_cast<std::int64_t>(step) - 1;
   rows.decay = own.rule.decay;
   if (rows.starts[rows.count] * rows.width < kReleaseFrom) return what(rows, threads, grain);
   nb::gil_scoped_release release;
@@ -266,7 +268,7 @@ PyObject* Batch::find(PyObject* state, PyObject* param) {
 }
 
 const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                           std::uint32_t number, From from) {
+                           std::uint32_t number, From from, nb::handle shape) {
   const Precision& precision = groups_.back().precision;
   bool rows = from == From::rows;
   View param, gradient, counter, state[3];
@@ -276,14 +278,13 @@ const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::hand
   if (is_flagged(p.ptr(), param)) return "flag";
   if (is_flagged(g.ptr(), gradient)) return "gradient flag";
   if (gradient.type != param.type || gradient.complex != param.complex) return "gradient dtype";
-  if (see(step.ptr(), counter) || counter.size != 1 || (counter.type != Type::f32 && counter.type != Type::f64)) {
-    return "step";
-  }
+  if (see(step.ptr(), counter) || counter.size != 1 || counter.type != Type::f64) return "step";
   Stage stage;
   stage.param = param.type;
   stage.state = param.type == Type::f64 ? Type::f64 : Type::f32;
   if (precision.state && (param.complex || param.type == Type::f64)) return "state";
   if (precision.state) stage.state = precision.state == 16 ? Type::bf16 : Type::u8;
+  if (shape && !holds_shape(shape.ptr(), param)) return "state";
   stage.stochastic = precision.stochastic && param.type == Type::bf16;
   stage.cleaned = precision.nonfinite == Nonfinite::zero;
   const View* all[5] = {&param, &gradient};
@@ -311,7 +312,7 @@ const char* Batch::add_one(nb::handle p, nb::handle g, nb::handle step, nb::hand
     }
   }
   entries_.push_back({{param.data, gradient.data, memory[0], memory[1], memory[2], param.size},
-                      stage, counter.type == Type::f64, groups_.size() - 1, counter.data, number, from});
+                      stage, groups_.size() - 1, static_cast<double*>(counter.data), number, from});
   params_.append(p);
   for (nb::handle x : {g, step, v, m, b}) {
     if (x) held_.push_back(nb::borrow(x));

@@ -50,7 +50,7 @@ class Batch {
   // Adds a parameter with a sparse gradient, of which `index` has a line for each sparse dimension and a column for each
   // row of `values`; row_step is that of Rows. Returns null, or the word for what the kernel cannot step where it lies.
   using Index = nb::ndarray<nb::numpy, nb::ro, const std::int64_t, nb::ndim<2>, nb::device::cpu>;
-  using RowStep = nb::ndarray<nb::numpy, std::int32_t, nb::c_contig, nb::device::cpu>;
+  using RowStep = nb::ndarray<nb::numpy, std::int64_t, nb::c_contig, nb::device::cpu>;
   const char* add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param, Index index,
                        nb::handle values, nb::handle step, nb::handle square_avg, nb::handle grad_avg,
                        nb::handle momentum_buffer, std::optional<RowStep> row_step, std::uint32_t number);
@@ -81,9 +81,8 @@ class Batch {
   struct Entry {  // of a parameter
     Arrays arrays;
     Stage stage;
-    bool step_is_double;
     std::size_t group;
-    void* step;
+    double* step;  // the counter
     std::uint32_t number;  // in its group
     From from;
   };
@@ -106,7 +105,7 @@ class Batch {
                int threads, std::int64_t grain);
   PyObject* find(PyObject* state, PyObject* param);
   const char* add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                      std::uint32_t number, From from);
+                      std::uint32_t number, From from, nb::handle shape = {});
   void make_room(bool histograms);
   void remember();
   bool disjoint();

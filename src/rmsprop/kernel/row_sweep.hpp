@@ -68,8 +68,10 @@ bool rows(const Rows& rows, std::int64_t begin, std::int64_t end) {
   bool finite = true;
   for (std::int64_t i = begin; i < end; ++i) {
     std::int64_t row = rows.entries[rows.starts[i]].row;
-    if (rows.row_step && rows.step - rows.row_step[row] != lag) {
-      lag = rows.step - rows.row_step[row];
+    // A counter that was set back may be behind a row, which then does not lag.
+    std::int64_t own = rows.row_step ? std::max<std::int64_t>(0, rows.step - rows.row_step[row]) : 0;
+    if (own != lag) {
+      lag = own;
       weight = static_cast<T>(std::pow(rows.decay, static_cast<double>(lag)));
     }
     for (std::int64_t at = 0; at < rows.width; at += kPiece) {

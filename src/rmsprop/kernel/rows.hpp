@@ -29,8 +29,8 @@ struct Rows {
   const Entry* entries;    // as in Touched
   const std::int64_t* starts;
   std::int64_t count;      // of touched rows
-  std::int32_t* row_step;  // the step at which each row of the table stands; null if none lags
-  std::int32_t step;       // of the table, before this one
+  std::int64_t* row_step;  // the step at which each row of the table stands; null if none lags
+  std::int64_t step;       // of the table, before this one
   double decay;            // β: v and m of a row are multiplied by it for each step that the row lags
 };
 

@@ -25,7 +25,7 @@ struct ExchangeApi {
   int (*view)(void* py_object, Tensor* out);
   void* current_stream;
 };
-constexpr int kCpu = 1, kUnsigned = 1, kFloat = 2, kBfloat = 4, kComplex = 5;
+constexpr int kCpu = 1, kSigned = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kComplex = 5;
 }  // namespace dlpack
 
 PyTypeObject *tensor_type, *parameter_type;
@@ -120,6 +120,15 @@ bool is_row_major(const View& view) {
     expected *= view.shape[i];
   }
   return true;
+}
+
+bool holds_shape(PyObject* tensor, const View& view) {
+  dlpack::Tensor t;
+  if (Py_TYPE(tensor) != tensor_type) return false;
+  if (view_tensor(tensor, &t) != 0) return PyErr_Clear(), false;
+  if (t.device_type != dlpack::kCpu || t.code != dlpack::kSigned || t.bits != 64 || t.ndim != 1) return false;
+  const auto* sizes = reinterpret_cast<const std::int64_t*>(static_cast<char*>(t.data) + t.byte_offset);
+  return t.shape[0] == view.dims && std::equal(view.shape, view.shape + view.dims, sizes);
 }
 
 bool same_layout(const View& a, const View& b) {

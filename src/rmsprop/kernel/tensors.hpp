@@ -39,6 +39,9 @@ bool is_dense(const View& view);
 // True if the elements lie one after the other in the order of their numbers.
 bool is_row_major(const View& view);
 
+// True if `tensor` holds the sizes of `view`, as int64 on the CPU.
+bool holds_shape(PyObject* tensor, const View& view);
+
 // True if element for element the two lie in the same order.
 bool same_layout(const View& a, const View& b);
 

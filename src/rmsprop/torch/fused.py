@@ -37,7 +37,7 @@ REASONS = {
     "gradient strides": "its gradient has other strides",
     "state": "its state has another dtype or other strides than the kernel uses",
     "row-major": "its 8-bit state is in row-major order, which its memory is not",
-    "step": "its step counter is not a CPU tensor of one number",
+    "step": "its step counter is not a CPU tensor of one float64 number",
 }
 
 
@@ -142,7 +142,7 @@ def gather(
             for start, stop in zip([0, *(number + 1 for number in apart)], [*apart, len(params)], strict=True):
                 piece = params[start:stop] if apart else params
                 for place, word in batch.add(rule, precision, lr, piece, states, first + start) or ():
-                    if word == "state" and again:
+                    if word in ("state", "step") and again:
                         complete_state(group, start + place, states)
                         incomplete = True
                     refused.append(Refused(index, [start + place], REASONS[word]))
@@ -194,7 +194,7 @@ def expected(groups: list[Group]) -> list[Refused]:
             continue
         for number, p in enumerate(group["params"]):
             known = (
-                ("class", type(p) in (Tensor, torch.nn.Parameter)),
+                ("class", type(p) in (Tensor, torch.nn.Parameter) or torch.nn.parameter.is_lazy(p)),
                 ("device", p.device.type == "cpu"),
                 ("dtype", COMPUTE.get(p.dtype, p.dtype).to_real() in (torch.float32, torch.float64)),
             )

@@ -19,7 +19,7 @@ from rmsprop.errors import InputError, Received
 from rmsprop.state_dicts import SHAPE_KEY, as_ours, check_goes_on, is_of, kind_of
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values
 from rmsprop.torch.low_precision import DTYPES, packed_size
-from rmsprop.torch.slots import STATE, converted, state_dtype
+from rmsprop.torch.slots import STATE, converted, counting, shape_of, state_dtype
 
 Groups: TypeAlias = list[dict[str, Any]]
 StateDict: TypeAlias = dict[str, Any]
@@ -42,7 +42,7 @@ def stamp(groups: Groups, made: StateDict) -> StateDict:
             own = state.get(key)
             if isinstance(own, dict) and any(name in own and own[name].dtype == torch.uint8 for name in STATE):
                 # On the parameter's device: torch's tools for checkpoints want all of a state on one.
-                state[key] = {**own, SHAPE_KEY: torch.tensor(p.shape, dtype=torch.int64, device=p.device)}
+                state[key] = {**own, SHAPE_KEY: own.get(SHAPE_KEY, shape_of(p)).to(p.device)}
     return {**made, "state": state}
 
 
@@ -112,6 +112,10 @@ def put(groups: Groups, states: dict[Tensor, Any], loaded: StateDict, before: Se
                 states[p][name] = value.to(p.device)
             if own:
                 states[p].pop(SHAPE_KEY, None)
+            if averages and dtype == torch.uint8:
+                states[p][SHAPE_KEY] = shape_of(p)
+            if isinstance(own.get("step"), Tensor):  # torch may have made float32 of it, which cannot hold every count
+                states[p]["step"] = counting(own["step"], states[p]["step"].device)
     return "; ".join([*_words(changes), *_replaced(before, groups)])
 
 

@@ -41,7 +41,7 @@ def packed_size(size: int) -> int:
 
 def noise_keys(seed: int, number: int, step: Integer) -> list[Any]:
     """Return the keys of the noise for the parameter and its three averages; `step` may be a Tensor of integers."""
-    key = _hash(_hash(_hash(seed) ^ number) ^ step)
+    key = _hash(_hash(_hash(seed) ^ number) ^ (step & _MASK))
     return [_hash((key + i) & _MASK) for i in range(4)]
 
 

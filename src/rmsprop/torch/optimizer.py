@@ -20,7 +20,7 @@ from rmsprop.torch import sparse as sparse_module
 from rmsprop.torch.fused import describe, expected
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
 from rmsprop.torch.loading import read
-from rmsprop.torch.slots import average, kappa_of, state_dtype, step_counter
+from rmsprop.torch.slots import average, check_shapes, kappa_of, state_dtype, step_counter
 from rmsprop.torch.untraced import untraced
 from rmsprop.torch.watching import Watcher, refuse
 
@@ -209,6 +209,7 @@ class RMSprop(Optimizer):
             found = Received("one without state")
             raise InputError("param", "a parameter that this optimizer has stepped", found, "call step() first")
         sparse_module.catch_up(state, self._run.lag)
+        check_shapes(group, next(i for i, p in enumerate(group["params"]) if p is param), state)
         rule = rule_of(group)
         v = average(state, "square_avg", param)
         m = average(state, "grad_avg", param) if "grad_avg" in state else None

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import _default_to_fused_or_foreach, _get_scalar_dtype
+from torch.optim.optimizer import _default_to_fused_or_foreach
 
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.rule import Rule
+from rmsprop.state_dicts import SHAPE_KEY
 from rmsprop.torch import low_precision, sparse, tensors
 from rmsprop.torch.tensors import TensorList
 
@@ -46,9 +47,13 @@ def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) 
     p = group["params"][number]
     sparse.check(group, number)
     state: dict[str, Tensor] = states[p]
+    check_shapes(group, number, state)
     dtype, fill = state_dtype(group, p), float(plain(group["initial_square_avg"]))
-    if "step" not in state:
-        state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip")
+    step = state.get("step", 0)
+    if not isinstance(step, Tensor):
+        state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip", step)
+    elif step.dtype != torch.float64:
+        state["step"] = counting(step)
     if "square_avg" in state and state["square_avg"].dtype != dtype:
         own = state["square_avg"].dtype
         if group["state_dtype"] is not None or not own.is_floating_point or torch.promote_types(own, dtype) != own:
@@ -63,7 +68,33 @@ def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) 
     for name, start in starts.items():
         if name not in state:
             state[name] = _state_like(p, name, start, dtype)
+    if dtype != torch.uint8:
+        state.pop(SHAPE_KEY, None)
+    elif SHAPE_KEY not in state:
+        state[SHAPE_KEY] = shape_of(p)
     return state
+
+
+def shape_of(p: Tensor) -> Tensor:
+    """Return the sizes of `p`, which the state of packed averages has: their bytes do not tell."""
+    return torch.tensor(p.shape, dtype=torch.int64, device="cpu")
+
+
+def check_shapes(group: Group, number: int, state: dict[str, Tensor]) -> None:
+    """Raise if the averages of a parameter of `group` are of another shape than it has now, as after `p.data = …`."""
+    p = group["params"][number]
+    for name in STATE:
+        if (x := state.get(name)) is None:
+            continue
+        shape = x.shape
+        if x.dtype == torch.uint8:
+            fits = x.numel() == low_precision.packed_size(p.numel())
+            shape = torch.Size(state[SHAPE_KEY].tolist()) if SHAPE_KEY in state else p.shape if fits else x.shape
+        if shape != p.shape:
+            names = group.get("param_names")
+            where = f"{name} of parameter {number}" + (f" ({names[number]})" if names else "")
+            remedy = "give the parameter its shape back, or forget its averages: optimizer.state.pop(parameter)"
+            raise InputError(where, f"of its shape {tuple(p.shape)}", Received(f"{tuple(shape)}"), remedy)
 
 
 def state_dtype(group: Group, p: Tensor) -> torch.dtype:
@@ -76,7 +107,7 @@ def state_dtype(group: Group, p: Tensor) -> torch.dtype:
         raise InputError(
             "state_dtype", "None for parameters that are not float32, bfloat16 or float16", found, "leave it out"
         )
-    if wanted == "uint8" and type(p) not in (Tensor, torch.nn.Parameter):
+    if wanted == "uint8" and type(p) not in (Tensor, torch.nn.Parameter) and not torch.nn.parameter.is_lazy(p):
         found = Received(f"'uint8' for a {type(p).__name__}")
         raise InputError("state_dtype", "None or 'bfloat16' for a subclass of Tensor", found, "leave it out")
     return low_precision.DTYPES[wanted]
@@ -168,8 +199,8 @@ def _together(group: Group, slots: list[Slot]) -> list[list[Slot]]:
 
 def _step_together(group: Group, rule: Rule, slots: list[Slot]) -> None:
     """Update the parameters and state of `slots`, which share device and dtype."""
-    for slot in slots:
-        slot.step.add_(1)
+    # A compiled graph loses what `add_` does to a float64 tensor of no dimension on the CPU (torch 2.13).
+    torch._foreach_add_([slot.step for slot in slots], 1)
     lr = group["lr"]
     if isinstance(lr, Tensor):
         if not (group["capturable"] or group["differentiable"]):
@@ -266,8 +297,13 @@ def real(x: Tensor) -> Tensor:
 
 def step_counter(p: Tensor, capturable: bool, value: float = 0.0) -> Tensor:
     """Return a new step counter for `p`; on the CPU unless a graph is to be captured."""
-    dtype = _get_scalar_dtype()  # type: ignore[no-untyped-call]
-    return torch.tensor(value, dtype=dtype, device=p.device if capturable else "cpu")
+    return counting(torch.tensor(float(value), dtype=torch.float64, device="cpu"), p.device if capturable else None)
+
+
+def counting(step: Tensor, device: torch.device | None = None) -> Tensor:
+    """Return a step counter in float64, on `device` or where it is: in float32, it would stand still from 2²⁴ on."""
+    device = step.device if device is None else device
+    return step.to(device, torch.float32 if device.type == "mps" else torch.float64)  # MPS has no float64
 
 
 def _state_like(p: Tensor, name: str, value: complex, dtype: torch.dtype) -> Tensor:

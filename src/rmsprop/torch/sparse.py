@@ -61,6 +61,16 @@ class Lag(NamedTuple):
     row_step: Tensor  # the step of the parameter at which each row stands
     alpha: float
     centered: bool
+    before: list[int]  # one number: the step of the parameter before its last sparse gradient
+
+    def now(self, state: dict[str, Any]) -> int:
+        """Return the step up to which rows are to be made up for: that of the parameter, but where it was set by hand.
+
+        A counter that says something else than 0 or 1 steps since the last sparse gradient was set. The averages are
+        then those of the steps that were made, whatever the counter says.
+        """
+        step = int(state["step"])
+        return step if step in (self.before[0], self.before[0] + 1) else self.before[0] + 1
 
     @torch.no_grad()
     def make_up(self, state: dict[str, Any]) -> None:
@@ -71,7 +81,7 @@ class Lag(NamedTuple):
                 first, found = tuple(self.row_step.shape), Received(f"shape {tuple(x.shape)}")
                 remedy = "call state_dict(), which catches up with them, before you change the state"
                 raise InputError(name, f"of {first} rows while rows lag", found, remedy)
-        _shrink(self.alpha, int(state["step"].item()) - self.row_step.to(v.device), v, m)
+        _shrink(self.alpha, (self.now(state) - self.row_step.to(v.device)).clamp(min=0), v, m)
 
 
 Lags: TypeAlias = dict[int, Lag]  # by id(state): they stay with a state that is given to another parameter
@@ -122,15 +132,19 @@ def lag_of(group: dict[str, Any], number: int, state: dict[str, Any], lags: Lags
 
     `lags` is kept up: what no longer fits is caught up with.
     """
-    param, exact = group["params"][number], group["sparse"] == "exact"
+    param, exact, step = group["params"][number], group["sparse"] == "exact", int(state["step"].item())
     shape, decay = param.shape[: param.grad.sparse_dim()], (float(plain(group["alpha"])), bool(group["centered"]))
     lag = lags.get(id(state))
-    if lag is not None and not (exact and lag.row_step.shape == shape and (lag.alpha, lag.centered) == decay):
+    if lag is not None and not (
+        exact and lag.row_step.shape == shape and (lag.alpha, lag.centered) == decay and lag.now(state) == step
+    ):
         catch_up(state, lags)
         lag = None
     if exact and lag is None:
-        row_step = torch.full(shape, int(state["step"].item()), dtype=torch.int32, device=param.device)
-        lag = lags[id(state)] = Lag(state, row_step, *decay)
+        row_step = torch.full(shape, step, dtype=torch.int64, device=param.device)
+        lag = lags[id(state)] = Lag(state, row_step, *decay, [step])
+    if lag is not None:
+        lag.before[0] = step
     return lag
 
 
@@ -151,7 +165,7 @@ def gather(group: dict[str, Any], number: int, state: dict[str, Any], lag: Lag |
     v, m, b = copies["square_avg"], copies.get("grad_avg"), copies.get("momentum_buffer")
     row_step = None if lag is None else _table(lag.row_step, grad)
     if row_step is not None:
-        _shrink(group["alpha"], step - _take(row_step, index), v, m)
+        _shrink(group["alpha"], (step - _take(row_step, index)).clamp(min=0), v, m)
     seed = int(group["stochastic_rounding"]) if param.dtype == torch.bfloat16 else 0
     return Rows(copies["p"], g, state["step"], v, m, b, first + number, index, list(tables.values()), row_step, seed)
 
