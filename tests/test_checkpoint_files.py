@@ -84,7 +84,7 @@ def test_a_file_may_hold_anything_beside_the_state(beside: str, legacy: bool, tm
 
 def test_rates_as_numpy_numbers_and_tensors_are_numbers(tmp_path: Path) -> None:
     """As torch's LambdaLR leaves them behind a lambda of NumPy."""
-    optimizer = trained(RMSprop)
+    optimizer = trained()
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: np.float64(0.5))
     saved = optimizer.state_dict()
     saved["param_groups"][0] |= {"eps": torch.tensor(1e-3, dtype=torch.float64), "initial_lr": torch.tensor(0.25)}
@@ -471,7 +471,8 @@ def test_every_file_holds_a_count_of_steps_exactly_or_refuses_it(
         assert not path.exists()
     else:
         write(state, path)
-        assert read(path, kind, **({"momentum": 0.0} if kind == "keras" else {})).step == step
+        known: dict[str, Any] = {"momentum": 0.0} if kind == "keras" else {}
+        assert read(path, kind, **known).step == step
 
 
 def test_a_counter_that_may_have_stopped_is_said(tmp_path: Path) -> None:

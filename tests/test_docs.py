@@ -35,7 +35,7 @@ def readme_script() -> ModuleType:
     [
         ("README.md", 12),
         ("docs/conventions.md", 3),
-        ("docs/checkpoints.md", 2),
+        ("docs/checkpoints.md", 3),
         ("docs/numerics.md", 1),
         ("docs/sparse.md", 1),
         ("docs/scaling.md", 3),

@@ -29,6 +29,7 @@ Array = npt.NDArray[Any]
 Fields = Mapping[str, Any]  # fields of Rule, those that are known
 
 AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")
+WEIGHTS = ("weight", "running_mean", "running_var")
 DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")  # of averages
 
 
@@ -93,6 +94,12 @@ class ParameterState:
         Number of its parameter group.
     layer
         Which variable of which Keras layer it is, where the file tells.
+    weight
+        The parameter itself, where weights are moved, too.
+    running_mean, running_var
+        Statistics of the batch normalization whose weight it is.
+    weight_name
+        Its name in the model's state_dict() of PyTorch.
     """
 
     name: str
@@ -102,12 +109,16 @@ class ParameterState:
     step: int | None = None
     group: int = 0
     layer: Variable | None = None
+    weight: Array | None = None
+    running_mean: Array | None = None
+    running_var: Array | None = None
+    weight_name: str | None = None
 
     def __post_init__(self) -> None:
         if self.step is not None and not (type(self.step) is int and 0 <= self.step < 2**63):
             remedy = "set it to the number of steps made, or None"
             raise InputError(f"step of {self.name!r}", "a whole number from 0 to 2**63 - 1", self.step, remedy)
-        for field in AVERAGES:
+        for field in (*AVERAGES, *WEIGHTS):
             if getattr(self, field) is None:
                 continue
             value = np.asarray(getattr(self, field))  # a NumPy scalar comes from arithmetic without dimensions
@@ -116,7 +127,8 @@ class ParameterState:
                 raise InputError(f"{field} of {self.name!r}", f"of {', '.join(DTYPES)}", Received(value.dtype), remedy)
             value = value.astype(value.dtype.newbyteorder("="), copy=False)
             object.__setattr__(self, field, value)
-            shape = None if self.square_avg is None else self.square_avg.shape
+            first = self.square_avg if self.square_avg is not None or field in AVERAGES else self.weight
+            shape = None if first is None else first.shape
             if value.shape != shape:
                 needed, found = f"of square_avg's shape {shape}", Received(f"shape {value.shape}")
                 raise InputError(f"{field} of {self.name!r}", needed, found, "check what the file was written by")
@@ -172,7 +184,7 @@ class Conversion(NamedTuple):
     mapping: Mapping[str, Any] = MappingProxyType({})
 
 
-def read(path: str | Path, kind: str | None = None, **known: Any) -> Checkpoint:
+def read(path: str | Path, kind: str | None = None, *, weights: bool = False, **known: Any) -> Checkpoint:
     """Return the optimizer state in a file.
 
     Parameters
@@ -183,6 +195,9 @@ def read(path: str | Path, kind: str | None = None, **known: Any) -> Checkpoint:
         .npz, .safetensors or flax's .msgpack. Nothing in it is executed.
     kind
         One of `KINDS`; None to tell by the file, which fails where that is ambiguous.
+    weights
+        Read the model's weights, too: those of a .keras file, or of the model's state_dict() beside the optimizer's in
+        a file of torch.save.
     **known
         Fields of `Rule` that the file does not state, such as decay=0.9; momentum and centered for a .weights.h5.
 
@@ -194,7 +209,7 @@ def read(path: str | Path, kind: str | None = None, **known: Any) -> Checkpoint:
     """
     from rmsprop.formats import read_file
 
-    return read_file(Path(path), kind, known)
+    return read_file(Path(path), kind, known, weights)
 
 
 def write(checkpoint: Checkpoint, path: str | Path, *, like: str | Path | None = None) -> None:
@@ -241,8 +256,9 @@ def convert(
         `numpy.transpose`, sizes (height, width, channels) that a Flatten joined into a dense layer's inputs; "reshape"
         the same of outputs that are taken apart, "blocks" the order of equal parts of the outputs. Needed for every
         array of two or more dimensions between PyTorch's layout and that of TensorFlow, Keras and JAX, unless a .keras
-        file tells its layers, and where names do not tell which parameter is which. Where the target goes by order, the
-        names in it are the numbers from 0 on.
+        file tells its layers, and where names do not tell which parameter is which. "weight" is the name in the
+        model's state_dict() of PyTorch, where weights are moved and `like` has no model. Where the target goes by
+        order, the names in it are the numbers from 0 on.
 
     Raises
     ------

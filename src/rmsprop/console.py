@@ -278,11 +278,11 @@ def show_recipes(console: Console, recipes: Mapping[str, Recipe]) -> None:
 
 def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | None) -> dict[str, Any]:
     """Return what `convert` has read, what it made of it, and what stands in the way."""
-    from rmsprop.checkpoint import AVERAGES
+    from rmsprop.checkpoint import AVERAGES, WEIGHTS
 
     made = conversion.checkpoint
     done = not conversion.problems
-    moved = [name for name in AVERAGES if any(getattr(p, name) is not None for p in made.parameters)]
+    moved = [name for name in (*AVERAGES, *WEIGHTS) if any(getattr(p, name) is not None for p in made.parameters)]
     return {
         "from": source.kind,
         "to": made.kind,

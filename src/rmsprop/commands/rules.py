@@ -110,6 +110,7 @@ def convert(
     lr: float | None = None,
     like: Path | None = None,
     map_: Annotated[Path | None, Parameter(name="--map")] = None,
+    weights: Flag = False,
     dry_run: Flag = False,
     known: KnownOptions = NOTHING_KNOWN,
     json: Flag = False,
@@ -117,13 +118,14 @@ def convert(
     """Move an optimizer's state from one library's checkpoint to another's.
 
     Kinds: torch, rmsprop.torch, timm, sb3, bitsandbytes (read only), keras,
-    rmsprop.keras, tf1, optax, rmsprop.jax. Weights are not moved.
+    rmsprop.keras, tf1, optax, rmsprop.jax.
 
     The options from --decay to --maximize say of the source's rule what its
     file does not state; --momentum and --centered for a Keras .weights.h5.
 
     Try:
-      rmsprop convert model.keras state.pt --to rmsprop.torch --map axes.json
+      rmsprop convert model.keras run.pt --like start.pt --weights
+      rmsprop convert model.keras state.pt --to rmsprop.torch
       rmsprop convert state.pt new.keras --like old.keras --map axes.json
       rmsprop convert state.pt new.keras --like old.keras --dry-run
       rmsprop convert model.ckpt-100 state.msgpack --from tf1 --to optax
@@ -143,9 +145,11 @@ def convert(
     like
         A checkpoint of the program that will go on: its names, order, groups and shapes, and all else in it, are kept.
     map_
-        JSON of {source name: target name, or {"to": name, "transpose": [axes]}}.
+        JSON of {source name: target name, or {"to": name, "transpose": [axes]}}; --dry-run prints one.
+    weights
+        Move the model's weights, too, between a .keras file and a .pt with the model beside the optimizer.
     dry_run
-        Write nothing; name every mismatch, and fail if there is one.
+        Write nothing; name every mismatch, print the map, and fail if there is a mismatch.
     json
         Print what was done as JSON.
     """
@@ -154,11 +158,13 @@ def convert(
     from rmsprop.console import conversion_facts, show_conversion
     from rmsprop.formats import read_mapping, target_kind
 
-    state = read(source, from_, **given_values(known))
+    state = read(source, from_, weights=weights, **given_values(known))
     template = None
     if like is not None:
         said = state.groups[0] if like.suffix == ".h5" else {}  # such a file holds the same variables as the source
-        template = read(like, to, **{name: said[name] for name in ("momentum", "centered") if name in said})
+        template = read(
+            like, to, weights=weights, **{name: said[name] for name in ("momentum", "centered") if name in said}
+        )
         to = template.kind
     to = to or target_kind(target)
     if to is None:

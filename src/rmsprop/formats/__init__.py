@@ -32,7 +32,7 @@ _ENDINGS: Mapping[ModuleType, tuple[str, ...]] = {
 }
 
 
-def read_file(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint:
+def read_file(path: Path, kind: str | None, known: dict[str, Any], weights: bool = False) -> Checkpoint:
     """See `rmsprop.checkpoint.read`."""
     if kind is not None and kind not in KINDS:
         raise InputError("kind", f"one of {', '.join(KINDS)}", kind, "leave it out to tell by the file")
@@ -46,6 +46,10 @@ def read_file(path: Path, kind: str | None, known: dict[str, Any]) -> Checkpoint
     try:
         budget = Budget(path, None if path.is_file() else tf1.size(path))
         checkpoint: Checkpoint = family.read(path, kind, said, budget)
+        if weights:
+            if family not in (keras, torch_like):
+                raise InputError("--weights", "used with files of Keras and PyTorch", str(path), "leave it out")
+            checkpoint = family.with_weights(path, checkpoint, budget)
     except (InputError, ModuleNotFoundError):
         raise
     except MemoryError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
+from rmsprop.formats import keras_weights
 from rmsprop.formats.budget import Budget
 from rmsprop.formats.files import (
     agree,
@@ -77,6 +79,13 @@ def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) ->
     return Checkpoint(kind, tuple(parameters), (fields,))
 
 
+def with_weights(path: Path, checkpoint: Checkpoint, budget: Budget) -> Checkpoint:
+    """Return the state with the weights of the model."""
+    return replace(
+        checkpoint, parameters=keras_weights.read(path, _content(path, budget), checkpoint.parameters, budget)
+    )
+
+
 def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     """Write the variables of the optimizer: into a copy of `like`, or into an .h5 that holds nothing else."""
     fields = [field for field in ("square_avg", "momentum_buffer", "grad_avg") if _has(checkpoint, field)]
@@ -84,6 +93,8 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     if like is None:
         if path.suffix != ".h5":
             raise InputError("like", "a .keras file, to put the state into", None, "or write a .weights.h5")
+        if any(p.weight is not None for p in checkpoint.parameters):
+            raise InputError("like", "a .keras file, to put the weights into", None, "give --like")
         if group.get("lr") is None:
             raise InputError("lr", "known, as Keras keeps it among its variables", None, "say --lr")
         values = [counter(checkpoint.step or 0, np.int32, checkpoint.kind), np.asarray(group["lr"], np.float32)]
@@ -104,7 +115,13 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     if layout.has_lr and group.get("lr") is not None:
         changed[1] = np.asarray(group["lr"], variables[1].dtype)
     names = _names(whole) or [f"{_VARS}/{i}" for i in range(len(variables))]
-    content = _h5({names[i]: value for i, value in changed.items()}, content)
+    arrays = {names[i]: value for i, value in changed.items()}
+    if any(p.weight is not None for p in checkpoint.parameters):
+        with package("h5py").File(io.BytesIO(content), "r") as file:
+            places = keras_weights.places(like, file, checkpoint.parameters, budget)
+        for p, where in zip(checkpoint.parameters, places, strict=True):
+            arrays |= {name: getattr(p, field) for field, name in where.items() if getattr(p, field) is not None}
+    content = _h5(arrays, content)
     write_atomically(path, content if path.suffix == ".h5" else replace_entry(like, _WEIGHTS, content))
 
 

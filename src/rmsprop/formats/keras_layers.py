@@ -43,6 +43,7 @@ _CONV = {n: Turn((n + 1, n, *range(n))) for n in (1, 2, 3)}
 _DEPTHWISE = {n: Turn((n, n + 1, *range(n))) for n in (1, 2)}
 _DENSE = Turn((1, 0))
 _ONE_BIAS = "PyTorch has two biases in its place, which move twice as far: make both layers without bias"
+_TWO_ROWS = "PyTorch has its rows as two parameters: make both layers without bias"
 _PASSING = {
     "InputLayer", "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Dropout", "GaussianNoise", "GaussianDropout",
     "AlphaDropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Rescaling", "Identity",
@@ -124,11 +125,12 @@ def _variables(layer: Mapping[str, Any], order: _Order) -> list[Variable] | None
         other: dict[str, Any] = {}
         if cls == "GRU" and not config.get("reset_after", True):
             other = {"problem": "PyTorch's GRU resets after its product: use reset_after=True", "never": True}
-        own = [
-            one("kernel", 2, turn, **inputs, **other),
-            one("recurrent_kernel", 2, replace(turn, inputs=None), **other),
-        ]
-        return own + [replace(each, problem=_ONE_BIAS, never=cls == "GRU") for each in bias]
+        recurrent = one("recurrent_kernel", 2, replace(turn, inputs=None), **other)
+        if cls == "GRU":
+            bias = [one("bias", 2, problem=_TWO_ROWS, never=True)] if bias else []
+        else:
+            bias = [replace(each, problem=_ONE_BIAS) for each in bias]
+        return [one("kernel", 2, turn, **inputs, **other), recurrent, *bias]
     if cls in ("BatchNormalization", "LayerNormalization", "GroupNormalization"):
         used = [part for part, flag in (("gamma", "scale"), ("beta", "center")) if config.get(flag, True)]
         axes = config.get("axis")

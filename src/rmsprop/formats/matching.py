@@ -22,6 +22,7 @@ class Move(NamedTuple):
     turn: Turn
     group: int
     wanted: ParameterState | None  # what the target has in its place
+    weight_name: str | None = None
     open: Mapping[str, str] = {}  # what only the map can tell: key of its entry, and what to put there
 
 
@@ -31,6 +32,7 @@ class Entry(NamedTuple):
     target: str
     turn: Turn
     said: frozenset[str]  # which of _TURNS it has
+    weight: str | None = None  # name in the target's model
 
 
 _TURNS = {"transpose": "axes", "flatten": "inputs", "reshape": "outputs", "blocks": "blocks"}
@@ -52,6 +54,8 @@ def match(
     found += [f"extra: the mapping names {name}, which the source has not" for name in entries if name not in states]
     if not (KINDS[source.kind].states_rule and KINDS[to].states_rule):
         for name in [name for name, state in states.items() if state.square_avg is None]:
+            if states[name].weight is not None:
+                found.append(f"missing: {name} has made no step yet, and {to} keeps no weight without state")
             note(f"{name} has made no step yet and is left out")
             del states[name]
     targets = {name: entries[name].target for name in states if name in entries}
@@ -126,7 +130,7 @@ def _move(
     found: list[str],
 ) -> Move:
     turn, said = (entry.turn, entry.said) if entry else (Turn(), frozenset())
-    v = state.square_avg
+    v = state.square_avg if state.square_avg is not None else state.weight
     group = wanted.group if wanted else state.group
     if v is None:
         return Move(state, target, turn, group, wanted)
@@ -146,7 +150,14 @@ def _move(
     shape = v.shape if turn.axes is None else tuple(v.shape[axis] for axis in turn.axes)
     if expected is not None and shape != expected.shape:
         found.append(f"shape: {state.name} is {shape}, {target} {expected.shape}")
-    return Move(state, target, turn, group, wanted, unsure)
+    name = None
+    if state.weight is not None and KINDS[to].states_rule:
+        name = (entry.weight if entry else None) or (wanted.weight_name if wanted else None)
+        name = name or (None if target.isdecimal() else target)
+        if name is None:
+            unsure["weight"] = "its name in model.state_dict()"
+            found.append(f'missing: the name of {target} in model.state_dict(); say "weight" in --map, or give --like')
+    return Move(state, target, turn, group, wanted, name, unsure)
 
 
 def _between_layouts(
@@ -160,7 +171,8 @@ def _between_layouts(
 ) -> tuple[Turn, dict[str, str]]:
     """Return how an array goes between Keras' layout and PyTorch's, and what only the map can tell."""
     last = KINDS[source.kind].channels_last
-    shape = () if state.square_avg is None else state.square_avg.shape
+    array = state.square_avg if state.square_avg is not None else state.weight
+    shape = () if array is None else array.shape
     unsure = []
     if layer is not None:
         if layer.problem and (layer.never or not said):
@@ -206,13 +218,14 @@ def _entries(mapping: Mapping[str, Any], found: list[str]) -> dict[str, Entry]:
     entries = {}
     for name, value in mapping.items():
         said = {"to": value} if isinstance(value, str) else value
-        good = isinstance(said, dict) and said.keys() <= {"to", *_TURNS} and isinstance(said.get("to", name), str)
+        good = isinstance(said, dict) and said.keys() <= {"to", "weight", *_TURNS}
+        good = good and all(isinstance(said.get(key, name), str) for key in ("to", "weight"))
         turns = {key: said[key] for key in _TURNS if key in said} if good else {}
         if not good or not all(_is_list(each) or (each is None and key != "transpose") for key, each in turns.items()):
             found.append(f'mapping: {name} must have a name or {{"to": name, "transpose": [axes], "flatten": [sizes]}}')
             continue
         turn = Turn(**{_TURNS[key]: None if each is None else tuple(each) for key, each in turns.items()})
-        entries[name] = Entry(said.get("to", name), turn, frozenset(turns))
+        entries[name] = Entry(said.get("to", name), turn, frozenset(turns), said.get("weight"))
     return entries
 
 
@@ -233,6 +246,10 @@ def template(source: Checkpoint, moves: list[Move], unclear: bool) -> dict[str, 
                 entry[key] = f"FILL IN: {move.open[key]}"
             elif value is not None:
                 entry[key] = list(value)
+        if move and "weight" in move.open:
+            entry["weight"] = f"FILL IN: {move.open['weight']}"
+        elif move and move.weight_name is not None:
+            entry["weight"] = move.weight_name
         whole[state.name] = entry
     return whole
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop.checkpoint import AVERAGES, KINDS, Array, Checkpoint, Fields, ParameterState
+from rmsprop.checkpoint import AVERAGES, KINDS, WEIGHTS, Array, Checkpoint, Fields, ParameterState
 from rmsprop.formats.matching import Move, match, template
 from rmsprop.rule import Rule
 
@@ -35,6 +35,10 @@ class Plan:
         self.notes: list[str] = list(source.notes)
         if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
             self.found.append(f"group: lr {lr:g} is one rate and the source's groups have several; leave it out")
+        if any(p.weight is not None for p in source.parameters) and to in ("tf1", "optax", "rmsprop.jax"):
+            self.found.append(
+                f"impossible: weights go between files of Keras and PyTorch, and {to} keeps them elsewhere"
+            )
         moves = match(source, to, like, mapping or {}, self.found, self.note)
         for move in moves:
             self._say_what_turns(move)
@@ -186,7 +190,7 @@ class Plan:
     def _moved(self, move: Move, group: int, fields: Fields, wanted: bool, change: Change | None) -> ParameterState:
         """Return the target's state of one parameter."""
         state = move.state
-        values: dict[str, Array | None] = {name: getattr(state, name) for name in AVERAGES}
+        values: dict[str, Array | None] = {name: getattr(state, name) for name in (*AVERAGES, *WEIGHTS)}
         v = state.square_avg
         if v is not None:
             if np.iscomplexobj(v) and self.to not in ("torch", "rmsprop.torch"):
@@ -207,7 +211,7 @@ class Plan:
             if not np.isfinite(value).all():
                 self.note(f"{name} of {state.name} holds NaN or infinity: the run had diverged")
             value = move.turn.apply(value, KINDS[self.source.kind].channels_last)
-            there = move.wanted.square_avg if move.wanted else None
+            there: Array | None = getattr(move.wanted, name if name in WEIGHTS else "square_avg", None)
             if there is not None and value.dtype != there.dtype:
                 if not np.can_cast(value.dtype, there.dtype):
                     self.found.append(f"dtype: {name} of {state.name} is {value.dtype}, of {move.target} {there.dtype}")
@@ -215,9 +219,8 @@ class Plan:
                 value = value.astype(there.dtype)
             values[name] = value
         layer = move.wanted.layer if move.wanted else None
-        return ParameterState(
-            move.target, values["square_avg"], values["grad_avg"], values["momentum_buffer"], state.step, group, layer
-        )
+        more: dict[str, Any] = {"layer": layer, "weight_name": move.weight_name, **values}
+        return ParameterState(move.target, step=state.step, group=group, **more)
 
     def _say_what_differs(self, groups: list[Fields]) -> None:
         """Note where the target's rule is another one, and refuse where it cannot go on at all."""

@@ -13,6 +13,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from rmsprop.checkpoint import AVERAGES, KINDS, Array, Checkpoint, Fields, ParameterState
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.formats import trees
+from rmsprop.formats import torch_weights, trees
 from rmsprop.formats.budget import Budget
 from rmsprop.formats.files import (
     agree,
@@ -152,6 +153,16 @@ def _stopped(path: Path, name: str, step: Array, fields: Fields) -> list[str]:
     return [f"step was kept in {step.dtype}, which counts no further than {most}: the true count is unknown"]
 
 
+def with_weights(path: Path, checkpoint: Checkpoint, budget: Budget) -> Checkpoint:
+    """Return the state with the weights of the model that is saved beside it."""
+    if path.suffix == ".safetensors":
+        raise InputError("--weights", "used with what torch.save wrote", str(path), "leave it out")
+    content, _ = _archived(path, budget)
+    several = len(checkpoint.groups) > 1
+    saved = TorchFile(content, budget).value
+    return replace(checkpoint, parameters=torch_weights.read(path, saved, checkpoint.parameters, several, budget))
+
+
 def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     """Write a state dict; with `like` in its place in a copy of that file, which may be SB3's archive."""
     torch = package("torch", "torch", f"a file of {checkpoint.kind}")
@@ -189,6 +200,15 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
             group["param_names"] = [p.name for p in own]
         groups.append(group)
     state_dict |= {"state": states, "param_groups": groups}
+    if any(p.weight is not None for p in checkpoint.parameters):
+        if path.suffix in (".zip", ".safetensors"):
+            raise InputError("the target", "a .pt, which holds a model beside its optimizer", str(path), "name it so")
+        if like is None:
+            model: dict[str, Any] = {}
+            loaded = {"model": model, "optimizer": state_dict}
+        else:
+            model = torch_weights.find(like, loaded, Budget(like))
+        torch_weights.fill(model, checkpoint.parameters, _tensor)
     if path.suffix == ".safetensors":
         write_atomically(path, _safetensors(state_dict))
         return
