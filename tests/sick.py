@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from rmsprop.lab import Task
 
@@ -108,3 +109,16 @@ def lost_at_the_end() -> Task:
             return output
 
     return dataclasses.replace(growing(), name="lost", model=Lost, batch_size=25, epochs=3)
+
+
+def noisy() -> Task:
+    """One that can learn its 30 examples by heart, and its validation data for as long as it does not."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(330, 20, generator=generator)
+    y = x[:, :1] + torch.randn(330, 1, generator=generator)
+    train, validation = (TensorDataset(x[i:j], y[i:j]) for i, j in ((0, 30), (30, 330)))
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 1))
+
+    return Task("noisy", model, train, validation, loss=nn.functional.mse_loss, batch_size=10, epochs=100)

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmsprop import InputError, Rule, init, update
+from rmsprop.lab.course import Course
 from rmsprop.lab.losses import ran_away
 from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
@@ -111,7 +112,7 @@ def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: fl
     metric = [record for record in told if record["kind"] == "epoch"][-1]["validation_metric"]
     assert metric > bound if training.score.higher_is_better else metric < bound
     assert find(monitor.records) == []
-    assert ran_away(told, rule.lr) is None
+    assert ran_away(Course(told), rule.lr) is None
 
 
 def test_a_network_that_died_gets_no_gradient() -> None:
@@ -473,7 +474,7 @@ def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> 
     finding = of_kind("nonfinite", records)[0]
     assert after in finding.sentence
     assert f'nonfinite="{mode}"' not in finding.remedy
-    assert ("go on from a checkpoint of step 30 or before" in finding.remedy) == (mode == "propagate")
+    assert ("a checkpoint of step 30 or before is free" in finding.cause) == (mode == "propagate")
     assert finding.changes == (({"nonfinite": "skip"},) if mode == "propagate" else ())
     if mode == "propagate":
         for record in records:
@@ -697,7 +698,7 @@ def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_othe
     assert governed.remedy.startswith("look whether a signal reaches it")
     by_v = faint(1e-9, eps=1e-20)[0]
     assert by_v.kind == "effective lr"
-    assert by_v.remedy.startswith("look whether a signal reaches it")
+    assert by_v.advice.startswith("look whether a signal reaches it")
     times = governed.evidence["gradient_rms"] / governed.evidence["median_gradient"]
     assert f"{times:.1g} of the median" in governed.cause
     assert all(proposed(finding) > 0 for finding in of_kind("eps", SCRIPT.scaled(1.0, eps=1.0)))
@@ -836,7 +837,7 @@ def test_steps_left_out_and_steps_that_were_not_are_told_apart() -> None:
     monitor.records[-1]["nonfinite_steps"] = 3  # two that no record saw, beside the one left out
     finding = of_kind("nonfinite", monitor.records)[0]
     assert "were met in 2 steps; they went into v and stay there" in finding.sentence
-    assert "from a checkpoint of step 4 or before" in finding.remedy  # step 5 has the one that was left out
+    assert "a checkpoint of step 4 or before" in finding.cause  # step 5 has the one that was left out
 
 
 # -- many of one kind, and records of every sort -----------------------------------------------------------------------

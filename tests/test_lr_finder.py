@@ -1011,7 +1011,7 @@ def test_the_command_fails_where_it_has_no_suggestion(
     assert run(["find-lr", "digits", "--decay", "0.9", "--to", "1e-3", "--steps", "60", "--seeds", "1"]) == 1
     shown = capsys.readouterr().out
     assert "no suggestion: the curve is unclear" in shown
-    assert "the highest rate: go on to higher ones" in shown
+    assert "the highest rate: go on to" in shown
     assert (tmp_path / "runs" / "find-lr-digits" / "find-lr.svg").exists()
 
 
@@ -1030,3 +1030,50 @@ def test_ctrl_c_ends_the_command_with_nothing_left(tmp_path: Path) -> None:
     assert "of at most 9203 steps; nothing was written" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_an_easy_task_gets_a_rate_where_every_one_lowers_the_loss(network: bool) -> None:
+    """Classes far apart: the loss falls for ever, and a higher end of the range would only move the question."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 4, generator=generator)
+    data = TensorDataset(x + torch.tensor([3.0, 0, 0, 0]) * x[:, :1].sign(), (x[:, 0] > 0).long())
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    found = {}
+    for highest in (0.01, 1.0, 100.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)) if network else nn.Linear(4, 2)
+        batches = DataLoader(data, 32, shuffle=True)
+        found[highest] = find_lr(model, RMSprop(model.parameters()), loss, batches, highest=highest, steps=120)
+    assert found[0.01].lr is None
+    assert found[0.01].reason == "the loss still falls at 0.01, the highest rate: go on to 1"
+    for highest in (1.0, 100.0):
+        told = found[highest]
+        assert told.lr is not None
+        assert f"every rate up to {highest:g}, the highest, lowers the loss" in told.reason
+        assert "90 % of that is done at a rate of" in told.reason
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)) if network else nn.Linear(4, 2)
+    optimizer = RMSprop(model.parameters(), lr=found[100.0].lr)
+    for _ in range(20):
+        for batch in DataLoader(data, 32, shuffle=True):
+            optimizer.zero_grad()
+            value = loss(model, batch)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    assert value < 0.01
+
+
+@pytest.mark.parametrize(("above", "suggests"), [(9.0, False), (11.0, True)])
+def test_a_slow_end_of_the_fall_is_told_from_one_that_goes_on(above: float, suggests: bool) -> None:
+    """The rate of which 90 % of the fall is done is a tenth of the highest one, or less."""
+    rates = np.geomspace(1e-6, 1.0, 200)
+    done = np.log(rates * 1e6) / np.log(1e6 / above)  # 0 at the lowest rate, 1 at the highest divided by `above`
+    losses = 2 - np.where(done < 1, 0.9 * done, 0.9 + 0.1 * (done - 1) / (done[-1] - 1))
+    verdict = lr_curve.judge(rates, [losses.tolist()] * 3)
+    assert (verdict.lr is not None) == suggests
+    if verdict.lr is not None:
+        assert verdict.lr == pytest.approx(1 / above / 2, rel=0.2)

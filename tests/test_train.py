@@ -21,6 +21,7 @@ from sick import WELL
 from rmsprop import InputError, Rule
 from rmsprop.console import show_examined, show_training, training_progress
 from rmsprop.lab import saving
+from rmsprop.lab.course import Course
 from rmsprop.lab.losses import LOST, TIMES, ran_away
 from rmsprop.lab.replay import MOST, replay
 from rmsprop.lab.report import write_report
@@ -382,7 +383,8 @@ def test_a_loss_that_runs_away_is_told_as_what_it_is() -> None:
     assert "rmsprop find-lr" in said
     examined = examine(run)
     assert (examined["status"], examined["healthy"]) == ("diverged", False)
-    assert examined["findings"] == summary["findings"] == [f.to_dict() for f in findings_of(run)]
+    assert examined["findings"] == summary["findings"]
+    assert [f["kind"] for f in summary["findings"]] == [f.kind for f in findings_of(run, run.summary())]
 
 
 def test_it_is_told_also_where_nothing_is_measured() -> None:
@@ -426,7 +428,7 @@ def test_doctor_says_that_it_replayed_and_counts_findings_where_they_are(
     assert examined["replay"] == whole[1]["replay"]
     assert said.index("were replayed, each of them measured") < said.index(whole[1]["post_mortem"]["text"])
     run, _ = train("digits", Rule(lr=30.0), epochs=1, every=50)
-    kinds = [f.kind for f in findings_of(run)]
+    kinds = [f.kind for f in findings_of(run, run.summary())]
     others = len(kinds) - 1
     assert kinds[0] == "loss"
     assert f"1 finding in the losses; {others} finding{'s' * (others != 1)} in 1 measured step (1)." in doctor_says(run)
@@ -453,7 +455,7 @@ def test_a_loss_that_is_merely_high_is_none(lr: float) -> None:
     """At the default rate the loss rises before it falls; at ten times it, training is poor, and still is training."""
     run, summary = train("digits", Rule(lr=lr), epochs=2)
     assert (summary["status"], summary["reason"]) == ("finished", None)
-    assert "loss" not in {f.kind for f in findings_of(run)}
+    assert "loss" not in {f.kind for f in findings_of(run, run.summary())}
     assert describe_training(run.config(), summary)[0].startswith("After 2 epochs")
 
 
@@ -492,7 +494,7 @@ def losses(before: float | None, *epochs: float | None, first_loss: float | None
     ],
 )
 def test_when_a_loss_has_run_away(records: list[dict[str, Any]], since: tuple[int, int] | None) -> None:
-    found = ran_away(records, 0.1)
+    found = ran_away(Course(records), 0.1)
     if since is None:
         assert found is None
     else:

@@ -195,7 +195,8 @@ def show_examined(console: Console, examined: dict[str, Any]) -> None:
     """Print what `rmsprop doctor RUN` found."""
     from rmsprop.lab.words import describe_findings, evidence_words, findings_by_advice
 
-    console.print(f"{examined['run']}: {examined['status']}", markup=False)
+    said = f"{examined['status']}, {examined['reason']}" if examined["reason"] else examined["status"]
+    console.print(f"{examined['run']}: {said}", markup=False)
     for line in examined["result"]:
         console.print(line, markup=False)
     if examined["post_mortem"]:

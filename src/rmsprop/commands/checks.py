@@ -40,7 +40,8 @@ def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
 
     Without RUN: versions, and real steps held against the rule. With RUN,
     be it finished, interrupted or diverged: what its statistics show, with
-    causes and remedies. Exit status 1 if there is anything to mend.
+    causes and remedies. Exit status 1 if there is anything to mend, or if the
+    training diverged or learned nothing.
 
     Try:
       rmsprop doctor

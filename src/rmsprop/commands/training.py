@@ -47,7 +47,9 @@ def train(
     """Train TASK with RMSprop: live progress, checkpoints, a report at the end.
 
     The report and the last lines say what the optimizer did, what to change
-    and, if the loss ran away, where that began. Ctrl-C, or a crash, leaves a run that goes on with --resume, bit
+    and, if the loss ran away, where that began. Exit status 1 if the training
+    diverged or learned nothing: predicts no better than before it, or than a
+    constant. Ctrl-C, or a crash, leaves a run that goes on with --resume, bit
     for bit as if nothing had happened.
 
     Try:
@@ -93,7 +95,7 @@ def train(
         say_how_to_resume(stop)
         raise KeyboardInterrupt from None
     _print_with_report(json, run, summary, show_training)
-    if summary["status"] == "diverged":
+    if summary["reason"] is not None:
         raise Failure
 
 

@@ -13,7 +13,7 @@ from rmsprop.explain import explain
 from rmsprop.files import write_atomically
 from rmsprop.lab import figures, monitor_figures
 from rmsprop.lab.store import REPORT, RunDirectory
-from rmsprop.lab.watch import findings_of, measured
+from rmsprop.lab.watch import measured, told_of
 from rmsprop.lab.words import (
     describe_comparison,
     describe_findings,
@@ -188,7 +188,7 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
 
 def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return what losses and monitor say, in words and pictures; None where nothing was measured or found."""
-    records, findings = measured(run), [finding.to_dict() for finding in findings_of(run)]
+    records, findings = measured(run), told_of(run, summary)
     if not (records or findings):
         return None
     steps, post_mortem = [record["step"] for record in records], (summary or {}).get("post_mortem")

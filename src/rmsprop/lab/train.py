@@ -15,12 +15,14 @@ from rmsprop.environment import environment
 from rmsprop.errors import check_count
 from rmsprop.files import finite
 from rmsprop.lab import saving
+from rmsprop.lab.course import Course
+from rmsprop.lab.losses import ran_away
 from rmsprop.lab.replay import MOST, Replay, replay
 from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
 from rmsprop.lab.task import fingerprint, first_line, load_task
 from rmsprop.lab.training import Record, Training
-from rmsprop.lab.watch import Watch, findings_of, measured
+from rmsprop.lab.watch import Watch, measured, told_of
 from rmsprop.monitor import PostMortem
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
@@ -30,6 +32,7 @@ Listener = Callable[[Training, list[Record]], None]
 EVERY = 250  # steps to a measured one, by which watching takes a small share of a long training (docs/monitor.md)
 RECORDS = 10  # that a short one has: of its fraction of a second, they may take more
 NOT_IN_VALIDATION = "validation not finite"  # while training is
+LEARNED_NOTHING = "learned nothing"  # reason of a summary, and kind of its finding
 
 
 def train(
@@ -57,6 +60,8 @@ def train(
     A run that has diverged is replayed, from an older checkpoint that is kept for this or from the start, and its steps
     are measured, up to `MOST` of them: `listen` is told of that by a record of kind "replay", and post_mortem of the
     summary says what was seen. A replay that fails says so in the summary; the run's own result stands.
+
+    status of the summary is "finished" or "diverged"; its reason is None only for a training that came to something.
     """
     check_count("seed", seed, "any whole number will do", least=0)
     if every is not None:
@@ -71,7 +76,7 @@ def train(
     def start() -> Training:
         return Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
 
-    training = start()
+    training, given = start(), {"epochs": epochs, "batch_size": batch_size}
     every = usual_every(training.total_steps) if every is None else every
     config = {
         "kind": "train",
@@ -118,7 +123,7 @@ def train(
                 if stopped:
                     raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
             run.save_checkpoint(state())
-            summary, found = _summary(run, training, command), watch.post_mortem()
+            summary, found = _summary(run, training, command, given), watch.post_mortem()
             if (lost := records - len(run.records())) > 0:
                 summary["lost_records"] = lost
             if every:  # else nothing is measured, then neither
@@ -165,7 +170,8 @@ def _explained(
 def _span(run: RunDirectory, found: PostMortem | None, summary: dict[str, Any]) -> tuple[int, str | None, int] | None:
     """Return the step and the checkpoint (None: the start) to replay from, and the last step to measure, if any."""
     reason, end = summary["reason"], summary["steps"]
-    if reason == NOT_IN_VALIDATION or not (found or reason):
+    diverged = summary["status"] == "diverged"
+    if reason == NOT_IN_VALIDATION or not (found or diverged):
         return None
     good = _last_good(found, summary)
     good = end if good is None else good
@@ -174,7 +180,7 @@ def _span(run: RunDirectory, found: PostMortem | None, summary: dict[str, Any]) 
         return begin, name, min(end, good + MOST)
     if reason == "ran away":
         return 0, None, min(end, good + MOST)
-    return (begin, name, end) if reason else None  # what stopped being finite shows at the end, too
+    return (begin, name, end) if diverged else None  # what stopped being finite shows at the end, too
 
 
 def _replayed(
@@ -216,19 +222,19 @@ def _like_before(made_with: dict[str, Any]) -> None:
         warnings.warn(f"{text}: it may differ in the last bits", stacklevel=3)
 
 
-def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, Any]:
-    task = training.task
-    epochs = [r for r in run.records() if r["kind"] == "epoch"]
+def _summary(run: RunDirectory, training: Training, command: str, given: dict[str, Any]) -> dict[str, Any]:
+    task, rule, records = training.task, run.config()["rule"], run.records()
+    epochs = [r for r in records if r["kind"] == "epoch"]
     if not epochs or epochs[-1]["epoch"] != training.epoch:  # the record was lost in a crash, but not what it said
         again = training.evaluate("validation")
         epochs.append(finite({"validation_loss": again.loss, "validation_metric": again.metric}))
         epochs[-1]["epoch"] = training.epoch
-    last, findings = epochs[-1], findings_of(run)
+    last = epochs[-1]
     lost = last["validation_loss"] is None  # what is not finite is recorded as null
     reason = None
     if training.diverged or (lost and not all(p.isfinite().all() for p in training.model.parameters())):
         reason = "not finite"
-    elif any(f.kind == "loss" for f in findings):
+    elif not rule["maximize"] and ran_away(Course(records), rule["lr"]):
         reason = "ran away"
     elif lost:
         reason = NOT_IN_VALIDATION
@@ -244,13 +250,17 @@ def _summary(run: RunDirectory, training: Training, command: str) -> dict[str, A
         "validation_loss": last["validation_loss"],
         "validation_metric": last["validation_metric"],
         "command": command,
+        "given": given,
         "implementation": getattr(training.optimizer, "implementation", ""),
         "environment": environment(),
     }
     if reason == NOT_IN_VALIDATION:
         summary["lost_epoch"] = next(r["epoch"] for r in epochs if r["validation_loss"] is None)
+    findings = told_of(run, summary)
     if findings or measured(run):
-        summary["findings"] = [f.to_dict() for f in findings]
+        summary["findings"] = findings
+    if any(f["kind"] == LEARNED_NOTHING for f in findings):
+        summary["reason"] = LEARNED_NOTHING
     if task.test is not None and not reason:
         tested = training.evaluate("test")
         summary["test_loss"], summary["test_metric"] = tested.loss, tested.metric

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rmsprop.errors import InputError, Received
+from rmsprop.lab.advice import told
+from rmsprop.lab.course import Course
 from rmsprop.lab.losses import ran_away
+from rmsprop.lab.outcome import Judged, harmless, movement, outcome
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.training import Record, Training
 from rmsprop.lab.words import describe_training
 from rmsprop.monitor import Monitor, PostMortem
-from rmsprop.monitor.findings import Finding, find
+from rmsprop.monitor.findings import Finding, consistent, find
 
 STATISTICS = "statistics.jsonl"
 
@@ -67,11 +71,30 @@ class Watch:
         return None if self._monitor is None else self._monitor.post_mortem()
 
 
-def findings_of(run: RunDirectory) -> list[Finding]:
-    """Return what the losses and the measured steps of a training say, the gravest first."""
-    rule = run.config()["rule"]
-    away = None if rule["maximize"] else ran_away(run.records(), rule["lr"])  # a loss that rises is then what is meant
-    return [*([] if away is None else [away]), *find(measured(run))]
+def findings_of(run: RunDirectory, summary: dict[str, Any] | None) -> list[Finding]:
+    """Return what the losses and the measured steps of a training say, the gravest first.
+
+    What came of it is judged where there is a `summary` of a training that did not diverge. Long steps are no finding
+    where the training went well nevertheless.
+    """
+    rule, statistics, course = run.config()["rule"], measured(run), Course(run.records())
+    steps = find(statistics)
+    if rule["maximize"]:  # a loss that rises is then what is meant
+        return steps
+    losses = [] if (away := ran_away(course, rule["lr"])) is None else [away]
+    if summary is not None and not losses and summary["status"] != "diverged":
+        moved = movement(statistics, summary["steps"])
+        losses += outcome(Judged(course, rule, summary["metric"], summary["higher_is_better"], moved))
+    too_long = any(change.get("lr", math.inf) < rule["lr"] for f in losses for change in f.changes)
+    kept = [f for f in steps if too_long or not harmless(f, course)]
+    return consistent([*losses, *kept], rule | {"epochs": run.config()["epochs"]})
+
+
+def told_of(run: RunDirectory, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the findings as plain values, with remedies as commands."""
+    config = run.config()
+    given = (summary or {}).get("given") or {name: config[name] for name in ("epochs", "batch_size")}
+    return [told(finding, config, given) for finding in findings_of(run, summary)]
 
 
 def examine(run: RunDirectory) -> dict[str, Any]:
@@ -87,7 +110,7 @@ def examine(run: RunDirectory) -> dict[str, Any]:
     if config["kind"] != "train":
         found = Received(f"{run.path}, of {config['kind']}")
         raise InputError("the run", "one of train", found, f"see it with: rmsprop report {run.path}")
-    records, findings = measured(run), [f.to_dict() for f in findings_of(run)]
+    records, findings = measured(run), told_of(run, run.summary())
     summary, steps = run.summary() or {}, [record["step"] for record in records]
     status, replayed = summary.get("status", "not finished"), summary.get("replay")
     if not (records or findings or status == "diverged"):
@@ -95,7 +118,7 @@ def examine(run: RunDirectory) -> dict[str, Any]:
         raise InputError(
             "the run", "one with statistics", found, "they come from: rmsprop train TASK, without --every 0"
         )
-    result = describe_training(config, summary) if status == "diverged" or replayed else []
+    result = describe_training(config, summary) if summary.get("reason") or replayed else []
     return {
         "run": str(run.path),
         "status": status,
@@ -105,7 +128,7 @@ def examine(run: RunDirectory) -> dict[str, Any]:
         "findings": findings,
         "post_mortem": summary.get("post_mortem"),
         "replay": replayed,
-        "healthy": not findings and status != "diverged",
+        "healthy": not findings and not summary.get("reason"),
     }
 
 

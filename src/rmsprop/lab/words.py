@@ -7,6 +7,8 @@ from typing import Any
 
 from rmsprop.lab.score import is_share
 
+OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # findings that need no measured step
+
 
 def score_words(value: float | None, metric: str) -> str:
     """Return a share as a percentage, any other score with four significant digits, and a dash for None."""
@@ -151,7 +153,7 @@ def _count(number: int, name: str) -> str:
 
 def describe_findings(findings: list[dict[str, Any]], count: int, first: int | None, last: int | None) -> str:
     """Return how many findings there are in the losses and in `count` measured steps, which `first` and `last` end."""
-    of_losses = sum(f["kind"] == "loss" for f in findings)
+    of_losses = sum(f["kind"] in OF_LOSSES for f in findings)
     losses = f"{_found(of_losses)} in the losses"
     if not count:
         return f"{losses}; no step was measured."

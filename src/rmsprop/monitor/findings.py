@@ -84,7 +84,7 @@ def find(records: Sequence[Record]) -> list[Finding]:
     """
     history = History(_checked(records))
     found = [finding for kind in KINDS for finding in _joined(list(kind(history)))]
-    return consistent(found, history.records[-1]["groups"][0]) if found else []
+    return consistent(found, history.records[0]["groups"][0]) if found else []
 
 
 def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[Finding]:
@@ -113,7 +113,9 @@ def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[
 
 
 def _ways(change: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, bool]:
-    """Return for each number or flag that a change makes another one whether it raises it."""
+    """Return for each number or flag that a change makes another one whether it raises it, for all tensors."""
+    if "group" in change:
+        return {}
     known = {k: x for k in change if isinstance(x := options.get(k), int | float) and x != change[k]}
     return {k: change[k] > x for k, x in known.items()}
 

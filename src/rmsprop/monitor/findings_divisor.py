@@ -13,6 +13,7 @@ from rmsprop.monitor.history import (
     FAR,
     MEDIAN,
     NAN,
+    USUAL,
     Finding,
     History,
     Seen,
@@ -60,7 +61,7 @@ def start(history: History) -> Iterator[Finding]:
         cause = f"v₀ is far above g², and v forgets half of it in {counted(f'{half:.3g}', 'step')}, ln 2/−ln β"
         changes = ({"initial_square_avg": 0.0, "bias_correction": True},)
         if seen.group["centered"]:  # the variance of the first gradient would be 0
-            changes = ({"initial_square_avg": 0.0, "lr": lower(seen("lr"))},)
+            changes = ({"initial_square_avg": 0.0, "lr": lower(history.rate(name))},)
         advice = "take it for the warm-up that it is"
         evidence = seen.numbers("history_rms", "gradient_rms") | {
             "left_of_start": left(seen), "half_life": half, "steps_left": steps, "times_shorter": times
@@ -94,7 +95,10 @@ def eps(history: History) -> Iterator[Finding]:
             ratio = history.typical(name, "signal_to_noise")
             usual /= math.sqrt(1 + ratio) if ratio > 0 else 1
         small = min(0.1 * floor, 0.01 * usual if usual > 0 else math.inf)  # gradients of a few elements may be large
-        changes: tuple[dict[str, float], ...] = ({"eps": rounded(square(small) if inside else small)},)
+        change = {"eps": rounded(square(small) if inside else small)}
+        if history.rate(name) > USUAL:  # one of SGD, which is far too high for steps by v
+            change["lr"] = USUAL
+        changes: tuple[dict[str, float], ...] = (change,)
         advice = "leave it, if SGD is meant, as by recipes with ε = 1"
         if faint:  # a smaller ε would give it the steps of others, and `effective_lr` something to say
             cause += f", {over(history.typical(name, 'gradient_rms'), others):.1g} of the median of the tensors"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
+from rmsprop.monitor.findings_steps import first_step
 from rmsprop.monitor.history import (
     MEDIAN,
     NAN,
@@ -41,13 +42,17 @@ _CAUSE = "a gradient beyond the range of its type, or one whose square is"
 _LOOK = "mend the batch or the operation that makes them, such as a division by zero or an overflow in half precision"
 
 
-def _after_nonfinite(history: History, mode: str) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """Return advice and changes; where they went into v, training goes on from a checkpoint that is free of them."""
+def _free(history: History, mode: str) -> str:
+    """Return the words for which checkpoints are free of gradients that went into v."""
     if mode != "propagate":
-        return _LOOK, ()
+        return _CAUSE
     *_, clean = None, *takewhile(lambda record: not _applied(record), history.records)
     free = "from before them" if clean is None else f"of step {clean['step']} or before"
-    return f"{_LOOK}; in both cases, go on from a checkpoint {free}", ({"nonfinite": "skip"},)
+    return f"{_CAUSE}; a checkpoint {free} is free of it"
+
+
+def _changes(mode: str) -> tuple[dict[str, Any], ...]:
+    return ({"nonfinite": "skip"},) if mode == "propagate" else ()
 
 
 def _counted(record: Record, name: str) -> int:
@@ -79,8 +84,8 @@ def nonfinite(history: History) -> Iterator[Finding]:
         after = _AFTER[mode][1] if len(modes) < 2 else _BY_GROUP
         sentence = f"Gradients that are not finite were met in {counted(steps, 'step')}; they {after}."
         step, evidence = history.records[-1]["step"], {"nonfinite_steps": steps}
-        remedies = _after_nonfinite(history, mode)
-        yield Finding("nonfinite", None, step, sentence, _CAUSE, evidence, "one step", *remedies)
+        cause = _free(history, mode)
+        yield Finding("nonfinite", None, step, sentence, cause, evidence, "one step", _LOOK, _changes(mode))
 
 
 def _nonfinite_of(record: Record) -> list[str]:
@@ -117,8 +122,8 @@ def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) 
     if steps > 1 and mode != "propagate":
         sentence += f" In all there were {steps} such steps."
     evidence = {"elements": count, "first_step": first, "nonfinite_steps": steps, "tensors": ever}
-    tensor, remedies = worst if known else None, _after_nonfinite(history, mode)
-    return Finding("nonfinite", tensor, first, sentence, _CAUSE, evidence, "one element", *remedies)
+    tensor, cause = worst if known else None, _free(history, mode)
+    return Finding("nonfinite", tensor, first, sentence, cause, evidence, "one element", _LOOK, _changes(mode))
 
 
 def _of_all(count: int, everything: int) -> str:
@@ -136,17 +141,27 @@ def spike(history: History) -> Iterator[Finding]:
     def times(seen: Seen) -> float:
         return over(seen("gradient_rms"), usual(seen))
 
-    def worst(name: str) -> Seen:
-        return max(history.tensors[name], key=lambda s: k if (k := times(s)) > 0 else 0.0)
+    thrown = any(first_step(history))  # gradients of the steps that follow are large for that
 
-    for name, k, _ in history.ranked(lambda n: times(worst(n)), above=limit):
+    def counts(seen: Seen) -> bool:
+        return times(seen) > 0 and not (thrown and seen.age < over(1.0, 1 - seen("decay")))
+
+    def worst(name: str) -> Seen | None:
+        return max(filter(counts, history.tensors[name]), key=times, default=None)
+
+    def measure(name: str) -> float:
         seen = worst(name)
+        return NAN if seen is None else times(seen)
+
+    for name, k, _ in history.ranked(measure, above=limit):
+        seen = worst(name)
+        assert seen is not None  # noqa: S101  (or its measure is NaN)
         beta, length = seen("decay"), over(seen("update_rms"), seen("lr"))
         # After j more steps v is 1 + (1−β)·(K²−1)·βʲ times what it was; steps have 90 % of their length where d is
         # 1/0.9 times what it was: without ε, at 0.9⁻².
         excess = math.log1p(-beta) + math.log(k - 1) + math.log(k + 1) - math.log(_margin(seen, usual(seen)))
         steps = math.ceil(excess / -math.log(beta)) if excess > 0 and beta else 0
-        count = sum(times(s) > limit for s in history.tensors[name])
+        count = sum(counts(s) and times(s) > limit for s in history.tensors[name])
         long = f"that step was {length:.3g}·η long, and " if math.isfinite(length) else ""
         after = (
             f"steps have 90 % of their usual length again {counted(steps, 'step')} later."
@@ -209,7 +224,7 @@ def oscillation(history: History) -> Iterator[Finding]:
         how = "narrows with it" if mu else "is about η/2 wide"
         cause = f"the curvature, divided by √v, has reached the edge of stability, {edge} with η = {seen('lr'):g}"
         advice = f"let lr fall to 0 at the end: the oscillation {how}"
-        changes = ({"lr": lower(seen("lr"))},)
+        changes = ({"lr": lower(history.rate(name))},)
         evidence = seen.numbers("lr", "momentum", "update_ratio") | {"gradient_cosine": -opposed, "sign_flips": share}
         threshold = (
             f"cosine of successive gradients below −{limit:g}, {MEDIAN}, and more than {percent(most)} of the signs, "
@@ -270,8 +285,8 @@ def dead_rows(history: History) -> Iterator[Finding]:
         sentence = f"No gradient reaches {name}." if all_dead(name) else some
         cause = "units that are never active, such as ReLUs whose input was pushed below 0, or entries never looked up"
         once = history.tensors[name][0]("gradient_rms") > 0 and all_dead(name)  # it had a gradient, and lost it
-        changes = ({"lr": lower(seen("lr"))},) if once else ()
-        advice = "an activation with a slope below 0; or leave out rows that are never used"
+        changes = ({"lr": lower(history.rate(name))},) if once else ()
+        advice = "an activation with a slope below 0" + ("" if once else "; or leave out rows that are never used")
         evidence = seen.numbers("dead_rows", "rows", "zero_gradient_share")
         threshold = (
             f"more than {percent(limit)} of the rows without gradient, and with √v at most 1e-6 of the tensor's, "

@@ -54,7 +54,7 @@ def first_step(history: History) -> Iterator[Finding]:
 
     for name, ratio, _ in history.ranked(measure, above=share, matrices=True):
         first = history.tensors[name][0]
-        beta, mu, lr = first("decay"), first("momentum"), {"lr": lower(first("lr"))}
+        beta, mu, lr = first("decay"), first("momentum"), {"lr": lower(history.rate(name))}
         sentence = (
             f"The first step changed {name} by {first('update_rms'):.3g} (root mean square), {percent(ratio)} of what "
             f"it then was; relative to lr, it was {times(name):.3g} times as long as later steps."
@@ -89,7 +89,7 @@ def long_steps(history: History) -> Iterator[Finding]:
     for name, value, seen in history.ranked(ratio, above=limit, matrices=True):
         sentence = f"Each step changes {name} by {percent(value)} of its size."
         cause = f"lr = {seen('lr'):g} is large for values of {seen('parameter_rms'):.3g} (root mean square)"
-        changes = ({"lr": rounded(seen("lr") * STEP / value)},)
+        changes = ({"lr": rounded(history.rate(name) * STEP / value)},)
         evidence = seen.numbers("update_rms", "parameter_rms", "lr") | {"update_ratio": value}
         threshold = f"update/parameter above {limit:g}, {MEDIAN}, of {SEVERAL} at least"
         yield Finding("long steps", name, seen.step, sentence, cause, evidence, threshold, changes=changes)
@@ -103,7 +103,7 @@ def short_steps(history: History) -> Iterator[Finding]:
         recent = history.recent(name)
         counts = (
             len(recent) >= SEVERAL
-            and recent[-1]("lr") >= 0.1 * max(s("lr") for s in history.tensors[name])
+            and recent[-1]("lr") >= 0.1 * history.rate(name)
             and not history.typical(name, "unchanged_share") > 0.5  # that is a stall
             and history.typical(name, lambda s: over(s("update_rms"), s("lr"))) > by_lr  # else it has no gradient
         )
@@ -112,7 +112,7 @@ def short_steps(history: History) -> Iterator[Finding]:
     for name, value, seen in history.ranked(inverse, above=1 / limit, matrices=True):
         sentence = f"A step changes {name} by {1 / value:.2g} of its size: it takes {value:.2g} steps to change it."
         cause = f"lr = {seen('lr'):g} is small for values of {seen('parameter_rms'):.3g} (root mean square)"
-        changes = ({"lr": rounded(seen("lr") * STEP * value)},)
+        changes = ({"lr": rounded(history.rate(name) * STEP * value)},)
         advice = "leave it, if this tensor is not to be trained"
         evidence = seen.numbers("update_rms", "parameter_rms", "lr") | {"update_ratio": 1 / value}
         threshold = (
@@ -146,10 +146,8 @@ def effective_lr(history: History) -> Iterator[Finding]:
             f"its gradient is {gradient:.3g} (root mean square) where the median of the tensors is {others:.3g}, and "
             "RMSprop makes steps of all alike: if so small a gradient is noise, noise is followed"
         )
-        advice = (
-            "look whether a signal reaches it (scales, saturation); or give it a group of its own, with lr = "
-            f"{rounded(seen('lr') / times):g}"
-        )
+        advice = "look whether a signal reaches it (scales, saturation)"
+        changes = ({"group": name, "lr": rounded(history.rate(name) / times)},)
         evidence = seen.numbers("lr") | {
             "gradient_rms": gradient, "effective_lr": rate(name), "median": usual, "times": times,
             "median_gradient": others,
@@ -158,7 +156,7 @@ def effective_lr(history: History) -> Iterator[Finding]:
             f"{FAR:g} times the median of {SEVERAL} tensors or more, and above lr, its gradient below a tenth of "
             f"theirs; each the {MEDIAN}"
         )
-        yield Finding("effective lr", name, seen.step, sentence, cause, evidence, threshold, advice)
+        yield Finding("effective lr", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
 
 
 def stall(history: History) -> Iterator[Finding]:
@@ -179,7 +177,7 @@ def stall(history: History) -> Iterator[Finding]:
         changes, advice = {
             "bfloat16": (({"stochastic_rounding": True},), "float32 parameters"),
             "float16": ((), "float32 parameters, with autocast for the model's operations"),
-        }.get(dtype, (({"lr": higher(seen("lr"))},), ""))
+        }.get(dtype, (({"lr": higher(history.rate(name))},), ""))
         evidence = seen.numbers("unchanged_share", "zero_gradient_share", "update_ratio") | {
             "share": share, "param_dtype": dtype
         }  # fmt: skip

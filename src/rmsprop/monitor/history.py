@@ -57,6 +57,8 @@ def in_python(change: dict[str, Any]) -> str:
     """Return a change of options as a reader of Python would type it."""
     if "clip" in change:
         return f"torch.nn.utils.clip_grad_norm_(model.parameters(), {change['clip']:g}) before each step"
+    if "group" in change:
+        return f"a group of its own, {{'params': [model.get_parameter({change['group']!r})], 'lr': {change['lr']!r}}}"
     return f"RMSprop(..., {', '.join(f'{name}={value!r}' for name, value in change.items())})"
 
 
@@ -155,6 +157,10 @@ class History:
     def typical(self, name: str, value: str | Callable[[Seen], float]) -> float:
         """Return the median of a number over the recent records of a tensor that have it."""
         return typical((s(value) if isinstance(value, str) else value(s)) for s in self.recent(name))
+
+    def rate(self, name: str) -> float:
+        """Return the largest learning rate of a tensor, which is what its options say where a schedule lowers it."""
+        return max((lr for s in self.tensors[name] if math.isfinite(lr := s("lr"))), default=NAN)
 
     @cached_property
     def cancelled(self) -> set[str]:

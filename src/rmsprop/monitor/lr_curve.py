@@ -10,7 +10,10 @@ scatter σ from batch to batch is taken from neighbours, median|Δ|/0.954 (0.954
 losses), and a fall must be larger than 7.5 σ/√n, n being the number of losses in a window. Normal white noise then gets
 a suggestion in at most 1 of 100 tests with one seed, and in hardly any with three (docs/lr-finder.md counts them).
 
-The suggestion is half of the rate where the curve is lowest. There the steps that help and those that harm are in
+Of an easy task, such as classes that a plane separates, every rate lowers the loss, without end. Where the last tenth
+of the fall takes the upper ROOM or more of the range, the suggestion is half of the rate where that tenth begins.
+
+Else the suggestion is half of the rate where the curve is lowest. There the steps that help and those that harm are in
 balance for a model that meets the rate once; a training stays at its rate. The rate where the curve is steepest is no
 measure: for the built-in language model it is a tenth and less of what trains best (docs/lr-finder.md has the figures).
 """
@@ -32,6 +35,7 @@ SHARE = 2.0  # the suggestion is the lowest point's rate divided by this
 DISAGREEMENT = 6.0  # factor between the seeds' lowest points above which they do not agree
 NOISE = 7.5  # the loss has to fall by this many times σ/√n
 ROOM = 10.0  # factor between the lowest rate and that of the lowest loss: what comes before the fall has to be seen
+MOST = 0.9  # of the fall: where it still falls at the highest rate, but slowly, the lower ones have done so much
 _MEDIAN_OF_DIFFERENCES = 0.954  # √2·0.6745: the median of |x − y|/σ for normal x and y
 _SHORT = 5  # a curve of fewer rates says nothing
 
@@ -144,7 +148,16 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     there = sum(x <= WINDOW * end for x in stopped)  # seeds that went no further than the curve, or hardly
     if end / where < WINDOW and 2 * there <= len(losses):
         if not stopped:
-            return unclear(f"the loss still falls at {end:.3g}, the highest rate: go on to higher ones")
+            enough = float(found.rates[int((found.middle <= begin - MOST * fall).argmax())])
+            if end / enough < ROOM:
+                return unclear(f"the loss still falls at {end:.3g}, the highest rate: go on to {100 * end:.3g}")
+            return Verdict(
+                float(f"{enough / SHARE:.1e}"),
+                f"every rate up to {end:.3g}, the highest, lowers the loss, from {begin:.3g} to {best:.3g}; "
+                f"{100 * MOST:g} % of that is done at a rate of {enough:.2g}, half of which is one that a training can "
+                "stay at",
+                facts,
+            )
         return unclear(
             f"the loss is lowest at {where:.2g}, right where {there} of {len(losses)} seeds were stopped, and the "
             "others went on: take more steps or seeds"

@@ -1,0 +1,56 @@
+"""Remedies as a shell takes them: the command of a run with an option changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import Any
+
+from rmsprop.monitor.findings import Finding
+from rmsprop.rule import Rule
+
+_RULE = {field.name: field.default for field in dataclasses.fields(Rule)}
+
+
+def told(finding: Finding, config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return a finding of the run of `config` as plain values, its remedy spelled as commands.
+
+    `given` holds epochs and batch_size of the command line, None where they were left out.
+    """
+    parts = [finding.spelled(lambda change: train_command(config, given, change))]
+    if any("lr" in change and "group" not in change for change in finding.changes):
+        parts.append(f"or measure a rate: {find_lr_command(config, given)}")
+    return finding.to_dict() | {"remedy": "; ".join(part for part in parts if part)}
+
+
+def train_command(config: dict[str, Any], given: dict[str, Any], change: dict[str, Any]) -> str | None:
+    """Return the command that trains the run of `config` with a change; None if no option makes it."""
+    if not change.keys() <= {*_RULE, "epochs"}:
+        return None
+    usual: dict[str, Any] = {**_RULE, "seed": 0, "schedule": "constant", "epochs": None, "batch_size": None}
+    asked = {**config["rule"], "seed": config["seed"], "schedule": config["schedule"], **given}
+    own = {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
+    new = {name: value for name, value in change.items() if value != usual[name]}
+    return _command("train", config["task"], {**own, **new})
+
+
+def find_lr_command(config: dict[str, Any], given: dict[str, Any]) -> str:
+    """Return the command that tests learning rates for the run of `config`."""
+    asked = {**config["rule"], "batch_size": given["batch_size"]}
+    usual = {**_RULE, "batch_size": None}
+    return _command("find-lr", config["task"], {k: x for k, x in asked.items() if k != "lr" and x != usual[k]})
+
+
+def _command(name: str, task: str, options: dict[str, Any]) -> str:
+    words = ["rmsprop", name, task]
+    for option, value in options.items():
+        words.append(f"--{option.replace('_', '-')}")
+        if value is not True:
+            words.append(value if isinstance(value, str) else _number(value))
+    return shlex.join(words)
+
+
+def _number(value: float) -> str:
+    """Return a number in as few digits as say it exactly."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

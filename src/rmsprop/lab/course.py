@@ -1,0 +1,71 @@
+"""The losses and scores of a training, epoch by epoch, as its records have them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+
+
+class Epoch(NamedTuple):
+    """What the validation data said after an epoch; epoch 0 is before the first step."""
+
+    number: int
+    loss: float
+    score: float | None
+
+
+class Course:
+    """The losses of a training.
+
+    Attributes
+    ----------
+    before
+        The loss before the first step: that of the validation data or, if larger, the training loss of the first step,
+        as a model may behave otherwise in training (dropout). None if it is not known.
+    training
+        Epoch → median of the training losses in it, which a few bad batches do not move. The newest may be incomplete.
+    validation
+        The epochs whose validation loss is finite.
+    constant
+        Loss, metric and its standard error of the best constant prediction, as far as they are known.
+    has_scale
+        Whether one loss can be said to be so many times another one: not where they are ever negative, or begin at 0.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.losses = [r for r in records if r["kind"] == "loss" and r["loss"] is not None]
+        epochs = [r for r in records if r["kind"] == "epoch"]
+        self.validation = [
+            Epoch(r["epoch"], r["validation_loss"], r.get("validation_metric"))
+            for r in epochs
+            if r["validation_loss"] is not None
+        ]
+        self.lost = len(self.validation) < len(epochs)
+        self.constant: dict[str, float | None] = next((r["constant"] for r in epochs if "constant" in r), {})
+        start = [r["validation_loss"] for r in epochs if r["epoch"] == 0]
+        start += [r["first_loss"] for r in self.losses if "first_loss" in r]
+        self.before: float | None = None if len(start) < 2 or None in start else max(start)
+        by_epoch: dict[int, list[float]] = {}
+        for record in self.losses:
+            by_epoch.setdefault(math.ceil(record["epoch"]), []).append(record["loss"])
+        self.training = {epoch: median(values) for epoch, values in by_epoch.items()}
+        every = (*start, *(e.loss for e in self.validation), *(r["loss"] for r in self.losses))
+        self.has_scale = bool(self.before) and not any(loss is not None and loss < 0 for loss in every)
+
+    @property
+    def left(self) -> float:
+        """Training loss of the newest epoch, by the loss before the first step; NaN if that has no scale."""
+        if not (self.has_scale and self.before and self.training):
+            return math.nan
+        return self.training[max(self.training)] / self.before
+
+    @property
+    def jump(self) -> float:
+        """Largest mean training loss of a record, by the loss before the first step; NaN if that has no scale."""
+        if not (self.has_scale and self.before and self.losses):
+            return math.nan
+        return float(max(r["loss"] for r in self.losses)) / self.before

@@ -1,0 +1,133 @@
+"""What came of a training: said where it is nothing good, with a remedy that is followed here, and cures it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmsprop import Rule
+from rmsprop.cli import run
+from rmsprop.lab.advice import find_lr_command, train_command
+from rmsprop.lab.store import RunDirectory
+from rmsprop.lab.train import train
+from rmsprop.lab.watch import examine
+
+SICK = str(Path(__file__).with_name("sick.py"))
+
+
+@pytest.fixture(autouse=True)
+def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def summary_of(name: str) -> dict[str, Any]:
+    summary = RunDirectory(Path(name)).summary()
+    assert summary is not None
+    return summary
+
+
+# -- on the command line: the run, its remedy as it is printed, the cured run ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "status", "remedy"),
+    [
+        ("digits --lr 1", "learned nothing", 1, "rmsprop train digits --lr 0.001"),
+        ("digits --lr 1e-6", "learned nothing", 1, "rmsprop train digits --lr 0.001"),
+        ("digits --lr 30", "loss", 1, "rmsprop train digits --lr 0.001"),
+        ("mnist --momentum 0.9", "learned nothing", 1, "rmsprop train mnist --momentum 0.9 --lr 0.001"),
+        ("mnist --lr 1e-5 --epochs 1", "learned nothing", 1, "rmsprop train mnist --epochs 1 --lr 0.001"),
+        ("digits --lr 1e-4 --epochs 5", "slow", 0, "rmsprop train digits --epochs 5 --lr 0.001"),
+        (
+            "mnist --centered --momentum 0.9 --epochs 3", "first step", 0,
+            "rmsprop train mnist --momentum 0.9 --centered --epochs 3 --lr 0.001",
+        ),
+        ("digits --epochs 1", "first step", 0, "rmsprop train digits --epochs 1 --bias-correction"),
+        (f"{SICK}:noisy", "got worse", 0, f"rmsprop train {SICK}:noisy --epochs 4"),
+        ("digits --eps 1 --lr 0.1", "eps", 0, "rmsprop train digits --eps 6e-05 --lr 0.001"),
+    ],
+)  # fmt: skip
+def test_a_run_that_came_to_nothing_good_is_told_and_its_first_remedy_cures_it(
+    asked: str,
+    kind: str,
+    status: int,
+    remedy: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rmsprop.lab.report.write_report", lambda run: run.path)  # seconds, and not looked at
+    assert run(["train", *asked.split(), "--out", "sick"]) == status
+    shown, sick = capsys.readouterr().out, summary_of("sick")
+    assert sick["findings"][0]["kind"] == kind
+    assert f"{sick['findings'][0]['sentence']}\n" in shown
+    assert f"  remedy: {remedy}" in shown
+    assert run(["doctor", "sick"]) == 1
+    assert remedy in capsys.readouterr().out
+    assert (sick["reason"] is not None) == (status == 1)
+
+    assert run([*shlex.split(remedy)[1:], "--out", "cured"]) == 0
+    cured = summary_of("cured")
+    assert kind not in {f["kind"] for f in cured["findings"]}
+    better = cured["validation_metric"] - sick["validation_metric"]
+    assert better > 0 if cured["higher_is_better"] else better < 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("task", ["digits", "mnist"])
+def test_the_default_run_of_a_built_in_task_has_no_finding(task: str, seed: int) -> None:
+    directory, summary = train(task, seed=seed)
+    assert (summary["reason"], summary["findings"]) == (None, [])
+    assert examine(directory)["healthy"]
+    assert summary["validation_metric"] > 0.9
+
+
+# -- remedies as commands ----------------------------------------------------------------------------------------------
+
+
+def config(**rule: Any) -> dict[str, Any]:
+    return {"task": "digits", "rule": {**Rule(**rule).__dict__}, "seed": 0, "schedule": "constant"}
+
+
+GIVEN: dict[str, Any] = {"epochs": None, "batch_size": None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "change", "command"),
+    [
+        ({}, {"lr": 0.001}, "rmsprop train digits --lr 0.001"),
+        ({"momentum": 0.9, "lr": 1.0}, {"lr": 1e-7}, "rmsprop train digits --momentum 0.9 --lr 1e-07"),
+        ({"centered": True}, {"centered": False}, "rmsprop train digits"),
+        ({"eps": 0.123456789}, {"bias_correction": True}, "rmsprop train digits --eps 0.123456789 --bias-correction"),
+        ({"lr": 0.5}, {"lr": 0.01}, "rmsprop train digits"),
+        ({}, {"epochs": 4}, "rmsprop train digits --epochs 4"),
+        ({}, {"initial_square_avg": 1.0, "eps": 1e-10}, "rmsprop train digits --initial-square-avg 1 --eps 1e-10"),
+        ({}, {"clip": 3.0}, None),
+        ({}, {"nonfinite": "skip"}, None),
+        ({}, {"group": "a", "lr": 1.0}, None),
+    ],
+)
+def test_a_change_is_the_command_of_the_run_with_it(
+    asked: dict[str, Any], change: dict[str, Any], command: str | None
+) -> None:
+    assert train_command(config(**asked), GIVEN, change) == command
+
+
+def test_a_command_says_all_that_the_run_was_asked_for() -> None:
+    asked = config(momentum=0.5, lr=0.1) | {"task": "my task.py:make", "seed": 3, "schedule": "linear"}
+    given = {"epochs": 2, "batch_size": 16}
+    assert train_command(asked, given, {"lr": 0.02}) == (
+        "rmsprop train 'my task.py:make' --momentum 0.5 --seed 3 --schedule linear --epochs 2 --batch-size 16 --lr 0.02"
+    )
+    assert find_lr_command(asked, given) == "rmsprop find-lr 'my task.py:make' --momentum 0.5 --batch-size 16"
+
+
+def test_a_finding_of_a_run_that_is_not_finished_has_its_remedy_too() -> None:
+    train("digits", epochs=1, out=Path("cut"))
+    Path("cut/summary.json").unlink()
+    told = examine(RunDirectory(Path("cut")))["findings"][0]
+    assert told["remedy"].startswith("rmsprop train digits --epochs 1 --batch-size 64 --bias-correction; or rmsprop tr")
+    assert json.dumps(told, allow_nan=False)
