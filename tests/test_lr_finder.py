@@ -1057,7 +1057,7 @@ def test_an_easy_task_gets_a_rate_where_every_one_lowers_the_loss(network: bool)
         assert "90 % of that is done at a rate of" in told.reason
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)) if network else nn.Linear(4, 2)
-    optimizer = RMSprop(model.parameters(), lr=found[100.0].lr)
+    optimizer = RMSprop(model.parameters(), lr=found[100.0].lr or 0.0)
     for _ in range(20):
         for batch in DataLoader(data, 32, shuffle=True):
             optimizer.zero_grad()
