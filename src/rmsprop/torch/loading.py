@@ -222,6 +222,8 @@ def _wrong(p: Tensor, value: Any, shape: Any) -> tuple[str, str, str] | None:
     """Return None for an average that `p` can have, else what it has to be, what it is, and a remedy."""
     if not isinstance(value, Tensor):
         return "a Tensor", f"a {type(value).__name__}", _OURS
+    if value.layout != torch.strided:
+        return "dense", _short(value.layout).replace("_", " "), "load average.to_dense()"
     if value.dtype == torch.uint8:
         if p.is_complex() or p.dtype == torch.float64:
             return f"of the dtype of {_short(p.dtype)} parameters", "uint8", "load it for a float32 model"
@@ -274,5 +276,5 @@ def _plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
-def _short(dtype: torch.dtype) -> str:
+def _short(dtype: torch.dtype | torch.layout) -> str:
     return str(dtype).removeprefix("torch.")

@@ -64,8 +64,13 @@ def load(
         optimizer.register_load_state_dict_pre_hook(complete),
         optimizer.register_load_state_dict_post_hook(put_in, prepend=True),
     )
+    present = optimizer.state, optimizer.param_groups, dict(optimizer._run.lag)
     try:
         plain(dict(state_dict))
+    except BaseException:  # of what was replaced, everything is restored
+        optimizer.state, optimizer.param_groups = present[:2]
+        optimizer._run.lag.update(present[2])
+        raise
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _default_to_fused_or_foreach
 
-from rmsprop.errors import InputError, Received, plain
+from rmsprop.errors import InputError, Received, check_number, plain
 from rmsprop.rule import Rule
 from rmsprop.state_dicts import SHAPE_KEY
 from rmsprop.torch import low_precision, sparse, tensors
@@ -47,11 +47,16 @@ def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) 
     p = group["params"][number]
     sparse.check(group, number)
     state: dict[str, Tensor] = states[p]
+    for name in STATE:
+        if not isinstance(state.get(name, p), Tensor):
+            found, remedy = Received(f"a {type(state[name]).__name__}"), "load the dict that state_dict() gave"
+            raise InputError(f"{name} of parameter {number}", "a Tensor", found, remedy)
     check_shapes(group, number, state)
     dtype, fill = state_dtype(group, p), float(plain(group["initial_square_avg"]))
     step = state.get("step", 0)
     if not isinstance(step, Tensor):
-        state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip", step)
+        count = check_number(f"step of parameter {number}", step, "it counts the steps that were made")
+        state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip", count)
     elif step.dtype != torch.float64:
         state["step"] = counting(step)
     if "square_avg" in state and state["square_avg"].dtype != dtype:
@@ -191,9 +196,10 @@ def _together(group: Group, slots: list[Slot]) -> list[list[Slot]]:
         foreach = _default_to_fused_or_foreach(params, group["differentiable"], use_fused=False)[1]
     if not foreach:
         return [[slot] for slot in slots]
-    lists: dict[tuple[torch.device, torch.dtype, torch.dtype], list[Slot]] = {}
-    for slot in slots:
-        lists.setdefault((slot.p.device, slot.p.dtype, slot.v.dtype), []).append(slot)
+    lists: dict[tuple[Any, ...], list[Slot]] = {}
+    for slot in slots:  # foreach takes no DTensors beside plain tensors
+        key = slot.p.device, slot.p.dtype, slot.v.dtype, hasattr(slot.p, "to_local")
+        lists.setdefault(key, []).append(slot)
     return list(lists.values())
 
 
@@ -218,7 +224,10 @@ def _step_together(group: Group, rule: Rule, slots: list[Slot]) -> None:
             _step_rounded(group, rule, lr, _local(slot), own, on_device)
         return
     given, dtype = slots[0].p.dtype, slots[0].v.dtype
-    work = slots if given == dtype else [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
+    if given != dtype or any(slot.g.dtype != dtype for slot in slots):
+        work = [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
+    else:
+        work = slots
     if len(work) == 1:
         p, g, _, v, m, b, _ = work[0]
         tensors.step(rule, lr, p, g, v, m, b, power[0], kappa_of(dtype))

@@ -35,6 +35,9 @@ def check(group: dict[str, Any], number: int) -> None:
     if p.grad.layout == torch.strided:
         return
     where = f"for parameter {number} of shape {tuple(p.shape)}"
+    if p.grad.shape != p.shape:
+        found, remedy = Received(str(tuple(p.grad.shape))), "give it back the shape that it had"
+        raise InputError("the gradient's shape", f"{tuple(p.shape)} {where}", found, remedy)
     if p.layout != torch.strided or p.grad.layout != torch.sparse_coo:
         raise RuntimeError(
             f"RMSprop needs dense parameters with dense or sparse_coo gradients, got {p.layout} with {p.grad.layout} "

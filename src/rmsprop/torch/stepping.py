@@ -15,6 +15,7 @@ from torch import Tensor
 from rmsprop import native
 from rmsprop.rule import Rule
 from rmsprop.torch import fused, nonfinite, sparse, statistics
+from rmsprop.torch.checks import check_slot, check_writable, repeats
 from rmsprop.torch.fused import Refused, add_copies, add_rows, gather
 from rmsprop.torch.groups import rule_of
 from rmsprop.torch.slots import Group, Slot, complete_state, first_numbers, rows_slot, slot, step_slots
@@ -73,6 +74,12 @@ def step(
     firsts = first_numbers(groups) if firsts is None else firsts
     run.refused = gather(batch, groups, states, firsts, sparse=bool(run.sparse))
     work, tables = _left_over(optimizer, batch, groups, states, firsts, scale, by_tensors) if run.refused else ([], [])
+    for group, _, slots in work:
+        for each in slots:
+            check_slot(each, differentiable=bool(group["differentiable"]))
+    for rows in tables:
+        for table in rows.tables:
+            check_writable(f"a table of parameter {rows.number}", table)
     given = work if watcher is None else list(work)  # gradients as they are, before some count as 0
     skip, counted = nonfinite.judge(groups, batch, work, scale)
     if watcher is not None and (skip is True or (skip is not None and (by_kernel or by_tensors) and bool(skip))):
@@ -102,7 +109,7 @@ def step(
     if scale != 1:  # torch's fused optimizers leave the gradients so
         for p in (p for group in groups for p in group["params"] if p.grad is not None):
             with torch.no_grad():
-                p.grad.div_(scale)
+                p.grad = p.grad / scale if repeats(p.grad) else p.grad.div_(scale)
     if watcher is not None and (stepped or tables or any(slots for _, _, slots in work)):
         if skip is not None and skip is not True and not level:
             run.untold = nonfinite.add(run.untold, skip)
@@ -133,10 +140,12 @@ def _left_over(
         [i for i, p in enumerate(groups[index]["params"]) if p.grad is not None] if numbers is None else numbers
         for index, numbers, _ in run.refused
     ]
+    rules = []
     for (index, _, _), numbers in zip(run.refused, numbers_of, strict=True):
+        rules.append(rule_of(groups[index]))
         for i in numbers:
             sparse.check(groups[index], i)
-    for refused, numbers in zip(run.refused, numbers_of, strict=True):
+    for refused, numbers, rule in zip(run.refused, numbers_of, rules, strict=True):
         index, _, reason = refused
         group, first = groups[index], firsts[index]
         if reason == fused.UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
@@ -159,7 +168,7 @@ def _left_over(
                 by_kernel = True
             else:
                 slots.append(rows_slot(tables[-1], scale))
-        work.append((group, rule_of(group), slots))
+        work.append((group, rule, slots))
         if not by_kernel:
             left.append(refused)
     run.refused = left
