@@ -782,6 +782,64 @@ def test_any_mapping_is_a_state_dict() -> None:
     assert torch.equal(optimizer.state[params[0]]["square_avg"], broken()["state"][0]["square_avg"])
 
 
+KEYS: dict[str, Callable[[int], Any]] = {
+    "text": str,
+    "NumPy's numbers": np.int64,
+    "NumPy's text": lambda i: np.str_(i),
+    "names": lambda i: ("weight", "bias")[i],
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["state", "state and groups"])
+@pytest.mark.parametrize("kind", KEYS)
+def test_state_under_other_keys_is_that_of_its_parameters(kind: str, wrapped: bool) -> None:
+    """Stores make text of numbers, and torch.distributed.checkpoint has names."""
+    made = broken()
+    groups = made["param_groups"]
+    groups[0]["param_names"] = ["weight", "bias"]
+    made["state"] = {KEYS[kind](i): own for i, own in made["state"].items()}
+    if wrapped:
+        groups[0]["params"] = [KEYS[kind](i) for i in groups[0]["params"]]
+    params = [torch.ones(2, 3), torch.ones(2)]
+    optimizer = RMSprop(params)
+    assert optimizer.check_state_dict(made) == []
+    optimizer.load_state_dict(made)
+    for i, p in enumerate(params):
+        assert torch.equal(optimizer.state[p]["square_avg"], broken()["state"][i]["square_avg"])
+    step(optimizer, params, [torch.ones(2, 3), torch.ones(2)])
+    assert optimizer.state_dict()["state"].keys() == {0, 1}
+
+
+@pytest.mark.parametrize("key", ["01", "2", "weight", (0, "weight"), 2, -1])
+def test_state_of_no_parameter_is_named_and_not_dropped(key: Any) -> None:
+    made = broken()
+    made["state"][key] = made["state"].pop(0)
+    optimizer = RMSprop([torch.ones(2, 3), torch.ones(2)])
+    (told,) = optimizer.check_state_dict(made)
+    assert told.startswith(f"the state dict must be the state of its groups' parameters, got {key!r}; ")
+    with pytest.raises(InputError):
+        optimizer.load_state_dict(made)
+    assert not optimizer.state
+
+
+def test_state_that_is_there_twice_is_not_guessed() -> None:
+    made = broken()
+    made["state"]["0"] = {**made["state"][0], "square_avg": torch.zeros(2, 3)}
+    (told,) = RMSprop([torch.ones(2, 3), torch.ones(2)]).check_state_dict(made)
+    assert "got '0'; " in told
+
+
+@pytest.mark.parametrize("count", [np.array(3), np.array([3.0], np.float32), np.int64(3), np.longdouble(3)], ids=str)
+def test_a_step_count_of_numpy_is_a_number(count: Any) -> None:
+    params = [torch.ones(2, 3), torch.ones(2)]
+    optimizer = RMSprop(params)
+    assert optimizer.check_state_dict(broken(step=count)) == []
+    optimizer.load_state_dict(broken(step=count))
+    assert optimizer.state[params[0]]["step"].item() == 3
+    step(optimizer, params, [torch.ones(2, 3), torch.ones(2)])
+    assert optimizer.state[params[0]]["step"].item() == 4
+
+
 @pytest.mark.parametrize("count", [3, 3.0, np.int64(3), np.float32(3), torch.tensor(3), torch.tensor([3.0])], ids=str)
 def test_steps_may_be_any_number(count: Any) -> None:
     p = torch.ones(2, 3)

@@ -42,6 +42,23 @@ def is_of(kind: str, group: Mapping[str, Any]) -> bool:
     return not lacking and not (kind == "sb3" and "foreach" in group)
 
 
+def keyed(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> dict[Any, Any]:
+    """Return a state dict's state under the keys that its groups have for parameters; what belongs to none stays.
+
+    Stores make text of numbers: state under "0" is that of parameter 0. State under names is that of `param_names`.
+    """
+    found = dict(state)
+    keys = {key for group in groups for key in group["params"]}
+    for group in groups:
+        names = group.get("param_names") or [None] * len(group["params"])
+        for key, name in zip(group["params"], names, strict=True):
+            number = int(key) if isinstance(key, str) and key.isdecimal() else None
+            for other in (number, str(key), name):
+                if key not in found and other in found and other not in keys:
+                    found[key] = found.pop(other)
+    return found
+
+
 def check_goes_on(group: Mapping[str, Any]) -> None:
     """Raise InputError for a group of a newer version, or of a rule which is timm's alone."""
     version = plain(group.get(VERSION_KEY, 0))

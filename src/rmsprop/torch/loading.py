@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmsprop.errors import InputError, Received
-from rmsprop.state_dicts import SHAPE_KEY, as_ours, check_goes_on, is_of, kind_of
+from rmsprop.errors import InputError, Received, plain
+from rmsprop.state_dicts import SHAPE_KEY, as_ours, check_goes_on, is_of, keyed, kind_of
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values
 from rmsprop.torch.low_precision import DTYPES, packed_size
 from rmsprop.torch.slots import STATE, converted, counting, shape_of, state_dtype
@@ -46,14 +46,15 @@ def stamp(groups: Groups, made: StateDict) -> StateDict:
     return {**made, "state": state}
 
 
-def read(groups: Groups, given: Any, source: str | None) -> tuple[Groups, list[InputError]]:
-    """Return the groups of the state dict `given` as they will stand in place of `groups`, and what keeps them out."""
+def read(groups: Groups, given: Any, source: str | None) -> tuple[StateDict, list[InputError]]:
+    """Return the state dict `given` as it will stand in place of `groups` and their state, and what keeps it out."""
     if not isinstance(given, Mapping) or not {"state", "param_groups"} <= given.keys():
         found = Received(f"a dict of {', '.join(map(str, given))}" if isinstance(given, Mapping) else repr(given)[:60])
-        return [], [InputError("the state dict", "a dict of state and param_groups", found, _OURS)]
+        return {}, [InputError("the state dict", "a dict of state and param_groups", found, _OURS)]
     if misbuilt := _misbuilt(given["state"], given["param_groups"]):
-        return [], [misbuilt]
+        return {}, [misbuilt]
     saved_groups: Groups = given["param_groups"]
+    state = {key: _counted(own) for key, own in keyed(given["state"], saved_groups).items()}
     sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved_groups))
     kind, errors = _kind(saved_groups, source)
     if sizes != saved_sizes:
@@ -62,13 +63,13 @@ def read(groups: Groups, given: Any, source: str | None) -> tuple[Groups, list[I
         if len(sizes) == len(saved_sizes):
             other = "contains a parameter group that doesn't match the size of optimizer's group"
         found = Received(f"{_sizes(saved_sizes)}: it {other}")
-        return saved_groups, [*errors, InputError("the state dict", f"of {_sizes(sizes)}", found, _SAME_MODEL)]
+        return {}, [*errors, InputError("the state dict", f"of {_sizes(sizes)}", found, _SAME_MODEL)]
     completed: Groups = []
     keys: set[Any] = set()
     for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         # Whether a step is differentiated is the program's, as it was built, and not of the run that goes on.
         completed.append({**group, **as_ours(kind, saved), "differentiable": group["differentiable"]})
-        states = [given["state"].get(key, {}) for key in saved["params"]]
+        states = [state.get(key, {}) for key in saved["params"]]
         errors += _group_errors(number, group, saved, completed[-1], kind, states)
         names = completed[-1].get("param_names") or [""] * len(saved["params"])
         for i, (p, own, name) in enumerate(zip(group["params"], states, names, strict=True)):
@@ -78,9 +79,23 @@ def read(groups: Groups, given: Any, source: str | None) -> tuple[Groups, list[I
     if len(keys) < sum(sizes):
         found = Received("one that stands in two groups")
         errors.append(InputError("a number in params of the state dict", "that of one parameter", found, _OURS))
-    for key in sorted(key for key in given["state"].keys() - keys if isinstance(key, int)):  # others are a user's own
-        errors.append(InputError("the state dict", "the state of its groups' parameters", Received(f"{key!r}"), _OURS))
-    return completed, errors
+    for key, own in state.items():
+        if key not in keys and (isinstance(key, int) or _is_state(own)):  # others are a user's own
+            found = Received(repr(key)[:60])
+            errors.append(InputError("the state dict", "the state of its groups' parameters", found, _OURS))
+    return {"state": state, "param_groups": completed}, errors
+
+
+def _counted(own: Any) -> Any:
+    """Return the state of a parameter with a step count that NumPy holds as a number."""
+    if isinstance(own, dict) and isinstance(own.get("step"), np.generic | np.ndarray):
+        return {**own, "step": plain(own["step"])}
+    return own
+
+
+def _is_state(own: Any) -> bool:
+    """Return whether something is the state of a parameter, to judge by its keys."""
+    return isinstance(own, Mapping) and not own.keys().isdisjoint(STATE)
 
 
 def first_of(errors: Sequence[InputError]) -> InputError:

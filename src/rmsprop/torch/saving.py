@@ -50,10 +50,10 @@ def load(
     changed: list[str] = []
 
     def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-        groups, errors = read(optimizer.param_groups, given, source)
+        made, errors = read(optimizer.param_groups, given, source)
         if errors:
             raise first_of(errors)
-        loaded.update(given, param_groups=groups)
+        loaded.update({**given, **made})
         return loaded
 
     def put_in(_: Optimizer) -> None:
