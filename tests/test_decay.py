@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.utils import parametrizations, parametrize
 
+import rmsprop.names
 import rmsprop.torch.decay
 from rmsprop import InputError
+from rmsprop.monitor.tensors import names_of
+from rmsprop.names import plain_name, plain_names
 from rmsprop.torch import RMSprop, decay_groups
 
 
@@ -112,6 +117,109 @@ def test_a_weight_used_in_two_places_is_left_out_if_one_of_them_is() -> None:
     RMSprop([decayed, others])
 
 
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+class Holding(nn.Module):
+    """Parameters in lists and dicts, as models of sets of experts have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.ParameterList([torch.ones(2, 2), nn.Parameter(torch.ones(2, 2))])
+        self.table = nn.ParameterDict({"bias": torch.ones(2, 2), "weight": torch.ones(2, 2)})
+        self.nested = nn.ParameterList([nn.ParameterDict({"bias": torch.ones(2, 2), "scale": torch.ones(2, 2)})])
+
+
+def parametrized(layer: nn.Module, name: str) -> nn.Module:
+    return parametrize.register_parametrization(layer, name, Doubled())
+
+
+DEPTHWISE = {"without": ("depthwise",)}
+ROLES: dict[str, tuple[nn.Module, dict[str, Any], set[str]]] = {
+    "a bias": (parametrized(nn.Linear(2, 2), "bias"), {}, {"parametrizations.bias.original"}),
+    "a weight": (parametrized(nn.Linear(2, 2), "weight"), {}, {"bias"}),
+    "both": (
+        parametrized(parametrized(nn.Linear(2, 2), "weight"), "bias"), {}, {"parametrizations.bias.original"},
+    ),
+    "a norm's weight": (
+        parametrized(nn.LayerNorm(2), "weight"), {}, {"bias", "parametrizations.weight.original"},
+    ),
+    "weight norm of a norm": (
+        parametrizations.weight_norm(nn.GroupNorm(1, 2), "bias"), {},
+        {"weight", "parametrizations.bias.original0", "parametrizations.bias.original1"},
+    ),
+    "a depthwise kernel": (
+        parametrized(nn.Conv2d(3, 3, 2, groups=3), "weight"), DEPTHWISE, {"parametrizations.weight.original"},
+    ),
+    "weight norm": (parametrizations.weight_norm(nn.Linear(2, 2)), {}, {"bias"}),
+    "weight norm of a depthwise kernel": (
+        parametrizations.weight_norm(nn.Conv1d(2, 2, 2, groups=2)), DEPTHWISE,
+        {"parametrizations.weight.original0", "parametrizations.weight.original1"},
+    ),
+    "spectral norm": (parametrizations.spectral_norm(nn.Linear(2, 2)), {}, {"bias"}),
+    "an embedding": (parametrized(nn.Embedding(2, 2), "weight"), {}, set()),
+    "lists and dicts": (Holding(), {}, {"bias.0", "bias.1", "table.bias", "nested.0.bias"}),
+    "a list alone": (nn.ParameterList([torch.ones(2), torch.ones(2)]), {"without": ("vectors",)}, {"0", "1"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_parameter_is_what_the_tensor_is_that_it_serves(name: str) -> None:
+    module, options, left_out = ROLES[name]
+    groups = decay_groups(module, 0.1, named=True, **options)
+    assert {n for group in groups if group["weight_decay"] == 0 for n, _ in group["params"]} == left_out
+    assert {n for group in groups for n, _ in group["params"]} == {n for n, _ in module.named_parameters()}
+
+
+def test_weight_norm_s_first_form_keeps_kernels_depthwise() -> None:
+    with pytest.warns(FutureWarning):
+        layer = nn.utils.weight_norm(nn.Conv1d(2, 2, 2, groups=2))
+    (decayed, others) = decay_groups(layer, 0.1, named=True, without=("depthwise",))
+    assert [name for name, _ in decayed["params"]] == ["bias"]
+    assert {name for name, _ in others["params"]} == {"weight_g", "weight_v"}
+
+
+def test_a_parametrized_weight_that_is_tied_is_left_out_if_one_of_its_uses_is() -> None:
+    norm, linear = parametrized(nn.LayerNorm(2), "weight"), parametrized(nn.Linear(2, 2), "bias")
+    norm.parametrizations.weight.original = linear.parametrizations.bias.original  # type: ignore[union-attr]
+    groups = decay_groups(nn.Sequential(linear, norm), 0.1, without=("norms",))
+    assert linear.parametrizations.bias.original in set(groups[1]["params"])  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_names_are_those_without_wrappers() -> None:
+    """Of torch.compile, activation checkpointing, FSDP and DDP; a word of the model's own stays."""
+    inner = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    inner[1] = checkpoint_wrapper(inner[1])
+    compiled: Any = torch.compile(inner)
+    models: list[Any] = [inner, nn.DataParallel(inner), compiled, nn.DataParallel(compiled)]
+    for model in models:
+        groups = decay_groups(model, 0.1, named=True)
+        assert [n for group in groups for n, _ in group["params"]] == ["0.weight", "1.weight", "0.bias", "1.bias"]
+        optimizer = RMSprop(model.parameters())
+        names = names_of(optimizer.param_groups, model)
+        assert list(names.values()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+        groups = [{"params": list(model.named_parameters())}]
+        assert list(names_of(RMSprop(groups).param_groups, None).values()) == list(names.values())
+    both = nn.ModuleDict({"module": nn.Linear(2, 1, bias=False), "other": nn.Linear(2, 1, bias=False)})
+    assert [n for n, _ in decay_groups(both, 0.1, named=True)[0]["params"]] == ["weight", "other.weight"]
+    assert plain_name("encoder.module.weight") == "encoder.module.weight"
+    assert plain_name("module") == "module"
+    wrapped = ["_fsdp_wrapped_module.a._checkpoint_wrapped_module.weight", "module.module._orig_mod.b", "c"]
+    assert plain_names(wrapped) == ["a.weight", "b", "c"]
+    assert plain_names(["a._orig_mod.w", "a.w", "_orig_mod.b"]) == ["a._orig_mod.w", "a.w", "b"]
+
+
+def test_a_flat_parameter_of_fsdp_is_refused() -> None:
+    """It holds biases and weights in one, which no group can tell apart."""
+    layer = nn.Linear(2, 2)
+    layer.weight._is_flat_param = True  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="use_orig_params=True"):
+        decay_groups(layer, 0.1)
+
+
 def test_names_reach_the_state_dict() -> None:
     optimizer = RMSprop(decay_groups(nn.Linear(2, 2), 0.1, named=True))
     assert [group["param_names"] for group in optimizer.state_dict()["param_groups"]] == [["weight"], ["bias"]]
@@ -125,7 +233,7 @@ ERRORS: list[tuple[Any, dict[str, Any], str]] = [
     (nn.Linear(1, 1), {"without": None}, r"without must be a tuple of biases, norms, depthwise, vectors, got None"),
     (nn.Linear(1, 1), {"without": ([],)}, r"without must be a tuple of biases, norms, depthwise, vectors, got"),
     (nn.Linear(1, 1), {"without": iter(())}, r"without must be a tuple of biases, norms, depthwise, vectors, got"),
-    (nn.Linear(1, 1), {"named": 1}, "named must be True or False, got 1"),
+    (nn.Linear(1, 1), {"named": 2}, "named must be True or False, got 2"),
 ]
 
 
@@ -136,4 +244,5 @@ def test_bad_arguments_are_named(module: Any, arguments: dict[str, Any], message
 
 
 def test_the_example_runs() -> None:
+    assert doctest.testmod(rmsprop.names).failed == 0
     assert doctest.testmod(rmsprop.torch.decay).failed == 0

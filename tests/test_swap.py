@@ -88,7 +88,7 @@ def test_the_example_of_torch_s_documentation_traces_a_step(cls: Any) -> None:
     with fake_mode:
         fake_params = {n: fake_mode.from_tensor(p) for n, p in model.named_parameters()}
         fake_osd = pytree.tree_map_only(Tensor, fake_mode.from_tensor, optimizer.state_dict())
-        grads = {n: fake_mode.from_tensor(p.grad) for n, p in model.named_parameters()}
+        grads = {n: fake_mode.from_tensor(torch.ones_like(p)) for n, p in model.named_parameters()}
 
     def step_fn(params: Any, osd: Any, grads: Any) -> Any:
         for name, p in params.items():

@@ -20,6 +20,7 @@ from rmsprop.errors import InputError
 from rmsprop.lab.data import batches, parts
 from rmsprop.lab.score import Evaluation, Tally
 from rmsprop.lab.task import Task
+from rmsprop.names import plain_name
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Record: TypeAlias = dict[str, Any]
@@ -185,7 +186,7 @@ class Training:
                 rates = measure(p).flatten()
                 rates = rates[:: max(1, len(rates) // _SAMPLE)].double()
                 with np.errstate(invalid="ignore"):  # between infinities
-                    layers[name] = np.quantile(rates.numpy(), QUANTILES).tolist()  # torch sorts them all
+                    layers[plain_name(name)] = np.quantile(rates.numpy(), QUANTILES).tolist()  # torch sorts them all
         return layers
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor import record
 from rmsprop.monitor.record import DEAD, stride
+from rmsprop.names import plain_names
 
 if TYPE_CHECKING:
     from rmsprop.torch.watching import Place
@@ -28,10 +29,15 @@ def names_of(groups: list[dict[str, Any]], model: Any) -> dict[Place, str]:
 
     A name that is there twice has these numbers after it.
     """
-    known = {} if model is None else {id(p): name for name, p in model.named_parameters()}
+    known: dict[int, str] = {}
+    if model is not None:
+        own = dict(model.named_parameters())
+        known = {id(p): name for name, p in zip(plain_names(own), own.values(), strict=True)}
     names: dict[Place, str] = {}
     for index, group in enumerate(groups):
-        given = group.get("param_names") or [known.get(id(p)) for p in group["params"]]
+        given: list[str | None] = [*plain_names(group.get("param_names") or ())] or [
+            known.get(id(p)) for p in group["params"]
+        ]
         names |= {(index, number): name or f"{index}.{number}" for number, name in enumerate(given)}
     uses = Counter(names.values())
     return {place: name if uses[name] == 1 else f"{name} ({place[0]}.{place[1]})" for place, name in names.items()}

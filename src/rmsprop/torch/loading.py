@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received, plain
+from rmsprop.names import plain_name
 from rmsprop.state_dicts import SHAPE_KEY, as_ours, check_goes_on, is_of, keyed, kind_of
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values
 from rmsprop.torch.low_precision import DTYPES, packed_size
@@ -193,7 +194,7 @@ def _group_errors(
         yield error
     names, there = group.get("param_names"), saved.get("param_names")
     for i, (ours, theirs) in enumerate(zip(names or (), there or (), strict=False)):
-        if _plain(ours) != _plain(theirs):
+        if plain_name(ours) != plain_name(theirs):
             remedy = f"{_SAME_MODEL}, or take param_names out of its groups to go by order"
             yield InputError(f"parameter {i} in group {number} of the state dict", repr(ours), theirs, remedy)
             return
@@ -284,11 +285,6 @@ def _sizes(sizes: Sequence[int]) -> str:
 
 def _parameters(count: int) -> str:
     return f"{count} parameter{'' if count == 1 else 's'}"
-
-
-def _plain(name: str) -> str:
-    """Return a parameter's name without what wrappers (DataParallel, torch.compile) put into it."""
-    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
 def _short(dtype: torch.dtype | torch.layout) -> str:
