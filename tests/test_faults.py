@@ -76,7 +76,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "average that is a number": (REFUSED, put(square_avg=0.5)),
     "average from inference mode": (EITHER, inference_state),
     "average over the parameter's memory": (REFUSED, overlapping_state),
-    "two step counts": (REFUSED, put(step=torch.ones(2))),
+    "two step counts": (REFUSED, put(step=torch.ones(2, dtype=torch.float64))),
     "a step count that is a number": (GOES_ON, put(step=0)),
     "lr in a Tensor, NaN": (REFUSED, set_group(lr=torch.tensor(math.nan))),
     "lr in a Tensor, below 0": (REFUSED, set_group(lr=torch.tensor(-1.0))),
