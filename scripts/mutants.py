@@ -130,7 +130,7 @@ MUTANTS = [
     Mutant("sparse: a step too many", SPARSE, "(step - _take(row_step, index))", "(step + 1 - _take(row_step, index))"),
     Mutant("kernel: rows, m not caught up", ROWS, "catch_up(own(a.m), n, rows.decay, weight);", ""),
     Mutant("kernel: rows, ∞ times 0", ROWS, "weight == 0 && decay != 0", "false"),
-    Mutant("kernel: rows, a step too many", ROWS, "rows.step - rows.row_step[row]", "rows.step + 1 - rows.row_step[row]"),
+    Mutant("kernel: rows, a step too many", ROWS, "rows.step - rows.row", "rows.step + 1 - rows.row"),
     Mutant("kernel: rows, only first entries", ROWS, "while (++entry != end)", "while (++entry < entry)"),
     Mutant("kernel: rows, step not noted", ROWS, "rows.row_step[row] = rows.step + 1;", ";"),
     Mutant("kernel: eight bits, small ones 0", SMALL, "k = std::max(k, from[i] != 0 ? 1u : 0u);", ""),

@@ -155,6 +155,20 @@ def lost(rule: Rule, state: State) -> Array | float:
     return magnified * (1e3 if rule.bias_correction else 1)
 
 
+def test_updates_are_counted_beyond_what_float32_holds() -> None:
+    rule, far = Rule(lr=1.0, decay=1 - 2.0**-24, eps=0.0, bias_correction=True), 2**24 - 2
+    parts, optimizer = variables([np.zeros(2, np.float32)], "float32"), RMSprop.from_rule(rule)
+    optimizer.build(parts)
+    optimizer.iterations.assign(far)
+    states(optimizer, rule, 1)["square_avg"][0].assign(np.full(2, 0.25, np.float32))
+    for t in range(4):
+        parts[0].assign(np.zeros(2, np.float32))
+        step(optimizer, parts, [np.ones(2, np.float32)])
+        assert int(number(optimizer.iterations)) == far + t + 1
+        length = np.sqrt(1 - rule.decay ** (far + t + 1)) / 0.5
+        np.testing.assert_allclose(number(parts[0]), -length, rtol=1e-5)
+
+
 @pytest.mark.parametrize("centered", [False, True])
 def test_steps_have_their_length_where_v0_is_subtracted_from_tiny_gradients(centered: bool) -> None:
     """Rounding noise decides there, and E5's floors bound what it does; the rule's own is held in test_floor.py."""

@@ -107,8 +107,10 @@ class RMSprop(Optimizer):
     Differences from `torch.optim.RMSprop`: `centered` cannot take the root of a negative number; float16 and bfloat16
     parameters are computed in float32 with float32 state; eps = 0 gives no NaN; momentum or centered may be switched
     on during a run; alpha and momentum must be below 1; `capturable` and a Tensor lr with `foreach`
-    work on the CPU, too. With `fused=True`, as with torch's fused optimizers, `torch.amp.GradScaler` leaves dividing
-    by its scale and skipping to `step`: hooks then see scaled gradients.
+    work on the CPU, too. The step counter is float64, since float32 counts to 2²⁴ only; either class loads the
+    other's. A parameter that has another shape than its averages is refused before anything moves. With `fused=True`,
+    as with torch's fused optimizers, `torch.amp.GradScaler` leaves dividing by its scale and skipping to `step`:
+    hooks then see scaled gradients.
 
     Examples
     --------
