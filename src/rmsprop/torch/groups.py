@@ -15,6 +15,7 @@ from torch import Tensor
 from rmsprop.errors import InputError, Received, check_flag, check_number, may_change, plain
 from rmsprop.profiles import ALIASES
 from rmsprop.rule import Rule
+from rmsprop.torch.private import dispatch_modes
 
 # A rule's fields as a group names them: torch's name for `decay` is `alpha`.
 FIELDS = {("alpha" if field.name == "decay" else field.name): field.name for field in dataclasses.fields(Rule)}
@@ -67,7 +68,7 @@ def check_lr(group: dict[str, Any]) -> None:
     """Raise InputError if a group's lr is out of range; a Tensor is read only where no device has to be waited for."""
     lr = group["lr"]
     if isinstance(lr, Tensor):
-        if lr.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        if lr.device.type != "cpu" or torch.compiler.is_compiling() or dispatch_modes():
             return
         try:
             lr = lr.item()
