@@ -95,7 +95,7 @@ MUTANTS = [
     Mutant("slots: half state", SLOTS, "return COMPUTE.get(p.dtype, p.dtype)", "return p.dtype"),
     Mutant("loading: loaded state rounded", LOADING, "states[p][name] = value.to(p.device)", "pass"),
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
-    Mutant("fused: modes not seen", FUSED, "if torch._C._len_torch_dispatch_stack():", "if False:"),
+    Mutant("fused: modes not seen", FUSED, "if dispatch_modes():", "if False:"),
     Mutant("fused: reasons swallowed", FUSED, 'if groups[index]["fused"]:', "if False:"),
     Mutant("kernel: unchanged", STEP, "", ""),
     Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),

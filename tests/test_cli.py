@@ -395,6 +395,20 @@ def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypat
     assert text.endswith(f"\n9 of {sound.count('ok: ')} paths are wrong.\n")
 
 
+def test_doctor_says_why_the_kernel_does_not_step_torch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rmsprop import doctor
+    from rmsprop.torch import fused
+
+    monkeypatch.setattr(doctor, "_WALKS", {"torch": doctor._WALKS["torch"]})
+    monkeypatch.setattr(fused, "UNAVAILABLE", "torch 2.9.1 lacks …")
+    assert run(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "torch 2.9.1 lacks …" in told["notes"]
+    assert not any("kernel" in path["path"] for path in told["paths"])
+
+
 def test_doctor_goes_on_where_a_framework_is_broken(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from torch.optim import lr_scheduler as schedules
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rmsprop import InputError, Rule, native
-from rmsprop.torch import RMSprop, compiled, untraced
+from rmsprop.torch import RMSprop, compiled, private
 from rmsprop.torch.groups import rule_values
 
 pytestmark = [
@@ -518,7 +518,7 @@ def test_what_somebody_has_put_in_place_of_a_method_of_torch_is_called(monkeypat
 
         monkeypatch.setattr(torch.optim.Optimizer, name, noted)
     modules = {name: module for name, module in sys.modules.items() if name != "torch._dynamo"}
-    monkeypatch.setattr(untraced, "sys", types.SimpleNamespace(modules=modules))
+    monkeypatch.setattr(private, "sys", types.SimpleNamespace(modules=modules))
     optimizer = RMSprop([nn.Parameter(torch.ones(2))])
     optimizer.zero_grad(set_to_none=False)
     optimizer.load_state_dict(optimizer.state_dict())

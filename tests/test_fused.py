@@ -465,7 +465,7 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
             super().run(threads, *rest)
 
     kept = torch.get_num_threads()
-    monkeypatch.setattr(native, "new_batch", Batch)
+    monkeypatch.setattr(fused, "new_batch", Batch)
     p = randn(3)
     p.grad = randn(3)
     optimizer = RMSprop([p])

@@ -525,7 +525,7 @@ def test_other_threads_run_while_entries_are_put_in_order() -> None:
     group, state = optimizer.param_groups[0], optimizer.state[p]
     index = torch.randint(1000, (1, count), generator=torch.Generator().manual_seed(0)).numpy()
     given = (p, index, torch.ones(count, 1), state["step"], state["square_avg"], None, None, None, 0)
-    batch, rule, precision = native.new_batch(), fused.kernel_rule_of(group), fused.kernel_precision_of(group)
+    batch, rule, precision = fused.new_batch(), fused.kernel_rule_of(group), fused.kernel_precision_of(group)
     turns, ended = 0, threading.Event()
 
     def work() -> None:
@@ -1047,7 +1047,7 @@ def test_rows_on_another_device_are_left_to_tensor_operations() -> None:
     where, values = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.zeros(2, 2, device="meta")
     p.grad = torch.sparse_coo_tensor(where, values, (5, 2), device="meta", check_invariants=False)
     optimizer = RMSprop([p], sparse="lazy")
-    group, batch = optimizer.param_groups[0], native.new_batch()
+    group, batch = optimizer.param_groups[0], fused.new_batch()
     assert not fused.add_rows(batch, group, 0, {}, None)
 
 

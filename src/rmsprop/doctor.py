@@ -48,6 +48,8 @@ def examine() -> dict[str, Any]:
         notes.append(f"the native kernel uses {native.kernel.instruction_set()}")
     paths: list[dict[str, Any]] = []
     broken = False
+    if "torch" not in missing and native.kernel is not None and (reason := _torch_without_kernel()):
+        notes.append(reason)
     for framework, walk in _WALKS.items():
         if framework in missing:
             continue
@@ -138,6 +140,15 @@ def _torch(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
                 kind = str(dtype).removeprefix("torch.")
                 result = params[1].double().cpu().numpy()
                 yield f"torch, {device}, {name}", kind, result, name == "native kernel"
+
+
+def _torch_without_kernel() -> str | None:
+    """Return None if the kernel steps torch tensors, else why not."""
+    try:
+        from rmsprop.torch.fused import UNAVAILABLE
+    except Exception:  # a torch that is broken is found where it is tried
+        return None
+    return UNAVAILABLE
 
 
 def _jax(rule: Rule, start: Array, gradients: list[Array]) -> Walked:

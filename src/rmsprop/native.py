@@ -62,11 +62,6 @@ def kernel_rule(rule: Rule) -> Any:
     return kernel.Rule(**fields)  # type: ignore[union-attr]
 
 
-def new_batch() -> Any:
-    """Return a new batch of the kernel, None without a kernel."""
-    return None if kernel is None else kernel.Batch()
-
-
 def update_into(rule: Rule, param: Array, grad: Array, state: State, out: tuple[Array, State]) -> tuple[Array, State]:
     """Do the work of `rmsprop.update(..., out=...)`, in the kernel if it is there and the arrays are contiguous."""
     target, own = out

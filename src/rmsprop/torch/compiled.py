@@ -25,6 +25,7 @@ from rmsprop import native
 from rmsprop.errors import InputError, Received
 from rmsprop.torch import fused, stepping
 from rmsprop.torch.groups import EXECUTION, RULE_NAMES, lr_number, rule_of
+from rmsprop.torch.private import TRACES, set_grad_enabled
 from rmsprop.torch.slots import STATE, Group, Slot, complete_state, real, scaled, step_slots
 from rmsprop.torch.watching import refuse
 
@@ -117,7 +118,7 @@ def _leaving_grad_mode_on() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        torch._C._set_grad_enabled(True)
+        set_grad_enabled(True)
         raise
 
 
@@ -151,7 +152,9 @@ def _run_step(
 
 
 _library: Any = torch.library.Library("rmsprop", "DEF")  # type: ignore[no-untyped-call]
-_TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.nondeterministic_seeded)  # results depend on more than the arguments
+# Results depend on more than the arguments. Before torch 2.13 nothing is traced, and no operator of ours is in a graph.
+_TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.nondeterministic_seeded) if TRACES else ()
+_TAGGED: dict[str, Any] = {"tags": _TAGS} if TRACES else {}
 _ARGUMENTS = "int[] places, int number, Tensor? found_inf"
 _library.define(f"step(Tensor(a!)[] params, Tensor[] grads, {_ARGUMENTS}) -> ()", tags=_TAGS)
 _library.define(
@@ -165,7 +168,7 @@ for _name in ("step", "scaled_step"):
 # -- tensor operations, traced ----------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("rmsprop::rates", mutates_args=(), tags=_TAGS)
+@torch.library.custom_op("rmsprop::rates", mutates_args=(), **_TAGGED)
 def rates(number: int, group: int, device: torch.device) -> Tensor:
     """Return η and μ of a group of the optimizer of that number, on `device`, which is not waited for."""
     optimizer = _optimizers[number]
@@ -334,7 +337,7 @@ def kernel_step(
         "foreach": False,
     }
     lists: list[Any] = [*map(list, (params, grads, steps, square_avgs, grad_avgs, momentum_buffers))]
-    batch = native.kernel.Batch()  # type: ignore[union-attr]
+    batch = fused.new_batch()
     numbers = list(range(len(lists[0])))
     rule, precision = fused.kernel_rule_of(group), fused.kernel_precision_of(group)
     refused = batch.add_lists(rule, precision, group["lr"], *lists, numbers) or []

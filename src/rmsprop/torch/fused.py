@@ -18,6 +18,7 @@ from torch import Tensor
 from rmsprop import native
 from rmsprop.errors import InputError
 from rmsprop.torch.groups import check_constant, check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
+from rmsprop.torch.private import connect_kernel, dispatch_modes
 from rmsprop.torch.slots import COMPUTE, STATE, Group, complete_state
 from rmsprop.torch.sparse import Lag, Rows
 
@@ -49,18 +50,12 @@ class Refused(NamedTuple):
     reason: str
 
 
-def _connect() -> str | None:
-    """Return None if torch tensors can be stepped by the kernel, else why not, in one line."""
-    if native.kernel is None:
-        return native.missing()
-    try:
-        native.kernel.use_torch(Tensor, torch.nn.Parameter, torch._C._increment_version)
-    except AttributeError as error:
-        return f"the native kernel cannot read the tensors of torch {torch.__version__}: {error}"
-    return None
+UNAVAILABLE = connect_kernel()
 
 
-UNAVAILABLE = _connect()
+def new_batch() -> Any:
+    """Return a new batch of the kernel, None where the kernel cannot read tensors."""
+    return None if UNAVAILABLE is not None else native.kernel.Batch()  # type: ignore[union-attr]
 
 
 def set_aside(group: Group) -> str | None:
@@ -69,7 +64,7 @@ def set_aside(group: Group) -> str | None:
     if off or group["foreach"] is not None or group["capturable"] or group["differentiable"]:
         defaults = {"fused": None, "foreach": None, "capturable": False, "differentiable": False}
         return ", ".join(f"{name}={group[name]}" for name, value in defaults.items() if group[name] is not value)
-    if torch._C._len_torch_dispatch_stack():
+    if dispatch_modes():
         return "a torch dispatch mode watches tensor operations"
     return UNAVAILABLE
 

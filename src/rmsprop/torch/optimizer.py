@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import Optimizer
 
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
@@ -20,8 +20,15 @@ from rmsprop.torch import sparse as sparse_module
 from rmsprop.torch.fused import describe, expected
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
 from rmsprop.torch.loading import read
+from rmsprop.torch.private import (
+    TRACES,
+    global_post_hooks,
+    global_pre_hooks,
+    outside_graphs,
+    profiler_enabled,
+    untraced,
+)
 from rmsprop.torch.slots import average, check_shapes, kappa_of, state_dtype, step_counter
-from rmsprop.torch.untraced import untraced
 from rmsprop.torch.watching import Watcher, refuse
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -353,7 +360,6 @@ class RMSprop(Optimizer):
 
         Hooks see it by its name, however it was passed; those of torch's optimizers, as it was passed.
         """
-        self._opt_called = True  # schedulers ask
         try:
             if self._is_watched():
                 return _watched_step(self) if closure is None else _watched_step(self, closure=closure)
@@ -373,9 +379,9 @@ class RMSprop(Optimizer):
         watchers = (  # len: dynamo guards on it, and not on whether a dict is empty
             len(self._optimizer_step_pre_hooks)
             or len(self._optimizer_step_post_hooks)
-            or len(_global_optimizer_pre_hooks)
-            or len(_global_optimizer_post_hooks)
-            or (not torch.compiler.is_compiling() and torch._C._autograd._profiler_enabled())
+            or len(global_pre_hooks)
+            or len(global_post_hooks)
+            or (not torch.compiler.is_compiling() and profiler_enabled())
         )
         return bool(watchers) and type(self).step is RMSprop.step
 
@@ -386,10 +392,14 @@ class RMSprop(Optimizer):
                 loss = closure()
         found_inf, grad_scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")  # from GradScaler
         if torch.compiler.is_compiling():
-            from rmsprop.torch import compiled  # which imports torch's compiler
+            if TRACES:
+                from rmsprop.torch import compiled  # which imports torch's compiler
 
-            compiled.step(self, grad_scale, found_inf)
+                compiled.step(self, grad_scale, found_inf)
+            else:
+                _untraced_step(self, grad_scale, found_inf)
         else:
+            self._opt_called = True  # schedulers ask
             stepping.step(self, self.param_groups, self.state, grad_scale, found_inf)
         return loss
 
@@ -417,12 +427,12 @@ class RMSprop(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients or, with `set_to_none=False`, set them to zero; see `torch.optim.Optimizer`."""
-        if torch.compiler.is_compiling():
+        if TRACES and torch.compiler.is_compiling():
             from rmsprop.torch import compiled
 
             compiled.zero_grad(self, set_to_none)
             return
-        if not set_to_none or torch._C._autograd._profiler_enabled():
+        if not set_to_none or profiler_enabled():
             untraced(self, super().zero_grad)(set_to_none)
             return
         for group in self.param_groups:  # without torch's record for the profiler, as in step
@@ -461,6 +471,12 @@ class RMSprop(Optimizer):
 def _unrounded(value: Any) -> InputError:
     found = Received(f"{value} without any")
     return InputError("stochastic_rounding", "False without bfloat16 parameters", found, "leave it out")
+
+
+@outside_graphs
+def _untraced_step(optimizer: RMSprop, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    optimizer._opt_called = True
+    stepping.step(optimizer, optimizer.param_groups, optimizer.state, grad_scale, found_inf)
 
 
 @Optimizer.profile_hook_step

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import _default_to_fused_or_foreach
 
 from rmsprop.errors import InputError, Received, check_number, plain
 from rmsprop.rule import Rule
 from rmsprop.state_dicts import SHAPE_KEY
 from rmsprop.torch import low_precision, sparse, tensors
+from rmsprop.torch.private import foreach_is_default
 from rmsprop.torch.tensors import TensorList
 
 Group: TypeAlias = dict[str, Any]
@@ -193,7 +193,7 @@ def _together(group: Group, slots: list[Slot]) -> list[list[Slot]]:
     foreach = group["foreach"]
     if foreach is None:
         params = [slot.p for slot in slots]
-        foreach = _default_to_fused_or_foreach(params, group["differentiable"], use_fused=False)[1]
+        foreach = foreach_is_default(params, group["differentiable"])
     if not foreach:
         return [[slot] for slot in slots]
     lists: dict[tuple[Any, ...], list[Slot]] = {}

@@ -18,6 +18,7 @@ from rmsprop.torch import fused, nonfinite, sparse, statistics
 from rmsprop.torch.checks import check_slot, check_writable, repeats
 from rmsprop.torch.fused import Refused, add_copies, add_rows, gather
 from rmsprop.torch.groups import rule_of
+from rmsprop.torch.private import check_graph_capture
 from rmsprop.torch.slots import Group, Slot, complete_state, first_numbers, rows_slot, slot, step_slots
 from rmsprop.torch.sparse import Lags
 from rmsprop.torch.watching import Watcher
@@ -68,7 +69,7 @@ def step(
     try:
         batch = run.batches.pop()
     except IndexError:  # the first step, or another thread is stepping
-        batch = native.new_batch()
+        batch = fused.new_batch()
     if run.lag:
         catch_up(run, states, of_dense_gradients=True)
     firsts = first_numbers(groups) if firsts is None else firsts
@@ -132,7 +133,7 @@ def _left_over(
 
     At a `level` above 0, at which statistics are made by tensor operations, all touched rows are among these.
     """
-    optimizer._accelerator_graph_capture_health_check()
+    check_graph_capture(optimizer)
     run = optimizer._run
     work, left = [], []
     tables: list[sparse.Rows] = []

@@ -1,0 +1,105 @@
+"""On a torch that lacks the private names of the newest one, everything is stepped by tensor operations."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmsprop import native
+
+# An older torch, as far as this package sees: the names that its newest release alone has are taken away.
+OLDER = """
+import warnings
+warnings.simplefilter("error")
+import torch
+from torch.optim import Optimizer
+Optimizer._cuda_graph_capture_health_check = Optimizer._accelerator_graph_capture_health_check
+del torch.Tensor.__dlpack_c_exchange_api__, Optimizer._accelerator_graph_capture_health_check
+torch.__version__ = type(torch.__version__)("2.9.1+cpu")
+torch._compile._disable_dynamo = lambda function: function  # what it does, without the seconds of the compiler's import
+"""
+REASON = (
+    "torch 2.9.1+cpu lacks DLPack's exchange functions, through which the native kernel reads tensors: "
+    "steps on the CPU take several times longer; torch 2.13 has them"
+)
+STEPS = (
+    OLDER
+    + f"""
+import cases, dataclasses, numpy as np, sys
+from rmsprop import InputError, init, update
+from rmsprop.monitor import Monitor
+from rmsprop.torch import RMSprop
+REASON = {REASON!r}
+warnings.simplefilter("always")
+with warnings.catch_warnings(record=True) as said:
+    for name, rule in cases.RULES.items():
+        for options in ({{}}, {{"foreach": True}}, {{"capturable": True}}, {{"nonfinite": "skip"}}):
+            value, gradients = cases.problem(np.float64)
+            params = [torch.tensor(value[:20]), torch.tensor(value[20:])]
+            optimizer = RMSprop.from_rule(params, rule, **options)
+            monitor, state = Monitor(optimizer, every=1), init(rule, value)
+            for g in gradients[:3]:
+                params[0].grad, params[1].grad = torch.tensor(g[:20]), torch.tensor(g[20:])
+                optimizer.step()
+                value, state = update(rule, value, g, state)
+            np.testing.assert_allclose(torch.cat(params), value, rtol=1e-11, atol=1e-13, err_msg=name)
+            assert [r["step"] for r in monitor.records] == [1, 2, 3] and len(monitor.records[-1]["tensors"]) == 2
+            RMSprop(params).load_state_dict(optimizer.state_dict())
+            monitor.close()
+assert [*{{str(w.message) for w in said}}] == ["rmsprop: " + REASON], {{str(w.message) for w in said}}
+plain = RMSprop([torch.ones(2)])
+assert plain.implementation == f"tensor operations ({{REASON}})", plain.implementation
+try:
+    RMSprop([torch.ones(2)], fused=True)
+except InputError as error:
+    assert REASON in str(error), error
+else:
+    raise AssertionError("fused=True was accepted")
+table = torch.nn.Embedding(5, 2, sparse=True)
+sparse = RMSprop(table.parameters())
+table(torch.tensor([1, 3, 3])).sum().backward()
+sparse.step()
+assert "torch._dynamo" not in sys.modules
+print("stepped")
+"""
+)
+
+
+@pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
+def test_every_variant_is_stepped_and_watched_without_the_names_of_the_newest_torch() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    code = [sys.executable, "-c", STEPS]
+    done = subprocess.run(code, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "stepped\n"), done.stderr[-3000:]
+
+
+COMPILED = (
+    OLDER.replace("torch._compile._disable_dynamo = ", "_ = ")
+    + """
+from rmsprop.torch import RMSprop
+warnings.simplefilter("ignore")  # torch's own, while it compiles
+for options in ({}, {"foreach": True, "momentum": 0.5}):
+    a, b = torch.ones(3), torch.ones(3)
+    compiled, plain = RMSprop([a], **options), RMSprop([b], **options)
+    step = torch.compile(compiled.step, backend="eager")
+    for i in range(3):
+        a.grad = b.grad = torch.full((3,), float(i + 1))
+        step(), plain.step()
+        for optimizer in (compiled, plain):
+            optimizer.param_groups[0]["lr"] *= 0.5
+    assert compiled._opt_called and not torch.equal(a, torch.ones(3))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+print("stepped")
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
+def test_a_compiled_step_is_made_outside_of_graphs_there() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "stepped\n"), done.stderr[-3000:]
