@@ -79,6 +79,21 @@ def test_the_best_constant_of_absolute_errors_is_the_median() -> None:
         assert least <= near <= 1.02 * least  # the better one of mean and median
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_lone_example_without_a_batch_counts_as_one(soft: bool) -> None:
+    """As a model gives that squeezes the last batch."""
+    target = F.one_hot(CLASSES, 3).double() * 0.8 + 0.2 / 3 if soft else CLASSES
+    loss, output = nn.CrossEntropyLoss(), torch.randn(60, 3, generator=GENERATOR).double()
+    tally = Tally(loss, None, derive(loss, output, target, 60))
+    tally.add(output[:59], target[:59], 59)
+    tally.add(output[59], target[59], 1)
+    found = tally.result()
+    assert found.loss == pytest.approx(float(loss(output, target)))
+    assert found.constant.loss == pytest.approx(best(loss, target, (3,)), rel=1e-6)
+    if not soft:
+        assert found.metric == pytest.approx(float((output.argmax(1) == target).double().mean()))
+
+
 def test_the_share_of_the_most_frequent_class() -> None:
     found = constant_of(nn.CrossEntropyLoss(), torch.zeros(60, 3), CLASSES)
     share = float((CLASSES == 0).double().mean())
@@ -106,6 +121,7 @@ def test_what_cannot_be_known_is_none() -> None:
         assert constant_of(loss, outputs, target).loss is None
     assert no_better(0.5, None) is None
     assert no_better(math.nan, 0.5) is None
+    assert no_better(0.5, math.nan) is None
 
 
 def test_a_score_at_chance_is_told_from_a_better_one() -> None:

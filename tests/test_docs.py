@@ -41,6 +41,7 @@ def readme_script() -> ModuleType:
         ("docs/scaling.md", 3),
         ("docs/monitor.md", 1),
         ("docs/lr-finder.md", 1),
+        ("docs/tasks.md", 1),
         ("conformance/README.md", 1),
     ],
 )

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rmsprop.lab.report import write_report
 from rmsprop.lab.score import Score
 from rmsprop.lab.train import train
 from rmsprop.lab.training import Training
+from rmsprop.lab.words import describe_comparison
 from rmsprop.torch import RMSprop
 
 SHAPES = str(Path(__file__).with_name("shapes.py"))
@@ -215,6 +217,24 @@ def test_what_does_not_fit_is_refused() -> None:
     refused("Task.metric must be a function of output and target, got an int", nn.MSELoss(), VALUES, metric=3)
 
 
+def test_a_last_example_squeezed_to_a_number_is_scored() -> None:
+    class Squeezed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).squeeze()
+
+    data: Any = [(torch.ones(3), torch.tensor(float(i))) for i in range(9)]
+    task = Task("t", lambda: Squeezed(3, 1), train=data, validation=data, loss=nn.MSELoss(), batch_size=4)
+    training = Training(task, RMSprop, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the shapes () and (1,), which hold the same
+        task.try_out()
+        found = training.evaluate("validation")
+    with torch.no_grad():
+        y = float(training.model(torch.ones(1, 3)))
+    assert found.metric == pytest.approx(sum((y - i) ** 2 for i in range(9)) / 9, rel=1e-5)
+    assert found.constant.metric == pytest.approx(60 / 9)
+
+
 def test_the_test_data_are_tried_before_any_training() -> None:
     task = task_of(nn.MSELoss(), VALUES)
     wrong = dataclasses.replace(task, test=TensorDataset(torch.zeros(4, 3), torch.zeros(4)))
@@ -284,14 +304,23 @@ def test_each_optimizer_at_chance_is_named() -> None:
         "confidence": 0.95,
         "constant": constant,
     }
-    lines = compare_words(summary)
-    assert lines[1] == "No better than a prediction that is the same for every input (50.0 %): SGD (51.5 %)."
+    lines = describe_comparison({"seeds": 5}, summary)
+    assert lines[1] == "No better than a prediction that is the same for every input (accuracy 50.0 %): SGD (51.5 %)."
 
 
-def compare_words(summary: dict[str, Any]) -> list[str]:
-    from rmsprop.lab.words import describe_comparison
-
-    return describe_comparison({"seeds": 5}, summary)
+def test_where_the_metric_has_no_level_of_chance_the_loss_has() -> None:
+    choices = {name: compare_.Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
+    rows = [
+        {"optimizer": o, "seed": s, "test_metric": 0.5, "test_loss": loss, "diverged": False, "validation_loss": 0.5}
+        | {"optimizer_us": 9.0, "constant": {"loss": 2.0, "metric": None, "margin": 0.0}}
+        for o, loss in (("RMSprop", 1.0), ("SGD", 2.0))
+        for s in range(5)
+    ]
+    scores = [s._asdict() for s in compare_.judge(True, choices, rows)]
+    assert [s["at_chance"] for s in scores] == [False, True]
+    summary = {"metric": "macro f1", "higher_is_better": True, "scores": scores, "confidence": 0.95}
+    lines = describe_comparison({"seeds": 5}, summary | {"constant": rows[0]["constant"]})
+    assert "No better than a prediction that is the same for every input (loss 2): SGD (0.5)." in lines
 
 
 def test_progress_names_the_score() -> None:

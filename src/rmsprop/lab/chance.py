@@ -35,7 +35,7 @@ def no_better(
     >>> no_better(0.113, 0.1, 0.01, higher_is_better=True), no_better(2.303, math.log(10))
     (True, True)
     """
-    if constant is None or math.isnan(score):
+    if constant is None or math.isnan(constant) or math.isnan(score):
         return None
     if higher_is_better:
         return score <= constant + MARGIN * margin
@@ -53,6 +53,7 @@ class Targets:
         self._call: LossCall | None = None  # the last one: all are alike but for their tensors
         self._sums = torch.zeros(0, 0, dtype=torch.float64)
         self._values: list[Tensor] = []
+        self._kept = 0
 
     def add(self, call: LossCall | None) -> None:
         """Take the targets of a batch; None stands for a batch whose loss tells nothing of them."""
@@ -63,8 +64,8 @@ class Targets:
         self._call = call
         if call.form == "values":
             self._values.append(_rows(call.target))
-            columns = {rows.shape[1] for rows in self._values}
-            self._known = len(columns) == 1 and sum(rows.numel() for rows in self._values) <= MOST
+            self._kept += self._values[-1].numel()
+            self._known = self._kept <= MOST and self._values[-1].shape[1] == self._values[0].shape[1]
         else:
             sums = {"classes": _of_classes, "probabilities": _of_probabilities, "binary": _of_binary}[call.form](call)
             self._sums = sums if not len(self._sums) else _plus(self._sums, sums)
@@ -98,13 +99,14 @@ def _of_classes(call: LossCall) -> Tensor:
     """Return the targets of each class by their weight in the loss, and how many of them count."""
     weights = call.weights().flatten()
     counted = weights != 0
-    target, classes = call.target.flatten()[counted], len(call.class_weights())
+    target, classes = call.target.flatten()[counted], call.classes
     counts = [torch.bincount(target, each, classes) for each in (weights[counted], counted[counted].double())]
     return torch.stack(counts)
 
 
 def _of_probabilities(call: LossCall) -> Tensor:
-    weighted = _rows(call.target).sum(dim=0) * call.class_weights()
+    target = call.target if call.target.ndim > 1 else call.target[None]
+    weighted = _rows(target).sum(dim=0) * call.class_weights()
     return torch.stack([weighted, torch.zeros_like(weighted)])
 
 
@@ -137,7 +139,7 @@ def _loss_of_values(call: LossCall, values: Tensor) -> float:
 
 def _rows(tensor: Tensor) -> Tensor:
     """Return a tensor as rows of its columns, which are its dimension 1; of one column if it has none."""
-    rows = tensor.movedim(1, -1) if tensor.ndim > 1 else tensor[:, None]
+    rows = tensor.movedim(1, -1) if tensor.ndim > 1 else tensor.reshape(-1, 1)
     return rows.reshape(-1, rows.shape[-1]).double()
 
 

@@ -216,9 +216,7 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -
                 difference=difference,
                 interval=interval,
                 verdict=verdict,
-                at_chance=no_better(
-                    median(own.values()), constant.metric, constant.margin, higher_is_better=higher_is_better
-                ),
+                at_chance=_at_chance(list(results[o].values()), median(own.values()), constant, higher_is_better),
             )
         )
     return sorted(scores, key=lambda s: (s.optimizer != "RMSprop", -s.metric if higher_is_better else s.metric))
@@ -227,6 +225,14 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -
 def _constant(rows: list[Row]) -> Constant:
     """Return what the best constant prediction scores on the test data: the same in every row that did not diverge."""
     return next((Constant(**row["constant"]) for row in rows if row.get("constant")), Constant())
+
+
+def _at_chance(rows: list[Row], score: float, constant: Constant, higher_is_better: bool) -> bool | None:
+    """Return whether one optimizer's median score is at chance; where that is not known, its median test loss."""
+    if constant.metric is not None:
+        return no_better(score, constant.metric, constant.margin, higher_is_better=higher_is_better)
+    loss = _median(math.inf if r["diverged"] else r.get("test_loss") for r in rows)
+    return None if loss is None else no_better(loss, constant.loss)
 
 
 def _median(values: Iterable[float | None]) -> float | None:
@@ -298,7 +304,7 @@ def _train_one(job: Row) -> Row:
     row["diverged"] = training.diverged or not finite
     if job["stage"] == "final":
         tested = None if row["diverged"] else training.evaluate("test")
-        row["test_metric"] = None if tested is None else tested.metric
+        row["test_loss"], row["test_metric"] = (None, None) if tested is None else (tested.loss, tested.metric)
         row["constant"] = None if tested is None else tested.constant._asdict()
         row["loss_curve"] = [[r["epoch"], r["loss"]] for r in records if r["kind"] == "loss"]
         row["validation_curve"] = [[r["epoch"], r["validation_loss"], r["validation_metric"]] for r in epochs]

@@ -8,10 +8,12 @@ of every call.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (its usual name)
@@ -48,17 +50,21 @@ class LossCall:
         """Whether the loss is a sum over its elements, not their mean."""
         return bool(self.options["reduction"] == "sum")
 
+    @property
+    def classes(self) -> int:
+        """Number of classes to choose from: dimension 1 of the output, if there is a batch."""
+        return self.output.shape[1 if self.output.ndim > 1 else 0]
+
     def class_weights(self) -> Tensor:
         """Return a weight for each class: of the argument `weight`, or ones."""
-        classes = self.output.shape[1 if self.output.ndim > 1 else 0]
         weight = self.options.get("weight")
-        return torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
+        return torch.ones(self.classes, dtype=torch.float64) if weight is None else weight.double()
 
     def weights(self) -> Tensor:
         """Return the weight of each element of the target in the loss; 0 where the loss ignores the element."""
         if self.form == "classes":
             ignored = self.target == self.options["ignore_index"]
-            return self.class_weights()[self.target.masked_fill(ignored, 0)].masked_fill(ignored, 0)
+            return self.class_weights()[self.target.masked_fill(ignored, 0).long()].masked_fill(ignored, 0)
         weight = self.options.get("weight") if self.form == "binary" else None
         ones = torch.ones_like(self.target, dtype=torch.float64)
         return ones if weight is None else ones * weight
@@ -67,7 +73,7 @@ class LossCall:
         """Return what a mean over the batch was divided by."""
         if self.form == "classes":
             return float(self.weights().sum())
-        return self.target.numel() / (self.output.shape[1] if self.form == "probabilities" else 1)
+        return self.target.numel() / (self.classes if self.form == "probabilities" else 1)
 
     def correct(self) -> Tensor:
         """Return which elements of the target the output tells right: the likeliest class, or the likelier of two."""
@@ -127,12 +133,18 @@ def _understood(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: 
             found = Received(f"one, of shape {tuple(output.shape)}")
             raise InputError("class scores", "two or more", found, "for one logit use nn.BCEWithLogitsLoss()")
         form = "probabilities" if target.is_floating_point() else "classes"
-    elif output.ndim != target.ndim:
-        found = Received(f"{tuple(target.shape)} beside {tuple(output.shape)}")
-        remedy = "torch would stretch both to one shape: reshape one of them"
-        raise InputError("the target in the loss", "of the output's shape", found, remedy)
     elif output.shape != target.shape:
-        return None
+        try:
+            stretched = np.broadcast_shapes(output.shape, target.shape)
+        except ValueError:
+            stretched = None
+        if stretched is None or math.prod(stretched) > max(output.numel(), target.numel()):
+            found = Received(f"{tuple(target.shape)} beside {tuple(output.shape)}")
+            remedy = "reshape one of them: torch would stretch both to another shape, or fail"
+            raise InputError("the target in the loss", "of the output's shape", found, remedy)
+        if output.numel() != target.numel():
+            return None
+        target = target.reshape(output.shape)
     if form == "values" and options.get("weight") is not None:
         return None
     return LossCall(function, form, output, target, options)

@@ -104,7 +104,7 @@ def derive(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, example
         return Score("loss", higher_is_better=False, kind="loss", loss_is_sum=adds_up(loss, output, target, examples))
     binary = call.form == "binary" and bool(((call.target == 0) | (call.target == 1)).all())
     if binary or call.form == "classes":
-        several = binary and call.target.numel() != examples
+        several = binary and call.target.ndim > 1 and call.target[0].numel() > 1
         name = "element accuracy" if several else "accuracy"
         return Score(name, higher_is_better=True, kind="accuracy", loss_is_sum=call.is_sum)
     name = "loss" if call.is_sum else _LOSSES.get(call.function, "loss")

@@ -77,7 +77,10 @@ def _nothing_told(summary: dict[str, Any]) -> list[str]:
         lines.append(f"All optimizers have exactly the same {metric} in every seed: it does not tell them apart.")
     low = [s for s in scores if s.get("at_chance")]
     if low:
-        level = f"a prediction that is the same for every input ({score_words(summary['constant']['metric'], metric)})"
+        constant, judged = summary["constant"], metric
+        if constant["metric"] is None:
+            constant, judged = {"metric": constant["loss"]}, "loss"
+        level = f"a prediction that is the same for every input ({judged} {score_words(constant['metric'], judged)})"
         if len(low) == len(scores):
             lines.append(f"No optimizer does better than {level}: nothing was learned, and nothing is compared.")
         else:
