@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rmsprop.lab.chance import MARGIN, SHARE, Constant, no_better
+from rmsprop.lab.chance import Constant, no_better
 from rmsprop.lab.score import Tally, derive
 
 Loss = Callable[[Any, Any], Tensor]
@@ -125,7 +125,15 @@ def test_what_cannot_be_known_is_none() -> None:
 
 
 def test_a_score_at_chance_is_told_from_a_better_one() -> None:
-    assert no_better(0.1 + 0.99 * MARGIN * 0.01, 0.1, 0.01, higher_is_better=True)
-    assert not no_better(0.1 + 1.01 * MARGIN * 0.01, 0.1, 0.01, higher_is_better=True)
-    assert no_better(2.0 * (1 - 0.99 * SHARE), 2.0)
-    assert not no_better(2.0 * (1 - 1.01 * SHARE), 2.0)
+    assert no_better(0.119, 0.1, 0.01, higher_is_better=True)  # two standard errors
+    assert not no_better(0.121, 0.1, 0.01, higher_is_better=True)
+    assert no_better(1.981, 2.0)  # one in a hundred
+    assert not no_better(1.979, 2.0)
+    assert no_better(-1.019, -1.0 - 0.01) is True
+    assert no_better(-2.021, -2.0) is False
+
+
+def test_a_million_values_are_kept_and_not_more() -> None:
+    for size, known in ((2**20, True), (2**20 + 1, False)):
+        target = torch.zeros(size, dtype=torch.float64)
+        assert (constant_of(nn.MSELoss(), target, target, size).loss is not None) is known

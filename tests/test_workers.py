@@ -48,6 +48,15 @@ def test_where_one_is_killed_half_as_many_go_on(tmp_path: Path) -> None:
         assert len({process for _, process in after}) == 1
 
 
+def test_each_time_half_of_them_go_on() -> None:
+    workers = Workers(11)
+    for fewer, count in ((5, 11), (2, 5), (1, 2)):
+        with pytest.warns(UserWarning, match=f"killed: going on with {fewer} of {count} workers"):
+            workers._fewer("killed", True)
+    with pytest.raises(WorkerLost, match="killed; it was the only one"):
+        workers._fewer("killed", True)
+
+
 def test_where_fewer_would_not_help_the_cause_is_said(tmp_path: Path) -> None:
     with Workers(1) as workers:
         with pytest.raises(WorkerLost, match=r"a training called sys.exit\(0\)"):  # not an exit of this process
