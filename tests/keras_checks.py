@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -390,7 +391,10 @@ def test_a_callable_learning_rate_is_read_at_every_step() -> None:
         ({"centered": "no"}, "centered must be True or False, got 'no'; pass True or False"),
         ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0.0; set momentum"),
         ({"initial_square_avg": -1.0}, "initial_square_avg must be a finite number >= 0"),
-        ({"maximize": 1}, "maximize must be True or False, got 1"),
+        ({"maximize": 2}, "maximize must be True or False, got 2"),
+        ({"learning_rate": "1e-5"}, r"learning_rate must be .*, got '1e-5'; it is text: write 1.0e-5 \(YAML"),
+        ({"epsilon": "1e-7"}, r"epsilon must be .*, got '1e-7'; it is text: write 1.0e-7 \(YAML"),
+        ({"weight_decay": "0.1"}, "weight_decay must be .*, got '0.1'; it is text: write 0.1, or convert it"),
     ],
     ids=str,
 )
@@ -508,6 +512,19 @@ def test_the_configuration_makes_the_same_optimizer(rule: Rule) -> None:
             assert type(again) is RMSprop
             assert again.rule() == optimizer.rule()
             assert again.get_config() == config
+
+
+def test_numbers_of_numpy_are_numbers_and_can_be_written() -> None:
+    values: dict[str, Any] = {"rho": np.float32(0.5), "momentum": np.array(0.25), "epsilon": np.float64(1e-3)}
+    values |= {"centered": np.bool_(True), "nesterov": 1, "maximize": 0, "weight_decay": np.float32(0.5)}
+    optimizer = RMSprop(**values)
+    expected = RMSprop(
+        rho=0.5, momentum=0.25, epsilon=1e-3, centered=True, nesterov=True, maximize=False, weight_decay=0.5
+    )
+    assert optimizer.rule() == expected.rule()
+    written = json.dumps(optimizer.get_config() | {"name": None})
+    assert written == json.dumps(expected.get_config() | {"name": None})
+    assert RMSprop.from_config(json.loads(written)).rule() == expected.rule()
 
 
 def digits() -> tuple[Array, Array]:

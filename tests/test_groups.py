@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, profile, update
+from rmsprop.recipes import recipe
 from rmsprop.rule import init
 from rmsprop.torch import RMSprop
 
@@ -131,6 +132,7 @@ def test_a_number_that_is_text_is_told_so(text: str) -> None:
         lambda: Rule(eps=text),  # type: ignore[arg-type]
         lambda: profile("torch", weight_decay=text),
         lambda: RMSprop([p], lr=text),  # type: ignore[arg-type]
+        lambda: recipe("inception-v3").learning_rate(0, steps_per_epoch=text),  # type: ignore[arg-type]
         lambda: RMSprop([{"params": [p], "weight_decay": text}]),
     ):
         with pytest.raises(InputError) as caught:

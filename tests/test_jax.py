@@ -821,6 +821,8 @@ def test_a_network_learns_digits_compiled_and_not() -> None:
         ((True,), "learning_rate must be a finite number >= 0, got True"),
         ((-0.1,), "learning_rate must be a finite number >= 0, got -0.1"),
         ((Rule(), float("nan")), "learning_rate must be a finite number >= 0, got nan"),
+        (("1e-5",), r"rule must be a Rule or .*, got '1e-5'; it is text: write 1.0e-5 \(YAML reads 1e-5 as text"),
+        ((Rule(), "1e-5"), r"learning_rate must be .* got '1e-5'; it is text: write 1.0e-5 \(YAML"),
         ((Rule(), "0.1"), "learning_rate must be a finite number >= 0, got '0.1'"),
         ((Rule(), np.ones(2)), r"learning_rate must be a real scalar, got shape \(2,\) float64; jax.vmap runs over"),
         ((Rule(), np.array(1j)), r"learning_rate must be a real scalar, got shape \(\) complex128"),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rmsprop.errors import InputError, Received, check_number
+from rmsprop.errors import InputError, Received, check_number, number_of_text
 from rmsprop.rule import Rule
 
 try:
@@ -138,7 +138,8 @@ def rmsprop(
     given: ArrayLike | Schedule
     if not isinstance(rule, Rule):
         if not isinstance(rule, Real | jax.Array | np.ndarray) and not callable(rule):
-            raise InputError("rule", "a Rule or a learning rate", rule, "rmsprop.profile gives rules by name")
+            remedy = number_of_text(rule) or "rmsprop.profile gives rules by name"
+            raise InputError("rule", "a Rule or a learning rate", rule, remedy)
         if learning_rate is not None:
             raise InputError("learning_rate", "given once", Received("two"), "pass a Rule and a rate, or a rate only")
         known, given = Rule(), rule

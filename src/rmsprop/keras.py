@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rmsprop.errors import InputError, Received, check_number
+from rmsprop.errors import InputError, Received, check_number, plain
 from rmsprop.profiles import profile
 from rmsprop.rule import Rule
 
@@ -171,7 +171,7 @@ gradient_accumulation_steps, name
             learning_rate = check_number("learning_rate", learning_rate, "1e-4 to 1e-2 is usual")
         super().__init__(
             learning_rate=learning_rate,
-            weight_decay=weight_decay,
+            weight_decay=plain(weight_decay),
             clipnorm=clipnorm,
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
@@ -193,7 +193,9 @@ gradient_accumulation_steps, name
         self.bias_correction = bias_correction
         self.decoupled_weight_decay = decoupled_weight_decay
         self.maximize = maximize
-        self._rule()  # checks them
+        rule = self._rule()  # checks them
+        for name in FIELDS.keys() - {"learning_rate", "weight_decay"}:  # as numbers that a config is written with
+            setattr(self, name, getattr(rule, FIELDS[name]))
 
     @classmethod
     def from_rule(cls, rule: Rule, **keras_arguments: Any) -> RMSprop:

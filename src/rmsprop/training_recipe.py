@@ -11,7 +11,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rmsprop.errors import InputError, Received, check_count
+from rmsprop.errors import InputError, Received, check_count, number_of_text, plain
 from rmsprop.profiles import FIELDS, PROFILES, canonical
 from rmsprop.rule import Rule
 from rmsprop.schedules import Exponential, Run, Schedule, WeightEma
@@ -390,9 +390,10 @@ class Recipe:
         if total_steps is not None:
             total_steps = check_count("total_steps", total_steps, "say how many updates the run has")
         if steps_per_epoch is not None:
+            steps_per_epoch = plain(steps_per_epoch)
             number = isinstance(steps_per_epoch, Real) and not isinstance(steps_per_epoch, bool)
             if not number or not 1 <= steps_per_epoch < 2**31:
-                remedy = "divide the number of examples by the batch size"
+                remedy = number_of_text(steps_per_epoch) or "divide the number of examples by the batch size"
                 raise InputError("steps_per_epoch", "a number from 1 to 2147483647", steps_per_epoch, remedy)
             steps_per_epoch = float(steps_per_epoch)
         if batch_size is not None:
