@@ -30,7 +30,7 @@ from rmsprop.formats.files import (
     read_json,
     replace_entry,
     whole_step,
-)  # fmt: skip
+)
 from rmsprop.formats.keras_layers import Variable
 from rmsprop.formats.keras_layers import variables as trainable_variables
 from rmsprop.profiles import ALIASES, FIELDS
@@ -201,7 +201,7 @@ def _variables(path: Path, content: bytes, budget: Budget) -> tuple[list[Array],
             remedy = "save the model after compile, and after optimizer.build or a step"
             raise InputError(str(path), "a Keras file with its optimizer's state", Received("one without"), remedy)
         budget.visit(len(node))
-        variables: list[Array] = []
+        datasets = []
         for name in whole.names if whole else [str(i) for i in range(len(node))]:
             dataset = _within(node, name)
             budget.visit()
@@ -209,12 +209,13 @@ def _variables(path: Path, content: bytes, budget: Budget) -> tuple[list[Array],
                 found = Received(f"another thing as variable {name}")
                 raise InputError(str(path), "one of arrays", found, "check it")
             size = dataset.size * dataset.dtype.itemsize
-            budget.spend(size, f"variable {name} of {dataset.shape}")
+            budget.spend(size, f"variable {name} of {dataset.shape}")  # of all, before one of them is read
             if size > dataset.id.get_storage_size():
                 found = Received(f"variable {name} of {dataset.shape}, which it does not hold whole, or compressed")
-                raise InputError(
-                    str(path), "a file with all its numbers", found, "for a compressed one: h5repack -f NONE"
-                )
+                raise InputError(str(path), "a file with all its numbers", found, "unpack it: h5repack -f NONE")
+            datasets.append(dataset)
+        variables: list[Array] = []
+        for dataset in datasets:
             value = np.asarray(dataset[()])
             variables.append(value.view(bfloat16()) if dataset.attrs.get("dtype") == _BFLOAT16 else value)
     if not variables or variables[0].shape != () or variables[0].dtype.kind not in "iu":

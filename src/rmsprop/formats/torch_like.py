@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,23 +24,21 @@ from rmsprop.formats.budget import Budget
 from rmsprop.formats.files import (
     agree,
     bfloat16,
-    check_archive,
     check_unique,
     counter,
     package,
-    read_json,
     replace_entry,
     whole_step,
-)  # fmt: skip
-from rmsprop.formats.inert import Record, children, plain
+)
+from rmsprop.formats.inert import plain
 from rmsprop.formats.torch_file import Stored, TorchFile
+from rmsprop.formats.torch_saved import OPTIMIZER, archived, holds_optimizer, loaded_by_torch, saved_state
 from rmsprop.profiles import FIELDS, canonical
 from rmsprop.state_dicts import SHAPE_KEY, VERSION, VERSION_KEY, check_goes_on, is_of, kind_of, stated
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_OPTIMIZER = "policy.optimizer.pth"  # in the archive that SB3 saves
 _STOPS = {"bfloat16": 2**8, "float16": 2**11}  # where adding 1 changes nothing
 _BLOCK = 256  # elements that share a scale in bitsandbytes' 8-bit state
 # What else a group of each kind states, with the library's default.
@@ -68,11 +63,11 @@ _RULE_NAMES = {*FIELDS, "alpha", "decoupled_decay", "betas", "params", "param_na
 
 def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
     """Return the state in a file of torch.save, in SB3's archive, or in our own form of .safetensors."""
-    state_dict, where = _state_dict(path, budget)
-    groups, notes = _groups(path, state_dict["param_groups"], budget)
+    saved, where = saved_state(path, budget)
+    groups, notes = _groups(path, saved["param_groups"], budget)
     kind = kind or where or _kind(path, groups)
     indices = [index for group in groups for index in group["params"]]
-    state = state_dict["state"]
+    state = saved["state"]
     if "0" in state and 0 in indices:  # a store of text keys turns numbers into text
         check_unique(path, [str(index) for index in state])
         state = {int(index) if str(index).isdecimal() else index: own for index, own in state.items()}
@@ -157,7 +152,7 @@ def with_weights(path: Path, checkpoint: Checkpoint, budget: Budget) -> Checkpoi
     """Return the state with the weights of the model that is saved beside it."""
     if path.suffix == ".safetensors":
         raise InputError("--weights", "used with what torch.save wrote", str(path), "leave it out")
-    content, _ = _archived(path, budget)
+    content, _ = archived(path, budget)
     several = len(checkpoint.groups) > 1
     saved = TorchFile(content, budget).value
     return replace(checkpoint, parameters=torch_weights.read(path, saved, checkpoint.parameters, several, budget))
@@ -166,13 +161,13 @@ def with_weights(path: Path, checkpoint: Checkpoint, budget: Budget) -> Checkpoi
 def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     """Write a state dict; with `like` in its place in a copy of that file, which may be SB3's archive."""
     torch = package("torch", "torch", f"a file of {checkpoint.kind}")
-    if path.suffix == ".zip" and (like is None or not _holds_optimizer(like)):
+    if path.suffix == ".zip" and (like is None or not holds_optimizer(like)):
         raise InputError("like", "a .zip that SB3 saved, to put the state into", like and str(like), "or write a .pth")
     state_dict: dict[str, Any] = {}
     loaded: Any = state_dict
     extras = checkpoint.extras
     if like is not None:
-        state_dict, loaded = _loaded(like)
+        state_dict, loaded = loaded_by_torch(like)
         extras = tuple(state_dict["param_groups"])
     index = 0
     states: dict[int, dict[str, Any]] = {}
@@ -216,109 +211,8 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     torch.save(loaded, buffer)
     content = buffer.getvalue()
     if path.suffix == ".zip" and like is not None:
-        content = replace_entry(like, _OPTIMIZER, content)
+        content = replace_entry(like, OPTIMIZER, content)
     write_atomically(path, content)
-
-
-def _holds_optimizer(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return _OPTIMIZER in archive.namelist()
-
-
-def _state_dict(path: Path, budget: Budget) -> tuple[dict[str, Any], str | None]:
-    """Return the state dict in a file, and the kind if its place tells."""
-    if path.suffix == ".safetensors":
-        return _from_safetensors(path, budget), None
-    content, where = _archived(path, budget)
-    found = _optimizers(TorchFile(content, budget).value, budget)
-    state_dict = _only(path, found)
-    if where and any("foreach" in group or "lr_in_momentum" in group for group in state_dict["param_groups"]):
-        where = None  # an SB3 model may train with any optimizer
-    return state_dict, where
-
-
-def _archived(path: Path, budget: Budget) -> tuple[Path | io.BytesIO, str | None]:
-    """Return the file of torch.save that `path` is, or that SB3's archive holds, and the kind if that tells."""
-    check_archive(path, budget)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("optimizer.pth")]
-            if names and names != [_OPTIMIZER]:
-                found = Received(", ".join(names))
-                raise InputError(str(path), f"an archive with {_OPTIMIZER}", found, "unpack the one and give that")
-            if names:
-                return io.BytesIO(archive.read(_OPTIMIZER)), "sb3"
-    return path, None
-
-
-def _loaded(path: Path) -> tuple[dict[str, Any], Any]:
-    """Return the state dict in a file as torch loads it, and all that was saved, which it is part of."""
-    budget = Budget(path)
-    if path.suffix == ".safetensors":
-        whole = _from_safetensors(path, budget)
-        return whole, whole
-    torch = package("torch", "torch", "a file of PyTorch")
-    content, _ = _archived(path, budget)
-    with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-        warnings.simplefilter("ignore")  # of torch on old forms of files, which it reads
-        try:
-            loaded = torch.load(content, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            found = Received("one that holds objects of other classes")
-            remedy = "save optimizer.state_dict() alone, and give that"
-            raise InputError("like", "a file of tensors, numbers and text, to be written anew", found, remedy) from None
-    return _only(path, _optimizers(loaded, budget)), loaded
-
-
-def _harmless() -> list[Any]:
-    """Return the classes beside tensors that a template may hold: making them does nothing else."""
-    import argparse
-    import datetime
-    import pathlib
-    import types
-
-    functions = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
-    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
-    return [
-        argparse.Namespace, types.SimpleNamespace, dict, list, set, int, float, str, tuple,
-        pathlib.PosixPath, pathlib.PurePosixPath, datetime.datetime, datetime.date, datetime.timedelta,
-        np.dtype, np.ndarray, *functions, *dtypes,
-    ]  # fmt: skip
-
-
-def _optimizers(value: Any, budget: Budget, depth: int = 6) -> list[tuple[str, dict[str, Any]]]:
-    """Return the state dicts of optimizers in what torch.save wrote, each with how a program reaches it."""
-    found, seen, layer = [], {id(value)}, [("", value)]
-    for _ in range(depth):
-        deeper: list[tuple[str, Any]] = []
-        for where, each in layer:
-            if (
-                isinstance(each, dict)
-                and isinstance(each.get("param_groups"), list)
-                and isinstance(each.get("state"), dict)
-            ):
-                found.append((where, each))
-                continue
-            for key, inner in children(each):
-                budget.visit()
-                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
-                    seen.add(id(inner))
-                    deeper.append((where + key[:80], inner))
-        layer = deeper
-    return found
-
-
-def _only(path: Path, found: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    if len(found) == 1:
-        return found[0][1]
-    if not found:
-        remedy = "save {'optimizer': optimizer.state_dict()}"
-        raise InputError(str(path), "a file with one optimizer's state_dict()", Received("none in it"), remedy)
-    names = ", ".join(where for where, _ in found[:4])
-    remedy = f"save one: torch.save(torch.load({path.name!r}){found[0][0]}, 'one.pt')"
-    raise InputError(str(path), "a file with one optimizer's state_dict()", Received(f"{len(found)}: {names}"), remedy)
 
 
 def _kind(path: Path, groups: list[dict[str, Any]]) -> str:
@@ -436,16 +330,6 @@ def _tensor(array: Array) -> Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
-
-
-def _from_safetensors(path: Path, budget: Budget) -> dict[str, Any]:
-    flat, metadata = trees.read_safetensors(path, budget)
-    groups = read_json(path, metadata["param_groups"])
-    state: dict[Any, dict[str, Any]] = {}
-    for key, value in flat.items():
-        _, index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": groups}
 
 
 def _safetensors(state_dict: dict[str, Any]) -> bytes:
