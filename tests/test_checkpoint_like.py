@@ -411,3 +411,33 @@ def test_a_write_that_fails_leaves_nothing(kind: str, tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         write(checkpoint(kind), path)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- what Keras' files must hold --------------------------------------------------------------------------------------
+
+
+def keras_file(path: Path, *shapes: tuple[int, ...]) -> Path:
+    """Write an optimizer's variables of these shapes, all of them 1, in the order of their numbers."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("optimizer/vars")
+        group["0"], group["1"] = np.int32(1), np.float32(0.5)
+        for i, shape in enumerate(shapes, start=2):
+            group[str(i)] = np.ones(shape, np.float32)
+    return path
+
+
+def test_blocks_of_keras_variables_have_equal_shapes(tmp_path: Path) -> None:
+    sound = keras_file(tmp_path / "sound.weights.h5", (2,), (3,), (2,), (3,))
+    assert len(read(sound, momentum=0.5, centered=False).parameters) == 2
+    crossed = keras_file(tmp_path / "crossed.weights.h5", (2,), (3,), (3,), (2,))
+    with pytest.raises(InputError, match=r"got 4 that do not fall into 2 equal blocks; check --momentum"):
+        read(crossed, momentum=0.5, centered=False)
+
+
+def test_a_keras_file_holds_all_of_its_numbers(tmp_path: Path) -> None:
+    """HDF5 reads 0 where nothing was written: the averages would be lost without a word."""
+    path = keras_file(tmp_path / "hollow.weights.h5")
+    with h5py.File(path, "r+") as file:
+        file["optimizer/vars"].create_dataset("2", (4,), "f4", chunks=(2,))
+    with pytest.raises(InputError, match=r"got variable 2 of \(4,\), which it does not hold whole"):
+        read(path, momentum=0.0, centered=False)

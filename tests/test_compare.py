@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from rmsprop import Rule
+from rmsprop.lab import compare as compare_module
 from rmsprop.lab.compare import OPTIMIZERS, Choice, choose, compare, judge, paired_interval
 from rmsprop.lab.report import write_report
 from rmsprop.lab.store import to_json
@@ -78,6 +79,41 @@ def test_verdicts_follow_the_paired_intervals() -> None:
     rmsprop, adam = scores[:2]
     assert (rmsprop.metric, rmsprop.low, rmsprop.high, rmsprop.difference) == (0.84, 0.80, 0.88, None)
     assert adam.difference == pytest.approx(0.104)
+    assert adam.metric == 0.95  # the median, which is not the mean here
+
+
+def test_final_trainings_have_other_seeds_than_those_that_chose_the_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: dict[str, set[int]] = {}
+
+    def train_all(_: object, __: object, stage: str, jobs: list[dict[str, Any]], *rest: object) -> list[dict[str, Any]]:
+        seeds[stage] = {job["seed"] for job in jobs}
+        known = {"validation_metric": 1.0, "validation_loss": 1.0, "test_metric": 1.0, "optimizer_us": 1.0}
+        return [{**job, **known, "diverged": False} for job in jobs]
+
+    monkeypatch.setattr(compare_module, "_train_all", train_all)
+    compare(f"{MINE}:regression", learning_rates=(0.1, 0.2, 0.3), tuning_seeds=2, seeds=5, out=tmp_path / "run")
+    assert seeds == {"tune": {0, 1}, "final": {2, 3, 4, 5, 6}}
+
+
+def test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = [0.5, 0.9, 0.7]
+
+    class Canned:
+        diverged = False
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def run(self) -> list[list[dict[str, Any]]]:
+            epochs = [{"kind": "epoch", "validation_loss": 1 - x, "validation_metric": x} for x in metrics]
+            return [[epoch] for epoch in epochs]
+
+    monkeypatch.setattr(compare_module, "Training", Canned)
+    job = {"spec": f"{MINE}:regression", "rule": Rule(), "stage": "tune", "optimizer": "RMSprop", "lr": 0.1, "seed": 0}
+    row = compare_module._train_one({**job, "epochs": None})
+    assert (row["validation_metric"], row["validation_loss"]) == (0.7, pytest.approx(0.3))
 
 
 def test_a_seed_that_diverged_leaves_no_verdict_but_a_count() -> None:

@@ -752,6 +752,24 @@ def test_multisteps_gathers_gradients_for_one_step(dtype: Any) -> None:
     assert (int(state.gradient_step), many.dtype) == (3, dtype)
 
 
+def test_averages_that_a_rule_does_not_use_are_kept() -> None:
+    """Of a run whose rule was centered, or had momentum, and may have it again."""
+    params = {"w": jnp.ones(2)}
+    _, state = run(rmsprop.jax.rmsprop(cases.RULES["all of it"]), params, [params])
+    _, after = rmsprop.jax.rmsprop(cases.RULES["plain"]).update(params, state)
+    assert after.grad_avg is state.grad_avg
+    assert after.momentum_buffer is state.momentum_buffer
+
+
+def test_the_count_of_updates_stops_at_its_largest_number() -> None:
+    """And does not become negative, of which bias correction would make NaN."""
+    optimizer, params = rmsprop.jax.rmsprop(Rule(bias_correction=True)), jnp.ones(2)
+    largest = 2**31 - 1
+    updates, state = optimizer.update(params, optimizer.init(params)._replace(step=jnp.int32(largest)))
+    assert int(state.step) == largest
+    assert jnp.isfinite(updates).all()
+
+
 def test_apply_if_finite_drops_a_step() -> None:
     optimizer = rmsprop.jax.rmsprop(cases.RULES["momentum"])
     params, g = jnp.ones(2), jnp.array([1.0, 2.0])

@@ -28,7 +28,7 @@ from rmsprop.lab.report import write_report
 from rmsprop.lab.stopping import Interrupted
 from rmsprop.lab.store import RunDirectory
 from rmsprop.lab.task import load_task
-from rmsprop.lab.train import EVERY, train, usual_every
+from rmsprop.lab.train import EVERY, _like_before, train, usual_every
 from rmsprop.lab.training import Training
 from rmsprop.lab.watch import examine, findings_of, measured
 from rmsprop.lab.words import describe_training, replay_words
@@ -524,3 +524,13 @@ def test_an_objective_that_rises_as_it_should_has_not_run_away(tmp_path: Path) -
     first, *_, last = [record for record in run.records() if record["kind"] == "epoch"]
     assert last["validation_loss"] > 3 * first["validation_loss"] > 0
     assert (summary["status"], summary["reason"], summary["replay"]) == ("finished", None, None)
+
+
+def test_a_resumed_run_has_the_threads_that_it_began_with() -> None:
+    """Sums over other pieces of the data differ in the last bit."""
+    threads = torch.get_num_threads()
+    try:
+        _like_before({"torch": torch.__version__, "threads": threads + 1})
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
@@ -96,6 +97,46 @@ def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(stop: int, tmp_path: A
         for key in ("seconds", "step_us", "optimizer_us"):
             r.pop(key, None)
     assert before + after == records
+
+
+def test_losses_since_the_last_record_are_kept(tmp_path: Any) -> None:
+    """Of 37 steps of an epoch every third has a record: the mean of the steps before it must not change."""
+    task = dataclasses.replace(noisy_task(), batch_size=1, model=lambda: nn.Linear(4, 2), epochs=1)
+    _, records = finish(start(task))
+    losses = [r for r in records if r["kind"] == "loss"]
+    assert losses[1]["step"] - losses[0]["step"] > 1
+    stop = losses[1]["step"] - 1
+    first, before = start(task), []
+    for new in first.run():
+        before += new
+        if first.step == stop:
+            break
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = start(task)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    _, after = finish(second)
+    assert [r for r in before + after if r["kind"] == "loss"] == losses
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    seen: list[float] = []
+
+    class Seeing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.extend(x[:, 0].tolist())
+            return super().forward(x)
+
+    x = torch.arange(30.0)[:, None]
+    data = TensorDataset(x, x)
+    task = Task(
+        "seen", lambda: Seeing(1, 1), train=data, validation=data, test=data, loss=nn.functional.mse_loss,
+        metric=nn.functional.l1_loss, batch_size=10, epochs=3,
+    )  # fmt: skip
+    finish(Training(task, lambda params: RMSprop(params, lr=0.0), seed=1))
+    orders = [tuple(seen[i : i + 30]) for i in (0, 30, 60)]
+    assert len(set(orders)) == 3
+    assert all(set(order) == set(range(30)) for order in orders)
 
 
 def test_schedules_set_the_rate() -> None:

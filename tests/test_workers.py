@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rmsprop.cli import run
 from rmsprop.lab import compare as compare_
@@ -35,6 +36,16 @@ def do(job: Job) -> tuple[int, int]:
 
 def results(workers: Workers, jobs: list[Job]) -> list[int]:
     return sorted(number for number, _ in workers.results(do, jobs, check=lambda: None))
+
+
+def threads(_: int) -> int:
+    return torch.get_num_threads()
+
+
+def test_a_worker_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which a new process takes
+    with Workers(1) as workers:
+        assert list(workers.results(threads, [0], check=lambda: None)) == [1]
 
 
 def test_where_one_is_killed_half_as_many_go_on(tmp_path: Path) -> None:
