@@ -80,6 +80,22 @@ def test_a_step_of_other_tensors_is_that_of_the_optimizer_which_stays_as_it_was(
 
 
 @needs_swap
+def test_rows_that_lag_are_caught_up_with_after_a_swap() -> None:
+    """Though a state dict was made of the other state meanwhile."""
+    table = nn.Embedding(3, 2, sparse=True)
+    optimizer = RMSprop(table.parameters(), alpha=0.5)
+    for row in (0, 1, 1):
+        optimizer.zero_grad()
+        torch.autograd.backward([table(torch.tensor([row])).sum()])
+        optimizer.step()
+        if row == 0:
+            other = copy.deepcopy(optimizer.state_dict())
+    with swap(optimizer, {"weight": nn.Parameter(table.weight.detach().clone())}, other):
+        optimizer.state_dict()
+    assert optimizer.state_dict()["state"][0]["square_avg"][0].tolist() == [0.125, 0.125]
+
+
+@needs_swap
 @pytest.mark.parametrize("cls", [RMSprop, torch.optim.RMSprop])
 def test_the_example_of_torch_s_documentation_traces_a_step(cls: Any) -> None:
     """A step of stand-ins without memory is a graph, and the graph makes the step."""

@@ -51,9 +51,10 @@ class RMSprop(Optimizer):
     ----------
     params
         Tensors, named tensors, or groups (dicts) that may override every argument below up to `differentiable`
-        and every variant.
+        and every variant. Other keys are kept for their owner, such as a wrapper.
     lr
-        Learning rate η; a one-element Tensor is read at every step, or with `capturable` stays on its device.
+        Learning rate η; a one-element Tensor is read at every step, or with `capturable` stays on its device. One on
+        the CPU is checked at every step, one on another device is followed whatever it is.
     alpha
         Decay β of the averages, in [0, 1).
     eps
@@ -107,7 +108,8 @@ class RMSprop(Optimizer):
     Raises
     ------
     InputError
-        A ValueError, for an argument out of range: its name, the range, the value and a remedy.
+        A ValueError, for an argument out of range: its name, the range, the value and a remedy. From `step`, for what
+        cannot be stepped (memory, shapes, devices, values in groups): no parameter, state or counter has moved then.
 
     Notes
     -----
@@ -279,8 +281,10 @@ class RMSprop(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the groups, as `torch.optim.Optimizer.state_dict` describes them.
 
-        Every group has also `state_version`, the version of this form, and the state of a parameter whose averages are
-        packed in eight bits its `shape`, by which they are checked when they are loaded. As in torch, the tensors are
+        Its groups and states have the keys of the live ones, which torch's own tools compare. Among them are
+        `state_version`, the version of this form, and, where averages are packed in eight bits, the `shape` of their
+        parameter, by which they are checked when they are loaded. Numbers of NumPy in groups become Python's, which
+        `torch.load` reads with weights_only. As in torch, the tensors are
         the live ones, but for parameters with sparse gradients, whose rows may lag after the next step: of those they
         are copies.
         """
@@ -313,6 +317,10 @@ class RMSprop(Optimizer):
         and SB3 speak of all of the rule: ε inside the root, averages that begin at 1, and for timm whether
         `momentum_buffer` holds η·g/d; the run goes on as it would have there. timm's `caution` and
         `corrected_weight_decay` are rules of its own and are refused.
+
+        State is found under the keys in `params` of the groups, under the same as text ("0", as some stores have it),
+        and under `param_names`. Keys of groups that are no arguments of this class are a wrapper's and are kept. If
+        loading fails, a hook's included, nothing has changed.
 
         As in torch, tensors of the dict are taken over and not copied where they fit: `copy.deepcopy` that of an
         optimizer that goes on. Unlike in torch, `differentiable` stays as this optimizer's groups have it.

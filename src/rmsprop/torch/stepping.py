@@ -180,6 +180,4 @@ def catch_up(run: Run, states: defaultdict[Tensor, Any], *, of_dense_gradients: 
     """Make up for the steps of rows that lag: of all parameters, or of those that now have a dense gradient."""
     for p, own in states.items() if run.lag else ():
         if id(own) in run.lag and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
-            sparse.catch_up(own, run.lag)
-    if not of_dense_gradients:
-        run.lag.clear()  # what is left is of states that are no longer there
+            sparse.catch_up(own, run.lag)  # what is left is of states that stand aside, and may come back
