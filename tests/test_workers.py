@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,3 +115,21 @@ def test_compare_says_in_one_line_that_its_only_worker_was_killed_and_is_resumed
     assert summary["status"] == "finished"
     assert after[:4] == before
     assert len(after) == len({(r["stage"], r["optimizer"], r["lr"], r["seed"]) for r in after}) == 2 * (3 + 5)
+
+
+def test_a_note_of_the_command_line_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = " ".join(["word"] * 60)
+
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn(words, stacklevel=2)
+        raise WorkerLost("a worker process ended with exit status 3")
+
+    monkeypatch.setattr(compare_, "compare", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run(["compare", "digits"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"rmsprop: note: {words}"
+    assert lines[1].startswith("rmsprop: a worker process ended with exit status 3; go on with: rmsprop compare digits")

@@ -43,7 +43,7 @@ def run(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no η shows a question mark
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False)
+    warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False, soft_wrap=True)
     try:
         app(common.arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
