@@ -143,3 +143,40 @@ def test_a_loss_is_not_said_to_be_multiplied_where_what_follows_is_not_finite() 
     assert found is not None
     assert (found.kind, found.step, found.nonfinite_step) == ("spike", 450, 471)
     assert "factor" not in str(found)
+
+
+# -- thresholds: a tenth below them nothing is said, and a tenth above them it is --------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("silent", "loud"),
+    [
+        (([jump(118, 9.0)], 200), ([jump(118, 11.0)], 200)),  # SPIKE, where every step is known
+        (([jump(118, 900.0)], 250, 50, 0), ([jump(118, 1100.0)], 250, 50, 0)),  # FAR, where only records are
+        (([jump(118, 11.0)], 120), ([jump(118, 11.0)], 121)),  # LASTING
+    ],
+)
+def test_a_divergence_begins_at_its_threshold(silent: tuple[Any, ...], loud: tuple[Any, ...]) -> None:
+    names = ("gradients", "steps", "every", "last")
+    assert asked(**{"last": 400, **dict(zip(names, silent, strict=False))}) is None
+    assert asked(**{"last": 400, **dict(zip(names, loud, strict=False))}) is not None
+
+
+@pytest.mark.parametrize(("steps", "kind"), [(19, None), (20, "stuck")])
+def test_twenty_steps_left_out_one_after_the_other_are_told(steps: int, kind: str | None) -> None:
+    found = asked([jump(51, math.nan)], 50 + steps, nonfinite="skip")
+    assert (None if found is None else found.kind) == kind
+
+
+@pytest.mark.parametrize(("apart", "alike"), [(5.4, True), (6.6, False)])
+def test_gradients_rose_alike_up_to_a_factor_of_six(apart: float, alike: bool) -> None:
+    found = asked([jump(450, 50), jump(450, 50 * apart)], 500)
+    assert found is not None
+    assert ("about the same factor" in str(found)) == alike
+
+
+def test_the_table_has_five_steps_up_to_the_beginning_and_two_after_it_of_three_tensors() -> None:
+    found = asked([jump(118, 20.0 + i) for i in range(4)], 200, last=200)
+    assert found is not None
+    assert list(found.table) == ["0.3", "0.2", "0.1"]
+    assert [row["step"] for row in found.table["0.3"]] == [114, 115, 116, 117, 118, 119, 120]

@@ -94,12 +94,13 @@ def state(due: float, made_of_it: float, young: float = 0.1) -> Records:
 
 
 def signs(negative: int, count: int, elements: int = 1) -> Records:
-    """Return records whose newest `count` have so many negative cosines, the positive ones in front and at the end."""
+    """Return records of which so many have negative cosines; the others are in front, and up to four at the end."""
     positive = count - negative
+    end = count - min(positive // 2, 4)
 
     def values(step: int) -> dict[str, Any]:
         i = step - 2
-        opposed = positive - positive // 2 <= i < count - positive // 2
+        opposed = end - negative <= i < end
         return {"elements": elements, "gradient_cosine": -1.0 if opposed else 1.0, "sign_flips": float(opposed)}
 
     return records(count, a=values)
