@@ -26,6 +26,7 @@ from rmsprop import InputError
 from rmsprop.checkpoint import Checkpoint, ParameterState, convert, read, write
 from rmsprop.cli import run
 from rmsprop.formats.budget import Budget
+from rmsprop.formats.torch_file import Storage, Stored, TorchFile
 from rmsprop.torch import RMSprop
 
 PLAIN = {"lr": 0.5, "decay": 0.9, "eps": 1e-7, "momentum": 0.0, "eps_inside_sqrt": True, "lr_in_momentum": True}
@@ -280,6 +281,11 @@ def many(path: Path) -> None:
     torch.save(saved, path)
 
 
+def pushed(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"N0" * 3 * 2**19 + b"N.")
+
+
 HOSTILE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "expanded tensor": ("a.pt", expanded),
     "hard links": ("a.weights.h5", linked),
@@ -292,6 +298,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "maps that claim": ("a.msgpack", claimed_map),
     "bytes that claim": ("a.pt", claimed_pickle),
     "millions of parameters": ("a.pt", many),
+    "millions of steps of pickle": ("a.pt", pushed),
 }
 
 
@@ -331,6 +338,32 @@ def test_the_limit_can_be_raised_by_whoever_trusts_the_file(tmp_path: Path, monk
     monkeypatch.setenv("RMSPROP_READ_LIMIT", "no")
     with pytest.raises(InputError, match="RMSPROP_READ_LIMIT must be a whole number"):
         read(path)
+
+
+def test_the_steps_of_a_pickle_are_counted(tmp_path: Path) -> None:
+    pushed(tmp_path / "a.pt")
+    with pytest.raises(InputError, match="entries, got one of more"):
+        read(tmp_path / "a.pt")
+
+
+def test_a_dataset_without_its_numbers_is_not_read_as_zeros(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.weights.h5", "w") as file:
+        group = file.create_group("optimizer/vars")
+        group["0"], group["1"] = np.int32(1), np.float32(1)
+        group.create_dataset("2", (1000,), "f8", chunks=(100,))
+    with pytest.raises(InputError, match="which it does not hold whole"):
+        read(tmp_path / "a.weights.h5", momentum=0.0)
+
+
+def test_a_tensor_ends_where_its_numbers_end(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "a.pt")
+    file = TorchFile(tmp_path / "a.pt", Budget(tmp_path / "a.pt"))
+    storage = Storage("0", "Float", 4)
+    for offset, shape, stride in ((0, (4,), (1,)), (1, (2, 2), (1, 1)), (4, (0,), (1,))):
+        assert Stored(file, storage, offset, shape, stride, "Float").shape == shape
+    for offset, shape, stride in ((0, (5,), (1,)), (1, (4,), (1,)), (0, (2, 2), (3, 1)), (-1, (1,), (1,))):
+        with pytest.raises(ValueError, match="a tensor"):
+            Stored(file, storage, offset, shape, stride, "Float")
 
 
 def test_a_budget_counts_what_is_taken(tmp_path: Path) -> None:

@@ -158,6 +158,8 @@ def told(*layers: dict[str, Any]) -> Any:
         ((INPUT, FLATTEN, DENSE), (None, None, "flatten")),  # images as they come in: PyTorch's program may have either
         ((layer("InputLayer", batch_shape=[None, 6, 6]), layer("Flatten", [None, 6, 6]), DENSE), (None, None, None)),
         ((INPUT, layer("Conv2D", data_format="channels_first"), FLATTEN, DENSE), (None, None, None)),
+        ((INPUT, layer("Flatten", [None, 6, 6, 3]), DENSE), (None, None, "flatten")),
+        ((INPUT, layer("Flatten", [None, 6, 6, 1]), DENSE), (None, None, None)),
         ((INPUT, CONV, layer("Permute"), FLATTEN, DENSE), (None, None, "flatten")),
         ((INPUT, CONV, layer("Flatten", [None, None, 4, 2]), DENSE), (None, None, "flatten")),
         ((INPUT, layer("Embedding"), layer("Flatten", [None, 4, 4]), DENSE), (None, None, None)),
