@@ -59,8 +59,8 @@ def curve_data(rows: list[dict[str, Any]], curve: str, column: int) -> list[Band
     for label in STYLES:
         curves = [row[curve] for row in rows if row["optimizer"] == label and not row["diverged"]]
         if curves:
-            points = [sorted(c[i][column] for c in curves) for i in range(len(curves[0]))]
-            x = [point[0] for point in curves[0]]
+            points = [sorted(c[i][column] for c in curves) for i in range(min(len(c) for c in curves))]
+            x = [point[0] for point in curves[0]][: len(points)]
             bands.append(Band(label, x, [median(p) for p in points], *_middle_half(points)))
     return bands
 
@@ -95,7 +95,7 @@ def sensitivity_data(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, 
 
 def layer_data(recorded: Sequence[dict[str, list[float]]]) -> list[Layer]:
     """Return a Layer per parameter from effective-rate quantiles recorded for one or more seeds."""
-    names = list(recorded[0]) if recorded else []
+    names = [name for name in recorded[0] if all(name in each for each in recorded)] if recorded else []
     return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -45,14 +46,19 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     config, summary, records = run.config(), run.summary(), run.records()
     content = (_comparison if config["kind"] == "compare" else _training)(config, summary, records)
     content["watched"] = None if config["kind"] == "compare" else _watched(run, summary)
-    loader = jinja2.PackageLoader("rmsprop.lab", "")
-    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page.filters |= {"score": score_words, "evidence": evidence_words, "short": value_words, "together": _together}
     path = path or run.path / REPORT
     if path.is_dir():
         path = path / REPORT
-    write_atomically(path, page.get_template("report.html.j2").render(**content))
+    write_atomically(path, _page().render(**content))
     return path
+
+
+@cache
+def _page() -> jinja2.Template:
+    loader = jinja2.PackageLoader("rmsprop.lab", "")
+    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page.filters |= {"score": score_words, "evidence": evidence_words, "short": value_words, "together": _together}
+    return page.get_template("report.html.j2")
 
 
 def _comparison(
@@ -169,7 +175,7 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
                 + _ETA,
             )
         )
-    timed = [r for r in epochs if r["step_us"] is not None]
+    timed = [r for r in epochs if r["step_us"] is not None and r["optimizer_us"] is not None]
     if timed:
         whole, inside = median(r["step_us"] for r in timed), median(r["optimizer_us"] for r in timed)
         bars = {"whole step": whole, "optimizer": inside}

@@ -17,6 +17,7 @@ import torch
 from rmsprop.errors import InputError, Received
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
 from rmsprop.lab.lock import LOCK, locked
+from rmsprop.lab.schema import check_config, check_record, check_statistics, check_summary
 
 CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
     "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
@@ -85,17 +86,21 @@ class RunDirectory:
 
     def config(self) -> dict[str, Any]:
         """Return what the run is."""
-        return self._json(CONFIG)
+        config = self._json(CONFIG)
+        check_config(config, str(self.path / CONFIG))
+        return config
 
     def summary(self) -> dict[str, Any] | None:
         """Return how the run ended, None if it has not."""
-        return self._json(SUMMARY) if (self.path / SUMMARY).exists() else None
+        if not (self.path / SUMMARY).exists():
+            return None
+        summary = self._json(SUMMARY)
+        check_summary(summary, self.config()["kind"], str(self.path / SUMMARY))
+        return summary
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            value = json.loads((self.path / name).read_text(encoding="utf-8"))
-            if isinstance(value, dict) and (name != CONFIG or "kind" in value) and (name != SUMMARY or value):
-                return value
+            return _object((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             if (self.path / RANGE_TEST).exists():
                 found, remedy = Received(f"{self.path}, a range test"), f"its figure is {self.path / RANGE_FIGURE}"
@@ -103,8 +108,8 @@ class RunDirectory:
             found = Received(f"{self.path}, which has no {name}")
             raise InputError("the run", "a directory that rmsprop wrote", found, "check the path") from None
         except ValueError:
-            pass
-        raise InputError(str(self.path / name), "a JSON object", Received("damaged text"), "start a new run")
+            damaged = Received("damaged text")
+            raise InputError(str(self.path / name), "a JSON object", damaged, "start a new run") from None
 
     def records(self, name: str = RECORDS) -> list[dict[str, Any]]:
         """Return the records that the file `name` holds; a last line that was cut short by a crash does not count."""
@@ -121,13 +126,17 @@ class RunDirectory:
         path = self.path / name
         if not path.exists():
             return []
+        kind = self.config()["kind"]
         records: list[dict[str, Any] | None] = []
-        for line in path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n"):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")):
             try:
-                value = json.loads(line)
+                record = _object(line)
             except ValueError:
-                value = None
-            records.append(value if isinstance(value, dict) else None)
+                records.append(None)
+                continue
+            where = f"line {number + 1} of {path}"
+            check_record(record, kind, where) if name == RECORDS else check_statistics(record, where)
+            records.append(record)
         return records
 
     def append(self, records: Iterable[dict[str, Any]], name: str = RECORDS) -> None:
@@ -205,6 +214,17 @@ class RunDirectory:
         self._sync_records()
         write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
         return self._json(SUMMARY)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Return the JSON object that `text` is; ValueError if it is none."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("lists in lists in lists") from None
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
 
 
 def _unlike(a: Any, b: Any) -> tuple[Any, Any]:
