@@ -687,15 +687,41 @@ def test_a_directory_in_which_another_command_works_is_refused(
         assert [p.name for p in Path("run").iterdir()] == [".lock"]
 
 
-def test_a_changed_task_file_is_another_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    own = tmp_path / "own.py"
-    own.write_text(Path(MINE).read_text())
-    assert run(["train", "own.py:regression", "--out", "run"]) == 0
+@pytest.mark.parametrize(
+    "arguments", [["train", "own.py:make"], ["compare", "own.py:make", *SHORT]], ids=["train", "compare"]
+)
+def test_a_changed_task_is_named_and_accepted_on_demand(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own, nearby = tmp_path / "own.py", tmp_path / f"nearby_{arguments[0]}.py"
+    nearby.write_text("import torch\n\ndef act(x):\n    return torch.tanh(x)\n")
+    text = Path(MINE).read_text()
+    text += f"\n\ndef make():\n    from {nearby.stem} import act  # late\n    return regression()\n"
+    own.write_text(text)
+    arguments = [*arguments, "--out", "run"]
+    assert run([*arguments, "--accept-changes"]) == 2
+    assert "--accept-changes must be given with --resume, got none; a new run takes any" in capsys.readouterr().err
+    assert run(arguments) == 0
     (tmp_path / "run" / "summary.json").unlink()  # as if interrupted at the end
-    own.write_text(Path(MINE).read_text() + "\n# changed\n")
+    config = Path("run/run.json").read_text()
+    own.write_text(text.replace("# late", "# later, in other words"))
+    assert run([*arguments, "--resume"]) == 0
+    (tmp_path / "run" / "summary.json").unlink()
+    assert Path("run/run.json").read_text() == config
+    nearby.write_text(nearby.read_text().replace("tanh", "relu"))
     capsys.readouterr()
-    assert run(["train", "own.py:regression", "--out", "run", "--resume"]) == 2
-    assert "task_sha256" in capsys.readouterr().err
+    assert run([*arguments, "--resume"]) == 2
+    changed = f"act in {nearby.stem} has changed"
+    assert capsys.readouterr().err == (
+        f"rmsprop: the task of the run in run must be the one that it began with, got another one: {changed}; "
+        "add --accept-changes to go on with it, or choose another --out for a new run\n"
+    )
+    assert Path("run/run.json").read_text() == config
+    assert run([*arguments, "--resume", "--accept-changes"]) == 0
+    assert json.loads(Path("run/run.json").read_text())["accepted_changes"] == [changed]
+    assert changed in Path("run/report.html").read_text()
+    (tmp_path / "run" / "summary.json").unlink()
+    assert run([*arguments, "--resume"]) == 0  # nothing has changed since
 
 
 def test_a_damaged_checkpoint_is_named_and_kept(capsys: pytest.CaptureFixture[str]) -> None:

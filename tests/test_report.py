@@ -296,7 +296,7 @@ def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str,
     run = diverged(runs["train"], tmp_path, None)
     assert "Nothing found in 7 measured steps (1 to 30)." in write_report(run).read_text()
     words = "It began at step 30 in 0.weight <script>"
-    diverged(runs["train"], tmp_path, {"sentences": [words], "table": {"<b>": [row(1)]}})
+    diverged(runs["train"], tmp_path, {"sentences": [words], "table": {"<b>": [row(1)]}, "text": words})
     page = write_report(run).read_text()
     assert words.replace("<", "&lt;").replace(">", "&gt;") in page
     assert "Beside that, nothing found in 7 measured steps (1 to 30)." in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -435,9 +436,10 @@ def test_doctor_says_that_it_replayed_and_counts_findings_where_they_are(
 
 
 def test_doctor_has_nothing_to_say_of_a_comparison() -> None:
-    with RunDirectory.open(Path("both"), {"kind": "compare", "rule": {"lr": 0.1}}, resume=False) as run:
+    rule = {name: value for name, value in dataclasses.asdict(RULE).items() if name != "lr"}
+    config = {"kind": "compare", "task": "digits", "rule": rule, "optimizers": [], "seeds": 5, "schedule": "linear"}
+    with RunDirectory.open(Path("both"), {**config, "made_with": {"torch": "2"}}, resume=False) as run:
         pass
-    run.append([{"stage": "tune"}])
     with pytest.raises(
         InputError, match="the run must be one of train, got both, of compare; see it with: rmsprop rep"
     ):

@@ -60,7 +60,8 @@ def command_line() -> str:
 
 def say_how_to_resume(stop: BaseException) -> None:
     """Print why the command stopped, and the line that goes on."""
-    command = command_line() + ("" if "--resume" in arguments else " --resume")
+    words = [word for word in arguments if word not in ("--resume", "--accept-changes")]
+    command = shlex.join(["rmsprop", *words, "--resume"])
     stderr.print(f"rmsprop: {stop}; go on with: {command}", markup=False, soft_wrap=True)
 
 

@@ -42,6 +42,7 @@ def train(
     every: int | None = None,
     out: Path | None = None,
     resume: Flag = False,
+    accept_changes: Flag = False,
     json: Flag = False,
 ) -> None:
     """Train TASK with RMSprop: live progress, checkpoints, a report at the end.
@@ -78,6 +79,8 @@ def train(
         Directory of the run; runs/train-TASK, numbered, if left out.
     resume
         Go on with the run in --out (or the last one of this task), given the same options.
+    accept_changes
+        With --resume: go on although the task's code has changed; the report says what.
     json
         Print the summary as JSON.
     """
@@ -89,7 +92,8 @@ def train(
         with results_alone(json), training_progress(stderr) as listen:
             run, summary = run_training(
                 task, chosen_rule(options), seed=seed, epochs=epochs, batch_size=batch_size, schedule=schedule,
-                every=every, out=out, resume=resume, command=command_line(), listen=listen,
+                every=every, out=out, resume=resume, accept_changes=accept_changes, command=command_line(),
+                listen=listen,
             )  # fmt: skip
     except Interrupted as stop:
         say_how_to_resume(stop)
@@ -111,6 +115,7 @@ def compare(
     jobs: int | None = None,
     out: Path | None = None,
     resume: Flag = False,
+    accept_changes: Flag = False,
     json: Flag = False,
 ) -> None:
     """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
@@ -145,6 +150,8 @@ def compare(
         Directory of the run; runs/compare-TASK, numbered, if left out.
     resume
         Go on with the comparison in --out (or the last one of this task), given the same options.
+    accept_changes
+        With --resume: go on although the task's code has changed; the report says what.
     json
         Print the summary as JSON.
     """
@@ -163,7 +170,8 @@ def compare(
         with results_alone(json), comparison_progress(stderr) as listen:
             run, summary = run_comparison(
                 task, rule, learning_rates=LEARNING_RATES if lrs is None else lrs, tuning_seeds=tuning_seeds,
-                seeds=seeds, epochs=epochs, jobs=jobs, out=out, resume=resume, command=command_line(), listen=listen,
+                seeds=seeds, epochs=epochs, jobs=jobs, out=out, resume=resume, accept_changes=accept_changes,
+                command=command_line(), listen=listen,
             )  # fmt: skip
     except Interrupted as stop:
         say_how_to_resume(stop)

@@ -28,7 +28,8 @@ from rmsprop.errors import InputError, check_count, check_number
 from rmsprop.lab.chance import Constant, no_better
 from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
-from rmsprop.lab.task import Task, fingerprint, load_task
+from rmsprop.lab.task import Task, load_task
+from rmsprop.lab.task_code import task_code
 from rmsprop.lab.training import Training
 from rmsprop.lab.workers import Workers
 from rmsprop.rule import Rule
@@ -88,6 +89,7 @@ def compare(
     jobs: int | None = None,
     out: Path | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     command: str = "",
     listen: Listener = lambda _stage, _done, _total, _row: None,
 ) -> tuple[RunDirectory, dict[str, Any]]:
@@ -96,9 +98,10 @@ def compare(
     The rule's lr is not used: it is picked from `learning_rates`, as for the others, which keep torch's defaults.
 
     `jobs` trainings run at a time, one thread each, in processes of their own; their number changes no result.
-    With `resume`, trainings that are recorded are not repeated. SIGINT and SIGTERM raise Interrupted. Where memory does
-    not suffice for as many, it goes on with half of them; WorkerLost is raised where one is too many, and where a
-    worker process ends otherwise.
+    With `resume`, trainings that are recorded are not repeated; if the task's code has changed since, `accept_changes`
+    is needed, and run.json then says so. SIGINT and SIGTERM raise Interrupted. Where memory does not suffice for as
+    many, it goes on with half of them; WorkerLost is raised where one is too many, and where a worker process ends
+    otherwise.
     """
     for lr in learning_rates:
         check_number("--lrs", lr, "1e-4 to 10 covers the optimizers' usual rates")
@@ -121,7 +124,7 @@ def compare(
     config = {
         "kind": "compare",
         "task": spec,
-        "task_sha256": fingerprint(spec),
+        "task_code": task_code(spec),
         "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
         "optimizers": list(OPTIMIZERS),
         "learning_rates": list(learning_rates),
@@ -133,7 +136,7 @@ def compare(
     }
     higher = task.score.higher_is_better
     path = out or new_path("compare", task.name, resume=resume)
-    with RunDirectory.open(path, config, resume=resume) as run:
+    with RunDirectory.open(path, config, resume=resume, accept_changes=accept_changes) as run:
         run.keep_records(_identity)
         began = time.monotonic()
         tuning = [

@@ -254,7 +254,7 @@ def _watched_figures(records: list[dict[str, Any]]) -> list[Figure]:
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
-    hidden = ("kind", "rule", "task_sha256", "made_with")
+    hidden = ("kind", "rule", "task_code", "made_with")
     words = {k: ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else str(v)
              for k, v in config.items() if k not in hidden}  # fmt: skip
     labels = {"every": "steps between statistics"}

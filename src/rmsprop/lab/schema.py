@@ -27,12 +27,17 @@ class _TrainedRule(_RULE):
     lr: float
 
 
-class _TrainConfig(TypedDict):
+class _Config(TypedDict):
     task: str
-    rule: _TrainedRule
-    epochs: Count
+    task_code: NotRequired[dict[str, dict[str, str]] | None]
+    accepted_changes: NotRequired[list[str]]
     schedule: str
     made_with: _MadeWith
+
+
+class _TrainConfig(_Config):
+    rule: _TrainedRule
+    epochs: Count
 
 
 class _MadeWith(TypedDict):
@@ -40,13 +45,10 @@ class _MadeWith(TypedDict):
     threads: NotRequired[Annotated[int, AT_LEAST_ONE]]
 
 
-class _CompareConfig(TypedDict):
-    task: str
+class _CompareConfig(_Config):
     rule: _RULE
     optimizers: list[Optimizer]
     seeds: Count
-    schedule: str
-    made_with: _MadeWith
 
 
 class _Loss(TypedDict):

@@ -18,10 +18,13 @@ from rmsprop.errors import InputError, Received
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
 from rmsprop.lab.lock import LOCK, locked
 from rmsprop.lab.schema import check_config, check_record, check_statistics, check_summary
+from rmsprop.lab.task_code import changes
 
 CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
     "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
 )  # fmt: skip
+_MAY_DIFFER = ("made_with", "task_code", "accepted_changes")
+_SHOWN = 5  # changes of a task that are named
 RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # of a directory that holds no run but a range test
 
 
@@ -41,24 +44,36 @@ class RunDirectory:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, config: dict[str, Any], *, resume: bool) -> Iterator[RunDirectory]:
+    def open(
+        cls, path: Path, config: dict[str, Any], *, resume: bool, accept_changes: bool = False
+    ) -> Iterator[RunDirectory]:
         """Create `path` for a new run of `config`, or with `resume` go on with the one there, if it is the same run.
 
-        Until the end of the context no other process can open it. What a killed process left half-written is removed.
+        With `accept_changes` the code of its task may be another one, which is then noted in run.json. Until the end of
+        the context no other process can open it. What a killed process left half-written is removed.
         """
+        if accept_changes and not resume:
+            raise InputError("--accept-changes", "given with --resume", Received("none"), "a new run takes any task")
         run = cls(path)
-        run._check(config, resume)  # before anything is written, the lock included
+        run._check(config, resume, accept_changes)  # before anything is written, the lock included
         with locked(path):
-            run._check(config, resume)  # another process may have been here meanwhile
+            changed = run._check(config, resume, accept_changes)  # another process may have been here meanwhile
             remove_temporary(
                 p for p in temporary_files(path) if not p.name.startswith(f".{REPORT}.")
             )  # that has no lock
             if not (path / CONFIG).exists():
-                write_atomically(path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+                run._write_config(config)
+            elif changed:
+                saved = run.config()
+                noted = [*saved.get("accepted_changes", []), *changed]
+                run._write_config({**saved, "task_code": config["task_code"], "accepted_changes": noted})
             yield run
 
-    def _check(self, config: dict[str, Any], resume: bool) -> None:
-        """Raise InputError unless a run of `config` may begin here, or with `resume` go on."""
+    def _write_config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+    def _check(self, config: dict[str, Any], resume: bool, accept_changes: bool) -> list[str]:
+        """Raise InputError unless a run of `config` may begin here, or with `resume` go on; return accepted changes."""
         path = self.path
         if path.exists() and not path.is_dir():
             raise InputError("--out", "a directory, or a path that does not exist", str(path), "choose another --out")
@@ -69,9 +84,9 @@ class RunDirectory:
             if resume and not path.exists():  # an empty one is what a kill in the first moment leaves
                 found = Received(f"{path}, where there is none")
                 raise InputError("--resume", "given for a run that was begun", found, "leave --resume out")
-            return
+            return []
         saved = self.config()
-        differing = [k for k in {**saved, **config} if saved.get(k) != config.get(k) and k != "made_with"]
+        differing = [k for k in {**saved, **config} if saved.get(k) != config.get(k) and k not in _MAY_DIFFER]
         if differing:
             pairs = [(k, *_unlike(saved.get(k), config.get(k))) for k in differing]
             there = ", ".join(f"{k} {x!r}" for k, x, _ in pairs)
@@ -83,6 +98,13 @@ class RunDirectory:
         if not resume:
             found = Received(f"{path}, where this run was begun")
             raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
+        changed = changes(saved.get("task_code") or {}, config.get("task_code") or {})
+        if changed and not accept_changes:
+            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+            found = Received(f"another one: {'; '.join(changed[:_SHOWN])}{more}")
+            remedy = "add --accept-changes to go on with it, or choose another --out for a new run"
+            raise InputError(f"the task of the run in {path}", "the one that it began with", found, remedy)
+        return changed
 
     def config(self) -> dict[str, Any]:
         """Return what the run is."""

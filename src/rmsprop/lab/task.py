@@ -238,13 +238,6 @@ def load_task(spec: str) -> Task:
     return task
 
 
-def fingerprint(spec: str) -> str | None:
-    """Return the SHA-256 of a task's file, None for a built-in task: a run resumes only on the file it began with."""
-    if spec in BUILT_IN:
-        return None
-    return hashlib.sha256(Path(spec.rpartition(":")[0]).read_bytes()).hexdigest()
-
-
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text."""
     return (str(error).splitlines() or [""])[0]

@@ -20,7 +20,8 @@ from rmsprop.lab.losses import ran_away
 from rmsprop.lab.replay import MOST, Replay, replay
 from rmsprop.lab.stopping import Interrupted, stop_signals
 from rmsprop.lab.store import RunDirectory, new_path
-from rmsprop.lab.task import fingerprint, first_line, load_task
+from rmsprop.lab.task import first_line, load_task
+from rmsprop.lab.task_code import task_code
 from rmsprop.lab.training import Record, Training
 from rmsprop.lab.watch import Watch, measured, told_of
 from rmsprop.monitor import PostMortem
@@ -46,6 +47,7 @@ def train(
     every: int | None = None,
     out: Path | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     command: str = "",
     listen: Listener = lambda _training, _records: None,
 ) -> tuple[RunDirectory, dict[str, Any]]:
@@ -55,7 +57,8 @@ def train(
     optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out, and None stands for a tenth
     of the run, at most `EVERY` steps), checkpoint.pt and, at the end, summary.json. A checkpoint is written once a
     second, or less often if writing takes long, at the end and when SIGINT or SIGTERM arrive after the first step; then
-    Interrupted is raised. With `resume` the run goes on, bit for bit.
+    Interrupted is raised. With `resume` the run goes on, bit for bit, if the task's code has not changed; with
+    `accept_changes` also if it has, which run.json then says.
 
     A run that has diverged is replayed, from an older checkpoint that is kept for this or from the start, and its steps
     are measured, up to `MOST` of them: `listen` is told of that by a record of kind "replay", and post_mortem of the
@@ -81,7 +84,7 @@ def train(
     config = {
         "kind": "train",
         "task": spec,
-        "task_sha256": fingerprint(spec),
+        "task_code": task_code(spec),
         "rule": dataclasses.asdict(rule),
         "seed": seed,
         "epochs": epochs or task.epochs,
@@ -91,7 +94,7 @@ def train(
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
     path = out or new_path("train", task.name, resume=resume)
-    with RunDirectory.open(path, config, resume=resume) as run:
+    with RunDirectory.open(path, config, resume=resume, accept_changes=accept_changes) as run:
         _like_before(run.config()["made_with"])
         watch = Watch(run, training, every)
         records = 0
