@@ -24,7 +24,7 @@ from rmsprop.lab.store import RunDirectory, new_path, to_json
 from rmsprop.torch import RMSprop
 
 CONFIG: dict[str, Any] = {
-    "kind": "train", "task": "digits", "rule": dataclasses.asdict(Rule()), "seed": 1, "epochs": 1,
+    "kind": "train", "task": "digits", "rule": dataclasses.asdict(Rule()), "seed": 1, "epochs": 1, "batch_size": 1,
     "schedule": "constant", "made_with": {"torch": "1", "threads": 1},
 }  # fmt: skip
 ENDED: dict[str, Any] = {

@@ -35,7 +35,20 @@ class _Config(TypedDict):
     made_with: _MadeWith
 
 
+class _Constant(TypedDict):
+    loss: float | None
+    metric: float | None
+    margin: Size
+
+
+class _Given(TypedDict):
+    epochs: Count | None
+    batch_size: Count | None
+
+
 class _TrainConfig(_Config):
+    seed: Count
+    batch_size: Count
     rule: _TrainedRule
     epochs: Count
 
@@ -67,6 +80,7 @@ class _Epoch(TypedDict):
     step_us: Rate | None
     optimizer_us: Size | None
     effective_lr: Quantiles
+    constant: NotRequired[_Constant]
 
 
 class _Tuned(TypedDict):
@@ -168,6 +182,7 @@ class _Ended(TypedDict):
     status: str
     task: str
     metric: str
+    metric_kind: NotRequired[str | None]
     higher_is_better: bool
     command: str
     implementation: str
@@ -175,6 +190,7 @@ class _Ended(TypedDict):
 
 
 class _Finding(TypedDict):
+    kind: str
     sentence: str
     cause: str
     threshold: str
@@ -190,6 +206,7 @@ class _TrainSummary(_Ended):
     test_metric: NotRequired[float | None]
     lost_epoch: NotRequired[Count]
     lost_records: NotRequired[Count]
+    given: NotRequired[_Given | None]
     findings: NotRequired[list[_Finding]]
     post_mortem: NotRequired[_PostMortem | None]
     replay: NotRequired[_Replay | _FailedReplay | None]
@@ -208,10 +225,12 @@ class _Score(TypedDict):
     difference: float | None
     interval: tuple[float, float] | None
     verdict: str
+    at_chance: NotRequired[bool | None]
 
 
 class _CompareSummary(_Ended):
     confidence: Size
+    constant: _Constant
     scores: Annotated[list[_Score], NOT_EMPTY]
     jobs: Count
 
@@ -243,6 +262,9 @@ def check_summary(value: dict[str, Any], kind: str, where: str) -> None:
         _refuse(where, "post_mortem", "there beside replay", Received("none"))
     if value.get("reason") == "validation not finite" and "lost_epoch" not in value:
         _refuse(where, "lost_epoch", "there with this reason", Received("none"))
+    for number, score in enumerate(value.get("scores", [])):
+        if score["interval"] is not None and score["difference"] is None:
+            _refuse(where, f"scores.{number}.difference", "a number beside its interval", None)
 
 
 def check_record(value: dict[str, Any], kind: str, where: str) -> None:
