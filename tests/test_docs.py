@@ -35,7 +35,7 @@ def readme_script() -> ModuleType:
     [
         ("README.md", 12),
         ("docs/conventions.md", 3),
-        ("docs/checkpoints.md", 3),
+        ("docs/checkpoints.md", 4),
         ("docs/numerics.md", 1),
         ("docs/sparse.md", 1),
         ("docs/scaling.md", 3),
