@@ -190,7 +190,6 @@ class _Ended(TypedDict):
 
 
 class _Finding(TypedDict):
-    kind: str
     sentence: str
     cause: str
     threshold: str
