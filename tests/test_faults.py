@@ -34,6 +34,12 @@ def set_data(make: Callable[[Tensor], Tensor]) -> Fault:
     return change
 
 
+def grow_at_the_start(optimizer: RMSprop, p: Tensor) -> None:
+    """The gradient alone is then of another shape, since the state is made anew."""
+    del optimizer.state[p]
+    p.data = torch.ones(5)
+
+
 def half_gradient(optimizer: RMSprop, p: Tensor) -> None:
     """A model that was moved to another dtype between backward and step."""
     p.data = p.data.bfloat16()
@@ -67,6 +73,7 @@ def failing_hook(optimizer: RMSprop, p: Tensor) -> None:
 FAULTS: dict[str, tuple[str, Fault]] = {
     "expanded parameter": (REFUSED, set_data(lambda x: torch.ones(1).expand(3))),
     "parameter that grew": (REFUSED, set_data(lambda x: torch.ones(5))),
+    "parameter without state that grew": (REFUSED, grow_at_the_start),
     "gradient of another dtype": (GOES_ON, half_gradient),
     "sparse gradient out of range": (REFUSED, sparse_gradient),
     "average on another device": (REFUSED, put(square_avg=torch.ones(3, device="meta"))),
@@ -168,7 +175,8 @@ def test_a_gradient_of_another_dtype_steps_as_one_of_the_parameter_s(engine: str
 RELEASED = [
     name
     for name in FAULTS
-    if "gradient of" not in name and name not in ("sparse gradient out of range", "hook that fails")
+    if "gradient of" not in name
+    and name not in ("sparse gradient out of range", "hook that fails", "parameter without state that grew")
 ]
 
 

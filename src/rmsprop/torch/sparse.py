@@ -30,14 +30,14 @@ Index: TypeAlias = tuple[Tensor, ...]  # one Tensor of places for each sparse di
 
 
 def check(group: dict[str, Any], number: int) -> None:
-    """Raise if the gradient of a parameter of `group` is sparse, and cannot be stepped as the group says."""
+    """Raise if the gradient of a parameter of `group` has another shape, or is sparse and not to be stepped so."""
     p = group["params"][number]
+    if p.grad.shape != p.shape:
+        found, remedy = Received(str(tuple(p.grad.shape))), "give it back the shape that it had"
+        raise InputError(f"the gradient of parameter {number}", f"of its shape {tuple(p.shape)}", found, remedy)
     if p.grad.layout == torch.strided:
         return
     where = f"for parameter {number} of shape {tuple(p.shape)}"
-    if p.grad.shape != p.shape:
-        found, remedy = Received(str(tuple(p.grad.shape))), "give it back the shape that it had"
-        raise InputError("the gradient's shape", f"{tuple(p.shape)} {where}", found, remedy)
     if p.layout != torch.strided or p.grad.layout != torch.sparse_coo:
         raise RuntimeError(
             f"RMSprop needs dense parameters with dense or sparse_coo gradients, got {p.layout} with {p.grad.layout} "
