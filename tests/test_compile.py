@@ -118,14 +118,17 @@ def test_a_compiled_step_is_one_graph_that_does_the_same(path: str, rule: Rule) 
 def test_backends_that_rewrite_the_graph_keep_what_it_does(path: str, backend: str) -> None:
     a, b = pair(cases.RULES["all of it"], **PATHS[path])
     step, counter = counted(a.step, backend)
+    first = 0
     for t in range(4):
         for group in (*a.param_groups, *b.param_groups):
             group["lr"] = cases.lr_at(t + 4)
         give(a, b, t)
         step()
+        first = counter.frame_count if t == 0 else first
         b.step()
     agree(a, b, exactly=path == "native kernel")
-    assert counter.frame_count == 1
+    # torch looks twice at a graph with a float64 number on the CPU, such as a step counter, when it is first compiled.
+    assert counter.frame_count == first <= 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
