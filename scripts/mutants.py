@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +27,11 @@ FUSED, STEP, HALF, RUN = "torch/fused.py", "kernel/step.hpp", "kernel/half.hpp",
 LOW, BAD, SMALL, STAGE = "torch/low_precision.py", "torch/nonfinite.py", "kernel/low_precision.hpp", "kernel/stage.hpp"
 NOISE, SPARSE, ROWS = "kernel/noise.hpp", "torch/sparse.py", "kernel/row_sweep.hpp"
 STATISTICS, MEASURE, SWEEP = "torch/statistics.py", "kernel/measure.hpp", "kernel/sweep.cpp"
-TESTS = {
+JAX, KERAS, PYTENSOR, DICTS = "jax.py", "keras.py", "pytensor.py", "state_dicts.py"
+H5, TREES, MOVING, SCHEDULES = "formats/keras.py", "formats/optax.py", "formats/moving.py", "schedules.py"
+TRAINING, COMPARE, WORKERS_PY, TRAIN = "lab/training.py", "lab/compare.py", "lab/workers.py", "lab/train.py"
+CURVE, DESCRIBED, PRIVATE = "monitor/lr_curve.py", "monitor/statistics.py", "torch/private.py"
+TESTS = {  # what is run for a mutant of the file: paths, or single tests where the others are slow
     RULE: "tests/test_rule.py",
     TENSORS: "tests/test_torch.py",
     SLOTS: "tests/test_torch.py",
@@ -36,18 +41,35 @@ TESTS = {
     BAD: "tests/test_nonfinite.py",
     SPARSE: "tests/test_sparse.py",
     STATISTICS: "tests/test_statistics.py",
+    JAX: "tests/test_jax.py::test_every_variant_equals_the_rule",
+    KERAS: "tests/keras_checks.py::test_every_variant_equals_the_rule",
+    PYTENSOR: "tests/test_pytensor.py::test_every_variant_equals_the_rule",
+    DICTS: "tests/test_state.py::test_a_state_dict_states_its_version_and_a_newer_one_is_refused",
+    H5: "tests/test_checkpoint_like.py",
+    TREES: "tests/test_checkpoint.py tests/test_checkpoint_like.py",
+    MOVING: "tests/test_checkpoint.py",
+    SCHEDULES: "tests/test_recipes.py",
+    TRAINING: "tests/test_training.py",
+    COMPARE: "tests/test_compare.py::test_verdicts_follow_the_paired_intervals "
+    "tests/test_compare.py::test_the_rate_with_the_best_mean_wins",
+    WORKERS_PY: "tests/test_workers.py::test_a_worker_has_one_thread",
+    TRAIN: "tests/test_train.py::test_a_resumed_run_has_the_threads_that_it_began_with",
+    CURVE: "tests/test_lr_finder.py::test_half_of_the_rate_where_the_median_curve_is_lowest",
+    DESCRIBED: "tests/test_statistics_numpy.py",
+    PRIVATE: "tests/test_older_torch.py",
 }
 RECORDED = ROOT / "build" / "mutants" / "steps.bin"  # what the kernel must do, from the rule in NumPy
 WORKERS = os.cpu_count() or 1
 
 
 class Mutant(NamedTuple):
-    """One change: what it breaks, where, and the text before and after."""
+    """One change: what it breaks, where, the text before and after, and the test that is run if not all of TESTS."""
 
     name: str
     file: str
     old: str
     new: str
+    test: str = ""
 
 
 MUTANTS = [
@@ -152,6 +174,62 @@ MUTANTS = [
     Mutant("kernel: statistics, squares too small", MEASURE, "sum > (sizeof(T)", "sum >= 0 * (sizeof(T)"),
     Mutant("kernel: statistics, parts not added", RUN, "add(k, part.sums[k]);", "sums[k] = part.sums[k];"),
     Mutant("kernel: last elements left out", RUN, "+ total % pieces * k / pieces", ""),
+    Mutant("jax: E1 sign kept", JAX, "g = -g  # E1", "pass"),
+    Mutant("jax: E2 λ's sign", JAX, "g = g + lam * p  # E2", "g = g - lam * p"),
+    Mutant("jax: E2 λ decoupled, without η", JAX, "(eta * lam) * p", "lam * p"),
+    Mutant("jax: E3 decay", JAX, "v = beta * v +", "v = 1.01 * beta * v +"),
+    Mutant("jax: E5 floor of the variance", JAX, "jnp.maximum(s - m * m, kappa * v)", "s - m * m"),
+    Mutant("jax: E8 nesterov", JAX, "r = u + mu * b if rule.nesterov else b", "r = b"),
+    Mutant("jax: v₀ ignored", JAX, "average(variant.initial_square_avg)", "average(0.0)"),
+    Mutant("jax: m dropped where not centered", JAX, "else state.grad_avg", "else None",
+           "tests/test_jax.py::test_averages_that_a_rule_does_not_use_are_kept"),
+    Mutant("jax: the count wraps", JAX, "optax.safe_increment(state.step)", "state.step + 1",
+           "tests/test_jax.py::test_the_count_of_updates_stops_at_its_largest_number"),
+    Mutant("keras: E1 sign kept", KERAS, "g = -g  # E1", "pass"),
+    Mutant("keras: E3 decay", KERAS, "v = beta * v +", "v = 1.01 * beta * v +"),
+    Mutant("keras: E8 nesterov", KERAS, "r = u + mu * b if rule.nesterov else b", "r = b"),
+    Mutant("keras: a step behind", KERAS, "ops.cast(self.iterations + 1, dtype)", "ops.cast(self.iterations, dtype)"),
+    Mutant("pytensor: E1 sign kept", PYTENSOR, "g = -g  # E1", "pass"),
+    Mutant("pytensor: E3 decay", PYTENSOR, "beta * square_avg +", "1.01 * beta * square_avg +"),
+    Mutant("pytensor: E8 nesterov", PYTENSOR, "r = u + mu * b if rule.nesterov else b", "r = b"),
+    Mutant("state dicts: a newer version", DICTS, "or version > VERSION", "or False"),
+    Mutant("keras files: not all numbers", H5, "if size > dataset.id.get_storage_size():", "if False:",
+           "tests/test_checkpoint_like.py::test_a_keras_file_holds_all_of_its_numbers"),
+    Mutant("keras files: blocks unequal", H5, "left_over or any(", "left_over or False and any(",
+           "tests/test_checkpoint_like.py::test_blocks_of_keras_variables_have_equal_shapes"),
+    Mutant("optax files: sign of the trace", TREES, "sign * b[keys] if b else None", "b[keys] if b else None",
+           "tests/test_checkpoint.py::test_optax_goes_on_in_ours_and_the_other_way"),
+    Mutant("conversion: η the other way", MOVING, "operator.truediv if before else operator.mul",
+           "operator.mul if before else operator.truediv",
+           "tests/test_checkpoint.py::test_optax_goes_on_in_ours_and_the_other_way"),
+    Mutant("conversion: the quotient rounded twice", MOVING, "np.complex128 if np.iscomplexobj(buffer) else np.float64",
+           "buffer.dtype", "tests/test_checkpoint.py::test_a_quotient_is_rounded_once"),
+    Mutant("schedules: linear a step late", SCHEDULES, "xp.maximum(run.total_steps - step, 0)",
+           "xp.maximum(run.total_steps - step + 1, 0)",
+           "tests/test_recipes.py::test_linear_schedules_end_at_0_and_stay_there"),
+    Mutant("schedules: warm-up", SCHEDULES, "part = step / end", "part = (step + 1) / end",
+           "tests/test_recipes.py::test_efficientnet_has_left_its_peak_behind_when_the_warm_up_ends "
+           "tests/test_recipes.py::test_a_first_step_with_rate_0_changes_the_average_and_not_the_weight"),
+    Mutant("training: the order of the first epoch", TRAINING, "SeedSequence([seed, epoch])", "SeedSequence([seed, 0])",
+           "tests/test_training.py::test_every_epoch_has_an_order_of_its_own"),
+    Mutant("training: losses lost on resume", TRAINING, 'list(state["losses"])', "[]",
+           "tests/test_training.py::test_losses_since_the_last_record_are_kept"),
+    Mutant("training: the rate does not fall", TRAINING, 'if schedule == "linear" else 1.0', "if False else 1.0",
+           "tests/test_training.py::test_schedules_set_the_rate"),
+    Mutant("compare: seeds that chose the rates", COMPARE, "range(tuning_seeds, tuning_seeds + seeds)", "range(seeds)",
+           "tests/test_compare.py::test_final_trainings_have_other_seeds_than_those_that_chose_the_rates"),
+    Mutant("compare: the best epoch", COMPARE,
+           'epochs[-1]["validation_metric"]', 'max(e["validation_metric"] for e in epochs)',
+           "tests/test_compare.py::test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best"),
+    Mutant("compare: mean for median", COMPARE, "metric=median(own.values()),", "metric=mean(own.values()),"),
+    Mutant("compare: the highest where lower is better", COMPARE, "-metric if higher_is_better else metric, mean",
+           "-metric, mean"),
+    Mutant("workers: many threads", WORKERS_PY, "torch.set_num_threads(1)", "pass"),
+    Mutant("train: threads of this process", TRAIN, 'torch.set_num_threads(made_with["threads"])', "pass"),
+    Mutant("find-lr: nearer to the lowest point", CURVE, "SHARE = 2.0", "SHARE = 1.5"),
+    Mutant("statistics in NumPy: bins", DESCRIBED, "BINS = 128", "BINS = 96"),
+    Mutant("an older torch: its own check", PRIVATE, '"_cuda_graph_capture_health_check"', '"_no_such_check"'),
+    Mutant("an older torch: no kernel", PRIVATE, "except (AttributeError, ValueError):", "except ValueError:"),
 ]  # fmt: skip
 
 
@@ -191,7 +269,7 @@ def run_tests(copy: Path, tests: str) -> None:
     import rmsprop
 
     assert rmsprop.__file__.startswith(str(copy)), f"the copy is not what Python imports: {rmsprop.__file__}"
-    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", tests]))
+    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests.split()]))
 
 
 def caught_by_tests(mutant: Mutant, kernel: str) -> str | None:
@@ -201,7 +279,9 @@ def caught_by_tests(mutant: Mutant, kernel: str) -> str | None:
         copy_to(copy)
         shutil.copy(kernel, copy / "src" / "rmsprop")
         (copy / "src" / "rmsprop" / mutant.file).write_text(replaced(mutant))
-        process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(copy, TESTS[mutant.file]))
+        process = multiprocessing.get_context("forkserver").Process(
+            target=run_tests, args=(copy, mutant.test or TESTS[mutant.file])
+        )
         process.start()
         process.join()
         if process.exitcode == 0:
@@ -267,6 +347,8 @@ def main() -> int:
     if survivors:
         print(f"not as it should be: {', '.join(survivors)}")
         return 1
+    for file, count in Counter(mutant.file for mutant in mutants if mutant.old).items():
+        print(f"{count:>4} {file}")
     print(f"{sum(bool(mutant.old) for mutant in mutants)} mutants, all caught")
     return 0
 
