@@ -73,7 +73,8 @@ print("stepped")
 
 @pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 def test_every_variant_is_stepped_and_watched_without_the_names_of_the_newest_torch() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     code = [sys.executable, "-c", STEPS]
     done = subprocess.run(code, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout) == (0, "stepped\n"), done.stderr[-3000:]
