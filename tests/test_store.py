@@ -266,7 +266,7 @@ def leave_temporary(folder: Path, name: str, process: int, age: float = 0) -> Pa
     return path
 
 
-@pytest.mark.parametrize("process", [77, os.getpid(), 2**40])
+@pytest.mark.parametrize("process", [77, os.getpid(), 2**40], ids=["dead", "alive", "impossible"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_kill_while_the_first_file_is_written_blocks_nothing(tmp_path: Path, process: int, resume: bool) -> None:
     leave_temporary(tmp_path / "run", "run.json", process)
