@@ -22,6 +22,7 @@ app = App(
     version=__version__,
     help="RMSprop: train with it, compare it with other optimizers, see what it does.",
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # cyclopts would turn it into SystemExit, which is a task's own way to end
     help_epilogue="Start with: rmsprop compare digits\nEvery command explains itself: rmsprop COMMAND --help",
 )
 for command in (
