@@ -318,7 +318,11 @@ def test_what_a_task_prints_is_no_part_of_the_json(arguments: list[str]) -> None
         (["train", "own.py:ends_at_once"], 2, "must be a function that runs without arguments, got SystemExit: 0; a"),
         (["train", "own.py:ends_in_the_model"], 2, "must be able to run one batch of the validation data, got System"),
         (["train", "own.py:ends"], 1, "the task ended the program with sys.exit(0); let it raise an error, or return"),
-        (["compare", "own.py:ends", *SHORT], 1, "the task ended the program with sys.exit(0); let it raise an error"),
+        (
+            ["compare", "own.py:ends", *SHORT],
+            1,
+            "the task ended a training with sys.exit(0); let it raise an error, or",
+        ),
     ],
 )
 def test_a_task_that_ends_the_program_is_no_success(

@@ -71,7 +71,9 @@ def test_each_time_half_of_them_go_on() -> None:
 
 def test_where_fewer_would_not_help_the_cause_is_said(tmp_path: Path) -> None:
     with Workers(1) as workers:
-        with pytest.raises(WorkerLost, match=r"a training called sys.exit\(0\)"):  # not an exit of this process
+        with pytest.raises(
+            WorkerLost, match=r"the task ended a training with sys.exit\(0\)"
+        ):  # not an exit of this process
             results(workers, [("exit", tmp_path / "exit", 0)])
         with pytest.raises(AttributeError, match="NO_SUCH_SIGNAL"):
             results(workers, [("NO_SUCH_SIGNAL", tmp_path / "error", 0)])

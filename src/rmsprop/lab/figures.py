@@ -27,11 +27,8 @@ STYLES: dict[str, tuple[str, Any]] = {
 }
 _SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
 _SHORT = 1e3  # factor from end to end of a logarithmic axis up to which it has ticks between the powers of ten
-# Names of tensors and metrics are shown as they are, whatever is in them and in the reader's own settings; and the same
-# numbers give the same file.
-as_they_are = mpl.rc_context(
-    {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False, "svg.hashsalt": "rmsprop"}
-)
+# Names of tensors and metrics are shown as they are, whatever is in them and in the reader's own settings.
+as_they_are = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _UNNAMED = re.compile(r"_child\d+")  # what matplotlib calls a line without a label
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -240,7 +237,8 @@ def _legend(figure: Figure, columns: int = 3) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # the same numbers give the same file
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = printable(buffer.getvalue())  # of its comments, which repeat every label
     return text[text.index("<svg") :]

@@ -90,7 +90,8 @@ class Workers:
                 try:
                     yield pending.pop(future), future.result()
                 except SystemExit as error:  # its status is not that of this process
-                    raise WorkerLost(f"a training called sys.exit({error.code!r})") from error
+                    cause = f"the task ended a training with sys.exit({error.code!r}); let it raise an error, or return"
+                    raise WorkerLost(cause) from error
             check()
 
     def _fewer(self, cause: str, memory: bool) -> None:
