@@ -109,9 +109,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     model.float()
     with torch.no_grad():
         loss = mean(float(loss_of(model, part)) for part in plays[starts + window].split(128))
-    state = [x for own in optimizer.state.values() for name, x in own.items() if name != "step"]
+    state = [x for own in optimizer.state.values() for name, x in own.items() if name not in ("step", "shape")]
     parameters = sum(p.numel() for p in model.parameters())
-    averages = sum(len(own) - 1 for own in optimizer.state.values()) / len(optimizer.state)
+    averages = len(state) / len(optimizer.state)
     used = sum(x.numel() * x.element_size() for x in state)
     return {"loss": loss, "parameters": parameters, "state_bytes": used / parameters, "averages": averages}
 

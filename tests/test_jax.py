@@ -717,7 +717,9 @@ for kind in (AxisType.Auto, AxisType.Explicit):
                         params, state = step(optimizer, params, state, g)
                     results.append((params, state))
                 for x, y in zip(*map(jax.tree.leaves, results)):
-                    np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(y, np.float32))
+                    # Centered: XLA contracts s - m*m to one rounding in some loops, by the length that a device has.
+                    last_digits = 4 * float(jnp.finfo(x.dtype).eps) if rule.centered and x.ndim else 0
+                    np.testing.assert_allclose(np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=last_digits)
 print("same")
 """
 
