@@ -31,6 +31,13 @@ JAX, KERAS, PYTENSOR, DICTS = "jax.py", "keras.py", "pytensor.py", "state_dicts.
 H5, TREES, MOVING, SCHEDULES = "formats/keras.py", "formats/optax.py", "formats/moving.py", "schedules.py"
 TRAINING, COMPARE, WORKERS_PY, TRAIN = "lab/training.py", "lab/compare.py", "lab/workers.py", "lab/train.py"
 CURVE, DESCRIBED, PRIVATE = "monitor/lr_curve.py", "monitor/statistics.py", "torch/private.py"
+SCORE, LOSS_CALL, CHANCE, OUTCOME = "lab/score.py", "lab/loss_call.py", "lab/chance.py", "lab/outcome.py"
+LOCK, STORE, TASK_CODE = "lab/lock.py", "lab/store.py", "lab/task_code.py"
+GRADIENTS, DECAYS, HISTORY, POST_MORTEM = (
+    f"monitor/{name}.py" for name in ("findings_gradients", "findings_decay", "history", "post_mortem")
+)
+CHECKS, GROUPS, DECAY, ERRORS = "torch/checks.py", "torch/groups.py", "torch/decay.py", "errors.py"
+BUDGET, TORCH_FILE = "formats/budget.py", "formats/torch_file.py"
 TESTS = {  # what is run for a mutant of the file: paths, or single tests where the others are slow
     RULE: "tests/test_rule.py",
     TENSORS: "tests/test_torch.py",
@@ -56,6 +63,23 @@ TESTS = {  # what is run for a mutant of the file: paths, or single tests where 
     TRAIN: "tests/test_train.py::test_a_resumed_run_has_the_threads_that_it_began_with",
     CURVE: "tests/test_lr_finder.py::test_half_of_the_rate_where_the_median_curve_is_lowest",
     DESCRIBED: "tests/test_statistics_numpy.py",
+    SCORE: "tests/test_score.py",
+    LOSS_CALL: "tests/test_score.py",
+    CHANCE: "tests/test_chance.py",
+    OUTCOME: "tests/test_thresholds.py",
+    LOCK: "tests/test_store.py",
+    STORE: "tests/test_store.py",
+    TASK_CODE: "tests/test_task_code.py",
+    GRADIENTS: "tests/test_thresholds.py",
+    DECAYS: "tests/test_thresholds.py",
+    HISTORY: "tests/test_thresholds.py",
+    POST_MORTEM: "tests/test_post_mortem.py",
+    CHECKS: "tests/test_faults.py",
+    GROUPS: "tests/test_faults.py",
+    DECAY: "tests/test_decay.py",
+    ERRORS: "tests/test_groups.py",
+    BUDGET: "tests/test_checkpoint_files.py",
+    TORCH_FILE: "tests/test_checkpoint_files.py",
     PRIVATE: "tests/test_older_torch.py::"
     "test_every_variant_is_stepped_and_watched_without_the_names_of_the_newest_torch",
 }
@@ -231,6 +255,48 @@ MUTANTS = [
     Mutant("statistics in NumPy: bins", DESCRIBED, "BINS = 128", "BINS = 96"),
     Mutant("an older torch: its own check", PRIVATE, '"_cuda_graph_capture_health_check"', '"_no_such_check"'),
     Mutant("an older torch: no kernel", PRIVATE, "except (AttributeError, ValueError):", "except ValueError:"),
+    Mutant("E5 floor of what is left of v", RULE, "s = np.maximum(s - m * m, kappa * v)",
+           "s = np.maximum(s - m * m, kappa * s)", "tests/test_floor.py"),
+    Mutant("kernel: E5 floor of what is left of v", STEP, "c.kappa * whole", "c.kappa * s"),
+    Mutant("slots: another shape", SLOTS, "if shape != p.shape:", "if False:", "tests/test_shapes.py"),
+    Mutant("slots: counters of float32", SLOTS, "else torch.float64)  # MPS", "else torch.float32)  # MPS",
+           "tests/test_counter.py"),
+    Mutant("checks: another device", CHECKS, "if x.device != device:", "if False:"),
+    Mutant("checks: two counts", CHECKS, "step.numel() != 1", "step.numel() > 2"),
+    Mutant("checks: overlapping memory", CHECKS, "other_start < end and", "other_start < start and"),
+    Mutant("groups: lr below 0", GROUPS, "if 0 <= lr < math.inf:", "if lr < math.inf:"),
+    Mutant("errors: 2 as a flag", ERRORS, "flag in (0, 1)", "flag in (0, 1, 2)"),
+    Mutant("decay groups: parametrized biases", DECAY, "if is_parametrized(layer):", "if not layer:"),
+    Mutant("score: a loss that is better higher", SCORE,
+           'Score(name, higher_is_better=False, kind="loss", loss_is_sum=call.is_sum)',
+           'Score(name, higher_is_better=True, kind="loss", loss_is_sum=call.is_sum)'),
+    Mutant("score: batches alike", SCORE, "_by_examples.add(float(loss), examples", "_by_examples.add(float(loss), 1"),
+    Mutant("loss: logits as probabilities", LOSS_CALL, "border = 0.0 if", "border = 0.5 if"),
+    Mutant("chance: margin", CHANCE, "MARGIN = 2.0", "MARGIN = 2.5"),
+    Mutant("chance: share", CHANCE, "SHARE = 0.01", "SHARE = 0.0125"),
+    Mutant("chance: the rarer of two", CHANCE, "counted - likely)", "likely)"),
+    Mutant("outcome: way from chance", OUTCOME, "WAY = 0.1 ", "WAY = 0.125 "),
+    Mutant("outcome: fitted", OUTCOME, "FITTED = 0.9 ", "FITTED = 0.675 "),
+    Mutant("outcome: jump", OUTCOME, "JUMP = 1.2 ", "JUMP = 1.5 "),
+    Mutant("outcome: moved", OUTCOME, "MOVED = 1.0 ", "MOVED = 1.25 "),
+    Mutant("outcome: slow", OUTCOME, "SLOW = 0.9 ", "SLOW = 0.675 "),
+    Mutant("outcome: steady", OUTCOME, "STEADY = 0.3 ", "STEADY = 0.375 "),
+    Mutant("outcome: given back", OUTCOME, "GAVE_BACK = 0.25 ", "GAVE_BACK = 0.3125 "),
+    Mutant("outcome: score given back", OUTCOME, "GAVE_BACK_SCORE = 0.05 ", "GAVE_BACK_SCORE = 0.0625 "),
+    Mutant("outcome: well", OUTCOME, "WELL = 0.1 ", "WELL = 0.125 "),
+    Mutant("outcome: thrown", OUTCOME, "THROWN = 1.5 ", "THROWN = 1.875 "),
+    Mutant("findings: spikes", GRADIENTS, "limit = 10.0", "limit = 12.5"),
+    Mutant("findings: zero gradients", GRADIENTS, "0.9, 0.8, 8", "0.9, 0.6, 8"),
+    Mutant("findings: L2 decay", DECAYS, "far, matters, least = 10.0,", "far, matters, least = 7.5,"),
+    Mutant("findings: far", HISTORY, "FAR = 100.0", "FAR = 125.0"),
+    Mutant("post-mortem: spikes", POST_MORTEM, "SPIKE = 10.0", "SPIKE = 12.5"),
+    Mutant("post-mortem: far", POST_MORTEM, "FAR = 1000.0", "FAR = 750.0"),
+    Mutant("post-mortem: alike", POST_MORTEM, "_ALIKE = 6.0", "_ALIKE = 7.5"),
+    Mutant("lock: of a file that was removed", LOCK, "if os.path.samestat(os.fstat(handle), file.stat()):", "if True:"),
+    Mutant("records: those of the checkpoint's step", STORE, 'if r["step"] <= step', 'if r["step"] < step'),
+    Mutant("reading: a quarter more", BUDGET, "2**28, 8", "2**28 + 2**26, 8"),
+    Mutant("reading: a number beyond the storage", TORCH_FILE, "last >= storage.size", "last > storage.size"),
+    Mutant("reading: expanded tensors for nothing", TORCH_FILE, "spend(size * width", "spend(0 * width"),
 ]  # fmt: skip
 
 
