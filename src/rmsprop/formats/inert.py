@@ -291,6 +291,31 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{key}", each) for key, each in value.state.items())
 
 
+def search(
+    value: Any, budget: Budget, wanted: Callable[[Any], bool | None], depth: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return what is wanted in a value, each with how a program would reach it; nearer ones come first.
+
+    `wanted` returns None for what is not to be looked into.
+    """
+    found, seen, layer = [], {id(value)}, [("", value)]
+    for _ in range(depth):
+        deeper: list[tuple[str, Any]] = []
+        for where, each in layer:
+            answer = wanted(each)
+            if answer:
+                found.append((where, each))
+            if answer is not False:
+                continue
+            for key, inner in children(each):
+                budget.visit()
+                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
+                    seen.add(id(inner))
+                    deeper.append((where + key[:80], inner))
+        layer = deeper
+    return found
+
+
 def plain(value: Any, budget: Budget, depth: int = 8) -> Any:
     """Return a value of numbers, text, arrays, lists and dicts alone, or raise LookupError with what else it holds."""
     budget.visit(_VISITS_OF_A_COPY)

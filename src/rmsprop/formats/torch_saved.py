@@ -19,7 +19,7 @@ from rmsprop.errors import InputError, Received
 from rmsprop.formats import trees
 from rmsprop.formats.budget import Budget
 from rmsprop.formats.files import check_archive, package, read_json
-from rmsprop.formats.inert import Record, children
+from rmsprop.formats.inert import search
 from rmsprop.formats.torch_file import TorchFile
 
 OPTIMIZER = "policy.optimizer.pth"  # in the archive that SB3 saves
@@ -89,26 +89,15 @@ def _harmless() -> list[Any]:
     ]  # fmt: skip
 
 
-def _optimizers(value: Any, budget: Budget, depth: int = 6) -> list[tuple[str, dict[str, Any]]]:
+def _optimizers(value: Any, budget: Budget) -> list[tuple[str, dict[str, Any]]]:
     """Return the state dicts of optimizers in what torch.save wrote, each with how a program reaches it."""
-    found, seen, layer = [], {id(value)}, [("", value)]
-    for _ in range(depth):
-        deeper: list[tuple[str, Any]] = []
-        for where, each in layer:
-            if (
-                isinstance(each, dict)
-                and isinstance(each.get("param_groups"), list)
-                and isinstance(each.get("state"), dict)
-            ):
-                found.append((where, each))
-                continue
-            for key, inner in children(each):
-                budget.visit()
-                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
-                    seen.add(id(inner))
-                    deeper.append((where + key[:80], inner))
-        layer = deeper
-    return found
+    return search(value, budget, _is_optimizer, depth=6)
+
+
+def _is_optimizer(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and isinstance(value.get("param_groups"), list) and isinstance(value.get("state"), dict)
+    )
 
 
 def _only(path: Path, found: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from rmsprop.checkpoint import ParameterState
 from rmsprop.errors import InputError, Received
 from rmsprop.formats.budget import Budget
-from rmsprop.formats.inert import Record, children
+from rmsprop.formats.inert import search
 
 _MODELS = ("['model']", "['state_dict']", "['model_state_dict']", "['module']", "['net']")
 _STATISTICS = {"running_mean": "running_mean", "running_var": "running_var"}
@@ -48,28 +48,18 @@ def fill(model: dict[str, Any], parameters: Sequence[ParameterState], tensor: An
                 model[f"{stem}.{key}" if stem else key] = tensor(value)
 
 
+def _is_model(value: Any) -> bool | None:
+    """Return whether a value is a model's state dict; None for an optimizer's, which holds none."""
+    if not isinstance(value, dict) or not value:
+        return False
+    if "param_groups" in value:
+        return None
+    return all(isinstance(k, str) and hasattr(v, "shape") for k, v in value.items())
+
+
 def find(path: Path, value: Any, budget: Budget) -> dict[str, Any]:
     """Return the one state dict of a model in what was saved."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    seen, layer = {id(value)}, [("", value)]
-    for _ in range(4):
-        deeper: list[tuple[str, Any]] = []
-        for where, each in layer:
-            if isinstance(each, dict) and "param_groups" in each:
-                continue
-            if (
-                isinstance(each, dict)
-                and each
-                and all(isinstance(k, str) and hasattr(v, "shape") for k, v in each.items())
-            ):
-                found.append((where, each))
-                continue
-            for key, inner in children(each):
-                budget.visit()
-                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
-                    seen.add(id(inner))
-                    deeper.append((where + key[:80], inner))
-        layer = deeper
+    found = search(value, budget, _is_model, depth=4)
     usual = [each for each in found if each[0] in _MODELS]
     chosen = usual if len(usual) == 1 else found
     if len(chosen) != 1:
