@@ -306,6 +306,12 @@ def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str,
     assert "What the optimizer did" not in write_report(run).read_text()
 
 
+def test_what_a_training_came_to_stands_at_the_top_of_its_report(tmp_path: Path) -> None:
+    run, _ = train("digits", Rule(lr=1e-6), epochs=1, out=tmp_path / "run")
+    page = write_report(run).read_text()
+    assert 0 < page.index("Nothing was learned: the validation loss is") < page.index("Pictures")
+
+
 @pytest.mark.slow
 def test_an_unfinished_run_has_a_report(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
     for kind, run in runs.items():

@@ -16,6 +16,7 @@ from rmsprop.lab import figures, monitor_figures
 from rmsprop.lab.store import REPORT, RunDirectory
 from rmsprop.lab.watch import measured, told_of
 from rmsprop.lab.words import (
+    OF_LOSSES,
     describe_comparison,
     describe_findings,
     describe_training,
@@ -46,6 +47,8 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     config, summary, records = run.config(), run.summary(), run.records()
     content = (_comparison if config["kind"] == "compare" else _training)(config, summary, records)
     content["watched"] = None if config["kind"] == "compare" else _watched(run, summary)
+    if content["watched"]:
+        content["lines"] = [*content["lines"], *content["watched"]["outcome"]]
     path = path or run.path / REPORT
     if path.is_dir():
         path = path / REPORT
@@ -201,6 +204,7 @@ def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any
     line = describe_findings(findings, len(records), min(steps, default=None), max(steps, default=None))
     return {
         "line": f"Beside that, {line[0].lower()}{line[1:]}" if post_mortem and not findings else line,
+        "outcome": [finding["sentence"] for finding in findings if finding["kind"] in OF_LOSSES],
         "findings": findings_by_advice(findings),
         "post_mortem": post_mortem,
         "figures": _watched_figures(records) if records else [],
