@@ -26,7 +26,7 @@ class _Console(Console):
     """A console that shows no control characters in text of others."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Return what is to be written, of which rich's own control codes are no part yet."""
+        """Return the segments to be written. Rich adds its own control codes later."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 

@@ -39,7 +39,7 @@ class Storage(NamedTuple):
 
 
 class Stored:
-    """A tensor in a file, of which nothing has been read yet."""
+    """A tensor in a file that has not been read yet."""
 
     def __init__(self, file: TorchFile, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str) -> None:
         if max(len(shape), len(stride)) > _MOST_AXES:
