@@ -23,11 +23,11 @@ import torch
 
 from rmsprop.environment import environment
 from rmsprop.files import write_atomically
-from rmsprop.lab.store import RunDirectory
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.watch import Watch
 from rmsprop.lab.task import load_task
 from rmsprop.lab.train import EVERY, usual_every
-from rmsprop.lab.training import Training
-from rmsprop.lab.watch import Watch
 from rmsprop.torch import RMSprop
 
 RECORDS = {"digits": 40, "mnist": 10, "shakespeare": 5}

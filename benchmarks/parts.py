@@ -22,7 +22,7 @@ from rmsprop import native
 from rmsprop.environment import environment
 from rmsprop.lab.bench import POLICY, Language
 from rmsprop.torch import RMSprop
-from rmsprop.torch.fused import gather
+from rmsprop.torch.engines.cpu_kernel import gather
 
 REPEATS = 25
 

@@ -22,11 +22,11 @@ from rmsprop import Rule
 from rmsprop.files import finite, write_atomically
 from rmsprop.lab import load_task
 from rmsprop.lab.find_lr import on_task
-from rmsprop.lab.find_lr_figure import draw_range_test
+from rmsprop.lab.report.range_test_figure import draw_range_test
+from rmsprop.lab.report.sentences import score_words
+from rmsprop.lab.runs.training import Training
 from rmsprop.lab.task import Task
-from rmsprop.lab.training import Training
-from rmsprop.lab.words import score_words
-from rmsprop.monitor.lr_curve import judge
+from rmsprop.monitor.lr_finder.curve import judge
 from rmsprop.torch import RMSprop
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

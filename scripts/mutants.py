@@ -22,22 +22,27 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-RULE, TENSORS, SLOTS, LOADING = "rule.py", "torch/tensors.py", "torch/slots.py", "torch/loading.py"
-FUSED, STEP, HALF, RUN = "torch/fused.py", "kernel/step.hpp", "kernel/half.hpp", "kernel/run.cpp"
+RULE, TENSORS, SLOTS, LOADING = "rule.py", "torch/engines/arithmetic.py", "torch/state.py", "torch/loading.py"
+FUSED, STEP, HALF, RUN = "torch/engines/cpu_kernel.py", "kernel/step.hpp", "kernel/half.hpp", "kernel/run.cpp"
 LOW, BAD, SMALL, STAGE = "torch/low_precision.py", "torch/nonfinite.py", "kernel/low_precision.hpp", "kernel/stage.hpp"
-NOISE, SPARSE, ROWS = "kernel/noise.hpp", "torch/sparse.py", "kernel/row_sweep.hpp"
+NOISE, SPARSE, ROWS = "kernel/noise.hpp", "torch/engines/sparse_rows.py", "kernel/row_sweep.hpp"
 STATISTICS, MEASURE, SWEEP = "torch/statistics.py", "kernel/measure.hpp", "kernel/sweep.cpp"
 JAX, KERAS, PYTENSOR, DICTS = "jax.py", "keras.py", "pytensor.py", "state_dicts.py"
-H5, TREES, MOVING, SCHEDULES = "formats/keras.py", "formats/optax.py", "formats/moving.py", "schedules.py"
-TRAINING, COMPARE, WORKERS_PY, TRAIN = "lab/training.py", "lab/compare.py", "lab/workers.py", "lab/train.py"
-CURVE, DESCRIBED, PRIVATE = "monitor/lr_curve.py", "monitor/statistics.py", "torch/private.py"
-SCORE, LOSS_CALL, CHANCE, OUTCOME = "lab/score.py", "lab/loss_call.py", "lab/chance.py", "lab/outcome.py"
-LOCK, STORE, TASK_CODE = "lab/lock.py", "lab/store.py", "lab/task_code.py"
-GRADIENTS, DECAYS, HISTORY, POST_MORTEM = (
-    f"monitor/{name}.py" for name in ("findings_gradients", "findings_decay", "history", "post_mortem")
+H5, TREES, MOVING, SCHEDULES = (
+    "checkpoint/formats/keras.py",
+    "checkpoint/formats/optax.py",
+    "checkpoint/conversion.py",
+    "recipes/schedules.py",
 )
-CHECKS, GROUPS, DECAY, ERRORS = "torch/checks.py", "torch/groups.py", "torch/decay.py", "errors.py"
-BUDGET, TORCH_FILE = "formats/budget.py", "formats/torch_file.py"
+TRAINING, COMPARE, WORKERS_PY, TRAIN = "lab/runs/training.py", "lab/compare.py", "lab/runs/workers.py", "lab/train.py"
+CURVE, DESCRIBED, PRIVATE = "monitor/lr_finder/curve.py", "monitor/statistics.py", "torch/private.py"
+SCORE, LOSS_CALL, CHANCE, OUTCOME = "lab/score.py", "lab/loss_call.py", "lab/chance.py", "lab/report/outcome.py"
+LOCK, STORE, TASK_CODE = "lab/runs/lock.py", "lab/runs/directory.py", "lab/runs/task_code.py"
+GRADIENTS, DECAYS, HISTORY, POST_MORTEM = (
+    f"monitor/{name}.py" for name in ("findings/gradients", "findings/weight_decay", "findings/history", "post_mortem")
+)
+CHECKS, GROUPS, DECAY, ERRORS = "torch/engines/checks.py", "torch/groups.py", "torch/decay.py", "errors.py"
+BUDGET, TORCH_FILE = "checkpoint/formats/budget.py", "checkpoint/formats/torch_file.py"
 TESTS = {  # what is run for a mutant of the file: paths, or single tests where the others are slow
     RULE: "tests/test_rule.py",
     TENSORS: "tests/test_torch.py",

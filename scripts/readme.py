@@ -16,10 +16,10 @@ from typing import Any
 
 from rich.console import Console
 
-from rmsprop.console import comparison_table, show_bench
-from rmsprop.lab import figures
-from rmsprop.lab.store import RunDirectory
-from rmsprop.lab.words import describe_comparison
+from rmsprop.cli.terminal import comparison_table, show_bench
+from rmsprop.lab.report import figures
+from rmsprop.lab.report.sentences import describe_comparison
+from rmsprop.lab.runs.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 README, DEMO, PICTURE = ROOT / "README.md", ROOT / "docs" / "demo.json", ROOT / "docs" / "learning-rates.svg"

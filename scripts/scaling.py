@@ -26,7 +26,7 @@ from torch.utils.data import TensorDataset
 from rmsprop import Rule, init, update
 from rmsprop.environment import environment
 from rmsprop.files import write_atomically
-from rmsprop.lab.figures import _svg
+from rmsprop.lab.report.figures import _svg
 from rmsprop.lab.task import Task, load_task
 from rmsprop.scaling import scale_batch_size
 from rmsprop.torch import RMSprop

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rmsprop.files import write_atomically
-from rmsprop.lab.figures import STYLES, _axes, _legend, _svg
+from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg
 from rmsprop.torch import RMSprop
 
 ROOT = Path(__file__).resolve().parent.parent

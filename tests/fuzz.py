@@ -29,7 +29,7 @@ from torch import Tensor
 
 from rmsprop import Rule
 from rmsprop.torch import RMSprop
-from rmsprop.torch.fused import UNAVAILABLE
+from rmsprop.torch.engines.cpu_kernel import UNAVAILABLE
 from rmsprop.torch.groups import EXECUTION, FIELDS
 
 STATE = ("square_avg", "grad_avg", "momentum_buffer")

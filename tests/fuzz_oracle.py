@@ -14,7 +14,7 @@ from torch import Tensor
 from rmsprop import Rule, State, update
 from rmsprop.rule import denominator
 from rmsprop.torch.groups import FIELDS
-from rmsprop.torch.slots import converted
+from rmsprop.torch.state import converted
 
 Array = NDArray[Any]
 ULPS = 6.0  # roundings that one quantity may differ by between two orders of the same operations

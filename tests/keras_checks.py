@@ -444,7 +444,8 @@ def test_from_rule_takes_a_rule() -> None:
 def test_on_pytorch_the_native_kernel_makes_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """And tensor operations where it cannot; the numbers are the same."""
     from rmsprop import native
-    from rmsprop.torch import compiled, fused
+    from rmsprop.torch import compiled
+    from rmsprop.torch.engines import cpu_kernel
 
     assert native.kernel is not None
     calls: list[int] = []
@@ -456,7 +457,7 @@ def test_on_pytorch_the_native_kernel_makes_the_step(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(compiled, "kernel_step", counted)
     for reason in (None, "no kernel today"):
-        monkeypatch.setattr(fused, "UNAVAILABLE", reason)
+        monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", reason)
         excluded, *rest = variables([np.ones(3), np.ones(4), np.ones(5)], "float32")
         optimizer = RMSprop.from_rule(dataclasses.replace(RICH, maximize=True))
         optimizer.exclude_from_weight_decay(var_list=[excluded])

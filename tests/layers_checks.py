@@ -20,7 +20,7 @@ import torch
 from keras import layers
 from torch import nn
 
-from rmsprop.cli import run
+from rmsprop.cli.app import run
 from rmsprop.torch import RMSprop
 
 keras.config.set_floatx("float64")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rmsprop import InputError, native
-from rmsprop.cli import run
+from rmsprop.cli.app import run
 from rmsprop.lab import bench
 
 pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")

@@ -24,9 +24,9 @@ import torch
 
 from rmsprop import InputError
 from rmsprop.checkpoint import Checkpoint, ParameterState, convert, read, write
-from rmsprop.cli import run
-from rmsprop.formats.budget import Budget
-from rmsprop.formats.torch_file import Storage, Stored, TorchFile
+from rmsprop.checkpoint.formats.budget import Budget
+from rmsprop.checkpoint.formats.torch_file import Storage, Stored, TorchFile
+from rmsprop.cli.app import run
 from rmsprop.torch import RMSprop
 
 PLAIN = {"lr": 0.5, "decay": 0.9, "eps": 1e-7, "momentum": 0.0, "eps_inside_sqrt": True, "lr_in_momentum": True}

@@ -19,14 +19,14 @@ import torch
 from rich.text import Text
 
 from rmsprop import Rule, native, profile, recipe
-from rmsprop.cli import run
-from rmsprop.commands.common import stdout
-from rmsprop.console import show_training
-from rmsprop.lab.lock import locked
-from rmsprop.lab.report import write_report
-from rmsprop.lab.store import RunDirectory
+from rmsprop.cli.app import run
+from rmsprop.cli.common import stdout
+from rmsprop.cli.terminal import show_training
+from rmsprop.lab.report.page import write_report
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.lock import locked
+from rmsprop.lab.runs.watch import measured
 from rmsprop.lab.train import train
-from rmsprop.lab.watch import measured
 from rmsprop.recipes import RECIPES
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -389,10 +389,10 @@ def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypat
     sound = capsys.readouterr().out
     assert "torch, cpu, foreach" in sound
     assert sound.endswith(f"\nAll {sound.count('ok: ')} paths agree with the rule.\n")
-    from rmsprop.torch import tensors
+    from rmsprop.torch.engines import arithmetic
 
-    right = tensors.step
-    monkeypatch.setattr(tensors, "step", lambda rule, lr, *rest: right(rule, 1.03 * lr, *rest))
+    right = arithmetic.step
+    monkeypatch.setattr(arithmetic, "step", lambda rule, lr, *rest: right(rule, 1.03 * lr, *rest))
     assert run(["doctor"]) == 1
     text = capsys.readouterr().out
     assert text.count("WRONG") == 9
@@ -402,11 +402,11 @@ def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypat
 def test_doctor_says_why_the_kernel_does_not_step_torch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rmsprop import doctor
-    from rmsprop.torch import fused
+    from rmsprop.cli import doctor
+    from rmsprop.torch.engines import cpu_kernel
 
     monkeypatch.setattr(doctor, "_WALKS", {"torch": doctor._WALKS["torch"]})
-    monkeypatch.setattr(fused, "UNAVAILABLE", "torch 2.9.1 lacks …")
+    monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", "torch 2.9.1 lacks …")
     assert run(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert "torch 2.9.1 lacks …" in told["notes"]
@@ -416,7 +416,7 @@ def test_doctor_says_why_the_kernel_does_not_step_torch(
 def test_doctor_goes_on_where_a_framework_is_broken(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rmsprop import doctor
+    from rmsprop.cli import doctor
 
     def absent(*_: object) -> doctor.Walked:
         raise ModuleNotFoundError("rmsprop.jax needs JAX and optax: pip install 'rmsprop[jax]'")
@@ -436,7 +436,7 @@ def test_doctor_goes_on_where_a_framework_is_broken(
 
 @pytest.mark.parametrize("name", ["train", "compare", "report", "explain", "recipes", "convert", "doctor", "bench"])
 def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
-    code = f"import sys; from rmsprop.cli import run; run([{name!r}, '--help']); print('torch' in sys.modules)"
+    code = f"import sys; from rmsprop.cli.app import run; run([{name!r}, '--help']); print('torch' in sys.modules)"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Try:" in text
     assert f"rmsprop {name}" in text
@@ -776,7 +776,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_result_on_the_screen(
     def full(run: RunDirectory) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.path / "report.html"))
 
-    monkeypatch.setattr("rmsprop.lab.report.write_report", full)
+    monkeypatch.setattr("rmsprop.lab.report.page.write_report", full)
     assert run(["train", f"{MINE}:regression", "--out", "run"]) == 1
     shown = capsys.readouterr()
     assert "After 3 epochs (12 steps) on the validation data: error " in shown.out
@@ -810,7 +810,7 @@ def test_missing_packages_are_named_with_the_command_that_installs_them() -> Non
         "sys.meta_path.insert(0, Hide())\n"
     )
     command = "import rmsprop.__main__ as m; sys.exit(m.main())"
-    train = "from rmsprop.cli import run; sys.exit(run(['train', 'digits']))"
+    train = "from rmsprop.cli.app import run; sys.exit(run(['train', 'digits']))"
     for name, use, line in (
         ("cyclopts", command, "rmsprop: the command line needs cyclopts: pip install 'rmsprop[lab]'"),
         ("torch", train, "rmsprop: rmsprop.lab needs torch: pip install 'rmsprop[lab]'"),

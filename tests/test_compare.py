@@ -15,16 +15,16 @@ from scipy import stats
 from rmsprop import Rule
 from rmsprop.lab import compare as compare_module
 from rmsprop.lab.compare import OPTIMIZERS, Choice, choose, compare, judge, paired_interval
-from rmsprop.lab.report import write_report
-from rmsprop.lab.store import to_json
-from rmsprop.lab.train import train
-from rmsprop.lab.words import (
+from rmsprop.lab.report.page import write_report
+from rmsprop.lab.report.sentences import (
     describe_comparison,
     describe_training,
     difference_words,
     range_words,
     score_words,
 )
+from rmsprop.lab.runs.directory import to_json
+from rmsprop.lab.train import train
 
 MINE = str(Path(__file__).with_name("mine.py"))
 

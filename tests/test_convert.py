@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from rmsprop.checkpoint import read
-from rmsprop.cli import run
+from rmsprop.cli.app import run
 from rmsprop.torch import RMSprop
 
 MARKER = "executed"
@@ -201,7 +201,7 @@ def test_bad_input_is_one_line_and_no_file(
 def test_a_missing_package_is_named_with_its_command(tmp_path: Path) -> None:
     (tmp_path / "a.msgpack").write_bytes(b"\x80")
     code = (
-        "import sys; sys.modules['msgpack'] = None; from rmsprop.cli import run;"
+        "import sys; sys.modules['msgpack'] = None; from rmsprop.cli.app import run;"
         "sys.exit(run(['convert', 'a.msgpack', 'b.pt', '--from', 'optax']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

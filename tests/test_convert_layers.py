@@ -18,8 +18,8 @@ import torch
 
 from rmsprop import InputError
 from rmsprop.checkpoint import Checkpoint, ParameterState, convert, plan, read
-from rmsprop.cli import run
-from rmsprop.formats.keras_layers import variables
+from rmsprop.checkpoint.keras_layers import variables
+from rmsprop.cli.app import run
 
 RULE = {"lr": 0.5, "decay": 0.9, "eps": 1e-7, "momentum": 0.0, "eps_inside_sqrt": True, "lr_in_momentum": True}
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 import rmsprop.names
 import rmsprop.torch.decay
 from rmsprop import InputError
-from rmsprop.monitor.tensors import names_of
+from rmsprop.monitor.torch_record import names_of
 from rmsprop.names import plain_name, plain_names
 from rmsprop.torch import RMSprop, decay_groups
 

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from rmsprop.cli import run
+from rmsprop.cli.app import run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -113,15 +113,15 @@ def test_links_of_the_documents_lead_to_files() -> None:
     [
         "rule",
         "profiles",
-        "recipes",
+        "recipes.catalogue",
         "scaling",
         "checkpoint",
         "torch.optimizer",
         "torch.release",
         "torch.decay",
         "jax",
-        "monitor.findings",
-        "monitor.lr_finder",
+        "monitor.findings.kinds",
+        "monitor.lr_finder.finder",
         "monitor.monitor",
         "monitor.sinks",
         "lab.task",

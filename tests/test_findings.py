@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmsprop import InputError, Rule, init, update
-from rmsprop.lab.course import Course
-from rmsprop.lab.losses import ran_away
+from rmsprop.lab.runs.course import Course
+from rmsprop.lab.runs.runaway_loss import ran_away
+from rmsprop.lab.runs.training import Training
 from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
-from rmsprop.lab.training import Training
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import KINDS, Finding, consistent, find
-from rmsprop.monitor.history import Seen, counted
+from rmsprop.monitor.findings.history import Seen, counted
 from rmsprop.monitor.statistics import describe, sums
 from rmsprop.torch import RMSprop
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rmsprop import InputError, native
-from rmsprop.torch import RMSprop, fused
+from rmsprop.torch import RMSprop
+from rmsprop.torch.engines import cpu_kernel
 
 pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 RULE = cases.RULES["all of it, the other way"]
@@ -96,21 +97,21 @@ CASES: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor, int], Tensor | No
     "at an offset": (lambda: randn(20)[3:], usual, ""),
     "complex": (lambda: torch.complex(randn(3), randn(3, seed=1)),
                 lambda p, n: torch.complex(randn(3, seed=n), randn(3, seed=n + 1)), ""),
-    "subclass": (lambda: randn(3).as_subclass(Subclass), usual, fused.REASONS["class"]),
-    "gaps": (lambda: randn(4, 6)[:, ::2], usual, fused.REASONS["strides"]),
-    "other strides": (lambda: randn(3, 4), transposed, fused.REASONS["gradient strides"]),
+    "subclass": (lambda: randn(3).as_subclass(Subclass), usual, cpu_kernel.REASONS["class"]),
+    "gaps": (lambda: randn(4, 6)[:, ::2], usual, cpu_kernel.REASONS["strides"]),
+    "other strides": (lambda: randn(3, 4), transposed, cpu_kernel.REASONS["gradient strides"]),
     "expanded gradient": (lambda: randn(3, 4), lambda p, n: randn(4, seed=n).expand(3, 4),
-                          fused.REASONS["gradient strides"]),
-    "negated gradient": (lambda: randn(3), negated, fused.REASONS["gradient strides"]),
-    "negated gradient of one number": (lambda: randn(1), negated, fused.REASONS["gradient flag"]),
+                          cpu_kernel.REASONS["gradient strides"]),
+    "negated gradient": (lambda: randn(3), negated, cpu_kernel.REASONS["gradient strides"]),
+    "negated gradient of one number": (lambda: randn(1), negated, cpu_kernel.REASONS["gradient flag"]),
     "conjugated gradient": (lambda: torch.complex(randn(3), randn(3, seed=1)), conjugated,
-                            fused.REASONS["gradient flag"]),
+                            cpu_kernel.REASONS["gradient flag"]),
     "subclass gradient": (lambda: randn(3), lambda p, n: usual(p, n).as_subclass(Subclass),
-                          fused.REASONS["gradient class"]),
-    "negated parameter": (lambda: torch.complex(randn(3), randn(3)).conj().imag, usual, fused.REASONS["strides"]),
+                          cpu_kernel.REASONS["gradient class"]),
+    "negated parameter": (lambda: torch.complex(randn(3), randn(3)).conj().imag, usual, cpu_kernel.REASONS["strides"]),
     "negated parameter of one number": (lambda: torch.complex(randn(1), randn(1)).conj().imag, usual,
-                                        fused.REASONS["flag"]),
-    "gradient in the parameter's memory": (lambda: randn(3), lambda p, _: p.view_as(p), fused.REASONS["overlap"]),
+                                        cpu_kernel.REASONS["flag"]),
+    "gradient in the parameter's memory": (lambda: randn(3), lambda p, _: p.view_as(p), cpu_kernel.REASONS["overlap"]),
 }  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def test_devices_without_a_kernel_are_left_to_tensor_operations() -> None:
     p.grad = torch.ones(3, device="meta")
     optimizer = RMSprop([p])
     optimizer.step()
-    assert optimizer.implementation == f"tensor operations ({fused.REASONS['layout']})"
+    assert optimizer.implementation == f"tensor operations ({cpu_kernel.REASONS['layout']})"
     with pytest.raises(InputError, match="it has no memory of its own"):
         RMSprop([p], fused=True).step()
 
@@ -184,16 +185,16 @@ def test_before_the_first_step_the_path_is_told_as_far_as_the_parameters_tell() 
     assert RMSprop([randn(3), randn(2)], foreach=True).implementation == "tensor operations (foreach=True)"
     params = [randn(3), torch.ones(2, device="meta"), randn(3).as_subclass(Subclass)]
     assert RMSprop(params).implementation == (
-        f"{KERNEL}, but tensor operations for some (parameter 1 of group 0: {fused.REASONS['device']}; "
-        f"parameter 2 of group 0: {fused.REASONS['class']})"
+        f"{KERNEL}, but tensor operations for some (parameter 1 of group 0: {cpu_kernel.REASONS['device']}; "
+        f"parameter 2 of group 0: {cpu_kernel.REASONS['class']})"
     )
 
 
 def test_without_a_kernel_it_is_said_once_and_the_numbers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "the native kernel was not built: …"
     monkeypatch.setattr(native, "kernel", None)
-    monkeypatch.setattr(fused, "UNAVAILABLE", reason)
-    fused.say_once.cache_clear()
+    monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", reason)
+    cpu_kernel.say_once.cache_clear()
     a, b = pair([randn(3)])
     with pytest.warns(UserWarning, match="the native kernel was not built"):
         steps(a, b, usual)
@@ -203,7 +204,7 @@ def test_without_a_kernel_it_is_said_once_and_the_numbers_are_the_same(monkeypat
     assert a.implementation == f"tensor operations ({reason})"
     with pytest.raises(InputError, match="the native kernel was not built"):
         RMSprop([randn(3)], fused=True)
-    fused.say_once.cache_clear()
+    cpu_kernel.say_once.cache_clear()
 
 
 def test_overlapping_parameters_are_stepped_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +307,7 @@ def test_a_flag_set_between_steps_is_seen() -> None:
     for optimizer in (a, b):
         negate(optimizer.param_groups[0]["params"][1], optimizer)
     steps(a, b, usual)
-    assert fused.REASONS["flag"] in a.implementation
+    assert cpu_kernel.REASONS["flag"] in a.implementation
 
 
 def test_a_group_may_hold_its_parameters_in_a_tuple() -> None:
@@ -465,7 +466,7 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
             super().run(threads, *rest)
 
     kept = torch.get_num_threads()
-    monkeypatch.setattr(fused, "new_batch", Batch)
+    monkeypatch.setattr(cpu_kernel, "new_batch", Batch)
     p = randn(3)
     p.grad = randn(3)
     optimizer = RMSprop([p])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fuzz
 import pytest
 
-from rmsprop.torch import slots
+from rmsprop.torch import state
 
 
 def test_a_few_runs_find_nothing() -> None:
@@ -19,11 +19,11 @@ def test_a_few_runs_find_nothing() -> None:
 @pytest.mark.slow
 def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """initial_square_avg without effect."""
-    before = slots.complete_state
+    before = state.complete_state
 
     def forgetful(group: object, number: int, states: object) -> object:
         return before({**group, "initial_square_avg": 0.0}, number, states)  # type: ignore[dict-item, arg-type]
 
-    monkeypatch.setattr("rmsprop.torch.fused.complete_state", forgetful)
-    monkeypatch.setattr("rmsprop.torch.slots.complete_state", forgetful)
+    monkeypatch.setattr("rmsprop.torch.engines.cpu_kernel.complete_state", forgetful)
+    monkeypatch.setattr("rmsprop.torch.state.complete_state", forgetful)
     assert any("square_avg" in (fuzz.look(seed, 25, shrink=False) or "") for seed in range(1, 7))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, native
 from rmsprop.torch import RMSprop, low_precision
-from rmsprop.torch.slots import average
+from rmsprop.torch.state import average
 
 KERNEL = [False] if native.kernel is None else [False, True]
 AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")
@@ -461,7 +461,7 @@ def test_pieces_change_no_bit(
     start, gradients = shapes(dtype)
     options: dict[str, Any] = {"fused": False, "state_dtype": state, "stochastic_rounding": seed}
     whole = stepped(cases.RULES["all of it"], start, gradients, **options)
-    monkeypatch.setattr("rmsprop.torch.slots._PIECE", 64)
+    monkeypatch.setattr("rmsprop.torch.state._PIECE", 64)
     agree(whole, stepped(cases.RULES["all of it"], start, gradients, **options))
 
 

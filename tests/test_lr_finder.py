@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset, TensorDataset
 
 from rmsprop import InputError, Rule
-from rmsprop.cli import run
+from rmsprop.cli.app import run
 from rmsprop.lab.find_lr import on_task
 from rmsprop.lab.task import load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
-from rmsprop.monitor import lr_curve
-from rmsprop.monitor.lr_finder import WARM_LIMIT, find_lr
-from rmsprop.monitor.lr_steps import STOP
+from rmsprop.monitor.lr_finder import WARM_LIMIT, curve, find_lr
+from rmsprop.monitor.lr_finder.range_test import STOP
 from rmsprop.torch import RMSprop, release_gradients
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -383,7 +382,7 @@ def test_what_cannot_be_put_back_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     data = batches.dataset
     assert isinstance(data, Words)
     data.rest = iter([1, 2])  # type: ignore[attr-defined]
-    monkeypatch.setattr("rmsprop.monitor.snapshot.DATA_LIMIT", data.words.nbytes - 1)
+    monkeypatch.setattr("rmsprop.monitor.lr_finder.snapshot.DATA_LIMIT", data.words.nbytes - 1)
     notes = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2).notes
     assert notes[-2:] == [
         "not put back: Tensors or arrays of batches.dataset.words, 0 MiB, should the reading change them",
@@ -749,7 +748,7 @@ def valley(lowest: float, *, depth: float = 1.5, noise: float = 0.01, seed: int 
 
 
 def test_half_of_the_rate_where_the_median_curve_is_lowest() -> None:
-    verdict = lr_curve.judge(RATES, [valley(x, seed=i) for i, x in enumerate((0.01, 0.012, 0.03))])
+    verdict = curve.judge(RATES, [valley(x, seed=i) for i, x in enumerate((0.01, 0.012, 0.03))])
     assert verdict.facts["lowest_at"] == pytest.approx(0.012 / 2**0.5, rel=0.2)  # see the next test
     assert verdict.lr == pytest.approx(verdict.facts["lowest_at"] / 2, rel=0.05)
     assert verdict.facts["fall"] == pytest.approx(1.5, rel=0.1)
@@ -758,11 +757,11 @@ def test_half_of_the_rate_where_the_median_curve_is_lowest() -> None:
 
 
 def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None:
-    steps = lr_curve.smoothed(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), [1.0, 9.0, 2.0, 7.0, 3.0])
+    steps = curve.smoothed(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), [1.0, 9.0, 2.0, 7.0, 3.0])
     assert steps.tolist() == [5.0, 2.0, 7.0, 3.0, 5.0]
     spiked = valley(0.01, noise=0.0)
     spiked[40] = 1000.0
-    found = lr_curve.curve(RATES, [spiked, valley(0.01, noise=0.0)])
+    found = curve.curve(RATES, [spiked, valley(0.01, noise=0.0)])
     assert found.high.max() < 2.1
     # The median is flat at the bottom of a valley, from half the window before to half of it behind the lowest point.
     assert RATES[int(found.middle.argmin())] == pytest.approx(0.01 / 2**0.5, rel=0.15)
@@ -783,7 +782,7 @@ def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None
     ],
 )
 def test_an_unclear_curve_has_no_suggestion_but_a_reason(losses: list[list[float]], words: str) -> None:
-    verdict = lr_curve.judge(RATES, losses)
+    verdict = curve.judge(RATES, losses)
     assert verdict.lr is None
     assert words in verdict.reason
 
@@ -792,25 +791,25 @@ def test_where_one_seed_was_stopped_the_others_are_not_judged_beyond() -> None:
     whole = [valley(0.02, seed=i) for i in range(3)]
     end = int(np.searchsorted(RATES, 0.005))
     cut = [whole[0][:end], *whole[1:]]
-    verdict = lr_curve.judge(RATES, cut)
-    assert lr_curve.judge(RATES, whole).lr is not None
+    verdict = curve.judge(RATES, cut)
+    assert curve.judge(RATES, whole).lr is not None
     assert verdict.lr is None
     assert "right where 1 of 3 seeds were stopped, and the others went on" in verdict.reason
     assert max(verdict.facts["lowest_at_by_seed"]) <= RATES[end - 1]
-    assert len(lr_curve.curve(RATES, cut).rates) == end
-    assert lr_curve.stops(RATES, cut) == [RATES[end - 1]]
-    most = lr_curve.judge(RATES, [own[:end] for own in whole])  # all of them: the loss rises there
+    assert len(curve.curve(RATES, cut).rates) == end
+    assert curve.stops(RATES, cut) == [RATES[end - 1]]
+    most = curve.judge(RATES, [own[:end] for own in whole])  # all of them: the loss rises there
     assert most.lr == pytest.approx(RATES[end - 1] / 2, rel=0.3)
     assert ", where 3 of 3 seeds ended; half of that rate is one that a training can stay at" in most.reason
-    assert ", and no further; half of that rate" in lr_curve.judge(RATES, whole).reason
+    assert ", and no further; half of that rate" in curve.judge(RATES, whole).reason
 
 
 @pytest.mark.parametrize(("decades", "steps"), [(2, 28), (6, 81)])
 def test_noise_gets_no_suggestion(decades: int, steps: int) -> None:
     rates = np.geomspace(10.0**-decades, 1.0, steps)
-    assert steps >= lr_curve.least_steps(rates[0], 1.0)
+    assert steps >= curve.least_steps(rates[0], 1.0)
     noise = np.random.default_rng(steps).normal(size=(100, steps))
-    verdicts = [lr_curve.judge(rates, [list(own)]) for own in noise]
+    verdicts = [curve.judge(rates, [list(own)]) for own in noise]
     assert sum(verdict.lr is not None for verdict in verdicts) <= 2  # 1, and luck
     scatters = [verdict.facts["scatter"] for verdict in verdicts]
     assert np.median(scatters) == pytest.approx(1, rel=0.1)
@@ -1073,7 +1072,7 @@ def test_a_slow_end_of_the_fall_is_told_from_one_that_goes_on(above: float, sugg
     rates = np.geomspace(1e-6, 1.0, 200)
     done = np.log(rates * 1e6) / np.log(1e6 / above)  # 0 at the lowest rate, 1 at the highest divided by `above`
     losses = 2 - np.where(done < 1, 0.9 * done, 0.9 + 0.1 * (done - 1) / (done[-1] - 1))
-    verdict = lr_curve.judge(rates, [losses.tolist()] * 3)
+    verdict = curve.judge(rates, [losses.tolist()] * 3)
     assert (verdict.lr is not None) == suggests
     if verdict.lr is not None:
         assert verdict.lr == pytest.approx(1 / above / 2, rel=0.2)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from rmsprop import InputError, Rule
 from rmsprop.monitor import Monitor
+from rmsprop.monitor.gradient_history import Point, Series
 from rmsprop.monitor.post_mortem import LASTING, STUCK, post_mortem
 from rmsprop.monitor.record import SAMPLE, UNKNOWN, changes, stride
 from rmsprop.monitor.ring import Ring
-from rmsprop.monitor.series import Point, Series
 from rmsprop.monitor.statistics import COLUMNS, describe, sums
 from rmsprop.torch import RMSprop
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from rmsprop import Rule
-from rmsprop.cli import run
-from rmsprop.lab.advice import find_lr_command, train_command
-from rmsprop.lab.store import RunDirectory
+from rmsprop.cli.app import run
+from rmsprop.lab.report.advice import find_lr_command, train_command
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.watch import examine
 from rmsprop.lab.train import train
-from rmsprop.lab.watch import examine
 
 SICK = str(Path(__file__).with_name("sick.py"))
 
@@ -59,7 +59,7 @@ def test_a_run_that_came_to_nothing_good_is_told_and_its_first_remedy_cures_it(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rmsprop.lab.report.write_report", lambda run: run.path)  # seconds, and not looked at
+    monkeypatch.setattr("rmsprop.lab.report.page.write_report", lambda run: run.path)  # seconds, and not looked at
     assert run(["train", *asked.split(), "--out", "sick"]) == status
     shown, sick = capsys.readouterr().out, summary_of("sick")
     assert sick["findings"][0]["kind"] == kind

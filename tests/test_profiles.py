@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from rmsprop import InputError, Rule, profile
-from rmsprop.cli import run
-from rmsprop.lab.store import RunDirectory
+from rmsprop.cli.app import run
+from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.profiles import ALIASES, FIELDS, PROFILES, WITH_MOMENTUM, canonical
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,7 +27,7 @@ from torch import nn
 from rmsprop import InputError, Rule, init, profile, update
 from rmsprop.profiles import FIELDS
 from rmsprop.recipes import RECIPES, Clip, Recipe, Training, recipe
-from rmsprop.schedules import Constant, Exponential, Linear, Run, WeightEma
+from rmsprop.recipes.schedules import Constant, Exponential, Linear, Run, WeightEma
 
 # The rules once more, from the sources: lr, decay, eps, inside the root, momentum, rate in its buffer, start of the
 # average, centered, weight decay. None: not stated.

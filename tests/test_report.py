@@ -18,14 +18,14 @@ from matplotlib.legend import Legend
 from playwright.sync_api import Request, sync_playwright
 
 from rmsprop import Rule, native
-from rmsprop.lab import figures, monitor_figures
 from rmsprop.lab.compare import compare
-from rmsprop.lab.monitor_figures import Series, extremes_words, heat_data, series_data
-from rmsprop.lab.report import write_report
-from rmsprop.lab.store import RunDirectory
+from rmsprop.lab.report import figures, monitor_figures
+from rmsprop.lab.report.monitor_figures import Series, extremes_words, heat_data, series_data
+from rmsprop.lab.report.page import write_report
+from rmsprop.lab.report.sentences import describe_findings, evidence_words, findings_by_advice
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.watch import measured
 from rmsprop.lab.train import train
-from rmsprop.lab.watch import measured
-from rmsprop.lab.words import describe_findings, evidence_words, findings_by_advice
 
 MINE = str(Path(__file__).with_name("mine.py"))
 

@@ -14,15 +14,15 @@ import pytest
 from rich.console import Console
 
 from rmsprop import InputError, Rule
-from rmsprop.console import show_comparison, show_examined, show_training
-from rmsprop.lab import figures, monitor_figures
-from rmsprop.lab.check import NOT_EMPTY, NOT_NEGATIVE, checker
+from rmsprop.cli.terminal import show_comparison, show_examined, show_training
 from rmsprop.lab.compare import OPTIMIZERS, compare
-from rmsprop.lab.report import write_report
-from rmsprop.lab.schema import Optimizer
-from rmsprop.lab.store import RunDirectory
+from rmsprop.lab.report import figures, monitor_figures
+from rmsprop.lab.report.page import write_report
+from rmsprop.lab.runs.check import NOT_EMPTY, NOT_NEGATIVE, checker
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.schema import Optimizer
+from rmsprop.lab.runs.watch import examine
 from rmsprop.lab.train import train
-from rmsprop.lab.watch import examine
 
 TESTS = Path(__file__).parent
 DELETED = object()

@@ -20,14 +20,14 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import TensorDataset
 
 from rmsprop import InputError, Rule
-from rmsprop.console import show_comparison, show_training, training_progress
+from rmsprop.cli.terminal import show_comparison, show_training, training_progress
 from rmsprop.lab import Task, accuracy, load_task
 from rmsprop.lab import compare as compare_
-from rmsprop.lab.report import write_report
+from rmsprop.lab.report.page import write_report
+from rmsprop.lab.report.sentences import describe_comparison
+from rmsprop.lab.runs.training import Training
 from rmsprop.lab.score import Score
 from rmsprop.lab.train import train
-from rmsprop.lab.training import Training
-from rmsprop.lab.words import describe_comparison
 from rmsprop.torch import RMSprop
 
 SHAPES = str(Path(__file__).with_name("shapes.py"))

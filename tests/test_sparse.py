@@ -26,7 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmsprop import InputError, Rule, State, init, native, update
 from rmsprop.monitor import Monitor
-from rmsprop.torch import RMSprop, fused, sparse, stepping
+from rmsprop.torch import RMSprop
+from rmsprop.torch.engines import cpu_kernel, sparse_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ("square_avg", "grad_avg", "momentum_buffer")
@@ -82,7 +83,7 @@ def assert_state(mine: dict[str, Any], state: State, rows: Any = slice(None), rt
     assert mine["step"].item() == state.step
 
 
-def lag_of(optimizer: RMSprop, p: Tensor) -> sparse.Lag:
+def lag_of(optimizer: RMSprop, p: Tensor) -> sparse_rows.Lag:
     return optimizer._run.lag[id(optimizer.state[p])]
 
 
@@ -352,7 +353,7 @@ def test_infinite_averages_stay_infinite_however_long_a_row_lags() -> None:
 def test_powers_that_are_0_need_no_mask_of_the_whole_table(
     alpha: float, sparse_dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sparse, "_PIECE", 8)
+    monkeypatch.setattr(sparse_rows, "_PIECE", 8)
 
     class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         largest = 0
@@ -401,7 +402,7 @@ def test_more_rows_than_numbers_can_be_packed_with_are_summed() -> None:
     index = torch.tensor([[2**40 - 1, 5, 2**40 - 1], [1, 2, 1]])
     grad = torch.sparse_coo_tensor(index, torch.tensor([1.0, 2.0, 3.0]), (2**40, 2**22), check_invariants=True)
     with torch.device("meta"):
-        rows, total = sparse.summed(grad, torch.float64)
+        rows, total = sparse_rows.summed(grad, torch.float64)
     assert [x.tolist() for x in rows] == [[5, 2**40 - 1], [2, 1]]
     assert total.tolist() == [2, 4]
 
@@ -460,7 +461,7 @@ def test_rows_stepped_where_they_lie_are_the_bits_of_rows_stepped_as_a_small_par
                 vars(optimizer)["grad_scale"] = torch.tensor(scale)  # as GradScaler does
                 with pytest.MonkeyPatch.context() as copied:
                     if number:
-                        copied.setattr(stepping, "add_rows", lambda *_, **__: False)
+                        copied.setattr("rmsprop.torch.step.add_rows", lambda *_, **__: False)
                     optimizer.step()
                 assert optimizer.implementation.startswith("native kernel")
                 assert "tensor operations" not in optimizer.implementation
@@ -525,7 +526,11 @@ def test_other_threads_run_while_entries_are_put_in_order() -> None:
     group, state = optimizer.param_groups[0], optimizer.state[p]
     index = torch.randint(1000, (1, count), generator=torch.Generator().manual_seed(0)).numpy()
     given = (p, index, torch.ones(count, 1), state["step"], state["square_avg"], None, None, None, 0)
-    batch, rule, precision = fused.new_batch(), fused.kernel_rule_of(group), fused.kernel_precision_of(group)
+    batch, rule, precision = (
+        cpu_kernel.new_batch(),
+        cpu_kernel.kernel_rule_of(group),
+        cpu_kernel.kernel_precision_of(group),
+    )
     turns, ended = 0, threading.Event()
 
     def work() -> None:
@@ -1047,8 +1052,8 @@ def test_rows_on_another_device_are_left_to_tensor_operations() -> None:
     where, values = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.zeros(2, 2, device="meta")
     p.grad = torch.sparse_coo_tensor(where, values, (5, 2), device="meta", check_invariants=False)
     optimizer = RMSprop([p], sparse="lazy")
-    group, batch = optimizer.param_groups[0], fused.new_batch()
-    assert not fused.add_rows(batch, group, 0, {}, None)
+    group, batch = optimizer.param_groups[0], cpu_kernel.new_batch()
+    assert not cpu_kernel.add_rows(batch, group, 0, {}, None)
 
 
 def test_watching_changes_no_bit_of_rows_that_lag() -> None:

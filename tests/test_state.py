@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from rmsprop import InputError, Rule, checkpoint
 from rmsprop.torch import RMSprop
 from rmsprop.torch.low_precision import packed_size, unpack
-from rmsprop.torch.slots import average
+from rmsprop.torch.state import average
 
 HALF = cases.STEPS // 2
 ALL = cases.RULES["all of it"]

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from rmsprop import InputError, Rule, native
 from rmsprop.monitor import statistics as definition
-from rmsprop.torch import RMSprop, low_precision, release_gradients, sparse, statistics
-from rmsprop.torch.slots import kappa_of
+from rmsprop.torch import RMSprop, low_precision, release_gradients, statistics
+from rmsprop.torch.engines import sparse_rows
+from rmsprop.torch.state import kappa_of
 
 PATHS = [pytest.param(None, id="kernel"), pytest.param(False, id="tensor operations")]
 KINDS = ("float32", "float64", "bfloat16", "float16", "complex64", "complex128")
@@ -469,14 +470,14 @@ def test_touched_rows_are_copied_only_to_be_measured(
 ) -> None:
     if native.kernel is None:
         pytest.skip("needs the native kernel")
-    copies: list[sparse.Rows] = []
-    original = sparse.gather
+    copies: list[sparse_rows.Rows] = []
+    original = sparse_rows.gather
 
-    def gather(*args: Any, **kwargs: Any) -> sparse.Rows:
+    def gather(*args: Any, **kwargs: Any) -> sparse_rows.Rows:
         copies.append(original(*args, **kwargs))
         return copies[-1]
 
-    monkeypatch.setattr(sparse, "gather", gather)
+    monkeypatch.setattr(sparse_rows, "gather", gather)
     sides = [[torch.nn.Parameter(torch.arange(12.0).view(6, 2)), torch.nn.Parameter(torch.ones(3))] for _ in range(2)]
     plain, other = (RMSprop(params, lr=0.1, alpha=0.5, centered=True) for params in sides)  # all of αᵏ is exact
     recorder = Recorder(*levels)

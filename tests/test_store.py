@@ -19,8 +19,8 @@ import torch
 
 from rmsprop import InputError, Rule
 from rmsprop.files import write_atomically
-from rmsprop.lab.lock import locked
-from rmsprop.lab.store import RunDirectory, new_path, to_json
+from rmsprop.lab.runs.directory import RunDirectory, new_path, to_json
+from rmsprop.lab.runs.lock import locked
 from rmsprop.torch import RMSprop
 
 CONFIG: dict[str, Any] = {
@@ -341,7 +341,7 @@ def test_a_killed_process_leaves_no_lock_although_its_workers_live(tmp_path: Pat
     code = f"""
 import os, subprocess, sys, time
 from pathlib import Path
-from rmsprop.lab.lock import locked
+from rmsprop.lab.runs.lock import locked
 with locked(Path({str(tmp_path)!r})):
     worker = 0
     if {worker!r} == "spawned":

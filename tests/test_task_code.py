@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rmsprop.lab.task_code import changes, task_code
+from rmsprop.lab.runs.task_code import changes, task_code
 
 OWN = """
 import os, torch

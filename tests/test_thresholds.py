@@ -13,10 +13,10 @@ import pytest
 
 from rmsprop import Rule
 from rmsprop.lab.chance import SHARE
-from rmsprop.lab.course import Course
-from rmsprop.lab.outcome import Judged, harmless, outcome
+from rmsprop.lab.report.outcome import Judged, harmless, outcome
+from rmsprop.lab.runs.course import Course
 from rmsprop.monitor.findings import Finding, find
-from rmsprop.monitor.history import higher, lower
+from rmsprop.monitor.findings.history import higher, lower
 
 Records = list[dict[str, Any]]
 

@@ -20,19 +20,19 @@ from rich.console import Console
 from sick import WELL
 
 from rmsprop import InputError, Rule
-from rmsprop.console import show_examined, show_training, training_progress
-from rmsprop.lab import saving
-from rmsprop.lab.course import Course
-from rmsprop.lab.losses import LOST, TIMES, ran_away
-from rmsprop.lab.replay import MOST, replay
-from rmsprop.lab.report import write_report
-from rmsprop.lab.stopping import Interrupted
-from rmsprop.lab.store import RunDirectory
+from rmsprop.cli.terminal import show_examined, show_training, training_progress
+from rmsprop.lab.report.page import write_report
+from rmsprop.lab.report.sentences import describe_training, replay_words
+from rmsprop.lab.runs import checkpoints
+from rmsprop.lab.runs.course import Course
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.interrupts import Interrupted
+from rmsprop.lab.runs.replay import MOST, replay
+from rmsprop.lab.runs.runaway_loss import LOST, TIMES, ran_away
+from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.watch import examine, findings_of, measured
 from rmsprop.lab.task import load_task
 from rmsprop.lab.train import EVERY, _like_before, train, usual_every
-from rmsprop.lab.training import Training
-from rmsprop.lab.watch import examine, findings_of, measured
-from rmsprop.lab.words import describe_training, replay_words
 from rmsprop.monitor import Monitor
 from rmsprop.torch import RMSprop
 
@@ -49,7 +49,7 @@ def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def save_often(patch: pytest.MonkeyPatch) -> None:
     """Let trainings save after the first step and every twentieth from there."""
     calls = itertools.count()
-    patch.setattr(saving.Saver, "due", lambda self: next(calls) % 20 == 0)
+    patch.setattr(checkpoints.Saver, "due", lambda self: next(calls) % 20 == 0)
 
 
 @pytest.fixture
@@ -230,10 +230,10 @@ def test_a_replay_that_fails_does_not_lose_what_the_training_came_to(task: str) 
 
 @pytest.mark.usefixtures("saves_often")
 def test_a_long_run_that_went_wrong_early_is_replayed_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("train", "replay"):
+    for module in ("train", "runs.replay"):
         monkeypatch.setattr(f"rmsprop.lab.{module}.MOST", 30)
-    monkeypatch.setattr(saving, "NEAR", 30)
-    monkeypatch.setattr(saving, "APART", 20)
+    monkeypatch.setattr(checkpoints, "NEAR", 30)
+    monkeypatch.setattr(checkpoints, "APART", 20)
     run, summary = train("digits", Rule(lr=30.0), epochs=6)
     assert (summary["reason"], summary["steps"]) == ("ran away", 6 * 17)
     good = summary["findings"][0]["evidence"]["step_before"]
@@ -287,15 +287,15 @@ def test_one_is_one() -> None:
 
 
 def test_the_end_of_a_run_keeps_the_checkpoints_that_its_replay_may_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, kept, forget = itertools.count(1), [], saving.forget
-    monkeypatch.setattr(saving.Saver, "due", lambda self: next(calls) in (5, 105))
+    calls, kept, forget = itertools.count(1), [], checkpoints.forget
+    monkeypatch.setattr(checkpoints.Saver, "due", lambda self: next(calls) in (5, 105))
 
     def look(run: RunDirectory) -> None:
         kept.append(sorted(p.name for p in run.path.glob("before-*.pt")))
         assert run.summary() is None  # a kill between the two leaves nothing behind
         forget(run)
 
-    monkeypatch.setattr(saving, "forget", look)
+    monkeypatch.setattr(checkpoints, "forget", look)
     train(f"{SICK}:growing", RULE, every=0)
     assert kept == [["before-105.pt", "before-5.pt"]]
 
@@ -337,27 +337,27 @@ def test_a_checkpoint_of_a_hundred_steps_ago_is_always_there(gaps: list[int], go
                 Path(name).touch()
 
     run = Named()
-    saving.forget(run)
-    saver, step, saved = saving.Saver(run), 0, []
+    checkpoints.forget(run)
+    saver, step, saved = checkpoints.Saver(run), 0, []
     apart: list[int] = []
     for gap in gaps:
         step += gap
         saver.save({}, step)
         saved.append(step)
-        apart += [step] if not apart or step - apart[-1] >= saving.APART else []
+        apart += [step] if not apart or step - apart[-1] >= checkpoints.APART else []
         assert len(list(Path().glob("before-*.pt"))) <= 2
-        begin, name = saving.before(run, step, step)
+        begin, name = checkpoints.before(run, step, step)
         assert (name is None) == (begin == 0)
         assert name is None or Path(name).exists()
-        assert begin == 0 or (begin in saved and begin <= step - saving.APART)
-        assert step - begin < 2 * (saving.APART + 250)
+        assert begin == 0 or (begin in saved and begin <= step - checkpoints.APART)
+        assert step - begin < 2 * (checkpoints.APART + 250)
     Path("before-mine.pt").touch()  # a file of somebody else
-    begin, _ = saving.before(run, step, good)
-    far = [at for at in apart[-2:] if at <= step - saving.APART]  # of all that were saved, APART from each other
+    begin, _ = checkpoints.before(run, step, good)
+    far = [at for at in apart[-2:] if at <= step - checkpoints.APART]  # of all that were saved, APART from each other
     usable = [at for at in far if at <= good]
-    assert begin == max(usable, default=min(far) if far and step > saving.NEAR else 0)
+    assert begin == max(usable, default=min(far) if far and step > checkpoints.NEAR else 0)
     Path("before-mine.pt").unlink()
-    saving.forget(run)
+    checkpoints.forget(run)
     assert not list(Path().iterdir())
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from rmsprop import InputError, Rule
 from rmsprop.lab import Task, load_task
 from rmsprop.lab.data import batches, split
-from rmsprop.lab.training import QUANTILES, Training
+from rmsprop.lab.runs.training import QUANTILES, Training
 from rmsprop.torch import RMSprop
 
 RULE = Rule(lr=0.01, momentum=0.5, centered=True)

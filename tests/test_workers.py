@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rmsprop.cli import run
+from rmsprop.cli.app import run
 from rmsprop.lab import compare as compare_
-from rmsprop.lab.store import RunDirectory
-from rmsprop.lab.workers import WorkerLost, Workers, _cause
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.workers import WorkerLost, Workers, _cause
 
 MINE = str(Path(__file__).with_name("mine.py"))
 Job = tuple[str, Path | None, int]  # what to do the first time, the file that says it was done, what to return

@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Run the command line; say how to install it where its packages are missing."""
     try:
-        from rmsprop.cli import run
+        from rmsprop.cli.app import run
     except ModuleNotFoundError as error:
         if error.name not in ("cyclopts", "rich"):
             raise

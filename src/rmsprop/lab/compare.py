@@ -26,12 +26,12 @@ from torch import nn
 from rmsprop.environment import cores, environment
 from rmsprop.errors import InputError, check_count, check_number
 from rmsprop.lab.chance import Constant, no_better
-from rmsprop.lab.stopping import Interrupted, stop_signals
-from rmsprop.lab.store import RunDirectory, new_path
+from rmsprop.lab.runs.directory import RunDirectory, new_path
+from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
+from rmsprop.lab.runs.task_code import task_code
+from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.workers import Workers
 from rmsprop.lab.task import Task, load_task
-from rmsprop.lab.task_code import task_code
-from rmsprop.lab.training import Training
-from rmsprop.lab.workers import Workers
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 

@@ -16,12 +16,12 @@ from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received, check_count
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
 from rmsprop.lab.data import batches, parts
-from rmsprop.lab.find_lr_figure import draw_range_test
-from rmsprop.lab.lock import locked
-from rmsprop.lab.stopping import Interrupted, stop_signals
-from rmsprop.lab.store import RANGE_FIGURE, RANGE_TEST, is_unused, new_path, to_json
+from rmsprop.lab.report.range_test_figure import draw_range_test
+from rmsprop.lab.runs.directory import RANGE_FIGURE, RANGE_TEST, is_unused, new_path, to_json
+from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
+from rmsprop.lab.runs.lock import locked
+from rmsprop.lab.runs.training import order_of
 from rmsprop.lab.task import Task, load_task, seed_everything
-from rmsprop.lab.training import order_of
 from rmsprop.monitor.lr_finder import Found
 from rmsprop.monitor.lr_finder import find_lr as test_range
 from rmsprop.rule import Rule

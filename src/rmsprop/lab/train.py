@@ -14,16 +14,16 @@ import torch
 from rmsprop.environment import environment
 from rmsprop.errors import check_count
 from rmsprop.files import finite
-from rmsprop.lab import saving
-from rmsprop.lab.course import Course
-from rmsprop.lab.losses import ran_away
-from rmsprop.lab.replay import MOST, Replay, replay
-from rmsprop.lab.stopping import Interrupted, stop_signals
-from rmsprop.lab.store import RunDirectory, new_path
+from rmsprop.lab.runs import checkpoints
+from rmsprop.lab.runs.course import Course
+from rmsprop.lab.runs.directory import RunDirectory, new_path
+from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
+from rmsprop.lab.runs.replay import MOST, Replay, replay
+from rmsprop.lab.runs.runaway_loss import ran_away
+from rmsprop.lab.runs.task_code import task_code
+from rmsprop.lab.runs.training import Record, Training
+from rmsprop.lab.runs.watch import Watch, measured, told_of
 from rmsprop.lab.task import first_line, load_task
-from rmsprop.lab.task_code import task_code
-from rmsprop.lab.training import Record, Training
-from rmsprop.lab.watch import Watch, measured, told_of
 from rmsprop.monitor import PostMortem
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
@@ -112,7 +112,7 @@ def train(
         step = training.step if run.load_checkpoint(go_back) else -1  # without one, not even the start is done
         run.keep_records_until(step, records)
         watch.begin(step)
-        saver = saving.Saver(run)
+        saver = checkpoints.Saver(run)
         with stop_signals() as stopped:
             for new in training.run():
                 run.append(new)
@@ -133,7 +133,7 @@ def train(
                 del training, watch
                 gc.collect()  # so that a replay's model and averages are the only ones
                 summary |= _explained(run, found, summary, start, stopped, listen)
-        saving.forget(run)
+        checkpoints.forget(run)
         return run, run.finish(summary)
 
 
@@ -178,7 +178,7 @@ def _span(run: RunDirectory, found: PostMortem | None, summary: dict[str, Any]) 
         return None
     good = _last_good(found, summary)
     good = end if good is None else good
-    begin, name = saving.before(run, end, good)
+    begin, name = checkpoints.before(run, end, good)
     if begin <= good:
         return begin, name, min(end, good + MOST)
     if reason == "ran away":

@@ -6,8 +6,8 @@ places for records, `rmsprop.monitor.lr_finder` suggests a learning rate. Framew
 """
 
 from rmsprop.monitor.findings import Finding, find
+from rmsprop.monitor.jax_keras import from_keras, from_optax, keras_before
 from rmsprop.monitor.monitor import Monitor
-from rmsprop.monitor.other import from_keras, from_optax, keras_before
 from rmsprop.monitor.post_mortem import PostMortem
 
 __all__ = ["Finding", "Monitor", "PostMortem", "find", "from_keras", "from_optax", "keras_before"]

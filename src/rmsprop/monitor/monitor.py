@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rmsprop.errors import InputError, check_count
-from rmsprop.monitor import record, saving, tensors
+from rmsprop.monitor import record, state_dict, torch_record
+from rmsprop.monitor.gradient_history import Series, of_record, of_sums
 from rmsprop.monitor.post_mortem import PostMortem, post_mortem
 from rmsprop.monitor.ring import Ring
-from rmsprop.monitor.series import Series, of_record, of_sums
 from rmsprop.monitor.statistics import describe
 from rmsprop.monitor.wrappers import watchable
 
 if TYPE_CHECKING:
     from rmsprop.monitor.findings import Finding
-    from rmsprop.torch.watching import Place
+    from rmsprop.torch.observer import Place
 
 Record = dict[str, Any]
 
@@ -128,7 +128,7 @@ class Monitor:
         self._sinks = [[sink, False] for sink in _callables(sinks)]  # and whether it has taken a record
         self._optimizer = watchable(optimizer)
         if model is not None:
-            tensors.check_model(self._optimizer.param_groups, model)
+            torch_record.check_model(self._optimizer.param_groups, model)
         self._model = model
         self.records: list[Record] = []
         self._ring = Ring(max(last, 1))
@@ -137,7 +137,7 @@ class Monitor:
         self._attempts: dict[int, int] = {}  # by thread: the step that it is making or that has failed
         self._since = 0  # steps since the optimizer was asked for those that it has not told of
         self._lock = threading.Lock()
-        self._before = tensors.joined(0, {})  # samples of gradients
+        self._before = torch_record.joined(0, {})  # samples of gradients
         self._names: tuple[list[int], dict[Place, str]] = ([], {})  # and of how many parameters in each group
         self._elements: dict[Place, int] = {}  # as of the last record; 0 where it changes
         self._skipped = 0  # steps left out
@@ -148,11 +148,11 @@ class Monitor:
         self._loading = self._optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def wanted(self) -> tuple[int, int]:
-        """Tell the optimizer what to measure of the next step (see `rmsprop.torch.watching.Watcher`)."""
+        """Tell the optimizer what to measure of the next step (see `rmsprop.torch.observer.Watcher`)."""
         thread = get_ident()
         with self._lock:
             if self._step is None:
-                self._step = tensors.steps_made(self._optimizer.state)
+                self._step = torch_record.steps_made(self._optimizer.state)
             if thread not in self._attempts:  # else it has failed, and this is the same step again
                 self._step += 1
             levels = self._levels(self._step)
@@ -171,7 +171,7 @@ class Monitor:
     def measured(
         self, places: Sequence[Place], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
     ) -> None:
-        """Take what the optimizer measured (see `rmsprop.torch.watching.Watcher`)."""
+        """Take what the optimizer measured (see `rmsprop.torch.observer.Watcher`)."""
         made = None
         with self._lock:
             step = self._attempts.pop(get_ident(), None)
@@ -185,12 +185,12 @@ class Monitor:
             if histograms is not None:
                 made = self._record(step, places, sums, histograms)
             elif (step + 1) % self._every == 0:
-                self._before = tensors.samples(step, self._optimizer.param_groups)
+                self._before = torch_record.samples(step, self._optimizer.param_groups)
         if made is not None:
             self._give(made)
 
     def skipped(self, places: Sequence[Place], nonfinite: list[int], /) -> None:
-        """Take note that the step was left out (see `rmsprop.torch.watching.Watcher`)."""
+        """Take note that the step was left out (see `rmsprop.torch.observer.Watcher`)."""
         with self._lock:
             self._step = self._made()
             self._attempts.pop(get_ident(), None)
@@ -200,7 +200,7 @@ class Monitor:
     def _made(self) -> int:
         """Return how many steps were made; an attempt of this thread that is not known to have been is not counted."""
         if self._step is None:
-            self._step = tensors.steps_made(self._optimizer.state)
+            self._step = torch_record.steps_made(self._optimizer.state)
         return self._step - (get_ident() in self._attempts)
 
     def _settle(self) -> None:
@@ -218,7 +218,7 @@ class Monitor:
     def _loaded(self, _: Any) -> None:
         """Go on from the state that the optimizer has loaded."""
         with self._lock:
-            self._forget(tensors.steps_made(self._optimizer.state))
+            self._forget(torch_record.steps_made(self._optimizer.state))
 
     def _forget(self, step: int) -> None:
         """Go on from `step`; forget what was known of steps, but for records up to it and how many were not finite."""
@@ -228,7 +228,7 @@ class Monitor:
         self.records[:] = [made for made in self.records if made["step"] <= step]
         self._ring = Ring(self._ring.last)
         self._attempts.pop(get_ident(), None)
-        self._before, self._left_out = tensors.joined(0, {}), 0
+        self._before, self._left_out = torch_record.joined(0, {}), 0
         self._elements.clear()
         self._nonfinite_before = nonfinite - int(self._optimizer.nonfinite_steps), nonfinite - self._skipped
 
@@ -240,25 +240,25 @@ class Monitor:
         histograms: npt.NDArray[np.int64] | None,
     ) -> Record:
         groups, states, names = self._optimizer.param_groups, self._optimizer.state, self._named()
-        now = tensors.samples(step, groups)
+        now = torch_record.samples(step, groups)
         changes, self._before = now.changes(self._before), now
-        told = [tensors.describe_group(group, states) for group in groups]
+        told = [torch_record.describe_group(group, states) for group in groups]
         described = {}
         for i in sorted(range(len(places)), key=places.__getitem__):
             place = index, number = places[i]
             p, rule = groups[index]["params"][number], told[index]
-            elements, is_sparse = tensors.measured_of(p)
+            elements, is_sparse = torch_record.measured_of(p)
             self._elements[place] = 0 if is_sparse else elements
             has_rows = p.dim() > 1 and not is_sparse
             histogram = None if histograms is None else histograms[i]
             described[names[place]] = {
                 "group": index,
                 "shape": list(p.shape),
-                **tensors.describe_state(p, states[p]),
+                **torch_record.describe_state(p, states[p]),
                 **describe(elements, sums[i], histogram, rule["lr"], rule["centered"]),
                 **changes.get(place, record.UNKNOWN),
-                "dead_rows": tensors.dead_rows(p, states[p], int(sums[i, record.ZERO])) if has_rows else None,
-                "rows": tensors.here(p).shape[0] if has_rows else None,
+                "dead_rows": torch_record.dead_rows(p, states[p], int(sums[i, record.ZERO])) if has_rows else None,
+                "rows": torch_record.here(p).shape[0] if has_rows else None,
             }
         skipped = self._skipped_before + self._skipped
         made = record.assemble(step, told, described, sums, self._nonfinite_steps(), skipped)
@@ -271,7 +271,7 @@ class Monitor:
         groups = self._optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         if sizes != self._names[0]:
-            self._names = sizes, tensors.names_of(groups, self._model)
+            self._names = sizes, torch_record.names_of(groups, self._model)
         return self._names[1]
 
     def _nonfinite_steps(self) -> int:
@@ -317,7 +317,7 @@ class Monitor:
         group = self._optimizer.param_groups[place[0]]
         rule, p = self._optimizer.rule(place[0]), group["params"][place[1]]
         late = now - int(self._optimizer.state.get(p, {}).get("step", 0))  # steps that this tensor has not made
-        elements = self._elements[place] if place in self._elements else tensors.measured_of(p)[0]
+        elements = self._elements[place] if place in self._elements else torch_record.measured_of(p)[0]
         held = self._ring.series(place) if place in self._ring.rows else []
         first = held[0][0] if held else now + 1
         told = [(made["step"], made["tensors"].get(name)) for made in self.records if made["step"] < first]
@@ -340,9 +340,11 @@ class Monitor:
                 "left_out": self._left_out,
                 "nonfinite_steps": self._nonfinite_steps(),
                 "skipped_steps": self._skipped_before + self._skipped,
-                "samples": saving.samples_dict(samples) if samples.step == step > 0 else None,  # of use to the next one
-                "ring": saving.ring_dict(self._ring) if self._usual[0] else None,
-                "elements": saving.elements_list(self._elements),
+                "samples": state_dict.samples_dict(samples)
+                if samples.step == step > 0
+                else None,  # of use to the next one
+                "ring": state_dict.ring_dict(self._ring) if self._usual[0] else None,
+                "elements": state_dict.elements_list(self._elements),
             }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -355,7 +357,7 @@ class Monitor:
         InputError
             If it is something else or not whole, or of a model with other tensors; nothing has changed then.
         """
-        saved = saving.read(state, self._optimizer.param_groups, self._named(), self._ring.last)
+        saved = state_dict.read(state, self._optimizer.param_groups, self._named(), self._ring.last)
         with self._lock:
             self._forget(saved.step)
             self._before, self._ring, self._left_out = saved.samples, saved.ring, saved.left_out

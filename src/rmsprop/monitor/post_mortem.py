@@ -1,6 +1,6 @@
 """Where a run went wrong: the first step and tensor of a divergence, found in what a monitor still has of it.
 
-A tensor's history is what `rmsprop.monitor.series` says, about the gradient's root mean square over the last 1/(1−β)
+A history (`rmsprop.monitor.gradient_history`) is that of the root mean square of a gradient over the last 1/(1−β)
 steps. A run has diverged
 
 - if gradients were not finite and went into the averages, or parameters or averages are not finite; or
@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from rmsprop.monitor.history import counted
-from rmsprop.monitor.series import Point, Series
+from rmsprop.monitor.findings.history import counted
+from rmsprop.monitor.gradient_history import Point, Series
 
 SPIKE = 10.0
 FAR = 1000.0

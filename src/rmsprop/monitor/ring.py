@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rmsprop.monitor.statistics import COLUMNS
 
 if TYPE_CHECKING:
-    from rmsprop.torch.watching import Place
+    from rmsprop.torch.observer import Place
 
 KEPT = ("gradient_sq", "update_sq", "parameter_sq", "history_sq", "nonfinite")  # what `series.of_sums` reads
 _COLUMNS = [COLUMNS.index(name) for name in KEPT]

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from rmsprop import native
 from rmsprop.errors import InputError, Received
-from rmsprop.torch import fused, stepping
+from rmsprop.torch import step as stepping
+from rmsprop.torch.engines import cpu_kernel
 from rmsprop.torch.groups import EXECUTION, RULE_NAMES, lr_number, rule_of
+from rmsprop.torch.observer import refuse
 from rmsprop.torch.private import TRACES, set_grad_enabled
-from rmsprop.torch.slots import STATE, Group, Slot, complete_state, real, scaled, step_slots
-from rmsprop.torch.watching import refuse
+from rmsprop.torch.state import STATE, Group, Slot, complete_state, real, scaled, step_slots
 
 if TYPE_CHECKING:
     from rmsprop.rule import Rule
@@ -217,7 +218,7 @@ def _is_traced(group: Group) -> bool:
     if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
         return False
     off = group["fused"] is not None and not group["fused"]
-    if fused.UNAVAILABLE is not None or off or group["foreach"] is not None:
+    if cpu_kernel.UNAVAILABLE is not None or off or group["foreach"] is not None:
         return True
     return group["capturable"] or group["differentiable"] or all(p.device.type != "cpu" for p in group["params"])
 
@@ -278,7 +279,7 @@ def step_lists(group: Group, lists: list[Any]) -> None:
     last two, those that `group` does not use are empty.
     """
     wanted = group["fused"] is not False and group["foreach"] is None and not group["differentiable"]
-    if wanted and fused.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
+    if wanted and cpu_kernel.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
         lr = group["lr"]
         number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
         run: Callable[..., None] = torch.ops.rmsprop.step_lists if torch.compiler.is_compiling() else kernel_step
@@ -337,9 +338,9 @@ def kernel_step(
         "foreach": False,
     }
     lists: list[Any] = [*map(list, (params, grads, steps, square_avgs, grad_avgs, momentum_buffers))]
-    batch = fused.new_batch()
+    batch = cpu_kernel.new_batch()
     numbers = list(range(len(lists[0])))
-    rule, precision = fused.kernel_rule_of(group), fused.kernel_precision_of(group)
+    rule, precision = cpu_kernel.kernel_rule_of(group), cpu_kernel.kernel_precision_of(group)
     refused = batch.add_lists(rule, precision, group["lr"], *lists, numbers) or []
     everything = _slots(lists) if refused else []
     rest = [everything[i] for i, _ in refused]

@@ -20,7 +20,7 @@ from rmsprop.names import plain_name
 from rmsprop.state_dicts import SHAPE_KEY, as_ours, check_goes_on, is_of, keyed, kind_of
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values
 from rmsprop.torch.low_precision import DTYPES, packed_size
-from rmsprop.torch.slots import STATE, converted, counting, shape_of, state_dtype
+from rmsprop.torch.state import STATE, converted, counting, shape_of, state_dtype
 
 Groups: TypeAlias = list[dict[str, Any]]
 StateDict: TypeAlias = dict[str, Any]

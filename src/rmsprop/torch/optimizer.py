@@ -14,12 +14,15 @@ from torch.optim.optimizer import Optimizer
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Rule
 from rmsprop.state_dicts import VERSION, VERSION_KEY
-from rmsprop.torch import fused as fused_module
-from rmsprop.torch import saving, stepping, tensors
-from rmsprop.torch import sparse as sparse_module
-from rmsprop.torch.fused import describe, expected
+from rmsprop.torch import state_dict as saving
+from rmsprop.torch import step as stepping
+from rmsprop.torch.engines import arithmetic
+from rmsprop.torch.engines import cpu_kernel as fused_module
+from rmsprop.torch.engines import sparse_rows as sparse_module
+from rmsprop.torch.engines.cpu_kernel import describe, expected
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
 from rmsprop.torch.loading import read
+from rmsprop.torch.observer import Watcher, refuse
 from rmsprop.torch.private import (
     TRACES,
     global_post_hooks,
@@ -28,8 +31,7 @@ from rmsprop.torch.private import (
     profiler_enabled,
     untraced,
 )
-from rmsprop.torch.slots import average, check_shapes, kappa_of, state_dtype, step_counter
-from rmsprop.torch.watching import Watcher, refuse
+from rmsprop.torch.state import average, check_shapes, kappa_of, state_dtype, step_counter
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -224,8 +226,8 @@ class RMSprop(Optimizer):
         rule = rule_of(group)
         v = average(state, "square_avg", param)
         m = average(state, "grad_avg", param) if "grad_avg" in state else None
-        power = tensors.bias_power(rule, [state["step"]], capturable=False)[0] if rule.bias_correction else None
-        d = tensors.denominator(rule, v, m, power, kappa_of(state["square_avg"].dtype))
+        power = arithmetic.bias_power(rule, [state["step"]], capturable=False)[0] if rule.bias_correction else None
+        d = arithmetic.denominator(rule, v, m, power, kappa_of(state["square_avg"].dtype))
         lr = group["lr"]
         return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)
 
@@ -414,7 +416,7 @@ class RMSprop(Optimizer):
     def watch(self, watcher: Watcher | None) -> None:
         """Let `watcher` know what every step does, from the next one on; None lets nobody know.
 
-        `rmsprop.monitor.Monitor` is a watcher; `rmsprop.torch.watching.Watcher` says what one has to do. Statistics of
+        `rmsprop.monitor.Monitor` is a watcher; `rmsprop.torch.observer.Watcher` says what one has to do. Statistics of
         sparse gradients are of the rows that they touch, those of parameters spread over ranks of what a rank holds.
 
         Raises

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received
-from rmsprop.torch import stepping
+from rmsprop.torch import step as stepping
+from rmsprop.torch.observer import refuse
 from rmsprop.torch.optimizer import RMSprop
-from rmsprop.torch.slots import Group, first_numbers
-from rmsprop.torch.watching import refuse
+from rmsprop.torch.state import Group, first_numbers
 
 
 class Released:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rmsprop.rule import Rule
-from rmsprop.torch import tensors
+from rmsprop.torch.engines import arithmetic
+from rmsprop.torch.engines.sparse_rows import Rows, summed
 from rmsprop.torch.groups import rule_of
 from rmsprop.torch.nonfinite import is_finite
-from rmsprop.torch.slots import COMPUTE, Group, Slot, average, kappa_of, real, rows_slot, scaled
-from rmsprop.torch.sparse import Rows, summed
-from rmsprop.torch.watching import Place
+from rmsprop.torch.observer import Place
+from rmsprop.torch.state import COMPUTE, Group, Slot, average, kappa_of, real, rows_slot, scaled
 
 # Those of rmsprop.monitor.statistics, which this package does not import; a test holds them equal.
 COLUMNS = (
@@ -109,7 +109,7 @@ def after(known: Before, *, histogram: bool) -> tuple[NDArray[np.float64], NDArr
     slot, rule = known.slot, known.rule
     v, m = _averages(known)
     g, p0, p1 = slot.g.to(v.dtype), known.p, known.stored()
-    power = tensors.bias_power(rule, [slot.step], capturable=False)[0] if rule.bias_correction else 0.0
+    power = arithmetic.bias_power(rule, [slot.step], capturable=False)[0] if rule.bias_correction else 0.0
     s, mean, at_floor = _variance(rule, v, m, power, kappa_of(slot.v.dtype))
     # The root as the kernel and NumPy have it; that of torch on the CPU is not always rounded correctly.
     root = _wide(s + rule.eps if rule.eps_inside_sqrt else s).sqrt().to(s.dtype)
@@ -200,7 +200,9 @@ def _averages(known: Before) -> tuple[Tensor, Tensor | None]:
     v, m, p = known.v.clone(), None if known.m is None else known.m.clone(), known.p.to(known.v.dtype)
     g = slot.g.to(v.dtype)
     g = g.masked_fill(~is_finite(g), 0) if known.group["nonfinite"] == "zero" else g
-    tensors.step(rule, 0.0, p, g, v, m, None, 0.5, kappa_of(slot.v.dtype), exact=True)  # p, a copy, is of no interest
+    arithmetic.step(
+        rule, 0.0, p, g, v, m, None, 0.5, kappa_of(slot.v.dtype), exact=True
+    )  # p, a copy, is of no interest
     return v, m
 
 

@@ -1,0 +1,341 @@
+"""Pickles read without executing anything: objects become inert records.
+
+`pickle` runs whatever function a file names. Here no name is ever looked up: those in `_CALLS` stand for plain values
+of our own making (a path for its text, an OrderedDict for a dict), all others for a `Record`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from rmsprop.checkpoint import Array
+from rmsprop.checkpoint.formats.budget import Budget
+
+_VISITS_OF_A_COPY = 8  # what is pickled once may be copied many times
+SCALARS = (str, bytes, int, float, bool, type(None))
+
+
+class Name(NamedTuple):
+    """The name of a class or function, never looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return it as a program writes it."""
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False)
+class Record:
+    """An object of a class that is not ours to make: what it was made of."""
+
+    cls: Name | str  # ours where it is text
+    args: tuple[Any, ...] = ()
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
+
+    def extend(self, items: list[Any]) -> None:
+        """Take the items of a list or a set."""
+        self.items += items
+
+    def append(self, item: Any) -> None:
+        """Take an item."""
+        self.items.append(item)
+
+    add = append
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Take an entry of a dict."""
+        self.items.append((key, value))
+
+
+class Owner(Protocol):
+    """What knows the tensors that a pickle refers to."""
+
+    budget: Budget
+
+    def referred(self, pid: Any) -> Any:
+        """Return what a persistent id stands for."""
+
+    def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
+        """Return what torch._utils._rebuild_tensor_v2 and _v3 would make."""
+
+
+class Readable(Protocol):
+    """A tensor that has not been read yet."""
+
+    def array(self) -> Array:
+        """Return its numbers."""
+
+
+@dataclass(eq=False)
+class _Dtype:
+    text: str
+
+    def numpy(self) -> np.dtype[Any]:
+        dtype = np.dtype(self.text)
+        if dtype.kind not in "fiucb":
+            raise ValueError("an array of something else than numbers")
+        return dtype
+
+
+@dataclass(eq=False)
+class _NumpyArray:
+    value: Array | None = None
+
+
+def _scalar(dtype: Any, raw: Any = None) -> Any:
+    if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
+        return Record("numpy.generic")
+    (value,) = np.frombuffer(raw, dtype.numpy())
+    return value.item() if value.dtype.itemsize <= 16 and value.dtype.char not in "gG" else Record("numpy.longdouble")
+
+
+def _first(*args: Any) -> Any:
+    return args[0] if args else {}
+
+
+_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): lambda *args: _pairs(args),
+    ("collections", "Counter"): _first,
+    ("collections", "defaultdict"): lambda *_: {},
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    ("torch", "Size"): _first,
+    ("torch", "device"): lambda *parts: ":".join(str(part) for part in parts if isinstance(part, (str, int))),
+    ("numpy", "dtype"): lambda text, *_: _Dtype(text if isinstance(text, str) else "V"),
+    ("numpy", "core.multiarray.scalar"): _scalar,
+    ("numpy", "core.multiarray._reconstruct"): lambda *_: _NumpyArray(),
+    ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
+    ("builtins", "complex"): lambda *args: complex(*(x for x in args if isinstance(x, (int, float)))),
+}
+for _module in ("pathlib", "pathlib._local"):
+    for _name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
+        _CALLS[_module, _name] = lambda *parts: str(PurePosixPath(*parts))
+
+
+def _pairs(args: tuple[Any, ...]) -> dict[Any, Any]:
+    made: dict[Any, Any] = {}
+    for key, value in args[0] if args else ():
+        _put(made, key, value)
+    return made
+
+
+def _put(target: Any, key: Any, value: Any) -> None:
+    """Set an entry; keys within keys are refused, as hashing them may never end."""
+    plain = isinstance(key, SCALARS) or (type(key) is tuple and all(isinstance(part, SCALARS) for part in key))
+    if isinstance(target, (dict, Record)):
+        target[key if plain or isinstance(target, Record) else _key(key)] = value
+    else:
+        raise TypeError("an entry of something else than a dict")
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, (Name, Record)):
+        return key
+    raise TypeError("a dict whose keys hold others")
+
+
+class Unpickler(pickle._Unpickler):
+    """The steps of `pickle` with everything that would call, import or allocate replaced."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    # What the standard library's keeps for each step, without types.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, file: Any, owner: Owner) -> None:
+        self.owner = owner
+        super().__init__(_Counted(file, owner.budget), encoding="utf-8", errors="strict")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a name, and look nothing up."""
+        return Name(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return what stands for a tensor's numbers."""
+        return self.owner.referred(pid)
+
+    def _call(self, function: Any, args: Any) -> Any:
+        if not isinstance(function, Name) or not isinstance(args, tuple):
+            raise TypeError("a call of something else than a name")
+        for part in args:  # what is remembered once may be copied any number of times
+            if isinstance(part, (str, bytes)):
+                self.owner.budget.spend(len(part), "text")
+            elif isinstance(part, (list, tuple, dict)):
+                self.owner.budget.visit(len(part))
+        module, name = function
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            module, name = "numpy", f"core.multiarray.{name}"
+        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
+            return self.owner.tensor(*args)
+        if (
+            (module, name) == ("torch._tensor", "_rebuild_from_type_v2")
+            and len(args) == 4
+            and isinstance(args[2], tuple)
+        ):
+            return self._call(args[0], args[2])
+        known = _CALLS.get((module, name))
+        return Record(function, args) if known is None else known(*args)
+
+    def _op_reduce(self) -> None:
+        args = self.stack.pop()
+        self.stack[-1] = self._call(self.stack[-1], args)
+
+    def _op_newobj(self) -> None:
+        args = self.stack.pop()
+        self._instantiate(self.stack.pop(), args if isinstance(args, tuple) else ())
+
+    def _op_newobj_ex(self) -> None:
+        named = self.stack.pop()
+        self._op_newobj()
+        self.stack[-1].state = named
+
+    def _instantiate(self, cls: Any, args: Any) -> None:
+        if not isinstance(cls, Name):
+            raise TypeError("an object of something else than a class")
+        self.owner.budget.visit(len(args))
+        self.append(Record(cls, tuple(args)))
+
+    def _op_build(self) -> None:
+        state = self.stack.pop()
+        made = self.stack[-1]
+        if isinstance(made, Record):
+            made.state = state
+        elif isinstance(made, _Dtype) and isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
+            made.text = f"{state[1]}{made.text.lstrip('<>=|')}"
+        elif isinstance(made, _NumpyArray) and isinstance(state, tuple) and len(state) == 5:
+            _, shape, dtype, fortran, raw = state
+            if isinstance(dtype, _Dtype) and isinstance(raw, bytes):
+                self.owner.budget.spend(len(raw), "array")
+                value = np.frombuffer(raw, dtype.numpy()).reshape(shape, order="F" if fortran else "C")
+                made.value = value.astype(value.dtype.newbyteorder("="))
+
+    def _op_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _put(self.stack[-1], key, value)
+
+    def _op_setitems(self) -> None:
+        items = self.pop_mark()
+        for i in range(0, len(items), 2):
+            _put(self.stack[-1], items[i], items[i + 1])
+
+    def _op_dict(self) -> None:
+        items = self.pop_mark()
+        made: dict[Any, Any] = {}
+        for i in range(0, len(items), 2):
+            _put(made, items[i], items[i + 1])
+        self.append(made)
+
+    def _op_empty_set(self) -> None:
+        self.append(Record("set"))
+
+    def _op_frozenset(self) -> None:
+        self.append(Record("frozenset", (), None, self.pop_mark()))
+
+    def _op_refused(self) -> None:
+        raise ValueError("a pickle of another protocol")
+
+
+_REPLACED = {
+    Unpickler._op_reduce: "REDUCE", Unpickler._op_newobj: "NEWOBJ", Unpickler._op_newobj_ex: "NEWOBJ_EX",
+    Unpickler._op_build: "BUILD", Unpickler._op_setitem: "SETITEM", Unpickler._op_setitems: "SETITEMS",
+    Unpickler._op_dict: "DICT", Unpickler._op_empty_set: "EMPTY_SET", Unpickler._op_frozenset: "FROZENSET",
+    Unpickler._op_refused: "BYTEARRAY8 NEXT_BUFFER READONLY_BUFFER EXT1 EXT2 EXT4",
+}  # fmt: skip
+for _step, _names in _REPLACED.items():
+    Unpickler.dispatch.update(dict.fromkeys((getattr(pickle, _name)[0] for _name in _names.split()), _step))
+
+
+class _Counted:
+    """A file whose reads are visits, and which gives no more than it has."""
+
+    def __init__(self, file: Any, budget: Budget) -> None:
+        self._file, self._budget = file, budget
+        here = file.tell()
+        self._end = file.seek(0, 2)
+        file.seek(here)
+
+    def read(self, size: int) -> bytes:
+        self._budget.visit()
+        content: bytes = self._file.read(min(size, self._end))
+        return content
+
+    def readline(self) -> bytes:
+        self._budget.visit()
+        line: bytes = self._file.readline()
+        return line
+
+    def readinto(self, _: Any) -> int:
+        raise ValueError("a pickle of another protocol")
+
+
+def children(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value holds, and how a program would reach it."""
+    if isinstance(value, dict):
+        yield from (
+            (f"[{key!r}]" if isinstance(key, SCALARS) else f"[{type(key).__name__}]", each)
+            for key, each in value.items()
+        )
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{i}]", each) for i, each in enumerate(value))
+    elif isinstance(value, Record) and isinstance(value.state, dict):
+        yield from ((f".{key}", each) for key, each in value.state.items())
+
+
+def search(
+    value: Any, budget: Budget, wanted: Callable[[Any], bool | None], depth: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return what is wanted in a value, each with how a program would reach it; nearer ones come first.
+
+    `wanted` returns None for what is not to be looked into.
+    """
+    found, seen, layer = [], {id(value)}, [("", value)]
+    for _ in range(depth):
+        deeper: list[tuple[str, Any]] = []
+        for where, each in layer:
+            answer = wanted(each)
+            if answer:
+                found.append((where, each))
+            if answer is not False:
+                continue
+            for key, inner in children(each):
+                budget.visit()
+                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
+                    seen.add(id(inner))
+                    deeper.append((where + key[:80], inner))
+        layer = deeper
+    return found
+
+
+def plain(value: Any, budget: Budget, depth: int = 8) -> Any:
+    """Return a value of numbers, text, arrays, lists and dicts alone, or raise LookupError with what else it holds."""
+    budget.visit(_VISITS_OF_A_COPY)
+    if isinstance(value, (*SCALARS, np.ndarray)):
+        return value
+    if hasattr(value, "array"):
+        array = value.array()
+        return array.item() if array.ndim == 0 and array.dtype.kind in "fiub" else array
+    if isinstance(value, _NumpyArray) and value.value is not None:
+        return value.value
+    if isinstance(value, (list, tuple)) and depth:
+        return (
+            type(value)(plain(each, budget, depth - 1) for each in value) if not isinstance(value, Name) else _no(value)
+        )
+    if isinstance(value, dict) and depth and all(isinstance(key, SCALARS) for key in value):
+        return {key: plain(each, budget, depth - 1) for key, each in value.items()}
+    return _no(value)
+
+
+def _no(value: Any) -> Any:
+    raise LookupError(
+        str(value.cls if isinstance(value, Record) else value if isinstance(value, Name) else type(value))
+    )

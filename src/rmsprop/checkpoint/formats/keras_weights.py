@@ -1,0 +1,90 @@
+"""The weights of a Keras model beside its optimizer's state, in a .keras file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmsprop.checkpoint import WEIGHTS, ParameterState
+from rmsprop.checkpoint.formats.budget import Budget
+from rmsprop.checkpoint.formats.reading import bfloat16, package
+from rmsprop.checkpoint.keras_layers import Variable
+from rmsprop.errors import InputError, Received
+
+_SEEDS = "seed_generator"  # of dropout and the like: no weights
+_CELL = "cell"  # whose variables a recurrent layer's are
+
+
+def read(
+    path: Path, content: bytes, parameters: Sequence[ParameterState], budget: Budget
+) -> tuple[ParameterState, ...]:
+    """Return the parameters with their weights, and the statistics of batch normalizations with the first of each."""
+    filled = []
+    with package("h5py").File(io.BytesIO(content), "r") as file:
+        for parameter, where in zip(parameters, places(path, file, parameters, budget), strict=True):
+            arrays: dict[str, Any] = {}
+            for field, name in where.items():
+                dataset = file[name]
+                budget.spend(dataset.size * dataset.dtype.itemsize, name)
+                value = np.asarray(dataset[()])
+                arrays[field] = value.view(bfloat16()) if dataset.attrs.get("dtype") == "bfloat16" else value
+            filled.append(replace(parameter, **arrays))
+    return tuple(filled)
+
+
+def places(path: Path, file: Any, parameters: Sequence[ParameterState], budget: Budget) -> list[dict[str, str]]:
+    """Return for each parameter where in the file its weights stand; refuse a model that has others, too."""
+    layers: list[Variable] = [parameter.layer for parameter in parameters if parameter.layer is not None]
+    if len(layers) < len(parameters) or not layers:
+        found = Received("layers that are not known, or weights alone")
+        remedy = "save a Sequential or Functional model of Keras' own layers as .keras"
+        raise InputError(str(path), "a model whose weights can be told apart", found, remedy)
+    stored = {name: (where, count) for where, name, count in _stored(file, budget)}
+    result: list[dict[str, str]] = []
+    taken: dict[str, int] = {}
+    for variable in layers:
+        if variable.layer not in stored:
+            found = Received(f"none of {variable.layer}")
+            raise InputError(str(path), "a file with the weights of each layer", found, "save it with a newer Keras")
+        where, count = stored[variable.layer]
+        number = taken.get(variable.layer, 0)
+        taken[variable.layer] = number + 1
+        own = {"weight": f"{where}/{number}"}
+        if variable.cls == "BatchNormalization" and number == 0:
+            own |= {field: f"{where}/{count - 2 + i}" for i, field in enumerate(WEIGHTS[1:])}
+        result.append(own)
+    known = {each.layer: taken[each.layer] + 2 * (each.cls == "BatchNormalization") for each in layers}
+    other = next((name for name, (_, count) in stored.items() if count != known.get(name, 0)), None)
+    if other is not None:
+        remedy = "a frozen layer is not the optimizer's: make it trainable, build the optimizer, and save it again"
+        raise InputError(str(path), "a model whose optimizer trains all layers", Received(f"also {other}"), remedy)
+    return result
+
+
+def _stored(file: Any, budget: Budget) -> Iterator[tuple[str, str, int]]:
+    """Yield where the variables of each layer stand, its name, and how many there are."""
+    h5py = package("h5py")
+    layers = file.get("layers")
+    for key in layers if isinstance(layers, h5py.Group) else ():
+        budget.visit(2)
+        group = layers[key] if isinstance(layers.get(key, getlink=True), h5py.HardLink) else None
+        if not isinstance(group, h5py.Group) or not isinstance(group.get("vars"), h5py.Group):
+            continue
+        name = group["vars"].attrs.get("name")
+        inner = [each for each in group if each not in ("vars", _SEEDS)]
+        where = f"layers/{key}/vars"
+        if inner == [_CELL] and not len(group["vars"]):
+            where = f"layers/{key}/{_CELL}/vars"
+        elif inner:
+            name = f"{name}/{inner[0]}"  # a layer of layers, which no table knows
+        count = len(file[where])
+        budget.visit(count)
+        if any(not isinstance(file[where].get(str(i), getlink=True), h5py.HardLink) for i in range(count)):
+            raise ValueError("weights that are no numbers of the file's own")
+        if count:
+            yield where, str(name), count

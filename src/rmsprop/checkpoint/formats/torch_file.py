@@ -1,0 +1,181 @@
+"""What torch.save wrote, read without torch and without executing anything; tensors are read when asked for."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from rmsprop.checkpoint import Array
+from rmsprop.checkpoint.formats.budget import Budget
+from rmsprop.checkpoint.formats.inert import Name, Record, Unpickler
+from rmsprop.checkpoint.formats.reading import bfloat16, check_archive
+from rmsprop.errors import InputError, Received
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # of the form before torch 1.6
+_DTYPES = {
+    "Double": "f8", "Float": "f4", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1",
+    "Bool": "?", "ComplexFloat": "c8", "ComplexDouble": "c16", "BFloat16": "bfloat16",
+}  # fmt: skip
+_MOST_AXES = 32
+
+
+def _width(dtype: str) -> int:
+    """Return the bytes of an element."""
+    return 1 if not dtype else 2 if dtype == "BFloat16" else np.dtype(_DTYPES[dtype]).itemsize
+
+
+class Storage(NamedTuple):
+    """Where numbers lie in the file."""
+
+    key: str
+    dtype: str  # that of torch, "" for bytes
+    size: int  # elements
+
+
+class Stored:
+    """A tensor in a file that has not been read yet."""
+
+    def __init__(self, file: TorchFile, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str) -> None:
+        if max(len(shape), len(stride)) > _MOST_AXES:
+            raise ValueError("a tensor of too many axes")
+        self.shape, self._stride = tuple(shape), tuple(stride)
+        self._file, self._storage, self._offset, self.dtype = file, storage, offset, dtype
+        whole = all(type(n) is int and n >= 0 for n in (offset, *self.shape, *self._stride))
+        if not whole or len(self.shape) != len(self._stride):
+            raise ValueError("a tensor without a shape")
+        if dtype not in _DTYPES:
+            raise ValueError(f"a tensor of {dtype}")
+        last = offset + sum((n - 1) * step for n, step in zip(self.shape, self._stride, strict=True))
+        if math.prod(self.shape) and last >= storage.size:
+            raise ValueError("a tensor larger than what it is kept in")
+
+    def array(self) -> Array:
+        """Return its numbers, in the machine's byte order."""
+        size = math.prod(self.shape)
+        width = _width(self.dtype)
+        self._file.budget.spend(size * width, f"tensor of shape {self.shape}")
+        raw = self._file.storage(self._storage)
+        order = self._file.order
+        kind = np.dtype("u2" if self.dtype == "BFloat16" else _DTYPES[self.dtype]).newbyteorder(order)
+        flat = np.frombuffer(raw, kind)[self._offset :] if size else np.empty(0, kind)
+        steps = [step * width for step in self._stride]
+        seen = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+        value = seen.astype(kind.newbyteorder("="), order="C")
+        return value.view(bfloat16()) if self.dtype == "BFloat16" else value
+
+
+class TorchFile:
+    """A file of torch.save: `value` is what was saved, tensors as `Stored`, unknown objects as `Record`.
+
+    Parameters
+    ----------
+    source
+        The file, or its content.
+    budget
+        What reading it may take.
+    """
+
+    def __init__(self, source: Path | io.BytesIO, budget: Budget) -> None:
+        self.budget = budget
+        self.order: Literal["<", ">"] = "<"
+        self._source = source
+        self._raw: dict[str, bytes] = {}
+        self._places: dict[str, tuple[int, int]] | None = None  # offset and bytes, in the old form
+        if zipfile.is_zipfile(source):
+            self.value = self._zipped()
+        else:
+            self.value = self._legacy()
+
+    def storage(self, storage: Storage) -> bytes:
+        """Return the bytes of a storage."""
+        if storage.key in self._raw:
+            return self._raw[storage.key]
+        width = _width(storage.dtype)
+        if self._places is None:
+            with zipfile.ZipFile(self._source) as archive:
+                entry = archive.getinfo(f"{self._prefix}data/{storage.key}")
+                if entry.file_size < storage.size * width:
+                    raise ValueError("a tensor larger than what it is kept in")
+                self.budget.spend(entry.file_size, "numbers")
+                raw = archive.read(entry)
+        else:
+            start, size = self._places[storage.key]
+            if size < storage.size * width:
+                raise ValueError("a tensor larger than what it is kept in")
+            self.budget.spend(size, "numbers")
+            with self._open() as file:
+                file.seek(start)
+                raw = file.read(size)
+        if len(raw) < storage.size * width:
+            raise ValueError("the file ends too early")
+        return self._raw.setdefault(storage.key, raw)
+
+    def _open(self) -> Any:
+        return self._source.open("rb") if isinstance(self._source, Path) else io.BytesIO(self._source.getvalue())
+
+    def _zipped(self) -> Any:
+        check_archive(self._source, self.budget)
+        with zipfile.ZipFile(self._source) as archive:
+            names = archive.namelist()
+            pickled = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+            if len(pickled) != 1:
+                raise InputError(
+                    str(self.budget.path), "what torch.save wrote", Received("another archive"), "check it"
+                )
+            self._prefix = pickled[0].removesuffix("data.pkl")
+            order = f"{self._prefix}byteorder"
+            if order in names and archive.read(order) == b"big":
+                self.order = ">"
+            content = archive.read(pickled[0])
+        return self._load(io.BytesIO(content))
+
+    def _legacy(self) -> Any:
+        """Read the form before torch 1.6: pickles one after the other, then the storages."""
+        with closing(self._open()) as file:
+            if self._load(file) != _MAGIC:
+                raise ValueError("not what torch.save wrote")
+            self._load(file)
+            if self._load(file).get("little_endian") is False:
+                self.order = ">"
+            value = self._load(file)
+            sizes = dict(self._sizes)
+            self._places = {}
+            for key in self._load(file):
+                count = int.from_bytes(file.read(8), "little" if self.order == "<" else "big")
+                self._places[key] = (file.tell(), size := count * sizes[key])
+                self.budget.visit()
+                file.seek(size, 1)
+        return value
+
+    def _load(self, file: Any) -> Any:
+        self._sizes: dict[str, int] = {}
+        return Unpickler(file, self).load()
+
+    def referred(self, pid: Any) -> Storage | Record:
+        """Return what a persistent id stands for."""
+        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], Name)):
+            return Record("a persistent id", (pid,))
+        if len(pid) == 6 and pid[5] is not None:
+            raise ValueError("a view of a storage; save it with a newer torch")
+        key, count = pid[2], pid[4]
+        dtype = pid[1].name.removesuffix("Storage")
+        dtype = "" if dtype == "Untyped" else dtype
+        if not isinstance(key, str) or type(count) is not int or count < 0 or (dtype and dtype not in _DTYPES):
+            raise ValueError(f"a storage of {pid[1]}")
+        self._sizes[key] = _width(dtype)
+        return Storage(key, dtype, count)
+
+    def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
+        """Return what torch._utils._rebuild_tensor_v2 and _v3 would make."""
+        if not isinstance(storage, Storage):
+            return Record("torch.Tensor")
+        if storage.dtype:
+            return Stored(self, storage, offset, shape, stride, storage.dtype)
+        dtype = next((each.name for each in rest if isinstance(each, Name)), "bytes")
+        return Record(f"torch.Tensor of {dtype}")

@@ -1,0 +1,89 @@
+"""The state dict of a PyTorch model beside its optimizer's, in what torch.save wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rmsprop.checkpoint import ParameterState
+from rmsprop.checkpoint.formats.budget import Budget
+from rmsprop.checkpoint.formats.inert import search
+from rmsprop.errors import InputError, Received
+
+_MODELS = ("['model']", "['state_dict']", "['model_state_dict']", "['module']", "['net']")
+_STATISTICS = {"running_mean": "running_mean", "running_var": "running_var"}
+_COUNT = "num_batches_tracked"
+_REMEDY = "save {'model': model.state_dict(), 'optimizer': optimizer.state_dict()} of all model.parameters() in order"
+
+
+def read(
+    path: Path, value: Any, parameters: Sequence[ParameterState], several: bool, budget: Budget
+) -> tuple[ParameterState, ...]:
+    """Return the parameters with their weights, the statistics of batch normalizations with the weight of each."""
+    model = find(path, value, budget)
+    names = names_of(path, model, parameters, several)
+    filled = []
+    for parameter, name in zip(parameters, names, strict=True):
+        stem = name.removesuffix("weight")
+        own = {
+            field: model[stem + key].array()
+            for field, key in _STATISTICS.items()
+            if name != stem and stem + key in model
+        }
+        filled.append(replace(parameter, weight=model[name].array(), weight_name=name, **own))
+    return tuple(filled)
+
+
+def fill(model: dict[str, Any], parameters: Sequence[ParameterState], tensor: Any) -> None:
+    """Put the weights of `parameters` into the state dict of a model."""
+    for parameter in parameters:
+        name = parameter.weight_name or parameter.name
+        model[name] = tensor(parameter.weight)
+        for field, key in _STATISTICS.items():
+            value = getattr(parameter, field)
+            if value is not None:
+                stem, _, _ = name.rpartition(".")
+                model[f"{stem}.{key}" if stem else key] = tensor(value)
+
+
+def _is_model(value: Any) -> bool | None:
+    """Return whether a value is a model's state dict; None for an optimizer's, which holds none."""
+    if not isinstance(value, dict) or not value:
+        return False
+    if "param_groups" in value:
+        return None
+    return all(isinstance(k, str) and hasattr(v, "shape") for k, v in value.items())
+
+
+def find(path: Path, value: Any, budget: Budget) -> dict[str, Any]:
+    """Return the one state dict of a model in what was saved."""
+    found = search(value, budget, _is_model, depth=4)
+    usual = [each for each in found if each[0] in _MODELS]
+    chosen = usual if len(usual) == 1 else found
+    if len(chosen) != 1:
+        names = ", ".join(where for where, _ in found[:4]) or "none"
+        raise InputError(str(path), "a file with one model's state_dict()", Received(names), _REMEDY)
+    return chosen[0][1]
+
+
+def names_of(path: Path, model: dict[str, Any], parameters: Sequence[ParameterState], several: bool) -> list[str]:
+    """Return the name in the model's state dict of each of the optimizer's parameters."""
+    names = [name for name in model if name.rpartition(".")[2] not in (*_STATISTICS, _COUNT)]
+    said = [parameter.name for parameter in parameters]
+    named = [name for name in said if not name.isdecimal()]
+    if named:
+        whole = {name.removeprefix("module.").removeprefix("_orig_mod."): name for name in names}
+        found = [whole.get(name.removeprefix("module.").removeprefix("_orig_mod."), "") for name in said]
+    elif several and len(names) > 1:
+        remedy = "give the optimizer names, as in RMSprop(model.named_parameters()), and save it again"
+        raise InputError(str(path), "one whose optimizer has names, or one group", Received("several groups"), remedy)
+    else:
+        found = names
+    shapes = [None if p.square_avg is None else p.square_avg.shape for p in parameters]
+    fits = len(found) == len(said) and "" not in found and set(found) == set(names)
+    if not fits or any(s is not None and tuple(model[n].shape) != s for n, s in zip(found, shapes, strict=True)):
+        what = Received(f"a model of {len(names)} weights and an optimizer of {len(said)}, or of other shapes")
+        raise InputError(str(path), "a model whose weights are the optimizer's parameters", what, _REMEDY)
+    return found

@@ -1,0 +1,207 @@
+"""Trees of arrays in .npz, .safetensors and flax's .msgpack, as {keys from the root: array}, read without pickle.
+
+In .npz and .safetensors a name is the keys joined by "/" (or as `jax.tree_util.keystr` writes them). In .msgpack trees
+are nested; a node without leaves is {} in it, and None stays None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from rmsprop.checkpoint import Array
+from rmsprop.checkpoint.formats.budget import Budget
+from rmsprop.checkpoint.formats.reading import bfloat16, check_archive, check_unique, package, read_json
+from rmsprop.errors import InputError, Received
+
+Keys: TypeAlias = tuple[str, ...]
+Tree: TypeAlias = dict[Keys, Any]
+Flat: TypeAlias = dict[str, Array]
+_SAFETENSORS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "C64": "complex64",
+}  # fmt: skip
+_KEYSTR = re.compile(r"\['((?:[^'\\]|\\.)*)'\]|\[(\d+)\]|\.(\w+)")
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of an array of numbers by its name."""
+    dtype = bfloat16() if name == "bfloat16" else np.dtype(name)
+    if dtype.kind not in "fiuc" and name != "bfloat16":
+        raise InputError("a dtype", "one of numbers", name, "check what the file was written by")
+    return dtype
+
+
+def read_tree(path: Path, budget: Budget) -> Tree:
+    """Return the tree in a file; its ending tells the format."""
+    if path.suffix == ".msgpack":
+        return _read_msgpack(path, budget)
+    flat = _read_npz(path, budget) if path.suffix == ".npz" else read_safetensors(path, budget)[0]
+    check_unique(path, [name_of(keys_of(name)) for name in flat])
+    return {keys_of(name): value for name, value in flat.items()}
+
+
+def tree_bytes(tree: Tree, ending: str) -> bytes:
+    """Return the content of a file with this ending that holds `tree`."""
+    if ending == ".msgpack":
+        return _msgpack_bytes(tree)
+    flat = {"/".join(keys): value for keys, value in tree.items() if isinstance(value, np.ndarray)}
+    return _npz_bytes(flat) if ending == ".npz" else safetensors_bytes(flat)
+
+
+def name_of(keys: Keys) -> str:
+    """Return a name for `keys` that `keys_of` turns back: "a/w", or "['a/b']['w']" where a key holds a "/"."""
+    return "".join(f"['{key}']" for key in keys) if any("/" in key for key in keys) else "/".join(keys)
+
+
+def keys_of(name: str) -> Keys:
+    """Return the keys in a name such as "0/nu/w" or "[0].nu['w']"; none in an empty one."""
+    if name[:1] in "[." and "".join(match.group() for match in _KEYSTR.finditer(name)) == name:
+        return tuple(next(part for part in match.groups() if part is not None) for match in _KEYSTR.finditer(name))
+    return tuple(name.split("/"))
+
+
+def _read_npz(path: Path, budget: Budget) -> Flat:
+    """Return the arrays of an .npz, without unpickling and without making room for more than there is."""
+    check_archive(path, budget)  # each entry's size is checked against its header
+    flat = {}
+    with zipfile.ZipFile(path) as archive:
+        check_unique(path, [entry.filename.removesuffix(".npy") for entry in archive.infolist()])
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                first = np.lib.format.read_magic(file) == (1, 0)
+                header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, dtype = header(file)
+                size = math.prod(shape) * dtype.itemsize
+                if dtype.kind not in "fiuc" or size + file.tell() != entry.file_size:
+                    found = Received(f"{entry.filename} of {dtype} {shape}")
+                    raise InputError(str(path), "a file of arrays of numbers", found, "save bfloat16 as .safetensors")
+            budget.spend(size, entry.filename)
+            with archive.open(entry) as file:
+                flat[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+    return flat
+
+
+def _npz_bytes(flat: Flat) -> bytes:
+    for name, value in flat.items():
+        if value.dtype.name == "bfloat16":
+            raise InputError("a .npz", "of dtypes that NumPy has", Received(f"{name} in bfloat16"), "use .safetensors")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **flat)
+    return buffer.getvalue()
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors, whose header the library checks against the file."""
+    safetensors = package("safetensors")
+    with path.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        if size <= path.stat().st_size:
+            with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError):  # the library says what is wrong
+                read_json(path, raw.read(size))  # the library keeps one of two equal names
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise InputError(str(path), "a .safetensors file", Received(str(error)), "check it") from None
+
+
+def read_safetensors(path: Path, budget: Budget) -> tuple[Flat, dict[str, str]]:
+    """Return the arrays of a .safetensors, bfloat16 too, and its metadata."""
+    metadata = safetensors_metadata(path)
+    flat = {}
+    content = path.read_bytes()
+    for name, told in package("safetensors").deserialize(content):
+        budget.visit()
+        budget.spend(len(told["data"]), name)
+        dtype = dtype_of(_SAFETENSORS.get(told["dtype"], told["dtype"]))
+        flat[name] = np.frombuffer(told["data"], dtype).reshape(told["shape"]).copy()
+    return flat, metadata
+
+
+def safetensors_bytes(flat: Flat, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a .safetensors of `flat`."""
+    for name, value in flat.items():
+        if value.dtype.name not in _SAFETENSORS.values():
+            raise InputError("a .safetensors", "of real numbers", Received(f"{name} in {value.dtype}"), "use .msgpack")
+    whole = {name: value.copy(order="C") for name, value in flat.items()}
+    content: bytes = package("safetensors.numpy").save(whole, metadata=dict(metadata) if metadata else None)
+    return content
+
+
+# -- flax's msgpack: an array is extension 1, a scalar 3, of (shape, dtype's name, bytes); huge ones come in chunks ----
+
+_CHUNK = 2**30  # bytes
+_MOST_AXES = 64
+_MOST_ENTRIES = 2**20  # of one map
+_CHUNKED = "__msgpack_chunked_array__"
+
+
+def _read_msgpack(path: Path, budget: Budget) -> Tree:
+    msgpack = package("msgpack")
+    content = path.read_bytes()
+
+    def array(code: int, data: bytes) -> Any:
+        if code not in (1, 3):
+            raise InputError(str(path), "arrays of real numbers", Received(f"extension {code}"), "check it")
+        shape, name, raw = msgpack.unpackb(data, max_array_len=_MOST_AXES)
+        budget.spend(len(raw), "array")
+        return np.frombuffer(raw, dtype_of(name)).reshape(shape).copy()
+
+    def once(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+        budget.visit(len(pairs))
+        check_unique(path, [str(key) for key, _ in pairs if isinstance(key, (str, int))])
+        return {str(key): value for key, value in pairs}
+
+    def walk(keys: Keys, node: Any) -> Iterator[tuple[Keys, Any]]:
+        if isinstance(node, dict) and _CHUNKED in node:
+            parts = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
+            budget.spend(sum(part.nbytes for part in parts), "array")
+            yield keys, np.concatenate(parts).reshape([node["shape"][str(i)] for i in range(len(node["shape"]))])
+        elif isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from walk((*keys, key), value)
+        else:
+            yield keys, node
+
+    tree = msgpack.unpackb(
+        content,
+        ext_hook=array,
+        object_pairs_hook=once,
+        strict_map_key=False,
+        max_array_len=_MOST_AXES,  # flax writes lists as maps: only shapes are arrays
+        max_map_len=min(len(content) // 2, _MOST_ENTRIES),
+    )
+    return dict(walk((), tree))
+
+
+def _msgpack_bytes(tree: Tree) -> bytes:
+    msgpack = package("msgpack")
+
+    def packed(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        if value.nbytes > _CHUNK:
+            size, flat = _CHUNK // value.itemsize, value.reshape(-1)
+            parts = [packed(flat[i : i + size]) for i in range(0, flat.size, size)]
+            numbered = ({str(i): each for i, each in enumerate(some)} for some in (value.shape, parts))
+            return {_CHUNKED: True, "shape": next(numbered), "chunks": next(numbered)}
+        return msgpack.ExtType(1, msgpack.packb((value.shape, value.dtype.name, value.tobytes())))
+
+    nested: dict[str, Any] = {}
+    for keys, value in tree.items():
+        node = nested
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = packed(value)
+    content: bytes = msgpack.packb(nested)
+    return content

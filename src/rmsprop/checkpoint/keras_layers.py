@@ -1,0 +1,223 @@
+"""What the trainable variables of a Keras model are, read from its configuration alone: nothing is built or run.
+
+A tensor on its way through the model is in one of these orders, which decide how a Flatten joins it:
+
+    SAME      PyTorch's program has it in the same order
+    SPATIAL   channels last here, channels first there
+    sizes     a vector that a Flatten joined from (height, width, channels)
+    UNKNOWN   the configuration does not tell
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmsprop.checkpoint.layouts import Sizes, Turn
+
+SAME, SPATIAL, IMAGE, UNKNOWN = "same", "spatial", "image", "unknown"
+_Order = str | Sizes
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A trainable variable, and how it turns into PyTorch's."""
+
+    layer: str
+    cls: str
+    name: str
+    ndim: int
+    turn: Turn | None = None  # None where it does not turn
+    problem: str | None = None  # why it cannot go between Keras and PyTorch, unless the map tells
+    never: bool = False  # the map cannot tell either
+    open: str | None = None  # "flatten" or "reshape", which only the map can tell
+    note: str | None = None
+
+    def __str__(self) -> str:
+        """Return the variable as Keras names it."""
+        return f"{self.layer}/{self.name} ({self.cls})"
+
+
+_CONV = {n: Turn((n + 1, n, *range(n))) for n in (1, 2, 3)}
+_DEPTHWISE = {n: Turn((n, n + 1, *range(n))) for n in (1, 2)}
+_DENSE = Turn((1, 0))
+_ONE_BIAS = "PyTorch has two biases in its place, which move twice as far: make both layers without bias"
+_TWO_ROWS = "PyTorch has its rows as two parameters: make both layers without bias"
+_PASSING = {
+    "InputLayer", "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Dropout", "GaussianNoise", "GaussianDropout",
+    "AlphaDropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Rescaling", "Identity",
+    "ActivityRegularization", "Masking", "BatchNormalization", "LayerNormalization", "GroupNormalization",
+}  # fmt: skip
+_MERGING = {"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"}
+_WITHIN = ("MaxPooling", "AveragePooling", "ZeroPadding", "Cropping", "UpSampling")
+_GLOBAL = ("GlobalMaxPooling", "GlobalAveragePooling")
+
+
+def variables(model: Mapping[str, Any]) -> list[Variable] | None:
+    """Return the trainable variables of a Sequential or Functional model in order; None if a layer is unknown."""
+    if model.get("class_name") not in ("Sequential", "Functional"):
+        return None
+    found: dict[str, list[Variable]] = {}
+    orders: dict[str, _Order] = {}
+    before: dict[str, list[str]] = {}
+    previous: list[str] = []
+    for layer in model["config"]["layers"]:
+        name, cls = layer["config"]["name"], layer["class_name"]
+        before[name] = list(_inbound(layer["inbound_nodes"])) if layer.get("inbound_nodes") else previous
+        inputs = [orders.get(each, UNKNOWN) for each in before[name]]
+        if cls not in _MERGING and len(set(inputs)) > 1:  # a layer that is shared
+            inputs = [UNKNOWN]
+        own = _variables(layer, inputs[0] if inputs else UNKNOWN)
+        if own is None or layer.get("registered_name"):  # unknown, or another one that is only called so
+            return None
+        found[name] = own if layer["config"].get("trainable", True) else []
+        orders[name] = _order(layer, inputs)
+        if cls == "Reshape" and orders[name] == UNKNOWN:
+            sizes = layer["config"]["target_shape"]
+            if inputs[:1] == [SAME] and len(sizes) > 1:
+                _reshaped(layer, name, before, found)
+                orders[name] = SPATIAL if len(sizes) > 2 else UNKNOWN
+        previous = [name]
+    return [variable for own in found.values() for variable in own]
+
+
+def _inbound(nodes: Any) -> Iterator[str]:
+    """Yield the names of the layers that a layer's call is fed by."""
+    if isinstance(nodes, dict):
+        if nodes.get("class_name") == "__keras_tensor__":
+            yield nodes["config"]["keras_history"][0]
+        else:
+            for each in nodes.values():
+                yield from _inbound(each)
+    elif isinstance(nodes, list):
+        for each in nodes:
+            yield from _inbound(each)
+
+
+def _variables(layer: Mapping[str, Any], order: _Order) -> list[Variable] | None:
+    cls, config = layer["class_name"], layer["config"]
+    name, n = config["name"], int(cls[-2]) if cls[-2:] in ("1D", "2D", "3D") else 0
+
+    def one(variable: str, ndim: int, turn: Turn | None = None, **more: Any) -> Variable:
+        return Variable(name, cls, variable, ndim, turn, **more)
+
+    sizes = order if isinstance(order, tuple) else None
+    inputs: dict[str, Any] = {"open": "flatten"} if order == UNKNOWN else {}
+    own: list[Variable] = []
+    bias = [one("bias", 1)] if config.get("use_bias", True) else []
+    if cls == "Dense":
+        return [one("kernel", 2, replace(_DENSE, inputs=sizes), **inputs), *bias]
+    if cls in ("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"):
+        n = n or int(cls[4])
+        return [one("kernel", n + 2, _CONV[n], note=_padding(config, n)), *bias]
+    if cls in ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"):
+        several = config.get("depth_multiplier", 1) != 1
+        problem = "PyTorch joins its channels and depth_multiplier into one axis" if several else None
+        own.append(one("kernel", n + 2, _DEPTHWISE[n], note=_padding(config, n), problem=problem, never=several))
+        if cls.startswith("Separable"):
+            own.append(one("pointwise_kernel", n + 2, _CONV[n]))
+        return own + bias
+    if cls == "Embedding":
+        return [one("embeddings", 2)]
+    if cls in ("LSTM", "SimpleRNN", "GRU"):
+        turn = replace(_DENSE, inputs=sizes, blocks=(1, 0, 2) if cls == "GRU" else None)
+        other: dict[str, Any] = {}
+        if cls == "GRU" and not config.get("reset_after", True):
+            other = {"problem": "PyTorch's GRU resets after its product: use reset_after=True", "never": True}
+        recurrent = one("recurrent_kernel", 2, replace(turn, inputs=None), **other)
+        if cls == "GRU":
+            bias = [one("bias", 2, problem=_TWO_ROWS, never=True)] if bias else []
+        else:
+            bias = [replace(each, problem=_ONE_BIAS) for each in bias]
+        return [one("kernel", 2, turn, **inputs, **other), recurrent, *bias]
+    if cls in ("BatchNormalization", "LayerNormalization", "GroupNormalization"):
+        used = [part for part, flag in (("gamma", "scale"), ("beta", "center")) if config.get(flag, True)]
+        axes = config.get("axis")
+        if isinstance(axes, list) and len(axes) > 1:
+            return None
+        note = f"set eps={config['epsilon']} in PyTorch's {cls}" if "epsilon" in config else None
+        if cls == "BatchNormalization" and note:
+            note += f" and momentum={1 - config['momentum']:g}"
+        joined = None if sizes is None else Turn(inputs=None, outputs=sizes)
+        return [one(part, 1, joined, note=note, **({"open": "reshape"} if inputs else {})) for part in used]
+    passing = cls in _PASSING or cls in _MERGING or cls in ("Flatten", "Reshape", "Permute", "RepeatVector")
+    return [] if passing or cls.startswith((*_WITHIN, *_GLOBAL)) else None
+
+
+def _padding(config: Mapping[str, Any], n: int) -> str | None:
+    """Return a note where padding="same" pads unevenly, as no PyTorch layer does."""
+    size, strides = config.get("kernel_size"), config.get("strides", 1)
+    sizes = size if isinstance(size, list) else [size] * n
+    steps = strides if isinstance(strides, list) else [strides] * n
+    uneven = any(s % 2 == 0 for s in sizes if isinstance(s, int)) or any(s != 1 for s in steps)
+    if config.get("padding") != "same" or not uneven:
+        return None
+    return f'padding="same" of {config["name"]} pads more behind than before: pad the same by hand in PyTorch'
+
+
+def _order(layer: Mapping[str, Any], inputs: list[_Order]) -> _Order:
+    """Return the order of a layer's output."""
+    cls, config = layer["class_name"], layer["config"]
+    order = inputs[0] if inputs else UNKNOWN
+    shape = (layer.get("build_config") or {}).get("input_shape") or [None]
+    first = config.get("data_format") == "channels_first"
+    if cls == "InputLayer":
+        rank = len(config.get("batch_shape") or config.get("batch_input_shape") or ())
+        return SAME if 0 < rank < 4 else IMAGE
+    if cls in _MERGING:
+        kinds = {SPATIAL if each == IMAGE and SPATIAL in inputs else each for each in inputs}
+        alike = len(kinds) == 1 and not (cls == "Concatenate" and isinstance(order, tuple))
+        return kinds.pop() if alike else UNKNOWN
+    if cls in _PASSING:
+        return order
+    if "Conv" in cls:
+        return SAME if first else SPATIAL
+    if cls.startswith(_GLOBAL):
+        return order if config.get("keepdims") else SAME
+    if cls.startswith(_WITHIN):
+        return order if first or order in (SPATIAL, IMAGE) else UNKNOWN
+    if cls in ("Embedding", "LSTM", "GRU", "SimpleRNN"):
+        return SAME
+    if cls == "Dense":
+        return SAME if order == SAME or isinstance(order, tuple) or len(shape) == 2 else UNKNOWN
+    if cls == "Flatten" or (cls == "Reshape" and len(config["target_shape"]) == 1):
+        return _flattened(order, shape, first)
+    return UNKNOWN
+
+
+def _flattened(order: _Order, shape: list[Any], first: bool) -> _Order:
+    """Return the order of the vector that a Flatten makes of a tensor of this shape, the batch included."""
+    sizes = shape[1:]
+    if len(sizes) < 2:
+        return order if isinstance(order, tuple) or order == UNKNOWN else SAME
+    if any(type(size) is not int for size in sizes):
+        return SAME if order == SAME and not first else UNKNOWN
+    if first:  # Keras puts channels last before it joins; the tensor has them first, as PyTorch's
+        return (*sizes[1:], sizes[0]) if order == SAME else UNKNOWN
+    if order == IMAGE and sizes[-1] != 1:
+        return UNKNOWN
+    return tuple(sizes) if order == SPATIAL else SAME if order in (SAME, IMAGE) else UNKNOWN
+
+
+def _reshaped(
+    layer: Mapping[str, Any], name: str, before: Mapping[str, list[str]], found: dict[str, list[Variable]]
+) -> None:
+    """Mark the variables whose outputs a Reshape takes apart: those up to the dense layer that made them."""
+    sizes = tuple(layer["config"]["target_shape"])
+    whole = len(sizes) > 2 and all(type(size) is int and size > 0 for size in sizes)
+    names = list(before[name])
+    seen = {name}
+    while names:
+        here = names.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        own = found.get(here, [])
+        for i, variable in enumerate(own):
+            if whole:
+                own[i] = replace(variable, turn=replace(variable.turn or Turn(), outputs=sizes), open=None)
+            else:
+                own[i] = replace(variable, open="reshape")
+        if not (own and own[0].name == "kernel"):
+            names += before.get(here, [])

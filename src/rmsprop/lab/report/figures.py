@@ -1,0 +1,244 @@
+"""Figures in two steps: numbers from a run's records (`*_data`), then drawing (`draw_*`)."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from statistics import median, quantiles
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
+from rmsprop.lab.runs.training import QUANTILES
+from rmsprop.text import printable
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; lines differ in dashes as well.
+STYLES: dict[str, tuple[str, Any]] = {
+    "RMSprop": ("#0072B2", "-"),
+    "SGD": ("#555555", (0, (1, 1))),
+    "momentum": ("#E69F00", (0, (5, 1))),
+    "AdaGrad": ("#009E73", (0, (3, 1, 1, 1))),
+    "Adadelta": ("#CC79A7", (0, (4, 2))),
+    "Adam": ("#D55E00", (0, (6, 1, 1, 1))),
+}
+_SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
+_SHORT = 1e3  # factor from end to end of a logarithmic axis up to which it has ticks between the powers of ten
+# Names of tensors and metrics are shown as they are, whatever is in them and in the reader's own settings.
+as_they_are = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
+_UNNAMED = re.compile(r"_child\d+")  # what matplotlib calls a line without a label
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Band(NamedTuple):
+    """A curve over the seeds: median and the middle half, by epoch."""
+
+    label: str
+    x: list[float]
+    middle: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class Layer(NamedTuple):
+    """The distribution of one layer's effective learning rates, medians over the seeds of each quantile."""
+
+    name: str
+    quantiles: list[float]  # at rmsprop.lab.runs.training.QUANTILES
+
+
+def curve_data(rows: list[dict[str, Any]], curve: str, column: int) -> list[Band]:
+    """Return a Band per optimizer from the final rows' `curve`, of which `column` is drawn over the epoch."""
+    bands = []
+    for label in STYLES:
+        curves = [row[curve] for row in rows if row["optimizer"] == label and not row["diverged"]]
+        if curves:
+            points = [sorted(c[i][column] for c in curves) for i in range(min(len(c) for c in curves))]
+            x = [point[0] for point in curves[0]][: len(points)]
+            bands.append(Band(label, x, [median(p) for p in points], *_middle_half(points)))
+    return bands
+
+
+def _middle_half(points: list[list[float]]) -> tuple[list[float], list[float]]:
+    if len(points[0]) < 2:
+        return [p[0] for p in points], [p[0] for p in points]
+    cuts = [quantiles(p, n=4, method="inclusive") for p in points]
+    return [c[0] for c in cuts], [c[2] for c in cuts]
+
+
+def test_data(rows: list[dict[str, Any]], order: list[str]) -> dict[str, list[float]]:
+    """Return the test metric of every seed that did not diverge, by optimizer."""
+    finite = [row for row in rows if not row["diverged"]]
+    return {o: [row["test_metric"] for row in finite if row["optimizer"] == o] for o in order}
+
+
+def sensitivity_data(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Return (learning rate, mean validation metric) pairs of the tuning rows by optimizer; diverged rates left out."""
+    result = {}
+    for label in STYLES:
+        own = [row for row in rows if row["optimizer"] == label]
+        rates = sorted({row["lr"] for row in own})
+        groups = {lr: [row for row in own if row["lr"] == lr] for lr in rates}
+        result[label] = [
+            (lr, sum(row["validation_metric"] for row in group) / len(group))
+            for lr, group in groups.items()
+            if not any(row["diverged"] for row in group)
+        ]
+    return result
+
+
+def layer_data(recorded: Sequence[dict[str, list[float]]]) -> list[Layer]:
+    """Return a Layer per parameter from effective-rate quantiles recorded for one or more seeds."""
+    names = [name for name in recorded[0] if all(name in each for each in recorded)] if recorded else []
+    return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
+
+
+@as_they_are
+def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
+    """Draw curves with bands against the epoch; return an SVG."""
+    figure, axes = _axes()
+    for band in bands:
+        colour, dashes = STYLES.get(band.label, ("#0072B2", "-"))
+        wide = 2.2 if band.label == "RMSprop" else 1.3
+        axes.plot(band.x, band.middle, color=colour, linestyle=dashes, linewidth=wide, label=band.label)
+        axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
+    values = [y for band in bands for y in (*band.low, *band.middle)]
+    if log and values and min(values) > 0:
+        log_scale(axes, "y")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(y_label)
+    if len(bands) > 1:
+        _legend(figure)
+    return _svg(figure)
+
+
+@as_they_are
+def draw_test(results: dict[str, list[float]], y_label: str) -> str:
+    """Draw every seed as a dot and the median as a line, one column per optimizer; return an SVG."""
+    figure, axes = _axes()
+    for column, (label, values) in enumerate(results.items()):
+        colour = STYLES[label][0]
+        spread = [column + 0.3 * ((i + 0.5) / len(values) - 0.5) for i in range(len(values))]
+        axes.plot(spread, values, "o", color=colour, markersize=4, alpha=0.7)
+        if values:
+            axes.plot([column - 0.3, column + 0.3], [median(values)] * 2, color=colour, linewidth=2.5)
+    axes.set_xticks(range(len(results)), list(results), rotation=25, ha="right")
+    axes.set_ylabel(y_label)
+    return _svg(figure)
+
+
+@as_they_are
+def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str, *, log: bool = False) -> str:
+    """Draw the validation metric against the learning rate; return an SVG."""
+    figure, axes = _axes()
+    for label, points in results.items():
+        colour, dashes = STYLES[label]
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        wide = 2.2 if label == "RMSprop" else 1.3
+        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=wide, marker="o", markersize=2.5, label=label)
+    log_scale(axes, "x")
+    scores = [y for points in results.values() for _, y in points]
+    if log and scores and min(scores) > 0:
+        log_scale(axes, "y")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel(y_label)
+    _legend(figure)
+    return _svg(figure)
+
+
+@as_they_are
+def draw_layers(layers: list[Layer], lr: float) -> str:
+    """Draw each layer's effective rates: range as a hairline, 5-95 % thin, 25-75 % thick, median; return an SVG."""
+    figure, axes = _axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
+    for row, layer in enumerate(reversed(layers)):
+        least, p5, p25, p50, p75, p95, most = [q if q and q > 0 else None for q in layer.quantiles]
+        for low, high, wide in ((least, most, 0.6), (p5, p95, 2.0), (p25, p75, 6.0)):
+            if low is not None and high is not None:
+                axes.plot([low, high], [row, row], color="#0072B2", linewidth=wide, solid_capstyle="butt")
+        if p50 is not None:
+            axes.plot([p50], [row], "|", color="white", markersize=7, markeredgewidth=1.8)
+    if lr > 0:
+        axes.axvline(lr, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
+        axes.text(lr, len(layers) - 0.45, " η", color="#555555", fontsize=9, va="bottom")
+    if any(rate and rate > 0 for layer in layers for rate in layer.quantiles):
+        log_scale(axes, "x")
+    axes.set_yticks(range(len(layers)), [printable(layer.name) for layer in reversed(layers)])
+    axes.set_ylim(-0.6, len(layers) - 0.1)
+    axes.set_xlabel("effective learning rate η/d")
+    axes.tick_params(axis="y", labelsize=8)
+    return _svg(figure)
+
+
+@as_they_are
+def draw_bars(values: dict[str, float], x_label: str) -> str:
+    """Draw one horizontal bar per entry with its value; return an SVG."""
+    figure, axes = _axes(height=max(1.6, 0.8 + 0.3 * len(values)))
+    labels = list(reversed(values))
+    axes.barh(labels, [values[k] for k in labels], color=[STYLES.get(k, ("#0072B2",))[0] for k in labels], height=0.6)
+    for row, label in enumerate(labels):
+        axes.text(values[label], row, f" {values[label]:.0f}", va="center", fontsize=8)
+    axes.set_xlim(0, 1.18 * max(values.values(), default=1.0))
+    axes.set_xlabel(x_label)
+    return _svg(figure)
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(_Powers())
+    axis.set_minor_formatter(_Powers())
+    axis.set_minor_locator(_Between(subs="auto"))
+
+
+class _Between(LogLocator):
+    """Ticks between the powers only where these are few: to place dozens takes half of the time of a figure."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        found: Sequence[float] = super().tick_values(vmin, vmax) if 0 < vmax < _SHORT * vmin else []
+        return found
+
+
+class _Powers(LogFormatterSciNotation):
+    """Labels such as 10⁻³, or 0.003 on a short axis, as plain text: formulas take a third of the time of a figure."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        axis: Any = self.axis  # set before any label is asked for
+        low, high = sorted(axis.get_view_interval())
+        found = re.fullmatch(r"\$\\mathdefault\{(?:(.*)\\times)?10\^\{(.*)\}\}\$", super().__call__(x, pos))
+        if found is None:
+            return ""
+        if high < _SHORT * low and 1e-4 <= x < 1e5:
+            return f"{x:g}"
+        factor, exponent = found.groups()
+        return (f"{factor}×" if factor else "") + "10" + exponent.translate(_RAISED)
+
+
+def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+    # Figure without pyplot: no global state, no choice of backend is touched.
+    figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(figure: Figure, columns: int = 3) -> None:
+    """Name the lines that have a label; matplotlib itself leaves out those that begin with _, but not such texts."""
+    lines = [line for axes in figure.axes for line in axes.lines if not _UNNAMED.fullmatch(str(line.get_label()))]
+    numbers = [str(number) for number in range(len(lines))]
+    legend = figure.legend(lines, numbers, loc="outside upper center", fontsize=8, frameon=False, ncols=columns)
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_text(printable(str(line.get_label())))
+
+
+def _svg(figure: Figure) -> str:
+    with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # the same numbers give the same file
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = printable(buffer.getvalue())  # of its comments, which repeat every label
+    return text[text.index("<svg") :]

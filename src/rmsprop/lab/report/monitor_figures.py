@@ -1,0 +1,197 @@
+"""Figures of what the optimizer did, from the monitor's records: numbers first (`*_data`), then drawing (`draw_*`)."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import PercentFormatter
+
+from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg, as_they_are, log_scale
+from rmsprop.text import printable
+
+MANY = 10  # tensors, from which on only the extremes, the middle and the range are drawn
+FEW = 8  # tensors, up to which each has a heatmap of its own
+_COLUMNS = 300  # of a heatmap at most
+_PARTS = 4  # rows of a heatmap to a factor of two
+_COLOURS = [colour for colour, _ in STYLES.values()]
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
+
+
+class Series(NamedTuple):
+    """One statistic of one tensor at the measured steps; where it has no value, NaN."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+    @property
+    def middle(self) -> float:
+        """The median of the values that are known, NaN if none is."""
+        known = [v for v in self.values if not math.isnan(v)]
+        return median(known) if known else math.nan
+
+
+class Heat(NamedTuple):
+    """How effective learning rates are spread over the elements at each measured step."""
+
+    steps: list[int]
+    lowest: int  # log2 of the lowest edge; a row is a quarter of a factor of two
+    shares: npt.NDArray[np.float64]  # rows × steps: share of the elements within the factor of two that holds the row
+    lrs: list[float]  # η, of the first group
+
+
+def series_data(records: list[dict[str, Any]], field: str) -> list[Series]:
+    """Return a Series for each tensor in which `field` is known at any step."""
+    steps = [record["step"] for record in records]
+    names = dict.fromkeys(name for record in records for name in record["tensors"])
+    result = []
+    for name in names:
+        found = (record["tensors"].get(name, {}).get(field) for record in records)
+        values = [math.nan if value is None else float(value) for value in found]
+        if not all(math.isnan(value) for value in values):
+            result.append(Series(name, steps, values))
+    return result
+
+
+def heat_data(records: list[dict[str, Any]], name: str | None = None) -> Heat | None:
+    """Return the Heat of one tensor, or of all of them; None if nothing of it was measured."""
+    records = records[:: math.ceil(len(records) / _COLUMNS)] if records else []
+    columns = []
+    for record in records:
+        tensors = record["tensors"].values() if name is None else [record["tensors"].get(name, {})]
+        rates = [t["effective_lr"] for t in tensors if t.get("effective_lr")]
+        columns.append([(math.log2(r["lr"]), r["first"], r["counts"]) for r in rates if r["lr"] > 0])
+    bins = [each for column in columns for each in column]
+    if not bins:
+        return None
+    # Bin e, of elements with 2ᵉ ≤ d < 2ᵉ⁺¹, reaches from log2 η − e − 1 to log2 η − e.
+    lowest = math.floor(min(eta - first - len(counts) for eta, first, counts in bins))
+    highest = math.ceil(max(eta - first for eta, first, _ in bins))
+    centers = lowest + (np.arange(_PARTS * (highest - lowest)) + 0.5) / _PARTS
+    shares = np.zeros((len(centers), len(records)))
+    for column, parts in enumerate(columns):
+        for eta, first, counts in parts:
+            places = np.ceil(eta - centers - 1).astype(int) - first
+            inside = (places >= 0) & (places < len(counts))
+            shares[inside, column] += np.array(counts)[places[inside]]
+        shares[:, column] /= max(1, sum(sum(counts) for _, _, counts in parts))
+    lrs = [float(record["groups"][0]["lr"]) for record in records]
+    return Heat([record["step"] for record in records], lowest, shares, lrs)
+
+
+@as_they_are
+def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | None = None) -> str:
+    """Draw a statistic of every tensor over the steps, or of many tensors the extremes and the middle; return an SVG.
+
+    A `log` axis has no place for zeros and leaves them out, else values are shares. `mark` draws a line across.
+    """
+    figure, axes = _axes()
+    if log:
+        series = [s._replace(values=[v if v > 0 else math.nan for v in s.values]) for s in series]
+        series = [s for s in series if not math.isnan(s.middle)]
+    if len(series) < MANY:
+        for s, (colour, dashes) in zip(series, _styles([s.name for s in series]), strict=True):
+            axes.plot(s.steps, s.values, color=colour, linestyle=dashes, linewidth=1.5, label=s.name)
+    else:
+        _draw_many(axes, series)
+    for line in axes.lines:
+        if np.isfinite(np.asarray(line.get_ydata(), float)).sum() == 1:
+            line.set_marker("o")  # a line needs two points to be seen
+    if mark is not None:
+        axes.axhline(mark, color="#555555", linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+    if log and series:
+        log_scale(axes, "y")
+    elif not log:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel(y_label)
+    if series:
+        _legend(figure, columns=max(1, min(3, 64 // (7 + max(len(str(line.get_label())) for line in axes.lines)))))
+    return _svg(figure)
+
+
+def _styles(names: list[str]) -> list[tuple[str, Any]]:
+    """Return a colour for each module and dashes for each of its parameters, so that a layer is seen as one."""
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        modules.setdefault(name.rpartition(".")[0], []).append(name)
+    places = {n: (i, j) for i, (_, inside) in enumerate(modules.items()) for j, n in enumerate(inside)}
+    count = len(_COLOURS)
+    return [(_COLOURS[i % count], _DASHES[(i // count + j) % len(_DASHES)]) for i, j in (places[n] for n in names)]
+
+
+def _draw_many(axes: Axes, series: list[Series]) -> None:
+    """Draw the range, the median, and the tensors that are highest and lowest in their own median."""
+    columns = [[v for v in column if not math.isnan(v)] for column in zip(*(s.values for s in series), strict=True)]
+    known = [(step, column) for step, column in zip(series[0].steps, columns, strict=True) if column]
+    x = [step for step, _ in known]
+    axes.fill_between(x, [min(c) for _, c in known], [max(c) for _, c in known], color="#0072B2", alpha=0.12, lw=0)
+    highest, lowest = (pick(series, key=lambda s: s.middle) for pick in (max, min))
+    for s, colour, dashes in ((highest, "#D55E00", "-"), (lowest, "#009E73", (0, (4, 1.5)))):
+        axes.plot(s.steps, s.values, color=colour, linestyle=dashes, linewidth=1.2, label=s.name)
+    middle = [median(c) for _, c in known]
+    axes.plot(x, middle, color="#0072B2", linewidth=2.2, label=f"median of {len(series)}")
+
+
+@as_they_are
+def draw_heat(heats: dict[str, Heat]) -> str:
+    """Draw how effective learning rates are spread: one Heat over the steps, or several side by side; return an SVG."""
+    figure, axes = _axes()
+    figure.dpi = 200  # of the cells, which are pixels, not paths: the picture stays small
+    axes.grid(visible=False)
+    axes.set_facecolor(mpl.colormaps["Blues"](0))  # beyond the rates of a tensor there are no elements either
+    norm = PowerNorm(0.5, vmin=0, vmax=max(float(heat.shares.max()) for heat in heats.values()))  # few are seen, too
+    shades: Any = None
+    for number, heat in enumerate(heats.values()):
+        edges, steps = np.array(_edges(heat.steps)), np.array(heat.steps, float)
+        if len(heats) > 1:
+            edges, steps = (number + (x - edges[0]) / (edges[-1] - edges[0]) for x in (edges, steps))
+            axes.axvline(number, color="white", linewidth=4)
+        rates = 2.0 ** (heat.lowest + np.arange(len(heat.shares) + 1) / _PARTS)
+        shades = axes.pcolormesh(edges, rates, heat.shares, cmap="Blues", norm=norm, rasterized=True, zorder=0.5)
+        lrs = [lr or math.nan for lr in heat.lrs]
+        axes.plot(steps, lrs, color="#D55E00", linewidth=1.2, linestyle=(0, (4, 2)))
+    if len(heats) > 1:
+        axes.set_xticks(np.arange(len(heats)) + 0.5, [printable(name) for name in heats], rotation=25, ha="right")
+        axes.set_xlim(0, len(heats))
+    else:
+        axes.set_xlabel("step")
+    log_scale(axes, "y")
+    lowest = min(min([2.0**heat.lowest, *(lr for lr in heat.lrs if lr > 0)]) for heat in heats.values())
+    highest = max(2.0 ** (heat.lowest + len(heat.shares) / _PARTS) for heat in heats.values())
+    axes.set_ylim(lowest / 1.5, highest * 1.5)
+    axes.set_ylabel("effective learning rate η/d")
+    figure.colorbar(shades, ax=axes, format=PercentFormatter(1, decimals=0), label="elements", aspect=30)
+    return _svg(figure)
+
+
+def _edges(steps: list[int]) -> list[float]:
+    """Return the ends of the columns: half-way between the steps, and as far beyond the first and the last."""
+    between = [(a + b) / 2 for a, b in pairwise(steps)]
+    first = 2 * steps[0] - between[0] if between else steps[0] - 0.5
+    last = 2 * steps[-1] - between[-1] if between else steps[-1] + 0.5
+    return [max(0.0, first), *between, last]
+
+
+def extremes_words(series: list[Series], form: str) -> str:
+    """Return which tensors end highest and lowest, in words, for those who do not see the picture."""
+    last = [(s.name, known[-1]) for s in series if (known := [v for v in s.values if not math.isnan(v)])]
+    if len(last) < 2:
+        return "".join(f"{name} ends at {_number(value, form)}." for name, value in last)
+    (low, least), (high, most) = (pick(last, key=lambda pair: pair[1]) for pick in (min, max))
+    if least == most:
+        return f"At the end all are at {_number(most, form)}."
+    return f"At the end {high} is highest ({_number(most, form)}) and {low} lowest ({_number(least, form)})."
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}".replace("%", " %")

@@ -1,0 +1,200 @@
+"""What came of a training, by its losses and scores: nothing, little so far, or less than in an earlier epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from rmsprop.lab.chance import MARGIN, SHARE, no_better
+from rmsprop.lab.report.sentences import score_words
+from rmsprop.lab.runs.course import Course, Epoch
+from rmsprop.monitor.findings import Finding
+from rmsprop.monitor.findings.history import History, Record, higher, lower, percent
+
+WAY = 0.1  # of the way from chance to an accuracy of 1: with less, nothing was learned
+FITTED = 0.9  # of the loss before the first step: a training loss below it has learned its own data
+JUMP = 1.2  # times the loss before the first step: a training loss above it was thrown there by its steps
+MOVED = 1.0  # of its size: a weight matrix that all steps together could move less than that has hardly moved
+SLOW = 0.9  # of the validation loss before the first step: a run that ends above it has hardly begun
+STEADY = 0.3  # of the fall came in the second half of the epochs: the loss was still falling
+GAVE_BACK = 0.25  # of the fall of the validation loss
+GAVE_BACK_SCORE = 0.05  # of the gain of the score
+WELL = 0.1  # of the loss before the first step: a training that comes below it was not harmed by its steps
+THROWN = 1.5  # times the loss before the first step: where long first steps threw the loss
+STEPS = ("first step", "long steps", "spike", "oscillation")  # findings about the length of steps
+
+
+class Judged(NamedTuple):
+    """A training as it is judged."""
+
+    course: Course
+    rule: dict[str, Any]
+    metric: str
+    higher_is_better: bool
+    moved: float  # by which share of its size all steps together could move a weight matrix, at most; NaN if not known
+
+    def score_of(self, epoch: Epoch) -> str:
+        """Return the words for a score, empty where it is the loss."""
+        return "" if self.metric == "loss" else f"; {self.metric} {score_words(epoch.score, self.metric)}"
+
+
+def outcome(judged: Judged) -> Iterator[Finding]:
+    """Yield what came of a finished training, if it is nothing good: one finding at most."""
+    epochs = judged.course.validation
+    if judged.course.lost or not judged.course.losses or len(epochs) < 2 or epochs[0].number:
+        return
+    yield from learned_nothing(judged) or too_slow(judged) or got_worse(judged)
+
+
+def harmless(finding: Finding, course: Course) -> bool:
+    """Return whether steps were long, and training went well nevertheless: its loss says so."""
+    if finding.kind not in STEPS:
+        return False
+    return course.left <= WELL or (finding.kind == "first step" and course.jump <= THROWN)
+
+
+def movement(statistics: Sequence[Record], steps: int) -> float:
+    """Return how far `steps` steps could move the weight matrix that moves most, by its size, as far as is known."""
+    history = History(statistics)
+    matrices = [name for name, seen in history.tensors.items() if len(seen[-1].values["shape"]) >= 2]
+    ratios = [history.typical(name, "update_ratio") for name in matrices]
+    return steps * max((ratio for ratio in ratios if math.isfinite(ratio)), default=math.nan)
+
+
+def learned_nothing(judged: Judged) -> list[Finding]:
+    """Find a training after which the validation data are predicted no better than before it, or by a constant."""
+    course, lr = judged.course, judged.rule["lr"]
+    first, last = course.validation[0], course.validation[-1]
+    constant = course.constant.get("loss")
+    level = first.loss if constant is None else min(first.loss, constant)
+    if not no_better(last.loss, level) or _scores(judged, last):
+        return []
+    fitted, moved = course.left < FITTED, judged.moved
+    changes: tuple[dict[str, Any], ...] = ()
+    advice = "look whether the targets belong to the inputs, and whether a gradient reaches the weights"
+    if fitted:
+        cause = f"the training loss has fallen to {percent(course.left)}: what was learned holds for these data alone"
+        advice = "look whether the validation data are of the same kind; take more training data or a smaller model"
+    elif course.jump > JUMP:
+        cause = (
+            f"steps at lr = {lr:g} went further than their gradients hold: the training loss rose to {course.jump:.3g} "
+            "times what it was before the first step"
+        )
+        changes, advice = ({"lr": lower(lr)},), ""
+    elif moved < MOVED:
+        cause = _short(lr, moved)
+        changes, advice = ({"lr": higher(lr)},), ""
+    else:
+        cause = "neither is the training loss thrown up by long steps, nor are steps too short to move the weights"
+    known = "" if constant is None else f", and the best constant prediction has {constant:.4g}"
+    chance = course.constant.get("metric")
+    scored = judged.score_of(last)
+    if scored and chance is not None:
+        scored += f", where always the same answer has {score_words(chance, judged.metric)}"
+    return [
+        Finding(
+            kind="learned nothing",
+            tensor=None,
+            step=course.losses[-1]["step"],
+            sentence=f"Nothing was learned: the validation loss is {last.loss:.4g}; it was {first.loss:.4g} before the "
+            f"first step{known}{scored}.",
+            cause=cause,
+            evidence={
+                "before": first.loss, "last": last.loss, "constant": constant, "score": last.score,
+                "constant_score": chance, "training_loss_left": course.left, "highest_times_before": course.jump,
+                "moved": moved,
+            },
+            threshold=f"validation loss not {percent(SHARE)} below both, and an accuracy not {percent(WAY)} of the way "
+            "above a constant's",
+            advice=advice,
+            changes=changes,
+        )
+    ]  # fmt: skip
+
+
+def _short(lr: float, moved: float) -> str:
+    return f"steps at lr = {lr:g} are short: all of them together are {percent(moved)} of a weight matrix"
+
+
+def _scores(judged: Judged, epoch: Epoch) -> bool:
+    """Return whether the accuracy is well above that of a constant prediction."""
+    chance, margin = judged.course.constant.get("metric"), judged.course.constant.get("margin") or 0.0
+    if chance is None or epoch.score is None or not judged.higher_is_better:
+        return False
+    return epoch.score > chance + max(MARGIN * margin, WAY * (1 - chance))
+
+
+def too_slow(judged: Judged) -> list[Finding]:
+    """Find a training whose loss has hardly fallen, and still falls."""
+    epochs, lr = judged.course.validation, judged.rule["lr"]
+    first, middle, last = epochs[0], epochs[len(epochs) // 2], epochs[-1]
+    fall = first.loss - last.loss
+    if not judged.course.has_scale or not 0 < fall <= (1 - SLOW) * first.loss or len(epochs) < 3:
+        return []
+    if first.loss < SLOW * (judged.course.constant.get("loss") or 0.0):  # it was trained before, and goes on as slowly
+        return []
+    late = (middle.loss - last.loss) / fall
+    if not (late >= STEADY and judged.moved < MOVED):
+        return []
+    return [
+        Finding(
+            kind="slow",
+            tensor=None,
+            step=judged.course.losses[-1]["step"],
+            sentence=f"This training has hardly begun: the validation loss has fallen from {first.loss:.4g} to "
+            f"{last.loss:.4g}, {percent(late)} of that in the second half of the epochs{judged.score_of(last)}.",
+            cause=_short(lr, judged.moved),
+            evidence={"before": first.loss, "last": last.loss, "late_share": late, "moved": judged.moved},
+            threshold=f"validation loss above {percent(SLOW)} of what it was, {percent(STEADY)} of its fall in the "
+            f"second half, all steps together shorter than {MOVED:g} times a weight matrix",
+            changes=({"lr": higher(lr)},),
+        )
+    ]
+
+
+def got_worse(judged: Judged) -> list[Finding]:
+    """Find a training that lost a good part of what it had learned."""
+    course, lr = judged.course, judged.rule["lr"]
+    first, last = course.validation[0], course.validation[-1]
+    best = min(course.validation, key=lambda epoch: epoch.loss)
+    fall, back = first.loss - best.loss, last.loss - best.loss
+    if not (back > max(GAVE_BACK * fall, SHARE * abs(first.loss)) and _score_fell(judged)):
+        return []
+    changes: tuple[dict[str, Any], ...] = ({"lr": lower(lr)},)
+    cause = f"steps at lr = {lr:g} went further than their gradients hold, and the training loss rose as well"
+    if course.training.get(last.number, math.nan) <= course.training.get(
+        best.number, FITTED * (course.before or math.nan)
+    ):
+        cause = (
+            f"the training loss went on falling after epoch {best.number}: what was learned since holds for it alone"
+        )
+        changes = ({"epochs": best.number},) if best.number else ()
+    share = f"{percent(back / fall)} of its fall" if fall > 0 else "above what it was before the first step"
+    return [
+        Finding(
+            kind="got worse",
+            tensor=None,
+            step=course.losses[-1]["step"],
+            sentence=f"The validation loss ends at {last.loss:.4g}{judged.score_of(last)}; in epoch {best.number} it "
+            f"was {best.loss:.4g}{judged.score_of(best)}. Given back: {share}.",
+            cause=cause,
+            evidence={
+                "before": first.loss, "best": best.loss, "last": last.loss, "best_epoch": best.number,
+                "best_score": best.score, "score": last.score,
+            },
+            threshold=f"{percent(GAVE_BACK)} of the fall of the validation loss given back, and "
+            f"{percent(GAVE_BACK_SCORE)} of the score's gain",
+            advice="" if changes else "take more training data or a smaller model",
+            changes=changes,
+        )
+    ]  # fmt: skip
+
+
+def _score_fell(judged: Judged) -> bool:
+    """Return whether the score gave back its share of what it had gained."""
+    sign = 1 if judged.higher_is_better else -1
+    scores = [sign * e.score for e in judged.course.validation if e.score is not None and math.isfinite(e.score)]
+    if len(scores) < len(judged.course.validation):
+        return True
+    return max(scores) - scores[-1] > GAVE_BACK_SCORE * (max(scores) - scores[0])

@@ -1,0 +1,282 @@
+"""Run directories: what a run is (run.json), what it recorded (JSON lines), and where it stands (checkpoint.pt)."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmsprop.errors import InputError, Received
+from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
+from rmsprop.lab.runs.lock import LOCK, locked
+from rmsprop.lab.runs.schema import check_config, check_record, check_statistics, check_summary
+from rmsprop.lab.runs.task_code import changes
+
+CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
+    "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
+)  # fmt: skip
+_MAY_DIFFER = ("made_with", "task_code", "accepted_changes")
+_SHOWN = 5  # changes of a task that are named
+RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # of a directory that holds no run but a range test
+
+
+def to_json(value: Any) -> str:
+    """Return strict JSON: not-a-number and infinities become null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # seldom, and looking for it takes longer than writing
+        return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
+
+
+class RunDirectory:
+    """One run on disk. Made from a path, it is read; `open` creates or continues it, and only then it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, path: Path, config: dict[str, Any], *, resume: bool, accept_changes: bool = False
+    ) -> Iterator[RunDirectory]:
+        """Create `path` for a new run of `config`, or with `resume` go on with the one there, if it is the same run.
+
+        With `accept_changes` the code of its task may be another one, which is then noted in run.json. Until the end of
+        the context no other process can open it. What a killed process left half-written is removed.
+        """
+        if accept_changes and not resume:
+            raise InputError("--accept-changes", "given with --resume", Received("none"), "a new run takes any task")
+        run = cls(path)
+        run._check(config, resume, accept_changes)  # before anything is written, the lock included
+        with locked(path):
+            changed = run._check(config, resume, accept_changes)  # another process may have been here meanwhile
+            remove_temporary(
+                p for p in temporary_files(path) if not p.name.startswith(f".{REPORT}.")
+            )  # that has no lock
+            if not (path / CONFIG).exists():
+                run._write_config(config)
+            elif changed:
+                saved = run.config()
+                noted = [*saved.get("accepted_changes", []), *changed]
+                run._write_config({**saved, "task_code": config["task_code"], "accepted_changes": noted})
+            yield run
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+    def _check(self, config: dict[str, Any], resume: bool, accept_changes: bool) -> list[str]:
+        """Raise InputError unless a run of `config` may begin here, or with `resume` go on; return accepted changes."""
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise InputError("--out", "a directory, or a path that does not exist", str(path), "choose another --out")
+        if not (path / CONFIG).exists():
+            if not is_unused(path):
+                found = Received(f"{path}, which holds other files")
+                raise InputError("--out", "a new or empty directory", found, "choose another --out")
+            if resume and not path.exists():  # an empty one is what a kill in the first moment leaves
+                found = Received(f"{path}, where there is none")
+                raise InputError("--resume", "given for a run that was begun", found, "leave --resume out")
+            return []
+        saved = self.config()
+        differing = [k for k in {**saved, **config} if saved.get(k) != config.get(k) and k not in _MAY_DIFFER]
+        if differing:
+            pairs = [(k, *_unlike(saved.get(k), config.get(k))) for k in differing]
+            there = ", ".join(f"{k} {x!r}" for k, x, _ in pairs)
+            asked = Received(", ".join(f"{k} {x!r}" for k, _, x in pairs))
+            raise InputError(f"the run in {path}", f"the one asked for ({there})", asked, "choose another --out")
+        if (path / SUMMARY).exists():
+            remedy = f"see it with: rmsprop report {path}; or choose another --out"
+            raise InputError("the run", "one that is not finished", Received(str(path)), remedy)
+        if not resume:
+            found = Received(f"{path}, where this run was begun")
+            raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
+        changed = changes(saved.get("task_code") or {}, config.get("task_code") or {})
+        if changed and not accept_changes:
+            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+            found = Received(f"another one: {'; '.join(changed[:_SHOWN])}{more}")
+            remedy = "add --accept-changes to go on with it, or choose another --out for a new run"
+            raise InputError(f"the task of the run in {path}", "the one that it began with", found, remedy)
+        return changed
+
+    def config(self) -> dict[str, Any]:
+        """Return what the run is."""
+        config = self._json(CONFIG)
+        check_config(config, str(self.path / CONFIG))
+        return config
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return how the run ended, None if it has not."""
+        if not (self.path / SUMMARY).exists():
+            return None
+        summary = self._json(SUMMARY)
+        check_summary(summary, self.config()["kind"], str(self.path / SUMMARY))
+        return summary
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return _object((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if (self.path / RANGE_TEST).exists():
+                found, remedy = Received(f"{self.path}, a range test"), f"its figure is {self.path / RANGE_FIGURE}"
+                raise InputError("the run", "one of train or compare", found, remedy) from None
+            found = Received(f"{self.path}, which has no {name}")
+            raise InputError("the run", "a directory that rmsprop wrote", found, "check the path") from None
+        except ValueError:
+            damaged = Received("damaged text")
+            raise InputError(str(self.path / name), "a JSON object", damaged, "start a new run") from None
+
+    def records(self, name: str = RECORDS) -> list[dict[str, Any]]:
+        """Return the records that the file `name` holds; a last line that was cut short by a crash does not count."""
+        lines = self._lines(name)
+        if lines and lines[-1] is None:
+            lines.pop()
+        if None in lines:
+            where = f"line {lines.index(None) + 1} of {self.path / name}"
+            raise InputError(where, "a JSON object", Received("damaged text"), "start a new run")
+        return [record for record in lines if record is not None]
+
+    def _lines(self, name: str) -> list[dict[str, Any] | None]:
+        """Return what each line of the file `name` holds, None for a damaged one."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        kind = self.config()["kind"]
+        records: list[dict[str, Any] | None] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")):
+            try:
+                record = _object(line)
+            except ValueError:
+                records.append(None)
+                continue
+            where = f"line {number + 1} of {path}"
+            check_record(record, kind, where) if name == RECORDS else check_statistics(record, where)
+            records.append(record)
+        return records
+
+    def append(self, records: Iterable[dict[str, Any]], name: str = RECORDS) -> None:
+        """Add records to the file `name`, one JSON object per line."""
+        text = "".join(to_json(record) + "\n" for record in records)
+        if text:
+            path = self.path / name
+            try:
+                with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def keep_records(self, which: Callable[[dict[str, Any]], Hashable], name: str = RECORDS) -> int:
+        """Drop records of the file `name`, and return how many are left.
+
+        What remains is one record of each value of `which` that is not None. Two may be alike where two processes went
+        on with one run. Lines that a power cut damaged are dropped, too.
+        """
+        kept: dict[Hashable, dict[str, Any]] = {}
+        for record in self._lines(name):
+            key = None if record is None else which(record)
+            if record is not None and key is not None:
+                kept.setdefault(key, record)
+        write_atomically(self.path / name, "".join(to_json(record) + "\n" for record in kept.values()))
+        return len(kept)
+
+    def keep_records_until(self, step: int, count: int, name: str = RECORDS) -> None:
+        """Keep the records up to `step`, of which a checkpoint counts `count`; warn where some are lost."""
+        kept = self.keep_records(lambda r: (r["kind"], r["step"]) if r["step"] <= step else None, name)
+        if kept < count:
+            lost = f"{count - kept} of the {count} records up to step {step} are not in {self.path / name}"
+            warnings.warn(f"{lost}: the run goes on without them, and figures have a gap", stacklevel=3)
+
+    def _sync_records(self) -> None:
+        """Put the records on the disk, before a file that counts on them."""
+        for path in self.path.glob("*.jsonl"):
+            with path.open("ab") as file:
+                os.fsync(file.fileno())
+
+    def save_checkpoint(self, state: dict[str, Any], *names: str) -> None:
+        """Replace the checkpoint, and those of other `names` by the same."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self._sync_records()
+        for name in (CHECKPOINT, *names):
+            write_atomically(self.path / name, buffer.getvalue())
+
+    def load_checkpoint(self, use: Callable[[dict[str, Any]], None], name: str = CHECKPOINT) -> bool:
+        """Hand the checkpoint to `use` and return True; False if there is none. Loads tensors and plain values only."""
+        path = self.path / name
+        if not path.exists():
+            return False
+        try:
+            use(torch.load(path, weights_only=True))
+        except InputError as error:  # undamaged, but of something else: it tells of what
+            raise InputError(f"{path}: {error.name}", error.allowed, error.value, error.remedy) from error
+        except (
+            OSError,
+            RuntimeError,
+            pickle.UnpicklingError,
+            EOFError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            remedy = "restore it from a copy, or begin anew with another --out"
+            found = Received(f"one that fails with {type(error).__name__}")
+            raise InputError(str(path), "an undamaged checkpoint of this run", found, remedy) from error
+        return True
+
+    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write how the run ended, and return it as it was written; from then on the run is not resumed."""
+        self._sync_records()
+        write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
+        return self._json(SUMMARY)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Return the JSON object that `text` is; ValueError if it is none."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("lists in lists in lists") from None
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def _unlike(a: Any, b: Any) -> tuple[Any, Any]:
+    """Return two values that differ; of dicts, such as rules, what differs in them."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return a, b
+    keys = [k for k in {**a, **b} if a.get(k) != b.get(k)]
+    return {k: a.get(k) for k in keys}, {k: b.get(k) for k in keys}
+
+
+def is_unused(path: Path) -> bool:
+    """Return whether a directory is not there or holds nothing but what a killed process left."""
+    if not path.exists():
+        return True
+    left = {*temporary_files(path), path / LOCK}
+    return all(each in left for each in path.iterdir())
+
+
+def new_path(kind: str, task: str, *, resume: bool) -> Path:
+    """Return runs/KIND-TASK, or with a number at its end: the first free one, made here, or to resume the last one."""
+    path, number = Path("runs") / f"{kind}-{task}", 1
+    last = path
+    while True:
+        try:
+            if not resume:  # making it keeps it from other commands that start at the same time
+                path.mkdir(parents=True)
+                return path
+        except FileExistsError:
+            pass
+        if resume and not path.exists():
+            return last
+        number += 1
+        last, path = path, path.with_name(f"{kind}-{task}-{number}")

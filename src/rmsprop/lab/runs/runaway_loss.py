@@ -1,0 +1,47 @@
+"""What the losses of a training say by themselves: that it ran away, although they stayed finite."""
+
+from __future__ import annotations
+
+from rmsprop.lab.runs.course import Course
+from rmsprop.monitor.findings import Finding
+from rmsprop.monitor.findings.history import lower
+
+TIMES = 3.0  # the loss before the first step: not training would have been better
+LOST = 0.5, 0.1  # of it: it ends above the first share, and was once below the second one
+
+
+def ran_away(course: Course, lr: float) -> Finding | None:
+    """Return the finding that a training's loss has run away, None if it has not.
+
+    Of a loss that has no scale (`Course`), nothing is said. Training losses are compared, not validation losses, which
+    also rise where a model only learns its training data by heart.
+    """
+    if not (course.has_scale and course.before and course.training):
+        return None
+    known, before, losses = course.losses, course.before, course.training
+    last, best = max(losses), min(losses, key=lambda epoch: losses[epoch])
+    end, least = losses[last], losses[best]
+    lost = end > LOST[0] * before and least < LOST[1] * before
+    if not (lost or end > TIMES * before):
+        return None
+    limit = before * (LOST[0] if lost else TIMES)
+    steps = [0, *(r["step"] for r in known)]
+    rose = next(i for i, r in enumerate(known) if r["loss"] > limit and (not lost or r["epoch"] > best))
+    good, high = steps[rose], steps[rose + 1]
+    when = f"at step {high}" if high == good + 1 else f"between steps {good} and {high}"
+    fell = f" It had fallen to {least:.3g} in epoch {best}." if lost else ""
+    return Finding(
+        kind="loss",
+        tensor=None,
+        step=steps[-1],
+        sentence=f"The training loss has run away: in epoch {last} it is {end:.3g}, {end / before:.3g} times what it "
+        f"was before the first step ({before:.3g}).{fell} It was first above {limit:.3g} {when}.",
+        cause=f"steps at lr = {lr:g} went further than their gradients hold, and later ones have not led back",
+        evidence={
+            "before": before, "least": least, "last": end, "times_before": end / before, "step_before": good,
+            "step_above": high,
+        },
+        threshold=f"{TIMES:g} times the loss before the first step, or {LOST[0]:g} times where it was once below "
+        f"{LOST[1]:g} times; medians of epochs",
+        changes=({"lr": lower(lr)},),
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""Worker processes: so many calls at a time, and fewer where memory does not suffice for all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+
+from rmsprop.lab.runs.interrupts import children_deaf_to_ctrl_c
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class WorkerLost(Exception):  # noqa: N818  (named for what happened)
+    """A worker process ended before its work was done; what was recorded stays, and the run can be resumed."""
+
+
+class Workers:
+    """A pool of processes of one thread each, which end with this one.
+
+    Parameters
+    ----------
+    count
+        Processes at a time. It is halved when one is killed as the system does when memory runs out (SIGKILL), or
+        cannot allocate memory.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+        self._processes: set[BaseProcess] = set()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._end(at_once=error is not None)
+
+    def results(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], check: Callable[[], None]
+    ) -> Iterator[Result]:
+        """Yield what `function` returns for each task, as they are done.
+
+        `check` is called again and again meanwhile, and may raise.
+
+        Raises
+        ------
+        WorkerLost
+            If a process ended and fewer of them would not help. Tasks whose result was not yielded are not done.
+        """
+        left = list(tasks)
+        while left:
+            try:
+                for task, result in self._once(function, left, check):
+                    left.remove(task)
+                    yield result
+            except BrokenProcessPool:
+                self._end(at_once=False)  # the pool ends its other processes itself; from then on exit codes are known
+                self._fewer(*_cause(self._processes))
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                self._end(at_once=True)
+                self._fewer("a worker process could not allocate memory", True)
+
+    def _once(
+        self, function: Callable[[Task], Result], tasks: list[Task], check: Callable[[], None]
+    ) -> Iterator[tuple[Task, Result]]:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool, self._processes = ProcessPoolExecutor(self.count, context, initializer=_start), set()
+        others = set(multiprocessing.active_children()) - self._processes
+        with children_deaf_to_ctrl_c():  # the parent decides what it means; submitting starts the processes
+            pending = {self._pool.submit(function, task): task for task in tasks}
+        self._processes |= set(multiprocessing.active_children()) - others
+        while pending:
+            finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in sorted(finished, key=_failed):  # results first: they are not done again
+                try:
+                    yield pending.pop(future), future.result()
+                except SystemExit as error:  # its status is not that of this process
+                    cause = f"the task ended a training with sys.exit({error.code!r}); let it raise an error, or return"
+                    raise WorkerLost(cause) from error
+            check()
+
+    def _fewer(self, cause: str, memory: bool) -> None:
+        """Halve the number of processes, or raise WorkerLost."""
+        if not memory:
+            raise WorkerLost(cause)
+        if self.count == 1:
+            raise WorkerLost(f"{cause}; it was the only one, so memory may not suffice for a single training")
+        fewer = self.count // 2
+        warnings.warn(f"{cause}: going on with {fewer} of {self.count} workers", stacklevel=4)
+        self.count = fewer
+
+    def _end(self, *, at_once: bool) -> None:
+        """End the processes, `at_once` with what they are at."""
+        if self._pool is None:
+            return
+        if at_once:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in self._processes & set(multiprocessing.active_children()):
+                process.terminate()
+        self._pool.shutdown()
+        self._pool = None
+
+
+def _failed(future: Future[Any]) -> bool:
+    return future.exception() is not None
+
+
+def _cause(processes: Iterable[BaseProcess]) -> tuple[str, bool]:
+    """Return how a process of a broken pool ended, and whether it was as if killed for memory."""
+    codes = [process.exitcode for process in processes]
+    if -signal.SIGKILL in codes:
+        return "a worker process was killed by SIGKILL, as it is where memory runs out", True
+    code = next((code for code in codes if code not in (None, 0, -signal.SIGTERM)), -signal.SIGTERM)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+    return f"a worker process {how}", False
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # the words of torch
+
+
+def _start() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent has been killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,5 @@
+"""Findings: what is wrong in the records of a run, as sentences with a remedy each."""
+
+from rmsprop.monitor.findings.kinds import KINDS, Finding, consistent, find
+
+__all__ = ["KINDS", "Finding", "consistent", "find"]

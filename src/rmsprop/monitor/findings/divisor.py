@@ -1,0 +1,169 @@
+"""Findings about what gradients are divided by: v that has not forgotten v₀ or does not fall, ε, the variance's floor.
+
+Each function takes the history of a run and yields what it finds, the worst tensor first; see `findings_gradients`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rmsprop.monitor.findings.history import (
+    FAR,
+    MEDIAN,
+    NAN,
+    USUAL,
+    Finding,
+    History,
+    Seen,
+    counted,
+    lower,
+    over,
+    percent,
+    rounded,
+    square,
+)
+
+
+def start(history: History) -> Iterator[Finding]:
+    """Find a square average that still consists of the value it started at."""
+    share, far = 0.5, 3.0
+
+    def left(seen: Seen) -> float:
+        return float(seen("initial_square_avg") * seen("decay") ** seen.age)
+
+    def signal(seen: Seen) -> float:
+        return over(seen("gradient_rms"), math.sqrt(seen.active_share))
+
+    def d(seen: Seen, root: float) -> float:
+        return math.sqrt(square(root) + seen("eps")) if seen.group["eps_inside_sqrt"] else root + seen("eps")
+
+    def root(seen: Seen) -> float:
+        """Return √v without the gradients, after the step: what it is divided by."""
+        return math.sqrt(left(seen) * seen("decay"))
+
+    def measure(name: str) -> float:
+        seen = history.tensors[name][-1]
+        still = not seen.group["bias_correction"] and over(left(seen), square(seen("history_rms"))) > share
+        shorter = over(d(seen, root(seen)), d(seen, signal(seen)))
+        return shorter if still and seen("decay") else NAN
+
+    for name, times, seen in history.ranked(measure, above=far):
+        per_step = -math.log(seen("decay"))
+        later = over(root(seen), d(seen, signal(seen)))  # until √v has fallen to the d that remains
+        steps, half = math.ceil(2 * math.log(later) / per_step), math.log(2) / per_step
+        sentence = (
+            f"v of {name} has not forgotten its start, v₀ = {seen('initial_square_avg'):g}: it is "
+            f"{square(seen('history_rms')):.3g} where g² is {square(signal(seen)):.3g}. Steps are about {times:.3g} "
+            f"times shorter than they will be {counted(steps, 'step')} from now."
+        )
+        cause = f"v₀ is far above g², and v forgets half of it in {counted(f'{half:.3g}', 'step')}, ln 2/−ln β"
+        changes = ({"initial_square_avg": 0.0, "bias_correction": True},)
+        if seen.group["centered"]:  # the variance of the first gradient would be 0
+            changes = ({"initial_square_avg": 0.0, "lr": lower(history.rate(name))},)
+        advice = "take it for the warm-up that it is"
+        evidence = seen.numbers("history_rms", "gradient_rms") | {
+            "left_of_start": left(seen), "half_life": half, "steps_left": steps, "times_shorter": times
+        }  # fmt: skip
+        threshold = f"βᵗ·v₀ more than {percent(share)} of v, and d {far:g} times that of g² and ε, in the newest record"
+        yield Finding("start", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+
+
+def eps(history: History) -> Iterator[Finding]:
+    """Find ε above √s, which is √v unless centered, where the rule has become SGD."""
+    limit = 0.5
+
+    def measure(name: str) -> float:
+        at_floor = history.typical(name, "floor_share") > limit  # that is another finding
+        return NAN if at_floor else history.typical(name, lambda s: s.eps_share)
+
+    for name, share, seen in history.ranked(measure, above=limit):
+        inside, usual = seen.group["eps_inside_sqrt"], history.typical(name, "gradient_rms")
+        word, floor = ("√ε", math.sqrt(seen("eps"))) if inside else ("ε", seen("eps"))
+        rate = over(seen("lr"), floor)
+        sgd = "SGD with momentum" if seen("momentum") else "SGD"
+        sentence = (
+            f"ε governs {percent(share)} of the elements of {name} that have a gradient: you are running {sgd} there, "
+            f"with rate η/{word} = {rate:.3g}."
+        )
+        root = "√s, s = v − m²" if seen.group["centered"] else "√v"
+        cause = f"{word} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
+        others = history.median_gradient
+        faint = over(usual, others) <= 1 / FAR
+        if seen.group["centered"]:  # that of the deviation from the mean
+            ratio = history.typical(name, "signal_to_noise")
+            usual /= math.sqrt(1 + ratio) if ratio > 0 else 1
+        small = min(0.1 * floor, 0.01 * usual if usual > 0 else math.inf)  # gradients of a few elements may be large
+        change = {"eps": rounded(square(small) if inside else small)}
+        if history.rate(name) > USUAL:  # one of SGD, which is far too high for steps by v
+            change["lr"] = USUAL
+        changes: tuple[dict[str, float], ...] = (change,)
+        advice = "leave it, if SGD is meant, as by recipes with ε = 1"
+        if faint:  # a smaller ε would give it the steps of others, and `effective_lr` something to say
+            cause += f", {over(history.typical(name, 'gradient_rms'), others):.1g} of the median of the tensors"
+            changes, advice = (
+                (),
+                (
+                    "look whether a signal reaches it (scales, saturation): so small a gradient may be noise, which a "
+                    "smaller eps would follow"
+                ),
+            )
+        evidence = seen.numbers("eps_share", "zero_gradient_share", "eps", "lr") | {
+            "share": share, "gradient_rms": history.typical(name, "gradient_rms"), "sgd_lr": rate,
+            "median_gradient": others,
+        }  # fmt: skip
+        threshold = f"more than {percent(limit)} of the elements with a gradient, {MEDIAN}"
+        yield Finding("eps", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+
+
+def variance_floor(history: History) -> Iterator[Finding]:
+    """Find a variance that consists of rounding errors."""
+    limit = 0.5
+    for name, share, seen in history.ranked(lambda n: history.typical(n, "floor_share"), above=limit):
+        length = history.typical(name, lambda s: over(s("update_rms"), s("lr")))
+        sentence = (
+            f"The variance is at its rounding floor for {percent(share)} of {name}: steps are {length:.3g}·η long."
+        )
+        if seen.group["centered"]:
+            cause = "these gradients hardly vary, and v − m² is the rounding error of its subtraction"
+            change: dict[str, Any] = {"centered": False}
+        else:
+            cause = f"v₀ = {seen('initial_square_avg'):g} is so far above g² that v − βᵗ·v₀ is a rounding error"
+            change = {"initial_square_avg": 0.0}
+        evidence = seen.numbers("update_rms", "lr", "gradient_rms") | {"floor_share": share, "step_in_lr": length}
+        threshold = f"more than {percent(limit)} of the elements, {MEDIAN}"
+        yield Finding("variance floor", name, seen.step, sentence, cause, evidence, threshold, changes=(change,))
+
+
+def state_stall(history: History) -> Iterator[Finding]:
+    """Find a square average in bfloat16 that stays where it is while gradients have become smaller."""
+    least, most = 0.2, 0.1
+
+    def fall(name: str) -> tuple[float, float]:
+        """Return by which share v should have fallen in the recent records, and by which it has."""
+        recent = history.recent(name)
+        first, last = recent[0], recent[-1]
+        g = history.typical(name, lambda s: over(s("gradient_rms"), s("history_rms")))
+        due = (1 - last("decay") ** (last.step - first.step)) * (1 - square(g)) if square(g) < 0.5 else NAN
+        return due, 1 - square(over(last("history_rms"), first("history_rms")))
+
+    def measure(name: str) -> float:
+        due, made = fall(name)
+        in_bfloat16 = "bfloat16" in history.tensors[name][-1].stored_as("state_dtype")
+        return due if in_bfloat16 and made < most * due else NAN
+
+    for name, due, seen in history.ranked(measure, above=least):
+        made = fall(name)[1]
+        sentence = (
+            f"v of {name} should have fallen by {percent(due)} in the newest records, and fell by {percent(made)}: √v "
+            f"is {seen('history_rms'):.3g}, the gradient {seen('gradient_rms'):.3g} (root mean squares)."
+        )
+        cause = (
+            f"v is bfloat16, rounded to nearest: a step takes at most 1−β = {1 - seen('decay'):.2g} from it, and less "
+            "than 0.2 to 0.4 % of it is rounded away; steps stay short"
+        )
+        advice = "float32 averages, which rmsprop.jax.rmsprop and rmsprop.torch.RMSprop keep for bfloat16 parameters"
+        evidence = seen.numbers("history_rms", "gradient_rms", "decay") | {"fall_due": due, "fall": made}
+        threshold = f"due to fall by {percent(least)} or more, fallen by less than {percent(most)} of that; bfloat16"
+        yield Finding("state stall", name, seen.step, sentence, cause, evidence, threshold, advice)

@@ -1,0 +1,146 @@
+"""Findings: what a monitor's records say, in sentences with cause, evidence and remedy.
+
+    from rmsprop.monitor.findings import find
+
+    for finding in find(monitor.records):
+        print(finding)
+
+`find` is a pure function of the records, of a run that goes on, has ended, or was written to a file. What it looks for,
+and from which threshold on, is in `gradients`, `steps`, `divisor` and `weight_decay`;
+what a record holds, in `statistics`. Thresholds are wide of what healthy runs show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rmsprop.errors import InputError, Received
+from rmsprop.monitor.findings import divisor as divisor
+from rmsprop.monitor.findings import gradients as gradients
+from rmsprop.monitor.findings import steps as steps
+from rmsprop.monitor.findings import weight_decay as decay
+from rmsprop.monitor.findings.history import Finding, History, Record
+
+__all__ = ["KINDS", "Finding", "find"]
+
+KINDS: tuple[Callable[[History], Iterator[Finding]], ...] = (
+    gradients.nonfinite,
+    gradients.spike,
+    gradients.dead_rows,
+    steps.first_step,
+    steps.long_steps,
+    gradients.oscillation,
+    divisor.eps,
+    divisor.start,
+    divisor.variance_floor,
+    steps.stall,
+    divisor.state_stall,
+    steps.effective_lr,
+    steps.short_steps,
+    decay.weight_decay,
+    gradients.clipping,
+)
+
+_OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # what every one has, also an older one
+_APART = 3  # findings of one kind that stand alone; more of them are joined
+
+
+def find(records: Sequence[Record]) -> list[Finding]:
+    """Return what the records of a run say, the gravest kind first and each tensor at most once for each kind.
+
+    Parameters
+    ----------
+    records
+        Those of `rmsprop.monitor.Monitor`, in the order of their steps, also when read back from JSON, or those of
+        `from_optax` or `from_keras`. Records of other kinds than "statistics" are left out.
+
+    Returns
+    -------
+    list of Finding
+        Each with a sentence, its cause, the numbers, the threshold that they passed, and remedies, the surest first.
+        No remedy undoes that of a graver finding. Where more than three tensors share a kind, one finding speaks of the
+        worst of them and names the others. Empty if nothing was found, or if there are no records.
+
+    Raises
+    ------
+    InputError
+        For something else than a list of records.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rmsprop.monitor import Monitor
+    >>> from rmsprop.torch import RMSprop
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = RMSprop(model.parameters(), eps=1.0)
+    >>> monitor = Monitor(optimizer, model, every=1)
+    >>> for _ in range(3):
+    ...     model(torch.ones(1, 3)).square().sum().mul(1e-3).backward()
+    ...     optimizer.step()
+    >>> print(find(monitor.records)[0].sentence)
+    ε governs 100 % of the elements of weight that have a gradient: you are running SGD there, with rate η/ε = 0.01.
+    """
+    history = History(_checked(records))
+    found = [finding for kind in KINDS for finding in _joined(list(kind(history)))]
+    return consistent(found, history.records[0]["groups"][0]) if found else []
+
+
+def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[Finding]:
+    """Return the findings without changes that undo those of a graver one, and without those that no change is left of.
+
+    Parameters
+    ----------
+    findings
+        The gravest first.
+    options
+        Today's values, such as the learning rate, by which a change is one up or down.
+    """
+    raises: dict[str, bool] = {}  # option → whether the gravest finding that changes it raises it
+    kept = []
+    for finding in findings:
+        changes = []
+        for change in finding.changes:
+            ways = _ways(change, options)
+            if all(raises.get(name, way) == way for name, way in ways.items()):
+                changes.append(change)
+        for change in changes:
+            raises = _ways(change, options) | raises
+        if changes or not finding.changes:
+            kept.append(dataclasses.replace(finding, changes=tuple(changes)))
+    return kept
+
+
+def _ways(change: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, bool]:
+    """Return for each number or flag that a change makes another one whether it raises it, for all tensors."""
+    if "group" in change:
+        return {}
+    known = {k: x for k in change if isinstance(x := options.get(k), int | float) and x != change[k]}
+    return {k: change[k] > x for k, x in known.items()}
+
+
+def _checked(records: Any) -> list[Record]:
+    """Return the records as a list, or raise InputError if they are none."""
+    allowed, remedy = "a list of records", "pass monitor.records, or those read back from JSON"
+    if isinstance(records, str | Mapping) or not isinstance(records, Iterable):
+        found = Received("a dict") if isinstance(records, Mapping) else records
+        raise InputError("records", allowed, found, remedy)
+    checked: list[Record] = list(records)
+    for record in checked:
+        if not isinstance(record, Mapping):
+            raise InputError("records", allowed, Received(f"{record!r} among them"), remedy)
+        missing = [key for key in _OF_A_RECORD if key not in record] if record.get("kind") == "statistics" else []
+        if missing:
+            raise InputError("records", allowed, Received(f"one without {missing[0]!r}"), remedy)
+    return checked
+
+
+def _joined(found: list[Finding]) -> list[Finding]:
+    """Return findings of one kind, the worst first, as they are or, if they are many, as one."""
+    if len(found) <= _APART:
+        return found
+    worst, (second, third), more = found[0], found[1:3], found[3:]
+    others = f" So it is with {second.tensor}, {third.tensor} and {len(more)} more."
+    evidence = {**worst.evidence, "also": [f.tensor for f in found[1:]]}
+    return [dataclasses.replace(worst, sentence=worst.sentence + others, evidence=evidence)]

@@ -1,0 +1,75 @@
+"""Findings about weight decay: L2 decay that shrinks parameters at another rate than η·λ, or hardly acts.
+
+The function takes the history of a run and yields what it finds, the worst tensor first; see `findings_gradients`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rmsprop.monitor.findings.history import MEDIAN, NAN, Finding, History, Seen, over, percent, rounded, square
+
+
+def weight_decay(history: History) -> Iterator[Finding]:
+    """Find L2 decay that shrinks parameters at another rate than η·λ, or hardly acts on them."""
+    far, matters, least = 10.0, 0.01, 0.001
+
+    def divisor(name: str) -> float:
+        """Return d·(1−μ): a buffer makes η·λ/(1−μ) of η·λ, as it does of every gradient that stays."""
+        seen = history.tensors[name][-1]
+        coupled = seen("weight_decay") > 0 and not seen.group["decoupled_weight_decay"]
+        by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # SGD decays as it should
+        return history.typical(name, lambda s: s.divisor * (1 - s("momentum"))) if coupled and by_v else NAN
+
+    def pull(name: str) -> float:
+        return history.typical(name, lambda s: over(s("weight_decay") * s("parameter_rms"), s("gradient_rms")))
+
+    def apart(name: str) -> float:
+        d = divisor(name)
+        return max(d, over(1.0, d)) if pull(name) >= matters else NAN
+
+    def weakness(name: str) -> float:
+        return over(1.0, pull(name)) if divisor(name) > 0 else NAN
+
+    def evidence(name: str, seen: Seen) -> dict[str, float]:
+        return seen.numbers("lr", "weight_decay") | {
+            "shrinkage": over(seen("lr") * seen("weight_decay"), divisor(name)),
+            "lr_times_weight_decay": seen("lr") * seen("weight_decay"),
+            "d": over(divisor(name), 1 - seen("momentum")),
+            "momentum": seen("momentum"),
+            "share_of_gradient": pull(name),
+        }
+
+    wrong = list(history.ranked(apart, above=far, matrices=True))
+    for name, times, seen in wrong:
+        told = evidence(name, seen)
+        d, nominal = divisor(name), told["lr_times_weight_decay"]
+        sentence = (
+            f"L2 decay shrinks {name} by {nominal / d:.2g} of itself in a step: {times:.3g} times "
+            f"{'as much as' if d < 1 else 'less than'} η·λ = {nominal:.2g}; λ·p is {percent(pull(name))} of the "
+            "gradient."
+        )
+        buffer = f"; the buffer makes 1/(1−μ) = {1 / (1 - seen('momentum')):.3g} of 1" if seen("momentum") else ""
+        cause = (
+            f"λ·p is part of g, and divided by d like it: by {told['d']:.2g} here, by other numbers in other elements"
+            f"{buffer}"
+        )
+        changes = (
+            {"decoupled_weight_decay": True},  # by which all shrink by η·λ
+            {"decoupled_weight_decay": True, "weight_decay": rounded(seen("weight_decay") / d)},  # at today's rate
+        )
+        threshold = f"shrinkage {far:g} times η·λ or a tenth of it, λ·p at least {percent(matters)} of g, {MEDIAN}"
+        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, changes=changes)
+    for name, times, seen in [] if wrong else history.ranked(weakness, above=1 / least, matrices=True):
+        told = evidence(name, seen)
+        sentence = (
+            f"L2 decay does next to nothing to {name}: λ·p is {percent(1 / times)} of its gradient, and shrinks it by "
+            f"{told['shrinkage']:.2g} of itself in a step."
+        )
+        cause = (
+            "λ·p is part of g and has that share of each step; if the rest is noise, it moves parameters further than "
+            f"decay does for 1/share² = {square(times):.2g} steps"
+        )
+        changes = ({"decoupled_weight_decay": True}, {"weight_decay": 0.0})
+        threshold = f"λ·p less than {percent(least)} of g, {MEDIAN}"
+        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, changes=changes)

@@ -1,0 +1,5 @@
+"""A learning-rate range test that warms the optimizer's averages and restores everything: `find_lr`."""
+
+from rmsprop.monitor.lr_finder.finder import WARM_LIMIT, Found, find_lr
+
+__all__ = ["WARM_LIMIT", "Found", "find_lr"]

@@ -1,0 +1,289 @@
+"""A learning-rate range test that knows of the optimizer's state, and leaves no trace.
+
+    1  steps with a rate of 0 let v, m and b know the gradients: without, the first steps are up to 1/√(1−β) too large
+    2  the rate rises by a constant factor a step; the loss after each step is recorded
+    3  the same from the same state, with other orders of the data
+    4  everything is put back, bit for bit, however the test ends
+
+`rmsprop.monitor.lr_finder.curve` says what the losses mean. Source of the range test: Smith, arXiv:1506.01186 (2015).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rmsprop.errors import InputError, Received, check_count, check_number
+from rmsprop.monitor.lr_finder import curve
+from rmsprop.monitor.lr_finder.range_test import RETURN_LOSS, STOP, Batches, Steps
+from rmsprop.monitor.lr_finder.snapshot import restored
+from rmsprop.monitor.lr_finder.warm_start import warm_notes, warm_steps
+from rmsprop.monitor.torch_record import check_model
+from rmsprop.monitor.wrappers import unwrapped
+
+Listener: TypeAlias = Callable[[int, int], None]
+
+WARM_LIMIT = 500
+_RANGE = 10 * curve.ROOM  # least highest/lowest: room before the lowest loss, and behind it
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the test found; `str()` says it.
+
+    Parameters
+    ----------
+    lr
+        The suggestion, None if the curve is unclear: for the group with the largest rate.
+    lrs
+        The same for every parameter group, in the proportions that the groups had.
+    reason
+        Why, in words.
+    notes
+        What is to be known of the test besides.
+    rates, losses
+        The rates, and for each seed the loss after a step with each, as far as it came.
+    curve
+        Smoothed (see `lr_curve`): rates, middle, low, high.
+    warm_steps
+        Steps that were made with a rate of 0.
+    facts
+        Numbers behind the reason: where the loss is lowest for each seed, the fall, the scatter and the fall that it
+        makes by chance, the band.
+    """
+
+    lr: float | None
+    lrs: list[float] | None
+    reason: str
+    notes: list[str]
+    rates: list[float]
+    losses: list[list[float]]
+    curve: curve.Curve
+    warm_steps: int
+    facts: dict[str, Any]
+
+    def __str__(self) -> str:
+        head = "no suggestion" if self.lr is None else f"suggested lr: {self.lr:g}"
+        return "\n".join([f"{head}; {self.reason}", *(f"note: {note}" for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "curve": {k: x.tolist() for k, x in self.curve._asdict().items()}}
+
+
+def find_lr(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[nn.Module, Any], Tensor],
+    batches: Batches,
+    *,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    steps: int = 100,
+    seeds: int = 3,
+    warm: int | None = None,
+    listen: Listener = lambda _done, _total: None,
+) -> Found:
+    """Return a suggestion for the learning rate of `optimizer`; nothing else is changed.
+
+    Parameters
+    ----------
+    model
+        Trained from where it is now, in training mode.
+    optimizer
+        Any of torch's but LBFGS, whose step needs a closure, and Rprop, whose rate counts in its first step only. Its
+        parameters, groups, hooks and state are used as they are. Of one in Lightning's or Accelerate's wrapper, that
+        inside is stepped, without the trainer's clipping, accumulation or loss scaling.
+        Clipping belongs in a hook: `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several
+        groups the rate meant is that of the group with the largest, and the others keep their proportion (of
+        `initial_lr`, if a scheduler has set one).
+    loss
+        (model, batch) → mean loss of the batch, one element. With `maximize` it is an objective, and its negative is
+        what is judged and shown.
+    batches
+        A DataLoader or other collection, read anew for every seed; or a function: number of the seed → batches, which
+        may be a DataLoader, too.
+    lowest, highest, steps
+        The rate rises from the one to the other in so many steps, each by the same factor. `highest` is at least 100
+        times `lowest`, and 8 steps or more take the rate up by a factor of 4: `steps` is at least
+        1 + 8·ln(highest/lowest)/ln 4, 81 from 1e-6 to 1. A seed ends before when its loss (the median of the last 5)
+        is above 4 times its lowest, as long as that is above 0, or not finite.
+    seeds
+        Repetitions from the same start, with other orders of the data: the global generators, and those of a
+        DataLoader, are seeded with 1, 2, …
+    warm
+        Steps with a rate of 0 before; None: 2/(1−β), or 2/(1−μ) if more, at most 500, less those that the optimizer
+        has made already. Of Adam's two β the first counts: it corrects the bias of v.
+    listen
+        Called after every step with the number of steps done and the number that there will be at most.
+
+    Returns
+    -------
+    Found
+        The suggestion or why there is none, and the curves.
+
+    Raises
+    ------
+    InputError
+        For arguments out of range, an optimizer that cannot be tested or has none of the model's parameters, batches
+        that can be read only once, a loss without gradient or that is not finite before the first step, and parameters
+        that have no shape yet.
+
+    Notes
+    -----
+    A training at a constant rate is what the suggestion is for, after its start is forgotten. Two things of a rule
+    matter to the test that do not matter there, and are left out of it: `initial_square_avg` (v starts at 0 unless the
+    optimizer has made steps already), and `lr_in_momentum`, whose buffer would hold the lower rates of the steps before
+    (up to 2.2 times too short a step for a momentum of 0.9 and 100 steps).
+
+    A test with one seed suggests something for losses that are normal white noise in at most 1 of 100 cases, with three
+    seeds in far fewer (`rmsprop.monitor.lr_finder.curve`).
+
+    Put back bit for bit, also after an error or Ctrl-C: parameters, buffers, gradients, and every other Tensor, array,
+    number, container or random generator among the modules' attributes; training mode; the optimizer's state, groups
+    and attributes; the global generators of torch (on the CPU and the devices of the parameters), NumPy and Python; the
+    attributes of a DataLoader, its samplers and data sets, in the same way. A note names what there is no way back for:
+    iterators under way, batches of a class of your own, and Tensors and arrays above 256 MiB of a data set, which are
+    taken for data. What objects of other classes, files, hooks or an iterator that a function returns hold is not
+    looked at. Schedulers are not asked. A `Monitor` sees none of the steps. The copies take as much memory as model,
+    gradients, state and data set do, twice.
+
+    Other finders begin with an empty v, set all groups to one rate, smooth with an average that lags, run one seed and
+    always have an answer; see docs/lr-finder.md.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rmsprop.monitor.lr_finder.finder import find_lr
+    >>> from rmsprop.torch import RMSprop
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(512, 20)
+    >>> data = torch.utils.data.TensorDataset(x, x.sum(dim=1).sign())
+    >>> model = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+    >>> optimizer = RMSprop(model.parameters(), lr=0.01, alpha=0.9)
+    >>> def loss(model, batch):
+    ...     inputs, target = batch
+    ...     return (model(inputs).squeeze(1) - target).square().mean()
+    >>> found = find_lr(model, optimizer, loss, torch.utils.data.DataLoader(data, 32, shuffle=True))
+    >>> 0.001 < found.lr < 0.03
+    True
+    """
+    optimizer = unwrapped(optimizer)
+    _check_trained(model, optimizer)
+    low = check_number("lowest", lowest, "1e-6 is usual")
+    high = check_number("highest", highest, "1 is usual")
+    if low == 0:
+        raise InputError("lowest", "above 0", lowest, "1e-6 is usual")
+    if high < _RANGE * low * (1 - 1e-9):
+        raise InputError("highest", f"at least {_RANGE:g} times lowest", highest, "1e-6 to 1 is usual")
+    least = curve.least_steps(low, high)
+    ascends = _ascends(optimizer)
+    if not callable(loss):
+        raise InputError("loss", "a function of the model and a batch", loss, RETURN_LOSS)
+    remedy = f"take {least} or more, or a narrower range: with fewer from {low:g} to {high:g}, noise looks like a fall"
+    check_count("steps", steps, remedy, least=least)
+    check_count("seeds", seeds, "3 is usual")
+    _check_batches(batches)
+    if warm is not None:
+        check_count("warm", warm, "leave warm out for 2/(1−β)", least=0)
+    rates = np.geomspace(low, high, steps)
+    warm = min(warm_steps(optimizer)[0], WARM_LIMIT) if warm is None else warm
+    notes = warm_notes(optimizer, warm)
+    with restored(model, optimizer) as before:
+        total = warm + seeds * (steps + 1)
+        test = Steps(model, optimizer, loss, ascends, batches, before, lambda done: listen(done, total))
+        test.warm(warm)
+        start = test.snapshot()
+        losses = []
+        for seed in range(1, seeds + 1):
+            start.restore()
+            losses.append(test.rise(rates, seed))
+    verdict = curve.judge(rates, losses)
+    notes += [*_seed_notes(rates, losses), *_use_notes(optimizer, ascends)]
+    return Found(
+        lr=verdict.lr,
+        lrs=None if verdict.lr is None else [verdict.lr * share for share in test.shares],
+        reason=verdict.reason,
+        notes=[*notes, *(f"not put back: {x}" for x in before.left_out)],
+        rates=rates.tolist(),
+        losses=losses,
+        curve=curve.curve(rates, losses),
+        warm_steps=warm,
+        facts=verdict.facts,
+    )
+
+
+def _check_trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise InputError unless `optimizer` trains `model`, and by its rate."""
+    if not isinstance(model, nn.Module):
+        raise InputError("model", "a torch.nn.Module", Received(f"a {type(model).__name__}"), "pass the one to train")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        found = Received(f"a {type(optimizer).__name__}")
+        raise InputError("optimizer", "a torch.optim.Optimizer", found, "pass the one that trains the model")
+    for refused, why in (torch.optim.LBFGS, "needs a closure"), (torch.optim.Rprop, "has its rate in the first only"):
+        if isinstance(optimizer, refused):
+            found = Received(f"{refused.__name__}, which {why}")
+            remedy = "a range test says nothing of it, take another optimizer"
+            raise InputError("optimizer", "one that makes every step with its rate, without a closure", found, remedy)
+    lazy = [name for name, p in model.named_parameters() if torch.nn.parameter.is_lazy(p)]
+    if lazy:
+        raise InputError("model", "initialized", Received(f"{lazy[0]} without a shape"), "run one batch through it")
+    check_model(optimizer.param_groups, model)
+
+
+def _check_batches(batches: Batches) -> None:
+    """Raise InputError unless `batches` can be read again, or called with a seed."""
+    again = isinstance(batches, Iterable) and not isinstance(batches, Iterator)
+    found = Received(f"a {type(batches).__name__}")
+    if callable(batches) and not isinstance(batches, Iterable):
+        again = True
+        try:
+            inspect.signature(batches).bind(0)
+        except TypeError:
+            again, found = False, Received("a function that cannot be called with one number")
+        except ValueError:  # one that is built in may have no signature
+            pass
+    if not again:
+        remedy = "pass the DataLoader itself, or lambda seed: an_iterator"
+        raise InputError("batches", "a collection that can be read again, or a function of a seed", found, remedy)
+
+
+def _seed_notes(rates: NDArray[np.float64], losses: curve.Losses) -> list[str]:
+    notes = []
+    if stopped := curve.stops(rates, losses):
+        seeds = f"{len(stopped)} of {len(losses)} seeds" if len(losses) > 1 else "the seed"
+        notes.append(
+            f"{seeds} ended at {', '.join(f'{x:.2g}' for x in stopped)}, the loss above "
+            f"{STOP:g} times its lowest or not finite; the curve ends at the first of these rates"
+        )
+    if len(losses) == 1:
+        notes.append("one seed says nothing of how far seeds differ")
+    elif all(own == losses[0] for own in losses[1:]):
+        notes.append("all seeds gave the same losses, as where the order of the data makes no difference: no band")
+    return notes
+
+
+def _ascends(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimizer makes what it is given larger."""
+    ways = {bool(group.get("maximize", False)) for group in optimizer.param_groups}
+    if len(ways) > 1:
+        found = Received("True in some groups and False in others")
+        raise InputError("maximize", "the same in all groups", found, "test the groups one at a time")
+    return True in ways
+
+
+def _use_notes(optimizer: torch.optim.Optimizer, ascends: bool) -> list[str]:
+    notes = []
+    if ascends:
+        notes.append("maximize=True: losses here are minus the objective")
+    if any("initial_lr" in group for group in optimizer.param_groups):
+        notes.append("a scheduler goes on from the rate that it began with: set the rate, then make the scheduler anew")
+    return notes

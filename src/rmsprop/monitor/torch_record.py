@@ -1,0 +1,186 @@
+"""What a monitor reads of PyTorch's tensors: their names, a sample of their gradients, and rows that are dead.
+
+PyTorch is imported when tensors are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmsprop.errors import InputError, Received
+from rmsprop.monitor import record
+from rmsprop.monitor.record import DEAD, stride
+from rmsprop.names import plain_names
+
+if TYPE_CHECKING:
+    from rmsprop.torch.observer import Place
+
+Tensor = Any  # torch.Tensor
+
+
+def names_of(groups: list[dict[str, Any]], model: Any) -> dict[Place, str]:
+    """Return a name for each parameter: its group's, else the model's, else its group's number and its own: "0.3".
+
+    A name that is there twice has these numbers after it.
+    """
+    known: dict[int, str] = {}
+    if model is not None:
+        own = dict(model.named_parameters())
+        known = {id(p): name for name, p in zip(plain_names(own), own.values(), strict=True)}
+    names: dict[Place, str] = {}
+    for index, group in enumerate(groups):
+        given: list[str | None] = [*plain_names(group.get("param_names") or ())] or [
+            known.get(id(p)) for p in group["params"]
+        ]
+        names |= {(index, number): name or f"{index}.{number}" for number, name in enumerate(given)}
+    uses = Counter(names.values())
+    return {place: name if uses[name] == 1 else f"{name} ({place[0]}.{place[1]})" for place, name in names.items()}
+
+
+def check_model(groups: list[dict[str, Any]], model: Any) -> None:
+    """Raise InputError if `model` has nothing to name."""
+    if not callable(getattr(model, "named_parameters", None)):
+        raise InputError("model", "a torch.nn.Module", model, "leave it out, or pass the module that is trained")
+    own = {id(p) for _, p in model.named_parameters()}
+    if not any(id(p) in own for group in groups for p in group["params"]):
+        found = Received(f"a {type(model).__name__} with none of them")
+        raise InputError("model", "a module with parameters of the optimizer", found, "pass the module that is trained")
+
+
+def steps_made(states: Any) -> int:
+    """Return how many steps an optimizer has made, by the states of its parameters."""
+    return max((int(state["step"]) for state in states.values() if "step" in state), default=0)
+
+
+def describe_group(group: dict[str, Any], states: Any) -> dict[str, Any]:
+    """Return what a record says of a group: its rule's fields, how numbers are stored, and its choice of `nonfinite`.
+
+    Dtypes that differ within the group are joined: "bfloat16, float32".
+    """
+    from rmsprop.torch.groups import lr_number, rule_of
+
+    def names(dtypes: dict[Any, None]) -> str | None:
+        return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes) or None
+
+    averages = [own["square_avg"] for p in group["params"] if "square_avg" in (own := states.get(p, {}))]
+    return {
+        **vars(rule_of(group)),
+        "lr": max(0.0, lr_number(group["lr"])),
+        "state_dtype": names(dict.fromkeys(x.dtype for x in averages)),
+        "param_dtype": names(dict.fromkeys(p.dtype for p in group["params"])),
+        "stochastic_rounding": bool(group["stochastic_rounding"]),
+        "nonfinite": group["nonfinite"],
+    }
+
+
+def describe_state(p: Tensor, state: dict[str, Tensor]) -> dict[str, Any]:
+    """Return what a record says of how a parameter that was stepped is stored, and of the steps it made before."""
+    stored = {"dtype": p.dtype, "state_dtype": state["square_avg"].dtype}
+    return {**{key: str(x).removeprefix("torch.") for key, x in stored.items()}, "age": int(state["step"]) - 1}
+
+
+def here(x: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor that is spread over ranks (DTensor)."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def elements_of(x: Tensor) -> int:
+    """Return how many numbers of a tensor this rank holds, two for a complex element."""
+    x = here(x)
+    return int(x.numel()) * (2 if x.is_complex() else 1)
+
+
+def measured_of(p: Tensor) -> tuple[int, bool]:
+    """Return how many elements of a parameter were measured, two for a complex one, and whether rows of it."""
+    is_sparse = p.grad is not None and p.grad.is_sparse
+    return elements_of(p.grad.coalesce().values() if is_sparse else p), is_sparse
+
+
+@dataclasses.dataclass
+class Samples:
+    """Some elements of every dense gradient that is not empty, always the same ones."""
+
+    step: int
+    starts: dict[Place, int]  # of each tensor's elements in `values`
+    values: npt.NDArray[np.float64]
+
+    def changes(self, before: Samples) -> dict[Place, dict[str, float | None]]:
+        """Return how they differ from those of the step before, of the tensors that are in both."""
+        if self.step != before.step + 1:
+            return {}
+        now, old = self, before
+        if now.starts != old.starts or len(now.values) != len(old.values):
+            mine, theirs = now.pieces(), old.pieces()
+            both = [place for place in mine if place in theirs and len(mine[place]) == len(theirs[place])]
+            now, old = (
+                joined(x.step, {place: own[place] for place in both}) for x, own in ((now, mine), (old, theirs))
+            )
+        told = record.changes(now.values, old.values, list(now.starts.values()))
+        return dict(zip(now.starts, told, strict=True))
+
+    def pieces(self) -> dict[Place, npt.NDArray[np.float64]]:
+        """Return the elements of each tensor."""
+        if not self.starts:
+            return {}
+        return dict(zip(self.starts, np.split(self.values, list(self.starts.values())[1:]), strict=True))
+
+
+def joined(step: int, pieces: dict[Place, npt.NDArray[np.float64]]) -> Samples:
+    """Return samples in one row."""
+    return Samples(step, _starts(pieces), np.concatenate([*pieces.values(), np.empty(0)]))
+
+
+def _starts(pieces: dict[Place, Any]) -> dict[Place, int]:
+    """Return where each piece begins, if they are put in one row."""
+    return dict(zip(pieces, accumulate((x.shape[0] for x in pieces.values()), initial=0), strict=False))
+
+
+def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
+    """Return the samples of the gradients that are there; a device is asked once for all of its."""
+    import torch
+
+    by_device: dict[torch.device, dict[Place, Tensor]] = {}
+    for index, group in enumerate(groups):
+        for number, p in enumerate(group["params"]):
+            if p.grad is None or p.grad.layout != torch.strided:
+                continue
+            g = here(p.grad)
+            if not g.numel():  # of a tensor that is spread over ranks, this one may hold nothing
+                continue
+            if g.is_complex():
+                g = torch.view_as_real(g.resolve_conj())
+            by_device.setdefault(g.device, {})[index, number] = g.reshape(-1)[:: stride(g.numel())]
+    parts = [
+        Samples(step, _starts(pieces), torch.cat(list(pieces.values())).detach().cpu().double().numpy())
+        for pieces in by_device.values()
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return joined(step, {place: piece for part in parts for place, piece in part.pieces().items()})
+
+
+def dead_rows(p: Tensor, state: dict[str, Tensor], zeros: float) -> int:
+    """Return how many rows of a dense parameter are dead, see `record.dead_rows`.
+
+    `zeros` is how many elements of the gradient are 0: where they are fewer than a row has, nothing is read.
+    """
+    import torch
+
+    g = here(p.grad).detach()
+    rows, elements = g.shape[0], g.numel()
+    if not elements or zeros * rows < elements:
+        return 0
+    alive = g.reshape(rows, -1).any(1)
+    if alive.all():
+        return 0
+    from rmsprop.torch.state import average
+
+    with torch.no_grad():
+        v = average({"square_avg": here(state["square_avg"])}, "square_avg", here(p)).reshape(rows, -1)
+        return int((~alive & (v.amax(1) <= DEAD**2 * float(v.mean()))).sum())

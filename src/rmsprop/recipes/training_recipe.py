@@ -1,0 +1,476 @@
+"""A whole training in numbers: rule, schedule, clipping and weight averaging, made ready for PyTorch and optax."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from numbers import Real
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rmsprop.errors import InputError, Received, check_count, number_of_text, plain
+from rmsprop.profiles import FIELDS, PROFILES, canonical
+from rmsprop.recipes.schedules import Exponential, Run, Schedule, WeightEma
+from rmsprop.recipes.schedules import facts as part_facts
+from rmsprop.rule import Rule
+
+if TYPE_CHECKING:
+    import optax
+    from torch import Tensor, nn
+    from torch.optim.lr_scheduler import LambdaLR
+    from torch.optim.swa_utils import AveragedModel
+
+    from rmsprop.torch import RMSprop
+
+__all__ = ["Clip", "Recipe", "Training"]
+
+
+class Clip(NamedTuple):
+    """Clipping of the gradient before the step: "norm", of all parameters together, or "value", element by element."""
+
+    kind: str
+    limit: float
+
+    def words(self) -> str:
+        """Return the clipping in words."""
+        what = "norm of all gradients together" if self.kind == "norm" else "every element of the gradient"
+        return f"{what} to {self.limit:g}" if self.kind == "norm" else f"{what} to ±{self.limit:g}"
+
+
+class Training(NamedTuple):
+    """What `Recipe.torch` returns; a part that the recipe does not have is None.
+
+    In each step: `clamp(parameters)` where there is one; the backward pass; `clip(parameters)` where there is one;
+    `optimizer.step()`; `scheduler.step()`; `ema.update_parameters(model)` where there is one.
+    """
+
+    optimizer: RMSprop
+    scheduler: LambdaLR
+    clip: Callable[[Iterable[Tensor]], Any] | None
+    clamp: Callable[[Iterable[Tensor]], None] | None
+    ema: AveragedModel | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One published training.
+
+    Parameters
+    ----------
+    name
+        What `rmsprop.recipe` is called with.
+    title
+        What was trained, by whom and when.
+    profile
+        The profile (`rmsprop.profiles`) that `values` complete.
+    values
+        Values of `Rule`'s fields.
+    schedule
+        The learning rate over the run.
+    sources
+        Where the numbers were read.
+    notes
+        What else one has to know.
+    open
+        Fields of the rule that no source states, with what others take; they have to be given.
+    clip, weight_clamp, weight_ema
+        Clipping of the gradient; a bound on every weight before each step; a running average of the weights.
+    batch_size, batch
+        Examples in a step where that is a fixed number, and what a batch is, in words.
+    rate_follows_batch
+        The source's code scales the rate with the batch size: lr·B/batch_size.
+    epochs
+        Length of the run, where the source states it.
+    not_decayed
+        What weight decay leaves out: "norms", "biases", "depthwise", "vectors"; see `torch`.
+
+    Examples
+    --------
+    >>> from rmsprop import recipe
+    >>> impala = recipe("impala-atari")
+    >>> impala.rule().eps, impala.clip
+    (0.01, Clip(kind='norm', limit=40.0))
+    >>> impala.learning_rate(500, total_steps=1000)
+    0.0003
+    """
+
+    name: str
+    title: str
+    profile: str
+    values: Mapping[str, Any]
+    schedule: Schedule
+    sources: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    open: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    clip: Clip | None = None
+    weight_clamp: float | None = None
+    weight_ema: WeightEma | None = None
+    batch_size: int | None = None
+    batch: str = ""
+    rate_follows_batch: bool = False
+    epochs: int | None = None
+    not_decayed: tuple[str, ...] = ()
+
+    def rule(self, **overrides: Any) -> Rule:
+        """Return the rule, with the values of `overrides` in place of the recipe's.
+
+        Raises InputError for a value that no source states and `overrides` do not give, and as `rmsprop.profile` does.
+        """
+        whole = self.changed(**overrides)
+        for name, others in whole.open.items():
+            raise InputError(name, f"given with recipe {self.name!r}", Received("none"), others)
+        return PROFILES[self.profile].rule(**whole.values)
+
+    def changed(self, **overrides: Any) -> Recipe:
+        """Return the recipe with the values of `overrides`, checked, in place of its own and of those left open."""
+        given = canonical(overrides)
+        Rule(**{**self._values(), **given})
+        still_open = {name: others for name, others in self.open.items() if name not in given}
+        return dataclasses.replace(self, values={**self.values, **given}, open=MappingProxyType(still_open))
+
+    def learning_rate(
+        self,
+        step: int,
+        *,
+        steps_per_epoch: float | None = None,
+        total_steps: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+    ) -> float:
+        """Return the learning rate of step number `step`, counted from 0: the rate of the first update is that of 0.
+
+        Parameters
+        ----------
+        step
+            Number of updates made before.
+        steps_per_epoch, total_steps
+            Length of an epoch, or of the run, in updates: what `schedule.needs`, and nothing else.
+        batch_size
+            Scales the rate by batch_size/recipe.batch_size, where the source does (`rate_follows_batch`).
+        lr
+            A rate in place of the recipe's; has to be given where the recipe leaves it open.
+
+        Raises
+        ------
+        InputError
+            For something that the schedule needs and was not given, and for something given that it does not use.
+        """
+        if lr is None and "lr" in self.open:
+            raise InputError("lr", f"given with recipe {self.name!r}", Received("none"), self.open["lr"])
+        rate = self._values()["lr"] if lr is None else Rule(lr=lr).lr
+        run = self._run(rate, steps_per_epoch, total_steps, batch_size)
+        step = check_count("step", step, "steps count from 0", least=0)
+        return float(run.peak * self.schedule.fraction(step, run))
+
+    def torch(
+        self,
+        model: nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        steps_per_epoch: float | None = None,
+        total_steps: int | None = None,
+        batch_size: int | None = None,
+        **overrides: Any,
+    ) -> Training:
+        """Return the recipe for PyTorch: optimizer, scheduler, clipping, clamping and averaged model.
+
+        Parameters
+        ----------
+        model
+            The module to train; or parameters or parameter groups, where the recipe neither averages weights nor
+            leaves some of them out of weight decay.
+        steps_per_epoch, total_steps, batch_size
+            As in `learning_rate`.
+        **overrides
+            Fields of the rule, in place of the recipe's.
+
+        Returns
+        -------
+        Training
+            `scheduler` is a `torch.optim.lr_scheduler.LambdaLR`, to be stepped after every update: its rates are those
+            of `learning_rate`. `ema` is a `torch.optim.swa_utils.AveragedModel` that starts at the present weights.
+            All of them have `state_dict`.
+
+        Raises
+        ------
+        InputError
+            As `learning_rate`; for parameters in place of a module where the module is needed; for a module in half
+            precision whose weights are to be averaged, since an average of half precision stands still.
+
+        Notes
+        -----
+        What weight decay leaves out is told by module and name: see `rmsprop.torch.decay_groups`.
+
+        `torch.nn.utils.clip_grad_norm_` divides by norm + 1e-6, where TensorFlow and optax divide by the norm.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from rmsprop import recipe
+        >>> model = torch.nn.Linear(4, 2)
+        >>> training = recipe("torchbeast").torch(model, total_steps=100)
+        >>> model(torch.ones(3, 4)).sum().backward()
+        >>> norm = training.clip(model.parameters())
+        >>> training.optimizer.step()
+        >>> training.scheduler.step()
+        >>> training.scheduler.get_last_lr()
+        [0.0004752]
+        """
+        from rmsprop.torch import RMSprop, decay_groups  # before torch: says how to install it where it is missing
+
+        rule = self.rule(**overrides)
+        run = self._run(rule.lr, steps_per_epoch, total_steps, batch_size)
+        rule = dataclasses.replace(rule, lr=run.peak)
+
+        import torch
+        from torch.optim.lr_scheduler import LambdaLR
+
+        if isinstance(model, torch.nn.Module):
+            params: Any = model.parameters()
+            if rule.weight_decay:
+                params = decay_groups(model, rule.weight_decay, without=self.not_decayed)
+        elif self.weight_ema or (rule.weight_decay and self.not_decayed):
+            what = "averages weights" if self.weight_ema else "decays some of the weights only"
+            remedy = f"or take the optimizer alone: RMSprop.from_rule(params, recipe({self.name!r}).rule())"
+            raise InputError("model", f"an nn.Module: {self.name!r} {what}", Received("parameters"), remedy)
+        else:
+            params = model
+        optimizer = RMSprop.from_rule(params, rule)
+        scheduler = LambdaLR(optimizer, lambda step: float(self.schedule.fraction(step, run)))
+        clip: Callable[[Iterable[Tensor]], Any] | None = None
+        if self.clip and self.clip.kind == "norm":
+            clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=self.clip.limit)
+        elif self.clip:
+            clip = partial(torch.nn.utils.clip_grad_value_, clip_value=self.clip.limit)
+        return Training(
+            optimizer,
+            scheduler,
+            clip,
+            None if self.weight_clamp is None else partial(_clamp, limit=self.weight_clamp),
+            _averaged(model, self.weight_ema) if self.weight_ema and isinstance(model, torch.nn.Module) else None,
+        )
+
+    def optax(
+        self,
+        *,
+        steps_per_epoch: float | None = None,
+        total_steps: int | None = None,
+        batch_size: int | None = None,
+        decay_mask: Any = None,
+        **overrides: Any,
+    ) -> optax.GradientTransformation:
+        """Return the recipe for optax: clipping, weight decay and the step with its schedule, in one transformation.
+
+        Parameters
+        ----------
+        steps_per_epoch, total_steps, batch_size
+            As in `learning_rate`.
+        decay_mask
+            Which parameters weight decay reaches: a tree of bools like the parameters, or a function that makes one of
+            them, or True for all. Has to be given where the source leaves some out (`not_decayed`).
+        **overrides
+            Fields of the rule, in place of the recipe's.
+
+        Notes
+        -----
+        A clamp or a running average of the weights (`weight_clamp`, `weight_ema`) is no transformation of gradients:
+        they are left to the training loop; `weight_ema.at(n)` is the decay after step n.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp
+        >>> from rmsprop import recipe
+        >>> optimizer = recipe("impala-atari").optax(total_steps=1000)
+        >>> updates, state = optimizer.update(jnp.array([100.0]), optimizer.init(jnp.array([0.0])))
+        >>> updates
+        Array([-0.00582086], dtype=float32)
+        """
+        from rmsprop.jax import rmsprop  # before JAX itself: says how to install it where it is missing
+
+        rule = self.rule(**overrides)
+        run = self._run(rule.lr, steps_per_epoch, total_steps, batch_size)
+
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        parts = []
+        if self.clip:
+            parts.append((optax.clip_by_global_norm if self.clip.kind == "norm" else optax.clip)(self.clip.limit))
+        if decay_mask is not None and not rule.weight_decay:
+            raise InputError("decay_mask", "left out without weight decay", Received("one"), "leave it out")
+        if rule.weight_decay and decay_mask is None and self.not_decayed:
+            remedy = "for example lambda params: jax.tree.map(lambda p: p.ndim > 1, params), or True for all"
+            allowed = f"given with recipe {self.name!r}, which decays no {', no '.join(self.not_decayed)}"
+            raise InputError("decay_mask", allowed, Received("none"), remedy)
+        if not callable(decay_mask) and not all(isinstance(leaf, bool) for leaf in jax.tree.leaves(decay_mask)):
+            raise InputError(
+                "decay_mask", "True, a tree of bools or a function that makes one", decay_mask, "see optax.masked"
+            )
+
+        def rate(step: Any) -> Any:
+            return run.peak * self.schedule.fraction(step, run, jnp)
+
+        if decay_mask is None or decay_mask is True:
+            return optax.chain(*parts, rmsprop(rule, rate))
+
+        def others(params: Any) -> Any:
+            mask = decay_mask(params) if callable(decay_mask) else decay_mask
+            return jax.tree.map(lambda decayed: not decayed, mask)
+
+        undecayed = rmsprop(dataclasses.replace(rule, weight_decay=0.0), rate)
+        return optax.chain(*parts, optax.masked(rmsprop(rule, rate), decay_mask), optax.masked(undecayed, others))
+
+    def explain(self) -> str:
+        """Return what the recipe is, as plain text."""
+        values = self._values()
+        lines = [("rule", self._rule_words())]
+        if self.open:
+            lines += [("not stated", f"{name}: {others}") for name, others in self.open.items()]
+        rate = "not stated" if "lr" in self.open else f"{values['lr']:g}"
+        lines.append(("learning rate", f"{rate}, {self.schedule.words()}"))
+        if isinstance(self.schedule, Exponential) and self.epochs:
+            lines.append(("", self._milestones(self.schedule, self.epochs)))
+        if self.rate_follows_batch:
+            lines.append(("", f"in proportion to the batch size: {values['lr']:g} · B/{self.batch_size}"))
+        parts = [
+            ("clipping", self.clip and self.clip.words()),
+            ("weights", self.weight_clamp and f"every one to ±{self.weight_clamp:g} before each step"),
+            ("evaluated with", self.weight_ema and self.weight_ema.words()),
+            ("weight decay", self._decay_words(values)),
+            ("batch", self.batch or (str(self.batch_size) if self.batch_size else None)),
+            ("epochs", self.epochs and str(self.epochs)),
+        ]
+        lines += [(name, text) for name, text in parts if text]
+        lines += [("source" if i == 0 else "", text) for i, text in enumerate(self.sources)]
+        lines += [("notes" if i == 0 else "", text) for i, text in enumerate(self.notes)]
+        return "\n".join([f"{self.name}: {self.title}", "", *(f"    {name:<15}{text}" for name, text in lines)])
+
+    def facts(self) -> dict[str, Any]:
+        """Return all of it by name, ready for JSON; a value of the rule that is left open is None."""
+        values = self._values()
+        return {
+            "name": self.name,
+            "title": self.title,
+            "profile": self.profile,
+            "rule": {name: values.get(name) for name in FIELDS},
+            "open": dict(self.open),
+            "schedule": part_facts(self.schedule),
+            "clip": self.clip._asdict() if self.clip else None,
+            "weight_clamp": self.weight_clamp,
+            "weight_ema": part_facts(self.weight_ema) if self.weight_ema else None,
+            "batch_size": self.batch_size,
+            "batch": self.batch,
+            "rate_follows_batch": self.rate_follows_batch,
+            "epochs": self.epochs,
+            "not_decayed": list(self.not_decayed),
+            "sources": list(self.sources),
+            "notes": list(self.notes),
+        }
+
+    def _values(self) -> dict[str, Any]:
+        """Return the values of the rule, without those that are open."""
+        known = {name: PROFILES[self.profile].default(name) for name in FIELDS}
+        return {name: value for name, value in {**known, **self.values}.items() if name not in self.open}
+
+    def _run(self, lr: float, steps_per_epoch: Any, total_steps: Any, batch_size: Any) -> Run:
+        """Return what the schedule has to know, checked."""
+        for name, value, remedy in (
+            ("steps_per_epoch", steps_per_epoch, "say how many updates an epoch has"),
+            ("total_steps", total_steps, "say how many updates the run has"),
+        ):
+            needed = name in self.schedule.needs
+            if needed and value is None:
+                raise InputError(name, f"given with recipe {self.name!r}", Received("none"), remedy)
+            if not needed and value is not None:
+                why = f"left out with recipe {self.name!r}, whose rate does not depend on it"
+                raise InputError(name, why, value, "leave it out")
+        if total_steps is not None:
+            total_steps = check_count("total_steps", total_steps, "say how many updates the run has")
+        if steps_per_epoch is not None:
+            steps_per_epoch = plain(steps_per_epoch)
+            number = isinstance(steps_per_epoch, Real) and not isinstance(steps_per_epoch, bool)
+            if not number or not 1 <= steps_per_epoch < 2**31:
+                remedy = number_of_text(steps_per_epoch) or "divide the number of examples by the batch size"
+                raise InputError("steps_per_epoch", "a number from 1 to 2147483647", steps_per_epoch, remedy)
+            steps_per_epoch = float(steps_per_epoch)
+        if batch_size is not None:
+            if not self.rate_follows_batch or self.batch_size is None:
+                why = f"left out with recipe {self.name!r}, whose source does not scale the rate with it"
+                raise InputError("batch_size", why, batch_size, "give lr, if another rate is meant")
+            lr = lr * check_count("batch_size", batch_size, "say how many examples a step has") / self.batch_size
+        return Run(lr, steps_per_epoch, total_steps)
+
+    def _rule_words(self) -> str:
+        """Return what matters of the rule, other than the rate, in words."""
+        values = self._values()
+        inside = values["eps_inside_sqrt"]
+        if "eps" in values:
+            eps = f"eps {values['eps']:g} {'inside' if inside else 'outside'} the root"
+            floor = math.sqrt(values["eps"]) if inside else values["eps"]
+            eps += f" (smallest denominator {floor:.3g})"
+        else:
+            eps = f"eps open, {'inside' if inside else 'outside'} the root"
+        words = [f"decay {values['decay']:g}", eps]
+        if values["momentum"]:
+            where = "the rate in its buffer" if values["lr_in_momentum"] else "the rate outside its buffer"
+            words.append(f"momentum {values['momentum']:g}, {where}")
+        if values["centered"]:
+            words.append("centered")
+        start = values.get("initial_square_avg")
+        words.append("start of the average open" if start is None else f"the average starts at {start:g}")
+        return ", ".join(words)
+
+    def _decay_words(self, values: Mapping[str, Any]) -> str:
+        if not values["weight_decay"]:
+            return ""
+        kind = "decoupled" if values["decoupled_weight_decay"] else "L2"
+        without = f", without {', '.join(self.not_decayed)}" if self.not_decayed else ", on every parameter"
+        return f"{values['weight_decay']:g}, {kind}{without}"
+
+    def _milestones(self, schedule: Exponential, epochs: int) -> str:
+        """Return the rates at the ends of the warm-up and of the run; they hold for any long enough epoch."""
+        each = 1000
+        run = Run(self._values()["lr"], each)
+        last = run.peak * schedule.fraction(epochs * each - 1, run)
+        if not schedule.warmup_epochs:
+            return f"{last:.3g} at the end"
+        after = run.peak * schedule.fraction(schedule.warmup_epochs * each, run)
+        first = run.peak * schedule.fraction(0, run)
+        return f"{first:g} at the first step, {after:.4g} after the warm-up, {last:.3g} at the end"
+
+
+def _clamp(parameters: Iterable[Tensor], limit: float) -> None:
+    """Bound every element of the parameters to ±limit."""
+    import torch
+
+    with torch.no_grad():
+        for p in parameters:
+            p.clamp_(-limit, limit)
+
+
+def _averaged(model: nn.Module, weight_ema: WeightEma) -> AveragedModel:
+    """Return a model that averages the weights and buffers of `model`; its first value is the present one."""
+    import torch
+    from torch.optim.swa_utils import AveragedModel
+
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.dtype in (torch.float16, torch.bfloat16):
+            dtype = Received(str(value.dtype).removeprefix("torch."))
+            remedy = "keep the model in float32 and train it under torch.autocast"
+            raise InputError(f"the dtype of the model's {name}", "float32 where weights are averaged", dtype, remedy)
+
+    @torch.no_grad()
+    def average(averages: Any, values: Any, n: Tensor | int) -> None:
+        decay = weight_ema.at(float(n))  # n counts the copy below, and so the steps from 1
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point() or average.is_complex():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    ema.update_parameters(model)  # copies
+    return ema

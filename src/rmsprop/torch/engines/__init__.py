@@ -1,0 +1,1 @@
+"""What can step a parameter: the CPU kernel, or tensor operations."""
