@@ -40,7 +40,7 @@ conformance: $(VENV)/conformance
 	$(BIN)/pytest -n auto --dist worksteal conformance $(NEED_FRAMEWORKS)
 
 mutants: $(VENV)/dev
-	$(BIN)/python scripts/mutants.py $(PART)
+	$(BIN)/python scripts/mutants/runner.py $(PART)
 
 kernel: $(VENV)/dev
 	scripts/check-kernel $(BIN)/python
@@ -53,7 +53,7 @@ bench: $(VENV)/lab
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
-	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests scripts benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
 	@scripts/make-venv $(PYTHON) $(VENV)

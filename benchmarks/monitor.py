@@ -4,7 +4,7 @@ Two trainings of the same seed, one as `rmsprop train` makes it and one with --e
 what else the machine does touches both alike. Their times differ by little between records, and by a record where one
 is made; both differences are medians, in seconds of the processor on one thread. Forward, backward, validation and the
 file of statistics are part of the steps. About two minutes. benchmarks/results/monitor.json is what docs/monitor.md
-shows; `scripts/findings.py --page` puts it there.
+shows; `docs/make/findings.py --page` puts it there.
 """
 
 from __future__ import annotations

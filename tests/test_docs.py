@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def readme_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "scripts" / "readme.py")
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "make" / "readme.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("findings_script", ROOT / "scripts" / "findings.py")
+    spec = importlib.util.spec_from_file_location("findings_script", ROOT / "docs" / "make" / "findings.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

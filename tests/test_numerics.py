@@ -12,7 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-FAILURES = runpy.run_path(str(ROOT / "scripts" / "failures.py"))
+FAILURES = runpy.run_path(str(ROOT / "docs" / "make" / "failures.py"))
 STATES = runpy.run_path(str(ROOT / "benchmarks" / "state_dtypes.py"))
 STORED: dict[str, Any] = json.loads((ROOT / "docs" / "failures.json").read_text())["rows"]
 LEARNED: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "state_dtypes.json").read_text())

@@ -169,7 +169,7 @@ def test_train_takes_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_table_of_conventions_is_that_of_the_profiles() -> None:
-    path = ROOT / "scripts" / "conventions.py"
+    path = ROOT / "docs" / "make" / "conventions.py"
     spec = importlib.util.spec_from_file_location("conventions", path)
     assert spec is not None
     assert spec.loader is not None

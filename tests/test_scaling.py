@@ -31,7 +31,7 @@ from rmsprop.scaling import (
     window,
 )
 
-SCRIPT = runpy.run_path(str(Path(__file__).resolve().parent.parent / "scripts" / "scaling.py"))
+SCRIPT = runpy.run_path(str(Path(__file__).resolve().parent.parent / "docs" / "make" / "scaling.py"))
 PLAIN = Rule(lr=0.01, decay=0.99, eps=0.02)
 SLOW = Rule(lr=0.01, decay=0.99, eps=0.02, momentum=0.95)
 

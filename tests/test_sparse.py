@@ -943,7 +943,7 @@ def test_autograd_is_told_that_the_table_has_changed() -> None:
 @pytest.mark.slow
 def test_the_document_says_what_its_scripts_found() -> None:
     """The moves of its table and picture are made anew; its times are those that are kept."""
-    spec = importlib.util.spec_from_file_location("sparse_picture", ROOT / "scripts" / "sparse_picture.py")
+    spec = importlib.util.spec_from_file_location("sparse_picture", ROOT / "docs" / "make" / "sparse_picture.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)

@@ -1,6 +1,6 @@
 """Bring docs/conventions.md up to date: who means what by RMSprop, from the profiles themselves.
 
-.venv/bin/python scripts/conventions.py
+.venv/bin/python docs/make/conventions.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from rmsprop import Rule, init, update
 from rmsprop.profiles import PROFILES, WITH_MOMENTUM, Profile
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "conventions.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "conventions.md"
 _PLACES = {True: "inside", False: "outside", WITH_MOMENTUM: "outside; inside with momentum"}
 
 

@@ -1,4 +1,4 @@
-"""Test the LR finder on the built-in tasks: python scripts/lr_finder.py; an interrupted run goes on where it was.
+"""Test the LR finder on the built-in tasks: python docs/make/lr_finder.py; an interrupted run goes on where it was.
 
 For each task and rule: the suggestion, another after one more step of warming, then trainings at a third of the first,
 once and three times it, with two seeds each. At last, how often losses that are noise get a suggestion. Writes
@@ -29,7 +29,7 @@ from rmsprop.lab.task import Task
 from rmsprop.monitor.lr_finder.curve import judge
 from rmsprop.torch import RMSprop
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = DOCS / "lr-finder.json", DOCS / "lr-finder.md"
 EPOCHS = {"digits": 10, "mnist": 4, "shakespeare": 1}
 RULES: dict[str, dict[str, Any]] = {

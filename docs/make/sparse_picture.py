@@ -1,4 +1,4 @@
-"""Draw docs/sparse.svg and write the tables of docs/sparse.md: python scripts/sparse_picture.py.
+"""Draw docs/sparse.svg and write the tables of docs/sparse.md: python docs/make/sparse_picture.py.
 
 The steps are made by the optimizer, the times are those of benchmarks/results/sparse.json.
 """
@@ -17,7 +17,7 @@ from rmsprop.files import write_atomically
 from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg
 from rmsprop.torch import RMSprop
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT, PICTURE = ROOT / "docs" / "sparse.md", ROOT / "docs" / "sparse.svg"
 RESULTS = ROOT / "benchmarks" / "results" / "sparse.json"
 PERIODS = [1, 2, 5, 10, 20, 50, 100, 200, 500]

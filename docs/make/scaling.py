@@ -1,7 +1,7 @@
 """Measure the batch-size scaling rule, on a noisy parabola and on real digits; bring docs/scaling.md up to date.
 
-.venv/bin/python scripts/scaling.py           measures (about six minutes), writes docs/scaling.json, .svg and the page
-.venv/bin/python scripts/scaling.py --page    writes the figure and the page's blocks from the stored results only
+.venv/bin/python docs/make/scaling.py          measures (about six minutes), writes docs/scaling.json, .svg and the page
+.venv/bin/python docs/make/scaling.py --page   writes the figure and the page's blocks from the stored results only
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rmsprop.lab.task import Task, load_task
 from rmsprop.scaling import scale_batch_size
 from rmsprop.torch import RMSprop
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE, FOUND, PICTURE = (ROOT / "docs" / f"scaling.{kind}" for kind in ("md", "json", "svg"))
 
 # The parabola: f = x²/2 from x = 1, gradients with normal noise of ten times the first one.

@@ -1,7 +1,7 @@
 """Measure where RMSprop breaks in other libraries, and what happens here; bring docs/numerics.md up to date.
 
-.venv/bin/python scripts/failures.py           measures (about a minute), writes docs/failures.json and the page
-.venv/bin/python scripts/failures.py --page    writes the page's tables from the stored results only
+.venv/bin/python docs/make/failures.py           measures (about a minute), writes docs/failures.json and the page
+.venv/bin/python docs/make/failures.py --page    writes the page's tables from the stored results only
 
 Needs optax, keras and stable_baselines3; timm's column is left empty where timm is not installed. Keras runs on JAX.
 """
@@ -30,7 +30,7 @@ from rmsprop.files import finite, write_atomically
 from rmsprop.torch import RMSprop
 from rmsprop.torch.low_precision import unpack
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE, FOUND = ROOT / "docs" / "numerics.md", ROOT / "docs" / "failures.json"
 STATES = ROOT / "benchmarks" / "results" / "state_dtypes.json"
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
@@ -450,7 +450,7 @@ def failures_block(found: dict[str, Any]) -> str:
 
 def with_tables(text: str) -> str:
     """Return docs/numerics.md with its tables as the stored results have them."""
-    with_block = runpy.run_path(str(ROOT / "scripts" / "readme.py"))["with_block"]
+    with_block = runpy.run_path(str(ROOT / "docs" / "make" / "readme.py"))["with_block"]
     states = runpy.run_path(str(ROOT / "benchmarks" / "state_dtypes.py"))
     found = json.loads(STATES.read_text(encoding="utf-8"))
     text = with_block(text, "failures", failures_block(json.loads(FOUND.read_text(encoding="utf-8"))))

@@ -1,106 +1,103 @@
-"""Break the rule on purpose, one change at a time, and say which test notices (`make mutants`).
-
-`make mutants PART=2/3` tries the second, the fifth and so on of them.
-
-Each mutant is a copy of the source with one piece of text replaced. Exit status 0 only if the unchanged copy passes
-and every mutant is caught.
-"""
+"""The mutants: single changes to the source that break it, and the tests that must notice."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-RULE, TENSORS, SLOTS, LOADING = "rule.py", "torch/engines/arithmetic.py", "torch/state.py", "torch/loading.py"
-FUSED, STEP, HALF, RUN = "torch/engines/cpu_kernel.py", "kernel/step.hpp", "kernel/half.hpp", "kernel/run.cpp"
-LOW, BAD, SMALL, STAGE = "torch/low_precision.py", "torch/nonfinite.py", "kernel/low_precision.hpp", "kernel/stage.hpp"
-NOISE, SPARSE, ROWS = "kernel/noise.hpp", "torch/engines/sparse_rows.py", "kernel/row_sweep.hpp"
-STATISTICS, MEASURE, SWEEP = "torch/statistics.py", "kernel/measure.hpp", "kernel/sweep.cpp"
-JAX, KERAS, PYTENSOR, DICTS = "jax.py", "keras.py", "pytensor.py", "state_dicts.py"
-H5, TREES, MOVING, SCHEDULES = (
-    "checkpoint/formats/keras.py",
-    "checkpoint/formats/optax.py",
-    "checkpoint/conversion.py",
-    "recipes/schedules.py",
-)
-TRAINING, COMPARE, WORKERS_PY, TRAIN = "lab/runs/training.py", "lab/compare.py", "lab/runs/workers.py", "lab/train.py"
-CURVE, DESCRIBED, PRIVATE = "monitor/lr_finder/curve.py", "monitor/statistics.py", "torch/private.py"
-SCORE, LOSS_CALL, CHANCE, OUTCOME = "lab/score.py", "lab/loss_call.py", "lab/chance.py", "lab/report/outcome.py"
-LOCK, STORE, TASK_CODE = "lab/runs/lock.py", "lab/runs/directory.py", "lab/runs/task_code.py"
-GRADIENTS, DECAYS, HISTORY, POST_MORTEM = (
-    f"monitor/{name}.py" for name in ("findings/gradients", "findings/weight_decay", "findings/history", "post_mortem")
-)
-CHECKS, GROUPS, DECAY, ERRORS = "torch/engines/checks.py", "torch/groups.py", "torch/decay.py", "errors.py"
-BUDGET, TORCH_FILE = "checkpoint/formats/budget.py", "checkpoint/formats/torch_file.py"
-TESTS = {  # what is run for a mutant of the file: paths, or single tests where the others are slow
-    RULE: "tests/test_rule.py",
-    TENSORS: "tests/test_torch.py",
-    SLOTS: "tests/test_torch.py",
-    LOADING: "tests/test_state.py",
-    FUSED: "tests/test_fused.py",
-    LOW: "tests/test_low_precision.py",
-    BAD: "tests/test_nonfinite.py",
-    SPARSE: "tests/test_sparse.py",
-    STATISTICS: "tests/test_statistics.py",
-    JAX: "tests/test_jax.py::test_every_variant_equals_the_rule",
-    KERAS: "tests/keras_checks.py::test_every_variant_equals_the_rule",
-    PYTENSOR: "tests/test_pytensor.py::test_every_variant_equals_the_rule",
-    DICTS: "tests/test_state.py::test_a_state_dict_states_its_version_and_a_newer_one_is_refused",
-    H5: "tests/test_checkpoint_like.py",
-    TREES: "tests/test_checkpoint.py tests/test_checkpoint_like.py",
-    MOVING: "tests/test_checkpoint.py",
-    SCHEDULES: "tests/test_recipes.py",
-    TRAINING: "tests/test_training.py",
-    COMPARE: "tests/test_compare.py::test_verdicts_follow_the_paired_intervals "
-    "tests/test_compare.py::test_the_rate_with_the_best_mean_wins",
-    WORKERS_PY: "tests/test_workers.py::test_a_worker_has_one_thread",
-    TRAIN: "tests/test_train.py::test_a_resumed_run_has_the_threads_that_it_began_with",
-    CURVE: "tests/test_lr_finder.py::test_half_of_the_rate_where_the_median_curve_is_lowest",
-    DESCRIBED: "tests/test_statistics_numpy.py",
-    SCORE: "tests/test_score.py",
-    LOSS_CALL: "tests/test_score.py",
-    CHANCE: "tests/test_chance.py",
-    OUTCOME: "tests/test_thresholds.py",
-    LOCK: "tests/test_store.py",
-    STORE: "tests/test_store.py",
-    TASK_CODE: "tests/test_task_code.py",
-    GRADIENTS: "tests/test_thresholds.py",
-    DECAYS: "tests/test_thresholds.py",
-    HISTORY: "tests/test_thresholds.py",
-    POST_MORTEM: "tests/test_post_mortem.py",
-    CHECKS: "tests/test_faults.py",
-    GROUPS: "tests/test_faults.py",
-    DECAY: "tests/test_decay.py",
-    ERRORS: "tests/test_groups.py",
-    BUDGET: "tests/test_checkpoint_files.py",
-    TORCH_FILE: "tests/test_checkpoint_files.py",
-    PRIVATE: "tests/test_older_torch.py::"
-    "test_every_variant_is_stepped_and_watched_without_the_names_of_the_newest_torch",
-}
-RECORDED = ROOT / "build" / "mutants" / "steps.bin"  # what the kernel must do, from the rule in NumPy
-WORKERS = os.cpu_count() or 1
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCES = Path("src/rmsprop")
+
+
+class Source(NamedTuple):
+    """A file of src/rmsprop and what is run for its mutants.
+
+    `tests` names test files, or single tests where the others of a file are slow. Mutants of the kernel need none: they
+    are compiled and replay recorded steps.
+    """
+
+    path: str
+    tests: str = ""
 
 
 class Mutant(NamedTuple):
-    """One change: what it breaks, where, the text before and after, and the test that is run if not all of TESTS."""
+    """One change: what it breaks, in which file, the text before and after. `test` replaces the tests of the file."""
 
     name: str
-    file: str
+    source: Source
     old: str
     new: str
     test: str = ""
 
+    def changed(self) -> str:
+        """Return the text of the file with the change made."""
+        text = (ROOT / SOURCES / self.source.path).read_text()
+        if not self.old:
+            return text
+        assert text.count(self.old) == 1, f"{self.name}: {self.old!r} stands {text.count(self.old)} times"
+        return text.replace(self.old, self.new)
+
+
+RULE = Source("rule.py", "tests/test_rule.py")
+TENSORS = Source("torch/engines/arithmetic.py", "tests/test_torch.py")
+SLOTS = Source("torch/state.py", "tests/test_torch.py")
+LOADING = Source("torch/loading.py", "tests/test_state.py")
+FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
+LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
+BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
+SPARSE = Source("torch/engines/sparse_rows.py", "tests/test_sparse.py")
+STATISTICS = Source("torch/statistics.py", "tests/test_statistics.py")
+JAX = Source("jax.py", "tests/test_jax.py::test_every_variant_equals_the_rule")
+KERAS = Source("keras.py", "tests/keras_checks.py::test_every_variant_equals_the_rule")
+PYTENSOR = Source("pytensor.py", "tests/test_pytensor.py::test_every_variant_equals_the_rule")
+DICTS = Source("state_dicts.py", "tests/test_state.py::test_a_state_dict_states_its_version_and_a_newer_one_is_refused")
+H5 = Source("checkpoint/formats/keras.py", "tests/test_checkpoint_like.py")
+TREES = Source("checkpoint/formats/optax.py", "tests/test_checkpoint.py tests/test_checkpoint_like.py")
+MOVING = Source("checkpoint/conversion.py", "tests/test_checkpoint.py")
+SCHEDULES = Source("recipes/schedules.py", "tests/test_recipes.py")
+TRAINING = Source("lab/runs/training.py", "tests/test_training.py")
+COMPARE = Source(
+    "lab/compare.py",
+    "tests/test_compare.py::test_verdicts_follow_the_paired_intervals "
+    "tests/test_compare.py::test_the_rate_with_the_best_mean_wins",
+)
+WORKERS_PY = Source("lab/runs/workers.py", "tests/test_workers.py::test_a_worker_has_one_thread")
+TRAIN = Source("lab/train.py", "tests/test_train.py::test_a_resumed_run_has_the_threads_that_it_began_with")
+CURVE = Source(
+    "monitor/lr_finder/curve.py",
+    "tests/test_lr_finder.py::test_half_of_the_rate_where_the_median_curve_is_lowest",
+)
+DESCRIBED = Source("monitor/statistics.py", "tests/test_statistics_numpy.py")
+SCORE = Source("lab/score.py", "tests/test_score.py")
+LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
+CHANCE = Source("lab/chance.py", "tests/test_chance.py")
+OUTCOME = Source("lab/report/outcome.py", "tests/test_thresholds.py")
+LOCK = Source("lab/runs/lock.py", "tests/test_store.py")
+STORE = Source("lab/runs/directory.py", "tests/test_store.py")
+TASK_CODE = Source("lab/runs/task_code.py", "tests/test_task_code.py")
+GRADIENTS = Source("monitor/findings/gradients.py", "tests/test_thresholds.py")
+DECAYS = Source("monitor/findings/weight_decay.py", "tests/test_thresholds.py")
+HISTORY = Source("monitor/findings/history.py", "tests/test_thresholds.py")
+POST_MORTEM = Source("monitor/post_mortem.py", "tests/test_post_mortem.py")
+CHECKS = Source("torch/engines/checks.py", "tests/test_faults.py")
+GROUPS = Source("torch/groups.py", "tests/test_faults.py")
+DECAY = Source("torch/decay.py", "tests/test_decay.py")
+ERRORS = Source("errors.py", "tests/test_groups.py")
+BUDGET = Source("checkpoint/formats/budget.py", "tests/test_checkpoint_files.py")
+TORCH_FILE = Source("checkpoint/formats/torch_file.py", "tests/test_checkpoint_files.py")
+PRIVATE = Source(
+    "torch/private.py",
+    "tests/test_older_torch.py::test_every_variant_is_stepped_and_watched_without_the_names_of_the_newest_torch",
+)
+STEP = Source("kernel/step.hpp")
+HALF = Source("kernel/half.hpp")
+RUN = Source("kernel/run.cpp")
+SMALL = Source("kernel/low_precision.hpp")
+STAGE = Source("kernel/stage.hpp")
+NOISE = Source("kernel/noise.hpp")
+ROWS = Source("kernel/row_sweep.hpp")
+MEASURE = Source("kernel/measure.hpp")
+SWEEP = Source("kernel/sweep.cpp")
 
 MUTANTS = [
     Mutant("unchanged", RULE, "", ""),
@@ -303,127 +300,3 @@ MUTANTS = [
     Mutant("reading: a number beyond the storage", TORCH_FILE, "last >= storage.size", "last > storage.size"),
     Mutant("reading: expanded tensors for nothing", TORCH_FILE, "spend(size * width", "spend(0 * width"),
 ]  # fmt: skip
-
-
-def copy_to(folder: Path) -> None:
-    """Copy the sources and the tests, with the kernel as it is installed."""
-    for name in ("src", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-
-
-def replaced(mutant: Mutant) -> str:
-    """Return the text of the mutant's file, changed."""
-    text = (ROOT / "src" / "rmsprop" / mutant.file).read_text()
-    if not mutant.old:
-        return text
-    assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.old!r} stands {text.count(mutant.old)} times"
-    return text.replace(mutant.old, mutant.new)
-
-
-def run_tests(copy: Path, tests: str) -> None:
-    """Run the tests of the copy, up to the first that fails, and exit with pytest's status.
-
-    Called in a process of its own, forked from one that has imported what takes long and nothing of ours.
-    """
-    output = os.open(copy / "output", os.O_CREAT | os.O_WRONLY)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(copy)
-    # The editable installation finds the package ahead of sys.path: undone here, and in the processes of the tests.
-    undo = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'rmsprop' not in type(f).__module__]\n"
-    (copy / "src" / "sitecustomize.py").write_text(undo)
-    exec(undo)  # noqa: S102
-    os.environ["PYTHONPATH"] = str(copy / "src")
-    sys.path.insert(0, str(copy / "src"))
-    import pytest
-
-    import rmsprop
-
-    assert rmsprop.__file__.startswith(str(copy)), f"the copy is not what Python imports: {rmsprop.__file__}"
-    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests.split()]))
-
-
-def caught_by_tests(mutant: Mutant, kernel: str) -> str | None:
-    """Return the test that fails for `mutant`, None if all pass."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        copy_to(copy)
-        shutil.copy(kernel, copy / "src" / "rmsprop")
-        (copy / "src" / "rmsprop" / mutant.file).write_text(replaced(mutant))
-        process = multiprocessing.get_context("forkserver").Process(
-            target=run_tests, args=(copy, mutant.test or TESTS[mutant.file])
-        )
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            return None
-        output = (copy / "output").read_text()
-        failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S.*?)(?: - .*)?$", output, re.MULTILINE)
-        assert failed is not None, output[-4000:]
-        return failed.group(1)
-
-
-def build(copy: Path) -> None:
-    """Compile the replay of recorded steps, or what of it has changed."""
-    sources, target = str(copy / "tests" / "kernel"), str(copy / "build")
-    tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    configure = ["cmake", "-S", sources, "-B", target, "-G", "Ninja", "-DBASELINE_ONLY=ON", "-DLEVEL=-O0"]
-    for command in ([] if (copy / "build").exists() else [configure]) + [["cmake", "--build", target]]:
-        subprocess.run(command, env=tools, check=True, capture_output=True)
-
-
-def caught_by_replay(mutant: Mutant, copies: SimpleQueue[Path]) -> str | None:
-    """Return what the replay of recorded steps finds different in the mutant's kernel, None if nothing."""
-    copy = copies.get()
-    path = copy / "src" / "rmsprop" / mutant.file
-    before = path.read_text()
-    path.write_text(replaced(mutant))
-    build(copy)
-    done = subprocess.run([copy / "build" / "replay", RECORDED], capture_output=True, text=True, check=False)
-    path.write_text(before)
-    copies.put(copy)
-    if done.returncode == 0:
-        return None
-    assert done.stdout.startswith("different: "), done.stdout + done.stderr
-    return f"replay: {done.stdout.strip()}"
-
-
-def main() -> int:
-    """Try every mutant or a part, such as 2/3, one on each core at a time, and print what caught it."""
-    part, parts = map(int, sys.argv[1].split("/")) if len(sys.argv) > 1 else (1, 1)
-    assert 1 <= part <= parts, f"the part must be K/N with 1 <= K <= N, got {sys.argv[1]}"
-    mutants = [m for i, m in enumerate(MUTANTS) if not m.old or i % parts == part - 1]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch"])
-    find = [sys.executable, "-c", "from rmsprop import _kernel; print(_kernel.__file__)"]
-    kernel = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
-    subprocess.run([sys.executable, ROOT / "tests" / "kernel" / "record.py", RECORDED], check=True)
-    survivors = []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
-        copies: SimpleQueue[Path] = SimpleQueue()  # each is built once, and again what a mutant changes
-        for number in range(WORKERS):
-            copy = Path(folder) / str(number)
-            copy_to(copy)
-            build(copy)
-            copies.put(copy)
-
-        def try_out(mutant: Mutant) -> str | None:
-            in_kernel = mutant.file.startswith("kernel/")
-            return caught_by_replay(mutant, copies) if in_kernel else caught_by_tests(mutant, kernel)
-
-        for mutant, caught in zip(mutants, pool.map(try_out, mutants), strict=True):
-            print(f"{mutant.name:<38} {caught or 'all tests pass'}", flush=True)
-            if (caught is None) != (not mutant.old):
-                survivors.append(mutant.name)
-    if survivors:
-        print(f"not as it should be: {', '.join(survivors)}")
-        return 1
-    for file, count in Counter(mutant.file for mutant in mutants if mutant.old).items():
-        print(f"{count:>4} {file}")
-    print(f"{sum(bool(mutant.old) for mutant in mutants)} mutants, all caught")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

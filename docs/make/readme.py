@@ -1,7 +1,7 @@
 """Bring README.md up to date: outputs of its console blocks, and with a run's directory the demo's table and figure.
 
-make demo && .venv/bin/python scripts/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION
-.venv/bin/rmsprop bench --json > benchmarks/results/steps.json && .venv/bin/python scripts/readme.py
+make demo && .venv/bin/python docs/make/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION
+.venv/bin/rmsprop bench --json > benchmarks/results/steps.json && .venv/bin/python docs/make/readme.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rmsprop.lab.report import figures
 from rmsprop.lab.report.sentences import describe_comparison
 from rmsprop.lab.runs.directory import RunDirectory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 README, DEMO, PICTURE = ROOT / "README.md", ROOT / "docs" / "demo.json", ROOT / "docs" / "learning-rates.svg"
 SPEED, RESULTS = ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
 

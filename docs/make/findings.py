@@ -1,7 +1,7 @@
 """Provoke every finding of rmsprop.monitor in a small training, and train beside it where it must be silent.
 
-.venv/bin/python scripts/findings.py           trains (half a minute), writes docs/findings.json and docs/monitor.md
-.venv/bin/python scripts/findings.py --page    writes the page's tables from the stored results only, also those of
+.venv/bin/python docs/make/findings.py           trains (half a minute), writes docs/findings.json and docs/monitor.md
+.venv/bin/python docs/make/findings.py --page    writes the page's tables from the stored results only, also those of
                                                benchmarks/monitor.py
 
 tests/test_findings.py trains the same runs.
@@ -28,7 +28,7 @@ from rmsprop.monitor.findings import Finding, find
 from rmsprop.monitor.findings.history import in_python
 from rmsprop.torch import RMSprop
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE, FOUND = ROOT / "docs" / "monitor.md", ROOT / "docs" / "findings.json"
 COST = ROOT / "benchmarks" / "results" / "monitor.json"
 
@@ -345,7 +345,7 @@ def cost_block(found: dict[str, Any]) -> str:
 
 def with_table(text: str) -> str:
     """Return docs/monitor.md with its tables as the stored results have them."""
-    with_block = runpy.run_path(str(ROOT / "scripts" / "readme.py"))["with_block"]
+    with_block = runpy.run_path(str(ROOT / "docs" / "make" / "readme.py"))["with_block"]
     text = with_block(text, "findings", block(json.loads(FOUND.read_text(encoding="utf-8"))))
     return str(with_block(text, "cost", cost_block(json.loads(COST.read_text(encoding="utf-8")))))
 
