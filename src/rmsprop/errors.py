@@ -24,14 +24,14 @@ class InputError(ValueError):
     value
         What was received.
     remedy
-        What to do instead.
+        What to do instead; empty where `allowed` says it.
     """
 
     def __init__(self, name: str, allowed: str, value: object, remedy: str) -> None:
         received = value if isinstance(value, Received) else repr(value)
         if len(received) > _LONGEST:
             received = f"{received[:_LONGEST]} …"
-        super().__init__(f"{name} must be {allowed}, got {received}; {remedy}")
+        super().__init__(f"{name} must be {allowed}, got {received}" + (f"; {remedy}" if remedy else ""))
         self.name, self.allowed, self.value, self.remedy = name, allowed, value, remedy
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, object, str]]:
@@ -43,6 +43,12 @@ class Received(str):
     """Words that describe what was received, printed without quotes."""
 
     __slots__ = ()
+
+
+def require(ok: bool, name: str, allowed: str, got: object, remedy: str = "") -> None:
+    """Raise InputError unless `ok`; the other arguments are those of InputError."""
+    if not ok:
+        raise InputError(name, allowed, got, remedy)
 
 
 def plain(value: Any) -> Any:
