@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 from typing import Any
 
 import cases
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 import rmsprop
 from rmsprop import InputError, Rule, State, init, update
+from rmsprop.errors import require
 from rmsprop.explain import equations, numbers, worked_example
 from rmsprop.rule import denominator
 
@@ -310,6 +313,15 @@ def test_every_field_is_checked(field: str) -> None:
         Rule(**{field: "x"})  # type: ignore[arg-type]
 
 
+def test_require_raises_an_input_error_unless_the_value_is_allowed() -> None:
+    require(True, "steps", "at least 1", 1)
+    with pytest.raises(InputError) as caught:
+        require(False, "steps", "at least 1", 0, "leave it out")
+    assert str(caught.value) == "steps must be at least 1, got 0; leave it out"
+    with pytest.raises(InputError, match=r"^steps must be at least 1, got 0$"):
+        require(False, "steps", "at least 1", 0)
+
+
 def test_numbers_of_numpy_are_accepted() -> None:
     assert Rule(lr=np.float32(0.5), momentum=np.int64(0)) == Rule(lr=0.5)  # type: ignore[arg-type]
 
@@ -391,6 +403,12 @@ def test_explain_speaks_of_one_step_and_of_no_bound() -> None:
     assert "for every element with a gradient, besides the decay of η·λ·p\n" in text
     assert "per element, whatever the gradients, besides the decay of η·λ·p\n" in text
     assert text.endswith("so the effective rate η/d is unbounded")
+
+
+def test_a_rule_explains_itself_wherever_it_was_imported_from() -> None:
+    code = "from rmsprop.rule import Rule; print(Rule(lr=0.5).explain().splitlines()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "RMSprop with lr=0.5\n"
 
 
 def test_explain_says_what_differs_from_the_defaults() -> None:

@@ -8,10 +8,10 @@ command `rmsprop` does so from a terminal.
 """
 
 from rmsprop.errors import InputError
-from rmsprop.native import get_num_threads, set_num_threads
+from rmsprop.native import get_num_threads, set_num_threads, update
 from rmsprop.profiles import profile
 from rmsprop.recipes import recipe
-from rmsprop.rule import Rule, State, init, update
+from rmsprop.rule import Rule, State, init
 from rmsprop.scaling import scale_batch_size
 
 __all__ = [

@@ -91,7 +91,7 @@ def numbers(rule: Rule) -> Numbers:
 
 
 def explain(rule: Rule) -> str:
-    """Return the equations of `rule` and what its numbers mean, as plain text (see `Rule.explain`)."""
+    """Return the equations of `rule` with its values, and what the values mean, as text."""
     n, lines = numbers(rule), equations(rule)
     off = {field.name: field.default for field in dataclasses.fields(Rule)}
     chosen = [f"{name}={getattr(rule, name)!r}" for name in off if getattr(rule, name) != off[name]]
@@ -132,6 +132,9 @@ def explain(rule: Rule) -> str:
             *(f"    {name:<18} {fact}" for name, fact in facts),
         ]
     )
+
+
+Rule.explain = explain
 
 
 class WorkedStep(NamedTuple):

@@ -1,4 +1,4 @@
-"""The native kernel's place in Python: whether it was built, its number of threads, and NumPy's way to it."""
+"""The native kernel from Python: whether it was built, its number of threads, and `update`, which can use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmsprop.errors import InputError, Received, check_count
-from rmsprop.rule import Array, Rule, State, update
+from rmsprop.rule import Array, Rule, State
+from rmsprop.rule import update as numpy_update
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -62,8 +63,26 @@ def kernel_rule(rule: Rule) -> Any:
     return kernel.Rule(**fields)  # type: ignore[union-attr]
 
 
-def update_into(rule: Rule, param: Array, grad: Array, state: State, out: tuple[Array, State]) -> tuple[Array, State]:
-    """Do the work of `rmsprop.update(..., out=...)`, in the kernel if it is there and the arrays are contiguous."""
+def update(
+    rule: Rule, param: Array, grad: Array, state: State, *, out: tuple[Array, State] | None = None
+) -> tuple[Array, State]:
+    """Return the parameter after one step and the new state, as `rmsprop.rule.update` defines them.
+
+    Parameters
+    ----------
+    rule, param, grad, state
+        As in `rmsprop.rule.update`. Without `out` they are left as they were.
+    out
+        A parameter and a state whose arrays take the results, from the native kernel: the same bits, many times faster.
+        They may be those of `param` and `state`. Without the kernel, or where arrays are not contiguous, NumPy steps.
+
+    Raises
+    ------
+    InputError
+        For arrays that differ from `param` in shape or dtype, and for arrays of `out` that cannot be written.
+    """
+    if out is None:
+        return numpy_update(rule, param, grad, state)
     target, own = out
     sources = [np.asarray(param), *(getattr(state, name) for name in _STATE)]
     targets = [target, *(getattr(own, name) for name in _STATE)]
@@ -91,7 +110,7 @@ def update_into(rule: Rule, param: Array, grad: Array, state: State, out: tuple[
         power = rule.decay ** (state.step + 1) if rule.bias_correction else 0.0
         kernel.update(kernel_rule(rule), rule.lr, power, p, grad, v, m, b, get_num_threads(), GRAIN)
     else:
-        p, new = update(rule, param, grad, state)
+        p, new = numpy_update(rule, param, grad, state)
         results = [p, *(getattr(new, name) for name in _STATE)]
         for into, result in zip(targets, results, strict=True):
             if into is not None:

@@ -26,12 +26,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received, check_flag, check_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Array = npt.NDArray[Any]
 
@@ -102,6 +105,8 @@ class Rule:
     decoupled_weight_decay: bool = False
     maximize: bool = False
 
+    explain: ClassVar[Callable[[Rule], str]]  # rmsprop.explain.explain: the equations and numbers of this rule, as text
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -112,12 +117,6 @@ class Rule:
                 object.__setattr__(self, field.name, check_flag(field.name, value))
         if self.nesterov and self.momentum == 0:
             raise InputError("momentum", "> 0 with nesterov=True", self.momentum, "set momentum, for example 0.9")
-
-    def explain(self) -> str:
-        """Return this rule's equations with its values, and what the values mean, as text."""
-        from rmsprop.explain import explain
-
-        return explain(self)
 
 
 @dataclass(frozen=True)
@@ -160,19 +159,12 @@ def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
 
 
 @np.errstate(over="ignore", under="ignore", invalid="ignore")
-def update(
-    rule: Rule, param: Array, grad: Array, state: State, *, out: tuple[Array, State] | None = None
-) -> tuple[Array, State]:
+def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, State]:
     """Return the parameter after one step and the new state; the inputs are left as they were.
 
     `param` and `grad` agree in shape and dtype (float32 or float64). A gradient that is not finite, or whose square
     is not (above 1.8e19 in float32), stays in v. Buffers that `rule` needs and `state` lacks start at zero.
-    `out=(param, state)` takes the results in these arrays, from the native kernel: the same bits, many times faster.
     """
-    if out is not None:
-        from rmsprop import native
-
-        return native.update_into(rule, param, grad, state, out)
     p, g = np.asarray(param), np.asarray(grad)
     v, m, b = state.square_avg, state.grad_avg, state.momentum_buffer
     for name, array in (("grad", g), ("state.square_avg", v)):

@@ -14,7 +14,8 @@ import numpy as np
 
 from rmsprop import native
 from rmsprop.environment import environment
-from rmsprop.rule import Rule, init, update
+from rmsprop.native import update
+from rmsprop.rule import Rule, init
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Walked: TypeAlias = Iterator[tuple[str, str, Array, bool]]  # path, dtype, parameters, whether they must be equal
