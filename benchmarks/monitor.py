@@ -24,8 +24,8 @@ import torch
 from rmsprop.environment import environment
 from rmsprop.files import write_atomically
 from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.measured_steps import StepRecorder
 from rmsprop.lab.runs.training import Training
-from rmsprop.lab.runs.watch import Watch
 from rmsprop.lab.task import load_task
 from rmsprop.lab.train import EVERY, usual_every
 from rmsprop.torch import RMSprop
@@ -36,7 +36,7 @@ RECORDS = {"digits": 40, "mnist": 10, "shakespeare": 5}
 def _steps(task: str, folder: Path, every: int) -> Iterator[float]:
     """Train for ever and yield the time of each step."""
     training = Training(load_task(task), lambda params: RMSprop(params, lr=1e-3), seed=0, epochs=10**6)
-    watch = Watch(RunDirectory(folder), training, every)
+    watch = StepRecorder(RunDirectory(folder), training, every)
     steps = training.run()
     next(steps)  # the record before the first step
     while True:

@@ -25,7 +25,7 @@ from rmsprop.cli.terminal import show_training
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.lock import locked
-from rmsprop.lab.runs.watch import measured
+from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.train import train
 from rmsprop.recipes import RECIPES
 
@@ -89,7 +89,7 @@ def test_train_measures_every_so_many_steps_and_says_what_it_found(capsys: pytes
     """The defaults' first step is 10·η for every weight, which is most of what digits' weights are."""
     assert run(["train", "digits", "--epochs", "1", "--every", "7", "--out", "seven"]) == 0
     shown = capsys.readouterr().out
-    assert [r["step"] for r in measured(RunDirectory(Path("seven")))] == [1, 7, 14]
+    assert [r["step"] for r in measured_steps(RunDirectory(Path("seven")))] == [1, 7, 14]
     summary = RunDirectory(Path("seven")).summary()
     assert summary is not None
     found = summary["findings"]

@@ -14,7 +14,9 @@ from scipy import stats
 
 from rmsprop import Rule
 from rmsprop.lab import compare as compare_module
-from rmsprop.lab.compare import OPTIMIZERS, Choice, choose, compare, judge, paired_interval
+from rmsprop.lab.compare import compare, judge
+from rmsprop.lab.intervals import paired_interval
+from rmsprop.lab.learning_rates import Choice, choose
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import (
     describe_comparison,
@@ -23,7 +25,9 @@ from rmsprop.lab.report.sentences import (
     range_words,
     score_words,
 )
+from rmsprop.lab.runs import trial as trial_module
 from rmsprop.lab.runs.directory import to_json
+from rmsprop.lab.runs.trial import OPTIMIZERS, Trial, run_trial
 from rmsprop.lab.train import train
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -87,10 +91,10 @@ def test_final_trainings_have_other_seeds_than_those_that_chose_the_rates(
 ) -> None:
     seeds: dict[str, set[int]] = {}
 
-    def train_all(_: object, __: object, stage: str, jobs: list[dict[str, Any]], *rest: object) -> list[dict[str, Any]]:
-        seeds[stage] = {job["seed"] for job in jobs}
+    def train_all(_: object, __: object, stage: str, trials: list[Trial], *rest: object) -> list[dict[str, Any]]:
+        seeds[stage] = {trial.seed for trial in trials}
         known = {"validation_metric": 1.0, "validation_loss": 1.0, "test_metric": 1.0, "optimizer_us": 1.0}
-        return [{**job, **known, "diverged": False} for job in jobs]
+        return [{**dataclasses.asdict(trial), **known, "diverged": False} for trial in trials]
 
     monkeypatch.setattr(compare_module, "_train_all", train_all)
     compare(f"{MINE}:regression", learning_rates=(0.1, 0.2, 0.3), tuning_seeds=2, seeds=5, out=tmp_path / "run")
@@ -110,9 +114,8 @@ def test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best(monkeypatch:
             epochs = [{"kind": "epoch", "validation_loss": 1 - x, "validation_metric": x} for x in metrics]
             return [[epoch] for epoch in epochs]
 
-    monkeypatch.setattr(compare_module, "Training", Canned)
-    job = {"spec": f"{MINE}:regression", "rule": Rule(), "stage": "tune", "optimizer": "RMSprop", "lr": 0.1, "seed": 0}
-    row = compare_module._train_one({**job, "epochs": None})
+    monkeypatch.setattr(trial_module, "Training", Canned)
+    row = run_trial(Trial("tune", "RMSprop", 0.1, seed=0, spec=f"{MINE}:regression", rule=Rule(), epochs=None))
     assert (row["validation_metric"], row["validation_loss"]) == (0.7, pytest.approx(0.3))
 
 

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmsprop import InputError, Rule, init, update
-from rmsprop.lab.runs.course import Course
-from rmsprop.lab.runs.runaway_loss import ran_away
+from rmsprop.lab.findings.loss_history import LossHistory
+from rmsprop.lab.findings.runaway_loss import find_runaway_loss
 from rmsprop.lab.runs.training import Training
 from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
@@ -112,7 +112,7 @@ def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: fl
     metric = [record for record in told if record["kind"] == "epoch"][-1]["validation_metric"]
     assert metric > bound if training.score.higher_is_better else metric < bound
     assert find(monitor.records) == []
-    assert ran_away(Course(told), rule.lr) is None
+    assert find_runaway_loss(LossHistory(told), rule.lr) is None
 
 
 def test_a_network_that_died_gets_no_gradient() -> None:

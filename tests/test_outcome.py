@@ -11,9 +11,9 @@ import pytest
 
 from rmsprop import Rule
 from rmsprop.cli.app import run
-from rmsprop.lab.report.advice import find_lr_command, train_command
+from rmsprop.lab.examine import examine_run
+from rmsprop.lab.findings.remedies import find_lr_command, train_command
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.lab.runs.watch import examine
 from rmsprop.lab.train import train
 
 SICK = str(Path(__file__).with_name("sick.py"))
@@ -81,7 +81,7 @@ def test_a_run_that_came_to_nothing_good_is_told_and_its_first_remedy_cures_it(
 def test_the_default_run_of_a_built_in_task_has_no_finding(task: str, seed: int) -> None:
     directory, summary = train(task, seed=seed)
     assert (summary["reason"], summary["findings"]) == (None, [])
-    assert examine(directory)["healthy"]
+    assert examine_run(directory)["healthy"]
     assert summary["validation_metric"] > 0.9
 
 
@@ -128,6 +128,6 @@ def test_a_command_says_all_that_the_run_was_asked_for() -> None:
 def test_a_finding_of_a_run_that_is_not_finished_has_its_remedy_too() -> None:
     train("digits", epochs=1, out=Path("cut"))
     Path("cut/summary.json").unlink()
-    told = examine(RunDirectory(Path("cut")))["findings"][0]
+    told = examine_run(RunDirectory(Path("cut")))["findings"][0]
     assert told["remedy"].startswith("rmsprop train digits --epochs 1 --batch-size 64 --bias-correction; or rmsprop tr")
     assert json.dumps(told, allow_nan=False)

@@ -24,7 +24,7 @@ from rmsprop.lab.report.monitor_figures import Series, extremes_words, heat_data
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_findings, evidence_words, findings_by_advice
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.lab.runs.watch import measured
+from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.train import train
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -258,7 +258,7 @@ def test_a_report_is_one_well_formed_file_that_says_everything(runs: dict[str, R
         for words in ("no difference", "Adadelta", "Time of one optimizer step", "Test accuracy"):
             assert words in page.text
     else:
-        first, *_ = measured(runs[kind])
+        first, *_ = measured_steps(runs[kind])
         at_most = max(first["tensors"], key=lambda name: first["tensors"][name]["update_ratio"])
         for words in ("What the optimizer did", "findings in 7 measured steps (1 to 30).", "The first step", at_most):
             assert words in page.text
@@ -271,7 +271,7 @@ def diverged(run: RunDirectory, path: Path, post_mortem: dict[str, Any] | None) 
     """Return a copy of a training without findings and with a post-mortem."""
     for name in ("run.json", "records.jsonl"):
         (path / name).write_bytes((run.path / name).read_bytes())
-    records = measured(run)
+    records = measured_steps(run)
     for tensor in (t for r in records for t in r["tensors"].values()):
         tensor["update_ratio"] = 1e-3  # no first step that is too long
     (path / "statistics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))

@@ -15,13 +15,14 @@ from rich.console import Console
 
 from rmsprop import InputError, Rule
 from rmsprop.cli.terminal import show_comparison, show_examined, show_training
-from rmsprop.lab.compare import OPTIMIZERS, compare
+from rmsprop.lab.compare import compare
+from rmsprop.lab.examine import examine_run
 from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.page import write_report
-from rmsprop.lab.runs.check import NOT_EMPTY, NOT_NEGATIVE, checker
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.schema import Optimizer
-from rmsprop.lab.runs.watch import examine
+from rmsprop.lab.runs.trial import OPTIMIZERS
+from rmsprop.lab.runs.typed_json import NOT_EMPTY, NOT_NEGATIVE, checker
 from rmsprop.lab.train import train
 
 TESTS = Path(__file__).parent
@@ -54,7 +55,7 @@ def read(path: Path) -> None:
     run, console = RunDirectory(path), Console(file=io.StringIO())
     write_report(run)
     if run.config()["kind"] == "train":
-        show_examined(console, examine(run))
+        show_examined(console, examine_run(run))
         show_training(console, run, None)
     else:
         show_comparison(console, run, None)

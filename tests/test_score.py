@@ -23,9 +23,11 @@ from rmsprop import InputError, Rule
 from rmsprop.cli.terminal import show_comparison, show_training, training_progress
 from rmsprop.lab import Task, accuracy, load_task
 from rmsprop.lab import compare as compare_
+from rmsprop.lab.learning_rates import Choice
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_comparison
 from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.trial import OPTIMIZERS
 from rmsprop.lab.score import Score
 from rmsprop.lab.train import train
 from rmsprop.torch import RMSprop
@@ -57,7 +59,7 @@ class Here:
 def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """A comparison of two optimizers in this process."""
     monkeypatch.setattr(compare_, "Workers", Here)
-    monkeypatch.setattr(compare_, "OPTIMIZERS", {name: compare_.OPTIMIZERS[name] for name in ("RMSprop", "SGD")})
+    monkeypatch.setattr(compare_, "OPTIMIZERS", {name: OPTIMIZERS[name] for name in ("RMSprop", "SGD")})
     return functools.partial(
         compare_.compare, learning_rates=(0.003, 0.03, 0.3), tuning_seeds=1, seeds=5, out=tmp_path / "compared"
     )
@@ -287,7 +289,7 @@ def test_a_comparison_of_equals_or_at_chance_says_so(name: str, told: str | None
 
 
 def test_each_optimizer_at_chance_is_named() -> None:
-    choices = {name: compare_.Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
+    choices = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
     constant = {"loss": math.log(2), "metric": 0.5, "margin": 0.01}
     rows = [
         {"optimizer": o, "seed": s, "test_metric": m, "diverged": False, "validation_loss": 0.5, "optimizer_us": 9.0}
@@ -309,7 +311,7 @@ def test_each_optimizer_at_chance_is_named() -> None:
 
 
 def test_where_the_metric_has_no_level_of_chance_the_loss_has() -> None:
-    choices = {name: compare_.Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
+    choices = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
     rows = [
         {"optimizer": o, "seed": s, "test_metric": 0.5, "test_loss": loss, "diverged": False, "validation_loss": 0.5}
         | {"optimizer_us": 9.0, "constant": {"loss": 2.0, "metric": None, "margin": 0.0}}

@@ -13,8 +13,8 @@ import pytest
 
 from rmsprop import Rule
 from rmsprop.lab.chance import SHARE
-from rmsprop.lab.report.outcome import Judged, harmless, outcome
-from rmsprop.lab.runs.course import Course
+from rmsprop.lab.findings.loss_history import LossHistory
+from rmsprop.lab.findings.outcome import Judged, harmless, outcome
 from rmsprop.monitor.findings import Finding, find
 from rmsprop.monitor.findings.history import higher, lower
 
@@ -232,11 +232,11 @@ def test_a_smaller_rate_comes_first_where_later_steps_are_long_too(size: float, 
 # -- what a training came to -------------------------------------------------------------------------------------------
 
 
-def course(
+def history(
     validation: list[float], training: list[float] | None = None, *, start: float = 2.0, constant: float | None = None,
     scores: list[float] | None = None, chance: float | None = None, margin: float = 0.0,
-) -> Course:  # fmt: skip
-    """Return the course of a training of a step an epoch, with these losses after each; `scores` from before it on."""
+) -> LossHistory:  # fmt: skip
+    """Return the history of a training of a step an epoch, with these losses after each; `scores` from before it on."""
     known = {"loss": constant, "metric": chance, "margin": margin}
     told: Records = [
         {"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": start, "validation_metric": None, "constant": known}
@@ -251,15 +251,15 @@ def course(
     epochs = [record for record in told if record["kind"] == "epoch"]
     for record, score in zip(epochs, scores or [], strict=scores is not None):
         record["validation_metric"] = score
-    return Course(told)
+    return LossHistory(told)
 
 
-def came(of: Course, *, moved: float = 5.0, metric: str = "loss") -> Finding | None:
+def came(of: LossHistory, *, moved: float = 5.0, metric: str = "loss") -> Finding | None:
     judged = Judged(of, {"lr": 0.01}, metric, metric == "accuracy", moved)
     return next(outcome(judged), None)
 
 
-def kind_of(of: Course, **about: Any) -> str | None:
+def kind_of(of: LossHistory, **about: Any) -> str | None:
     found = came(of, **about)
     return None if found is None else found.kind
 
@@ -270,19 +270,19 @@ NOTHING = "learned nothing"
 @pytest.mark.parametrize(
     ("silent", "loud"),
     [
-        (course([1.975] * 3), course([1.985] * 3)),  # SHARE of the loss before
-        (course([1.0, 0.985], constant=1.0), course([1.0, 0.992], constant=1.0)),  # and of the constant's
+        (history([1.975] * 3), history([1.985] * 3)),  # SHARE of the loss before
+        (history([1.0, 0.985], constant=1.0), history([1.0, 0.992], constant=1.0)),  # and of the constant's
         (
-            course([2.0] * 2, scores=[0.1, 0.1, 0.20], chance=0.1),
-            course([2.0] * 2, scores=[0.1, 0.1, 0.18], chance=0.1),
+            history([2.0] * 2, scores=[0.1, 0.1, 0.20], chance=0.1),
+            history([2.0] * 2, scores=[0.1, 0.1, 0.18], chance=0.1),
         ),
         (
-            course([2.0] * 2, scores=[0.5, 0.5, 0.68], chance=0.5, margin=0.08),
-            course([2.0] * 2, scores=[0.5, 0.5, 0.64], chance=0.5, margin=0.08),
+            history([2.0] * 2, scores=[0.5, 0.5, 0.68], chance=0.5, margin=0.08),
+            history([2.0] * 2, scores=[0.5, 0.5, 0.64], chance=0.5, margin=0.08),
         ),
     ],
 )
-def test_nothing_was_learned_from_its_thresholds_on(silent: Course, loud: Course) -> None:
+def test_nothing_was_learned_from_its_thresholds_on(silent: LossHistory, loud: LossHistory) -> None:
     assert SHARE == 0.01
     assert kind_of(silent, metric="accuracy") != NOTHING
     assert kind_of(loud, metric="accuracy") == NOTHING
@@ -300,7 +300,7 @@ def test_nothing_was_learned_from_its_thresholds_on(silent: Course, loud: Course
     ],
 )
 def test_why_nothing_was_learned(training: list[float], moved: float, change: dict[str, Any] | None) -> None:
-    found = came(course([2.0, 2.0], training), moved=moved)
+    found = came(history([2.0, 2.0], training), moved=moved)
     assert found is not None
     assert found.kind == NOTHING
     assert found.changes == (() if change is None else (change,))
@@ -310,15 +310,17 @@ def test_why_nothing_was_learned(training: list[float], moved: float, change: di
 @pytest.mark.parametrize(
     ("silent", "loud"),
     [
-        ((course([1.9, 1.8, 1.75]), 0.5), (course([1.95, 1.9, 1.85]), 0.5)),
-        ((course([1.95, 1.9, 1.85]), 1.1), (course([1.95, 1.9, 1.85]), 0.9)),
-        ((course([1.865, 1.845, 1.83, 1.82]), 0.5), (course([1.9, 1.88, 1.85, 1.82]), 0.5)),
-        ((course([1.9, 1.859, 1.84, 1.82]), 0.5), (course([1.9, 1.878, 1.84, 1.82]), 0.5)),
-        ((course([1.85]), 0.5), (course([1.95, 1.85]), 0.5)),
-        ((course([1.95, 1.9, 1.85], constant=2.3), 0.5), (course([1.95, 1.9, 1.85], constant=2.15), 0.5)),
+        ((history([1.9, 1.8, 1.75]), 0.5), (history([1.95, 1.9, 1.85]), 0.5)),
+        ((history([1.95, 1.9, 1.85]), 1.1), (history([1.95, 1.9, 1.85]), 0.9)),
+        ((history([1.865, 1.845, 1.83, 1.82]), 0.5), (history([1.9, 1.88, 1.85, 1.82]), 0.5)),
+        ((history([1.9, 1.859, 1.84, 1.82]), 0.5), (history([1.9, 1.878, 1.84, 1.82]), 0.5)),
+        ((history([1.85]), 0.5), (history([1.95, 1.85]), 0.5)),
+        ((history([1.95, 1.9, 1.85], constant=2.3), 0.5), (history([1.95, 1.9, 1.85], constant=2.15), 0.5)),
     ],
 )
-def test_a_training_is_slow_from_its_thresholds_on(silent: tuple[Course, float], loud: tuple[Course, float]) -> None:
+def test_a_training_is_slow_from_its_thresholds_on(
+    silent: tuple[LossHistory, float], loud: tuple[LossHistory, float]
+) -> None:
     assert kind_of(silent[0], moved=silent[1]) != "slow"
     assert kind_of(loud[0], moved=loud[1]) == "slow"
 
@@ -326,21 +328,21 @@ def test_a_training_is_slow_from_its_thresholds_on(silent: tuple[Course, float],
 @pytest.mark.parametrize(
     ("silent", "loud"),
     [
-        (course([1.0, 1.22]), course([1.0, 1.28])),
+        (history([1.0, 1.22]), history([1.0, 1.28])),
         (
-            course([1.0, 1.5], scores=[0.1, 0.9, 0.864], chance=0.1),
-            course([1.0, 1.5], scores=[0.1, 0.9, 0.856], chance=0.1),
+            history([1.0, 1.5], scores=[0.1, 0.9, 0.864], chance=0.1),
+            history([1.0, 1.5], scores=[0.1, 0.9, 0.856], chance=0.1),
         ),
     ],
 )
-def test_a_training_got_worse_from_its_thresholds_on(silent: Course, loud: Course) -> None:
+def test_a_training_got_worse_from_its_thresholds_on(silent: LossHistory, loud: LossHistory) -> None:
     assert kind_of(silent, metric="accuracy") is None
     assert kind_of(loud, metric="accuracy") == "got worse"
 
 
 @pytest.mark.parametrize(("training", "change"), [([0.5, 0.4], {"epochs": 1}), ([0.5, 0.6], {"lr": 0.001})])
 def test_what_got_worse_while_training_got_better_stops_earlier(training: list[float], change: dict[str, Any]) -> None:
-    found = came(course([1.0, 1.5], training))
+    found = came(history([1.0, 1.5], training))
     assert found is not None
     assert found.changes == (change,)
 
@@ -359,9 +361,9 @@ def test_what_got_worse_while_training_got_better_stops_earlier(training: list[f
     ],
 )
 def test_long_steps_are_harmless_where_the_training_went_well(kind: str, training: list[float], spared: bool) -> None:
-    assert harmless(Finding(kind, None, 1, "s", "c", {}, "t"), course([1.0, 0.5], training)) == spared
+    assert harmless(Finding(kind, None, 1, "s", "c", {}, "t"), history([1.0, 0.5], training)) == spared
 
 
 def test_an_outcome_needs_a_loss_before_the_first_step_and_one_at_the_end() -> None:
-    assert came(Course([])) is None
-    assert came(Course([{"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": 2.0}])) is None
+    assert came(LossHistory([])) is None
+    assert came(LossHistory([{"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": 2.0}])) is None

@@ -21,16 +21,18 @@ from sick import WELL
 
 from rmsprop import InputError, Rule
 from rmsprop.cli.terminal import show_examined, show_training, training_progress
+from rmsprop.lab.examine import examine_run
+from rmsprop.lab.findings.find import find_in_run
+from rmsprop.lab.findings.loss_history import LossHistory
+from rmsprop.lab.findings.runaway_loss import LOST, TIMES, find_runaway_loss
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_training, replay_words
 from rmsprop.lab.runs import checkpoints
-from rmsprop.lab.runs.course import Course
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.interrupts import Interrupted
+from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.runs.replay import MOST, replay
-from rmsprop.lab.runs.runaway_loss import LOST, TIMES, ran_away
 from rmsprop.lab.runs.training import Training
-from rmsprop.lab.runs.watch import examine, findings_of, measured
 from rmsprop.lab.task import load_task
 from rmsprop.lab.train import EVERY, _like_before, train, usual_every
 from rmsprop.monitor import Monitor
@@ -107,7 +109,7 @@ def test_statistics_lost_in_a_crash_are_told() -> None:
     statistics.write_text(statistics.read_text().splitlines(keepends=True)[0])
     with pytest.warns(UserWarning, match=r"2 of the 3 records up to step 9 are not in run.statistics.jsonl"):
         run, summary = train(f"{MINE}:regression", out=Path("run"), every=4, resume=True)
-    assert [r["step"] for r in measured(run)] == [1, 12]
+    assert [r["step"] for r in measured_steps(run)] == [1, 12]
     assert summary["status"] == "finished"
 
 
@@ -139,7 +141,7 @@ def test_a_run_that_diverged_is_replayed_and_every_step_of_its_end_is_known(
     assert found["text"] in said_of(run)
     assert f"Steps 102 to {end} were replayed, each of them measured: they met the same losses" in said_of(run)
     assert sorted(p.name for p in run.path.glob("*.pt")) == ["checkpoint.pt"]
-    assert [r["step"] for r in measured(run)] == [1, *range(50, end, 50)]  # the replay writes nothing
+    assert [r["step"] for r in measured_steps(run)] == [1, *range(50, end, 50)]  # the replay writes nothing
 
 
 @pytest.mark.usefixtures("saves_often")
@@ -319,7 +321,7 @@ def test_a_run_stopped_before_its_first_step_begins_anew() -> None:
 def test_short_runs_have_some_records_too(epochs: int, every: int) -> None:
     run, summary = train("digits", RULE, epochs=epochs)
     assert run.config()["every"] == every == usual_every(summary["steps"])
-    assert [record["step"] for record in measured(run)] == sorted({1, *range(every, summary["steps"] + 1, every)})
+    assert [record["step"] for record in measured_steps(run)] == sorted({1, *range(every, summary["steps"] + 1, every)})
     assert (usual_every(2400), usual_every(10**6)) == (240, EVERY)
 
 
@@ -382,10 +384,10 @@ def test_a_loss_that_runs_away_is_told_as_what_it_is() -> None:
     assert said.startswith("Diverged, after 3 epochs (51 steps) on the validation data: accuracy ")
     assert first["sentence"] in said
     assert "rmsprop find-lr" in said
-    examined = examine(run)
+    examined = examine_run(run)
     assert (examined["status"], examined["healthy"]) == ("diverged", False)
     assert examined["findings"] == summary["findings"]
-    assert [f["kind"] for f in summary["findings"]] == [f.kind for f in findings_of(run, run.summary())]
+    assert [f["kind"] for f in summary["findings"]] == [f.kind for f in find_in_run(run, run.summary())]
 
 
 def test_it_is_told_also_where_nothing_is_measured() -> None:
@@ -393,7 +395,7 @@ def test_it_is_told_also_where_nothing_is_measured() -> None:
     assert (summary["status"], [f["kind"] for f in summary["findings"]]) == ("diverged", ["loss"])
     assert summary["findings"][0]["sentence"] in said_of(run)
     console = Console(file=io.StringIO(), width=300, color_system=None)
-    show_examined(console, examine(run))
+    show_examined(console, examine_run(run))
     assert "1 finding in the losses; no step was measured." in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -415,7 +417,7 @@ def test_parameters_that_the_last_step_lost_are_no_matter_of_validation() -> Non
 
 def test_doctor_and_report_of_a_run_that_diverged_without_statistics() -> None:
     run, _ = train(f"{SICK}:growing", RULE, every=0)
-    examined = examine(run)
+    examined = examine_run(run)
     assert (examined["status"], examined["reason"], examined["healthy"]) == ("diverged", "not finite", False)
     assert "The loss stopped being finite at step" in doctor_says(run)
     run, summary = train("digits", Rule(lr=30.0), epochs=1, every=0)
@@ -425,11 +427,11 @@ def test_doctor_and_report_of_a_run_that_diverged_without_statistics() -> None:
 def test_doctor_says_that_it_replayed_and_counts_findings_where_they_are(
     whole: tuple[RunDirectory, dict[str, Any], list[Any]],
 ) -> None:
-    said, examined = doctor_says(whole[0]), examine(whole[0])
+    said, examined = doctor_says(whole[0]), examine_run(whole[0])
     assert examined["replay"] == whole[1]["replay"]
     assert said.index("were replayed, each of them measured") < said.index(whole[1]["post_mortem"]["text"])
     run, _ = train("digits", Rule(lr=30.0), epochs=1, every=50)
-    kinds = [f.kind for f in findings_of(run, run.summary())]
+    kinds = [f.kind for f in find_in_run(run, run.summary())]
     others = len(kinds) - 1
     assert kinds[0] == "loss"
     assert f"1 finding in the losses; {others} finding{'s' * (others != 1)} in 1 measured step (1)." in doctor_says(run)
@@ -443,12 +445,12 @@ def test_doctor_has_nothing_to_say_of_a_comparison() -> None:
     with pytest.raises(
         InputError, match="the run must be one of train, got both, of compare; see it with: rmsprop rep"
     ):
-        examine(run)
+        examine_run(run)
 
 
 def doctor_says(run: RunDirectory) -> str:
     console = Console(file=io.StringIO(), width=300, color_system=None)
-    show_examined(console, examine(run))
+    show_examined(console, examine_run(run))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -457,7 +459,7 @@ def test_a_loss_that_is_merely_high_is_none(lr: float) -> None:
     """At the default rate the loss rises before it falls; at ten times it, training is poor, and still is training."""
     run, summary = train("digits", Rule(lr=lr), epochs=2)
     assert (summary["status"], summary["reason"]) == ("finished", None)
-    assert "loss" not in {f.kind for f in findings_of(run, run.summary())}
+    assert "loss" not in {f.kind for f in find_in_run(run, run.summary())}
     assert describe_training(run.config(), summary)[0].startswith("After 2 epochs")
 
 
@@ -496,7 +498,7 @@ def losses(before: float | None, *epochs: float | None, first_loss: float | None
     ],
 )
 def test_when_a_loss_has_run_away(records: list[dict[str, Any]], since: tuple[int, int] | None) -> None:
-    found = ran_away(Course(records), 0.1)
+    found = find_runaway_loss(LossHistory(records), 0.1)
     if since is None:
         assert found is None
     else:

@@ -58,9 +58,12 @@ SCHEDULES = Source("recipes/schedules.py", "tests/test_recipes.py")
 TRAINING = Source("lab/runs/training.py", "tests/test_training.py")
 COMPARE = Source(
     "lab/compare.py",
-    "tests/test_compare.py::test_verdicts_follow_the_paired_intervals "
-    "tests/test_compare.py::test_the_rate_with_the_best_mean_wins",
+    "tests/test_compare.py::test_verdicts_follow_the_paired_intervals tests/test_compare.py::test_results_in_words",
 )
+TRIAL = Source(
+    "lab/runs/trial.py", "tests/test_compare.py::test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best"
+)
+RATES = Source("lab/learning_rates.py", "tests/test_compare.py::test_the_rate_with_the_best_mean_wins")
 WORKERS_PY = Source("lab/runs/workers.py", "tests/test_workers.py::test_a_worker_has_one_thread")
 TRAIN = Source("lab/train.py", "tests/test_train.py::test_a_resumed_run_has_the_threads_that_it_began_with")
 CURVE = Source(
@@ -71,7 +74,7 @@ DESCRIBED = Source("monitor/statistics.py", "tests/test_statistics_numpy.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
-OUTCOME = Source("lab/report/outcome.py", "tests/test_thresholds.py")
+OUTCOME = Source("lab/findings/outcome.py", "tests/test_thresholds.py")
 LOCK = Source("lab/runs/lock.py", "tests/test_store.py")
 STORE = Source("lab/runs/directory.py", "tests/test_store.py")
 TASK_CODE = Source("lab/runs/task_code.py", "tests/test_task_code.py")
@@ -245,11 +248,11 @@ MUTANTS = [
            "tests/test_training.py::test_schedules_set_the_rate"),
     Mutant("compare: seeds that chose the rates", COMPARE, "range(tuning_seeds, tuning_seeds + seeds)", "range(seeds)",
            "tests/test_compare.py::test_final_trainings_have_other_seeds_than_those_that_chose_the_rates"),
-    Mutant("compare: the best epoch", COMPARE,
+    Mutant("compare: the best epoch", TRIAL,
            'epochs[-1]["validation_metric"]', 'max(e["validation_metric"] for e in epochs)',
            "tests/test_compare.py::test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best"),
-    Mutant("compare: mean for median", COMPARE, "metric=median(own.values()),", "metric=mean(own.values()),"),
-    Mutant("compare: the highest where lower is better", COMPARE, "-metric if higher_is_better else metric, mean",
+    Mutant("compare: the best for the median", COMPARE, "metric=median(own.values()),", "metric=max(own.values()),"),
+    Mutant("compare: the highest where lower is better", RATES, "-metric if higher_is_better else metric, mean",
            "-metric, mean"),
     Mutant("workers: many threads", WORKERS_PY, "torch.set_num_threads(1)", "pass"),
     Mutant("train: threads of this process", TRAIN, 'torch.set_num_threads(made_with["threads"])', "pass"),

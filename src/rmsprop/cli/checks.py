@@ -62,8 +62,8 @@ def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
         findings = examine()
         print_result(json, findings, lambda: show_findings(stdout, findings))
     else:
+        from rmsprop.lab.examine import examine_run
         from rmsprop.lab.runs.directory import RunDirectory
-        from rmsprop.lab.runs.watch import examine as examine_run
 
         findings = examine_run(RunDirectory(run))
         print_result(json, findings, lambda: show_examined(stdout, findings))

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rmsprop.checkpoint import Checkpoint, Conversion
     from rmsprop.explain import WorkedStep
     from rmsprop.lab.compare import Listener as ComparisonListener
-    from rmsprop.lab.compare import Row
     from rmsprop.lab.runs.directory import RunDirectory
     from rmsprop.lab.runs.training import Record, Training
+    from rmsprop.lab.runs.trial import Row
     from rmsprop.lab.train import Listener as TrainingListener
     from rmsprop.recipes.training_recipe import Recipe
 

@@ -156,8 +156,8 @@ def compare(
         Print the summary as JSON.
     """
     from rmsprop.cli.terminal import comparison_progress, show_comparison
-    from rmsprop.lab.compare import LEARNING_RATES
     from rmsprop.lab.compare import compare as run_comparison
+    from rmsprop.lab.learning_rates import LEARNING_RATES
     from rmsprop.lab.runs.interrupts import Interrupted
     from rmsprop.lab.runs.workers import WorkerLost
 

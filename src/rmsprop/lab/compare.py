@@ -13,51 +13,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from scipy import special
-from torch import nn
 
 from rmsprop.environment import cores, environment
 from rmsprop.errors import InputError, check_count, check_number
 from rmsprop.lab.chance import Constant, no_better
+from rmsprop.lab.intervals import median_of_known, paired_interval
+from rmsprop.lab.learning_rates import LEARNING_RATES, Choice, choose
 from rmsprop.lab.runs.directory import RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.task_code import task_code
-from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.trial import OPTIMIZERS, Row, Trial, key_of, run_trial
 from rmsprop.lab.runs.workers import Workers
-from rmsprop.lab.task import Task, load_task
+from rmsprop.lab.task import load_task
 from rmsprop.rule import Rule
-from rmsprop.torch import RMSprop
 
-Parameters = Iterable[nn.Parameter]
-
-# Parameters, and RMSprop's rule with the learning rate, which the others take from it.
-OPTIMIZERS: dict[str, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
-    "RMSprop": RMSprop.from_rule,
-    "SGD": lambda params, rule: torch.optim.SGD(params, lr=rule.lr),
-    "momentum": lambda params, rule: torch.optim.SGD(params, lr=rule.lr, momentum=0.9),
-    "AdaGrad": lambda params, rule: torch.optim.Adagrad(params, lr=rule.lr),
-    "Adadelta": lambda params, rule: torch.optim.Adadelta(params, lr=rule.lr),
-    "Adam": lambda params, rule: torch.optim.Adam(params, lr=rule.lr),
-}
-LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 CONFIDENCE = 0.95
 
-Row = dict[str, Any]  # one training: what it was (stage, optimizer, lr, seed) and what came of it
 Listener = Callable[[str, int, int, Row | None], None]  # stage, trainings done, of how many, the newest
-
-
-class Choice(NamedTuple):
-    """The rate picked for one optimizer."""
-
-    lr: float
-    at_edge: bool  # the grid's end: a better rate may lie beyond
 
 
 class Score(NamedTuple):
@@ -137,10 +115,10 @@ def compare(
     higher = task.score.higher_is_better
     path = out or new_path("compare", task.name, resume=resume)
     with RunDirectory.open(path, config, resume=resume, accept_changes=accept_changes) as run:
-        run.keep_records(_identity)
+        run.keep_records(key_of)
         began = time.monotonic()
         tuning = [
-            _job(spec, rule, "tune", o, lr, s, epochs)
+            Trial("tune", o, lr, seed=s, spec=spec, rule=rule, epochs=epochs)
             for s in range(tuning_seeds)
             for lr in learning_rates
             for o in OPTIMIZERS
@@ -149,7 +127,11 @@ def compare(
             rows = _train_all(workers, run, "tune", tuning, listen, stopped)
             choices = {o: choose(higher, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
             final_seeds = range(tuning_seeds, tuning_seeds + seeds)
-            final = [_job(spec, rule, "final", o, choices[o].lr, s, epochs) for s in final_seeds for o in OPTIMIZERS]
+            final = [
+                Trial("final", o, choices[o].lr, seed=s, spec=spec, rule=rule, epochs=epochs)
+                for s in final_seeds
+                for o in OPTIMIZERS
+            ]
             rows = _train_all(workers, run, "final", final, listen, stopped)
         summary = {
             "status": "finished",
@@ -167,21 +149,6 @@ def compare(
             "environment": environment(),
         }
         return run, run.finish(summary)
-
-
-def choose(higher_is_better: bool, rows: list[Row]) -> Choice:
-    """Return the rate whose rows (one per seed) have the best mean validation metric; diverged ones come last."""
-
-    def rank(lr: float) -> tuple[bool, float, float]:
-        own = [row for row in rows if row["lr"] == lr]
-        if any(row["diverged"] for row in own):
-            return (True, 0.0, 0.0)
-        metric = mean(row["validation_metric"] for row in own)
-        return (False, -metric if higher_is_better else metric, mean(row["validation_loss"] for row in own))
-
-    rates = sorted({row["lr"] for row in rows})
-    best = min(rates, key=rank)
-    return Choice(best, best in (rates[0], rates[-1]))
 
 
 def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -> list[Score]:
@@ -213,8 +180,8 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[Row]) -
                 metric=median(own.values()),
                 low=min(own.values()),
                 high=max(own.values()),
-                validation_loss=_median(r["validation_loss"] for r in results[o].values() if not r["diverged"]),
-                optimizer_us=_median(r["optimizer_us"] for r in results[o].values()),
+                validation_loss=median_of_known(r["validation_loss"] for r in results[o].values() if not r["diverged"]),
+                optimizer_us=median_of_known(r["optimizer_us"] for r in results[o].values()),
                 diverged=sum(r["diverged"] for r in results[o].values()),
                 difference=difference,
                 interval=interval,
@@ -234,85 +201,23 @@ def _at_chance(rows: list[Row], score: float, constant: Constant, higher_is_bett
     """Return whether one optimizer's median score is at chance; where that is not known, its median test loss."""
     if constant.metric is not None:
         return no_better(score, constant.metric, constant.margin, higher_is_better=higher_is_better)
-    loss = _median(math.inf if r["diverged"] else r.get("test_loss") for r in rows)
+    loss = median_of_known(math.inf if r["diverged"] else r.get("test_loss") for r in rows)
     return None if loss is None else no_better(loss, constant.loss)
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def paired_interval(differences: list[float], confidence: float) -> tuple[float | None, tuple[float, float] | None]:
-    """Return the mean of paired differences and Student's interval for it; None where a run diverged."""
-    if not all(math.isfinite(d) for d in differences):
-        return None, None
-    center, n = mean(differences), len(differences)
-    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * stdev(differences) / math.sqrt(n)
-    return center, (center - half, center + half)
-
-
-def _job(spec: str, rule: Rule, stage: str, optimizer: str, lr: float, seed: int, epochs: int | None) -> Row:
-    return {
-        "stage": stage,
-        "optimizer": optimizer,
-        "lr": lr,
-        "seed": seed,
-        "spec": spec,
-        "rule": rule,
-        "epochs": epochs,
-    }
-
-
-_IDENTITY = ("stage", "optimizer", "lr", "seed")
-
-
 def _train_all(
-    workers: Workers, run: RunDirectory, stage: str, jobs: list[Row], listen: Listener, stopped: list[int]
+    workers: Workers, run: RunDirectory, stage: str, trials: list[Trial], listen: Listener, stopped: list[int]
 ) -> list[Row]:
-    """Return a row for each job, from the records or newly trained (and then recorded)."""
-    done = {_identity(row): row for row in run.records() if row["stage"] == stage}
+    """Return a row for each trial, from the records or newly trained (and then recorded)."""
+    done = {key_of(row): row for row in run.records() if row["stage"] == stage}
 
     def check() -> None:
         if stopped:
-            raise Interrupted(f"stopped after {len(done)} of {len(jobs)} trainings of this stage")
+            raise Interrupted(f"stopped after {len(done)} of {len(trials)} trainings of this stage")
 
-    listen(stage, len(done), len(jobs), None)
-    for row in workers.results(_train_one, [job for job in jobs if _identity(job) not in done], check):
+    listen(stage, len(done), len(trials), None)
+    for row in workers.results(run_trial, [trial for trial in trials if trial.key not in done], check):
         run.append([row])
-        done[_identity(row)] = row
-        listen(stage, len(done), len(jobs), row)
-    return [done[_identity(job)] for job in jobs]
-
-
-def _identity(row: Row) -> tuple[Any, ...]:
-    return tuple(row[key] for key in _IDENTITY)
-
-
-@lru_cache(maxsize=1)
-def _task(spec: str) -> Task:
-    return load_task(spec)
-
-
-def _train_one(job: Row) -> Row:
-    """Train as `job` says, in a worker process; curves are kept for the final stage only."""
-    task = _task(job["spec"])
-    make, rule = OPTIMIZERS[job["optimizer"]], dataclasses.replace(job["rule"], lr=job["lr"])
-    training = Training(task, lambda params: make(params, rule), job["seed"], job["epochs"], schedule="linear")
-    records = [record for new in training.run() for record in new]
-    epochs = [r for r in records if r["kind"] == "epoch"]
-    row: Row = {k: job[k] for k in _IDENTITY}
-    row["validation_loss"], row["validation_metric"] = epochs[-1]["validation_loss"], epochs[-1]["validation_metric"]
-    finite = math.isfinite(row["validation_loss"]) and math.isfinite(row["validation_metric"])
-    row["diverged"] = training.diverged or not finite
-    if job["stage"] == "final":
-        tested = None if row["diverged"] else training.evaluate("test")
-        row["test_loss"], row["test_metric"] = (None, None) if tested is None else (tested.loss, tested.metric)
-        row["constant"] = None if tested is None else tested.constant._asdict()
-        row["loss_curve"] = [[r["epoch"], r["loss"]] for r in records if r["kind"] == "loss"]
-        row["validation_curve"] = [[r["epoch"], r["validation_loss"], r["validation_metric"]] for r in epochs]
-        row["step_us"] = _median(r["step_us"] for r in epochs)
-        row["optimizer_us"] = _median(r["optimizer_us"] for r in epochs)
-        row["effective_lr"] = epochs[len(epochs) // 2]["effective_lr"]
-        row["implementation"] = getattr(training.optimizer, "implementation", None)
-    return row
+        done[key_of(row)] = row
+        listen(stage, len(done), len(trials), row)
+    return [done[trial.key] for trial in trials]

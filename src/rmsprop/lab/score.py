@@ -48,6 +48,13 @@ def is_share(name: str) -> bool:
     return name == "accuracy" or name.endswith(" accuracy")
 
 
+def score_words(value: float | None, metric: str) -> str:
+    """Return a share as a percentage, any other score with four significant digits, and a dash for None."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
+
+
 @dataclass(frozen=True)
 class Score:
     """What a trained model is judged by.

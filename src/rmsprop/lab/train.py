@@ -14,15 +14,16 @@ import torch
 from rmsprop.environment import environment
 from rmsprop.errors import check_count
 from rmsprop.files import finite
+from rmsprop.lab.findings.find import findings_to_show
+from rmsprop.lab.findings.loss_history import LossHistory
+from rmsprop.lab.findings.runaway_loss import find_runaway_loss
 from rmsprop.lab.runs import checkpoints
-from rmsprop.lab.runs.course import Course
 from rmsprop.lab.runs.directory import RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
+from rmsprop.lab.runs.measured_steps import StepRecorder, measured_steps
 from rmsprop.lab.runs.replay import MOST, Replay, replay
-from rmsprop.lab.runs.runaway_loss import ran_away
 from rmsprop.lab.runs.task_code import task_code
 from rmsprop.lab.runs.training import Record, Training
-from rmsprop.lab.runs.watch import Watch, measured, told_of
 from rmsprop.lab.task import first_line, load_task
 from rmsprop.monitor import PostMortem
 from rmsprop.rule import Rule
@@ -96,7 +97,7 @@ def train(
     path = out or new_path("train", task.name, resume=resume)
     with RunDirectory.open(path, config, resume=resume, accept_changes=accept_changes) as run:
         _like_before(run.config()["made_with"])
-        watch = Watch(run, training, every)
+        watch = StepRecorder(run, training, every)
         records = 0
 
         def go_back(state: dict[str, Any]) -> None:
@@ -206,7 +207,7 @@ def _replayed(
         if stopped:
             raise Interrupted(f"stopped after step {again.step} of the replay to step {last}")
 
-    return replay(again, last, run.records(), measured(run), each)
+    return replay(again, last, run.records(), measured_steps(run), each)
 
 
 def _last_good(found: PostMortem | None, summary: dict[str, Any]) -> int | None:
@@ -237,7 +238,7 @@ def _summary(run: RunDirectory, training: Training, command: str, given: dict[st
     reason = None
     if training.diverged or (lost and not all(p.isfinite().all() for p in training.model.parameters())):
         reason = "not finite"
-    elif not rule["maximize"] and ran_away(Course(records), rule["lr"]):
+    elif not rule["maximize"] and find_runaway_loss(LossHistory(records), rule["lr"]):
         reason = "ran away"
     elif lost:
         reason = NOT_IN_VALIDATION
@@ -259,8 +260,8 @@ def _summary(run: RunDirectory, training: Training, command: str, given: dict[st
     }
     if reason == NOT_IN_VALIDATION:
         summary["lost_epoch"] = next(r["epoch"] for r in epochs if r["validation_loss"] is None)
-    findings = told_of(run, summary)
-    if findings or measured(run):
+    findings = findings_to_show(run, summary)
+    if findings or measured_steps(run):
         summary["findings"] = findings
     if any(f["kind"] == LEARNED_NOTHING for f in findings):
         summary["reason"] = LEARNED_NOTHING

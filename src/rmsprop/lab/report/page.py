@@ -12,6 +12,7 @@ import jinja2
 
 from rmsprop.explain import explain
 from rmsprop.files import write_atomically
+from rmsprop.lab.findings.find import findings_to_show
 from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.sentences import (
     OF_LOSSES,
@@ -26,7 +27,7 @@ from rmsprop.lab.report.sentences import (
     value_words,
 )
 from rmsprop.lab.runs.directory import REPORT, RunDirectory
-from rmsprop.lab.runs.watch import measured, told_of
+from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.rule import Rule
 
 _ZERO = "Elements whose gradient has always been zero, such as weights of inputs that are always 0, sit at η/ε"
@@ -197,7 +198,7 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
 
 def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return what losses and monitor say, in words and pictures; None where nothing was measured or found."""
-    records, findings = measured(run), told_of(run, summary)
+    records, findings = measured_steps(run), findings_to_show(run, summary)
     if not (records or findings):
         return None
     steps, post_mortem = [record["step"] for record in records], (summary or {}).get("post_mortem")

@@ -6,15 +6,9 @@ from itertools import groupby
 from typing import Any
 
 from rmsprop.lab.score import is_share
+from rmsprop.lab.score import score_words as score_words
 
 OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # findings that need no measured step
-
-
-def score_words(value: float | None, metric: str) -> str:
-    """Return a share as a percentage, any other score with four significant digits, and a dash for None."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
 def range_words(score: dict[str, Any], metric: str, *, higher_is_better: bool) -> str:

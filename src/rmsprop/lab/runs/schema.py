@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from rmsprop.errors import InputError, Received
-from rmsprop.lab.runs.check import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, SEVEN, checker
+from rmsprop.lab.runs.typed_json import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, SEVEN, checker
 from rmsprop.rule import Rule
 
 Count = Annotated[int, NOT_NEGATIVE]

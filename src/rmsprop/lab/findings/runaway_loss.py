@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rmsprop.lab.runs.course import Course
+from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.monitor.findings import Finding
 from rmsprop.monitor.findings.history import lower
 
@@ -10,15 +10,15 @@ TIMES = 3.0  # the loss before the first step: not training would have been bett
 LOST = 0.5, 0.1  # of it: it ends above the first share, and was once below the second one
 
 
-def ran_away(course: Course, lr: float) -> Finding | None:
+def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
     """Return the finding that a training's loss has run away, None if it has not.
 
-    Of a loss that has no scale (`Course`), nothing is said. Training losses are compared, not validation losses, which
-    also rise where a model only learns its training data by heart.
+    A loss without a scale (see `LossHistory`) is not judged. Training losses are compared: validation losses also rise
+    where a model learns its training data by heart.
     """
-    if not (course.has_scale and course.before and course.training):
+    if not (history.has_scale and history.before and history.training):
         return None
-    known, before, losses = course.losses, course.before, course.training
+    known, before, losses = history.losses, history.before, history.training
     last, best = max(losses), min(losses, key=lambda epoch: losses[epoch])
     end, least = losses[last], losses[best]
     lost = end > LOST[0] * before and least < LOST[1] * before

@@ -18,7 +18,7 @@ class Epoch(NamedTuple):
     score: float | None
 
 
-class Course:
+class LossHistory:
     """The losses of a training.
 
     Attributes

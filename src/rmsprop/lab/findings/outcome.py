@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rmsprop.lab.chance import MARGIN, SHARE, no_better
-from rmsprop.lab.report.sentences import score_words
-from rmsprop.lab.runs.course import Course, Epoch
+from rmsprop.lab.findings.loss_history import Epoch, LossHistory
+from rmsprop.lab.score import score_words
 from rmsprop.monitor.findings import Finding
 from rmsprop.monitor.findings.history import History, Record, higher, lower, percent
 
@@ -28,7 +28,7 @@ STEPS = ("first step", "long steps", "spike", "oscillation")  # findings about t
 class Judged(NamedTuple):
     """A training as it is judged."""
 
-    course: Course
+    history: LossHistory
     rule: dict[str, Any]
     metric: str
     higher_is_better: bool
@@ -41,17 +41,17 @@ class Judged(NamedTuple):
 
 def outcome(judged: Judged) -> Iterator[Finding]:
     """Yield what came of a finished training, if it is nothing good: one finding at most."""
-    epochs = judged.course.validation
-    if judged.course.lost or not judged.course.losses or len(epochs) < 2 or epochs[0].number:
+    epochs = judged.history.validation
+    if judged.history.lost or not judged.history.losses or len(epochs) < 2 or epochs[0].number:
         return
     yield from learned_nothing(judged) or too_slow(judged) or got_worse(judged)
 
 
-def harmless(finding: Finding, course: Course) -> bool:
+def harmless(finding: Finding, history: LossHistory) -> bool:
     """Return whether steps were long, and training went well nevertheless: its loss says so."""
     if finding.kind not in STEPS:
         return False
-    return course.left <= WELL or (finding.kind == "first step" and course.jump <= THROWN)
+    return history.left <= WELL or (finding.kind == "first step" and history.jump <= THROWN)
 
 
 def movement(statistics: Sequence[Record], steps: int) -> float:
@@ -64,22 +64,22 @@ def movement(statistics: Sequence[Record], steps: int) -> float:
 
 def learned_nothing(judged: Judged) -> list[Finding]:
     """Find a training after which the validation data are predicted no better than before it, or by a constant."""
-    course, lr = judged.course, judged.rule["lr"]
-    first, last = course.validation[0], course.validation[-1]
-    constant = course.constant.get("loss")
+    history, lr = judged.history, judged.rule["lr"]
+    first, last = history.validation[0], history.validation[-1]
+    constant = history.constant.get("loss")
     level = first.loss if constant is None else min(first.loss, constant)
     if not no_better(last.loss, level) or _scores(judged, last):
         return []
-    fitted, moved = course.left < FITTED, judged.moved
+    fitted, moved = history.left < FITTED, judged.moved
     changes: tuple[dict[str, Any], ...] = ()
     advice = "look whether the targets belong to the inputs, and whether a gradient reaches the weights"
     if fitted:
-        cause = f"the training loss has fallen to {percent(course.left)}: what was learned holds for these data alone"
+        cause = f"the training loss has fallen to {percent(history.left)}: what was learned holds for these data alone"
         advice = "look whether the validation data are of the same kind; take more training data or a smaller model"
-    elif course.jump > JUMP:
+    elif history.jump > JUMP:
         cause = (
-            f"steps at lr = {lr:g} went further than their gradients hold: the training loss rose to {course.jump:.3g} "
-            "times what it was before the first step"
+            f"steps at lr = {lr:g} went further than their gradients hold: the training loss rose to "
+            f"{history.jump:.3g} times what it was before the first step"
         )
         changes, advice = ({"lr": lower(lr)},), ""
     elif moved < MOVED:
@@ -88,7 +88,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
     else:
         cause = "neither is the training loss thrown up by long steps, nor are steps too short to move the weights"
     known = "" if constant is None else f", and the best constant prediction has {constant:.4g}"
-    chance = course.constant.get("metric")
+    chance = history.constant.get("metric")
     scored = judged.score_of(last)
     if scored and chance is not None:
         scored += f", where always the same answer has {score_words(chance, judged.metric)}"
@@ -96,13 +96,13 @@ def learned_nothing(judged: Judged) -> list[Finding]:
         Finding(
             kind="learned nothing",
             tensor=None,
-            step=course.losses[-1]["step"],
+            step=history.losses[-1]["step"],
             sentence=f"Nothing was learned: the validation loss is {last.loss:.4g}; it was {first.loss:.4g} before the "
             f"first step{known}{scored}.",
             cause=cause,
             evidence={
                 "before": first.loss, "last": last.loss, "constant": constant, "score": last.score,
-                "constant_score": chance, "training_loss_left": course.left, "highest_times_before": course.jump,
+                "constant_score": chance, "training_loss_left": history.left, "highest_times_before": history.jump,
                 "moved": moved,
             },
             threshold=f"validation loss not {percent(SHARE)} below both, and an accuracy not {percent(WAY)} of the way "
@@ -119,7 +119,7 @@ def _short(lr: float, moved: float) -> str:
 
 def _scores(judged: Judged, epoch: Epoch) -> bool:
     """Return whether the accuracy is well above that of a constant prediction."""
-    chance, margin = judged.course.constant.get("metric"), judged.course.constant.get("margin") or 0.0
+    chance, margin = judged.history.constant.get("metric"), judged.history.constant.get("margin") or 0.0
     if chance is None or epoch.score is None or not judged.higher_is_better:
         return False
     return epoch.score > chance + max(MARGIN * margin, WAY * (1 - chance))
@@ -127,12 +127,12 @@ def _scores(judged: Judged, epoch: Epoch) -> bool:
 
 def too_slow(judged: Judged) -> list[Finding]:
     """Find a training whose loss has hardly fallen, and still falls."""
-    epochs, lr = judged.course.validation, judged.rule["lr"]
+    epochs, lr = judged.history.validation, judged.rule["lr"]
     first, middle, last = epochs[0], epochs[len(epochs) // 2], epochs[-1]
     fall = first.loss - last.loss
-    if not judged.course.has_scale or not 0 < fall <= (1 - SLOW) * first.loss or len(epochs) < 3:
+    if not judged.history.has_scale or not 0 < fall <= (1 - SLOW) * first.loss or len(epochs) < 3:
         return []
-    if first.loss < SLOW * (judged.course.constant.get("loss") or 0.0):  # it was trained before, and goes on as slowly
+    if first.loss < SLOW * (judged.history.constant.get("loss") or 0.0):  # it was trained before, and goes on as slowly
         return []
     late = (middle.loss - last.loss) / fall
     if not (late >= STEADY and judged.moved < MOVED):
@@ -141,7 +141,7 @@ def too_slow(judged: Judged) -> list[Finding]:
         Finding(
             kind="slow",
             tensor=None,
-            step=judged.course.losses[-1]["step"],
+            step=judged.history.losses[-1]["step"],
             sentence=f"This training has hardly begun: the validation loss has fallen from {first.loss:.4g} to "
             f"{last.loss:.4g}, {percent(late)} of that in the second half of the epochs{judged.score_of(last)}.",
             cause=_short(lr, judged.moved),
@@ -155,16 +155,16 @@ def too_slow(judged: Judged) -> list[Finding]:
 
 def got_worse(judged: Judged) -> list[Finding]:
     """Find a training that lost a good part of what it had learned."""
-    course, lr = judged.course, judged.rule["lr"]
-    first, last = course.validation[0], course.validation[-1]
-    best = min(course.validation, key=lambda epoch: epoch.loss)
+    history, lr = judged.history, judged.rule["lr"]
+    first, last = history.validation[0], history.validation[-1]
+    best = min(history.validation, key=lambda epoch: epoch.loss)
     fall, back = first.loss - best.loss, last.loss - best.loss
     if not (back > max(GAVE_BACK * fall, SHARE * abs(first.loss)) and _score_fell(judged)):
         return []
     changes: tuple[dict[str, Any], ...] = ({"lr": lower(lr)},)
     cause = f"steps at lr = {lr:g} went further than their gradients hold, and the training loss rose as well"
-    if course.training.get(last.number, math.nan) <= course.training.get(
-        best.number, FITTED * (course.before or math.nan)
+    if history.training.get(last.number, math.nan) <= history.training.get(
+        best.number, FITTED * (history.before or math.nan)
     ):
         cause = (
             f"the training loss went on falling after epoch {best.number}: what was learned since holds for it alone"
@@ -175,7 +175,7 @@ def got_worse(judged: Judged) -> list[Finding]:
         Finding(
             kind="got worse",
             tensor=None,
-            step=course.losses[-1]["step"],
+            step=history.losses[-1]["step"],
             sentence=f"The validation loss ends at {last.loss:.4g}{judged.score_of(last)}; in epoch {best.number} it "
             f"was {best.loss:.4g}{judged.score_of(best)}. Given back: {share}.",
             cause=cause,
@@ -194,7 +194,7 @@ def got_worse(judged: Judged) -> list[Finding]:
 def _score_fell(judged: Judged) -> bool:
     """Return whether the score gave back its share of what it had gained."""
     sign = 1 if judged.higher_is_better else -1
-    scores = [sign * e.score for e in judged.course.validation if e.score is not None and math.isfinite(e.score)]
-    if len(scores) < len(judged.course.validation):
+    scores = [sign * e.score for e in judged.history.validation if e.score is not None and math.isfinite(e.score)]
+    if len(scores) < len(judged.history.validation):
         return True
     return max(scores) - scores[-1] > GAVE_BACK_SCORE * (max(scores) - scores[0])

@@ -12,7 +12,7 @@ from rmsprop.rule import Rule
 _RULE = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 
-def told(finding: Finding, config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def with_commands(finding: Finding, config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return a finding of the run of `config` as plain values, its remedy spelled as commands.
 
     `given` holds epochs and batch_size of the command line, None where they were left out.

@@ -1,0 +1,46 @@
+"""What `rmsprop doctor RUN` shows of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rmsprop.errors import InputError, Received
+from rmsprop.lab.findings.find import findings_to_show
+from rmsprop.lab.report.sentences import describe_training
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.measured_steps import measured_steps
+
+
+def examine_run(run: RunDirectory) -> dict[str, Any]:
+    """Return what `rmsprop doctor RUN` shows of a run, be it finished, interrupted or diverged.
+
+    Raises
+    ------
+    InputError
+        If the directory holds no run of train, or one that did not diverge, of which nothing was measured and whose
+        losses say nothing.
+    """
+    config = run.config()  # says what is wrong with a directory that is no run
+    if config["kind"] != "train":
+        found = Received(f"{run.path}, of {config['kind']}")
+        raise InputError("the run", "one of train", found, f"see it with: rmsprop report {run.path}")
+    records, findings = measured_steps(run), findings_to_show(run, run.summary())
+    summary, steps = run.summary() or {}, [record["step"] for record in records]
+    status, replayed = summary.get("status", "not finished"), summary.get("replay")
+    if not (records or findings or status == "diverged"):
+        found = Received(f"{run.path}, which has none")
+        raise InputError(
+            "the run", "one with statistics", found, "they come from: rmsprop train TASK, without --every 0"
+        )
+    result = describe_training(config, summary) if summary.get("reason") or replayed else []
+    return {
+        "run": str(run.path),
+        "status": status,
+        "reason": summary.get("reason"),
+        "result": result,
+        "measured": {"count": len(records), "first": min(steps, default=None), "last": max(steps, default=None)},
+        "findings": findings,
+        "post_mortem": summary.get("post_mortem"),
+        "replay": replayed,
+        "healthy": not findings and not summary.get("reason"),
+    }

@@ -1,0 +1,1 @@
+"""What a training's losses and measured steps say about it, with remedies."""

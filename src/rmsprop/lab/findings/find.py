@@ -1,0 +1,40 @@
+"""Find problems in a run: in its losses and in its measured steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rmsprop.lab.findings.loss_history import LossHistory
+from rmsprop.lab.findings.outcome import Judged, harmless, movement, outcome
+from rmsprop.lab.findings.remedies import with_commands
+from rmsprop.lab.findings.runaway_loss import find_runaway_loss
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.measured_steps import measured_steps
+from rmsprop.monitor.findings import Finding, consistent, find
+
+
+def find_in_run(run: RunDirectory, summary: dict[str, Any] | None) -> list[Finding]:
+    """Return what the losses and the measured steps of a training say, the gravest first.
+
+    What came of it is judged where there is a `summary` of a training that did not diverge. Long steps are no finding
+    where the training went well nevertheless.
+    """
+    rule, statistics, history = run.config()["rule"], measured_steps(run), LossHistory(run.records())
+    steps = find(statistics)
+    if rule["maximize"]:  # a loss that rises is then what is meant
+        return steps
+    losses = [] if (away := find_runaway_loss(history, rule["lr"])) is None else [away]
+    if summary is not None and not losses and summary["status"] != "diverged":
+        moved = movement(statistics, summary["steps"])
+        losses += outcome(Judged(history, rule, summary["metric"], summary["higher_is_better"], moved))
+    too_long = any(change.get("lr", math.inf) < rule["lr"] for f in losses for change in f.changes)
+    kept = [f for f in steps if too_long or not harmless(f, history)]
+    return consistent([*losses, *kept], rule | {"epochs": run.config()["epochs"]})
+
+
+def findings_to_show(run: RunDirectory, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the findings as plain values, with remedies as commands."""
+    config = run.config()
+    given = (summary or {}).get("given") or {name: config[name] for name in ("epochs", "batch_size")}
+    return [with_commands(finding, config, given) for finding in find_in_run(run, summary)]

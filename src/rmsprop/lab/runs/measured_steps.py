@@ -1,0 +1,68 @@
+"""The steps that a run's monitor measured, in step with its checkpoint: statistics.jsonl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.training import Record, Training
+from rmsprop.monitor import Monitor, PostMortem
+
+STATISTICS = "statistics.jsonl"
+
+
+class StepRecorder:
+    """The monitor of a training, and its records in the run's directory.
+
+    Parameters
+    ----------
+    run
+        Where the records go.
+    training
+        Its optimizer is watched.
+    every
+        Steps from one measured step to the next; 0 measures nothing.
+    """
+
+    def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
+        self._run = run
+        self._new: list[Record] = []  # measured, and not yet in the file
+        self._written = 0
+        self._monitor = (
+            Monitor(training.optimizer, training.model, every=every, last=0, sinks=[self._new.append])
+            if every
+            else None
+        )
+
+    def write(self) -> None:
+        """Add what was measured since the last call to the file."""
+        if self._new:
+            self._run.append(self._new, STATISTICS)
+            self._written += len(self._new)
+            self._new.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to measure as if it had not been interrupted."""
+        monitor = None if self._monitor is None else self._monitor.state_dict()
+        return {"written": self._written, "monitor": monitor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self._written = state["written"]
+        if self._monitor is not None:
+            self._monitor.load_state_dict(state["monitor"])
+
+    def begin(self, step: int) -> None:
+        """Drop the records after `step`, which the checkpoint does not know of; the monitor gets back the others."""
+        if self._monitor is not None:
+            self._run.keep_records_until(step, self._written, STATISTICS)
+            self._monitor.records[:] = measured_steps(self._run)
+
+    def post_mortem(self) -> PostMortem | None:
+        """Return what the records say of where the run diverged; None if nothing, or if nothing was measured."""
+        return None if self._monitor is None else self._monitor.post_mortem()
+
+
+def measured_steps(run: RunDirectory) -> list[Record]:
+    """Return the records of the measured steps; none if nothing was measured."""
+    return run.records(STATISTICS)
