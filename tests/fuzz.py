@@ -199,7 +199,7 @@ class Run(RuleBasedStateMachine):
         """Return a copy of the state of `p`, the rows that lag made up for."""
         live = self.optimizer.state.get(p, {})
         own: dict[str, Any] = {name: x.clone() if isinstance(x, Tensor) else x for name, x in live.items()}
-        if lag := self.optimizer._run.lag.get(id(live)):
+        if lag := self.optimizer.step_state.lags.get(id(live)):
             lag.make_up(own)
         return own
 
@@ -410,7 +410,7 @@ class Run(RuleBasedStateMachine):
             DONE["steps left out"] += 1
         left = {
             (refused.group, i)
-            for refused in self.optimizer._run.refused
+            for refused in self.optimizer.step_state.refused
             for i in (range(99) if refused.numbers is None else refused.numbers)
         }
         places = [(n, i) for n, g in enumerate(self.optimizer.param_groups) for i in range(len(g["params"]))]

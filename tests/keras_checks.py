@@ -444,18 +444,18 @@ def test_from_rule_takes_a_rule() -> None:
 def test_on_pytorch_the_native_kernel_makes_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """And tensor operations where it cannot; the numbers are the same."""
     from rmsprop import native
-    from rmsprop.torch import compiled
+    from rmsprop.torch import keras_lists
     from rmsprop.torch.engines import cpu_kernel
 
     assert native.kernel is not None
     calls: list[int] = []
-    kernel, found = compiled.kernel_step, []
+    kernel, found = keras_lists.kernel_step, []
 
     def counted(*lists: Any) -> None:
         calls.append(len(lists[0]))
         kernel(*lists)
 
-    monkeypatch.setattr(compiled, "kernel_step", counted)
+    monkeypatch.setattr(keras_lists, "kernel_step", counted)
     for reason in (None, "no kernel today"):
         monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", reason)
         excluded, *rest = variables([np.ones(3), np.ones(4), np.ones(5)], "float32")

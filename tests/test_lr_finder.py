@@ -111,8 +111,8 @@ def everything(model: Net, optimizer: torch.optim.Optimizer, batches: Any) -> li
             return [plain(y) for y in x]
         return sorted(x) if isinstance(x, set) else x
 
-    runs = vars(optimizer).get("_run")
-    about_run = [] if runs is None else [len(runs.sparse), plain([lag[1:] for lag in runs.lag.values()])]
+    shared = vars(optimizer).get("step_state")
+    about_run = [] if shared is None else [len(shared.sparse), plain([lag[1:] for lag in shared.lags.values()])]
     version, numbers, *rest = np.random.get_state(legacy=True)
     return [
         [plain(p) for p in model.parameters()],
@@ -133,8 +133,8 @@ def everything(model: Net, optimizer: torch.optim.Optimizer, batches: Any) -> li
 
 def known_rows(optimizer: torch.optim.Optimizer) -> list[set[int]]:
     """Return the ids under which an optimizer knows of sparse parameters and their rows."""
-    runs = vars(optimizer).get("_run")
-    return [] if runs is None else [set(runs.sparse), set(runs.lag)]
+    shared = vars(optimizer).get("step_state")
+    return [] if shared is None else [set(shared.sparse), set(shared.lags)]
 
 
 CASES: dict[str, Callable[[Net], torch.optim.Optimizer]] = {
@@ -461,7 +461,7 @@ def test_schedulers_are_not_advanced_and_give_the_proportions() -> None:
 
 
 class Spy:
-    """A watcher that must see nothing."""
+    """An observer that must see nothing."""
 
     steps = 0
 

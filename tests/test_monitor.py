@@ -892,7 +892,7 @@ def test_wrappers_of_trainers(wrap: Any) -> None:
     for _ in range(2):
         wrapped.step(closure)
     assert [record["step"] for record in monitor.records] == [1, 2]
-    with pytest.raises(InputError, match="without a watcher for another one"):
+    with pytest.raises(InputError, match="without an observer for another one"):
         Monitor(optimizer)
     monitor.close()
     monitor.close()
@@ -919,7 +919,7 @@ def test_what_cannot_be_monitored_is_said_in_one_line() -> None:
     for arguments, message in refused:
         with pytest.raises(InputError, match=message):
             Monitor(optimizer, **arguments)
-    Monitor(optimizer).close()  # none of them has left a watcher
+    Monitor(optimizer).close()  # none of them has left an observer
 
 
 def test_it_has_findings_of_its_records() -> None:

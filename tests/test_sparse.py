@@ -84,7 +84,7 @@ def assert_state(mine: dict[str, Any], state: State, rows: Any = slice(None), rt
 
 
 def lag_of(optimizer: RMSprop, p: Tensor) -> sparse_rows.Lag:
-    return optimizer._run.lag[id(optimizer.state[p])]
+    return optimizer.step_state.lags[id(optimizer.state[p])]
 
 
 # -- exact ------------------------------------------------------------------------------------------------------------
@@ -622,7 +622,7 @@ def test_a_run_goes_on_the_same_from_state_that_does_not_lag(how: str, centered:
             one_now, a = continued(one, a, how)
             assert set(one_now.state_dict()["state"][0]) == {"step", "square_avg", *["grad_avg"] * centered}
             if how != "nothing":
-                assert not isinstance(one_now, RMSprop) or not one_now._run.lag
+                assert not isinstance(one_now, RMSprop) or not one_now.step_state.lags
                 torch.testing.assert_close(
                     one_now.state[a]["square_avg"], whole.state[b]["square_avg"], rtol=1e-13, atol=0
                 )
@@ -1014,7 +1014,7 @@ def test_state_is_made_when_all_gradients_are_known_to_be_usable(beside: str) ->
     with pytest.raises(InputError, match=r"^momentum must be 0"):
         optimizer.step()
     assert not optimizer.state
-    assert not optimizer._run.lag
+    assert not optimizer.step_state.lags
 
 
 @pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr"])

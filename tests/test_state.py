@@ -894,7 +894,7 @@ def test_a_wrapper_that_copies_attributes_knows_of_the_run() -> None:
     assert wrapper.implementation == optimizer.implementation
     step(wrapper, [table], [torch.ones(4, 2)])
     assert "row_step" not in optimizer.state[table]  # it knew that rows lag
-    assert copy.deepcopy(optimizer)._run is not optimizer._run
+    assert copy.deepcopy(optimizer).step_state is not optimizer.step_state
 
 
 def test_hooks_see_a_closure_as_torch_gives_it() -> None:

@@ -1,4 +1,4 @@
-"""What a watcher is told of a step equals `rmsprop.monitor.statistics`, on every path; and watching changes no bit."""
+"""What an observer is told of a step equals `rmsprop.monitor.statistics`, on every path; observing changes no bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNTS = slice(definition.COLUMNS.index("eps"), None)
 
 
 class Recorder:
-    """A watcher that keeps copies of what it is told."""
+    """An observer that keeps copies of what it is told."""
 
     def __init__(self, kernel: int = 2, others: int = 2) -> None:
         self.levels, self.asked = (kernel, others), 0
@@ -46,7 +46,7 @@ class Recorder:
 
 
 def watched(params: Any, rule: Rule = cases.PLAIN, **options: Any) -> tuple[RMSprop, Recorder]:
-    """Return an optimizer and its watcher."""
+    """Return an optimizer and its observer."""
     optimizer, recorder = RMSprop.from_rule(params, rule, **options), Recorder()
     optimizer.watch(recorder)
     return optimizer, recorder
@@ -355,7 +355,7 @@ def test_places_stay_the_same_object_and_arrays_are_read_before_another_thread_t
     class Keeper(Recorder):
         def measured(self, places: Any, sums: NDArray[Any], histograms: NDArray[Any] | None) -> None:
             seen.append(places)
-            spare.append(len(optimizer._run.batches))
+            spare.append(len(optimizer.step_state.batches))
 
     optimizer.watch(Keeper(1, 0))
     for p in params:
@@ -364,8 +364,8 @@ def test_places_stay_the_same_object_and_arrays_are_read_before_another_thread_t
         optimizer.step()
     assert seen[0] == ((0, 0), (0, 1), (0, 2))
     assert all(places is seen[0] for places in seen)
-    assert spare == [0, 0, 0]  # whose arrays the watcher reads
-    assert len(optimizer._run.batches) == 1
+    assert spare == [0, 0, 0]  # whose arrays the observer reads
+    assert len(optimizer.step_state.batches) == 1
     optimizer.param_groups[0]["params"].pop()
     optimizer.step()
     assert seen[-1] == ((0, 0), (0, 1))
@@ -394,7 +394,8 @@ def test_a_device_is_asked_whether_it_left_out_a_step_only_to_measure_it(
     assert len(asked) == (3 if level else 0)
     assert recorder.skips == ([([(0, 0)], [3])] if level else [])
     assert len(recorder.measurements) == (2 if level else 3)
-    assert int(optimizer._run.untold) == (0 if level else 1)
+    unsynced = optimizer.step_state.unsynced_skips
+    assert unsynced is None if level else int(unsynced or 0) == 1
 
 
 def test_the_loss_scale_is_divided_out() -> None:
@@ -498,7 +499,7 @@ def test_touched_rows_are_copied_only_to_be_measured(
 
 
 def test_who_is_asked_of_a_step_is_told_of_it() -> None:
-    """Though the watcher leaves meanwhile, and another one comes, who was not asked."""
+    """Though the observer leaves meanwhile, and another one comes, who was not asked."""
     params = [torch.nn.Parameter(torch.ones(3))]
     optimizer, recorder = watched(params)
     another, ask = Recorder(1, 1), recorder.wanted
@@ -519,9 +520,9 @@ def test_who_is_asked_of_a_step_is_told_of_it() -> None:
 def test_one_watcher_at_a_time_and_none_on_a_copy() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer, recorder = watched([p])
-    with pytest.raises(InputError, match=r"^optimizer must be one without a watcher .*watch\(None\)"):
+    with pytest.raises(InputError, match=r"^optimizer must be one without an observer .*watch\(None\)"):
         optimizer.watch(Recorder())
-    with pytest.raises(InputError, match=r"^watcher must be an object with wanted"):
+    with pytest.raises(InputError, match=r"^observer must be an object with wanted"):
         RMSprop([p]).watch("loud")  # type: ignore[arg-type]
     p.grad = torch.ones(3)
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
@@ -535,7 +536,7 @@ def test_one_watcher_at_a_time_and_none_on_a_copy() -> None:
 def test_a_watched_optimizer_releases_no_gradients() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer, recorder = watched([p])
-    with pytest.raises(InputError, match=r"^optimizer must be one without a watcher for released gradients"):
+    with pytest.raises(InputError, match=r"^optimizer must be one without an observer for released gradients"):
         release_gradients(optimizer)
     optimizer.watch(None)
     with (
@@ -553,7 +554,7 @@ def test_a_compiled_step_refuses_a_watcher(options: dict[str, Any]) -> None:
     step = torch.compile(optimizer.step, backend="eager")
     step()
     optimizer.watch(Recorder())
-    with pytest.raises(InputError, match=r"^optimizer must be one without a watcher for torch\.compile"):
+    with pytest.raises(InputError, match=r"^optimizer must be one without an observer for torch\.compile"):
         step()
     assert torch.is_grad_enabled()
 
@@ -575,7 +576,7 @@ def test_roots_of_what_is_negative_are_not_below_epsilon(fused: bool | None) -> 
 def test_a_watcher_that_raises_leaves_a_whole_step(fused: bool | None) -> None:
     class Broken(Recorder):
         def measured(self, *_: Any) -> None:
-            raise RuntimeError("the watcher is broken")
+            raise RuntimeError("the observer is broken")
 
     params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     for p in params:

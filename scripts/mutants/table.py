@@ -45,6 +45,7 @@ LOADING = Source("torch/loading.py", "tests/test_state.py")
 FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
+RANKS = Source("torch/distributed.py", "tests/test_nonfinite.py")
 SPARSE = Source("torch/engines/sparse_rows.py", "tests/test_sparse.py")
 STATISTICS = Source("torch/statistics.py", "tests/test_statistics.py")
 JAX = Source("jax.py", "tests/test_jax.py::test_every_variant_equals_the_rule")
@@ -176,7 +177,7 @@ MUTANTS = [
     Mutant("bfloat16: to nearest", LOW, "(_hash((numbers + key) & _MASK) >> 16).int()", "0x8000"),
     Mutant("bfloat16: into infinity", LOW, ".clamp(max=0x7F7F)", ""),
     Mutant("not finite: squares not seen", BAD, "g.abs() < 2.0 ** (512 if", "g.abs() < 4.0 ** (512 if"),
-    Mutant("not finite: ranks not asked", BAD, "return flag > 0", "return found"),
+    Mutant("not finite: ranks not asked", RANKS, "return value > 0", "return flag"),
     Mutant("sparse: rows not caught up", SPARSE, "rows.mul_(weight)", "pass"),
     Mutant("sparse: m not caught up", SPARSE, "for x in (v, m):", "for x in (v,):"),
     Mutant("sparse: a step too many", SPARSE, "(step - _take(row_step, index))", "(step + 1 - _take(row_step, index))"),

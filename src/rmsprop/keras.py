@@ -281,8 +281,8 @@ gradient_accumulation_steps, name
     def _torch_step(self, grads: list[Tensor], variables: list[Variable], learning_rate: Tensor) -> None:
         import torch
 
-        from rmsprop.torch.compiled import step_lists
         from rmsprop.torch.groups import group_of
+        from rmsprop.torch.keras_lists import step_lists
 
         rule = self._built_rule()
         made = ops.convert_to_tensor(self.iterations).to("cpu", torch.float64)

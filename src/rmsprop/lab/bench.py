@@ -106,7 +106,7 @@ def _policy(scale: float) -> dict[str, Step]:
 
 
 class _Statistics:
-    """A watcher that wants statistics of every step, and does nothing with them."""
+    """An observer that wants statistics of every step, and does nothing with them."""
 
     def __init__(self, level: int) -> None:
         self.levels = level, 0

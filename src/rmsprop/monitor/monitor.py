@@ -22,7 +22,7 @@ from rmsprop.monitor.wrappers import watchable
 
 if TYPE_CHECKING:
     from rmsprop.monitor.findings import Finding
-    from rmsprop.torch.observer import Place
+    from rmsprop.torch.observer import ParamKey
 
 Record = dict[str, Any]
 
@@ -138,8 +138,8 @@ class Monitor:
         self._since = 0  # steps since the optimizer was asked for those that it has not told of
         self._lock = threading.Lock()
         self._before = torch_record.joined(0, {})  # samples of gradients
-        self._names: tuple[list[int], dict[Place, str]] = ([], {})  # and of how many parameters in each group
-        self._elements: dict[Place, int] = {}  # as of the last record; 0 where it changes
+        self._names: tuple[list[int], dict[ParamKey, str]] = ([], {})  # and of how many parameters in each group
+        self._elements: dict[ParamKey, int] = {}  # as of the last record; 0 where it changes
         self._skipped = 0  # steps left out
         self._left_out = 0  # of these, the last ones in a row
         self._skipped_before = 0  # and those before a state was loaded
@@ -148,7 +148,7 @@ class Monitor:
         self._loading = self._optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def wanted(self) -> tuple[int, int]:
-        """Tell the optimizer what to measure of the next step (see `rmsprop.torch.observer.Watcher`)."""
+        """Tell the optimizer what to measure of the next step (see `rmsprop.torch.observer.Observer`)."""
         thread = get_ident()
         with self._lock:
             if self._step is None:
@@ -169,16 +169,16 @@ class Monitor:
         return (1, 0) if since == self._every - 1 else self._usual  # above 0: gradients will be sampled
 
     def measured(
-        self, places: Sequence[Place], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
+        self, places: Sequence[ParamKey], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
     ) -> None:
-        """Take what the optimizer measured (see `rmsprop.torch.observer.Watcher`)."""
+        """Take what the optimizer measured (see `rmsprop.torch.observer.Observer`)."""
         made = None
         with self._lock:
             step = self._attempts.pop(get_ident(), None)
             if step is None:  # a state was loaded in this step
                 return
             self._since += 1
-            if isinstance(self._optimizer._run.untold, int):  # else `_settle` will know whether it was left out
+            if self._optimizer.step_state.unsynced_skips is None:  # else `_settle` will know whether it was left out
                 self._left_out = 0
             if places:
                 self._ring.put(step, places, sums)
@@ -189,8 +189,8 @@ class Monitor:
         if made is not None:
             self._give(made)
 
-    def skipped(self, places: Sequence[Place], nonfinite: list[int], /) -> None:
-        """Take note that the step was left out (see `rmsprop.torch.observer.Watcher`)."""
+    def skipped(self, places: Sequence[ParamKey], nonfinite: list[int], /) -> None:
+        """Take note that the step was left out (see `rmsprop.torch.observer.Observer`)."""
         with self._lock:
             self._step = self._made()
             self._attempts.pop(get_ident(), None)
@@ -205,15 +205,15 @@ class Monitor:
 
     def _settle(self) -> None:
         """Take back the steps that devices have left out, which wait to be asked; until now they counted as made."""
-        run, since = self._optimizer._run, self._since
+        shared, since = self._optimizer.step_state, self._since
         self._since = 0
-        if isinstance(run.untold, int):
+        if shared.unsynced_skips is None:
             return
-        untold, run.untold = int(run.untold), 0
-        self._left_out = self._left_out + untold if untold == since else 0
-        self._skipped += untold
+        unsynced_skips, shared.unsynced_skips = int(shared.unsynced_skips), None
+        self._left_out = self._left_out + unsynced_skips if unsynced_skips == since else 0
+        self._skipped += unsynced_skips
         if self._step is not None:
-            self._step -= untold
+            self._step -= unsynced_skips
 
     def _loaded(self, _: Any) -> None:
         """Go on from the state that the optimizer has loaded."""
@@ -235,7 +235,7 @@ class Monitor:
     def _record(
         self,
         step: int,
-        places: Sequence[Place],
+        places: Sequence[ParamKey],
         sums: npt.NDArray[np.float64],
         histograms: npt.NDArray[np.int64] | None,
     ) -> Record:
@@ -267,7 +267,7 @@ class Monitor:
         del self.records[1 : max(1, 1 + len(self.records) - allowed)]  # what the first steps did stays
         return made
 
-    def _named(self) -> dict[Place, str]:
+    def _named(self) -> dict[ParamKey, str]:
         groups = self._optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         if sizes != self._names[0]:
@@ -313,7 +313,7 @@ class Monitor:
             series = [self._series(place, names[place], now) for place in places]
             return post_mortem(series, now, self._left_out, self._ring.last if self._usual[0] else 0)
 
-    def _series(self, place: Place, name: str, now: int) -> Series:
+    def _series(self, place: ParamKey, name: str, now: int) -> Series:
         group = self._optimizer.param_groups[place[0]]
         rule, p = self._optimizer.rule(place[0]), group["params"][place[1]]
         late = now - int(self._optimizer.state.get(p, {}).get("step", 0))  # steps that this tensor has not made
@@ -368,7 +368,7 @@ class Monitor:
 
     def close(self) -> None:
         """Measure no more, and close the sinks that can be closed; records, findings and post-mortem stay."""
-        if self._optimizer._run.watcher is self:
+        if self._optimizer.step_state.observer is self:
             self._optimizer.watch(None)
         self._loading.remove()
         sinks, self._sinks = self._sinks, []

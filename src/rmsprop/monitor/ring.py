@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rmsprop.monitor.statistics import COLUMNS
 
 if TYPE_CHECKING:
-    from rmsprop.torch.observer import Place
+    from rmsprop.torch.observer import ParamKey
 
 KEPT = ("gradient_sq", "update_sq", "parameter_sq", "history_sq", "nonfinite")  # what `series.of_sums` reads
 _COLUMNS = [COLUMNS.index(name) for name in KEPT]
@@ -30,16 +30,16 @@ class Ring:
 
     def __init__(self, last: int) -> None:
         self.last = last
-        self.rows: dict[Place, int] = {}
+        self.rows: dict[ParamKey, int] = {}
         self._steps = [0] * last
         self._sums = np.zeros((last, 0, len(KEPT)))
         self._count = 0  # of steps put in so far
         self._counted = 0  # of these, those that `nonfinite_steps` has seen
         self._nonfinite = 0
-        self._places: Sequence[Place] = ()  # of the step before
+        self._places: Sequence[ParamKey] = ()  # of the step before
         self._where: slice | npt.NDArray[np.intp] = slice(0)
 
-    def put(self, step: int, places: Sequence[Place], sums: npt.NDArray[np.float64]) -> None:
+    def put(self, step: int, places: Sequence[ParamKey], sums: npt.NDArray[np.float64]) -> None:
         """Take the sums of a step, a row for each of `places`."""
         if places is not self._places and places != self._places:
             self._arrange(places)
@@ -55,7 +55,7 @@ class Ring:
             self._sums[at, self._where] = sums[:, _COLUMNS]
         self._count += 1
 
-    def _arrange(self, places: Sequence[Place]) -> None:
+    def _arrange(self, places: Sequence[ParamKey]) -> None:
         """Find the rows of `places`, and make those that are missing."""
         for place in places:
             self.rows.setdefault(place, len(self.rows))
@@ -81,7 +81,7 @@ class Ring:
         self._count_nonfinite()
         return self._nonfinite
 
-    def series(self, place: Place) -> list[tuple[int, dict[str, Any]]]:
+    def series(self, place: ParamKey) -> list[tuple[int, dict[str, Any]]]:
         """Return the steps in which the tensor at `place` was measured, with its sums of KEPT; oldest first."""
         row = self.rows[place]
         return [
@@ -95,7 +95,7 @@ class Ring:
         order = self._order()
         return [self._steps[at] for at in order], self._sums[order]
 
-    def hold(self, steps: Sequence[int], places: Sequence[Place], sums: npt.NDArray[np.float64]) -> None:
+    def hold(self, steps: Sequence[int], places: Sequence[ParamKey], sums: npt.NDArray[np.float64]) -> None:
         """Take what `held` returned, into an empty ring; `places` are those of the rows. It holds the newest steps."""
         self._arrange(places)
         self._count = min(len(steps), self.last)

@@ -20,7 +20,7 @@ from rmsprop.monitor.ring import KEPT, Ring
 from rmsprop.monitor.torch_record import Samples
 
 if TYPE_CHECKING:
-    from rmsprop.torch.observer import Place
+    from rmsprop.torch.observer import ParamKey
 
 Numbers = npt.NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class Saved(NamedTuple):
     skipped_steps: int
     samples: Samples
     ring: Ring
-    elements: dict[Place, int]
+    elements: dict[ParamKey, int]
 
 
 def pack(numbers: Numbers) -> str:
@@ -69,12 +69,12 @@ def ring_dict(ring: Ring) -> dict[str, Any]:
     return {"steps": steps, "places": list(map(list, ring.rows)), "sums": pack(sums)}
 
 
-def elements_list(elements: Mapping[Place, int]) -> list[list[int]]:
+def elements_list(elements: Mapping[ParamKey, int]) -> list[list[int]]:
     """Return the number of elements at each place as plain values."""
     return [[*place, count] for place, count in elements.items()]
 
 
-def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[Place, str], last: int) -> Saved:
+def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[ParamKey, str], last: int) -> Saved:
     """Return what a monitor's state dict says, with a ring of `last` steps.
 
     Raises
@@ -99,7 +99,7 @@ def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[
     return Saved(step, left_out, nonfinite, skipped, samples, ring, elements)
 
 
-def _places(given: Iterable[Any]) -> list[Place]:
+def _places(given: Iterable[Any]) -> list[ParamKey]:
     return [(int(index), int(number)) for index, number in given]
 
 
@@ -118,7 +118,10 @@ def _ring(state: Mapping[str, Any], last: int) -> Ring:
 
 
 def _check_model(
-    places: Iterable[Place], elements: Mapping[Place, int], groups: list[dict[str, Any]], names: Mapping[Place, str]
+    places: Iterable[ParamKey],
+    elements: Mapping[ParamKey, int],
+    groups: list[dict[str, Any]],
+    names: Mapping[ParamKey, str],
 ) -> None:
     """Raise InputError at the first tensor that is not there, or has another size; 0 stands for one that varies."""
     for place in places:

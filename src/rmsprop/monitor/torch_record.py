@@ -19,12 +19,12 @@ from rmsprop.monitor.record import DEAD, stride
 from rmsprop.names import plain_names
 
 if TYPE_CHECKING:
-    from rmsprop.torch.observer import Place
+    from rmsprop.torch.observer import ParamKey
 
 Tensor = Any  # torch.Tensor
 
 
-def names_of(groups: list[dict[str, Any]], model: Any) -> dict[Place, str]:
+def names_of(groups: list[dict[str, Any]], model: Any) -> dict[ParamKey, str]:
     """Return a name for each parameter: its group's, else the model's, else its group's number and its own: "0.3".
 
     A name that is there twice has these numbers after it.
@@ -33,7 +33,7 @@ def names_of(groups: list[dict[str, Any]], model: Any) -> dict[Place, str]:
     if model is not None:
         own = dict(model.named_parameters())
         known = {id(p): name for name, p in zip(plain_names(own), own.values(), strict=True)}
-    names: dict[Place, str] = {}
+    names: dict[ParamKey, str] = {}
     for index, group in enumerate(groups):
         given: list[str | None] = [*plain_names(group.get("param_names") or ())] or [
             known.get(id(p)) for p in group["params"]
@@ -86,8 +86,10 @@ def describe_state(p: Tensor, state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def here(x: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor that is spread over ranks (DTensor)."""
-    return x.to_local() if hasattr(x, "to_local") else x
+    """Return what this rank holds of a tensor."""
+    from rmsprop.torch.distributed import local_shard
+
+    return local_shard(x)
 
 
 def elements_of(x: Tensor) -> int:
@@ -107,10 +109,10 @@ class Samples:
     """Some elements of every dense gradient that is not empty, always the same ones."""
 
     step: int
-    starts: dict[Place, int]  # of each tensor's elements in `values`
+    starts: dict[ParamKey, int]  # of each tensor's elements in `values`
     values: npt.NDArray[np.float64]
 
-    def changes(self, before: Samples) -> dict[Place, dict[str, float | None]]:
+    def changes(self, before: Samples) -> dict[ParamKey, dict[str, float | None]]:
         """Return how they differ from those of the step before, of the tensors that are in both."""
         if self.step != before.step + 1:
             return {}
@@ -124,19 +126,19 @@ class Samples:
         told = record.changes(now.values, old.values, list(now.starts.values()))
         return dict(zip(now.starts, told, strict=True))
 
-    def pieces(self) -> dict[Place, npt.NDArray[np.float64]]:
+    def pieces(self) -> dict[ParamKey, npt.NDArray[np.float64]]:
         """Return the elements of each tensor."""
         if not self.starts:
             return {}
         return dict(zip(self.starts, np.split(self.values, list(self.starts.values())[1:]), strict=True))
 
 
-def joined(step: int, pieces: dict[Place, npt.NDArray[np.float64]]) -> Samples:
+def joined(step: int, pieces: dict[ParamKey, npt.NDArray[np.float64]]) -> Samples:
     """Return samples in one row."""
     return Samples(step, _starts(pieces), np.concatenate([*pieces.values(), np.empty(0)]))
 
 
-def _starts(pieces: dict[Place, Any]) -> dict[Place, int]:
+def _starts(pieces: dict[ParamKey, Any]) -> dict[ParamKey, int]:
     """Return where each piece begins, if they are put in one row."""
     return dict(zip(pieces, accumulate((x.shape[0] for x in pieces.values()), initial=0), strict=False))
 
@@ -145,7 +147,7 @@ def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
     """Return the samples of the gradients that are there; a device is asked once for all of its."""
     import torch
 
-    by_device: dict[torch.device, dict[Place, Tensor]] = {}
+    by_device: dict[torch.device, dict[ParamKey, Tensor]] = {}
     for index, group in enumerate(groups):
         for number, p in enumerate(group["params"]):
             if p.grad is None or p.grad.layout != torch.strided:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rmsprop import native
+from rmsprop.torch.distributed import any_rank, local_shard
 
 
 def is_finite(g: Tensor) -> Tensor:
@@ -24,21 +25,9 @@ def cleaned(g: Tensor) -> Tensor:
     return g.masked_fill(~is_finite(g), 0)
 
 
-def on_any_rank(found: Tensor) -> Tensor:
-    """Return whether `found` is true on any rank of torch.distributed, if that is in use; every rank has to ask."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return found
-    flag = found.float()
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-    return flag > 0
-
-
-def add(total: int | Tensor, counted: Any) -> int | Tensor:
-    """Return the count of steps with one that is counted or not, on its device if only that shall know."""
-    if isinstance(total, Tensor):
-        return total.add_(counted if isinstance(counted, bool) else counted.to(total.device))  # graphs keep its place
-    return total + int(counted) if isinstance(counted, bool) else counted.long() + total
+def add(count: Tensor | None, flag: Tensor) -> Tensor:
+    """Return the count of steps with one that is counted where `flag` is true; nothing is read from a device."""
+    return flag.long() if count is None else count.add_(flag.to(count.device))  # in place, for captured graphs
 
 
 def judge(groups: list[dict[str, Any]], batch: Any, work: list[Any], scale: float) -> tuple[Any, Any]:
@@ -63,7 +52,7 @@ def judge(groups: list[dict[str, Any]], batch: Any, work: list[Any], scale: floa
             # On the parameters' device, where ranks that have gradients have it, too.
             device = next((p.device for group in asked for p in group["params"]), torch.device("cpu"))
             skip = _either(skip, torch.tensor(kernel, device=device if skip is None else skip.device))
-        skip = on_any_rank(skip)
+        skip = any_rank(skip)
         counted = _either(counted, skip)
         on_device = skip.device.type != "cpu" or any(group["capturable"] for group, _, _ in work)
         if by_kernel or not on_device:
@@ -73,7 +62,7 @@ def judge(groups: list[dict[str, Any]], batch: Any, work: list[Any], scale: floa
 
 def _is_bad(g: Tensor) -> Tensor:
     """Return whether an element is not finite; of a gradient that is spread over ranks, one of this rank's."""
-    return ~is_finite(g.to_local() if hasattr(g, "to_local") else g).all()
+    return ~is_finite(local_shard(g)).all()
 
 
 def _either(*flags: Tensor | None) -> Any:

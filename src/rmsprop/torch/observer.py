@@ -1,4 +1,4 @@
-"""Who is told what every step did: `RMSprop.watch` takes one watcher, and `rmsprop.monitor.Monitor` is one."""
+"""Who is told what every step did: `RMSprop.watch` takes one observer, and `rmsprop.monitor.Monitor` is one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from rmsprop.errors import InputError, Received
 
-Place: TypeAlias = tuple[int, int]  # the number of a parameter's group, and its own in it
+ParamKey: TypeAlias = tuple[int, int]  # the number of a parameter's group, and its own in it
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class Observer(Protocol):
     """What an optimizer calls: `wanted` before every step, and after it `measured` or `skipped`.
 
     Neither is called if the step raises or if no parameter has a gradient: it was not made then. Both are called by the
@@ -29,7 +29,7 @@ class Watcher(Protocol):
         """
 
     def measured(
-        self, places: Sequence[Place], sums: NDArray[np.float64], histograms: NDArray[np.int64] | None, /
+        self, places: Sequence[ParamKey], sums: NDArray[np.float64], histograms: NDArray[np.int64] | None, /
     ) -> None:
         """Take what a step did to the parameters at `places`; there are none if nothing was wanted.
 
@@ -37,17 +37,17 @@ class Watcher(Protocol):
         are overwritten by the next step: copy what is to be kept.
         """
 
-    def skipped(self, places: Sequence[Place], nonfinite: list[int], /) -> None:
+    def skipped(self, places: Sequence[ParamKey], nonfinite: list[int], /) -> None:
         """Take note that the step was left out, since at `places` so many elements of gradients were not finite.
 
         There are none if a GradScaler has found them, or another rank of torch.distributed. Where nothing was wanted
         and only a device knows that the step was left out, `measured` is called instead, and the step is counted by
-        `untold` of the optimizer's `Run`.
+        `unsynced_skips` of the optimizer's `StepState`.
         """
 
 
-def refuse(watcher: Watcher | None, by: str) -> None:
-    """Raise if there is a watcher, which a step made by `by` would leave in the dark."""
-    if watcher is not None:
-        found = Received(f"one with {type(watcher).__name__}")
-        raise InputError("optimizer", f"one without a watcher for {by}", found, "call optimizer.watch(None) first")
+def refuse(observer: Observer | None, by: str) -> None:
+    """Raise if there is an observer, which a step made by `by` would leave in the dark."""
+    if observer is not None:
+        found = Received(f"one with {type(observer).__name__}")
+        raise InputError("optimizer", f"one without an observer for {by}", found, "call optimizer.watch(None) first")

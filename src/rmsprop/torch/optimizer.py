@@ -22,7 +22,7 @@ from rmsprop.torch.engines import sparse_rows as sparse_module
 from rmsprop.torch.engines.cpu_kernel import describe, expected
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
 from rmsprop.torch.loading import read
-from rmsprop.torch.observer import Watcher, refuse
+from rmsprop.torch.observer import Observer, refuse
 from rmsprop.torch.private import (
     TRACES,
     global_post_hooks,
@@ -32,6 +32,7 @@ from rmsprop.torch.private import (
     untraced,
 )
 from rmsprop.torch.state import average, check_shapes, kappa_of, state_dtype, step_counter
+from rmsprop.torch.step_state import StepState
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -188,7 +189,7 @@ class RMSprop(Optimizer):
         if fused and fused_module.UNAVAILABLE:
             raise InputError("fused", "None or False here", True, fused_module.UNAVAILABLE)
         super().__init__(params, defaults)
-        self._run = stepping.Run()
+        self.step_state = StepState()
         # Of all groups that have it from here, one at least; groups that say it themselves are checked one by one.
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
         if stochastic_rounding and torch.bfloat16 not in rounded:
@@ -221,7 +222,7 @@ class RMSprop(Optimizer):
         if group is None or not state.get("step"):
             found = Received("one without state")
             raise InputError("param", "a parameter that this optimizer has stepped", found, "call step() first")
-        sparse_module.catch_up(state, self._run.lag)
+        sparse_module.catch_up(state, self.step_state.lags)
         check_shapes(group, next(i for i, p in enumerate(group["params"]) if p is param), state)
         rule = rule_of(group)
         v = average(state, "square_avg", param)
@@ -260,14 +261,14 @@ class RMSprop(Optimizer):
             warnings.warn(f"{text}; if meant for this optimizer, say {advice}", stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
-        stepping.catch_up(self._run, self.state)
+        stepping.catch_up(self.step_state, self.state)
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_run" not in self.__dict__:  # a copy
-            self._run = stepping.Run()
-        self._run.lag.clear()  # the state is another one
+        if "step_state" not in self.__dict__:  # a copy
+            self.step_state = StepState()
+        self.step_state.lags.clear()  # the state is another one
         for values in (self.defaults, *self.param_groups):
             for name, field in FIELDS.items():
                 values.setdefault(name, getattr(Rule, field))
@@ -413,11 +414,11 @@ class RMSprop(Optimizer):
             stepping.step(self, self.param_groups, self.state, grad_scale, found_inf)
         return loss
 
-    def watch(self, watcher: Watcher | None) -> None:
-        """Let `watcher` know what every step does, from the next one on; None lets nobody know.
+    def watch(self, observer: Observer | None) -> None:
+        """Report every step to `observer`, from the next one on; None ends the reports.
 
-        `rmsprop.monitor.Monitor` is a watcher; `rmsprop.torch.observer.Watcher` says what one has to do. Statistics of
-        sparse gradients are of the rows that they touch, those of parameters spread over ranks of what a rank holds.
+        `rmsprop.monitor.Monitor` is an observer; `rmsprop.torch.observer.Observer` says what one has to do. Statistics
+        of a sparse gradient cover the rows that it touches. Statistics of a DTensor cover this rank's shard.
 
         Raises
         ------
@@ -425,15 +426,15 @@ class RMSprop(Optimizer):
             If there is one already, if gradients are released (`release_gradients`), and from a step of
             `torch.compile(optimizer.step)`.
         """
-        if watcher is not None and not isinstance(watcher, Watcher):
+        if observer is not None and not isinstance(observer, Observer):
             remedy = "rmsprop.monitor.Monitor is one"
-            raise InputError("watcher", "an object with wanted, measured and skipped, or None", watcher, remedy)
-        if watcher is not None and "released" in self.__dict__:
+            raise InputError("observer", "an object with wanted, measured and skipped, or None", observer, remedy)
+        if observer is not None and "released" in self.__dict__:
             found = Received("one with released gradients")
             raise InputError("optimizer", "one whose steps are made at once", found, "call remove() of them first")
-        if watcher is not None:
-            refuse(self._run.watcher, "another one")
-        self._run.watcher = watcher
+        if observer is not None:
+            refuse(self.step_state.observer, "another one")
+        self.step_state.observer = observer
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients or, with `set_to_none=False`, set them to zero; see `torch.optim.Optimizer`."""
@@ -455,7 +456,8 @@ class RMSprop(Optimizer):
 
         Steps that a GradScaler leaves out are not among them.
         """
-        return int(self._run.nonfinite_steps)
+        count = self.step_state.nonfinite_steps
+        return 0 if count is None else int(count)
 
     @property
     def implementation(self) -> str:
@@ -463,8 +465,8 @@ class RMSprop(Optimizer):
 
         Before the first step, how it will run as far as the parameters tell.
         """
-        if self._run.stepped or self._run.refused:
-            return describe(self.param_groups, self._run.stepped, self._run.refused)
+        if self.step_state.stepped or self.step_state.refused:
+            return describe(self.param_groups, self.step_state.stepped, self.step_state.refused)
         refused = expected(self.param_groups)
         left = sum(len(self.param_groups[i]["params"]) if numbers is None else 1 for i, numbers, _ in refused)
         return describe(self.param_groups, sum(len(g["params"]) for g in self.param_groups) - left, refused)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from rmsprop.errors import InputError, Received
 from rmsprop.torch import step as stepping
+from rmsprop.torch.distributed import world_size
 from rmsprop.torch.observer import refuse
 from rmsprop.torch.optimizer import RMSprop
 from rmsprop.torch.state import Group, first_numbers
+from rmsprop.torch.step_state import step_state
 
 
 class Released:
@@ -63,7 +65,7 @@ def release_gradients(optimizer: RMSprop) -> Released:
     ------
     InputError
         For `nonfinite="skip"`, which has to see all gradients before the first step; for `differentiable=True`; for a
-        subclass with a `step` of its own; if the gradients are released already; for an optimizer with a watcher; on
+        subclass with a `step` of its own; if the gradients are released already; for an optimizer with an observer; on
         several ranks of torch.distributed, unless parameters are DTensors: DDP averages gradients after they are
         complete here. From `optimizer.step()` if a GradScaler calls it: it has not seen the gradients that were
         stepped.
@@ -99,9 +101,8 @@ def release_gradients(optimizer: RMSprop) -> Released:
         raise InputError(
             "optimizer", "one with gradients to release", Received("a released one"), "call remove() first"
         )
-    refuse(optimizer._run.watcher, "released gradients")
-    distributed = torch.distributed
-    ranks = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    refuse(step_state(optimizer).observer, "released gradients")
+    ranks = world_size()
     for group in optimizer.param_groups:
         _check(group)
         if ranks > 1 and any(type(p) in (Tensor, torch.nn.Parameter) for p in group["params"]):
@@ -135,7 +136,7 @@ def _hook(optimizer: RMSprop, index: int, number: int) -> Callable[[Tensor], Non
     """Return the hook of the parameter that is now the one of that number in the group of that index."""
 
     def step(p: Tensor) -> None:
-        groups, run = optimizer.param_groups, optimizer._run
+        groups, run = optimizer.param_groups, step_state(optimizer)
         place = _place(groups, p, index, number)
         if place is None:
             return

@@ -12,6 +12,7 @@ from rmsprop.errors import InputError, Received, check_number, plain
 from rmsprop.rule import Rule
 from rmsprop.state_dicts import SHAPE_KEY
 from rmsprop.torch import low_precision
+from rmsprop.torch.distributed import is_sharded, local_shard
 from rmsprop.torch.engines import arithmetic, sparse_rows
 from rmsprop.torch.engines.arithmetic import TensorList
 from rmsprop.torch.private import foreach_is_default
@@ -199,7 +200,7 @@ def _together(group: Group, slots: list[Slot]) -> list[list[Slot]]:
         return [[slot] for slot in slots]
     lists: dict[tuple[Any, ...], list[Slot]] = {}
     for slot in slots:  # foreach takes no DTensors beside plain tensors
-        key = slot.p.device, slot.p.dtype, slot.v.dtype, hasattr(slot.p, "to_local")
+        key = slot.p.device, slot.p.dtype, slot.v.dtype, is_sharded(slot.p)
         lists.setdefault(key, []).append(slot)
     return list(lists.values())
 
@@ -250,7 +251,8 @@ def _is_rounded(group: Group, slots: list[Slot]) -> bool:
 
 def _local(slot: Slot) -> Slot:
     """Return the slot of what this rank holds, if its tensors are spread over ranks (DTensor)."""
-    return slot._replace(**{k: x.to_local() for k, x in slot._asdict().items() if hasattr(x, "to_local")})
+    shards: dict[str, Any] = {name: local_shard(x) for name, x in slot._asdict().items() if isinstance(x, Tensor)}
+    return slot._replace(**shards)
 
 
 def _step_rounded(group: Group, rule: Rule, lr: Any, slot: Slot, power: Any, on_device: bool) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rmsprop.torch.loading import first_of, put, read, stamp
+from rmsprop.torch.state import Group
 from rmsprop.torch.step import catch_up
-
-if TYPE_CHECKING:
-    from rmsprop.torch.optimizer import RMSprop
-    from rmsprop.torch.state import Group
+from rmsprop.torch.step_state import step_state
 
 
-def make(optimizer: RMSprop, plain: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def make(optimizer: Optimizer, plain: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the state dict of `optimizer`, of which `plain` makes torch's part; see `RMSprop.state_dict`."""
 
     def stamped(_: Optimizer, made: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +29,7 @@ def make(optimizer: RMSprop, plain: Callable[[], dict[str, Any]]) -> dict[str, A
                     }
         return made
 
-    catch_up(optimizer._run, optimizer.state)
+    catch_up(step_state(optimizer), optimizer.state)
     handle = optimizer.register_state_dict_post_hook(stamped, prepend=True)  # other hooks see what it made
     try:
         return plain()
@@ -40,7 +38,7 @@ def make(optimizer: RMSprop, plain: Callable[[], dict[str, Any]]) -> dict[str, A
 
 
 def load(
-    optimizer: RMSprop, state_dict: Mapping[str, Any], source: str | None, plain: Callable[[dict[str, Any]], None]
+    optimizer: Optimizer, state_dict: Mapping[str, Any], source: str | None, plain: Callable[[dict[str, Any]], None]
 ) -> None:
     """Load a state dict into `optimizer`, of which `plain` does torch's part; see `RMSprop.load_state_dict`."""
     if not isinstance(state_dict, Mapping):
@@ -64,12 +62,12 @@ def load(
         optimizer.register_load_state_dict_pre_hook(complete),
         optimizer.register_load_state_dict_post_hook(put_in, prepend=True),
     )
-    present = optimizer.state, optimizer.param_groups, dict(optimizer._run.lag)
+    present = optimizer.state, optimizer.param_groups, dict(step_state(optimizer).lags)
     try:
         plain(dict(state_dict))
     except BaseException:  # of what was replaced, everything is restored
         optimizer.state, optimizer.param_groups = present[:2]
-        optimizer._run.lag.update(present[2])
+        step_state(optimizer).lags.update(present[2])
         raise
     finally:
         for handle in handles:
@@ -78,7 +76,7 @@ def load(
         warnings.warn(f"rmsprop: {changed[0]}", stacklevel=3)  # where load_state_dict was called
 
 
-def _may_lag(optimizer: RMSprop, group: Group, p: Tensor) -> bool:
+def _may_lag(optimizer: Optimizer, group: Group, p: Tensor) -> bool:
     """Return whether rows of the state of `p` may lag after the next step."""
     is_sparse = p.grad is not None and p.grad.layout != torch.strided
-    return group["sparse"] == "exact" and (is_sparse or id(optimizer.state.get(p)) in optimizer._run.sparse)
+    return group["sparse"] == "exact" and (is_sparse or id(optimizer.state.get(p)) in step_state(optimizer).sparse)

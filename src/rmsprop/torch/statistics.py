@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rmsprop.rule import Rule
+from rmsprop.torch.distributed import local_shard
 from rmsprop.torch.engines import arithmetic
 from rmsprop.torch.engines.sparse_rows import Rows, summed
 from rmsprop.torch.groups import rule_of
 from rmsprop.torch.nonfinite import is_finite
-from rmsprop.torch.observer import Place
+from rmsprop.torch.observer import ParamKey
 from rmsprop.torch.state import COMPUTE, Group, Slot, average, kappa_of, real, rows_slot, scaled
 
 # Those of rmsprop.monitor.statistics, which this package does not import; a test holds them equal.
@@ -45,7 +46,7 @@ FIRST = -64
 class Before(NamedTuple):
     """A parameter before its step: copies of what that overwrites, and where to find the rest after it."""
 
-    place: Place
+    place: ParamKey
     group: Group
     rule: Rule
     slot: Slot  # its gradient is as given, divided by the loss scale
@@ -55,7 +56,7 @@ class Before(NamedTuple):
     m: Tensor | None  # only where what is stored after the step is rounded
 
 
-def place_of(number: int, firsts: list[int]) -> Place:
+def place_of(number: int, firsts: list[int]) -> ParamKey:
     """Return where the parameter of that number among all is; `firsts` are the numbers of the groups' first ones."""
     index = bisect_right(firsts, number) - 1
     return index, number - firsts[index]
@@ -81,9 +82,9 @@ def before_step(
 
 
 @torch.no_grad()
-def before(place: Place, group: Group, rule: Rule, slot: Slot, rows: Rows | None = None) -> Before:
+def before(place: ParamKey, group: Group, rule: Rule, slot: Slot, rows: Rows | None = None) -> Before:
     """Return what has to be known of a parameter before its step, or of those of its rows that a gradient touches."""
-    here: dict[str, Any] = {k: _here(x) for k, x in slot._asdict().items() if isinstance(x, Tensor)}
+    here: dict[str, Any] = {k: local_shard(x) for k, x in slot._asdict().items() if isinstance(x, Tensor)}
     slot = slot._replace(**here)
     if rows is None:
         table, where = slot.p, None
@@ -141,14 +142,14 @@ def after(known: Before, *, histogram: bool) -> tuple[NDArray[np.float64], NDArr
 
 
 class Found:
-    """What a watcher takes of a step, put together; places are kept from one step to the next."""
+    """What an observer takes of a step, put together; places are kept from one step to the next."""
 
     def __init__(self) -> None:
-        self._kept: tuple[Any, list[int], tuple[Place, ...]] = (None, [], ())
+        self._kept: tuple[Any, list[int], tuple[ParamKey, ...]] = (None, [], ())
 
     def join(
         self, firsts: list[int], by_kernel: Any, known: list[Before], level: int
-    ) -> tuple[tuple[Place, ...], NDArray[np.float64], NDArray[np.int64] | None]:
+    ) -> tuple[tuple[ParamKey, ...], NDArray[np.float64], NDArray[np.int64] | None]:
         """Return places, sums and histograms of what the kernel has measured, and of what was `known` before.
 
         Where the kernel has measured the same parameters as in the step before, and nothing else was, the places are
@@ -170,7 +171,7 @@ class Found:
         return places, sums, histograms if level > 1 else None
 
 
-_NONE: tuple[tuple[Place, ...], NDArray[np.float64], NDArray[np.int64]] = (
+_NONE: tuple[tuple[ParamKey, ...], NDArray[np.float64], NDArray[np.int64]] = (
     (),
     np.empty((0, len(COLUMNS))),
     np.empty((0, BINS), np.int64),
@@ -178,14 +179,14 @@ _NONE: tuple[tuple[Place, ...], NDArray[np.float64], NDArray[np.int64]] = (
 NOTHING = (*_NONE[:2], None)  # where nothing was measured
 
 
-def nonfinite_counts(groups: list[Group], scale: float) -> tuple[list[Place], list[int]]:
+def nonfinite_counts(groups: list[Group], scale: float) -> tuple[list[ParamKey], list[int]]:
     """Return which parameters' gradients have elements that are not finite, and how many."""
     places, counts = [], []
     for index, group in enumerate(groups):
         for number, p in enumerate(group["params"]):
             if p.grad is None:
                 continue
-            g = summed(p.grad, COMPUTE.get(p.dtype, p.dtype))[1] if p.grad.is_sparse else _here(p.grad.detach())
+            g = summed(p.grad, COMPUTE.get(p.dtype, p.dtype))[1] if p.grad.is_sparse else local_shard(p.grad.detach())
             if count := int((~is_finite(real(scaled(g, scale)))).sum()):
                 places.append((index, number))
                 counts.append(count)
@@ -222,11 +223,6 @@ def _variance(
         at_floor = at_floor | (rest < floor)
         s = rest.maximum(floor)
     return s, m, at_floor
-
-
-def _here(x: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor that is spread over ranks (DTensor)."""
-    return x.to_local() if hasattr(x, "to_local") else x
 
 
 def _wide(x: Tensor) -> Tensor:

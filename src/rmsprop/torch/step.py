@@ -1,4 +1,4 @@
-"""One step of an optimizer: what the kernel can step, it steps; the rest, tensor operations; a watcher is told of both.
+"""One step of an optimizer: the kernel steps what it can, tensor operations step the rest, an observer hears of both.
 
 Everything that may raise comes before the first change.
 """
@@ -6,47 +6,28 @@ Everything that may raise comes before the first change.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from rmsprop import native
 from rmsprop.rule import Rule
 from rmsprop.torch import nonfinite, statistics
 from rmsprop.torch.engines import cpu_kernel, sparse_rows
 from rmsprop.torch.engines.checks import check_slot, check_writable, repeats
-from rmsprop.torch.engines.cpu_kernel import Refused, add_copies, add_rows, gather
-from rmsprop.torch.engines.sparse_rows import Lags
+from rmsprop.torch.engines.cpu_kernel import add_copies, add_rows, gather
 from rmsprop.torch.groups import rule_of
-from rmsprop.torch.observer import Watcher
 from rmsprop.torch.private import check_graph_capture
 from rmsprop.torch.state import Group, Slot, complete_state, first_numbers, rows_slot, slot, step_slots
-
-if TYPE_CHECKING:
-    from rmsprop.torch.optimizer import RMSprop
+from rmsprop.torch.step_state import StepState, step_state
 
 Work = list[tuple[Group, Rule, list[Slot]]]  # for tensor operations
 
 
-@dataclass
-class Run:
-    """What an optimizer knows of its steps beside its state; wrappers that copy its attributes share it."""
-
-    batches: list[Any] = field(default_factory=list)  # spare ones: they know where the parameters were
-    refused: list[Refused] = field(default_factory=list)  # by the kernel, in the last step
-    stepped: int = 0  # parameters, by the kernel, in the last step
-    sparse: set[int] = field(default_factory=set)  # the id of every state that had a sparse gradient
-    lag: Lags = field(default_factory=dict)  # the rows that lag
-    nonfinite_steps: int | Tensor = 0
-    watcher: Watcher | None = None
-    untold: int | Tensor = 0  # steps that only devices know to be left out, of which the watcher was told `measured`
-    found: statistics.Found = field(default_factory=statistics.Found)
-
-
 def step(
-    optimizer: RMSprop,
+    optimizer: Optimizer,
     groups: list[Group],
     states: defaultdict[Tensor, Any],
     grad_scale: Tensor | None,
@@ -59,19 +40,19 @@ def step(
     `grad_scale` and `found_inf` are what a GradScaler leaves to the step. `firsts` are the numbers, among all, of the
     groups' first parameters, where `groups` are not all of the optimizer's.
     """
-    run = optimizer._run
-    watcher = run.watcher
-    by_kernel, by_tensors = (0, 0) if watcher is None else watcher.wanted()
+    run = step_state(optimizer)
+    observer = run.observer
+    by_kernel, by_tensors = (0, 0) if observer is None else observer.wanted()
     if found_inf is not None and float(found_inf):
-        if watcher is not None:
-            watcher.skipped([], [])
+        if observer is not None:
+            observer.skipped([], [])
         return
     scale = 1.0 if grad_scale is None else float(grad_scale.item())
     try:
         batch = run.batches.pop()
     except IndexError:  # the first step, or another thread is stepping
         batch = cpu_kernel.new_batch()
-    if run.lag:
+    if run.lags:
         catch_up(run, states, of_dense_gradients=True)
     firsts = first_numbers(groups) if firsts is None else firsts
     run.refused = gather(batch, groups, states, firsts, sparse=bool(run.sparse))
@@ -82,11 +63,11 @@ def step(
     for rows in tables:
         for table in rows.tables:
             check_writable(f"a table of parameter {rows.number}", table)
-    given = work if watcher is None else list(work)  # gradients as they are, before some count as 0
+    given = work if observer is None else list(work)  # gradients as they are, before some count as 0
     skip, counted = nonfinite.judge(groups, batch, work, scale)
-    if watcher is not None and (skip is True or (skip is not None and (by_kernel or by_tensors) and bool(skip))):
+    if observer is not None and (skip is True or (skip is not None and (by_kernel or by_tensors) and bool(skip))):
         skip = True
-        watcher.skipped(*statistics.nonfinite_counts(groups, scale))
+        observer.skipped(*statistics.nonfinite_counts(groups, scale))
         by_kernel = by_tensors = 0
     known = statistics.before_step(groups, firsts, given, tables, scale) if by_tensors else []
     if skip is True:
@@ -98,7 +79,7 @@ def step(
     if batch is not None:
         stepped = run.stepped = len(batch)
         if not batch.run(torch.get_num_threads(), native.GRAIN, scale, by_kernel and level):
-            counted = True
+            counted = torch.tensor(True, device="cpu")
         if by_kernel:
             measured = batch.measured()
     for group, rule, slots in work:
@@ -106,23 +87,23 @@ def step(
             step_slots(group, rule, slots, skip)
     for rows in tables:
         rows.put()
-    if counted is not None:  # before the watcher is told, who may ask for the count
+    if counted is not None:  # before the observer is told, who may ask for the count
         run.nonfinite_steps = nonfinite.add(run.nonfinite_steps, counted)
     if scale != 1:  # torch's fused optimizers leave the gradients so
         for p in (p for group in groups for p in group["params"] if p.grad is not None):
             with torch.no_grad():
                 p.grad = p.grad / scale if repeats(p.grad) else p.grad.div_(scale)
-    if watcher is not None and (stepped or tables or any(slots for _, _, slots in work)):
+    if observer is not None and (stepped or tables or any(slots for _, _, slots in work)):
         if skip is not None and skip is not True and not level:
-            run.untold = nonfinite.add(run.untold, skip)
+            run.unsynced_skips = nonfinite.add(run.unsynced_skips, skip)
         places, sums, histograms = run.found.join(firsts, measured, known, level) if level else statistics.NOTHING
-        watcher.measured(places, sums, histograms)
+        observer.measured(places, sums, histograms)
     if batch is not None:  # not before: what was measured are views of its memory, and other threads may take it
         run.batches.append(batch)
 
 
 def _left_over(
-    optimizer: RMSprop,
+    optimizer: Optimizer,
     batch: Any,
     groups: list[Group],
     states: defaultdict[Tensor, Any],
@@ -135,7 +116,7 @@ def _left_over(
     At a `level` above 0, at which statistics are made by tensor operations, all touched rows are among these.
     """
     check_graph_capture(optimizer)
-    run = optimizer._run
+    run = step_state(optimizer)
     work, left = [], []
     tables: list[sparse_rows.Rows] = []
     numbers_of = [
@@ -160,7 +141,7 @@ def _left_over(
                     slots.append(slot(group, i, states, scale, first=first))
                 continue
             state = complete_state(group, i, states)
-            lag = sparse_rows.lag_of(group, i, state, run.lag)
+            lag = sparse_rows.lag_of(group, i, state, run.lags)
             run.sparse.add(id(state))
             if not level and add_rows(batch, group, i, state, lag, first=first):
                 by_kernel = True
@@ -177,8 +158,8 @@ def _left_over(
     return work, tables
 
 
-def catch_up(run: Run, states: defaultdict[Tensor, Any], *, of_dense_gradients: bool = False) -> None:
+def catch_up(run: StepState, states: defaultdict[Tensor, Any], *, of_dense_gradients: bool = False) -> None:
     """Make up for the steps of rows that lag: of all parameters, or of those that now have a dense gradient."""
-    for p, own in states.items() if run.lag else ():
-        if id(own) in run.lag and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
-            sparse_rows.catch_up(own, run.lag)  # what is left is of states that stand aside, and may come back
+    for p, own in states.items() if run.lags else ():
+        if id(own) in run.lags and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
+            sparse_rows.catch_up(own, run.lags)  # what is left is of states that stand aside, and may come back

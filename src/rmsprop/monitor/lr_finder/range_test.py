@@ -53,8 +53,8 @@ class Steps:
         for group in optimizer.param_groups:
             leave_out_start(group)
         for own in (optimizer, *vars(optimizer).values()):  # one may be around another
-            if isinstance(own, torch.optim.Optimizer) and (run := vars(own).get("_run")):  # of rmsprop.torch.RMSprop
-                run.watcher = None
+            if isinstance(own, torch.optim.Optimizer) and (shared := vars(own).get("step_state")):
+                shared.observer = None  # of rmsprop.torch.RMSprop
         model.train()
 
     def warm(self, steps: int) -> None:

@@ -66,8 +66,8 @@ class Snapshot:
 
     def _keep_optimizer(self, optimizer: Optimizer) -> None:
         self._keep_attributes(optimizer, "optimizer")
-        if run := vars(optimizer).get("_run"):  # of rmsprop.torch.RMSprop: rows that lag, counts, the watcher
-            self._keep_attributes(run, "optimizer")
+        if shared := vars(optimizer).get("step_state"):  # of rmsprop.torch.RMSprop: rows that lag, counts, the observer
+            self._keep_attributes(shared, "optimizer")
 
     def _keep_attributes(self, owner: Any, name: str) -> None:
         own = vars(owner)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received
+from rmsprop.torch.distributed import is_sharded, placements
 from rmsprop.torch.state import Slot
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -48,8 +49,8 @@ def check_slot(slot: Slot, *, differentiable: bool) -> None:
             spans.append((start, start + x.nbytes, x))
     if is_plain:
         _check_overlap(slot, spans)
-    elif hasattr(p, "placements"):
-        _check_shards(slot, p.placements)
+    elif is_sharded(p):
+        _check_shards(slot)
 
 
 def check_writable(name: str, x: Tensor) -> None:
@@ -74,12 +75,13 @@ def _name(slot: Slot, x: Tensor) -> str:
     return f"{_FIELDS[field]}parameter {slot.number}"
 
 
-def _check_shards(slot: Slot, placements: Any) -> None:
+def _check_shards(slot: Slot) -> None:
     """Raise InputError if a tensor of `slot` is spread over ranks (DTensor) in another way than its parameter."""
+    expected = placements(slot.p)
     for x in (slot.g, slot.v, slot.m, slot.b):
-        if x is not None and getattr(x, "placements", None) != placements:
-            found = Received(str(getattr(x, "placements", "a plain tensor")))
-            raise InputError(_name(slot, x), f"spread over ranks as its parameter, {placements}", found, "convert it")
+        if x is not None and placements(x) != expected:
+            found = Received(str(placements(x) or "a plain tensor"))
+            raise InputError(_name(slot, x), f"spread over ranks as its parameter, {expected}", found, "convert it")
 
 
 def _check_overlap(slot: Slot, spans: list[tuple[int, int, Tensor]]) -> None:

@@ -8,7 +8,7 @@ g is 0, for which E1 to E9 leave p as it is and multiply v and m by β (without 
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
 
 The native kernel steps rows where they lie (kernel/rows.hpp). What it does not take (another device, memory that is not
-in row-major order), and what a watcher measures, is gathered, stepped, and put back, by what is here.
+in row-major order), and what an observer measures, is gathered, stepped, and put back, by what is here.
 
 A step takes as long as the touched rows take, however long the table is. Exceptions are the first one, which makes
 state, and what needs all rows (`catch_up`): a state dict, a copy, a dense gradient, a changed alpha or centered.

@@ -1,0 +1,43 @@
+"""What this process holds of tensors that are spread over ranks, and what it asks the other ranks.
+
+A rank is one process of torch.distributed. A DTensor (FSDP2, tensor parallelism) is spread over ranks; each rank holds
+its local shard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Return whether `x` is a DTensor."""
+    return hasattr(x, "to_local")
+
+
+def local_shard(x: Tensor) -> Tensor:
+    """Return what this rank holds of a DTensor, and any other tensor as it is."""
+    shard: Tensor = x.to_local() if hasattr(x, "to_local") else x
+    return shard
+
+
+def placements(x: Tensor) -> Any:
+    """Return how a DTensor is spread over ranks, None for any other tensor."""
+    return getattr(x, "placements", None)
+
+
+def world_size() -> int:
+    """Return the number of ranks, 1 where torch.distributed is not in use."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def any_rank(flag: Tensor) -> Tensor:
+    """Return whether `flag` is true on any rank. Every rank has to ask."""
+    if world_size() == 1:
+        return flag
+    value = flag.float()
+    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+    return value > 0
