@@ -1,0 +1,1 @@
+"""Runs on disk: their directory, and the trainings that fill it."""
