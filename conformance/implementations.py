@@ -1,4 +1,4 @@
-"""This project's implementations, behind the signature that run.py checks (README.md describes it)."""
+"""This project's implementations with the signature that run.py checks (README.md describes it)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from run import Implementation, Result
+from vectors import Implementation, Result
 
 from rmsprop import Rule, State, init, native, update
 from rmsprop.rule import Array
 
 KERAS_BACKEND = "torch"  # unless the environment names another
 STATE = ("square_avg", "grad_avg", "momentum_buffer")
-Make = Callable[[Rule, Array, Array, State], tuple[Array, State]]
+Update = Callable[[Rule, Array, Array, State], tuple[Array, State]]
 
 
 def numpy_rule(
@@ -27,21 +27,21 @@ def numpy_rule(
     gradients: list[Array],
     rows: list[Array] | None = None,
     *,
-    make: Make = update,
+    update: Update = update,
 ) -> list[Result]:
-    """Run the rule; where `rows` are given, on those rows alone, after adding the gradients of equal rows."""
+    """Run the rule. With `rows`, step those rows only; gradients of a repeated row are added first."""
     rule, results = Rule(**hyperparameters), []
     state = init(rule, params)
     for t, (lr, gradient) in enumerate(zip(learning_rates, gradients, strict=True)):
         rule = dataclasses.replace(rule, lr=lr)
         if rows is None:
-            params, state = make(rule, params, gradient, state)
+            params, state = update(rule, params, gradient, state)
         else:
-            touched, place = np.unique(rows[t], return_inverse=True)
+            touched, position = np.unique(rows[t], return_inverse=True)
             total = np.zeros((len(touched), *gradient.shape[1:]))
-            np.add.at(total, place, gradient)
+            np.add.at(total, position, gradient)
             part = _state(state.step, [None if x is None else x[touched] for x in _arrays(state)])
-            new, part = make(rule, params[touched], total, part)
+            new, part = update(rule, params[touched], total, part)
             params = params.copy()
             state = _state(part.step, [None if x is None else x.copy() for x in _arrays(state)])
             params[touched] = new
@@ -66,7 +66,7 @@ def _result(params: Array, state: State) -> Result:
     return {name: np.array(value) for name, value in found.items() if value is not None}
 
 
-def _in_kernel(rule: Rule, params: Array, gradient: Array, state: State) -> tuple[Array, State]:
+def _update_in_kernel(rule: Rule, params: Array, gradient: Array, state: State) -> tuple[Array, State]:
     target = np.empty_like(params), _state(0, [None if x is None else np.empty_like(x) for x in _arrays(state)])
     return update(rule, params, gradient, state, out=target)
 
@@ -80,13 +80,13 @@ def torch_optimizer(
     *,
     execution: dict[str, Any],
 ) -> list[Result]:
-    """Run `rmsprop.torch.RMSprop` on one tensor; where `rows` are given, lazily with sparse gradients."""
+    """Run `rmsprop.torch.RMSprop` on one tensor. With `rows`, gradients are sparse and rows are stepped lazily."""
     import torch
 
     from rmsprop.torch import RMSprop
 
     param = torch.from_numpy(params.copy())
-    if rows is not None:  # the kernel steps rows, but cannot be made to
+    if rows is not None:  # fused=True refuses sparse gradients, though the kernel steps their rows
         execution = {**execution, "fused": None if execution.get("fused") else False, "sparse": "lazy"}
     optimizer = RMSprop.from_rule([param], Rule(**hyperparameters), **execution)
     results = []
@@ -132,7 +132,7 @@ def jax_transformation(
 def keras_optimizer(
     hyperparameters: dict[str, Any], learning_rates: list[float], params: Array, gradients: list[Array]
 ) -> list[Result]:
-    """Run `rmsprop.keras.RMSprop` on one variable; the learning rate is a variable of floatx, hence float64."""
+    """Run `rmsprop.keras.RMSprop` on one variable. floatx is float64 because it is the learning rate's dtype."""
     os.environ.setdefault("KERAS_BACKEND", KERAS_BACKEND)  # read when Keras is imported
     import keras
 
@@ -159,7 +159,7 @@ def keras_optimizer(
 def pytensor_updates(
     hyperparameters: dict[str, Any], learning_rates: list[float], params: Array, gradients: list[Array]
 ) -> list[Result]:
-    """Run `rmsprop.pytensor.updates` in a function that PyTensor does not compile to C."""
+    """Run `rmsprop.pytensor.updates` in a function that PyTensor runs without compiling C."""
     import pytensor
 
     from rmsprop.pytensor import updates
@@ -167,10 +167,10 @@ def pytensor_updates(
     pytensor.config.floatX = "float64"
     param, lr = pytensor.shared(params.copy(), name="param"), pytensor.shared(0.0)
     gradient = pytensor.tensor.vector(dtype="float64")
-    made = updates([gradient], [param], Rule(**hyperparameters), learning_rate=lr)
-    step = pytensor.function([gradient], [], updates=made, mode="FAST_COMPILE")
+    changes = updates([gradient], [param], Rule(**hyperparameters), learning_rate=lr)
+    step = pytensor.function([gradient], [], updates=changes, mode="FAST_COMPILE")
     names = {"param": "params", **{f"param_{name}": name for name in STATE}}
-    kept = {names[variable.name]: variable for variable in made if variable.name in names}
+    kept = {names[variable.name]: variable for variable in changes if variable.name in names}
     results = []
     for rate, value in zip(learning_rates, gradients, strict=True):
         lr.set_value(rate)
@@ -180,14 +180,14 @@ def pytensor_updates(
 
 
 def implementations() -> tuple[dict[str, Implementation], dict[str, str]]:
-    """Return those whose framework is installed, and for the others how to install it."""
+    """Return the implementations whose framework is installed, and how to install the other frameworks."""
     found: dict[str, Implementation] = {"rule": numpy_rule}
     missing: dict[str, str] = {}
     backend = os.environ.get("KERAS_BACKEND", KERAS_BACKEND)
     if native.kernel is None:
         missing["kernel"] = str(native.missing())
     else:
-        found["kernel"] = partial(numpy_rule, make=_in_kernel)
+        found["kernel"] = partial(numpy_rule, update=_update_in_kernel)
     extras: dict[str, tuple[list[str], dict[str, Implementation]]] = {
         "torch": (
             ["torch"],

@@ -1,8 +1,8 @@
-"""Hold an implementation of RMSprop against the vectors: `python conformance/run.py [--json] [FILE.py:FUNCTION]`.
+"""Check an implementation of RMSprop against the vectors: `python conformance/run.py [--json] [FILE.py:FUNCTION]`.
 
-Without a function it checks this project's implementations, as far as their frameworks are installed. With one it
-checks that function, and needs nothing but NumPy. README.md, beside this file, says what the function gets and returns.
-Exit status 0 only if every vector that was tried is followed.
+With a function, it checks that function and needs NumPy only; README.md describes its arguments and its result.
+Without one, it checks this project's implementations whose frameworks are installed.
+Exit status 0 only if every vector that was tried passes.
 """
 
 from __future__ import annotations
@@ -13,154 +13,51 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from vectors import QUANTITIES, Array, Implementation, Vector, load_all
 
-Array = NDArray[Any]
-Vector = dict[str, Any]
-Result = dict[str, Array]  # what there is after a step: params, and square_avg, grad_avg, momentum_buffer where given
-Implementation = Callable[..., list[Result]]
-
-VECTORS = Path(__file__).resolve().parent / "vectors"
 TOLERANCE = 1e-12
-QUANTITIES = ("params", "square_avg", "grad_avg", "momentum_buffer")
-HYPERPARAMETERS = {
-    "lr": float, "decay": float, "eps": float, "momentum": float, "weight_decay": float, "centered": bool,
-    "nesterov": bool, "eps_inside_sqrt": bool, "initial_square_avg": float, "lr_in_momentum": bool,
-    "bias_correction": bool, "decoupled_weight_decay": bool, "maximize": bool,
-}  # fmt: skip
-REQUIRED: dict[str, Any] = {
-    "format": int, "name": str, "framework": str, "framework_version": str, "script": str, "profile": str,
-    "arguments": dict, "hyperparameters": dict, "dtype": str, "momentum_buffer_holds": (str, type(None)),
-    "learning_rates": list, "initial_params": list, "gradients": list, "expected": list,
-}  # fmt: skip
-OPTIONAL: dict[str, Any] = {"source": str, "row_semantics": str, "rows": list}
-
-
-# -- vectors ----------------------------------------------------------------------------------------------------------
-
-
-def load(path: Path) -> Vector:
-    """Return the content of a vector's file; ValueError if it is not what README.md says."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{path}: {constant} is not JSON")
-
-    def finite(number: str) -> float:
-        if math.isinf(float(number)):
-            raise ValueError(f"{path}: {number} is more than a float64 holds")
-        return float(number)
-
-    vector = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse, parse_float=finite)
-    problem = fault(vector)
-    if problem is None and vector["name"] != path.stem:
-        problem = f"name is {vector['name']!r}"
-    if problem:
-        raise ValueError(f"{path}: {problem}")
-    return dict(vector)
-
-
-def fault(vector: Any) -> str | None:
-    """Return what is wrong with a vector, None if nothing is."""
-    if not isinstance(vector, dict):
-        return "not an object"
-    allowed = {**REQUIRED, **OPTIONAL}
-    if set(REQUIRED) - set(vector) or set(vector) - set(allowed):
-        return f"keys missing or unknown: {sorted(map(str, set(vector) ^ set(REQUIRED)))}"
-    for key, value in vector.items():
-        if not isinstance(value, allowed[key]):
-            return f"{key} is a {type(value).__name__}"
-    if (vector["format"], vector["dtype"]) != (1, "float64"):
-        return "format and dtype must be 1 and float64"
-    rule, rates, gradients = vector["hyperparameters"], vector["learning_rates"], vector["gradients"]
-    if {name: type(value) for name, value in rule.items()} != HYPERPARAMETERS or not all(
-        map(math.isfinite, rule.values())
-    ):
-        return "hyperparameters are not those of README.md"
-    holds = "learning rate times update" if rule["lr_in_momentum"] else "update"
-    if vector["momentum_buffer_holds"] != (holds if rule["momentum"] else None):
-        return "momentum_buffer_holds contradicts hyperparameters"
-    if shape(rates) != (len(gradients),) or rates[0] != rule["lr"]:
-        return "learning_rates do not fit lr or gradients"
-    start = shape(vector["initial_params"])
-    if start is None:
-        return "initial_params is not an array of finite numbers"
-    rows = vector.get("rows", [list(range(start[0]))] * len(gradients))
-    if len(rows) != len(gradients):
-        return "rows do not fit gradients"
-    for gradient, touched in zip(gradients, rows, strict=True):
-        if not isinstance(touched, list) or any(type(row) is not int or not 0 <= row < start[0] for row in touched):
-            return f"rows has {touched}"
-        if shape(gradient) != (len(touched), *start[1:]):
-            return "a gradient has another shape than its parameters, or a number that is not finite"
-    wanted = {"params", "square_avg", "step"}
-    wanted |= {"grad_avg"} if rule["centered"] else set()
-    wanted |= {"momentum_buffer"} if rule["momentum"] else set()
-    before = 0
-    for record in vector["expected"]:
-        if not isinstance(record, dict) or set(record) != wanted:
-            return f"expected has {record if not isinstance(record, dict) else list(record)}, not {sorted(wanted)}"
-        if type(record["step"]) is not int or not before < record["step"] <= len(gradients):
-            return f"expected has step {record['step']} after step {before}, of {len(gradients)}"
-        before = record["step"]
-        if any(shape(record[name]) != start for name in wanted - {"step"}):
-            return f"expected has another shape than the parameters, or a number that is not finite, at step {before}"
-    return None if before else "expected is empty"
-
-
-def shape(value: Any) -> tuple[int, ...] | None:
-    """Return the shape of nested lists of finite numbers; None for anything else, empty lists included."""
-    if isinstance(value, list):
-        inner = {shape(x) for x in value}
-        one = inner.pop() if len(inner) == 1 else None
-        return None if one is None else (len(value), *one)
-    return () if type(value) in (int, float) and abs(value) <= sys.float_info.max else None
-
-
-def vectors() -> list[Vector]:
-    """Return all vectors, by name."""
-    return [load(path) for path in sorted(VECTORS.glob("*.json"))]
 
 
 # -- comparison -------------------------------------------------------------------------------------------------------
 
 
 class Error:
-    """The largest relative error of a run, step by step.
+    """The largest relative error of a run, collected step by step.
 
-    Each number is compared relative to the largest magnitude it has had so far in the run, because a parameter or a
-    momentum buffer may pass through zero. The square average has no sign, and is compared relative to itself.
+    A parameter or a momentum buffer may pass through zero. So each number's error is relative to the largest magnitude
+    that the number has had in the run. The square average has no sign: its error is relative to itself.
     """
 
     def __init__(self, start: Array) -> None:
         self.largest = 0.0
-        self._seen: dict[str, Array] = {"params": np.abs(start)}
+        self._largest_magnitude: dict[str, Array] = {"params": np.abs(start)}
 
     def add(self, name: str, found: Any, expected: Any) -> None:
-        """Take in one quantity after one step."""
+        """Compare one quantity after one step."""
         found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
         if found.shape != expected.shape:
             raise ValueError(f"{name} has shape {found.shape}, not {expected.shape}")
         scale = np.abs(expected)
         if name != "square_avg":
-            scale = self._seen[name] = np.maximum(scale, self._seen.get(name, scale))
+            scale = self._largest_magnitude[name] = np.maximum(scale, self._largest_magnitude.get(name, scale))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             errors = np.where(found == expected, 0.0, np.abs(found - expected) / scale)
         self.largest = max(self.largest, math.inf if np.isnan(errors).any() else float(errors.max(initial=0.0)))
 
 
 class ResultError(ValueError):
-    """What an implementation returned cannot be compared."""
+    """An implementation returned what README.md does not allow."""
 
 
 def check(run: Implementation, vector: Vector, complete: bool = False) -> float | None:
-    """Return the largest relative error of an implementation on a vector; None if it does not take that variant.
+    """Return the largest relative error of an implementation on a vector, None if it lacks the variant.
 
-    With `complete`, each quantity of the vector must be there. ResultError for what README.md does not allow.
+    With `complete`, the implementation must report every quantity of the vector. Raises ResultError.
     """
     extra = {}
     if "rows" in vector:
@@ -201,8 +98,8 @@ def check(run: Implementation, vector: Vector, complete: bool = False) -> float 
 # -- implementations --------------------------------------------------------------------------------------------------
 
 
-def foreign(where: str) -> Implementation:
-    """Return the function that FILE.py:FUNCTION names."""
+def load_function(where: str) -> Implementation:
+    """Load the function that FILE.py:FUNCTION names."""
     file, _, name = where.rpartition(":")
     if not Path(file).is_file() or not name:
         raise SystemExit(f"{where!r}: say FILE.py:FUNCTION, with a file that exists")
@@ -220,17 +117,17 @@ def foreign(where: str) -> Implementation:
 def main(arguments: list[str]) -> int:
     """Parse, check, print; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("function", nargs="*", help="FILE.py:FUNCTION; without one, this project's implementations")
+    parser.add_argument("function", nargs="*", help="FILE.py:FUNCTION (default: this project's implementations)")
     parser.add_argument("--json", action="store_true", help="print every error as JSON")
     options = parser.parse_args(arguments)
     missing: dict[str, str] = {}
     if options.function:
-        chosen = {where: foreign(where) for where in options.function}
+        chosen = {where: load_function(where) for where in options.function}
     else:
         from implementations import implementations
 
         chosen, missing = implementations()
-    known = vectors()
+    known = load_all()
     ours = not options.function
     errors = {name: {v["name"]: _check(name, run, v, ours) for v in known} for name, run in chosen.items()}
     if options.json:
@@ -248,7 +145,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _check(name: str, run: Implementation, vector: Vector, complete: bool) -> float | None:
-    """Check, and say where it went wrong: in one line for a result, in a note for an exception of the function."""
+    """Check a vector. Exits with one line for a bad result; adds a note to an exception of the function."""
     where = f"{name} on {vector['name']}"
     try:
         return check(run, vector, complete)
@@ -264,9 +161,9 @@ def _number(error: float | None) -> float | str | None:
 
 
 def table(known: list[Vector], errors: dict[str, dict[str, float | None]]) -> Iterable[str]:
-    """Yield the lines of a table: largest relative error, a row for each framework, a column for each implementation.
+    """Yield the lines of a table of largest relative errors: a row per framework, a column per implementation.
 
-    A cell says how many of the vectors were tried if not all were, and names those that failed below the table.
+    A cell says how many vectors were tried unless all were. Lines below the table name the vectors that failed.
     """
     frameworks: dict[str, list[str]] = {}
     for v in known:

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from controls import perturbed
 from numpy.typing import NDArray
-from run import QUANTITIES, VECTORS, Error, load
+from run import Error
 from trajectories import START, gradient, lr_at
+from vectors import FOLDER, QUANTITIES, load
 
 from rmsprop import Rule, State, init, update
 
@@ -170,7 +171,7 @@ def check_float32(name: str, rule: Rule, run: Run) -> None:
 
 def check_vector(made: Path, same_framework: bool) -> None:
     """The same file, whatever the version; numbers within 1e-13, as compilers may contract and reorder."""
-    new, old = load(made), load(VECTORS / made.name)
+    new, old = (dict[str, Any](load(path)) for path in (made, FOLDER / made.name))
     for key in old.keys() - {"expected", "framework_version"} - (set() if same_framework else {"framework"}):
         assert new[key] == old[key], f"{made.name}: {key} was {old[key]}, and is {new[key]} now"
     error = Error(np.array(old["initial_params"]))
@@ -197,7 +198,7 @@ def test_the_rule_follows_the_framework_and_the_vectors_are_its_numbers(framewor
     made = sorted(tmp_path.glob("*.json"))
     script = f"conformance/generate/{module}.py"
     assert [path.name for path in made] == [
-        p.name for p in sorted(VECTORS.glob("*.json")) if load(p)["script"] == script
+        p.name for p in sorted(FOLDER.glob("*.json")) if load(p)["script"] == script
     ]
     for path in made:
         check_vector(path, same_framework=settings.get("KERAS_BACKEND", "tensorflow") == "tensorflow")

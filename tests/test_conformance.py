@@ -24,8 +24,10 @@ from rmsprop.profiles import PROFILES
 
 CONFORMANCE = Path(__file__).resolve().parent.parent / "conformance"
 sys.path.insert(0, str(CONFORMANCE))
-run, implementations, controls = (importlib.import_module(n) for n in ("run", "implementations", "controls"))
-VECTORS: dict[str, dict[str, Any]] = {vector["name"]: vector for vector in run.vectors()}
+run, vectors, implementations, controls = (
+    importlib.import_module(name) for name in ("run", "vectors", "implementations", "controls")
+)
+VECTORS: dict[str, dict[str, Any]] = {vector["name"]: vector for vector in vectors.load_all()}
 OURS = implementations.implementations()[0]
 HERE = [name for name in OURS if name in ("rule", "kernel") or name.startswith("torch")]
 
@@ -44,7 +46,7 @@ def test_a_vector_has_the_hyperparameters_of_its_profile(name: str) -> None:
         given["beta2"] = given.pop("betas")[1]
     if "Centered" in vector["framework"]:  # the operation's name says it, no argument
         given["centered"] = True
-    assert dataclasses.asdict(profile(vector["profile"], **given)) == vector["hyperparameters"]
+    assert profile(vector["profile"], **given) == Rule(**vector["hyperparameters"])
     assert Path(CONFORMANCE.parent / vector["script"]).is_file()
     early, late = vector["learning_rates"][0], vector["learning_rates"][-1]
     assert late == pytest.approx(early / 10, rel=1e-9)
@@ -92,7 +94,7 @@ def test_a_vector_notices_a_wrong_rule(name: str) -> None:
 def test_every_quantity_of_a_vector_is_compared() -> None:
     vector = VECTORS["torch-all"]
     for record in (0, -1):
-        for quantity in run.QUANTITIES:
+        for quantity in vectors.QUANTITIES:
             changed = copy.deepcopy(vector)
             changed["expected"][record][quantity][3] *= 1 + 1e-11
             error = followed("rule", changed)
@@ -138,9 +140,9 @@ def test_every_quantity_of_a_vector_is_compared() -> None:
 )
 def test_a_file_that_is_not_a_vector_is_refused(key: str, value: object) -> None:
     vector = VECTORS["torch-momentum"]
-    assert run.fault(vector) is None
-    assert run.fault({**vector, key: value})
-    assert run.fault({name: x for name, x in vector.items() if name != "script"})
+    assert vectors.fault(vector) is None
+    assert vectors.fault({**vector, key: value})
+    assert vectors.fault({name: x for name, x in vector.items() if name != "script"})
 
 
 JSON = st.recursive(
@@ -162,22 +164,22 @@ def test_no_content_makes_the_check_of_a_file_raise(data: st.DataObject) -> None
             break
         place = place[key]
     place[key] = data.draw(JSON)
-    assert isinstance(run.fault(vector), str | None)
+    assert isinstance(vectors.fault(vector), str | None)
 
 
 def test_a_file_that_is_not_strict_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "torch-plain.json"
-    text = (run.VECTORS / "torch-plain.json").read_text()
+    text = (vectors.FOLDER / "torch-plain.json").read_text()
     for bad in (math.nan, math.inf):
         path.write_text(re.sub(r'"lr": [0-9.]+', f'"lr": {json.dumps(bad)}', text))
         with pytest.raises(ValueError, match="not JSON"):
-            run.load(path)
+            vectors.load(path)
     path.write_text(re.sub(r'"lr": [0-9.]+', '"lr": 1e999', text, count=1))
     with pytest.raises(ValueError, match="1e999 is more than a float64 holds"):
-        run.load(path)
+        vectors.load(path)
     path.write_text(text.replace('"name": "torch-plain"', '"name": "another"'))
     with pytest.raises(ValueError, match="another"):
-        run.load(path)
+        vectors.load(path)
 
 
 def test_nan_is_an_error() -> None:
@@ -189,7 +191,7 @@ def test_nan_is_an_error() -> None:
     assert run.check(broken, VECTORS["torch-plain"]) == math.inf
 
 
-@pytest.mark.parametrize("quantity", run.QUANTITIES)
+@pytest.mark.parametrize("quantity", vectors.QUANTITIES)
 def test_our_implementations_must_report_every_quantity(quantity: str) -> None:
     """One that stops to report a state would not be compared with it."""
 

@@ -1,7 +1,7 @@
-"""What the scripts beside this one share: the problem of a vector, its file, and the command line.
+"""Shared by the scripts beside this one: the problem of a vector, its file, and the command line.
 
-A script describes each way to call its framework as a `Family`: a function that starts the framework's optimizer and
-returns one that makes a step, and the cases. `main` writes a file for every case.
+A script describes each way to call its framework as a `Family`: its cases, and a function that starts the framework's
+optimizer and returns a function for one step. `main` writes a file for every case.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from numpy.typing import NDArray
 
 from rmsprop import Rule, profile
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # vectors.py is there
+from vectors import FOLDER, HYPERPARAMETERS, QUANTITIES
+
 Array = NDArray[Any]
-# Makes one step with a gradient and a learning rate (and, for sparse gradients, the rows they belong to), and returns
-# params, square_avg and, where there are any, grad_avg and momentum_buffer.
+# step(gradient, lr), for sparse gradients step(gradient, lr, rows), returns params, square_avg, and grad_avg and
+# momentum_buffer where the rule has them.
 Step = Callable[..., dict[str, Array]]
 
 FORMAT = 1
-FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 STEPS, CUT = 40, 20  # the learning rate is cut to a tenth after step CUT
 RECORDED = (1, 2, 3, 5, 10, 20, 21, 22, 30, 40)
-QUANTITIES = ("params", "square_avg", "grad_avg", "momentum_buffer")
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class Family:
     cases
         The framework's own arguments, by the end of the file's name.
     implied
-        Fields of `Rule` that the name of the function says, and no argument.
+        Fields of `Rule` that the function's name sets, without an argument.
     rows
-        Whether the gradients are rows of a table.
+        For gradients of a table's rows: what happens to touched and to untouched rows. None for dense gradients.
     source
-        For a formula: where it stands.
+        Where a formula is published.
     vectors
-        Whether files are made of it; if not, it only runs beside the rule.
+        Whether files are written. Without files the cases run beside the rule only.
     """
 
     prefix: str
@@ -82,8 +83,8 @@ def rule_of(family: Family, arguments: Mapping[str, Any]) -> Rule:
 def problem(rule: Rule) -> tuple[Array, list[Array]]:
     """Return six parameters and their gradients: sizes from 1e-3 to 1e2, both signs, zeros, short decimal numbers.
 
-    The first gradient of a rule that is centered and bias-corrected is 0: with any other its variance is 0 at the
-    first step, and the step would be made of rounding errors.
+    For a centered, bias-corrected rule the first gradient is 0. Any other gives variance 0 at the first step, and the
+    step would consist of rounding errors.
     """
     generator = np.random.default_rng(20121)
     scale = np.array([1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0])
@@ -110,7 +111,7 @@ def row_problem(duplicates: bool) -> tuple[Array, list[list[int]], list[Array]]:
 
 
 def learning_rates(rule: Rule) -> list[float]:
-    """Return the learning rate of each step, cut to a tenth on the way: what the buffer holds shows only then."""
+    """Return the learning rate of each step. Its cut to a tenth shows whether the buffer holds the learning rate."""
     return [rule.lr if t <= CUT else float(f"{rule.lr / 10:.12g}") for t in range(1, STEPS + 1)]
 
 
@@ -140,7 +141,7 @@ def make(family: Family, case: str) -> dict[str, Any]:
         "script": f"conformance/generate/{Path(sys.modules[family.start.__module__].__file__ or '').name}",
         "profile": family.profile,
         "arguments": arguments,
-        "hyperparameters": dataclasses.asdict(rule),
+        "hyperparameters": _hyperparameters(rule),
         "dtype": "float64",
         "momentum_buffer_holds": _holds(rule),
         **({"row_semantics": family.rows, "rows": rows} if family.rows else {}),
@@ -151,6 +152,15 @@ def make(family: Family, case: str) -> dict[str, Any]:
     }
 
 
+def _hyperparameters(rule: Rule) -> dict[str, Any]:
+    """Return the fields of format 1, and of later fields those that differ from their default."""
+    return {
+        field.name: getattr(rule, field.name)
+        for field in dataclasses.fields(rule)
+        if field.name in HYPERPARAMETERS or getattr(rule, field.name) != field.default
+    }
+
+
 def _holds(rule: Rule) -> str | None:
     if not rule.momentum:
         return None
@@ -158,9 +168,9 @@ def _holds(rule: Rule) -> str | None:
 
 
 def to_text(vector: Mapping[str, Any]) -> str:
-    """Return strict JSON, one key a line, and one line for each step of a long list, so that versions can be compared.
+    """Return strict JSON with one line per key and per step, for readable diffs.
 
-    Python writes the shortest decimal number that reads back as the same float64.
+    Python writes the shortest decimal that reads back as the same float64.
     """
 
     def one_line(value: Any) -> str:
@@ -177,7 +187,7 @@ def to_text(vector: Mapping[str, Any]) -> str:
 
 
 def write(families: list[Family], folder: Path) -> list[Path]:
-    """Write a file for every case of the families; each has the old content or the new one, never a part."""
+    """Write a file for every case of the families, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for family in families:
