@@ -337,7 +337,7 @@ def test_where_the_optimizer_loads_a_state_the_count_follows_it(last: int) -> No
         optimizer.step()
     assert [record["step"] for record in monitor.records] == [1, 5, 10]
     assert monitor.records[-1]["nonfinite_steps"] == 1
-    series = monitor._series((0, 0), "0.0", 10)
+    (series,) = monitor._histories(10)
     assert [point.step for point in series.points] == ([1, 5, 7, 8, 9, 10] if last else [1, 5, 10])
     monitor.close()
     optimizer.load_state_dict(saved)
@@ -536,7 +536,7 @@ def test_a_smaller_ring_takes_the_newest_steps_of_a_state() -> None:
     for last in (0, 1, 3, 20):
         with Monitor(optimizer, every=1000, last=last) as other:
             other.load_state_dict(known)
-            series = other._series((0, 1), "0.1", 7)
+            series = other._histories(7)[1]
             assert [point.step for point in series.points] == [s for s in (1, 3, 5, 7) if s > 7 - max(last, 1)]
             assert other.state_dict()["ring"] is None or last
 
@@ -590,15 +590,15 @@ def test_the_ring_holds_the_newest_steps() -> None:
     sums_of = np.array([row(1, bad=2), row(1.5)])
     ring.put(1, places, sums_of)
     sums_of[:] = -7  # the arrays are the optimizer's
-    ring.put(2, [(0, 1)], np.array([row(2)]))
+    ring.put(2, [(0, 1)], np.array([row(2.0)]))
     places.append((1, 0))
     for step in (3, 4, 5):
-        ring.put(step, places, np.array([row(step), row(step + 0.5), row(-step, bad=step == 4)]))
+        ring.put(step, places, np.array([row(step), row(step + 0.5), row(-step, bad=step == 4)], float))
         if step == 3:
-            seen = {place: [(at, x["gradient_sq"]) for at, x in ring.series(place)] for place in ring.rows}
+            seen = {place: [(at, x.gradient_sq) for at, x in kept] for place, kept in ring.series().items()}
             assert seen == {(0, 0): [(1, 1), (3, 3)], (0, 1): [(1, 1.5), (2, 2), (3, 3.5)], (1, 0): [(3, -3)]}
-    assert [at for at, _ in ring.series((0, 0))] == [3, 4, 5]
-    assert [x["gradient_sq"] for _, x in ring.series((0, 1))] == [3.5, 4.5, 5.5]
+    assert [at for at, _ in ring.series()[0, 0]] == [3, 4, 5]
+    assert [x.gradient_sq for _, x in ring.series()[0, 1]] == [3.5, 4.5, 5.5]
     assert ring.nonfinite_steps() == 2  # also of a step that is held no more
     assert ring.nonfinite_steps() == 2
 
@@ -759,9 +759,9 @@ def test_its_state_is_small_and_goes_through_strict_json_and_torch_load(tmp_path
         other.load_state_dict(known)
         assert other.state_dict() == state
         for place in ((0, 0), (0, 1)):
-            held = other._ring.series(place)
+            held = other._ring.series()[place]
             assert [step for step, _ in held] == [2, 3, 4]
-            assert repr(held) == repr(monitor._ring.series(place))  # NaN is not equal to itself
+            assert repr(held) == repr(monitor._ring.series()[place])  # NaN is not equal to itself
     bytes_of_sums = 3 * 2 * 5 * 8  # steps, tensors, columns
     assert len(state["ring"]["sums"]) == 4 * bytes_of_sums / 3
     assert len(state["samples"]["values"]) == 4 * -(-8 * 8 // 3)  # of eight elements

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rmsprop.monitor.ring import Kept
 from rmsprop.rule import Rule
 
 
@@ -37,22 +38,22 @@ class Series:
     points: Sequence[Point]
 
 
-def of_sums(rule: Rule, age: int, step: int, elements: int, sums: Mapping[str, float]) -> Point:
+def of_sums(rule: Rule, age: int, step: int, elements: int, sums: Kept) -> Point:
     """Return the Point of sums by column; `elements` is 0 where their number is not known.
 
     `age` is how many steps the tensor had made before.
     """
-    ratio = sums["update_sq"] / sums["parameter_sq"] if sums["parameter_sq"] else math.nan
+    ratio = sums.update_sq / sums.parameter_sq if sums.parameter_sq else math.nan
     return _point(
         rule,
         age,
         step,
-        gradient=sums["gradient_sq"],
-        history=sums["history_sq"],
+        gradient=sums.gradient_sq,
+        history=sums.history_sq,
         elements=elements,
         update_ratio=math.sqrt(ratio) if math.isfinite(ratio) else None,
-        nonfinite=int(sums["nonfinite"]),
-        broken=not math.isfinite(sums["parameter_sq"] + sums["history_sq"]),
+        nonfinite=int(sums.nonfinite),
+        broken=not math.isfinite(sums.parameter_sq + sums.history_sq),
     )
 
 

@@ -16,7 +16,7 @@ from rmsprop.errors import InputError, check_count
 from rmsprop.monitor import record, state_dict, torch_record
 from rmsprop.monitor.gradient_history import Series, of_record, of_sums
 from rmsprop.monitor.post_mortem import PostMortem, post_mortem
-from rmsprop.monitor.ring import Ring
+from rmsprop.monitor.ring import Kept, Ring
 from rmsprop.monitor.statistics import describe
 from rmsprop.monitor.wrappers import watchable
 
@@ -48,7 +48,7 @@ class Monitor:
     every
         Steps from one record to the next.
     last
-        Steps whose sums are kept for `post_mortem`, 40 bytes for each tensor; 0 keeps those of records only. Of what
+        Steps whose sums are kept for `post_mortem`, 96 bytes for each tensor; 0 keeps those of records only. Of what
         began before, records alone tell.
     sinks
         Callables that take each record, for example those of `rmsprop.monitor.sinks`. One that fails at its first
@@ -307,22 +307,27 @@ class Monitor:
         """
         with self._lock:
             self._settle()
-            now, names = self._made(), self._named()
-            known = {name for made in self.records for name in made["tensors"]}
-            places = [place for place, name in names.items() if place in self._ring.rows or name in known]
-            series = [self._series(place, names[place], now) for place in places]
-            return post_mortem(series, now, self._left_out, self._ring.last if self._usual[0] else 0)
+            now = self._made()
+            return post_mortem(self._histories(now), now, self._left_out, self._ring.last if self._usual[0] else 0)
 
-    def _series(self, place: ParamKey, name: str, now: int) -> Series:
+    def _histories(self, now: int) -> list[Series]:
+        kept = self._ring.series()
+        recorded = {name for made in self.records for name in made["tensors"]}
+        return [
+            self._history(place, name, now, kept.get(place, []))
+            for place, name in self._named().items()
+            if place in kept or name in recorded
+        ]
+
+    def _history(self, place: ParamKey, name: str, now: int, kept: list[tuple[int, Kept]]) -> Series:
         group = self._optimizer.param_groups[place[0]]
         rule, p = self._optimizer.rule(place[0]), group["params"][place[1]]
         late = now - int(self._optimizer.state.get(p, {}).get("step", 0))  # steps that this tensor has not made
         elements = self._elements[place] if place in self._elements else torch_record.measured_of(p)[0]
-        held = self._ring.series(place) if place in self._ring.rows else []
-        first = held[0][0] if held else now + 1
+        first = kept[0][0] if kept else now + 1
         told = [(made["step"], made["tensors"].get(name)) for made in self.records if made["step"] < first]
         points = [of_record(rule, step - 1 - late, step, values) for step, values in told if values is not None]
-        points += [of_sums(rule, step - 1 - late, step, elements, sums) for step, sums in held]
+        points += [of_sums(rule, step - 1 - late, step, elements, sums) for step, sums in kept]
         return Series(name, group["nonfinite"] == "propagate", points)
 
     def state_dict(self) -> dict[str, Any]:

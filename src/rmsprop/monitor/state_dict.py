@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor import torch_record
-from rmsprop.monitor.ring import KEPT, Ring
+from rmsprop.monitor.ring import Kept, Ring
 from rmsprop.monitor.torch_record import Samples
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def samples_dict(samples: Samples) -> dict[str, Any]:
 
 def ring_dict(ring: Ring) -> dict[str, Any]:
     """Return the steps that a ring holds as plain values."""
-    steps, sums = ring.held()
-    return {"steps": steps, "places": list(map(list, ring.rows)), "sums": pack(sums)}
+    steps, places, sums = ring.held()
+    return {"steps": steps, "places": list(map(list, places)), "sums": pack(sums)}
 
 
 def elements_list(elements: Mapping[ParamKey, int]) -> list[list[int]]:
@@ -95,7 +95,7 @@ def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[
             f"a {type(state).__name__} with {sorted(map(str, state)) if isinstance(state, Mapping) else 'others'}"
         )
         raise InputError("state", "what state_dict() returned", found, "save monitor.state_dict()") from None
-    _check_model([*elements, *ring.rows, *samples.starts], elements, groups, names)
+    _check_model([*elements, *ring.held()[1], *samples.starts], elements, groups, names)
     return Saved(step, left_out, nonfinite, skipped, samples, ring, elements)
 
 
@@ -113,7 +113,7 @@ def _samples(state: Mapping[str, Any]) -> Samples:
 def _ring(state: Mapping[str, Any], last: int) -> Ring:
     steps, places = [int(step) for step in state["steps"]], _places(state["places"])
     ring = Ring(last)
-    ring.hold(steps, places, unpack(state["sums"], len(steps), len(places), len(KEPT)))
+    ring.hold(steps, places, unpack(state["sums"], len(steps), len(places), len(Kept._fields)))
     return ring
 
 
