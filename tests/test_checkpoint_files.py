@@ -24,7 +24,7 @@ import torch
 
 from rmsprop import InputError
 from rmsprop.checkpoint import Checkpoint, ParameterState, convert, read, write
-from rmsprop.checkpoint.formats.budget import Budget
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.torch_file import Storage, Stored, TorchFile
 from rmsprop.cli.app import run
 from rmsprop.torch import RMSprop
@@ -310,13 +310,13 @@ def test_a_file_that_would_unfold_is_one_line(
     path, make = HOSTILE[name]
     make(Path(path))
     taken: list[int] = []
-    spend = Budget.spend
+    spend = ReadBudget.spend
 
-    def counted(self: Budget, size: int, what: str) -> None:
+    def counted(self: ReadBudget, size: int, what: str) -> None:
         spend(self, size, what)
         taken.append(size)
 
-    monkeypatch.setattr(Budget, "spend", counted)
+    monkeypatch.setattr(ReadBudget, "spend", counted)
     assert run(["convert", path, "b.pt", "--to", "rmsprop.torch", *(["--momentum", "0"] if "h5" in path else [])]) != 0
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1
@@ -357,7 +357,7 @@ def test_a_dataset_without_its_numbers_is_not_read_as_zeros(tmp_path: Path) -> N
 
 def test_a_tensor_ends_where_its_numbers_end(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "a.pt")
-    file = TorchFile(tmp_path / "a.pt", Budget(tmp_path / "a.pt"))
+    file = TorchFile(tmp_path / "a.pt", ReadBudget(tmp_path / "a.pt"))
     storage = Storage("0", "Float", 4)
     for offset, shape, stride in ((0, (4,), (1,)), (1, (2, 2), (1, 1)), (4, (0,), (1,))):
         assert Stored(file, storage, offset, shape, stride, "Float").shape == shape
@@ -368,7 +368,7 @@ def test_a_tensor_ends_where_its_numbers_end(tmp_path: Path) -> None:
 
 def test_a_budget_counts_what_is_taken(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1234")
-    budget = Budget(tmp_path / "a")
+    budget = ReadBudget(tmp_path / "a")
     budget.spend(2**28, "half")
     budget.spend(32, "rest")
     with pytest.raises(InputError, match="one whose last brings it to 268435489"):

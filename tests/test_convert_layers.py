@@ -18,7 +18,7 @@ import torch
 
 from rmsprop import InputError
 from rmsprop.checkpoint import Checkpoint, ParameterState, convert, plan, read
-from rmsprop.checkpoint.keras_layers import variables
+from rmsprop.checkpoint.keras_model import variables
 from rmsprop.cli.app import run
 
 RULE = {"lr": 0.5, "decay": 0.9, "eps": 1e-7, "momentum": 0.0, "eps_inside_sqrt": True, "lr_in_momentum": True}
@@ -146,7 +146,7 @@ DENSE = layer("Dense", [None, 32])
 
 def told(*layers: dict[str, Any]) -> Any:
     found = variables({"class_name": "Sequential", "config": {"layers": list(layers)}})
-    return found and [(each.name, each.turn and (each.turn.inputs, each.turn.outputs), each.open) for each in found]
+    return found and [(v.name, v.change and (v.change.inputs, v.change.outputs), v.ask) for v in found]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_a_gru_goes_by_its_gates() -> None:
     """Update, reset, new in Keras; reset, update, new in PyTorch."""
     layers = [layer("InputLayer", batch_shape=[None, 4, 3]), layer("GRU", [None, 4, 3], use_bias=False)]
     found = variables({"class_name": "Sequential", "config": {"layers": layers}}) or []
-    assert [each.turn and each.turn.blocks for each in found] == [(1, 0, 2), (1, 0, 2)]
+    assert [each.change and each.change.blocks for each in found] == [(1, 0, 2), (1, 0, 2)]
     kernel = found[0]
     gates = np.repeat([[1.0, 2.0, 3.0]], 2, axis=1).repeat(3, axis=0)
     source = Checkpoint("keras", (ParameterState("0", gates, step=1, layer=kernel),), (RULE,))

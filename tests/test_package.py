@@ -41,7 +41,7 @@ def test_imports_run_one_way() -> None:
         "profiles.py": rf"rmsprop\.({above}|recipes)",
         "scaling.py": rf"rmsprop\.({above}|profiles|recipes)",
         "recipes/schedules.py": rf"rmsprop\.({above})",
-        "state_dicts.py": rf"rmsprop\.({above}|recipes)",
+        "libraries.py": rf"rmsprop\.({above}|recipes)",
         "recipes/training_recipe.py": rf"rmsprop\.(keras|pytensor|checkpoint|monitor|lab|{top})",
         "torch": rf"rmsprop\.(jax|keras|pytensor|checkpoint|recipes|monitor|lab|{top}|explain)",
         "jax.py": rf"rmsprop\.(torch|keras|pytensor|checkpoint|recipes|monitor|lab|{top}|explain)",

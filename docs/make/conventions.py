@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from rmsprop import Rule, init, update
-from rmsprop.profiles import PROFILES, WITH_MOMENTUM, Profile
+from rmsprop.profiles import PROFILES, WITH_MOMENTUM, Profile, profile
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "conventions.md"
 _PLACES = {True: "inside", False: "outside", WITH_MOMENTUM: "outside; inside with momentum"}
 
 
 def _rule(each: Profile, **values: float) -> Rule:
-    return each.rule(**({"lr": 1e-3} | values))
+    return profile(each.name, **({"lr": 1e-3} | values))
 
 
 def _smallest(each: Profile) -> str:

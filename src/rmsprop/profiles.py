@@ -1,17 +1,31 @@
-"""What each library and paper means by "RMSprop", by name, as rules: `profile("tf1", lr=0.045, momentum=0.9)`."""
+"""Rules by the names of libraries and papers, and whose optimizer a PyTorch state dict is of.
+
+`profile("tf1", lr=0.045, momentum=0.9)` is TensorFlow 1's rule. The facts are rows of `rmsprop.libraries`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from rmsprop.errors import InputError, Received
+from rmsprop.errors import InputError, Received, plain
+from rmsprop.libraries import FIELDS, LIBRARIES, WITH_MOMENTUM, Groups, Kind, Profile
 from rmsprop.rule import Rule
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Rule))
+__all__ = [
+    "ALIASES", "FIELDS", "FIELD_OF_KEY", "GROUPS", "KINDS", "PROFILES", "SHAPE_KEY",
+    "VERSION", "VERSION_KEY", "WITH_MOMENTUM", "Groups", "Kind",
+    "Profile", "canonical", "check_goes_on", "group_as_ours", "group_fields", "is_group_of", "kind_of_groups",
+    "profile", "state_by_key",
+]  # fmt: skip
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {name: library.profile for name, library in LIBRARIES.items() if library.profile}
+)
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {name: library.kind for name, library in LIBRARIES.items() if library.kind}
+)
 # What other libraries call the fields of Rule.
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -20,74 +34,20 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "decoupled_decay": "decoupled_weight_decay",
     }
 )  # fmt: skip
-WITH_MOMENTUM = "with momentum"  # eps_inside_sqrt of legacy Keras
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One library's or paper's RMSprop: its defaults, and what sets it apart.
-
-    Parameters
-    ----------
-    name
-        What `profile` is called with.
-    title
-        The class, function or paper.
-    defaults
-        Values of `Rule`'s fields where they are not those of `Rule()`; `lr=None` where the library demands one.
-    decay_name
-        The library's argument for the decay β.
-    weight_decay
-        The library's own weight decay: none, L2, decoupled.
-    differs
-        What sets it apart from the others, in a sentence or two.
-    source
-        Where its definition was read.
-    """
-
-    name: str
-    title: str
-    defaults: Mapping[str, Any]
-    decay_name: str
-    weight_decay: str
-    differs: str
-    source: str
-
-    def default(self, field: str) -> Any:
-        """Return the library's default of a field of `Rule`; None for an lr that has to be given."""
-        return self.defaults.get(field, getattr(Rule, field))
-
-    def rule(self, **overrides: Any) -> Rule:
-        """Return the rule; see `profile`."""
-        given = canonical(overrides)
-        values = {**self.defaults, **given}
-        if values.get("lr", Rule.lr) is None and "lr" not in given:
-            raise InputError(
-                "lr",
-                f"given with profile {self.name!r}",
-                Received("none"),
-                f"{self.title} has no default; say lr=0.001",
-            )
-        if values.get("eps_inside_sqrt") == WITH_MOMENTUM:
-            values["eps_inside_sqrt"] = bool(values.get("momentum", 0))
-            if values.get("eps") == 0:
-                remedy = f"the library would take {self.default('eps'):g} instead; say so, or leave eps out"
-                raise InputError("eps", f"> 0 with profile {self.name!r}", values["eps"], remedy)
-        return Rule(**values)
 
 
 def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` under the names of `Rule`'s fields; InputError for an unknown name or one given twice."""
     result: dict[str, Any] = {}
-    said: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name, value in values.items():
         field = ALIASES.get(name, name)
         if field not in FIELDS:
             allowed = f"one of {', '.join(FIELDS)} (or {', '.join(ALIASES)})"
             raise InputError("an argument of a rule", allowed, name, "see rmsprop.Rule")
         if field in result:
-            raise InputError(field, "given once", Received(f"{said[field]} and {name}"), f"leave {name} out")
-        result[field], said[field] = value, name
+            raise InputError(field, "given once", Received(f"{names[field]} and {name}"), f"leave {name} out")
+        result[field], names[field] = value, name
     return result
 
 
@@ -110,9 +70,9 @@ def profile(name: str, **overrides: Any) -> Rule:
 
     Notes
     -----
-    The rule follows the library while its numbers are finite; where its variance turns negative, or it divides by
-    zero, the library makes NaN and the rule does not (E5 and E7 in `rmsprop.rule`). `docs/conventions.md` has
-    all profiles in one table.
+    The rule follows the library while its numbers are finite. Where the library's variance turns negative, or the
+    library divides by zero, it computes NaN and the rule does not (E5 and E7 in `rmsprop.rule`).
+    `docs/conventions.md` has all profiles in one table.
 
     Examples
     --------
@@ -123,90 +83,101 @@ def profile(name: str, **overrides: Any) -> Rule:
     """
     if name not in PROFILES:
         raise InputError("profile", f"one of {', '.join(PROFILES)}", name, "docs/conventions.md says what they are")
-    return PROFILES[name].rule(**overrides)
+    library = PROFILES[name]
+    given = canonical(overrides)
+    values = {**library.defaults, **given}
+    if values.get("lr", Rule.lr) is None and "lr" not in given:
+        remedy = f"{library.title} has no default; say lr=0.001"
+        raise InputError("lr", f"given with profile {name!r}", Received("none"), remedy)
+    if values.get("eps_inside_sqrt") == WITH_MOMENTUM:
+        values["eps_inside_sqrt"] = bool(values.get("momentum", 0))
+        if values.get("eps") == 0:
+            remedy = f"the library would take {library.default('eps'):g} instead; say so, or leave eps out"
+            raise InputError("eps", f"> 0 with profile {name!r}", values["eps"], remedy)
+    return Rule(**values)
 
 
-_INSIDE = {"eps_inside_sqrt": True}
-_TF1 = {**_INSIDE, "decay": 0.9, "eps": 1e-10, "initial_square_avg": 1.0, "lr_in_momentum": True}
-_KERAS = {"lr": 1e-3, "decay": 0.9, "eps": 1e-7, "lr_in_momentum": True}
+# -- state dicts of PyTorch optimizers ---------------------------------------------------------------------------------
 
-PROFILES: Mapping[str, Profile] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            Profile(
-                "torch", "torch.optim.RMSprop", {}, "alpha", "L2",
-                "ε stands outside the root and the learning rate outside the momentum buffer, so that a change of the "
-                "rate acts at once on all that the buffer holds.",
-                "pytorch/pytorch: torch/optim/rmsprop.py (2.13)",
-            ),
-            Profile(
-                "tf1", "tf.compat.v1.train.RMSPropOptimizer", {**_TF1, "lr": None}, "decay", "none",
-                "The average starts at 1, so that small gradients begin with small steps; ε stands inside the root, "
-                "the learning rate in the momentum buffer.",
-                "tensorflow/tensorflow: tensorflow/python/training/rmsprop.py, "
-                "tensorflow/core/kernels/training_ops.cc (2.21)",
-            ),
-            Profile(
-                "keras", "keras.optimizers.RMSprop (Keras 3)",
-                {**_KERAS, **_INSIDE, "decoupled_weight_decay": True}, "rho", "decoupled",
-                "Like TensorFlow 1, but the average starts at 0, so that the first steps are 1/√(1−β) times the "
-                "learning rate; weight decay is decoupled.",
-                "keras-team/keras: keras/src/optimizers/rmsprop.py, base_optimizer.py (3.15)",
-            ),
-            Profile(
-                "keras-legacy", "tf.keras.optimizers.legacy.RMSprop (the one of TensorFlow up to 2.10)",
-                {**_KERAS, "eps_inside_sqrt": WITH_MOMENTUM}, "rho", "none",
-                "ε stands outside the root without momentum and inside it with momentum: the smallest denominator "
-                "jumps from ε to √ε as soon as momentum is not 0.",
-                "keras-team/tf-keras: tf_keras/optimizers/legacy/rmsprop.py (2.21)",
-            ),
-            Profile(
-                "optax", "optax.rmsprop",
-                {**_INSIDE, "lr": None, "decay": 0.9, "lr_in_momentum": True}, "decay", "none",
-                "ε stands inside the root unless eps_in_sqrt=False, which matches PyTorch only without momentum or at "
-                "a constant learning rate: the rate stays in the momentum buffer.",
-                "google-deepmind/optax: optax/_src/alias.py, optax/_src/transform.py (0.2.8)",
-            ),
-            Profile(
-                "timm", "timm.optim.RMSpropTF", {**_TF1, "lr": 1e-2}, "alpha", "L2, or decoupled",
-                "TensorFlow 1's rule for PyTorch, with weight decay.",
-                "huggingface/pytorch-image-models: timm/optim/rmsprop_tf.py (1.0.31)",
-            ),
-            Profile(
-                "sb3", "stable_baselines3.common.sb2_compat.rmsprop_tf_like.RMSpropTFLike",
-                {**_INSIDE, "initial_square_avg": 1.0}, "alpha", "L2",
-                "ε inside the root and an average that starts at 1, as in TensorFlow 1, but PyTorch's decay, ε and "
-                "momentum buffer.",
-                "DLR-RM/stable-baselines3: stable_baselines3/common/sb2_compat/rmsprop_tf_like.py (2.9.2)",
-            ),
-            Profile(
-                "graves", "Graves, Generating Sequences With Recurrent Neural Networks, eq. 38-45",
-                {**_INSIDE, "lr": 1e-4, "decay": 0.95, "eps": 1e-4, "momentum": 0.9, "centered": True,
-                 "lr_in_momentum": True}, "unnamed", "none",
-                "Centered, always: the gradient is divided by its standard deviation, with a large ε inside the root.",
-                "arXiv:1308.0850 (2013); chainer/chainer: chainer/optimizers/rmsprop_graves.py",
-            ),
-            Profile(
-                "dqn", "DQN, Mnih et al., Nature 518 (2015), as released in Lua",
-                {**_INSIDE, "lr": 2.5e-4, "decay": 0.95, "eps": 0.01, "centered": True, "lr_in_momentum": True},
-                "gradient momentum, squared gradient momentum", "L2",
-                'Centered, without heavy-ball momentum: the paper\'s "gradient momentum 0.95" is the decay of the '
-                "average gradient.",
-                "kuz/DeepMind-Atari-Deep-Q-Learner: dqn/NeuralQLearner.lua",
-            ),
-            Profile(
-                "lasagne", "lasagne.updates.rmsprop, pymc.rmsprop",
-                {**_INSIDE, "lr": 1.0, "decay": 0.9, "eps": 1e-6, "lr_in_momentum": True}, "rho", "none",
-                "A learning rate of 1: every parameter moves by about 1 in each step unless told otherwise. Momentum "
-                "is added by apply_momentum, whose buffer holds whole steps, the learning rate included.",
-                "Lasagne/Lasagne: lasagne/updates.py; pymc-devs/pymc: pymc/variational/updates.py",
-            ),
-            Profile(
-                "adam-b1-0", "Adam with β₁ = 0", {"lr": 1e-3, "decay": 0.999, "bias_correction": True}, "beta2", "L2",
-                "Bias-corrected RMSprop: the first steps are no longer than the later ones.",
-                "Kingma and Ba, arXiv:1412.6980 (2014); torch.optim.Adam(betas=(0, beta2))",
-            ),
-        )
-    }
-)  # fmt: skip
+VERSION = 1  # of the form of rmsprop.torch's state dicts; the first form had no version
+VERSION_KEY = "state_version"  # in a group: torch's checkpoint tools drop keys outside of groups
+SHAPE_KEY = "shape"  # in a parameter's state, where packed averages have lost the parameter's shape
+
+GROUPS: Mapping[str, Groups] = {name: kind.groups for name, kind in KINDS.items() if kind.groups}
+FIELD_OF_KEY = {key: field for groups in GROUPS.values() for field, key in groups.keys.items() if key != "betas"}
+# A library that states more of the rule comes first: its groups have the markers of the others, too.
+_MARKED = sorted(
+    (name for name, groups in GROUPS.items() if groups.marker),
+    key=lambda name: len(GROUPS[name].fields),
+    reverse=True,
+)
+
+
+def kind_of_groups(groups: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return which of `KINDS` a state dict's parameter groups are of; None if their keys do not tell."""
+    keys = next((set(group) for group in groups if not set(group) <= {"params", "param_names"}), set())
+    return next((name for name in _MARKED if GROUPS[name].marker in keys), None)
+
+
+def is_group_of(kind: str, group: Mapping[str, Any]) -> bool:
+    """Return whether a group can be one of `kind`, and not of another optimizer."""
+    groups = GROUPS[kind]
+    if kind == "bitsandbytes" and group.get("betas", (0,))[0] == 0:  # its Adagrad has (0, 0)
+        return False
+    return set(groups.required) <= group.keys() and not set(groups.foreign) & group.keys()
+
+
+def state_by_key(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> dict[Any, Any]:
+    """Return a state dict's state under the keys that its groups use for parameters; other entries stay.
+
+    Stores turn numbers into text: state under "0" belongs to parameter 0. State under names belongs to `param_names`.
+    """
+    result = dict(state)
+    keys = {key for group in groups for key in group["params"]}
+    for group in groups:
+        names = group.get("param_names") or [None] * len(group["params"])
+        for key, name in zip(group["params"], names, strict=True):
+            index = int(key) if isinstance(key, str) and key.isdecimal() else None
+            for other in (index, str(key), name):
+                if key not in result and other in result and other not in keys:
+                    result[key] = result.pop(other)
+    return result
+
+
+def check_goes_on(group: Mapping[str, Any]) -> None:
+    """Raise InputError for a group of a newer version, or of a rule that only timm has."""
+    version = plain(group.get(VERSION_KEY, 0))
+    if not isinstance(version, int | float) or version > VERSION:
+        name = f"{VERSION_KEY} of the state dict"
+        raise InputError(name, f"at most {VERSION} here", version, "it is of a newer rmsprop: install that one")
+    if kind_of_groups([group]) != "timm":  # in other groups, these keys belong to the program
+        return
+    if group.get("caution") and group.get("momentum"):
+        remedy = "no other RMSprop masks its momentum: the run cannot go on elsewhere"
+        raise InputError("caution", "False", True, remedy)
+    if group.get("corrected_weight_decay") and group.get("weight_decay"):
+        remedy = "no other RMSprop scales its weight decay by lr: the run cannot go on elsewhere"
+        raise InputError("corrected_weight_decay", "False", True, remedy)
+
+
+def group_fields(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Rule` that a group of any library states."""
+    stated = {"decay": group["betas"][0]} if "betas" in group else {}
+    # No library's group has a key "decay": such a key belongs to the program.
+    fields = ((FIELD_OF_KEY.get(key, key), value) for key, value in group.items() if key != "decay")
+    return stated | {field: value for field, value in fields if field in FIELDS}
+
+
+def group_as_ours(kind: str, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group of `kind` as a group of rmsprop.torch, as far as it states one.
+
+    The groups of timm and SB3 determine the whole rule: what these libraries cannot choose is known. A group of torch
+    leaves open what torch does not know.
+    """
+    if kind not in ("timm", "sb3"):
+        return {key: value for key, value in group.items() if key != VERSION_KEY}
+    theirs, ours = GROUPS[kind], GROUPS["rmsprop.torch"]
+    traits = {field: PROFILES[kind].default(field) for field in FIELDS if field not in GROUPS["sb3"].fields}
+    rule = {ours.keys.get(field, field): value for field, value in (traits | group_fields(group)).items()}
+    own_keys = {*theirs.keys.values(), *theirs.defaults, *theirs.optional} - set(ours.keys.values())
+    return {key: value for key, value in group.items() if key not in own_keys} | rule

@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop.checkpoint import AVERAGES, KINDS, WEIGHTS, Array, Checkpoint, Fields, ParameterState
 from rmsprop.checkpoint.matching import Move, match, template
-from rmsprop.rule import Rule
+from rmsprop.checkpoint.state import AVERAGES, WEIGHTS, Checkpoint, Fields, ParameterState
+from rmsprop.profiles import GROUPS, KINDS
+from rmsprop.rule import Array, Rule
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Rule)}
-# Keys of a group that are a library's own: how it runs, or what no other knows.
-_OWN = {
-    "capturable", "foreach", "differentiable", "fused", "state_dtype", "stochastic_rounding", "sparse", "nonfinite",
-    "caution", "corrected_weight_decay", "max_lr_snapshot",
-}  # fmt: skip
+# Keys of a group that one library alone knows: how it runs, or an option that no other has.
+_LIBRARY_KEYS = {key for groups in GROUPS.values() for key in (*groups.defaults, *groups.optional)}
 Change = Callable[[Array], Array]
 
 
@@ -59,7 +57,7 @@ class Plan:
         self._say_what_differs(groups)
         extras: list[Mapping[str, Any]] = []
         for extra in source.extras if self.same_groups else ():
-            extras.append({name: extra[name] for name in extra if to == source.kind or name not in _OWN})
+            extras.append({name: extra[name] for name in extra if to == source.kind or name not in _LIBRARY_KEYS})
         moved = tuple(parameters[move.target] for move in moves)
         self.checkpoint = Checkpoint(to, moved, tuple(groups), tuple(extras))
         unclear = like is None and KINDS[source.kind].ordered != self.kind.ordered and not mapping

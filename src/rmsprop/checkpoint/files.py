@@ -10,22 +10,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rmsprop.checkpoint import AVERAGES, KINDS, Checkpoint, Fields, check_written
-from rmsprop.checkpoint.formats import keras, optax, tf1, torch_like
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.reading import read_json
+from rmsprop.checkpoint.formats import keras, optax, tf1, torch
+from rmsprop.checkpoint.formats.archives import read_json
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.state import AVERAGES, Checkpoint, Fields
 from rmsprop.errors import InputError, Received
-from rmsprop.profiles import canonical
+from rmsprop.profiles import KINDS, canonical
 from rmsprop.rule import Rule
 
 _FAMILIES: Mapping[str, ModuleType] = {
-    **dict.fromkeys(("torch", "rmsprop.torch", "timm", "sb3", "bitsandbytes"), torch_like),
+    **dict.fromkeys(("torch", "rmsprop.torch", "timm", "sb3", "bitsandbytes"), torch),
     **dict.fromkeys(("keras", "rmsprop.keras"), keras),
     **dict.fromkeys(("optax", "rmsprop.jax"), optax),
     "tf1": tf1,
 }
 _ENDINGS: Mapping[ModuleType, tuple[str, ...]] = {
-    torch_like: (".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".safetensors"),
+    torch: (".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".safetensors"),
     keras: (".keras", ".h5"),
     optax: (".npz", ".msgpack", ".safetensors"),
     tf1: (".index",),
@@ -44,10 +44,10 @@ def read_file(path: Path, kind: str | None, known: dict[str, Any], weights: bool
     if not path.is_file() and not (family is tf1 and tf1.index(path).is_file()):
         raise FileNotFoundError(2, "No such file", str(path))
     try:
-        budget = Budget(path, None if path.is_file() else tf1.size(path))
+        budget = ReadBudget(path, None if path.is_file() else tf1.size(path))
         checkpoint: Checkpoint = family.read(path, kind, said, budget)
         if weights:
-            if family not in (keras, torch_like):
+            if family not in (keras, torch):
                 raise InputError("--weights", "used with files of Keras and PyTorch", str(path), "leave it out")
             checkpoint = family.with_weights(path, checkpoint, budget)
     except (InputError, ModuleNotFoundError):
@@ -112,6 +112,13 @@ def target_kind(path: Path) -> str | None:
     return kinds.get(path.suffix)
 
 
+def check_written(kind: str) -> None:
+    """Raise InputError unless `kind` is one of `KINDS` that files are written of."""
+    if kind not in KINDS or not KINDS[kind].written:
+        allowed = ", ".join(name for name, each in KINDS.items() if each.written)
+        raise InputError("to", f"one of {allowed}", kind, "bitsandbytes is only read")
+
+
 def _check_rule(where: str, fields: Fields) -> None:
     """Raise InputError for a value that no rule has; momentum may be unknown where nesterov is not."""
     said = {name: value for name, value in fields.items() if value is not None}
@@ -151,7 +158,7 @@ def _family(path: Path) -> ModuleType:
     if path.suffix == ".safetensors" and path.is_file():
         from rmsprop.checkpoint.formats.trees import safetensors_metadata
 
-        return torch_like if "param_groups" in safetensors_metadata(path) else optax
+        return torch if "param_groups" in safetensors_metadata(path) else optax
     if path.suffix != ".index" and tf1.index(path).is_file():  # whose prefixes end in anything, such as .ckpt
         return tf1
     for family, endings in _ENDINGS.items():

@@ -8,10 +8,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from rmsprop.checkpoint import KINDS, Checkpoint, ParameterState
-from rmsprop.checkpoint.formats.trees import keys_of
-from rmsprop.checkpoint.keras_layers import Variable
-from rmsprop.checkpoint.layouts import Turn
+from rmsprop.checkpoint.layout_change import LayoutChange
+from rmsprop.checkpoint.state import Checkpoint, KerasVariable, ParameterState
+from rmsprop.checkpoint.tree_paths import keys_of
+from rmsprop.profiles import KINDS
 
 
 class Move(NamedTuple):
@@ -19,7 +19,7 @@ class Move(NamedTuple):
 
     state: ParameterState
     target: str
-    turn: Turn
+    turn: LayoutChange
     group: int
     wanted: ParameterState | None  # what the target has in its place
     weight_name: str | None = None
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     """What a mapping says of one parameter."""
 
     target: str
-    turn: Turn
+    turn: LayoutChange
     said: frozenset[str]  # which of _TURNS it has
     weight: str | None = None  # name in the target's model
 
@@ -129,7 +129,7 @@ def _move(
     joined: set[int],
     found: list[str],
 ) -> Move:
-    turn, said = (entry.turn, entry.said) if entry else (Turn(), frozenset())
+    turn, said = (entry.turn, entry.said) if entry else (LayoutChange(), frozenset())
     v = state.square_avg if state.square_avg is not None else state.weight
     group = wanted.group if wanted else state.group
     if v is None:
@@ -141,11 +141,11 @@ def _move(
         turn, unsure = _between_layouts(source, state, turn, said, layer, joined, found)
     elif said - {"transpose"}:
         found.append(f"mapping: {state.name} says {', '.join(sorted(said - {'transpose'}))}, and both have one layout")
-        turn = Turn(turn.axes)
+        turn = LayoutChange(turn.axes)
     problem = turn.problem(v.shape, last)
     if problem:
         found.append(f"mapping: {problem} of {state.name}")
-        turn = Turn()
+        turn = LayoutChange()
     expected = None if wanted is None or wanted.square_avg is None else wanted.square_avg
     shape = v.shape if turn.axes is None else tuple(v.shape[axis] for axis in turn.axes)
     if expected is not None and shape != expected.shape:
@@ -163,26 +163,26 @@ def _move(
 def _between_layouts(
     source: Checkpoint,
     state: ParameterState,
-    turn: Turn,
+    turn: LayoutChange,
     said: frozenset[str],
-    layer: Variable | None,
+    layer: KerasVariable | None,
     joined: set[int],
     found: list[str],
-) -> tuple[Turn, dict[str, str]]:
+) -> tuple[LayoutChange, dict[str, str]]:
     """Return how an array goes between Keras' layout and PyTorch's, and what only the map can tell."""
     last = KINDS[source.kind].channels_last
     array = state.square_avg if state.square_avg is not None else state.weight
     shape = () if array is None else array.shape
     unsure = []
     if layer is not None:
-        if layer.problem and (layer.never or not said):
+        if layer.problem and (layer.final or not said):
             found.append(f"impossible: {state.name}, {layer}: {layer.problem}")
-        usual = layer.turn or Turn()
+        usual = layer.change or LayoutChange()
         usual = usual if last else usual.inverse()
         turn = replace(turn, **{field: getattr(usual, field) for key, field in _TURNS.items() if key not in said})
-        unsure = [layer.open] if layer.open and layer.open not in said else []
+        unsure = [layer.ask] if layer.ask and layer.ask not in said else []
     elif turn.axes is None and len(shape) > 1:
-        turned = Turn(_USUAL.get(len(shape)))
+        turned = LayoutChange(_USUAL.get(len(shape)))
         example = list((turned if last else turned.inverse()).axes or range(len(shape)))
         words = f"{example} for a dense layer or a convolution, {list(range(len(shape)))} where nothing turns"
         found.append(f'layout: {state.name} {shape} needs its axes told in --map: "transpose": {words}')
@@ -224,7 +224,7 @@ def _entries(mapping: Mapping[str, Any], found: list[str]) -> dict[str, Entry]:
         if not good or not all(_is_list(each) or (each is None and key != "transpose") for key, each in turns.items()):
             found.append(f'mapping: {name} must have a name or {{"to": name, "transpose": [axes], "flatten": [sizes]}}')
             continue
-        turn = Turn(**{_TURNS[key]: None if each is None else tuple(each) for key, each in turns.items()})
+        turn = LayoutChange(**{_TURNS[key]: None if each is None else tuple(each) for key, each in turns.items()})
         entries[name] = Entry(said.get("to", name), turn, frozenset(turns), said.get("weight"))
     return entries
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rmsprop.errors import InputError, Received, check_count, number_of_text, plain
-from rmsprop.profiles import FIELDS, PROFILES, canonical
+from rmsprop.profiles import FIELDS, PROFILES, canonical, profile
 from rmsprop.recipes.schedules import Exponential, Run, Schedule, WeightEma
 from rmsprop.recipes.schedules import facts as part_facts
 from rmsprop.rule import Rule
@@ -122,7 +122,7 @@ class Recipe:
         whole = self.changed(**overrides)
         for name, others in whole.open.items():
             raise InputError(name, f"given with recipe {self.name!r}", Received("none"), others)
-        return PROFILES[self.profile].rule(**whole.values)
+        return profile(self.profile, **whole.values)
 
     def changed(self, **overrides: Any) -> Recipe:
         """Return the recipe with the values of `overrides`, checked, in place of its own and of those left open."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.names import plain_name
-from rmsprop.state_dicts import SHAPE_KEY, as_ours, check_goes_on, is_of, keyed, kind_of
+from rmsprop.profiles import SHAPE_KEY, check_goes_on, group_as_ours, is_group_of, kind_of_groups, state_by_key
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values
 from rmsprop.torch.low_precision import DTYPES, packed_size
 from rmsprop.torch.state import STATE, converted, counting, shape_of, state_dtype
@@ -55,7 +55,7 @@ def read(groups: Groups, given: Any, source: str | None) -> tuple[StateDict, lis
     if misbuilt := _misbuilt(given["state"], given["param_groups"]):
         return {}, [misbuilt]
     saved_groups: Groups = given["param_groups"]
-    state = {key: _counted(own) for key, own in keyed(given["state"], saved_groups).items()}
+    state = {key: _counted(own) for key, own in state_by_key(given["state"], saved_groups).items()}
     sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved_groups))
     kind, errors = _kind(saved_groups, source)
     if sizes != saved_sizes:
@@ -69,7 +69,7 @@ def read(groups: Groups, given: Any, source: str | None) -> tuple[StateDict, lis
     keys: set[Any] = set()
     for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         # Whether a step is differentiated is the program's, as it was built, and not of the run that goes on.
-        completed.append({**group, **as_ours(kind, saved), "differentiable": group["differentiable"]})
+        completed.append({**group, **group_as_ours(kind, saved), "differentiable": group["differentiable"]})
         states = [state.get(key, {}) for key in saved["params"]]
         errors += _group_errors(number, group, saved, completed[-1], kind, states)
         names = completed[-1].get("param_names") or [""] * len(saved["params"])
@@ -166,13 +166,13 @@ def _distinct(keys: Sequence[Any]) -> int:
 
 def _kind(groups: Groups, source: str | None) -> tuple[str, list[InputError]]:
     """Return whose state dict it is: as the groups tell, or as the caller says where they do not."""
-    told = kind_of(groups)
+    told = kind_of_groups(groups)
     if source not in (None, "torch", "sb3"):
         return told or "torch", [InputError("source", "'torch' or 'sb3'", source, "leave it out where groups tell")]
     if told in _TELLING:
         wrong = InputError("source", "left out for this state dict", source, f"its groups tell that it is of {told}")
         return told, [wrong] if source not in (None, told) else []
-    if source is None and all(is_of("torch", group) for group in groups):
+    if source is None and all(is_group_of("torch", group) for group in groups):
         remedy = "its groups do not tell, and eps stands elsewhere: say source='torch' or source='sb3'"
         return "torch", [InputError("source", "'torch' or 'sb3' for this state dict", Received("none"), remedy)]
     return source or "torch", []
@@ -181,7 +181,7 @@ def _kind(groups: Groups, source: str | None) -> tuple[str, list[InputError]]:
 def _group_errors(
     number: int, group: dict[str, Any], saved: dict[str, Any], whole: dict[str, Any], kind: str, states: list[Any]
 ) -> Iterator[InputError]:
-    if not set(saved) <= {"params", "param_names"} and not is_of(kind, saved):
+    if not set(saved) <= {"params", "param_names"} and not is_group_of(kind, saved):
         found = Received(f"a group of {', '.join(map(str, saved.keys() - {'params'}))}")
         yield InputError("the state dict", "one of RMSprop", found, "load it into its optimizer")
         return

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rmsprop.errors import InputError, Received
+from rmsprop.profiles import VERSION, VERSION_KEY
 from rmsprop.rule import Rule
-from rmsprop.state_dicts import VERSION, VERSION_KEY
 from rmsprop.torch import state_dict as saving
 from rmsprop.torch import step as stepping
 from rmsprop.torch.engines import arithmetic

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received, check_number, plain
+from rmsprop.profiles import SHAPE_KEY
 from rmsprop.rule import Rule
-from rmsprop.state_dicts import SHAPE_KEY
 from rmsprop.torch import low_precision
 from rmsprop.torch.distributed import is_sharded, local_shard
 from rmsprop.torch.engines import arithmetic, sparse_rows

@@ -16,24 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
 from rmsprop.checkpoint.formats import keras_weights
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.reading import (
-    agree,
-    bfloat16,
-    check_archive,
-    counter,
-    package,
-    read_json,
-    replace_entry,
-    whole_step,
-)
-from rmsprop.checkpoint.keras_layers import Variable
-from rmsprop.checkpoint.keras_layers import variables as trainable_variables
+from rmsprop.checkpoint.formats.archives import check_archive, read_json, replace_entry
+from rmsprop.checkpoint.formats.packages import bfloat16, import_package
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.step_count import read_step, step_array
+from rmsprop.checkpoint.keras_model import variables as trainable_variables
+from rmsprop.checkpoint.state import Checkpoint, KerasVariable, ParameterState, agreed_fields
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.profiles import ALIASES, FIELDS
+from rmsprop.profiles import ALIASES, FIELDS, KINDS
+from rmsprop.rule import Array
 
 _VARS, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
 _OLD_VARS = "optimizer_weights"  # in a whole model's .h5, where attributes give their order
@@ -55,7 +48,7 @@ class Layout(NamedTuple):
         return range(start, start + self.size)
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
+def read(path: Path, kind: str | None, known: dict[str, Any], budget: ReadBudget) -> Checkpoint:
     """Return the state of a model's optimizer."""
     content = _content(path, budget)
     variables, whole = _variables(path, content, budget)
@@ -69,8 +62,8 @@ def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) ->
     layout = _layout(path, variables, config, {**stated, **known})
     if layout.has_lr:
         stated["lr"] = float(variables[1])
-    fields = agree(path, {"momentum": None, "centered": "grad_avg" in layout.fields, **stated}, known)
-    step = whole_step("the optimizer", variables[0])
+    fields = agreed_fields(path, {"momentum": None, "centered": "grad_avg" in layout.fields, **stated}, known)
+    step = read_step("the optimizer", variables[0])
     layers = _layers(path, whole, [variables[i].ndim for i in layout.numbers("square_avg")])
     parameters = []
     for i in range(layout.size):
@@ -79,7 +72,7 @@ def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) ->
     return Checkpoint(kind, tuple(parameters), (fields,))
 
 
-def with_weights(path: Path, checkpoint: Checkpoint, budget: Budget) -> Checkpoint:
+def with_weights(path: Path, checkpoint: Checkpoint, budget: ReadBudget) -> Checkpoint:
     """Return the state with the weights of the model."""
     return replace(
         checkpoint, parameters=keras_weights.read(path, _content(path, budget), checkpoint.parameters, budget)
@@ -97,13 +90,13 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
             raise InputError("like", "a .keras file, to put the weights into", None, "give --like")
         if group.get("lr") is None:
             raise InputError("lr", "known, as Keras keeps it among its variables", None, "say --lr")
-        values = [counter(checkpoint.step or 0, np.int32, checkpoint.kind), np.asarray(group["lr"], np.float32)]
+        values = [step_array(checkpoint.step or 0, np.int32, checkpoint.kind), np.asarray(group["lr"], np.float32)]
         values += [getattr(p, field) for field in fields for p in checkpoint.parameters]
         write_atomically(path, _h5({f"{_VARS}/{i}": value for i, value in enumerate(values)}))
         return
     if like.suffix != path.suffix:
         raise InputError("the target", f"named with {like.suffix}, as --like is", str(path), "choose another name")
-    budget = Budget(like)
+    budget = ReadBudget(like)
     content = _content(like, budget)
     variables, whole = _variables(like, content, budget)
     config = _config(like, whole)
@@ -111,13 +104,13 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     layout = _layout(like, variables, config, {**known, **_stated(config)})
     changed = {n: getattr(checkpoint.parameters[i], f) for f in layout.fields for i, n in enumerate(layout.numbers(f))}
     if checkpoint.step is not None:
-        changed[0] = counter(checkpoint.step, variables[0].dtype, checkpoint.kind)
+        changed[0] = step_array(checkpoint.step, variables[0].dtype, checkpoint.kind)
     if layout.has_lr and group.get("lr") is not None:
         changed[1] = np.asarray(group["lr"], variables[1].dtype)
     names = _names(whole) or [f"{_VARS}/{i}" for i in range(len(variables))]
     arrays = {names[i]: value for i, value in changed.items()}
     if any(p.weight is not None for p in checkpoint.parameters):
-        with package("h5py").File(io.BytesIO(content), "r") as file:
+        with import_package("h5py").File(io.BytesIO(content), "r") as file:
             places = keras_weights.places(like, file, checkpoint.parameters, budget)
         for p, where in zip(checkpoint.parameters, places, strict=True):
             arrays |= {name: getattr(p, field) for field, name in where.items() if getattr(p, field) is not None}
@@ -133,7 +126,7 @@ def _stated(config: dict[str, Any] | None) -> dict[str, Any]:
     return {name: config[name] for name in ("momentum", "centered") if name in config} if config else {}
 
 
-def _content(path: Path, budget: Budget) -> bytes:
+def _content(path: Path, budget: ReadBudget) -> bytes:
     """Return the HDF5 file that `path` is or holds."""
     if path.suffix == ".h5":
         return path.read_bytes()
@@ -179,9 +172,9 @@ def _model(path: Path, whole: Whole | None) -> Any:
         return read_json(path, archive.read(_CONFIG))
 
 
-def _layers(path: Path, whole: Whole | None, ndims: list[int]) -> list[Variable | None]:
+def _layers(path: Path, whole: Whole | None, ndims: list[int]) -> list[KerasVariable | None]:
     """Return which variable of the model each of the optimizer's belongs to, as far as the file tells."""
-    unknown: list[Variable | None] = [None] * len(ndims)
+    unknown: list[KerasVariable | None] = [None] * len(ndims)
     if path.suffix == ".h5" and whole is None:
         return unknown
     try:
@@ -191,9 +184,9 @@ def _layers(path: Path, whole: Whole | None, ndims: list[int]) -> list[Variable 
     return list(found) if found is not None and [each.ndim for each in found] == ndims else unknown
 
 
-def _variables(path: Path, content: bytes, budget: Budget) -> tuple[list[Array], Whole | None]:
+def _variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[list[Array], Whole | None]:
     """Return the optimizer's variables in order; only plain datasets whose numbers are in the file itself are read."""
-    h5py = package("h5py")
+    h5py = import_package("h5py")
     with h5py.File(io.BytesIO(content), "r") as file:
         whole = _whole(path, file, budget)
         node = _within(file, _OLD_VARS if whole else _VARS)
@@ -225,7 +218,7 @@ def _variables(path: Path, content: bytes, budget: Budget) -> tuple[list[Array],
 
 def _within(node: Any, path: str) -> Any:
     """Return what stands at `path` by hard links alone, which lead nowhere else; None if nothing does."""
-    h5py = package("h5py")
+    h5py = import_package("h5py")
     for name in path.split("/"):
         if not isinstance(node, h5py.Group) or not isinstance(node.get(name, getlink=True), h5py.HardLink):
             return None
@@ -233,7 +226,7 @@ def _within(node: Any, path: str) -> Any:
     return node
 
 
-def _whole(path: Path, file: Any, budget: Budget) -> Whole | None:
+def _whole(path: Path, file: Any, budget: ReadBudget) -> Whole | None:
     """Return what model.save("….h5") says beside its arrays; None for another file."""
     if "training_config" not in file.attrs or "model_config" not in file.attrs:
         return None
@@ -275,7 +268,7 @@ def _layout(path: Path, variables: list[Array], config: dict[str, Any] | None, s
 def _h5(values: dict[str, Array], content: bytes = b"") -> bytes:
     """Return the HDF5 file `content`, or a new one, with these datasets."""
     buffer = io.BytesIO(content)
-    with package("h5py").File(buffer, "r+" if content else "w") as file:
+    with import_package("h5py").File(buffer, "r+" if content else "w") as file:
         for name, value in values.items():
             if name in file:
                 file[name][...] = value

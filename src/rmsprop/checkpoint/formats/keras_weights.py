@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop.checkpoint import WEIGHTS, ParameterState
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.reading import bfloat16, package
-from rmsprop.checkpoint.keras_layers import Variable
+from rmsprop.checkpoint.formats.packages import bfloat16, import_package
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.state import WEIGHTS, KerasVariable, ParameterState
 from rmsprop.errors import InputError, Received
 
 _SEEDS = "seed_generator"  # of dropout and the like: no weights
@@ -21,11 +20,11 @@ _CELL = "cell"  # whose variables a recurrent layer's are
 
 
 def read(
-    path: Path, content: bytes, parameters: Sequence[ParameterState], budget: Budget
+    path: Path, content: bytes, parameters: Sequence[ParameterState], budget: ReadBudget
 ) -> tuple[ParameterState, ...]:
     """Return the parameters with their weights, and the statistics of batch normalizations with the first of each."""
     filled = []
-    with package("h5py").File(io.BytesIO(content), "r") as file:
+    with import_package("h5py").File(io.BytesIO(content), "r") as file:
         for parameter, where in zip(parameters, places(path, file, parameters, budget), strict=True):
             arrays: dict[str, Any] = {}
             for field, name in where.items():
@@ -37,9 +36,9 @@ def read(
     return tuple(filled)
 
 
-def places(path: Path, file: Any, parameters: Sequence[ParameterState], budget: Budget) -> list[dict[str, str]]:
+def places(path: Path, file: Any, parameters: Sequence[ParameterState], budget: ReadBudget) -> list[dict[str, str]]:
     """Return for each parameter where in the file its weights stand; refuse a model that has others, too."""
-    layers: list[Variable] = [parameter.layer for parameter in parameters if parameter.layer is not None]
+    layers: list[KerasVariable] = [parameter.layer for parameter in parameters if parameter.layer is not None]
     if len(layers) < len(parameters) or not layers:
         found = Received("layers that are not known, or weights alone")
         remedy = "save a Sequential or Functional model of Keras' own layers as .keras"
@@ -66,9 +65,9 @@ def places(path: Path, file: Any, parameters: Sequence[ParameterState], budget: 
     return result
 
 
-def _stored(file: Any, budget: Budget) -> Iterator[tuple[str, str, int]]:
+def _stored(file: Any, budget: ReadBudget) -> Iterator[tuple[str, str, int]]:
     """Yield where the variables of each layer stand, its name, and how many there are."""
-    h5py = package("h5py")
+    h5py = import_package("h5py")
     layers = file.get("layers")
     for key in layers if isinstance(layers, h5py.Group) else ():
         budget.visit(2)

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.reading import agree, counter, whole_step
-from rmsprop.checkpoint.formats.trees import Keys, Tree, keys_of, name_of, read_tree, tree_bytes
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.step_count import read_step, step_array
+from rmsprop.checkpoint.formats.trees import Tree, read_tree, tree_bytes
+from rmsprop.checkpoint.state import Checkpoint, ParameterState, agreed_fields
+from rmsprop.checkpoint.tree_paths import Keys, keys_of, name_of
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
+from rmsprop.profiles import KINDS
+from rmsprop.rule import Array
 
 # The nodes of v, m, b and t.
 _NODES = {
@@ -32,7 +35,7 @@ _INJECTED = {
 }
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
+def read(path: Path, kind: str | None, known: dict[str, Any], budget: ReadBudget) -> Checkpoint:
     """Return the state in a tree."""
     tree = read_tree(path, budget)
     kind = kind or next((kind for kind in ("rmsprop.jax", "optax") if _find(tree, _NODES[kind][0])), None)
@@ -57,10 +60,10 @@ def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) ->
         stated["bias_correction"] = any((*keys, "count") in tree for keys in beside_v)
         if stated["bias_correction"]:
             stated["initial_square_avg"] = 0.0  # what its correction supposes, whatever initial_scale was
-    fields = agree(path, stated, known)
+    fields = agreed_fields(path, stated, known)
     if kind == "optax":  # its defaults, which its files do not tell from others
         fields = {"eps_inside_sqrt": True, "nesterov": False, **fields}
-    step = max((whole_step(name_of(keys), tree[keys]) for keys in counts), default=None)
+    step = max((read_step(name_of(keys), tree[keys]) for keys in counts), default=None)
     sign = -1 if kind == "optax" else 1
     parameters = tuple(
         ParameterState(
@@ -78,7 +81,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     parts = dict(zip(_NODES[kind], ("square_avg", "grad_avg", "momentum_buffer"), strict=False))
     tree: Tree = {}
     if like is not None:
-        tree = read_tree(like, Budget(like))
+        tree = read_tree(like, ReadBudget(like))
         for node, field in parts.items():
             for prefix in _find(tree, node):
                 for keys in [keys for keys in tree if keys[: len(prefix) + 1] == (*prefix, node)]:
@@ -87,14 +90,14 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
                     if value is not None:
                         tree[keys] = np.asarray(sign * value) if field == "momentum_buffer" else value
         if checkpoint.step is not None:
-            tree |= {keys: counter(checkpoint.step, tree[keys].dtype, kind) for keys in _counts(tree, kind)}
+            tree |= {keys: step_array(checkpoint.step, tree[keys].dtype, kind) for keys in _counts(tree, kind)}
         for keys, field in _injected(tree).items():
             if checkpoint.groups[0].get(field) is not None:
                 tree[keys] = np.asarray(checkpoint.groups[0][field], tree[keys].dtype)
     else:
         roots: dict[str, Keys] = _CHAIN if kind == "optax" else {node: (node,) for node in _NODES[kind]}
         if kind == "rmsprop.jax" or checkpoint.groups[0].get("bias_correction"):
-            tree[roots[_NODES[kind][3]]] = counter(checkpoint.step or 0, np.int32, kind)
+            tree[roots[_NODES[kind][3]]] = step_array(checkpoint.step or 0, np.int32, kind)
         for node, field in parts.items():
             for name, state in named.items():
                 value = getattr(state, field)

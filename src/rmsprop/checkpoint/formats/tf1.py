@@ -19,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop.checkpoint import KINDS, Array, Checkpoint, ParameterState
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.reading import agree, counter, package, whole_step
+from rmsprop.checkpoint.formats.packages import import_package
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.step_count import read_step, step_array
+from rmsprop.checkpoint.state import Checkpoint, ParameterState, agreed_fields
 from rmsprop.errors import InputError, Received
+from rmsprop.profiles import KINDS
+from rmsprop.rule import Array
 
 _STEP = "global_step"
 _OTHERS = {"Adam", "Adadelta", "Ftrl", "AdaMax", "NAdam"}  # whose slots look alike
@@ -45,7 +48,7 @@ def size(path: Path) -> int:
     return sum(each.stat().st_size for each in path.parent.glob(f"{glob.escape(prefix.name)}.*") if each.is_file())
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
+def read(path: Path, kind: str | None, known: dict[str, Any], budget: ReadBudget) -> Checkpoint:
     """Return the state in a checkpoint; `kind` is tf1."""
     tensors, slot = _read(path, budget)
     variables = [name for name in tensors if f"{name}/{slot}" in tensors]
@@ -54,8 +57,8 @@ def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) ->
         found = Received("one where some variables lack slots")
         raise InputError(str(path), f"a checkpoint with {slot} and {slot}_1 of each variable", found, "check it")
     is_centered = centered == {True}
-    fields = agree(path, {"centered": is_centered, **KINDS["tf1"].fixed}, known)
-    step = whole_step(_STEP, tensors[_STEP]) if _STEP in tensors and tensors[_STEP].ndim == 0 else None
+    fields = agreed_fields(path, {"centered": is_centered, **KINDS["tf1"].fixed}, known)
+    step = read_step(_STEP, tensors[_STEP]) if _STEP in tensors and tensors[_STEP].ndim == 0 else None
     buffer = f"{slot}_2" if is_centered else f"{slot}_1"
     parameters = tuple(
         ParameterState(
@@ -74,7 +77,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     """Write the slots under the names that `Saver` reads, and all else that is in `like`."""
     if like is None:
         raise InputError("like", "a checkpoint with the variables, which the slots stand beside", None, "give --like")
-    tensors, slot = _read(like, Budget(like, size(like)))
+    tensors, slot = _read(like, ReadBudget(like, size(like)))
     for p in checkpoint.parameters:
         values = [p.square_avg, *([p.grad_avg] if p.grad_avg is not None else []), p.momentum_buffer]
         for number, value in enumerate(values):
@@ -82,7 +85,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
             tensors[f"{p.name}/{slot}" + (f"_{number}" if number else "")] = value
     if checkpoint.step is not None:
         dtype = tensors[_STEP].dtype if _STEP in tensors else np.dtype(np.int64)
-        tensors[_STEP] = counter(checkpoint.step, dtype, "tf1")
+        tensors[_STEP] = step_array(checkpoint.step, dtype, "tf1")
     tf = _tensorflow()
     prefix = index(path).with_suffix("")
     with tempfile.TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent) as folder:
@@ -99,7 +102,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
             Path(written + ending).rename(f"{prefix}{ending}")
 
 
-def _read(path: Path, budget: Budget) -> tuple[dict[str, Array], str]:
+def _read(path: Path, budget: ReadBudget) -> tuple[dict[str, Array], str]:
     """Return the tensors of a checkpoint, and the name of its RMSprop."""
     tf = _tensorflow()
     reader = tf.train.load_checkpoint(str(index(path).with_suffix("")))
@@ -121,4 +124,4 @@ def _read(path: Path, budget: Budget) -> tuple[dict[str, Array], str]:
 
 def _tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else it talks of its compilation
-    return package("tensorflow", "conformance", "a TensorFlow 1 checkpoint")
+    return import_package("tensorflow", "conformance", "a TensorFlow 1 checkpoint")

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rmsprop.checkpoint import Array
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.inert import Name, Record, Unpickler
-from rmsprop.checkpoint.formats.reading import bfloat16, check_archive
+from rmsprop.checkpoint.formats.archives import check_archive
+from rmsprop.checkpoint.formats.packages import bfloat16
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.safe_pickle import Name, Record, Unpickler
 from rmsprop.errors import InputError, Received
+from rmsprop.rule import Array
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the form before torch 1.6
 _DTYPES = {
@@ -81,7 +82,7 @@ class TorchFile:
         What reading it may take.
     """
 
-    def __init__(self, source: Path | io.BytesIO, budget: Budget) -> None:
+    def __init__(self, source: Path | io.BytesIO, budget: ReadBudget) -> None:
         self.budget = budget
         self.order: Literal["<", ">"] = "<"
         self._source = source

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmsprop.checkpoint import ParameterState
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.inert import search
+from rmsprop.checkpoint.formats.pickled_values import search
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.state import ParameterState
 from rmsprop.errors import InputError, Received
 
 _MODELS = ("['model']", "['state_dict']", "['model_state_dict']", "['module']", "['net']")
@@ -19,7 +19,7 @@ _REMEDY = "save {'model': model.state_dict(), 'optimizer': optimizer.state_dict(
 
 
 def read(
-    path: Path, value: Any, parameters: Sequence[ParameterState], several: bool, budget: Budget
+    path: Path, value: Any, parameters: Sequence[ParameterState], several: bool, budget: ReadBudget
 ) -> tuple[ParameterState, ...]:
     """Return the parameters with their weights, the statistics of batch normalizations with the weight of each."""
     model = find(path, value, budget)
@@ -57,7 +57,7 @@ def _is_model(value: Any) -> bool | None:
     return all(isinstance(k, str) and hasattr(v, "shape") for k, v in value.items())
 
 
-def find(path: Path, value: Any, budget: Budget) -> dict[str, Any]:
+def find(path: Path, value: Any, budget: ReadBudget) -> dict[str, Any]:
     """Return the one state dict of a model in what was saved."""
     found = search(value, budget, _is_model, depth=4)
     usual = [each for each in found if each[0] in _MODELS]

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import math
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,19 +17,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rmsprop.checkpoint import Array
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.reading import bfloat16, check_archive, check_unique, package, read_json
+from rmsprop.checkpoint.formats.archives import check_archive, check_unique, read_json
+from rmsprop.checkpoint.formats.packages import bfloat16, import_package
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.tree_paths import Keys, keys_of, name_of
 from rmsprop.errors import InputError, Received
+from rmsprop.rule import Array
 
-Keys: TypeAlias = tuple[str, ...]
 Tree: TypeAlias = dict[Keys, Any]
 Flat: TypeAlias = dict[str, Array]
 _SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "C64": "complex64",
 }  # fmt: skip
-_KEYSTR = re.compile(r"\['((?:[^'\\]|\\.)*)'\]|\[(\d+)\]|\.(\w+)")
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -41,7 +40,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def read_tree(path: Path, budget: Budget) -> Tree:
+def read_tree(path: Path, budget: ReadBudget) -> Tree:
     """Return the tree in a file; its ending tells the format."""
     if path.suffix == ".msgpack":
         return _read_msgpack(path, budget)
@@ -58,19 +57,7 @@ def tree_bytes(tree: Tree, ending: str) -> bytes:
     return _npz_bytes(flat) if ending == ".npz" else safetensors_bytes(flat)
 
 
-def name_of(keys: Keys) -> str:
-    """Return a name for `keys` that `keys_of` turns back: "a/w", or "['a/b']['w']" where a key holds a "/"."""
-    return "".join(f"['{key}']" for key in keys) if any("/" in key for key in keys) else "/".join(keys)
-
-
-def keys_of(name: str) -> Keys:
-    """Return the keys in a name such as "0/nu/w" or "[0].nu['w']"; none in an empty one."""
-    if name[:1] in "[." and "".join(match.group() for match in _KEYSTR.finditer(name)) == name:
-        return tuple(next(part for part in match.groups() if part is not None) for match in _KEYSTR.finditer(name))
-    return tuple(name.split("/"))
-
-
-def _read_npz(path: Path, budget: Budget) -> Flat:
+def _read_npz(path: Path, budget: ReadBudget) -> Flat:
     """Return the arrays of an .npz, without unpickling and without making room for more than there is."""
     check_archive(path, budget)  # each entry's size is checked against its header
     flat = {}
@@ -102,7 +89,7 @@ def _npz_bytes(flat: Flat) -> bytes:
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a .safetensors, whose header the library checks against the file."""
-    safetensors = package("safetensors")
+    safetensors = import_package("safetensors")
     with path.open("rb") as raw:
         size = int.from_bytes(raw.read(8), "little")
         if size <= path.stat().st_size:
@@ -115,12 +102,12 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
         raise InputError(str(path), "a .safetensors file", Received(str(error)), "check it") from None
 
 
-def read_safetensors(path: Path, budget: Budget) -> tuple[Flat, dict[str, str]]:
+def read_safetensors(path: Path, budget: ReadBudget) -> tuple[Flat, dict[str, str]]:
     """Return the arrays of a .safetensors, bfloat16 too, and its metadata."""
     metadata = safetensors_metadata(path)
     flat = {}
     content = path.read_bytes()
-    for name, told in package("safetensors").deserialize(content):
+    for name, told in import_package("safetensors").deserialize(content):
         budget.visit()
         budget.spend(len(told["data"]), name)
         dtype = dtype_of(_SAFETENSORS.get(told["dtype"], told["dtype"]))
@@ -134,7 +121,7 @@ def safetensors_bytes(flat: Flat, metadata: Mapping[str, str] | None = None) -> 
         if value.dtype.name not in _SAFETENSORS.values():
             raise InputError("a .safetensors", "of real numbers", Received(f"{name} in {value.dtype}"), "use .msgpack")
     whole = {name: value.copy(order="C") for name, value in flat.items()}
-    content: bytes = package("safetensors.numpy").save(whole, metadata=dict(metadata) if metadata else None)
+    content: bytes = import_package("safetensors.numpy").save(whole, metadata=dict(metadata) if metadata else None)
     return content
 
 
@@ -146,8 +133,8 @@ _MOST_ENTRIES = 2**20  # of one map
 _CHUNKED = "__msgpack_chunked_array__"
 
 
-def _read_msgpack(path: Path, budget: Budget) -> Tree:
-    msgpack = package("msgpack")
+def _read_msgpack(path: Path, budget: ReadBudget) -> Tree:
+    msgpack = import_package("msgpack")
     content = path.read_bytes()
 
     def array(code: int, data: bytes) -> Any:
@@ -185,7 +172,7 @@ def _read_msgpack(path: Path, budget: Budget) -> Tree:
 
 
 def _msgpack_bytes(tree: Tree) -> bytes:
-    msgpack = package("msgpack")
+    msgpack = import_package("msgpack")
 
     def packed(value: Any) -> Any:
         if not isinstance(value, np.ndarray):

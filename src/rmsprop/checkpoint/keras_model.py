@@ -11,37 +11,18 @@ A tensor on its way through the model is in one of these orders, which decide ho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from rmsprop.checkpoint.layouts import Sizes, Turn
+from rmsprop.checkpoint.layout_change import LayoutChange, Sizes
+from rmsprop.checkpoint.state import KerasVariable
 
 SAME, SPATIAL, IMAGE, UNKNOWN = "same", "spatial", "image", "unknown"
 _Order = str | Sizes
 
-
-@dataclass(frozen=True)
-class Variable:
-    """A trainable variable, and how it turns into PyTorch's."""
-
-    layer: str
-    cls: str
-    name: str
-    ndim: int
-    turn: Turn | None = None  # None where it does not turn
-    problem: str | None = None  # why it cannot go between Keras and PyTorch, unless the map tells
-    never: bool = False  # the map cannot tell either
-    open: str | None = None  # "flatten" or "reshape", which only the map can tell
-    note: str | None = None
-
-    def __str__(self) -> str:
-        """Return the variable as Keras names it."""
-        return f"{self.layer}/{self.name} ({self.cls})"
-
-
-_CONV = {n: Turn((n + 1, n, *range(n))) for n in (1, 2, 3)}
-_DEPTHWISE = {n: Turn((n, n + 1, *range(n))) for n in (1, 2)}
-_DENSE = Turn((1, 0))
+_CONV = {n: LayoutChange((n + 1, n, *range(n))) for n in (1, 2, 3)}
+_DEPTHWISE = {n: LayoutChange((n, n + 1, *range(n))) for n in (1, 2)}
+_DENSE = LayoutChange((1, 0))
 _ONE_BIAS = "PyTorch has two biases in its place, which move twice as far: make both layers without bias"
 _TWO_ROWS = "PyTorch has its rows as two parameters: make both layers without bias"
 _PASSING = {
@@ -54,11 +35,11 @@ _WITHIN = ("MaxPooling", "AveragePooling", "ZeroPadding", "Cropping", "UpSamplin
 _GLOBAL = ("GlobalMaxPooling", "GlobalAveragePooling")
 
 
-def variables(model: Mapping[str, Any]) -> list[Variable] | None:
+def variables(model: Mapping[str, Any]) -> list[KerasVariable] | None:
     """Return the trainable variables of a Sequential or Functional model in order; None if a layer is unknown."""
     if model.get("class_name") not in ("Sequential", "Functional"):
         return None
-    found: dict[str, list[Variable]] = {}
+    found: dict[str, list[KerasVariable]] = {}
     orders: dict[str, _Order] = {}
     before: dict[str, list[str]] = {}
     previous: list[str] = []
@@ -95,16 +76,16 @@ def _inbound(nodes: Any) -> Iterator[str]:
             yield from _inbound(each)
 
 
-def _variables(layer: Mapping[str, Any], order: _Order) -> list[Variable] | None:
+def _variables(layer: Mapping[str, Any], order: _Order) -> list[KerasVariable] | None:
     cls, config = layer["class_name"], layer["config"]
     name, n = config["name"], int(cls[-2]) if cls[-2:] in ("1D", "2D", "3D") else 0
 
-    def one(variable: str, ndim: int, turn: Turn | None = None, **more: Any) -> Variable:
-        return Variable(name, cls, variable, ndim, turn, **more)
+    def one(variable: str, ndim: int, change: LayoutChange | None = None, **more: Any) -> KerasVariable:
+        return KerasVariable(name, cls, variable, ndim, change, **more)
 
     sizes = order if isinstance(order, tuple) else None
-    inputs: dict[str, Any] = {"open": "flatten"} if order == UNKNOWN else {}
-    own: list[Variable] = []
+    inputs: dict[str, Any] = {"ask": "flatten"} if order == UNKNOWN else {}
+    own: list[KerasVariable] = []
     bias = [one("bias", 1)] if config.get("use_bias", True) else []
     if cls == "Dense":
         return [one("kernel", 2, replace(_DENSE, inputs=sizes), **inputs), *bias]
@@ -114,23 +95,23 @@ def _variables(layer: Mapping[str, Any], order: _Order) -> list[Variable] | None
     if cls in ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"):
         several = config.get("depth_multiplier", 1) != 1
         problem = "PyTorch joins its channels and depth_multiplier into one axis" if several else None
-        own.append(one("kernel", n + 2, _DEPTHWISE[n], note=_padding(config, n), problem=problem, never=several))
+        own.append(one("kernel", n + 2, _DEPTHWISE[n], note=_padding(config, n), problem=problem, final=several))
         if cls.startswith("Separable"):
             own.append(one("pointwise_kernel", n + 2, _CONV[n]))
         return own + bias
     if cls == "Embedding":
         return [one("embeddings", 2)]
     if cls in ("LSTM", "SimpleRNN", "GRU"):
-        turn = replace(_DENSE, inputs=sizes, blocks=(1, 0, 2) if cls == "GRU" else None)
+        change = replace(_DENSE, inputs=sizes, blocks=(1, 0, 2) if cls == "GRU" else None)
         other: dict[str, Any] = {}
         if cls == "GRU" and not config.get("reset_after", True):
-            other = {"problem": "PyTorch's GRU resets after its product: use reset_after=True", "never": True}
-        recurrent = one("recurrent_kernel", 2, replace(turn, inputs=None), **other)
+            other = {"problem": "PyTorch's GRU resets after its product: use reset_after=True", "final": True}
+        recurrent = one("recurrent_kernel", 2, replace(change, inputs=None), **other)
         if cls == "GRU":
-            bias = [one("bias", 2, problem=_TWO_ROWS, never=True)] if bias else []
+            bias = [one("bias", 2, problem=_TWO_ROWS, final=True)] if bias else []
         else:
             bias = [replace(each, problem=_ONE_BIAS) for each in bias]
-        return [one("kernel", 2, turn, **inputs, **other), recurrent, *bias]
+        return [one("kernel", 2, change, **inputs, **other), recurrent, *bias]
     if cls in ("BatchNormalization", "LayerNormalization", "GroupNormalization"):
         used = [part for part, flag in (("gamma", "scale"), ("beta", "center")) if config.get(flag, True)]
         axes = config.get("axis")
@@ -139,8 +120,8 @@ def _variables(layer: Mapping[str, Any], order: _Order) -> list[Variable] | None
         note = f"set eps={config['epsilon']} in PyTorch's {cls}" if "epsilon" in config else None
         if cls == "BatchNormalization" and note:
             note += f" and momentum={1 - config['momentum']:g}"
-        joined = None if sizes is None else Turn(inputs=None, outputs=sizes)
-        return [one(part, 1, joined, note=note, **({"open": "reshape"} if inputs else {})) for part in used]
+        joined = None if sizes is None else LayoutChange(inputs=None, outputs=sizes)
+        return [one(part, 1, joined, note=note, **({"ask": "reshape"} if inputs else {})) for part in used]
     passing = cls in _PASSING or cls in _MERGING or cls in ("Flatten", "Reshape", "Permute", "RepeatVector")
     return [] if passing or cls.startswith((*_WITHIN, *_GLOBAL)) else None
 
@@ -201,7 +182,7 @@ def _flattened(order: _Order, shape: list[Any], first: bool) -> _Order:
 
 
 def _reshaped(
-    layer: Mapping[str, Any], name: str, before: Mapping[str, list[str]], found: dict[str, list[Variable]]
+    layer: Mapping[str, Any], name: str, before: Mapping[str, list[str]], found: dict[str, list[KerasVariable]]
 ) -> None:
     """Mark the variables whose outputs a Reshape takes apart: those up to the dense layer that made them."""
     sizes = tuple(layer["config"]["target_shape"])
@@ -216,8 +197,8 @@ def _reshaped(
         own = found.get(here, [])
         for i, variable in enumerate(own):
             if whole:
-                own[i] = replace(variable, turn=replace(variable.turn or Turn(), outputs=sizes), open=None)
+                own[i] = replace(variable, change=replace(variable.change or LayoutChange(), outputs=sizes), ask=None)
             else:
-                own[i] = replace(variable, open="reshape")
+                own[i] = replace(variable, ask="reshape")
         if not (own and own[0].name == "kernel"):
             names += before.get(here, [])

@@ -1,11 +1,4 @@
-"""How one array goes between the layouts of Keras and PyTorch: axes, joined axes, and blocks of gates.
-
-axes       transposed as by numpy.transpose
-inputs     sizes (height, width, channels) that Flatten joined into the axis of inputs: PyTorch joins
-(channels, height, width)
-outputs    the same of the axis of outputs, which a Reshape takes apart
-blocks     order of the equal blocks of outputs, as of the gates of a GRU
-"""
+"""How an array changes between the layouts of Keras and PyTorch: its axes, joined axes, and blocks of gates."""
 
 from __future__ import annotations
 
@@ -14,14 +7,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rmsprop.checkpoint import Array
+from rmsprop.rule import Array
 
 Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A turn of one array; its axes are the source's, sizes are always (…, channels)."""
+class LayoutChange:
+    """A change of one array's layout. Axes are those of the source; sizes always end with the channels.
+
+    Parameters
+    ----------
+    axes
+        Transpose, as in `numpy.transpose`.
+    inputs
+        Sizes (height, width, channels) that a Flatten joined into the axis of inputs. PyTorch joins them as
+        (channels, height, width).
+    outputs
+        The same for the axis of outputs, which a Reshape splits.
+    blocks
+        Order of equal blocks of outputs, such as the gates of a GRU.
+    """
 
     axes: Sizes | None = None
     inputs: Sizes | None = None
@@ -29,7 +35,7 @@ class Turn:
     blocks: Sizes | None = None
 
     def problem(self, shape: Sizes, channels_last: bool) -> str | None:
-        """Return why an array of the source of this shape cannot turn so, None if it can."""
+        """Return why a source array of this shape cannot change so, None if it can."""
         if self.axes is not None and sorted(self.axes) != list(range(len(shape))):
             return f"transpose {list(self.axes)} is no order of its {len(shape)} axes"
         for name, sizes, axis in self._joined(len(shape), channels_last):
@@ -43,22 +49,22 @@ class Turn:
                 return f"blocks {list(self.blocks)} is no order of equal parts of {shape}"
         return None
 
-    def inverse(self) -> Turn:
-        """Return the turn back, of an array of the target."""
+    def inverse(self) -> LayoutChange:
+        """Return the change back, for an array of the target."""
         axes = None if self.axes is None else tuple(int(i) for i in np.argsort(self.axes))
         blocks = None if self.blocks is None else tuple(int(i) for i in np.argsort(self.blocks))
         return replace(self, axes=axes, blocks=blocks)
 
     def apply(self, array: Array, channels_last: bool) -> Array:
-        """Return the target's array; `channels_last` says whether the source's layout is that of Keras."""
+        """Return the target's array; `channels_last` says whether the source has Keras' layout."""
         for _, sizes, axis in self._joined(array.ndim, channels_last):
             before, after = array.shape[:axis], array.shape[axis + 1 :]
             last = axis + len(sizes) - 1
             if channels_last:
-                apart = np.moveaxis(array.reshape(*before, *sizes, *after), last, axis)
+                split = np.moveaxis(array.reshape(*before, *sizes, *after), last, axis)
             else:
-                apart = np.moveaxis(array.reshape(*before, sizes[-1], *sizes[:-1], *after), axis, last)
-            array = apart.reshape(array.shape)
+                split = np.moveaxis(array.reshape(*before, sizes[-1], *sizes[:-1], *after), axis, last)
+            array = split.reshape(array.shape)
         if self.blocks is not None:
             axis = array.ndim - 1 if channels_last else 0
             parts = np.split(array, len(self.blocks), axis)
@@ -68,6 +74,7 @@ class Turn:
         return array.copy(order="C")
 
     def _joined(self, ndim: int, channels_last: bool) -> list[tuple[str, Sizes, int]]:
+        """Return the joined axes: the word in a mapping, the sizes, and the axis."""
         outputs = ndim - 1 if channels_last else 0
         sides = (("flatten", self.inputs, ndim - 1 - outputs), ("reshape", self.outputs, outputs))
         return [(name, sizes, axis) for name, sizes, axis in sides if sizes is not None]

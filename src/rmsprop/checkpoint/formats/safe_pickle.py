@@ -7,17 +7,16 @@ of our own making (a path for its text, an OrderedDict for a dict), all others f
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from rmsprop.checkpoint import Array
-from rmsprop.checkpoint.formats.budget import Budget
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.rule import Array
 
-_VISITS_OF_A_COPY = 8  # what is pickled once may be copied many times
 SCALARS = (str, bytes, int, float, bool, type(None))
 
 
@@ -59,7 +58,7 @@ class Record:
 class Owner(Protocol):
     """What knows the tensors that a pickle refers to."""
 
-    budget: Budget
+    budget: ReadBudget
 
     def referred(self, pid: Any) -> Any:
         """Return what a persistent id stands for."""
@@ -87,7 +86,9 @@ class _Dtype:
 
 
 @dataclass(eq=False)
-class _NumpyArray:
+class PickledArray:
+    """A NumPy array, empty until the pickle gives its numbers."""
+
     value: Array | None = None
 
 
@@ -112,7 +113,7 @@ _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch", "device"): lambda *parts: ":".join(str(part) for part in parts if isinstance(part, (str, int))),
     ("numpy", "dtype"): lambda text, *_: _Dtype(text if isinstance(text, str) else "V"),
     ("numpy", "core.multiarray.scalar"): _scalar,
-    ("numpy", "core.multiarray._reconstruct"): lambda *_: _NumpyArray(),
+    ("numpy", "core.multiarray._reconstruct"): lambda *_: PickledArray(),
     ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
     ("builtins", "complex"): lambda *args: complex(*(x for x in args if isinstance(x, (int, float)))),
 }
@@ -212,7 +213,7 @@ class Unpickler(pickle._Unpickler):
             made.state = state
         elif isinstance(made, _Dtype) and isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
             made.text = f"{state[1]}{made.text.lstrip('<>=|')}"
-        elif isinstance(made, _NumpyArray) and isinstance(state, tuple) and len(state) == 5:
+        elif isinstance(made, PickledArray) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, raw = state
             if isinstance(dtype, _Dtype) and isinstance(raw, bytes):
                 self.owner.budget.spend(len(raw), "array")
@@ -258,7 +259,7 @@ for _step, _names in _REPLACED.items():
 class _Counted:
     """A file whose reads are visits, and which gives no more than it has."""
 
-    def __init__(self, file: Any, budget: Budget) -> None:
+    def __init__(self, file: Any, budget: ReadBudget) -> None:
         self._file, self._budget = file, budget
         here = file.tell()
         self._end = file.seek(0, 2)
@@ -276,66 +277,3 @@ class _Counted:
 
     def readinto(self, _: Any) -> int:
         raise ValueError("a pickle of another protocol")
-
-
-def children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a value holds, and how a program would reach it."""
-    if isinstance(value, dict):
-        yield from (
-            (f"[{key!r}]" if isinstance(key, SCALARS) else f"[{type(key).__name__}]", each)
-            for key, each in value.items()
-        )
-    elif isinstance(value, (list, tuple)):
-        yield from ((f"[{i}]", each) for i, each in enumerate(value))
-    elif isinstance(value, Record) and isinstance(value.state, dict):
-        yield from ((f".{key}", each) for key, each in value.state.items())
-
-
-def search(
-    value: Any, budget: Budget, wanted: Callable[[Any], bool | None], depth: int
-) -> list[tuple[str, dict[str, Any]]]:
-    """Return what is wanted in a value, each with how a program would reach it; nearer ones come first.
-
-    `wanted` returns None for what is not to be looked into.
-    """
-    found, seen, layer = [], {id(value)}, [("", value)]
-    for _ in range(depth):
-        deeper: list[tuple[str, Any]] = []
-        for where, each in layer:
-            answer = wanted(each)
-            if answer:
-                found.append((where, each))
-            if answer is not False:
-                continue
-            for key, inner in children(each):
-                budget.visit()
-                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
-                    seen.add(id(inner))
-                    deeper.append((where + key[:80], inner))
-        layer = deeper
-    return found
-
-
-def plain(value: Any, budget: Budget, depth: int = 8) -> Any:
-    """Return a value of numbers, text, arrays, lists and dicts alone, or raise LookupError with what else it holds."""
-    budget.visit(_VISITS_OF_A_COPY)
-    if isinstance(value, (*SCALARS, np.ndarray)):
-        return value
-    if hasattr(value, "array"):
-        array = value.array()
-        return array.item() if array.ndim == 0 and array.dtype.kind in "fiub" else array
-    if isinstance(value, _NumpyArray) and value.value is not None:
-        return value.value
-    if isinstance(value, (list, tuple)) and depth:
-        return (
-            type(value)(plain(each, budget, depth - 1) for each in value) if not isinstance(value, Name) else _no(value)
-        )
-    if isinstance(value, dict) and depth and all(isinstance(key, SCALARS) for key in value):
-        return {key: plain(each, budget, depth - 1) for key, each in value.items()}
-    return _no(value)
-
-
-def _no(value: Any) -> Any:
-    raise LookupError(
-        str(value.cls if isinstance(value, Record) else value if isinstance(value, Name) else type(value))
-    )

@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from rmsprop.checkpoint.formats import trees
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.inert import search
-from rmsprop.checkpoint.formats.reading import check_archive, package, read_json
+from rmsprop.checkpoint.formats.archives import check_archive, read_json
+from rmsprop.checkpoint.formats.packages import import_package
+from rmsprop.checkpoint.formats.pickled_values import search
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.torch_file import TorchFile
 from rmsprop.errors import InputError, Received
 
 OPTIMIZER = "policy.optimizer.pth"  # in the archive that SB3 saves
 
 
-def saved_state(path: Path, budget: Budget) -> tuple[dict[str, Any], str | None]:
+def saved_state(path: Path, budget: ReadBudget) -> tuple[dict[str, Any], str | None]:
     """Return the state dict in a file, and the kind if its place tells."""
     if path.suffix == ".safetensors":
         return _from_safetensors(path, budget), None
@@ -39,11 +40,11 @@ def saved_state(path: Path, budget: Budget) -> tuple[dict[str, Any], str | None]
 
 def loaded_by_torch(path: Path) -> tuple[dict[str, Any], Any]:
     """Return the state dict in a file as torch loads it, and all that was saved, which it is part of."""
-    budget = Budget(path)
+    budget = ReadBudget(path)
     if path.suffix == ".safetensors":
         whole = _from_safetensors(path, budget)
         return whole, whole
-    torch = package("torch", "torch", "a file of PyTorch")
+    torch = import_package("torch", "torch", "a file of PyTorch")
     content, _ = archived(path, budget)
     with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
         warnings.simplefilter("ignore")  # of torch on old forms of files, which it reads
@@ -56,7 +57,7 @@ def loaded_by_torch(path: Path) -> tuple[dict[str, Any], Any]:
     return _only(path, _optimizers(loaded, budget)), loaded
 
 
-def archived(path: Path, budget: Budget) -> tuple[Path | io.BytesIO, str | None]:
+def archived(path: Path, budget: ReadBudget) -> tuple[Path | io.BytesIO, str | None]:
     """Return the file of torch.save that `path` is, or that SB3's archive holds, and the kind if that tells."""
     check_archive(path, budget)
     if zipfile.is_zipfile(path):
@@ -89,7 +90,7 @@ def _harmless() -> list[Any]:
     ]  # fmt: skip
 
 
-def _optimizers(value: Any, budget: Budget) -> list[tuple[str, dict[str, Any]]]:
+def _optimizers(value: Any, budget: ReadBudget) -> list[tuple[str, dict[str, Any]]]:
     """Return the state dicts of optimizers in what torch.save wrote, each with how a program reaches it."""
     return search(value, budget, _is_optimizer, depth=6)
 
@@ -111,7 +112,7 @@ def _only(path: Path, found: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]
     raise InputError(str(path), "a file with one optimizer's state_dict()", Received(f"{len(found)}: {names}"), remedy)
 
 
-def _from_safetensors(path: Path, budget: Budget) -> dict[str, Any]:
+def _from_safetensors(path: Path, budget: ReadBudget) -> dict[str, Any]:
     flat, metadata = trees.read_safetensors(path, budget)
     groups = read_json(path, metadata["param_groups"])
     state: dict[Any, dict[str, Any]] = {}

@@ -9,59 +9,51 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from rmsprop.checkpoint import AVERAGES, KINDS, Array, Checkpoint, Fields, ParameterState
 from rmsprop.checkpoint.formats import torch_weights, trees
-from rmsprop.checkpoint.formats.budget import Budget
-from rmsprop.checkpoint.formats.inert import plain
-from rmsprop.checkpoint.formats.reading import (
-    agree,
-    bfloat16,
-    check_unique,
-    counter,
-    package,
-    replace_entry,
-    whole_step,
+from rmsprop.checkpoint.formats.archives import check_unique, replace_entry
+from rmsprop.checkpoint.formats.packages import import_package
+from rmsprop.checkpoint.formats.pickled_values import plain
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.step_count import read_step, step_array
+from rmsprop.checkpoint.formats.torch_averages import (
+    averages_in_float32,
+    bitsandbytes_square_avg,
+    is_packed,
+    to_array,
+    to_tensor,
 )
 from rmsprop.checkpoint.formats.torch_file import Stored, TorchFile
-from rmsprop.checkpoint.formats.torch_saved import OPTIMIZER, archived, holds_optimizer, loaded_by_torch, saved_state
+from rmsprop.checkpoint.formats.torch_search import OPTIMIZER, archived, holds_optimizer, loaded_by_torch, saved_state
+from rmsprop.checkpoint.state import AVERAGES, Checkpoint, Fields, ParameterState, agreed_fields
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.profiles import FIELDS, canonical
-from rmsprop.state_dicts import SHAPE_KEY, VERSION, VERSION_KEY, check_goes_on, is_of, kind_of, stated
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rmsprop.profiles import (
+    FIELD_OF_KEY,
+    FIELDS,
+    GROUPS,
+    KINDS,
+    VERSION,
+    VERSION_KEY,
+    canonical,
+    check_goes_on,
+    group_fields,
+    is_group_of,
+    kind_of_groups,
+)
+from rmsprop.rule import Array
 
 _STOPS = {"bfloat16": 2**8, "float16": 2**11}  # where adding 1 changes nothing
-_BLOCK = 256  # elements that share a scale in bitsandbytes' 8-bit state
-# What else a group of each kind states, with the library's default.
-_EXECUTION: Mapping[str, Fields] = {
-    "torch": {"capturable": False, "foreach": None, "differentiable": False},
-    "rmsprop.torch": {"capturable": False, "foreach": None, "differentiable": False, "fused": None},
-    "timm": {"caution": False},
-    "sb3": {},
-}
-_PLAIN = ("lr", "decay", "eps", "momentum", "centered", "weight_decay")
-_RULE = {
-    "torch": (*_PLAIN, "maximize"),
-    "rmsprop.torch": FIELDS,
-    "timm": (*_PLAIN, "lr_in_momentum", "decoupled_weight_decay"),
-    "sb3": _PLAIN,
-}
-_NAMES = {"decay": "alpha"}
-_TIMM_NAMES = {"decay": "alpha", "decoupled_weight_decay": "decoupled_decay"}
 # What a group has that is the rule's, or changes with the parameters; all else is passed on as it is.
-_RULE_NAMES = {*FIELDS, "alpha", "decoupled_decay", "betas", "params", "param_names", VERSION_KEY}
+_RULE_NAMES = {*FIELDS, *FIELD_OF_KEY, "betas", "params", "param_names", VERSION_KEY}
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) -> Checkpoint:
+def read(path: Path, kind: str | None, known: dict[str, Any], budget: ReadBudget) -> Checkpoint:
     """Return the state in a file of torch.save, in SB3's archive, or in our own form of .safetensors."""
     saved, where = saved_state(path, budget)
     groups, notes = _groups(path, saved["param_groups"], budget)
@@ -86,8 +78,8 @@ def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) ->
             raise InputError(str(path), "a name as text of each parameter", Received("other param_names"), "check it")
         for name, index in zip(names, group["params"], strict=True):
             own = _own(path, name, state.get(index, {}), budget)
-            if group.get("state_dtype") or any(_is_packed(own.get(field)) for field in AVERAGES):
-                own = _in_float32(path, name, own, budget)
+            if group.get("state_dtype") or any(is_packed(own.get(field)) for field in AVERAGES):
+                own = averages_in_float32(path, name, own, budget)
             parameters.append(_parameter(path, kind, name, own, fields[-1], number))
             if own and np.asarray(own["step"]).dtype.name in _STOPS and parameters[-1].step is not None:
                 notes += _stopped(path, name, np.asarray(own["step"]), fields[-1])
@@ -95,7 +87,7 @@ def read(path: Path, kind: str | None, known: dict[str, Any], budget: Budget) ->
     return Checkpoint(kind, tuple(parameters), tuple(fields), tuple(extras), tuple(dict.fromkeys(notes)))
 
 
-def _groups(path: Path, saved: list[Any], budget: Budget) -> tuple[list[dict[str, Any]], list[str]]:
+def _groups(path: Path, saved: list[Any], budget: ReadBudget) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the parameter groups in plain values, and notes on what of them is none."""
     groups, notes = [], []
     for each in saved:
@@ -116,7 +108,7 @@ def _groups(path: Path, saved: list[Any], budget: Budget) -> tuple[list[dict[str
     return groups, notes
 
 
-def _own(path: Path, parameter: str, saved: Any, budget: Budget) -> dict[str, Any]:
+def _own(path: Path, parameter: str, saved: Any, budget: ReadBudget) -> dict[str, Any]:
     """Return the state of one parameter in plain values; what is none, and no average, is left out."""
     if not isinstance(saved, dict):
         raise TypeError("the state of a parameter is no dict")
@@ -127,7 +119,7 @@ def _own(path: Path, parameter: str, saved: Any, budget: Budget) -> dict[str, An
         except LookupError as error:
             if name in ("step", *AVERAGES):
                 where, found = f"{name} of {parameter} in {path}", Received(f"a {error.args[0]}")
-                remedy = "gather it first, as by full_tensor() of a DTensor"
+                remedy = "gather it first, as by fullto_tensor() of a DTensor"
                 raise InputError(where, "a tensor of numbers", found, remedy) from None
     return own
 
@@ -148,7 +140,7 @@ def _stopped(path: Path, name: str, step: Array, fields: Fields) -> list[str]:
     return [f"step was kept in {step.dtype}, which counts no further than {most}: the true count is unknown"]
 
 
-def with_weights(path: Path, checkpoint: Checkpoint, budget: Budget) -> Checkpoint:
+def with_weights(path: Path, checkpoint: Checkpoint, budget: ReadBudget) -> Checkpoint:
     """Return the state with the weights of the model that is saved beside it."""
     if path.suffix == ".safetensors":
         raise InputError("--weights", "used with what torch.save wrote", str(path), "leave it out")
@@ -160,7 +152,7 @@ def with_weights(path: Path, checkpoint: Checkpoint, budget: Budget) -> Checkpoi
 
 def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     """Write a state dict; with `like` in its place in a copy of that file, which may be SB3's archive."""
-    torch = package("torch", "torch", f"a file of {checkpoint.kind}")
+    torch = import_package("torch", "torch", f"a file of {checkpoint.kind}")
     if path.suffix == ".zip" and (like is None or not holds_optimizer(like)):
         raise InputError("like", "a .zip that SB3 saved, to put the state into", like and str(like), "or write a .pth")
     state_dict: dict[str, Any] = {}
@@ -169,16 +161,16 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
     if like is not None:
         state_dict, loaded = loaded_by_torch(like)
         extras = tuple(state_dict["param_groups"])
+    stated = GROUPS[checkpoint.kind]
     index = 0
     states: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
     for number, fields in enumerate(checkpoint.groups):
         own = [p for p in checkpoint.parameters if p.group == number]
-        names = _TIMM_NAMES if checkpoint.kind == "timm" else _NAMES
         kept = extras[number] if number < len(extras) else {}
-        kept = {name: _tensor(value) if isinstance(value, np.ndarray) else value for name, value in kept.items()}
-        group = {**_EXECUTION[checkpoint.kind], **kept}
-        group |= {names.get(name, name): fields[name] for name in _RULE[checkpoint.kind]}
+        kept = {name: to_tensor(value) if isinstance(value, np.ndarray) else value for name, value in kept.items()}
+        group = {**stated.defaults, **kept}
+        group |= {stated.keys.get(field, field): fields[field] for field in stated.fields}
         if checkpoint.kind == "rmsprop.torch":
             group[VERSION_KEY] = VERSION
         group["params"] = list(range(index, index + len(own)))
@@ -186,10 +178,10 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
             if parameter.square_avg is not None:
                 step = parameter.step or 0
                 wide = torch.float64 if step > 2**24 else torch.float32  # where float32 counts no further
-                told = torch.tensor(float(counter(step, np.float64, checkpoint.kind)), dtype=wide)
+                told = torch.tensor(float(step_array(step, np.float64, checkpoint.kind)), dtype=wide)
                 states[index] = {"step": step if checkpoint.kind == "sb3" else told}
                 values = ((name, getattr(parameter, name)) for name in AVERAGES)
-                states[index] |= {name: _tensor(value) for name, value in values if value is not None}
+                states[index] |= {name: to_tensor(value) for name, value in values if value is not None}
             index += 1
         if any(not p.name.isdecimal() for p in own):
             group["param_names"] = [p.name for p in own]
@@ -202,8 +194,8 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
             model: dict[str, Any] = {}
             loaded = {"model": model, "optimizer": state_dict}
         else:
-            model = torch_weights.find(like, loaded, Budget(like))
-        torch_weights.fill(model, checkpoint.parameters, _tensor)
+            model = torch_weights.find(like, loaded, ReadBudget(like))
+        torch_weights.fill(model, checkpoint.parameters, to_tensor)
     if path.suffix == ".safetensors":
         write_atomically(path, _safetensors(state_dict))
         return
@@ -216,7 +208,7 @@ def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
 
 
 def _kind(path: Path, groups: list[dict[str, Any]]) -> str:
-    kind = kind_of(groups)
+    kind = kind_of_groups(groups)
     if kind is None:
         keys = set(groups[0]) if groups else set()
         found = Received(f"groups with {', '.join(sorted(map(str, keys - {'params'})))}")
@@ -232,10 +224,10 @@ def _foreign(path: Path, kind: str) -> InputError:
 
 def _fields(path: Path, kind: str, group: dict[str, Any], known: dict[str, Any]) -> Fields:
     """Return the rule of a parameter group as far as it is stated."""
-    if not is_of(kind, group):
+    if not is_group_of(kind, group):
         raise _foreign(path, kind)
     check_goes_on(group)
-    said = {field: value.item() if hasattr(value, "item") else value for field, value in stated(group).items()}
+    said = {field: value.item() if hasattr(value, "item") else value for field, value in group_fields(group).items()}
     for name in ("lr", "decay", "eps", "momentum", "weight_decay"):
         if isinstance(said.get(name), (int, np.number)) and not isinstance(said[name], bool):
             said[name] = float(said[name])  # else the rule's check names it
@@ -247,18 +239,18 @@ def _fields(path: Path, kind: str, group: dict[str, Any], known: dict[str, Any])
         if said.get(name, value) != value:
             found = Received(f"one with {name}={said[name]}")
             raise InputError(str(path), f"state of {KINDS[kind].title}", found, "check --from")
-    return agree(path, {**said, **KINDS[kind].fixed}, canonical(known))
+    return agreed_fields(path, {**said, **KINDS[kind].fixed}, canonical(known))
 
 
 def _parameter(path: Path, kind: str, name: str, own: dict[str, Any], fields: Fields, group: int) -> ParameterState:
     if not own:
         return ParameterState(name, None, group=group)
-    step = whole_step(name, own["step"])
+    step = read_step(name, own["step"])
     if "acc_delta" in own or "state2" in own:  # Adadelta; Adam of bitsandbytes
         raise _foreign(path, kind)
     if kind == "bitsandbytes":
-        return ParameterState(name, _bitsandbytes(own), step=step, group=group)
-    values: dict[str, Any] = {field: _array(own[field]) for field in AVERAGES if field in own}
+        return ParameterState(name, bitsandbytes_square_avg(own), step=step, group=group)
+    values: dict[str, Any] = {field: to_array(own[field]) for field in AVERAGES if field in own}
     if "square_avg" not in values:
         found = Received(f"a state of {', '.join(map(str, own))}")
         raise InputError(str(path), "state of RMSprop, with square_avg", found, "check --from")
@@ -271,70 +263,9 @@ def _parameter(path: Path, kind: str, name: str, own: dict[str, Any], fields: Fi
     return ParameterState(name, step=step, group=group, **values)
 
 
-def _is_packed(value: Any) -> bool:
-    return value is not None and str(value.dtype).removeprefix("torch.") == "uint8"
-
-
-def _in_float32(path: Path, name: str, own: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """Return the state of a parameter with averages in bfloat16 or eight bits as float32."""
-    torch = package("torch", "torch", "a file of rmsprop.torch")
-    from rmsprop.torch.low_precision import packed_size, unpack
-
-    for field in AVERAGES:
-        if field not in own:
-            continue
-        value = own[field] if isinstance(own[field], torch.Tensor) else _tensor(own[field])
-        if value.dtype == torch.uint8:
-            if SHAPE_KEY not in own:
-                found = Received(f"{field} of {name} in eight bits alone")
-                raise InputError(str(path), "averages with the shape of their parameter", found, "save state_dict()")
-            shape = torch.empty([int(size) for size in own[SHAPE_KEY]], device="meta")
-            if value.shape != (packed_size(shape.numel()),):
-                found = Received(f"{field} of {name} of {value.numel()} bytes for shape {tuple(shape.shape)}")
-                raise InputError(str(path), f"{packed_size(shape.numel())} bytes there", found, "save or copy it again")
-            budget.spend(4 * shape.numel(), f"{field} of {name}")
-            value = unpack(value, shape, signed=field != "square_avg")
-        own[field] = value.float() if value.dtype == torch.bfloat16 else value
-    return own
-
-
-def _bitsandbytes(own: dict[str, Any]) -> Array:
-    """Return v, from 8 bits by the table qmap1 and the scale of each block absmax1."""
-    own = own.get("__bnb_optimizer_quant_state__", own)
-    state = _array(own["state1"])
-    if state.dtype != np.uint8:
-        return state
-    table, scales = _array(own["qmap1"]), _array(own["absmax1"])
-    blocks = np.arange(state.size) // _BLOCK
-    v = table[state.reshape(-1)] * scales[blocks]
-    return v.reshape(state.shape)
-
-
-def _array(tensor: Any) -> Array:
-    """Return a torch tensor as an array; bfloat16, which NumPy alone lacks, too."""
-    if isinstance(tensor, np.ndarray):
-        return tensor
-    tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    if str(tensor.dtype) == "torch.bfloat16":
-        import torch
-
-        return np.asarray(tensor.view(torch.int16).numpy()).view(bfloat16())
-    array: Array = tensor.numpy()
-    return array
-
-
-def _tensor(array: Array) -> Tensor:
-    import torch
-
-    array = array.copy(order="C")
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
 def _safetensors(state_dict: dict[str, Any]) -> bytes:
     flat = {
-        f"state/{index}/{name}": np.asarray(value) if name == "step" else _array(value)
+        f"state/{index}/{name}": np.asarray(value) if name == "step" else to_array(value)
         for index, state in state_dict["state"].items()
         for name, value in state.items()
     }

@@ -14,7 +14,7 @@ _FREE_BYTES, _BYTES_PER_BYTE = 2**28, 8
 _FREE_VISITS, _BYTES_PER_VISIT = 2**21, 8
 
 
-class Budget:
+class ReadBudget:
     """Memory and visits that reading one file may take: a free part, and a part in proportion to its size.
 
     Parameters

@@ -1,0 +1,30 @@
+"""Packages that only some formats need, with the line that says how to install a missing one."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+def import_package(name: str, extra: str = "convert", needed_for: str = "") -> ModuleType:
+    """Import a package of the extra `convert`; without it say in one line how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+        what = needed_for or "this kind of file"
+        raise ModuleNotFoundError(f"{what} needs {name}: pip install 'rmsprop[{extra}]'", name=name) from None
+
+
+def bfloat16() -> np.dtype[Any]:
+    """Return NumPy's dtype for bfloat16, which comes with JAX, Keras and TensorFlow."""
+    try:
+        from ml_dtypes import bfloat16 as dtype
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("bfloat16 state needs ml_dtypes: pip install ml_dtypes", name="ml_dtypes") from None
+    bfloat16: np.dtype[Any] = np.dtype(dtype)
+    return bfloat16

@@ -1,0 +1,76 @@
+"""What an unpickled file holds: searched for state dicts, and reduced to plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.safe_pickle import SCALARS, Name, PickledArray, Record
+
+_VISITS_OF_A_COPY = 8  # what is pickled once may be copied many times
+
+
+def children(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value holds, and how a program would reach it."""
+    if isinstance(value, dict):
+        yield from (
+            (f"[{key!r}]" if isinstance(key, SCALARS) else f"[{type(key).__name__}]", each)
+            for key, each in value.items()
+        )
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{i}]", each) for i, each in enumerate(value))
+    elif isinstance(value, Record) and isinstance(value.state, dict):
+        yield from ((f".{key}", each) for key, each in value.state.items())
+
+
+def search(
+    value: Any, budget: ReadBudget, wanted: Callable[[Any], bool | None], depth: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return what is wanted in a value, each with how a program would reach it; nearer ones come first.
+
+    `wanted` returns None for what is not to be looked into.
+    """
+    found, seen, layer = [], {id(value)}, [("", value)]
+    for _ in range(depth):
+        deeper: list[tuple[str, Any]] = []
+        for where, each in layer:
+            answer = wanted(each)
+            if answer:
+                found.append((where, each))
+            if answer is not False:
+                continue
+            for key, inner in children(each):
+                budget.visit()
+                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
+                    seen.add(id(inner))
+                    deeper.append((where + key[:80], inner))
+        layer = deeper
+    return found
+
+
+def plain(value: Any, budget: ReadBudget, depth: int = 8) -> Any:
+    """Return a value of numbers, text, arrays, lists and dicts alone, or raise LookupError with what else it holds."""
+    budget.visit(_VISITS_OF_A_COPY)
+    if isinstance(value, (*SCALARS, np.ndarray)):
+        return value
+    if hasattr(value, "array"):
+        array = value.array()
+        return array.item() if array.ndim == 0 and array.dtype.kind in "fiub" else array
+    if isinstance(value, PickledArray) and value.value is not None:
+        return value.value
+    if isinstance(value, (list, tuple)) and depth:
+        return (
+            type(value)(plain(each, budget, depth - 1) for each in value) if not isinstance(value, Name) else _no(value)
+        )
+    if isinstance(value, dict) and depth and all(isinstance(key, SCALARS) for key in value):
+        return {key: plain(each, budget, depth - 1) for key, each in value.items()}
+    return _no(value)
+
+
+def _no(value: Any) -> Any:
+    raise LookupError(
+        str(value.cls if isinstance(value, Record) else value if isinstance(value, Name) else type(value))
+    )

@@ -1,0 +1,184 @@
+"""What a checkpoint holds, whatever library wrote it.
+
+Every library keeps the same square average v and gradient average m. They differ in the momentum buffer,
+
+    b ← μ·b + u,      p ← p − η·b       torch, SB3
+    M ← μ·M + η·u,    p ← p − M         TensorFlow 1, Keras, timm; optax keeps −M
+
+where η is the learning rate of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rmsprop.checkpoint.layout_change import LayoutChange
+from rmsprop.errors import InputError, Received
+from rmsprop.rule import Array
+
+Fields = Mapping[str, Any]  # fields of Rule; those that are unknown are missing
+
+AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")
+WEIGHTS = ("weight", "running_mean", "running_var")
+DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
+
+
+def agreed_fields(path: Path, stated: Fields, given: Fields) -> dict[str, Any]:
+    """Return the fields of `Rule` that a file states and those the caller gives; a contradiction is an InputError."""
+    for name, value in given.items():
+        if stated.get(name) is not None and stated[name] != value:
+            raise InputError(name, f"what {path} or its library says ({stated[name]!r})", value, "leave it out")
+    return {**{name: value for name, value in stated.items() if value is not None}, **given}
+
+
+@dataclass(frozen=True)
+class KerasVariable:
+    """A trainable variable of a Keras model, and how its array becomes PyTorch's.
+
+    Parameters
+    ----------
+    layer, cls, name
+        Name and class of its layer, and its own name there.
+    ndim
+        Number of its axes.
+    change
+        Change from Keras' layout to PyTorch's; None where the layouts agree.
+    problem
+        Why it cannot move between Keras and PyTorch, unless the mapping says how.
+    final
+        `problem` holds whatever the mapping says.
+    ask
+        "flatten" or "reshape" where only the mapping can tell the sizes.
+    note
+        What to mind when it moves.
+    """
+
+    layer: str
+    cls: str
+    name: str
+    ndim: int
+    change: LayoutChange | None = None
+    problem: str | None = None
+    final: bool = False
+    ask: str | None = None
+    note: str | None = None
+
+    def __str__(self) -> str:
+        """Return the variable's name, as Keras writes it."""
+        return f"{self.layer}/{self.name} ({self.cls})"
+
+
+@dataclass(frozen=True)
+class ParameterState:
+    """The state of one parameter; arrays have the parameter's shape and the file's dtype.
+
+    Parameters
+    ----------
+    name
+        Name of the parameter, or its index as text where the file has no names.
+    square_avg
+        v; None before the first step.
+    grad_avg
+        m, only when centered.
+    momentum_buffer
+        b or M (see the module), only with momentum. For optax, the sign is already turned.
+    step
+        t; None where the file does not say.
+    group
+        Index of its parameter group.
+    layer
+        The Keras variable that it is, where the file tells.
+    weight
+        The parameter itself, where weights are moved, too.
+    running_mean, running_var
+        Statistics of the batch normalization whose weight this is.
+    weight_name
+        Its name in the `state_dict()` of the PyTorch model.
+    """
+
+    name: str
+    square_avg: Array | None
+    grad_avg: Array | None = None
+    momentum_buffer: Array | None = None
+    step: int | None = None
+    group: int = 0
+    layer: KerasVariable | None = None
+    weight: Array | None = None
+    running_mean: Array | None = None
+    running_var: Array | None = None
+    weight_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.step is not None and not (type(self.step) is int and 0 <= self.step < 2**63):
+            remedy = "set it to the number of executed steps, or None"
+            raise InputError(f"step of {self.name!r}", "a whole number from 0 to 2**63 - 1", self.step, remedy)
+        for field in (*AVERAGES, *WEIGHTS):
+            if getattr(self, field) is None:
+                continue
+            value = np.asarray(getattr(self, field))  # arithmetic on 0-d arrays returns NumPy scalars
+            if value.dtype.name not in DTYPES:
+                remedy = "cast it to float32 before it is saved"
+                raise InputError(f"{field} of {self.name!r}", f"of {', '.join(DTYPES)}", Received(value.dtype), remedy)
+            value = value.astype(value.dtype.newbyteorder("="), copy=False)
+            object.__setattr__(self, field, value)
+            first = self.square_avg if self.square_avg is not None or field in AVERAGES else self.weight
+            shape = None if first is None else first.shape
+            if value.shape != shape:
+                needed, received = f"of square_avg's shape {shape}", Received(f"shape {value.shape}")
+                raise InputError(f"{field} of {self.name!r}", needed, received, "check which library wrote the file")
+        v = self.square_avg
+        if v is not None and any((part < 0).any() for part in (v.real, v.imag)):
+            received = Received("one with negative elements")
+            remedy = "this is not RMSprop, or its momentum and centered differ from those given"
+            raise InputError(f"square_avg of {self.name!r}", "an average of squares", received, remedy)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of an optimizer, whatever library wrote it.
+
+    Parameters
+    ----------
+    kind
+        The library, one of `KINDS`.
+    parameters
+        The state of each parameter, in the file's order.
+    groups
+        For each parameter group, the known fields of `Rule`: from the file, the library or the caller.
+        `lr_in_momentum` says what `momentum_buffer` gathers, `centered` whether there is `grad_avg`.
+    extras
+        For each parameter group of a PyTorch file, its other keys as they stand there (initial_lr, name, foreach).
+    notes
+        What differs from the file, in words.
+    """
+
+    kind: str
+    parameters: tuple[ParameterState, ...]
+    groups: tuple[Fields, ...]
+    extras: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int | None:
+        """The largest step count of all parameters; None if the file has none."""
+        return max((p.step for p in self.parameters if p.step is not None), default=None)
+
+
+class Conversion(NamedTuple):
+    """A converted checkpoint, and in words what moved how exactly, what was dropped, and what to mind.
+
+    `problems` lists what prevents the conversion, one line each; it is empty where `convert` returns. The first word
+    of a line is missing, extra, shape, dtype, group, layout, mapping, unknown or impossible. `mapping` is one that
+    `convert` takes, with all that is known; "FILL IN" begins what is not.
+    """
+
+    checkpoint: Checkpoint
+    notes: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    mapping: Mapping[str, Any] = MappingProxyType({})

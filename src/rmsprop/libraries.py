@@ -1,0 +1,309 @@
+"""The table of libraries: what each library and paper means by "RMSprop", and what its checkpoints hold.
+
+A new library is a row of `LIBRARIES`; `rmsprop.profiles` and `rmsprop.checkpoint` derive from this table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from rmsprop.rule import Rule
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Rule))
+WITH_MOMENTUM = "with momentum"  # eps_inside_sqrt of legacy Keras: inside with momentum, outside without
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The rule of one library or paper: its defaults, and what sets it apart.
+
+    Parameters
+    ----------
+    name
+        What `profile` is called with.
+    title
+        The class, function or paper.
+    defaults
+        Values of `Rule`'s fields where they differ from those of `Rule()`; `lr=None` where the library demands one.
+    decay_name
+        The library's argument for the decay β.
+    weight_decay
+        The library's own weight decay: none, L2, decoupled.
+    differs
+        What sets it apart from the others, in a sentence or two.
+    source
+        Where its definition was read.
+    """
+
+    name: str
+    title: str
+    defaults: Mapping[str, Any]
+    decay_name: str
+    weight_decay: str
+    differs: str
+    source: str
+
+    def default(self, field: str) -> Any:
+        """Return the library's default of a field of `Rule`; None for an lr that must be given."""
+        return self.defaults.get(field, getattr(Rule, field))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What the parameter groups in a PyTorch library's state dict say.
+
+    Parameters
+    ----------
+    fields
+        The fields of `Rule` that a group states.
+    keys
+        The group's keys for fields of `Rule`, where they differ from the fields' names.
+    defaults
+        Other keys of every group, with the library's defaults.
+    optional
+        Other keys that a group may have. No other library knows them.
+    marker
+        A key that tells this library from those that state less of the rule; None where no key does.
+    required
+        Keys without which a group is not this library's.
+    foreign
+        Keys with which a group is not this library's.
+    """
+
+    fields: tuple[str, ...]
+    keys: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    optional: tuple[str, ...] = ()
+    marker: str | None = None
+    required: tuple[str, ...] = ("alpha", "eps")
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The checkpoints of one library: what their files hold, and what the library's RMSprop cannot choose.
+
+    Parameters
+    ----------
+    title
+        The class or function.
+    format
+        The module of `rmsprop.checkpoint.formats` that reads and writes its files.
+    fixed
+        Fields of `Rule` that always have these values there.
+    groups
+        Its parameter groups, each of which states its hyperparameters; None where files have no groups.
+    channels_last
+        Kernels are stored as (…, in, out), as in TensorFlow, not as (out, in, …), as in PyTorch.
+    ordered
+        Parameters are in the model's order; the index of a parameter can be its name.
+    written
+        Whether its files are written, too.
+    endings
+        A new file with such an ending is of this kind, unless the caller names another.
+    """
+
+    title: str
+    format: str
+    fixed: Mapping[str, Any]
+    groups: Groups | None = None
+    channels_last: bool = False
+    ordered: bool = False
+    written: bool = True
+    endings: tuple[str, ...] = ()
+
+    @property
+    def states_rule(self) -> bool:
+        """Whether each group in a file states its hyperparameters, and there may be several groups."""
+        return self.groups is not None
+
+
+@dataclass(frozen=True)
+class Library:
+    """A row of the table: a rule, checkpoints, or both. This project's own classes follow any rule."""
+
+    profile: Profile | None = None
+    kind: Kind | None = None
+
+
+def _fixed(defaults: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    """Return the library's values of the fields that it cannot choose."""
+    return {field: defaults.get(field, getattr(Rule, field)) for field in fields}
+
+
+_INSIDE = {"eps_inside_sqrt": True}
+_TF1 = {**_INSIDE, "lr": None, "decay": 0.9, "eps": 1e-10, "initial_square_avg": 1.0, "lr_in_momentum": True}
+_TIMM = {**_TF1, "lr": 1e-2}
+_SB3 = {**_INSIDE, "initial_square_avg": 1.0}
+_KERAS_LEGACY = {"lr": 1e-3, "decay": 0.9, "eps": 1e-7, "lr_in_momentum": True, "eps_inside_sqrt": WITH_MOMENTUM}
+_KERAS = {**_KERAS_LEGACY, **_INSIDE, "decoupled_weight_decay": True}
+_OPTAX = {**_INSIDE, "lr": None, "decay": 0.9, "lr_in_momentum": True}
+
+# Few libraries have these; what a library has of them is in its row.
+_NESTEROV = ("nesterov", "bias_correction")
+_PLACES = ("eps_inside_sqrt", "lr_in_momentum")
+_EVERY_GROUP = ("lr", "decay", "eps", "momentum", "centered", "weight_decay")
+_ALPHA = {"decay": "alpha"}
+_EXECUTION = {"capturable": False, "foreach": None, "differentiable": False}
+
+LIBRARIES: Mapping[str, Library] = MappingProxyType(
+    {
+        "torch": Library(
+            Profile(
+                "torch", "torch.optim.RMSprop", {}, "alpha", "L2",
+                "ε stands outside the root and the learning rate outside the momentum buffer, so that a change of the "
+                "rate acts at once on all that the buffer holds.",
+                "pytorch/pytorch: torch/optim/rmsprop.py (2.13)",
+            ),
+            Kind(
+                "torch.optim.RMSprop", "torch",
+                _fixed({}, *_NESTEROV, *_PLACES, "decoupled_weight_decay"),
+                Groups((*_EVERY_GROUP, "maximize"), _ALPHA, _EXECUTION, marker="foreach"),
+                ordered=True, endings=(".pt", ".pth"),
+            ),
+        ),
+        "rmsprop.torch": Library(
+            kind=Kind(
+                "rmsprop.torch.RMSprop", "torch", {},
+                Groups(
+                    FIELDS, _ALPHA, {**_EXECUTION, "fused": None},
+                    ("state_dtype", "stochastic_rounding", "sparse", "nonfinite"), marker="eps_inside_sqrt",
+                ),
+                ordered=True,
+            ),
+        ),
+        "tf1": Library(
+            Profile(
+                "tf1", "tf.compat.v1.train.RMSPropOptimizer", _TF1, "decay", "none",
+                "The average starts at 1, so that small gradients begin with small steps; ε stands inside the root, "
+                "the learning rate in the momentum buffer.",
+                "tensorflow/tensorflow: tensorflow/python/training/rmsprop.py, "
+                "tensorflow/core/kernels/training_ops.cc (2.21)",
+            ),
+            Kind(
+                "tf.compat.v1.train.RMSPropOptimizer", "tf1",
+                _fixed(_TF1, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize"),
+                channels_last=True, endings=(".index",),
+            ),
+        ),
+        "keras": Library(
+            Profile(
+                "keras", "keras.optimizers.RMSprop (Keras 3)", _KERAS, "rho", "decoupled",
+                "Like TensorFlow 1, but the average starts at 0, so that the first steps are 1/√(1−β) times the "
+                "learning rate; weight decay is decoupled.",
+                "keras-team/keras: keras/src/optimizers/rmsprop.py, base_optimizer.py (3.15)",
+            ),
+            Kind(
+                "keras.optimizers.RMSprop", "keras",
+                _fixed(_KERAS, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize"),
+                channels_last=True, ordered=True, endings=(".keras", ".h5"),
+            ),
+        ),
+        "rmsprop.keras": Library(
+            kind=Kind("rmsprop.keras.RMSprop", "keras", {}, channels_last=True, ordered=True)
+        ),
+        "keras-legacy": Library(
+            Profile(
+                "keras-legacy", "tf.keras.optimizers.legacy.RMSprop (the one of TensorFlow up to 2.10)",
+                _KERAS_LEGACY, "rho", "none",
+                "ε stands outside the root without momentum and inside it with momentum: the smallest denominator "
+                "jumps from ε to √ε as soon as momentum is not 0.",
+                "keras-team/tf-keras: tf_keras/optimizers/legacy/rmsprop.py (2.21)",
+            ),
+        ),
+        "optax": Library(
+            Profile(
+                "optax", "optax.rmsprop", _OPTAX, "decay", "none",
+                "ε stands inside the root unless eps_in_sqrt=False, which matches PyTorch only without momentum or at "
+                "a constant learning rate: the rate stays in the momentum buffer.",
+                "google-deepmind/optax: optax/_src/alias.py, optax/_src/transform.py (0.2.8)",
+            ),
+            Kind(
+                "optax.rmsprop", "optax", _fixed(_OPTAX, "decoupled_weight_decay", "maximize", "lr_in_momentum"),
+                channels_last=True,
+            ),
+        ),
+        "rmsprop.jax": Library(kind=Kind("rmsprop.jax.rmsprop", "optax", {}, channels_last=True)),
+        "timm": Library(
+            Profile(
+                "timm", "timm.optim.RMSpropTF", _TIMM, "alpha", "L2, or decoupled",
+                "TensorFlow 1's rule for PyTorch, with weight decay.",
+                "huggingface/pytorch-image-models: timm/optim/rmsprop_tf.py (1.0.31)",
+            ),
+            Kind(
+                "timm.optim.RMSpropTF", "torch",
+                _fixed(_TIMM, *_NESTEROV, "maximize", "eps_inside_sqrt"),
+                Groups(
+                    (*_EVERY_GROUP, "lr_in_momentum", "decoupled_weight_decay"),
+                    {**_ALPHA, "decoupled_weight_decay": "decoupled_decay"}, {"caution": False},
+                    ("corrected_weight_decay", "max_lr_snapshot"), marker="lr_in_momentum",
+                    required=("alpha", "eps", "lr_in_momentum"),
+                ),
+                ordered=True,
+            ),
+        ),
+        "sb3": Library(
+            Profile(
+                "sb3", "stable_baselines3.common.sb2_compat.rmsprop_tf_like.RMSpropTFLike", _SB3, "alpha", "L2",
+                "ε inside the root and an average that starts at 1, as in TensorFlow 1, but PyTorch's decay, ε and "
+                "momentum buffer.",
+                "DLR-RM/stable-baselines3: stable_baselines3/common/sb2_compat/rmsprop_tf_like.py (2.9.2)",
+            ),
+            Kind(
+                "Stable-Baselines3's RMSpropTFLike", "torch",
+                _fixed(_SB3, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize"),
+                Groups(_EVERY_GROUP, _ALPHA, {}, foreign=("foreach",)),
+                ordered=True, endings=(".zip",),
+            ),
+        ),
+        "bitsandbytes": Library(
+            kind=Kind(
+                "bitsandbytes.optim.RMSprop", "torch",
+                _fixed({}, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize", "momentum"),
+                Groups(
+                    ("lr", "decay", "eps", "weight_decay"), {"decay": "betas"}, {}, marker="betas", required=("betas",)
+                ),
+                ordered=True, written=False,
+            ),
+        ),
+        "graves": Library(
+            Profile(
+                "graves", "Graves, Generating Sequences With Recurrent Neural Networks, eq. 38-45",
+                {**_INSIDE, "lr": 1e-4, "decay": 0.95, "eps": 1e-4, "momentum": 0.9, "centered": True,
+                 "lr_in_momentum": True}, "unnamed", "none",
+                "Centered, always: the gradient is divided by its standard deviation, with a large ε inside the root.",
+                "arXiv:1308.0850 (2013); chainer/chainer: chainer/optimizers/rmsprop_graves.py",
+            ),
+        ),
+        "dqn": Library(
+            Profile(
+                "dqn", "DQN, Mnih et al., Nature 518 (2015), as released in Lua",
+                {**_INSIDE, "lr": 2.5e-4, "decay": 0.95, "eps": 0.01, "centered": True, "lr_in_momentum": True},
+                "gradient momentum, squared gradient momentum", "L2",
+                'Centered, without heavy-ball momentum: the paper\'s "gradient momentum 0.95" is the decay of the '
+                "average gradient.",
+                "kuz/DeepMind-Atari-Deep-Q-Learner: dqn/NeuralQLearner.lua",
+            ),
+        ),
+        "lasagne": Library(
+            Profile(
+                "lasagne", "lasagne.updates.rmsprop, pymc.rmsprop",
+                {**_INSIDE, "lr": 1.0, "decay": 0.9, "eps": 1e-6, "lr_in_momentum": True}, "rho", "none",
+                "A learning rate of 1: every parameter moves by about 1 in each step unless told otherwise. Momentum "
+                "is added by apply_momentum, whose buffer holds whole steps, the learning rate included.",
+                "Lasagne/Lasagne: lasagne/updates.py; pymc-devs/pymc: pymc/variational/updates.py",
+            ),
+        ),
+        "adam-b1-0": Library(
+            Profile(
+                "adam-b1-0", "Adam with β₁ = 0", {"lr": 1e-3, "decay": 0.999, "bias_correction": True}, "beta2", "L2",
+                "Bias-corrected RMSprop: the first steps are no longer than the later ones.",
+                "Kingma and Ba, arXiv:1412.6980 (2014); torch.optim.Adam(betas=(0, beta2))",
+            ),
+        ),
+    }
+)  # fmt: skip
