@@ -20,8 +20,8 @@ from rich.text import Text
 
 from rmsprop import Rule, native, profile, recipe
 from rmsprop.cli.app import run
-from rmsprop.cli.common import stdout
-from rmsprop.cli.terminal import show_training
+from rmsprop.cli.terminal import stdout
+from rmsprop.cli.train import show_training
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.lock import locked
@@ -256,8 +256,9 @@ def test_a_reader_of_the_progress_that_has_seen_enough_stops_the_command() -> No
     done = rmsprop_in_shell(f"(rmsprop train {MINE}:regression --out run; echo $? >&3) 3>status 2>&1 | head -1")
     assert (done.stdout.count("\n"), done.stderr, Path("status").read_text()) == (1, "", "141\n")
     assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 0
-    done = rmsprop_in_shell("(rmsprop explain; echo $? >&3) 3>status | true")
-    assert (done.stderr, Path("status").read_text()) == ("", "141\n")
+    for line in ("rmsprop explain", "rmsprop train --help"):
+        done = rmsprop_in_shell(f"({line}; echo $? >&3) 3>status | true")
+        assert (done.stderr, Path("status").read_text()) == ("", "141\n")
 
 
 def test_a_terminal_without_greek_letters_gets_whole_json() -> None:
@@ -402,10 +403,10 @@ def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypat
 def test_doctor_says_why_the_kernel_does_not_step_torch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rmsprop.cli import doctor
+    from rmsprop.cli import installation
     from rmsprop.torch.engines import cpu_kernel
 
-    monkeypatch.setattr(doctor, "_WALKS", {"torch": doctor._WALKS["torch"]})
+    monkeypatch.setattr(installation, "_WALKS", {"torch": installation._WALKS["torch"]})
     monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", "torch 2.9.1 lacks …")
     assert run(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -416,18 +417,18 @@ def test_doctor_says_why_the_kernel_does_not_step_torch(
 def test_doctor_goes_on_where_a_framework_is_broken(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rmsprop.cli import doctor
+    from rmsprop.cli import installation
 
-    def absent(*_: object) -> doctor.Walked:
+    def absent(*_: object) -> installation.Walked:
         raise ModuleNotFoundError("rmsprop.jax needs JAX and optax: pip install 'rmsprop[jax]'")
 
-    def broken(*_: object) -> doctor.Walked:
+    def broken(*_: object) -> installation.Walked:
         raise ValueError("Unable to import\nbackend : foo")
 
-    monkeypatch.setattr(doctor, "_WALKS", {"jax": absent, "numpy": doctor._WALKS["numpy"]})
+    monkeypatch.setattr(installation, "_WALKS", {"jax": absent, "numpy": installation._WALKS["numpy"]})
     assert run(["doctor"]) == 0
     assert "rmsprop.jax was not tried: rmsprop.jax needs JAX" in capsys.readouterr().out
-    monkeypatch.setitem(doctor._WALKS, "keras", broken)
+    monkeypatch.setitem(installation._WALKS, "keras", broken)
     assert run(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "rmsprop.keras failed: ValueError: Unable to import backend : foo" in text
@@ -620,7 +621,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--out", "folder.py"], "--out must be a new or empty directory, got folder.py, which holds"),
     (["compare", "digits", "--seeds", "3"], "--seeds must be a whole number >= 5, got 3; fewer say too little"),
     (["compare", "digits", "--tuning-seeds", "0"], "--tuning-seeds must be a whole number >= 1, got 0"),
-    (["compare", "digits", "--lr", "0.01"], "--lr must be left out, got one; every optimizer's rate is picked"),
+    (["compare", "digits", "--lr", "0.01"], "--lr must be left out, got 0.01; every optimizer's rate is picked"),
     (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
     (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
     (["compare", "digits", "--lrs"], "--lrs must be at least 3 different rates, got []; give a wider grid"),

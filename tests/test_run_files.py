@@ -14,7 +14,9 @@ import pytest
 from rich.console import Console
 
 from rmsprop import InputError, Rule
-from rmsprop.cli.terminal import show_comparison, show_examined, show_training
+from rmsprop.cli.compare import show_comparison
+from rmsprop.cli.doctor import show_findings
+from rmsprop.cli.train import show_training
 from rmsprop.lab.compare import compare
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.report import figures, monitor_figures
@@ -55,7 +57,7 @@ def read(path: Path) -> None:
     run, console = RunDirectory(path), Console(file=io.StringIO())
     write_report(run)
     if run.config()["kind"] == "train":
-        show_examined(console, examine_run(run))
+        show_findings(console, examine_run(run))
         show_training(console, run, None)
     else:
         show_comparison(console, run, None)

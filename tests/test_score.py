@@ -20,7 +20,8 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import TensorDataset
 
 from rmsprop import InputError, Rule
-from rmsprop.cli.terminal import show_comparison, show_training, training_progress
+from rmsprop.cli.compare import show_comparison
+from rmsprop.cli.train import TrainingProgress, show_training
 from rmsprop.lab import Task, accuracy, load_task
 from rmsprop.lab import compare as compare_
 from rmsprop.lab.learning_rates import Choice
@@ -329,7 +330,7 @@ def test_progress_names_the_score() -> None:
     for name, words in (("binary", "validation loss 0."), ("left_over", "validation mean absolute error ")):
         console = Console(file=io.StringIO(), width=300, color_system=None)
         training = Training(load_task(f"{SHAPES}:{name}"), RMSprop, seed=0, epochs=1)
-        with training_progress(console) as listen:
+        with TrainingProgress(console) as progress:
             for new in training.run():
-                listen(training, new)
+                progress.listen(training, new)
         assert f"epoch 1 of 1: {words}" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -20,7 +20,8 @@ from rich.console import Console
 from sick import WELL
 
 from rmsprop import InputError, Rule
-from rmsprop.cli.terminal import show_examined, show_training, training_progress
+from rmsprop.cli.doctor import show_findings
+from rmsprop.cli.train import TrainingProgress, show_training
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.findings.find import find_in_run
 from rmsprop.lab.findings.loss_history import LossHistory
@@ -196,8 +197,8 @@ def test_a_healthy_run_is_not_replayed_and_measures_nothing_between_records(monk
 
 def test_the_terminal_says_that_it_replays() -> None:
     console = Console(file=io.StringIO(), width=100, color_system=None)
-    with training_progress(console) as listen:
-        train(f"{SICK}:growing", RULE, every=1000, listen=listen)
+    with TrainingProgress(console) as progress:
+        train(f"{SICK}:growing", RULE, every=1000, listen=progress.listen)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"\nreplaying steps 1 to \d+ to see where it began\n$", said)
 
@@ -395,7 +396,7 @@ def test_it_is_told_also_where_nothing_is_measured() -> None:
     assert (summary["status"], [f["kind"] for f in summary["findings"]]) == ("diverged", ["loss"])
     assert summary["findings"][0]["sentence"] in said_of(run)
     console = Console(file=io.StringIO(), width=300, color_system=None)
-    show_examined(console, examine_run(run))
+    show_findings(console, examine_run(run))
     assert "1 finding in the losses; no step was measured." in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -450,7 +451,7 @@ def test_doctor_has_nothing_to_say_of_a_comparison() -> None:
 
 def doctor_says(run: RunDirectory) -> str:
     console = Console(file=io.StringIO(), width=300, color_system=None)
-    show_examined(console, examine_run(run))
+    show_findings(console, examine_run(run))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from rich.console import Console
 
-from rmsprop.cli.terminal import comparison_table, show_bench
+from rmsprop.cli.bench import show_bench
+from rmsprop.cli.compare import comparison_table
 from rmsprop.lab.report import figures
 from rmsprop.lab.report.sentences import describe_comparison
 from rmsprop.lab.runs.directory import RunDirectory

@@ -1,1 +1,1 @@
-"""The commands, as functions: training (train, compare, find_lr, report), rules (explain, recipes, convert), checks."""
+"""The command line: a file for each command, with its options, its progress and its table."""

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What the commands do is in commands/.
+"""The command line: parse, call, and turn what happens into an exit status.
 
 Exit status 0 on success, 1 on failure, 2 on bad input, 130 when stopped, 141 when the reader of its output has left.
 """
@@ -9,33 +9,41 @@ import io
 import os
 import sys
 import warnings
+from importlib import import_module
 
 from cyclopts import App, CycloptsError
 
 from rmsprop import __version__
-from rmsprop.cli import checks, common, rules, training
-from rmsprop.cli.common import Failure, stderr
+from rmsprop.cli.common import Failure, Invocation, complain
+from rmsprop.cli.terminal import Terminal, stderr
 from rmsprop.errors import InputError
 
+# Names of modules beside this one; each defines the command as a function of the same name.
+COMMANDS = (
+    "train",
+    "compare",
+    "find_lr",
+    "report",
+    "explain",
+    "recipes",
+    "convert",
+    "bench",
+    "doctor",
+)
 app = App(
     name="rmsprop",
     version=__version__,
     help="RMSprop: train with it, compare it with other optimizers, see what it does.",
     help_format="plaintext",
-    suppress_keyboard_interrupt=False,  # cyclopts would turn it into SystemExit, which is a task's own way to end
+    console=Terminal(),
     help_epilogue="Start with: rmsprop compare digits\nEvery command explains itself: rmsprop COMMAND --help",
 )
-for command in (
-    training.train, training.compare, training.find_lr, training.report,
-    rules.explain, rules.recipes, rules.convert,
-    checks.bench, checks.doctor,
-):  # fmt: skip
-    app.command(command)
+for _name in COMMANDS:
+    app.command(getattr(import_module(f"rmsprop.cli.{_name}"), _name))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    common.arguments[:] = sys.argv[1:] if arguments is None else arguments
     if sys.stderr is None:  # closed by whoever started this; else the first file that is opened would take its place
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
@@ -46,7 +54,7 @@ def run(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False, soft_wrap=True)
     try:
-        app(common.arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        _call(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except CycloptsError as error:
         _complain(f"{str(error).strip().removesuffix('.')}; see rmsprop --help")
@@ -78,6 +86,13 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _call(words: list[str]) -> None:
+    """Call the command that `words` name with its options, and with its invocation if it takes one."""
+    command, bound, unparsed = app.parse_args(words, exit_on_error=False, print_error=False)
+    for name in unparsed:
+        bound.arguments[name] = Invocation(tuple(words))
+    command(*bound.args, **bound.kwargs)
+
+
 def _complain(problem: object) -> None:
-    text = " ".join(str(problem).split())  # one line, whatever the source
-    stderr.print(f"rmsprop: {text}", markup=False, soft_wrap=True)
+    complain(" ".join(str(problem).split()))  # one line, whatever the source

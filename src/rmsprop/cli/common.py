@@ -1,4 +1,4 @@
-"""What the commands share: where they print, their failure, and the words they were called with."""
+"""What commands share: their invocation, their failure, and how their results are printed."""
 
 from __future__ import annotations
 
@@ -7,62 +7,78 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
 
+from rmsprop.cli.terminal import stderr, stdout
 from rmsprop.errors import InputError
 from rmsprop.files import finite
-from rmsprop.text import printable, printable_json
+from rmsprop.text import printable_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from rmsprop.lab.runs.directory import RunDirectory
 
 Flag = Annotated[bool, Parameter(negative="")]
-
-
-class _Console(Console):
-    """A console that shows no control characters in text of others."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Return the segments to be written. Rich adds its own control codes later."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
-
-    def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError that is handled here, as other files do; rich's own way is to exit."""
-        raise
-
-
-# Results are as wide as they are: no table loses digits in a narrow window, or in a file.
-stdout = _Console(highlight=False, soft_wrap=True, width=10_000)
-stderr = _Console(stderr=True, highlight=False)
-if stderr.width < 1:  # COLUMNS=0, in which rich shows nothing at all
-    stderr.width = 80
-
-arguments: list[str] = []  # of this invocation: what a report says it was made by, and how a run is resumed
 
 
 class Failure(Exception):  # noqa: N818  (it carries an exit status, not an error)
     """The command did its work and the answer is no; what there is to say has been said."""
 
 
-def command_line() -> str:
-    """Return this invocation as a shell takes it; it is kept with what the command leaves, as UTF-8."""
-    for word in arguments:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise InputError("every argument", "text in UTF-8", word, "rename the file or directory") from None
-    return shlex.join(["rmsprop", *arguments])
+@dataclass(frozen=True)
+class Invocation:
+    """The words that a command was called with."""
+
+    words: tuple[str, ...]
+
+    def command_line(self) -> str:
+        """Return the words as a shell takes them. A run keeps this line, in UTF-8."""
+        for word in self.words:
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise InputError("every argument", "text in UTF-8", word, "rename the file or directory") from None
+        return shlex.join(["rmsprop", *self.words])
+
+    def to_resume(self) -> str:
+        """Return the command line that resumes the run of this one."""
+        words = [word for word in self.words if word not in ("--resume", "--accept-changes")]
+        return shlex.join(["rmsprop", *words, "--resume"])
 
 
-def say_how_to_resume(stop: BaseException) -> None:
-    """Print why the command stopped, and the line that goes on."""
-    words = [word for word in arguments if word not in ("--resume", "--accept-changes")]
-    command = shlex.join(["rmsprop", *words, "--resume"])
-    stderr.print(f"rmsprop: {stop}; go on with: {command}", markup=False, soft_wrap=True)
+# A command that has a parameter of this type is given its invocation; it is no option.
+Invoked: TypeAlias = Annotated[Invocation, Parameter(parse=False)]
+
+
+@contextmanager
+def lab_run(as_json: bool, invocation: Invocation | None = None) -> Iterator[None]:
+    """Run the lab inside: standard output is for the result, and an interrupted run says how to resume it.
+
+    Without an `invocation` an interrupted run cannot be resumed.
+    """
+    from rmsprop.lab.runs.interrupts import Interrupted
+    from rmsprop.lab.runs.workers import WorkerLost
+
+    resume = f"; go on with: {invocation.to_resume()}" if invocation else ""
+    try:
+        with results_alone(as_json):
+            yield
+    except (Interrupted, WorkerLost) as stop:
+        complain(f"{stop}{resume}")
+        raise (KeyboardInterrupt if isinstance(stop, Interrupted) else Failure) from None
+
+
+def complain(problem: str) -> None:
+    """Print one line about what went wrong."""
+    stderr.print(f"rmsprop: {problem}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -72,7 +88,7 @@ def results_alone(as_json: bool) -> Iterator[None]:
         yield
         return
     output = os.dup(1)
-    os.dup2(2, 1)  # of other processes and of libraries that are no Python
+    os.dup2(2, 1)  # for other processes, and for libraries that are not Python
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -81,7 +97,7 @@ def results_alone(as_json: bool) -> Iterator[None]:
         os.close(output)
 
 
-def print_result(as_json: bool, facts: dict[str, Any], show: Any) -> None:
+def print_result(as_json: bool, facts: dict[str, Any], show: Callable[[], None]) -> None:
     """Print the facts as JSON, or call `show`."""
     if not as_json:
         show()
@@ -89,3 +105,23 @@ def print_result(as_json: bool, facts: dict[str, Any], show: Any) -> None:
     encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
     text = json.dumps(finite(facts), ensure_ascii=encoding != "utf-8", indent=2, allow_nan=False)
     print(printable_json(text))
+
+
+def print_with_report(
+    as_json: bool,
+    run: RunDirectory,
+    summary: dict[str, Any],
+    show: Callable[[Console, RunDirectory, Path | None], None],
+) -> None:
+    """Write the report of a run and print its result. On a full disk the result comes first, then the error."""
+    from rmsprop.lab.report.page import write_report
+
+    report, failed = None, None
+    try:
+        report = write_report(run)
+    except OSError as error:
+        failed = error
+    facts = {**summary, "directory": str(run.path), "report": None if report is None else str(report)}
+    print_result(as_json, facts, lambda: show(stdout, run, report))
+    if failed is not None:
+        raise failed

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
+from rmsprop.errors import InputError
 from rmsprop.profiles import PROFILES, profile
 from rmsprop.rule import Rule
 
@@ -53,6 +54,13 @@ NO_OPTIONS, NO_RATELESS, NOTHING_KNOWN = _Options(), _RatelessOptions(), _Known(
 def chosen_rule(options: Any) -> Rule:
     """Return the rule that the options describe: the profile's, with the values that are given."""
     return profile("torch" if options.profile is None else options.profile, **given_values(options))
+
+
+def rule_without_rate(options: Any, remedy: str) -> Rule:
+    """Return the rule that the options describe, of a command that has rates of its own: --lr is refused."""
+    if options.lr is not None:
+        raise InputError("--lr", "left out", options.lr, remedy)
+    return chosen_rule(dataclasses.replace(options, lr=Rule.lr))  # some profiles demand a rate
 
 
 def given_values(options: Any) -> dict[str, Any]:

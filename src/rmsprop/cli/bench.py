@@ -1,0 +1,91 @@
+"""`rmsprop bench`: the time of a step on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import TaskID
+from rich.table import Table
+
+from rmsprop.cli.common import Flag, print_result
+from rmsprop.cli.terminal import Bars, stderr, stdout
+
+
+def bench(*cases: str, json: Flag = False) -> None:
+    """Time a step here beside torch's steps and the memory limit.
+
+    Contenders take turns; ratios are medians over pairs, with the middle half.
+    All cases take about ten minutes, most of them for torch.compile, and 6 GB
+    of memory.
+
+    Try:
+      rmsprop bench policy
+      rmsprop bench
+      rmsprop bench large rich --json
+
+    Parameters
+    ----------
+    cases
+        Of large, rich, many, policy (these also with -statistics: what watching costs), policy-training,
+        language-training; all if left out.
+    json
+        Print the measurements as JSON.
+    """
+    from rmsprop.lab.bench import bench as measure
+
+    with BenchProgress(stderr) as progress:
+        found = measure(cases, progress.listen)
+    print_result(json, found, lambda: show_bench(stdout, found))
+
+
+class BenchProgress(Bars):
+    """The progress of the measurements: a bar for each case on a terminal, elsewhere a line."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bars: dict[str, TaskID] = {}
+
+    def listen(self, case: str, done: int, total: int) -> None:
+        """Show how many repeats of a case are done."""
+        if case not in self._bars:
+            self._bars[case] = self.add_task(case, total=total, news="")
+            if not self.console.is_terminal:
+                self.console.print(f"measuring: {case}", markup=False)
+        self.update(self._bars[case], completed=done)
+
+
+def bench_table(found: dict[str, Any]) -> Table:
+    """Return what `bench` measured: the time of a step of each contender, and how many times ours that is."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("step of")
+    table.add_column("time", justify="right")
+    table.add_column("times ours", justify="right")
+    table.add_column("[middle half]".replace("[", r"\["))
+    for case in found["cases"].values():
+        table.add_row(f"[bold]{escape(case['title'])}[/bold]")
+        for i, row in enumerate(case["rows"]):
+            wait = f" (compiled in {row['compile_seconds']:.0f} s)" if "compile_seconds" in row else ""
+            half = escape(f"[{row['low']:.2f}–{row['high']:.2f}]") if i else ""
+            table.add_row(
+                f"  {row['contender']}{wait}", _duration(row["seconds"]), f"{row['ratio']:.2f}" if i else "", half,
+                end_section=i == len(case["rows"]) - 1,
+            )  # fmt: skip
+    return table
+
+
+def _duration(seconds: float) -> str:
+    unit, factor = next((u, f) for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or u == "µs")
+    return f"{seconds * factor:.3g} {unit}"
+
+
+def show_bench(console: Console, found: dict[str, Any]) -> None:
+    """Print the table of `bench` and what it was measured on."""
+    machine = found["environment"]
+    console.print(bench_table(found))
+    console.print()
+    console.print(
+        f"{machine['processor']}, {machine['threads']} threads, kernel {machine['kernel']}, torch {machine['torch']}",
+        markup=False,
+    )

@@ -1,0 +1,143 @@
+"""`rmsprop compare`: RMSprop beside other optimizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rmsprop.cli.common import Flag, Invoked, lab_run, print_with_report
+from rmsprop.cli.rule_options import NO_RATELESS, RatelessOptions, rule_without_rate
+from rmsprop.cli.terminal import Bars, stderr
+
+if TYPE_CHECKING:
+    from rmsprop.lab.runs.directory import RunDirectory
+    from rmsprop.lab.runs.trial import Row
+
+_STAGES = {"tune": "picking learning rates", "final": "comparing"}
+
+
+def compare(
+    task: str,
+    /,
+    *,
+    options: RatelessOptions = NO_RATELESS,
+    lrs: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative="")] = None,
+    tuning_seeds: int = 2,
+    seeds: int = 10,
+    epochs: int | None = None,
+    jobs: int | None = None,
+    out: Path | None = None,
+    resume: Flag = False,
+    accept_changes: Flag = False,
+    json: Flag = False,
+    invocation: Invoked,
+) -> None:
+    """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
+
+    RMSprop is the one you describe; the others have PyTorch's defaults.
+
+    Every optimizer gets the learning rate of one common grid that does best
+    on validation data. Then all train with other seeds, each seed fixing the
+    start and the order of the data; test scores are compared seed by seed.
+
+    Try:
+      rmsprop compare digits
+      rmsprop compare digits --bias-correction
+      rmsprop compare mnist --seeds 5 --epochs 4
+      rmsprop compare my_task.py:make --lrs 0.001 0.01 0.1 --json
+
+    Parameters
+    ----------
+    task
+        A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
+    lrs
+        The grid of learning rates; 1e-4 to 10 in half decades if left out.
+    tuning_seeds
+        Seeds that the rates are picked with.
+    seeds
+        Other seeds that the optimizers are compared with, at least 5.
+    epochs
+        Passes over the training data; the task's own number if left out.
+    jobs
+        Trainings at a time; one per core if left out. Changes no result. Halved when memory runs out.
+    out
+        Directory of the run; runs/compare-TASK, numbered, if left out.
+    resume
+        Go on with the comparison in --out (or the last one of this task), given the same options.
+    accept_changes
+        With --resume: go on although the task's code has changed; the report says what.
+    json
+        Print the summary as JSON.
+    """
+    from rmsprop.lab.compare import compare as run_comparison
+    from rmsprop.lab.learning_rates import LEARNING_RATES
+
+    rule = rule_without_rate(options, "every optimizer's rate is picked: give the grid as --lrs")
+    with lab_run(json, invocation), ComparisonProgress(stderr) as progress:
+        run, summary = run_comparison(
+            task, rule, learning_rates=LEARNING_RATES if lrs is None else lrs, tuning_seeds=tuning_seeds,
+            seeds=seeds, epochs=epochs, jobs=jobs, out=out, resume=resume, accept_changes=accept_changes,
+            command=invocation.command_line(), listen=progress.listen,
+        )  # fmt: skip
+    print_with_report(json, run, summary, show_comparison)
+
+
+class ComparisonProgress(Bars):
+    """The progress of a comparison: a bar for each stage on a terminal, elsewhere a line for every quarter of one."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bars = {stage: self.add_task(words, total=None, news="") for stage, words in _STAGES.items()}
+
+    def listen(self, stage: str, done: int, total: int, row: Row | None) -> None:
+        """Show how many of a stage's trainings are done, and the newest."""
+        news = f"{row['optimizer']} at {row['lr']:g}" if row and done < total else ""
+        self.update(self._bars[stage], completed=done, total=total, news=news)
+        if not self.console.is_terminal and (row is None or done % max(1, total // 4) == 0 or done == total):
+            self.console.print(f"{_STAGES[stage]}: {done} of {total} trainings")
+
+
+def show_comparison(console: Console, run: RunDirectory, report: Path | None) -> None:
+    """Print a comparison's table, what it says in words, and where its report is."""
+    from rmsprop.lab.report.sentences import describe_comparison
+
+    summary = run.summary()
+    assert summary is not None  # noqa: S101
+    console.print(comparison_table(summary))
+    console.print()
+    for line in describe_comparison(run.config(), summary):
+        console.print(line, markup=False)
+    if summary and summary.get("implementation"):
+        console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
+    if report is not None:
+        console.print(f"report: {report}", markup=False)
+
+
+def comparison_table(summary: dict[str, Any]) -> Table:
+    """Return the scores of a comparison as a table."""
+    from rmsprop.lab.report.sentences import difference_words, range_words, score_words
+
+    metric = summary["metric"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("optimizer")
+    table.add_column("lr", justify="right")
+    table.add_column(escape(f"test {metric}"), justify="right")
+    table.add_column("worst–best", justify="right")
+    table.add_column(f"difference [{summary['confidence']:.0%}]", justify="right")
+    table.add_column("than RMSprop")
+    for score in summary["scores"]:
+        table.add_row(
+            score["optimizer"],
+            f"{score['lr']:g}{'*' if score['at_edge'] else ''}",
+            score_words(score["metric"], metric),
+            range_words(score, metric, higher_is_better=summary["higher_is_better"]),
+            escape(difference_words(score, metric)),
+            score["verdict"] or "–",
+            style="bold" if score["optimizer"] == "RMSprop" else None,
+        )
+    return table

@@ -1,0 +1,136 @@
+"""`rmsprop convert`: an optimizer's state from one checkpoint to another."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from rmsprop.cli.common import Failure, Flag, print_result
+from rmsprop.cli.rule_options import NOTHING_KNOWN, KnownOptions, given_values
+from rmsprop.cli.terminal import stdout
+from rmsprop.errors import InputError, Received
+
+if TYPE_CHECKING:
+    from rmsprop.checkpoint import Checkpoint, Conversion
+
+
+def convert(
+    source: Path,
+    target: Path,
+    /,
+    *,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    to: str | None = None,
+    lr: float | None = None,
+    like: Path | None = None,
+    map_: Annotated[Path | None, Parameter(name="--map")] = None,
+    weights: Flag = False,
+    dry_run: Flag = False,
+    known: KnownOptions = NOTHING_KNOWN,
+    json: Flag = False,
+) -> None:
+    """Move an optimizer's state from one library's checkpoint to another's.
+
+    Kinds: torch, rmsprop.torch, timm, sb3, bitsandbytes (read only), keras,
+    rmsprop.keras, tf1, optax, rmsprop.jax.
+
+    The options from --decay to --maximize say of the source's rule what its
+    file does not state; --momentum and --centered for a Keras .weights.h5.
+
+    Try:
+      rmsprop convert model.keras run.pt --like start.pt --weights
+      rmsprop convert model.keras state.pt --to rmsprop.torch
+      rmsprop convert state.pt new.keras --like old.keras --map axes.json
+      rmsprop convert state.pt new.keras --like old.keras --dry-run
+      rmsprop convert model.ckpt-100 state.msgpack --from tf1 --to optax
+
+    Parameters
+    ----------
+    source
+        Checkpoint to read. Nothing in it is executed.
+    target
+        Checkpoint to write; must not exist.
+    from_
+        Kind of the source; told by the file if left out.
+    to
+        Kind of the target; that of --like, else told by its name, if left out.
+    lr
+        Learning rate of the next step; the file's if left out.
+    like
+        A checkpoint of the program that will go on: its names, order, groups and shapes, and all else in it, are kept.
+    map_
+        JSON of {source name: target name, or {"to": name, "transpose": [axes]}}; --dry-run prints one.
+    weights
+        Move the model's weights, too, between a .keras file and a .pt with the model beside the optimizer.
+    dry_run
+        Write nothing; name every mismatch, print the map, and fail if there is a mismatch.
+    json
+        Print what was done as JSON.
+    """
+    from rmsprop.checkpoint import convert as convert_checkpoint
+    from rmsprop.checkpoint import plan, read, write
+    from rmsprop.checkpoint.files import read_mapping, target_kind
+
+    state = read(source, from_, weights=weights, **given_values(known))
+    template = None
+    if like is not None:
+        said = state.groups[0] if like.suffix == ".h5" else {}  # such a file holds the same variables as the source
+        template = read(
+            like, to, weights=weights, **{name: said[name] for name in ("momentum", "centered") if name in said}
+        )
+        to = template.kind
+    to = to or target_kind(target)
+    if to is None:
+        raise InputError("--to", "given where the target's name does not tell", Received("none"), "say --to optax")
+    mapping = None if map_ is None else read_mapping(map_)
+    make = plan if dry_run else convert_checkpoint
+    conversion = make(state, to, lr=lr, like=template, mapping=mapping)
+    if not dry_run:
+        write(conversion.checkpoint, target, like=like)
+    facts = conversion_facts(state, conversion, None if dry_run else target)
+    print_result(json, facts, lambda: show_conversion(stdout, facts))
+    if conversion.problems:
+        raise Failure
+
+
+def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | None) -> dict[str, Any]:
+    """Return what `convert` has read, what it made of it, and what stands in the way."""
+    from rmsprop.checkpoint import AVERAGES, WEIGHTS
+
+    made = conversion.checkpoint
+    done = not conversion.problems
+    moved = [name for name in (*AVERAGES, *WEIGHTS) if any(getattr(p, name) is not None for p in made.parameters)]
+    return {
+        "from": source.kind,
+        "to": made.kind,
+        "parameters": sum(p.square_avg is not None for p in source.parameters),
+        "step": source.step,
+        "source_rule": [dict(group) for group in source.groups],
+        "moved": moved if done else [],
+        "target_rule": [dict(group) for group in made.groups] if done else [],
+        "notes": list(conversion.notes) if done else [],
+        "problems": list(conversion.problems),
+        "written": str(target) if target else None,
+        **({} if target else {"map": dict(conversion.mapping)}),
+    }
+
+
+def show_conversion(console: Console, facts: dict[str, Any]) -> None:
+    """Print what moved, how exactly, and what stands in the way."""
+    step = "steps unknown" if facts["step"] is None else f"step {facts['step']}"
+    console.print(f"{facts['from']} to {facts['to']}: {facts['parameters']} parameters, {step}", markup=False)
+    for problem in facts["problems"]:
+        console.print(f"  PROBLEM  {problem}", markup=False)
+    if facts["moved"]:
+        console.print(f"  moved    {', '.join(facts['moved'])}; copied bit for bit unless noted", markup=False)
+    for note in facts["notes"]:
+        console.print(f"  note     {note}", markup=False)
+    done = f"written: {facts['written']}" if facts["written"] else "nothing was written"
+    console.print(done, markup=False)
+    if "map" in facts:
+        entries = ",\n".join(f"  {dumps(name)}: {dumps(entry)}" for name, entry in facts["map"].items())
+        console.print(f"the map, for --map FILE:\n{{\n{entries}\n}}", markup=False, highlight=False, soft_wrap=True)

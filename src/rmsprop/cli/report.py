@@ -1,0 +1,39 @@
+"""`rmsprop report`: the HTML report of a run, written again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rmsprop.cli.common import Flag, print_result
+from rmsprop.cli.terminal import stdout
+
+
+def report(
+    run: Path,
+    /,
+    *,
+    out: Path | None = None,
+    json: Flag = False,
+) -> None:
+    """Write the HTML report of the run in directory RUN again.
+
+    A run that was interrupted has a report, too.
+
+    Try:
+      rmsprop report runs/compare-digits
+      rmsprop report runs/train-mnist --out mnist.html
+
+    Parameters
+    ----------
+    run
+        Directory of a run of train or compare.
+    out
+        File to write; report.html in the run's directory if left out.
+    json
+        Print the path as JSON.
+    """
+    from rmsprop.lab.report.page import write_report
+    from rmsprop.lab.runs.directory import RunDirectory
+
+    path = write_report(RunDirectory(run), out)
+    print_result(json, {"report": str(path)}, lambda: stdout.print(f"report: {path}", markup=False))
