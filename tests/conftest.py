@@ -6,6 +6,7 @@ import os
 import shutil
 
 import hypothesis
+import lighter
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a Chromium; without one the test is skipped, and fails where CI is set."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
@@ -25,3 +26,15 @@ def chromium() -> str:
     if os.environ.get("CI"):
         pytest.fail("no Chromium: run scripts/install-chromium")
     pytest.skip("no Chromium: run scripts/install-chromium")
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train comparisons in this process."""
+    lighter.without_workers(monkeypatch)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write reports without figures."""
+    lighter.without_figures(monkeypatch)

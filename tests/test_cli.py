@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lighter
 import pytest
 import torch
 from rich.text import Text
@@ -30,6 +31,10 @@ from rmsprop.lab.train import train
 from rmsprop.recipes import RECIPES
 
 MINE = str(Path(__file__).with_name("mine.py"))
+LIGHT = [sys.executable, str(Path(__file__).with_name("light_rmsprop.py"))]
+
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +57,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def command(*arguments: str) -> subprocess.Popen[str]:
     """Start the command in a process of its own, in which the task `slow` is slow."""
     return subprocess.Popen(
-        [sys.executable, "-m", "rmsprop", *arguments],
+        [*LIGHT, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "STEP_SECONDS": "0.02"},
     )  # fmt: skip
 
@@ -203,6 +208,7 @@ def test_explain_takes_a_recipe_and_asks_for_what_its_source_leaves_open(capsys:
     assert "--profile must be left out with --recipe, got 'tf1'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_workers")
 def test_compare_takes_a_profile_that_demands_a_rate(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["compare", f"{MINE}:regression", "--profile", "tf1", "--lrs", "0.1", "0.2", "0.3", "--seeds", "5"]
     assert run([*arguments, "--tuning-seeds", "1", "--epochs", "1", "--json"]) == 0
@@ -301,15 +307,20 @@ SHORT = ["--seeds", "5", "--tuning-seeds", "1", "--epochs", "1", "--lrs", "0.1",
 @pytest.mark.parametrize(
     "arguments",
     [["train", "own.py:noisy"], ["compare", "own.py:noisy", *SHORT], ["find-lr", "own.py:noisy", "--seeds", "1"]],
+    ids=["train", "compare", "find-lr"],
 )
 def test_what_a_task_prints_is_no_part_of_the_json(arguments: list[str]) -> None:
     Path("own.py").write_text(NOISY)
-    done = rmsprop_in_shell(f"rmsprop {' '.join(arguments)} --json")
+    done = subprocess.run([*LIGHT, *arguments, "--json"], capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["task"] == "regression", done.stderr
     for words in ("imported\n", "from another program\n", "made\n", "a loss\n"):
         assert words in done.stderr
-    done = rmsprop_in_shell("rmsprop train own.py:noisy --out x")
-    assert "a loss\n" in done.stdout
+
+
+def test_what_a_task_prints_is_on_standard_output_without_json(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text(NOISY)
+    assert run(["train", "own.py:noisy", "--out", "x"]) == 0
+    assert "a loss\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -444,14 +455,6 @@ def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
     assert text.splitlines()[-1] == "False"
 
 
-def test_odd_tasks_train_and_have_a_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", f"{MINE}:odd"]) == 0
-    assert run(["train", f"{MINE}:not_finite"]) == 1
-    assert "The validation loss was not finite, first before the first step" in capsys.readouterr().out
-    assert run(["train", f"{MINE}:regression", "--out", "x[lr]"]) == 0
-    assert "report: x[lr]/report.html" in capsys.readouterr().out
-
-
 def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("width = 3\n")
     (tmp_path / "own.py").write_text(
@@ -529,7 +532,7 @@ def processes_below(pid: int) -> set[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_comparison_goes_on_where_it_was(number: signal.Signals) -> None:
+def test_a_stopped_comparison_goes_on_where_it_was(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [
         "compare",
         f"{MINE}:slow",
@@ -564,6 +567,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(number: signal.Signals) -> No
         assert time.monotonic() < deadline
         time.sleep(0.05)
     done = RunDirectory(Path("cut")).records()
+    lighter.without_workers(monkeypatch)
     assert run([*arguments, "--resume"]) == 0
     after = RunDirectory(Path("cut")).records()
     assert after[: len(done)] == done
@@ -692,6 +696,7 @@ def test_a_directory_in_which_another_command_works_is_refused(
         assert [p.name for p in Path("run").iterdir()] == [".lock"]
 
 
+@pytest.mark.usefixtures("no_workers")
 @pytest.mark.parametrize(
     "arguments", [["train", "own.py:make"], ["compare", "own.py:make", *SHORT]], ids=["train", "compare"]
 )

@@ -173,6 +173,7 @@ def test_results_in_words() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_workers")
 def test_a_task_that_is_never_finite_is_compared_to_the_end(tmp_path: Path) -> None:
     run, summary = compare(
         f"{MINE}:not_finite", learning_rates=(0.1, 0.2, 0.3), tuning_seeds=1, seeds=5, epochs=1, out=tmp_path / "run"

@@ -92,11 +92,19 @@ def counted(
 # -- the same results -------------------------------------------------------------------------------------------------
 
 
+def of_paths() -> list[Any]:
+    """Pair every path with the two rules that have all, and every rule with the kernel and a traced path."""
+    others = [name for name in cases.RULES if not name.startswith("all of it")]
+    found = [(path, name) for path in PATHS for name in cases.RULES if name not in others]
+    for i, name in enumerate(others):
+        found += [(path, name) for path in ("native kernel", list(TRACED)[i % len(TRACED)])]
+    return [pytest.param(path, cases.RULES[name], id=f"{name}-{path}") for path, name in found]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("path", "rule"), of_paths())
 def test_a_compiled_step_is_one_graph_that_does_the_same(path: str, rule: Rule) -> None:
-    """While the rate changes, and is a Tensor in between."""
+    """While the rate changes, and is a Tensor in between; without a compiler every rule goes on every path."""
     a, b = pair(rule, **PATHS[path])
     step, counter = counted(a.step)
     for t in range(4):
@@ -243,11 +251,21 @@ SCHEDULERS: dict[str, Scheduler] = {
 }
 
 
-@pytest.mark.parametrize("tensor_lr", [False, True], ids=["number", "Tensor"])
-@pytest.mark.parametrize(
-    "options", [{}, {"foreach": False}, {"foreach": True}], ids=["kernel", "one by one", "foreach"]
-)
-@pytest.mark.parametrize("name", SCHEDULERS)
+STEPPED: dict[str, dict[str, Any]] = {"kernel": {}, "one by one": {"foreach": False}, "foreach": {"foreach": True}}
+
+
+def of_schedulers() -> list[Any]:
+    """Pair every scheduler with a number and a Tensor as rate, on paths that take turns; one of each kind with all."""
+    whole = ("LambdaLR", "ReduceLROnPlateau", "OneCycleLR")  # sets the rate, sets it when told, sets momentum, too
+    found = []
+    for i, name in enumerate(SCHEDULERS):
+        for k, form in enumerate(("number", "Tensor")):
+            paths = list(STEPPED) if name in whole else [list(STEPPED)[(i + k) % len(STEPPED)]]
+            found += [pytest.param(name, STEPPED[path], k == 1, id=f"{name}-{path}-{form}") for path in paths]
+    return found
+
+
+@pytest.mark.parametrize(("name", "options", "tensor_lr"), of_schedulers())
 def test_no_scheduler_compiles_the_step_anew(name: str, options: dict[str, Any], tensor_lr: bool) -> None:
     """In 100 steps, of which some make a Tensor rate a number; the scheduler is there before the step is compiled."""
     lr = torch.tensor(0.03, dtype=torch.float64) if tensor_lr else 0.03

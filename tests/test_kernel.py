@@ -24,14 +24,20 @@ pytestmark = pytest.mark.skipif(KERNEL is None, reason=native.missing() or "")
 STATE = ("square_avg", "grad_avg", "momentum_buffer")
 
 
-@pytest.fixture(params=[] if KERNEL is None else KERNEL.instruction_sets())
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test with every instruction set of this processor, one by one."""
+@pytest.fixture
+def instruction_set_restored() -> Iterator[None]:
     assert KERNEL is not None
     before = KERNEL.instruction_set()
-    KERNEL.use_instruction_set(request.param)
-    yield request.param
+    yield
     KERNEL.use_instruction_set(before)
+
+
+@pytest.fixture(params=[] if KERNEL is None else KERNEL.instruction_sets())
+def instruction_set(request: pytest.FixtureRequest, instruction_set_restored: None) -> str:
+    """Run a test with every instruction set of this processor, one by one."""
+    assert KERNEL is not None
+    KERNEL.use_instruction_set(request.param)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -73,22 +79,32 @@ def odd_problem(
 # -- through NumPy ----------------------------------------------------------------------------------------------------
 
 
+def copied(state: State) -> State:
+    return dataclasses.replace(state, **{k: x.copy() for k in STATE if (x := getattr(state, k)) is not None})
+
+
+@pytest.mark.usefixtures("instruction_set_restored")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_length_to_257_gives_the_bits_of_the_rule(
-    rule: Rule, dtype: type[np.floating[Any]], instruction_set: str, threads: Any
+    rule: Rule, dtype: type[np.floating[Any]], threads: Any
 ) -> None:
+    """With every instruction set of this processor."""
+    assert KERNEL is not None
     for size in range(258):
         threads(1 + size % 8)
         p, g, state = odd_problem(rule, dtype, size, seed=size)
         with np.errstate(all="ignore"):
             expected, after = update(rule, p, g, state)
-        mine, own = update(rule, p, g, state, out=(p, state))
-        assert mine is p
-        assert own.step == after.step
-        for a, b in zip((mine, *map(own.__getattribute__, STATE)), (expected, *map(after.__getattribute__, STATE)),
-                        strict=True):  # fmt: skip
-            assert equal(a, b), (size, instruction_set)
+        wanted = (expected, *(getattr(after, name) for name in STATE))
+        for instruction_set in KERNEL.instruction_sets():
+            KERNEL.use_instruction_set(instruction_set)
+            q, before = p.copy(), copied(state)
+            mine, own = update(rule, q, g, before, out=(q, before))
+            assert mine is q
+            assert own.step == after.step
+            for a, b in zip((mine, *(getattr(own, name) for name in STATE)), wanted, strict=True):
+                assert equal(a, b), (size, instruction_set)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

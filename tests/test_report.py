@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import lighter
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from playwright.sync_api import Request, sync_playwright
+from playwright.sync_api import Browser, Request, sync_playwright
 
 from rmsprop import Rule, native
+from rmsprop.cli.app import run as run_command
 from rmsprop.lab.compare import compare
 from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.monitor_figures import Series, extremes_words, heat_data, series_data
@@ -35,9 +37,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     """A comparison and a training on real data, small."""
     folder = tmp_path_factory.mktemp("runs")
     options: dict[str, Any] = {"learning_rates": (0.001, 0.01, 0.1), "tuning_seeds": 1, "seeds": 5, "epochs": 2}
-    compared, _ = compare("digits", out=folder / "c", command="rmsprop compare digits <now>", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        lighter.without_workers(patch)
+        compared, _ = compare("digits", out=folder / "c", command="rmsprop compare digits <now>", **options)
     trained, _ = train("digits", Rule(), epochs=2, every=5, out=folder / "t", command="rmsprop train digits")
     return {"compare": compared, "train": trained}
+
+
+@pytest.fixture(scope="module")
+def pages(runs: dict[str, RunDirectory]) -> dict[str, Path]:
+    """Their reports."""
+    return {kind: write_report(run) for kind, run in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=[*quiet, "--disable-sync"])
+        yield browser
+        browser.close()
 
 
 def test_curves_are_medians_and_the_middle_half() -> None:
@@ -240,9 +259,10 @@ class Page(HTMLParser):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["compare", "train"])
-def test_a_report_is_one_well_formed_file_that_says_everything(runs: dict[str, RunDirectory], kind: str) -> None:
-    path = write_report(runs[kind])
-    html = path.read_text()
+def test_a_report_is_one_well_formed_file_that_says_everything(
+    runs: dict[str, RunDirectory], pages: dict[str, Path], kind: str
+) -> None:
+    html = pages[kind].read_text()
     page = Page()
     page.feed(html)
     assert page.open == []
@@ -291,6 +311,7 @@ def row(step: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.slow
 def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
     run = diverged(runs["train"], tmp_path, None)
@@ -306,6 +327,7 @@ def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str,
     assert "What the optimizer did" not in write_report(run).read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_a_training_came_to_stands_at_the_top_of_its_report(tmp_path: Path) -> None:
     run, _ = train("digits", Rule(lr=1e-6), epochs=1, out=tmp_path / "run")
     page = write_report(run).read_text()
@@ -313,7 +335,9 @@ def test_what_a_training_came_to_stands_at_the_top_of_its_report(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_has_a_report(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
+def test_an_unfinished_run_has_a_report(
+    runs: dict[str, RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for kind, run in runs.items():
         half = RunDirectory(tmp_path / kind)
         half.path.mkdir()
@@ -321,17 +345,28 @@ def test_an_unfinished_run_has_a_report(runs: dict[str, RunDirectory], tmp_path:
         records = (run.path / "records.jsonl").read_text().splitlines(keepends=True)
         for count in (0, 1, len(records) // 2, len(records)):
             (half.path / "records.jsonl").write_text("".join(records[:count]))
-            assert "not finished" in write_report(half).read_text()
+            with monkeypatch.context() as patch:
+                if count > 1:  # more of the same in each figure
+                    lighter.without_figures(patch)
+                assert "not finished" in write_report(half).read_text()
+
+
+def test_odd_tasks_train_and_have_a_report(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["train", f"{MINE}:odd"]) == 0
+    assert run_command(["train", f"{MINE}:not_finite"]) == 1
+    assert "The validation loss was not finite, first before the first step" in capsys.readouterr().out
+    assert run_command(["train", f"{MINE}:regression", "--out", "x[lr]"]) == 0
+    assert "report: x[lr]/report.html" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("kind", ["compare", "train"])
-def test_in_a_browser_it_is_readable_and_asks_no_host(
-    runs: dict[str, RunDirectory], kind: str, width: int, chromium: str
-) -> None:
-    path = write_report(runs[kind])
+def test_in_a_browser_it_is_readable_and_asks_no_host(pages: dict[str, Path], kind: str, browser: Browser) -> None:
+    """On a screen and on a telephone."""
     asked: list[str] = []
     said: list[str] = []
 
@@ -341,20 +376,12 @@ def test_in_a_browser_it_is_readable_and_asks_no_host(
     def listen(message: Any) -> None:
         said.append(message.text)
 
-    quiet = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=quiet)
+    for width in (1280, 400):
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.on("request", note)
         page.on("console", listen)
-        page.goto(path.as_uri())
-        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+        page.goto(pages[kind].as_uri())
+        assert [url for url in asked if not url.startswith("data:")] == [pages[kind].as_uri()]
         assert said == []
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.width > 300)")
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -369,29 +396,29 @@ def test_in_a_browser_it_is_readable_and_asks_no_host(
             "e => parseFloat(getComputedStyle(e).fontSize)))"
         )
         assert smallest >= 13
-        browser.close()
+        page.close()
+        asked.clear()
 
 
 @pytest.mark.slow
 @pytest.mark.browser
+@pytest.mark.usefixtures("no_figures")
 def test_on_a_telephone_the_whole_of_a_post_mortem_is_seen(
-    runs: dict[str, RunDirectory], tmp_path: Path, chromium: str
+    runs: dict[str, RunDirectory], tmp_path: Path, browser: Browser
 ) -> None:
     words = ["It began at step 1002 in layers.0.self_attention.weight, and in 5 of 5 other tensors: its gradient was"]
     found = {"sentences": words, "table": {"layers.0.self_attention.weight": [row(1), row(2)]}}
     found["text"] = "\n".join(words)
     path = write_report(diverged(runs["train"], tmp_path, found))
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 400, "height": 800})
-        page.goto(path.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") == 400
-        for text in (words[0], "update / weight", "4.32e-07", "1000000000"):
-            shown = page.get_by_text(text).last  # and nothing around it scrolls
-            assert (
-                shown.evaluate(
-                    "e => { for (; e; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1) return e.tagName }"
-                )
-                is None
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    for text in (words[0], "update / weight", "4.32e-07", "1000000000"):
+        shown = page.get_by_text(text).last  # and nothing around it scrolls
+        assert (
+            shown.evaluate(
+                "e => { for (; e; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1) return e.tagName }"
             )
-        browser.close()
+            is None
+        )
+    page.close()

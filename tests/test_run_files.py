@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import lighter
 import pytest
 from rich.console import Console
 
@@ -19,7 +20,6 @@ from rmsprop.cli.doctor import show_findings
 from rmsprop.cli.train import show_training
 from rmsprop.lab.compare import compare
 from rmsprop.lab.examine import examine_run
-from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.schema import Optimizer
@@ -39,17 +39,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     diverged, summary = train(f"{TESTS / 'sick.py'}:growing", Rule(lr=1e-3), every=50, out=folder / "train")
     assert summary["findings"]
     assert summary["post_mortem"]
-    options: dict[str, Any] = {"learning_rates": (0.1, 0.2, 0.3), "tuning_seeds": 1, "seeds": 5, "epochs": 1, "jobs": 1}
-    compared, _ = compare(f"{TESTS / 'mine.py'}:regression", out=folder / "compare", **options)
+    options: dict[str, Any] = {"learning_rates": (0.1, 0.2, 0.3), "tuning_seeds": 1, "seeds": 5, "epochs": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        lighter.without_workers(patch)
+        compared, _ = compare(f"{TESTS / 'mine.py'}:regression", out=folder / "compare", **options)
     return {"train": diverged, "compare": compared}
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave figures out, which take most of the time; their numbers are worked out nevertheless."""
-    for module in (figures, monitor_figures):
-        for name in (name for name in vars(module) if name.startswith("draw_")):
-            monkeypatch.setattr(module, name, lambda *_, **__: "<svg></svg>")
 
 
 def read(path: Path) -> None:
@@ -102,7 +96,7 @@ def last_of_each_kind(lines: list[str]) -> Iterator[int]:
     yield from kinds.values()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -7,7 +7,7 @@ import functools
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +36,9 @@ from rmsprop.torch import RMSprop
 SHAPES = str(Path(__file__).with_name("shapes.py"))
 
 
-class Here:
-    """Workers that are none: the work is done here, one after another."""
-
-    count = 1
-
-    def __init__(self, count: int) -> None:
-        pass
-
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def results(self, function: Any, tasks: Sequence[Any], check: Callable[[], None]) -> Iterator[Any]:
-        for task in tasks:
-            check()
-            yield function(task)
-
-
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+def compared(no_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """A comparison of two optimizers in this process."""
-    monkeypatch.setattr(compare_, "Workers", Here)
     monkeypatch.setattr(compare_, "OPTIMIZERS", {name: OPTIMIZERS[name] for name in ("RMSprop", "SGD")})
     return functools.partial(
         compare_.compare, learning_rates=(0.003, 0.03, 0.3), tuning_seeds=1, seeds=5, out=tmp_path / "compared"

@@ -1,0 +1,43 @@
+"""Leave out what takes most of the time of a test of commands and is tested elsewhere: worker processes, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+
+class InThisProcess:
+    """Stands in for `Workers`: works through the tasks here, one after another."""
+
+    count = 1
+
+    def __init__(self, count: int) -> None:
+        pass
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def results(self, function: Any, tasks: Sequence[Any], check: Callable[[], None]) -> Iterator[Any]:
+        for task in tasks:
+            check()
+            yield function(task)
+
+
+def without_workers(patch: pytest.MonkeyPatch) -> None:
+    """Compare in this process, where no worker imports torch anew; test_compare.py holds the results to be the same."""
+    patch.setattr("rmsprop.lab.compare.Workers", InThisProcess)
+
+
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    """Write reports without figures; their numbers are worked out nevertheless. test_report.py draws them."""
+    from rmsprop.lab.report import figures, monitor_figures
+
+    for module in (figures, monitor_figures):
+        for name in (name for name in vars(module) if name.startswith("draw_")):
+            patch.setattr(module, name, lambda *_, **__: "<svg></svg>")
+    patch.setattr("rmsprop.lab.find_lr.draw_range_test", lambda *_, **__: "<svg></svg>")
