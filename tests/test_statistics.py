@@ -1,9 +1,11 @@
-"""What an observer is told of a step equals `rmsprop.monitor.statistics`, on every path; observing changes no bit."""
+"""What an observer is told of a step equals `rmsprop.statistics`, on every path; observing changes no bit."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import cases
@@ -15,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import rmsprop
 from rmsprop import InputError, Rule, native
-from rmsprop.monitor import statistics as definition
-from rmsprop.torch import RMSprop, low_precision, release_gradients, statistics
+from rmsprop import statistics as definition
+from rmsprop.torch import RMSprop, low_precision, release_gradients
 from rmsprop.torch.engines import sparse_rows
 from rmsprop.torch.state import kappa_of
 
@@ -206,9 +209,13 @@ def test_every_number_is_that_of_numpy(fused: bool | None, problem: tuple[Any, .
         torch.set_num_threads(kept)
 
 
-def test_columns_and_bins_are_those_of_the_definition() -> None:
-    assert statistics.COLUMNS == definition.COLUMNS
-    assert (statistics.BINS, statistics.FIRST) == (definition.BINS, definition.FIRST)
+def test_the_kernel_has_the_columns_and_bins_of_the_definition() -> None:
+    header = (Path(rmsprop.__file__).parent / "kernel" / "sweep.hpp").read_text(encoding="utf-8")
+    (enum,) = re.findall(r"enum Column \{(.*?)\}", header, re.S)
+    words = [re.sub(r"\W", "", name).removeprefix("k").lower() for name in enum.split(",")]
+    assert words.pop() == "columns"
+    assert [name.split("_")[0] for name in definition.COLUMNS] == words
+    assert f"kBins = {definition.BINS}, kFirst = {definition.FIRST};" in header
 
 
 def stepped(rule: Rule, kind: str, options: dict[str, Any], recorder: Recorder | None) -> list[torch.Tensor]:
@@ -278,7 +285,7 @@ def test_the_largest_change_is_exact_where_its_square_is_too_small(
     p.grad = torch.linspace(1, 2, 700, dtype=dtype)
     optimizer.step()
     (row,) = recorder.measurements[-1][1]
-    assert dict(zip(statistics.COLUMNS, row, strict=True))["largest_update"] == float(p.detach().abs().max()) > 0
+    assert dict(zip(definition.COLUMNS, row, strict=True))["largest_update"] == float(p.detach().abs().max()) > 0
 
 
 @pytest.mark.parametrize("fused", PATHS)
@@ -290,7 +297,7 @@ def test_squares_that_float_cannot_hold_are_added_up(fused: bool | None, size: f
     p.grad = torch.full((700,), -size)
     optimizer.step()
     optimizer.step()
-    first, row = (dict(zip(statistics.COLUMNS, x[1][0], strict=True)) for x in recorder.measurements)
+    first, row = (dict(zip(definition.COLUMNS, x[1][0], strict=True)) for x in recorder.measurements)
     square = 700 * float(np.float32(size)) ** 2
     assert row["gradient_sq"] == pytest.approx(square, rel=1e-6)
     assert row["parameter_sq"] == pytest.approx(square, rel=1e-6)
@@ -406,7 +413,7 @@ def test_the_loss_scale_is_divided_out() -> None:
         p.grad = torch.full((600,), 2.0**70)
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0**70), torch.tensor(0.0)
         optimizer.step()
-        row = dict(zip(statistics.COLUMNS, recorder.measurements[0][1][0], strict=True))
+        row = dict(zip(definition.COLUMNS, recorder.measurements[0][1][0], strict=True))
         assert row["gradient_sq"] == 600
         assert row["nonfinite"] == 0
         optimizer.found_inf = torch.tensor(1.0)
@@ -436,7 +443,7 @@ def test_gradients_that_count_as_0_are_told_as_they_are(fused: bool | None) -> N
     p.grad = torch.ones(600)
     p.grad[[3, 5]] = torch.tensor([torch.nan, torch.inf])
     optimizer.step()
-    row = dict(zip(statistics.COLUMNS, recorder.measurements[0][1][0], strict=True))
+    row = dict(zip(definition.COLUMNS, recorder.measurements[0][1][0], strict=True))
     assert row["nonfinite"] == 2
     assert row["zero"] == 0
     assert row["unchanged"] == 2
@@ -453,7 +460,7 @@ def test_sparse_gradients_tell_of_the_rows_they_touch(fused: bool | None) -> Non
     before = table.detach().clone()
     optimizer.step()
     ((places, sums, histograms),) = recorder.measurements
-    row = dict(zip(statistics.COLUMNS, sums[0], strict=True))
+    row = dict(zip(definition.COLUMNS, sums[0], strict=True))
     assert places == [(0, 0)]
     assert row["gradient_sq"] == 17
     assert row["zero"] == 1
@@ -569,7 +576,7 @@ def test_roots_of_what_is_negative_are_not_below_epsilon(fused: bool | None) -> 
     optimizer.state[p]["square_avg"].copy_(torch.tensor([-1.0, 1.0, 0.0, torch.nan]))
     optimizer.step()
     (row,) = recorder.measurements[-1][1]
-    assert dict(zip(statistics.COLUMNS, row, strict=True))["eps"] == 1
+    assert dict(zip(definition.COLUMNS, row, strict=True))["eps"] == 1
 
 
 @pytest.mark.parametrize("fused", PATHS)

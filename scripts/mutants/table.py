@@ -71,7 +71,7 @@ CURVE = Source(
     "monitor/lr_finder/curve.py",
     "tests/test_lr_finder.py::test_half_of_the_rate_where_the_median_curve_is_lowest",
 )
-DESCRIBED = Source("monitor/statistics.py", "tests/test_statistics_numpy.py")
+DESCRIBED = Source("statistics.py", "tests/test_statistics_numpy.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")

@@ -5,7 +5,7 @@ initial_square_avg; 12 bytes: the flags centered, nesterov, eps_inside_sqrt, lr_
 decoupled_weight_decay, maximize, whether parameters are rounded by noise and gradients cleaned, the types of p and g,
 and of v, m and b: float32, float64, bfloat16, float16, uint8 = 0 … 4; by how many steps v and m lag, to be caught up
 with first; 4 unused bytes; the size as int64), then p, g, v, m and b before the step, and the same after it, then what
-rmsprop.monitor.statistics has of the step: 12 doubles and 128 int64.
+rmsprop.statistics has of the step: 12 doubles and 128 int64.
 """
 
 from __future__ import annotations

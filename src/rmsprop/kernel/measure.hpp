@@ -1,5 +1,5 @@
 // The statistics of a piece: a sweep makes them while it steps, and what is rare is looked for while the piece is still
-// in the first cache. rmsprop/monitor/statistics.py defines them.
+// in the first cache. rmsprop/statistics.py defines them.
 //
 // A piece is added up in the type that computes and the pieces in double; where a square has left the range of float, the
 // piece is added up in double instead.

@@ -61,7 +61,7 @@ struct Arrays {
 // is so in pieces of up to kWide elements: at the end of each, the dividers stand still while its sums are added up.
 constexpr std::int64_t kPiece = 512, kWide = 2048;
 
-// What steps did to a parameter: the numbers that rmsprop/monitor/statistics.py defines, in its order.
+// What steps did to a parameter: the numbers that rmsprop/statistics.py defines, in its order.
 enum Column { kGradient, kUpdate, kParameter, kHistory, kSignal, kNoise, kLargest, kEps, kFloor, kNonfinite, kZero,
               kUnchanged, kColumns };
 constexpr int kSums = kLargest;  // the columns before it are sums of numbers, those after it counts

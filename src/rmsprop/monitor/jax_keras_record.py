@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor import record
-from rmsprop.monitor.statistics import COLUMNS, describe, sums
+from rmsprop.monitor.statistics import describe
 from rmsprop.rule import Rule
+from rmsprop.statistics import COLUMNS, sums
 
 Array = npt.NDArray[Any]
 Record = dict[str, Any]

@@ -34,7 +34,7 @@ class Monitor:
     """Measure what a `rmsprop.torch.RMSprop` does, from the next step on, until `close`.
 
     On step 1 and every multiple of `every` it makes a record: a plain dict with the statistics of every tensor that has
-    a gradient. What they are, `rmsprop.monitor.statistics` defines. On the other steps, those tensors that the native
+    a gradient. What they are, `rmsprop.statistics` defines. On the other steps, those tensors that the native
     kernel steps have their sums kept for `post_mortem`, which costs a few microseconds and, in the kernel, about a
     tenth of its time. With `last=0`, nothing is measured between records.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmsprop.monitor.statistics import COLUMNS
+from rmsprop.statistics import COLUMNS
 
 Array = npt.NDArray[Any]
 

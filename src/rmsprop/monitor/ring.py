@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmsprop.monitor.statistics import COLUMNS
+from rmsprop.statistics import COLUMNS
 
 if TYPE_CHECKING:
     from rmsprop.torch.observer import ParamKey

@@ -33,7 +33,7 @@ class Observer(Protocol):
     ) -> None:
         """Take what a step did to the parameters at `places`; there are none if nothing was wanted.
 
-        A row of `sums` has the columns of `rmsprop.torch.statistics.COLUMNS`, one of `histograms` its bins. The arrays
+        A row of `sums` has the columns of `rmsprop.statistics.COLUMNS`, one of `histograms` its bins. The arrays
         are overwritten by the next step: copy what is to be kept.
         """
 

@@ -1,6 +1,6 @@
 """What a step did to each parameter, in sums and counts, by tensor operations: for all that the kernel does not step.
 
-`rmsprop.monitor.statistics` defines every number, in NumPy; symbols here are those of its table. What the step
+`rmsprop.statistics` defines every number, in NumPy; symbols here are those of its table. What the step
 overwrites is copied before it, and the sums are made after it, in double where the device has it.
 """
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rmsprop.rule import Rule
+from rmsprop.statistics import BINS, COLUMNS, FIRST
 from rmsprop.torch.distributed import local_shard
 from rmsprop.torch.engines import arithmetic
 from rmsprop.torch.engines.sparse_rows import Rows, summed
@@ -23,24 +24,6 @@ from rmsprop.torch.groups import rule_of
 from rmsprop.torch.nonfinite import is_finite
 from rmsprop.torch.observer import ParamKey
 from rmsprop.torch.state import COMPUTE, Group, Slot, average, kappa_of, real, rows_slot, scaled
-
-# Those of rmsprop.monitor.statistics, which this package does not import; a test holds them equal.
-COLUMNS = (
-    "gradient_sq",
-    "update_sq",
-    "parameter_sq",
-    "history_sq",
-    "signal_sq",
-    "noise_sq",
-    "largest_update",
-    "eps",
-    "floor",
-    "nonfinite",
-    "zero",
-    "unchanged",
-)
-BINS = 128
-FIRST = -64
 
 
 class Before(NamedTuple):

@@ -1,0 +1,164 @@
+"""The statistics of a step of one tensor: what each column, bin and sum means, in NumPy.
+
+The kernel and tensor operations are held equal to `sums`. Symbols are those of `rmsprop.rule`: gradient g (as given,
+before E1 and E2, divided by a loss scale), averages v and m, s of E5, d of E6. Δ = p₁ − p₀ is what the whole step did
+to the stored parameter. A complex element counts as two. s and d are computed in the compute dtype (float32 for float16
+and bfloat16), as in the step. Sums are in double.
+
+Beside the columns (`Sums`) there is a histogram: bin e counts the elements with 2ᵉ ≤ d < 2ᵉ⁺¹. Their effective learning
+rate η/d lies in (η·2⁻ᵉ⁻¹, η·2⁻ᵉ]. d = 0 and d = ∞ are in no bin.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rmsprop.errors import InputError, Received
+from rmsprop.rule import Rule
+
+Array = npt.NDArray[Any]
+
+
+class Sums(NamedTuple):
+    """The columns, in the order of the kernel's `enum Column`."""
+
+    gradient_sq: float  # Σ g²
+    update_sq: float  # Σ Δ²
+    parameter_sq: float  # Σ p₁²
+    history_sq: float  # Σ v₀, the stored v before the step
+    signal_sq: float  # Σ m̂²; 0 unless centered
+    noise_sq: float  # Σ s; 0 unless centered
+    largest_update: float  # max |Δ|, NaN if a Δ is NaN
+    eps: float  # elements with ε > √s (eps_inside_sqrt: ε > s)
+    floor: float  # elements whose s is a floor of E5
+    nonfinite: float  # elements whose g² is not finite: not |g| < 2⁶⁴ (float64: 2⁵¹²)
+    zero: float  # elements with g = 0
+    unchanged: float  # elements with g ≠ 0 and Δ = 0
+
+
+COLUMNS = Sums._fields
+BINS = 128
+FIRST = -64  # exponent of the first bin; the first and the last bin also count what lies beyond them
+
+
+@np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+def sums(
+    rule: Rule,
+    *,
+    before: Array,
+    after: Array,
+    gradient: Array,
+    square_avg_before: Array,
+    square_avg: Array,
+    grad_avg: Array | None = None,
+    step: int,
+    kappa: float | None = None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Measure one step of one parameter tensor: a value for each of COLUMNS, and the histogram.
+
+    Parameters
+    ----------
+    rule
+        The rule of the step.
+    before, after
+        The parameter, p₀ and p₁, as it was stored.
+    gradient
+        g.
+    square_avg_before
+        v as it was stored before the step.
+    square_avg, grad_avg
+        v and m after E3 and E4, before they are rounded to a smaller type. m is needed when centered.
+    step
+        t, 1 for the first step.
+    kappa
+        κ of E5. None: 8 × unit roundoff of the compute dtype, which is float64 if `square_avg` is, else float32.
+
+    Raises
+    ------
+    InputError
+        If an array does not have the shape of `before`, or `grad_avg` is missing.
+
+    Examples
+    --------
+    >>> from rmsprop import Rule, init, update
+    >>> rule, p, g = Rule(lr=0.01, decay=0.9), np.array([1.0, 1.0]), np.array([10.0, 0.0])
+    >>> state = init(rule, p)
+    >>> after, new = update(rule, p, g, state)
+    >>> v0, v = state.square_avg, new.square_avg
+    >>> row, histogram = sums(rule, before=p, after=after, gradient=g, square_avg_before=v0, square_avg=v, step=1)
+    >>> Sums(*row.tolist()).eps, histogram.nonzero()[0] + FIRST
+    (1.0, array([-27,   1]))
+    """
+    if rule.centered and grad_avg is None:
+        raise InputError("grad_avg", "an array with centered=True", None, "pass the gradient average after the step")
+    given: dict[str, Any] = {
+        "before": before,
+        "after": after,
+        "gradient": gradient,
+        "square_avg_before": square_avg_before,
+        "square_avg": square_avg,
+        "grad_avg": grad_avg if rule.centered else None,
+    }
+    dtype = np.float64 if np.asarray(square_avg).dtype in (np.float64, np.complex128) else np.float32
+    for name, x in given.items():
+        if x is not None and np.shape(x) != np.shape(before):
+            found = Received(f"{np.shape(x)} against {np.shape(before)}")
+            raise InputError(name, "of the shape of before", found, "pass the arrays of one parameter")
+    arrays = {name: _reals(x, dtype) for name, x in given.items() if x is not None}
+    p1, g, v, m = arrays["after"], arrays["gradient"], arrays["square_avg"], arrays.get("grad_avg")
+    s, at_floor, m = _variance(rule, v, m, step, 4 * float(np.finfo(dtype).eps) if kappa is None else kappa)
+    d = np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
+    change = p1.astype(np.float64) - arrays["before"]
+    row = Sums(
+        gradient_sq=_sum_of_squares(g),
+        update_sq=_sum_of_squares(change),
+        parameter_sq=_sum_of_squares(p1),
+        history_sq=float(arrays["square_avg_before"].sum(dtype=np.float64)),
+        signal_sq=0.0 if m is None else _sum_of_squares(m),
+        noise_sq=0.0 if m is None else float(s.sum(dtype=np.float64)),
+        largest_update=float(np.max(np.abs(change), initial=0.0)),
+        eps=_count(rule.eps > (s if rule.eps_inside_sqrt else np.sqrt(s))),
+        floor=_count(at_floor),
+        nonfinite=_count(~(np.abs(g) < (2.0**512 if dtype is np.float64 else 2.0**64))),
+        zero=_count(g == 0),
+        unchanged=_count((g != 0) & (change == 0)),
+    )
+    exponents = np.frexp(d[(d > 0) & (d < np.inf)])[1] - 1  # d = f·2ᵉ with ½ ≤ f < 1
+    histogram = np.bincount(np.clip(exponents - FIRST, 0, BINS - 1), minlength=BINS)
+    return np.array(row, np.float64), histogram.astype(np.int64)
+
+
+def _variance(rule: Rule, v: Array, m: Array | None, t: int, kappa: float) -> tuple[Array, Array, Array | None]:
+    """Return s and m̂ of E5, as `rmsprop.rule.denominator` has them, and which elements are at a floor."""
+    s, at_floor = v, np.zeros(v.shape, bool)
+    if rule.bias_correction:
+        power = rule.decay**t
+        rest = v - power * rule.initial_square_avg
+        at_floor = rest < kappa * v
+        s = np.maximum(rest, kappa * v) / (1 - power)
+        v = v / (1 - power)
+        m = None if m is None else m / (1 - power)
+    if m is not None:
+        rest = s - m * m
+        at_floor = at_floor | (rest < kappa * v)
+        s = np.maximum(rest, kappa * v)
+    return s, at_floor, m
+
+
+def _reals(x: Any, dtype: type[np.floating]) -> Array:
+    """Return an array's numbers in a row, in the compute dtype, complex ones as two."""
+    x = np.asarray(x)
+    parts = (x.real, x.imag) if np.iscomplexobj(x) else (x,)
+    numbers: Array = np.concatenate([part.reshape(-1) for part in parts]).astype(dtype)
+    return numbers
+
+
+def _sum_of_squares(x: Array) -> float:
+    return float(np.square(x, dtype=np.float64).sum())
+
+
+def _count(x: Array) -> float:
+    return float(np.count_nonzero(x))
