@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rmsprop.checkpoint.conversion import Plan
+from rmsprop.checkpoint.conversion import Request, convert_state
 from rmsprop.checkpoint.files import check_written, read_file, write_file
 from rmsprop.checkpoint.state import AVERAGES, DTYPES, WEIGHTS, Checkpoint, Conversion, Fields, ParameterState
 from rmsprop.errors import InputError, Received, check_number
@@ -143,5 +143,4 @@ def plan(
         raise InputError("like", f"a checkpoint of kind {to}", like.kind, "give one of the program that will go on")
     if lr is not None:
         lr = check_number("lr", lr, "give the rate of the next step")
-    worked_out = Plan(source, to, lr, like, mapping)
-    return Conversion(worked_out.checkpoint, tuple(worked_out.notes), tuple(worked_out.found), worked_out.mapping)
+    return convert_state(Request(source, to, lr, like), mapping or {})

@@ -1,267 +1,346 @@
-"""How a checkpoint becomes one of another kind: which rule the target will follow, and what its buffers hold."""
+"""How a checkpoint becomes one of another kind: the rule that the target follows, and what its buffers hold.
+
+Functions return the problems and notes that they meet beside their result. Nothing here reads or writes a file.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rmsprop.checkpoint.matching import Move, match, template
-from rmsprop.checkpoint.state import AVERAGES, WEIGHTS, Checkpoint, Fields, ParameterState
-from rmsprop.profiles import GROUPS, KINDS
+from rmsprop.checkpoint.state import (
+    AVERAGES,
+    WEIGHTS,
+    Checkpoint,
+    Conversion,
+    Fields,
+    Note,
+    ParameterState,
+    Problem,
+    Remark,
+)
+from rmsprop.profiles import GROUPS, KINDS, Kind
 from rmsprop.rule import Array, Rule
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Rule)}
 # Keys of a group that one library alone knows: how it runs, or an option that no other has.
 _LIBRARY_KEYS = {key for groups in GROUPS.values() for key in (*groups.defaults, *groups.optional)}
-Change = Callable[[Array], Array]
 
 
-class Plan:
-    """A conversion worked out: `checkpoint`, `notes` on what moved how, and `found`, what stands in the way."""
+@dataclass(frozen=True)
+class Request:
+    """What is to be converted to what; see `rmsprop.checkpoint.convert`."""
 
-    def __init__(
-        self, source: Checkpoint, to: str, lr: float | None, like: Checkpoint | None, mapping: Mapping[str, Any] | None
-    ) -> None:
-        self.source, self.to, self.lr, self.like = source, to, lr, like
-        self.kind = KINDS[to]
-        self.rather = "; rmsprop.torch would follow it exactly" if to in ("torch", "timm", "sb3") else ""
-        self.found: list[str] = []
-        self.notes: list[str] = list(source.notes)
-        if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
-            self.found.append(f"group: lr {lr:g} is one rate and the source's groups have several; leave it out")
-        if any(p.weight is not None for p in source.parameters) and to in ("tf1", "optax", "rmsprop.jax"):
-            self.found.append(
-                f"impossible: weights go between files of Keras and PyTorch, and {to} keeps them elsewhere"
-            )
-        moves = match(source, to, like, mapping or {}, self.found, self.note)
-        for move in moves:
-            self._say_what_turns(move)
-        members: dict[int, list[Move]] = {}
-        for move in moves:
-            members.setdefault(move.group if self.kind.states_rule else 0, []).append(move)
-        # Groups stay as they are, those without parameters, too, unless `like` has its own.
-        self.same_groups = like is None and self.kind.states_rule and KINDS[source.kind].states_rule
-        count = len(like.groups) if like else len(source.groups) if self.same_groups else 1
-        parameters: dict[str, ParameterState] = {}
-        groups: list[Fields] = []
-        for number in range(count):
-            own = members.get(number, [])
-            fields, wanted = self._group(number, own)
-            change = self._change(fields, own, number) if wanted else None
-            groups.append(fields)
-            parameters |= {move.target: self._moved(move, number, fields, wanted, change) for move in own}
-        self._say_what_differs(groups)
-        extras: list[Mapping[str, Any]] = []
-        for extra in source.extras if self.same_groups else ():
-            extras.append({name: extra[name] for name in extra if to == source.kind or name not in _LIBRARY_KEYS})
-        moved = tuple(parameters[move.target] for move in moves)
-        self.checkpoint = Checkpoint(to, moved, tuple(groups), tuple(extras))
-        unclear = like is None and KINDS[source.kind].ordered != self.kind.ordered and not mapping
-        self.mapping = template(source, moves, unclear)
+    source: Checkpoint
+    to: str
+    lr: float | None
+    like: Checkpoint | None
 
-    def note(self, words: str) -> None:
-        """Add a note, once."""
-        if words not in self.notes:
-            self.notes.append(words)
+    @property
+    def origin(self) -> Kind:
+        """The source's kind."""
+        return KINDS[self.source.kind]
 
-    def note_apart(self, words: str) -> None:
-        """Add a note on what makes the target's rule another one."""
-        self.note(f"{words}: the state is exact, but the steps after it follow another rule{self.rather}")
+    @property
+    def kind(self) -> Kind:
+        """The target's kind."""
+        return KINDS[self.to]
 
-    def _say_what_turns(self, move: Move) -> None:
-        """Note what the configuration of a Keras model told of one parameter."""
-        last = KINDS[self.source.kind].channels_last
-        layer = move.state.layer if last else move.wanted.layer if move.wanted else None
-        if layer is None or last == self.kind.channels_last:
-            return
-        for side, sizes in (("inputs", move.turn.inputs), ("outputs", move.turn.outputs)):
-            if sizes is not None:
-                words = f"{layer}: {side} of {list(sizes)} go between (height, width, channels) and PyTorch's order"
-                self.note(f"{words}, channels first")
-        if layer.note:
-            self.note(layer.note)
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether the target's groups are those of the source, groups without parameters included."""
+        return self.like is None and self.origin.states_rule and self.kind.states_rule
 
-    def _group(self, number: int, own: list[Move]) -> tuple[dict[str, Any], bool]:
-        """Return what the target's group `number`, which holds `own`, will follow, and whether it has buffers."""
-        given = self._given(own, number)
-        others = [self.source.groups[i] for i in {move.state.group for move in own}]
-        apart = sorted({name for other in others for name in {*given, *other} if given.get(name) != other.get(name)})
-        if apart:
-            self.found.append(f"group: {', '.join(apart)} differ between parameters that group {number} would hold")
-        like = self.like.groups[number] if self.like and number < len(self.like.groups) else {}
-        fields = {**like, **given, **self.kind.fixed}
-        if self.lr is not None:
-            fields["lr"] = self.lr
-        has_m = any(move.state.grad_avg is not None for move in own)
-        has_b = any(move.state.momentum_buffer is not None for move in own)
-        started = any(move.state.square_avg is not None for move in own)
-        fields["centered"] = like.get("centered", fields.get("centered", has_m))
-        if fields["centered"] and not has_m and started:
-            self.found.append("impossible: the target is centered, and the source has no average gradient")
-        if has_m and not fields["centered"]:
-            self.note_apart("grad_avg is dropped, as the target is not centered")
-        if self.to == "tf1":
-            wanted = True
-        elif self.like:
-            there = (p for p in self.like.parameters if p.group == number)
-            wanted = bool(like.get("momentum", any(p.momentum_buffer is not None for p in there)))
-        else:
-            wanted = bool(fields.get("momentum", has_b))
-        if has_b and self.source.kind == "tf1" and "momentum" not in given:
-            self.note("TensorFlow 1 keeps a momentum slot without momentum, too; say --momentum 0 if there was none")
-        if has_b and not wanted:
-            fields |= {"momentum": 0.0, "nesterov": False}
-            self.note_apart("momentum_buffer is dropped, as the target has no momentum")
-        elif wanted and not has_b and started:
-            self.note("momentum_buffer starts at 0: the source has none")
-            if self.to != "tf1":
-                fields.pop("momentum", None)
-                fields |= {"momentum": like["momentum"]} if "momentum" in like else {}
-        if self.kind.states_rule:
-            self._complete(fields, wanted)
-        return fields, wanted
+    @property
+    def rather(self) -> str:
+        """The end of a note that the target's steps differ."""
+        return "; rmsprop.torch would follow it exactly" if self.to in ("torch", "timm", "sb3") else ""
 
-    def _given(self, own: list[Move], number: int) -> Fields:
-        """Return what the source states for group `number` of the target, which holds `own`."""
-        if not own and not self.same_groups:
-            return {}
-        return self.source.groups[own[0].state.group if own else number]
+    def stated(self, members: Sequence[Move], index: int) -> Fields:
+        """Return what the source states for the target's group `index`, which holds `members`."""
+        if members:
+            return self.source.groups[members[0].state.group]
+        return self.source.groups[index] if self.keeps_groups else {}
 
-    def _complete(self, fields: dict[str, Any], wanted: bool) -> None:
-        """Fill in what files of this kind have to state; what must be known and is not is a problem."""
-        needed = ["lr", "decay", "eps", *(["momentum"] if wanted else [])]
-        for name in needed:
-            if fields.get(name) is None:
-                self.found.append(f"unknown: {name}, which a file of {self.to} states; say --{name}")
-        if "eps_inside_sqrt" not in fields:
-            self.found.append("unknown: eps_inside_sqrt; say --eps-inside-sqrt or --no-eps-inside-sqrt")
-        unused = () if fields.get("bias_correction") else ("initial_square_avg",)  # once there is a state
-        unsaid = [name for name in _DEFAULTS if name not in fields and name not in (*unused, *needed)]
-        if unsaid:
-            words = ", ".join(f"{name}={_DEFAULTS[name]}" for name in unsaid)
-            self.note(f"the source does not say, and the file states: {words}")
-        fields.update({name: default for name, default in _DEFAULTS.items() if name not in fields})
+    def other_rule(self, words: str) -> Note:
+        """Return a note on what makes the target's rule another one."""
+        return Note(f"{words}: the state is exact, but the steps after it follow another rule{self.rather}")
 
-    def _change(self, fields: Fields, own: list[Move], number: int) -> Change | None:
-        """Return what turns the source's momentum buffer into the target's; None if it is copied."""
-        buffers = [move.state.momentum_buffer for move in own if move.state.momentum_buffer is not None]
-        before, after = self._given(own, number).get("lr_in_momentum"), fields.get("lr_in_momentum")
-        lr = fields.get("lr")
-        if before == after or not buffers:
-            return None
-        if before is None:
-            self.found.append(
-                "unknown: whether the momentum buffer gathers η·u or u; say --lr-in-momentum or the --no- form"
-            )
-            return None
-        if lr is None:
-            words = "η·u" if before else "u"
-            self.found.append(
-                f"unknown: lr, which turns the momentum buffer (a sum of {words}) into the target's; --lr"
-            )
-            return None
-        if lr == 0:
-            if any(buffer.any() for buffer in buffers):
-                why = "cannot be divided by it" if before else "would be lost"
-                self.found.append(f"impossible: at a learning rate of 0 the momentum buffer {why}; say --lr")
-            return None
-        self.note(
-            f"momentum_buffer is {'divided' if before else 'multiplied'} by the learning rate {lr!r}, rounded once; "
-            f"steps stay the same while the rate does, and differ once it changes{self.rather}"
+
+class _Group(NamedTuple):
+    """One parameter group of the target."""
+
+    fields: Fields
+    has_buffers: bool
+    from_: bool | None  # `lr_in_momentum` of the source
+    to: bool | None  # `lr_in_momentum` of the target
+
+
+def convert_state(request: Request, mapping: Mapping[str, Any]) -> Conversion:
+    """Return the conversion with everything that prevents it."""
+    source, kind = request.source, request.kind
+    moves, unfit = match(source, request.to, request.like, mapping)
+    remarks: list[Remark] = [*map(Note, source.notes), *_refused(request), *unfit]
+    for move in moves:
+        remarks += _layout_notes(request, move)
+    members: dict[int, list[Move]] = {}
+    for move in moves:
+        members.setdefault(move.group if kind.states_rule else 0, []).append(move)
+    count = len(request.like.groups) if request.like else len(source.groups) if request.keeps_groups else 1
+    groups: list[Fields] = []
+    states: dict[str, ParameterState] = {}
+    for index in range(count):
+        own = members.get(index, [])
+        group, met = _group(request, index, own)
+        groups.append(group.fields)
+        remarks += met
+        for move in own:
+            states[move.target], met = _moved(request, move, index, group)
+            remarks += met
+    remarks += _rule_remarks(request, groups[0])
+    extras = [
+        {key: value for key, value in extra.items() if request.to == source.kind or key not in _LIBRARY_KEYS}
+        for extra in (source.extras if request.keeps_groups else ())
+    ]
+    target = Checkpoint(request.to, tuple(states[move.target] for move in moves), tuple(groups), tuple(extras))
+    unclear = request.like is None and request.origin.ordered != kind.ordered and not mapping
+    notes = tuple(dict.fromkeys(str(each) for each in remarks if isinstance(each, Note)))
+    problems = tuple(dict.fromkeys(str(each) for each in remarks if isinstance(each, Problem)))
+    return Conversion(target, notes, problems, template(source, moves, unclear))
+
+
+def convert_buffer(buffer: Array, from_: bool | None, to: bool | None, lr: float | None) -> Array | Problem:
+    """Return a momentum buffer in the target's meaning.
+
+    Parameters
+    ----------
+    buffer
+        The source's buffer.
+    from_, to
+        `lr_in_momentum` of the source and of the target: True gathers η·u, False gathers u.
+    lr
+        Learning rate η of the next step.
+    """
+    if from_ == to:
+        return buffer
+    if from_ is None:
+        return Problem("unknown: whether the momentum buffer gathers η·u or u; say --lr-in-momentum or the --no- form")
+    if lr is None:
+        gathered = "η·u" if from_ else "u"
+        return Problem(f"unknown: lr, which turns the momentum buffer (a sum of {gathered}) into the target's; --lr")
+    if lr == 0:
+        if not buffer.any():
+            return buffer
+        why = "cannot be divided by it" if from_ else "would be lost"
+        return Problem(f"impossible: at a learning rate of 0 the momentum buffer {why}; say --lr")
+    change = operator.truediv if from_ else operator.mul
+    wide = np.complex128 if np.iscomplexobj(buffer) else np.float64
+    with np.errstate(over="ignore"):
+        result: Array = np.asarray(change(buffer.astype(wide), lr)).astype(buffer.dtype)
+    if not np.isfinite(result).all() and np.isfinite(buffer).all():
+        return Problem(f"impossible: the momentum buffer at rate {lr:g} is beyond {buffer.dtype}")
+    return result
+
+
+def _refused(request: Request) -> Iterator[Remark]:
+    """Yield what no parameter or mapping can mend."""
+    source, lr, to = request.source, request.lr, request.to
+    if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
+        yield Problem(f"group: lr {lr:g} is one rate and the source's groups have several; leave it out")
+    if any(p.weight is not None for p in source.parameters) and request.kind.format in ("tf1", "optax"):
+        yield Problem(f"impossible: weights go between files of Keras and PyTorch, and {to} keeps them elsewhere")
+
+
+def _layout_notes(request: Request, move: Move) -> Iterator[Remark]:
+    """Yield what the configuration of a Keras model says of one parameter."""
+    channels_last = request.origin.channels_last
+    layer = move.state.layer if channels_last else move.counterpart.layer if move.counterpart else None
+    if layer is None or channels_last == request.kind.channels_last:
+        return
+    for side, sizes in (("inputs", move.change.inputs), ("outputs", move.change.outputs)):
+        if sizes is not None:
+            words = f"{layer}: {side} of {list(sizes)} go between (height, width, channels) and PyTorch's order"
+            yield Note(f"{words}, channels first")
+    if layer.note:
+        yield Note(layer.note)
+
+
+def _group(request: Request, index: int, members: Sequence[Move]) -> tuple[_Group, list[Remark]]:
+    """Return the target's group `index`, which holds `members`."""
+    to, kind, source = request.to, request.kind, request.source
+    stated = request.stated(members, index)
+    remarks: list[Remark] = []
+    others = [source.groups[i] for i in {move.state.group for move in members}]
+    differ = sorted({name for other in others for name in {*stated, *other} if stated.get(name) != other.get(name)})
+    if differ:
+        remarks.append(Problem(f"group: {', '.join(differ)} differ between parameters that group {index} would hold"))
+    like = request.like.groups[index] if request.like and index < len(request.like.groups) else {}
+    fields: dict[str, Any] = {**like, **stated, **kind.fixed}
+    if request.lr is not None:
+        fields["lr"] = request.lr
+    has_m = any(move.state.grad_avg is not None for move in members)
+    has_b = any(move.state.momentum_buffer is not None for move in members)
+    started = any(move.state.square_avg is not None for move in members)
+    fields["centered"] = like.get("centered", fields.get("centered", has_m))
+    if fields["centered"] and not has_m and started:
+        remarks.append(Problem("impossible: the target is centered, and the source has no average gradient"))
+    if has_m and not fields["centered"]:
+        remarks.append(request.other_rule("grad_avg is dropped, as the target is not centered"))
+    has_buffers = _has_buffers(request, index, like, bool(fields.get("momentum", has_b)))
+    if has_b and source.kind == "tf1" and "momentum" not in stated:
+        words = "TensorFlow 1 keeps a momentum slot without momentum, too; say --momentum 0 if there was none"
+        remarks.append(Note(words))
+    if has_b and not has_buffers:
+        fields |= {"momentum": 0.0, "nesterov": False}
+        remarks.append(request.other_rule("momentum_buffer is dropped, as the target has no momentum"))
+    elif has_buffers and not has_b and started:
+        remarks.append(Note("momentum_buffer starts at 0: the source has none"))
+        if to != "tf1":
+            fields.pop("momentum", None)
+            fields |= {"momentum": like["momentum"]} if "momentum" in like else {}
+    if kind.states_rule:
+        fields, met = _completed(to, fields, has_buffers)
+        remarks += met
+    group = _Group(fields, has_buffers, stated.get("lr_in_momentum"), fields.get("lr_in_momentum"))
+    if has_buffers and has_b and fields.get("lr") and group.from_ is not None and group.from_ != group.to:
+        words = (
+            f"momentum_buffer is {'divided' if group.from_ else 'multiplied'} by the learning rate {fields['lr']!r}, "
+            f"rounded once; steps stay the same while the rate does, and differ once it changes{request.rather}"
         )
-        change = operator.truediv if before else operator.mul
+        remarks.append(Note(words))
+    return group, remarks
 
-        def changed(buffer: Array) -> Array:
-            wide = np.complex128 if np.iscomplexobj(buffer) else np.float64
-            with np.errstate(over="ignore"):
-                result: Array = np.asarray(change(buffer.astype(wide), lr)).astype(buffer.dtype)
-            if not np.isfinite(result).all() and np.isfinite(buffer).all():
-                self.found.append(f"impossible: the momentum buffer at rate {lr:g} is beyond {buffer.dtype}")
-            return result
 
-        return changed
+def _has_buffers(request: Request, index: int, like: Fields, momentum: bool) -> bool:
+    """Return whether parameters of the target's group `index` have a momentum buffer."""
+    if request.to == "tf1":
+        return True
+    if request.like is None:
+        return momentum
+    counterparts = (p for p in request.like.parameters if p.group == index)
+    return bool(like.get("momentum", any(p.momentum_buffer is not None for p in counterparts)))
 
-    def _moved(self, move: Move, group: int, fields: Fields, wanted: bool, change: Change | None) -> ParameterState:
-        """Return the target's state of one parameter."""
-        state = move.state
-        values: dict[str, Array | None] = {name: getattr(state, name) for name in (*AVERAGES, *WEIGHTS)}
-        v = state.square_avg
-        if v is not None:
-            if np.iscomplexobj(v) and self.to not in ("torch", "rmsprop.torch"):
-                words = "torch keeps the squares of real and imaginary parts apart, as no other kind does"
-                self.found.append(f"impossible: {state.name} is complex; {words}")
-            if not fields.get("centered"):
-                values["grad_avg"] = None
-            b = state.momentum_buffer
-            if not wanted:
-                values["momentum_buffer"] = None
-            elif b is None:
-                values["momentum_buffer"] = np.zeros_like(v)
-            elif change is not None:
-                values["momentum_buffer"] = change(b)
-        for name, value in values.items():
-            if value is None:
-                continue
-            if not np.isfinite(value).all():
-                self.note(f"{name} of {state.name} holds NaN or infinity: the run had diverged")
-            value = move.turn.apply(value, KINDS[self.source.kind].channels_last)
-            there: Array | None = getattr(move.wanted, name if name in WEIGHTS else "square_avg", None)
-            if there is not None and value.dtype != there.dtype:
-                if not np.can_cast(value.dtype, there.dtype):
-                    self.found.append(f"dtype: {name} of {state.name} is {value.dtype}, of {move.target} {there.dtype}")
-                self.note(f"{value.dtype} becomes {there.dtype}, exactly")
-                value = value.astype(there.dtype)
-            values[name] = value
-        layer = move.wanted.layer if move.wanted else None
-        more: dict[str, Any] = {"layer": layer, "weight_name": move.weight_name, **values}
-        return ParameterState(move.target, step=state.step, group=group, **more)
 
-    def _say_what_differs(self, groups: list[Fields]) -> None:
-        """Note where the target's rule is another one, and refuse where it cannot go on at all."""
-        to, fixed = self.to, self.kind.fixed
-        for given in self.source.groups:
-            if given.get("nesterov") and not fixed.get("nesterov", True):
-                self.found.append(f"impossible: {to} has no Nesterov momentum")
-            if given.get("bias_correction") and not fixed.get("bias_correction", True):
-                self.found.append(f"impossible: {to} has no bias correction")
-            if given.get("maximize") and not fixed.get("maximize", True):
-                self.found.append(f"impossible: {to} cannot maximize; negate the loss and say --no-maximize")
-            if given.get("bias_correction") and given.get("initial_square_avg") and to == "optax":
-                self.found.append(f"impossible: {to} corrects for a start at 0, not {given['initial_square_avg']!r}")
-            if given.get("bias_correction") and self.source.step is None:
-                self.found.append("impossible: bias correction needs the number of steps, which the source lacks")
-            inside, there = given.get("eps_inside_sqrt"), fixed.get("eps_inside_sqrt")
-            if there is not None and inside is not None and inside != there:
-                place = {True: "√(v + ε)", False: "√v + ε"}
-                self.note_apart(f"{self.source.kind} divides by {place[inside]}, {to} by {place[there]}")
-            decoupled, there = given.get("decoupled_weight_decay"), fixed.get("decoupled_weight_decay")
-            if given.get("weight_decay") and there is not None and decoupled is not None and decoupled != there:
-                way = {True: "shrinks the parameters", False: "adds to the gradient"}
-                self.note_apart(f"weight decay {way[decoupled]} in {self.source.kind}, {way[there]} in {to}")
-        if not self.kind.states_rule:
-            self._say_what_to_set(groups[0])
-        steps = {state.step for state in self.source.parameters if state.square_avg is not None}
-        if None in steps:
-            self.note("the source has no step count")
-        elif len(steps) > 1 and not self.kind.states_rule:
-            self.note(f"parameters have made different numbers of steps: the largest, {self.source.step}, is written")
+def _completed(to: str, fields: dict[str, Any], has_buffers: bool) -> tuple[dict[str, Any], list[Remark]]:
+    """Return a group's fields with `Rule`'s defaults for what the source does not state."""
+    remarks: list[Remark] = []
+    needed = ["lr", "decay", "eps", *(["momentum"] if has_buffers else [])]
+    for name in needed:
+        if fields.get(name) is None:
+            remarks.append(Problem(f"unknown: {name}, which a file of {to} states; say --{name}"))
+    if "eps_inside_sqrt" not in fields:
+        remarks.append(Problem("unknown: eps_inside_sqrt; say --eps-inside-sqrt or --no-eps-inside-sqrt"))
+    unused = () if fields.get("bias_correction") else ("initial_square_avg",)  # averages have started already
+    unstated = [name for name in _DEFAULTS if name not in fields and name not in (*unused, *needed)]
+    if unstated:
+        words = ", ".join(f"{name}={_DEFAULTS[name]}" for name in unstated)
+        remarks.append(Note(f"the source does not say, and the file states: {words}"))
+    return {**_DEFAULTS, **fields}, remarks
 
-    def _say_what_to_set(self, fields: Fields) -> None:
-        """Note the hyperparameters that the file does not take along, and those that it has from `like`."""
-        like = self.like.groups[0] if self.like else {}
-        keras = self.to in ("keras", "rmsprop.keras")
-        if keras:
-            held = {"lr"} if self.like is None or "lr" in like else set()
-        else:  # those of optax.inject_hyperparams
-            held = {"lr", "decay", "eps", "momentum"} & like.keys()
-        unused = set() if fields.get("bias_correction") else {"initial_square_avg"}  # once there is a state
-        names = [name for name in _DEFAULTS if name not in {*self.kind.fixed, *unused, *held}]
-        said = ", ".join(f"{name}={fields[name]!r}" for name in names if fields.get(name) is not None)
-        self.note(f"to be set in the program that goes on: {said or 'all hyperparameters'}")
-        for name in names if keras else ():
-            if None not in (fields.get(name), like.get(name)) and fields[name] != like[name]:
-                self.note(f"the file keeps {name}={like[name]!r} of --like, the source has {fields[name]!r}: set it")
+
+def _moved(request: Request, move: Move, index: int, group: _Group) -> tuple[ParameterState, list[Remark]]:
+    """Return the target's state of one parameter."""
+    state, lr = move.state, group.fields.get("lr")
+    values: dict[str, Array | None] = {name: getattr(state, name) for name in (*AVERAGES, *WEIGHTS)}
+    remarks: list[Remark] = []
+    v, b = state.square_avg, state.momentum_buffer
+    if v is not None:
+        if np.iscomplexobj(v) and request.to not in ("torch", "rmsprop.torch"):
+            words = "torch keeps the squares of real and imaginary parts apart, as no other kind does"
+            remarks.append(Problem(f"impossible: {state.name} is complex; {words}"))
+        if not group.fields.get("centered"):
+            values["grad_avg"] = None
+        if not group.has_buffers:
+            values["momentum_buffer"] = None
+        elif b is None:
+            values["momentum_buffer"] = np.zeros_like(v)
+        else:
+            buffer = convert_buffer(b, group.from_, group.to, lr)
+            if isinstance(buffer, Problem):
+                remarks.append(buffer)
+            else:
+                values["momentum_buffer"] = buffer
+    for name, value in values.items():
+        if value is not None:
+            values[name], met = _placed(request, move, name, value)
+            remarks += met
+    layer = move.counterpart.layer if move.counterpart else None
+    more: dict[str, Any] = {"layer": layer, "weight_name": move.weight_name, **values}
+    return ParameterState(move.target, step=state.step, group=index, **more), remarks
+
+
+def _placed(request: Request, move: Move, name: str, value: Array) -> tuple[Array, list[Remark]]:
+    """Return one array of a parameter in the target's layout and dtype."""
+    remarks: list[Remark] = []
+    if not np.isfinite(value).all():
+        remarks.append(Note(f"{name} of {move.state.name} holds NaN or infinity: the run had diverged"))
+    value = move.change.apply(value, request.origin.channels_last)
+    expected: Array | None = getattr(move.counterpart, name if name in WEIGHTS else "square_avg", None)
+    if expected is not None and value.dtype != expected.dtype:
+        if not np.can_cast(value.dtype, expected.dtype):
+            words = f"{name} of {move.state.name} is {value.dtype}, of {move.target} {expected.dtype}"
+            remarks.append(Problem(f"dtype: {words}"))
+        remarks.append(Note(f"{value.dtype} becomes {expected.dtype}, exactly"))
+        value = value.astype(expected.dtype)
+    return value, remarks
+
+
+def _rule_remarks(request: Request, target: Fields) -> Iterator[Remark]:
+    """Yield where the target's rule is another one, and where it cannot go on at all; `target` is its first group."""
+    source, kind = request.source, request.kind
+    for group in source.groups:
+        yield from _trait_remarks(request, group)
+    if not kind.states_rule:
+        yield from _unwritten(request, target)
+    steps = {state.step for state in source.parameters if state.square_avg is not None}
+    if None in steps:
+        yield Note("the source has no step count")
+    elif len(steps) > 1 and not kind.states_rule:
+        yield Note(f"parameters have made different numbers of steps: the largest, {source.step}, is written")
+
+
+def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
+    """Yield which traits of a source's group the target lacks or has otherwise."""
+    source, to, fixed = request.source, request.to, request.kind.fixed
+    if group.get("nesterov") and not fixed.get("nesterov", True):
+        yield Problem(f"impossible: {to} has no Nesterov momentum")
+    if group.get("maximize") and not fixed.get("maximize", True):
+        yield Problem(f"impossible: {to} cannot maximize; negate the loss and say --no-maximize")
+    if group.get("bias_correction"):
+        if not fixed.get("bias_correction", True):
+            yield Problem(f"impossible: {to} has no bias correction")
+        if group.get("initial_square_avg") and to == "optax":
+            yield Problem(f"impossible: {to} corrects for a start at 0, not {group['initial_square_avg']!r}")
+        if source.step is None:
+            yield Problem("impossible: bias correction needs the number of steps, which the source lacks")
+    inside, there = group.get("eps_inside_sqrt"), fixed.get("eps_inside_sqrt")
+    if None not in (inside, there) and inside != there:
+        form = {True: "√(v + ε)", False: "√v + ε"}
+        yield request.other_rule(f"{source.kind} divides by {form[bool(inside)]}, {to} by {form[bool(there)]}")
+    decoupled, there = group.get("decoupled_weight_decay"), fixed.get("decoupled_weight_decay")
+    if group.get("weight_decay") and None not in (decoupled, there) and decoupled != there:
+        way = {True: "shrinks the parameters", False: "adds to the gradient"}
+        yield request.other_rule(f"weight decay {way[bool(decoupled)]} in {source.kind}, {way[bool(there)]} in {to}")
+
+
+def _unwritten(request: Request, fields: Fields) -> Iterator[Note]:
+    """Yield the hyperparameters that the target's file does not hold, and those that it keeps from `like`."""
+    like = request.like.groups[0] if request.like else {}
+    keras = request.kind.format == "keras"
+    if keras:
+        held = {"lr"} if request.like is None or "lr" in like else set()
+    else:  # those of optax.inject_hyperparams
+        held = {"lr", "decay", "eps", "momentum"} & like.keys()
+    unused = set() if fields.get("bias_correction") else {"initial_square_avg"}  # averages have started already
+    names = [name for name in _DEFAULTS if name not in {*request.kind.fixed, *unused, *held}]
+    values = ", ".join(f"{name}={fields[name]!r}" for name in names if fields.get(name) is not None)
+    yield Note(f"to be set in the program that goes on: {values or 'all hyperparameters'}")
+    for name in names if keras else ():
+        if None not in (fields.get(name), like.get(name)) and fields[name] != like[name]:
+            yield Note(f"the file keeps {name}={like[name]!r} of --like, the source has {fields[name]!r}: set it")

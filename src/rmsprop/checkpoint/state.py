@@ -170,6 +170,21 @@ class Checkpoint:
         return max((p.step for p in self.parameters if p.step is not None), default=None)
 
 
+class Note(str):
+    """What to mind of a conversion."""
+
+    __slots__ = ()
+
+
+class Problem(str):
+    """What prevents a conversion. The first word says of what kind it is, as `Conversion` lists them."""
+
+    __slots__ = ()
+
+
+Remark = Note | Problem
+
+
 class Conversion(NamedTuple):
     """A converted checkpoint, and in words what moved how exactly, what was dropped, and what to mind.
 

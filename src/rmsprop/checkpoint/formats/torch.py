@@ -119,7 +119,7 @@ def _own(path: Path, parameter: str, saved: Any, budget: ReadBudget) -> dict[str
         except LookupError as error:
             if name in ("step", *AVERAGES):
                 where, found = f"{name} of {parameter} in {path}", Received(f"a {error.args[0]}")
-                remedy = "gather it first, as by fullto_tensor() of a DTensor"
+                remedy = "gather it first, as by full_tensor() of a DTensor"
                 raise InputError(where, "a tensor of numbers", found, remedy) from None
     return own
 
