@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rmsprop import Rule
+from rmsprop.hyperparameters import Hyperparameter
 
 # No value below is a default, so that one that is ignored or misplaced shows. eps is large enough to be seen.
 PLAIN = Rule(lr=0.03, decay=0.8, eps=0.02)
@@ -40,6 +41,16 @@ RULES: dict[str, Rule] = {
     "all of it, the other way": Rule(0.03, 0.8, 0.02, 0.6, 0.3, centered=True, nesterov=True, bias_correction=True),
 }  # fmt: skip
 STEPS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant(Rule):
+    """A rule with a field more, which only NumPy knows; HYPERPARAMETERS needs CLIP for it."""
+
+    clip: float = 0.0
+
+
+CLIP = Hyperparameter("clip", 1.0, "0 clips nothing")
 
 
 def problem(dtype: type[np.floating], size: int = 60, seed: int = 0) -> tuple[NDArray[Any], list[NDArray[Any]]]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from rmsprop import InputError, Rule, State, init, profile, update
+from rmsprop.hyperparameters import HYPERPARAMETERS
 from rmsprop.keras import FIELDS, STATE, RMSprop
 
 Array = NDArray[Any]
@@ -283,7 +284,15 @@ def test_keras_arguments_come_first_with_its_defaults() -> None:
     assert {p.name for p in ours[len(theirs) :]} | {p.name for p in theirs} >= set(FIELDS)
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
     assert RMSprop().rule() == profile("keras", lr=float(np.float32(1e-3)))
-    assert sorted(FIELDS.values()) == sorted(field.name for field in dataclasses.fields(Rule))
+    assert set(FIELDS.values()) <= {field.name for field in dataclasses.fields(Rule)}
+
+
+def test_a_variant_that_it_lacks_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HYPERPARAMETERS, "clip", cases.CLIP)
+    lacks = r"^clip must be 0.0 in rmsprop.keras, got 0.5; rmsprop.keras lacks this variant; rmsprop.update has all$"
+    with pytest.raises(InputError, match=lacks):
+        RMSprop.from_rule(cases.Variant(clip=0.5))
+    assert RMSprop.from_rule(cases.Variant()).rho == Rule.decay
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ import pytest
 
 from rmsprop import InputError, Rule, profile
 from rmsprop.cli.app import run
+from rmsprop.hyperparameters import ALIASES
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.profiles import ALIASES, FIELDS, PROFILES, WITH_MOMENTUM, canonical
+from rmsprop.profiles import FIELDS, PROFILES, WITH_MOMENTUM, canonical
 
 ROOT = Path(__file__).resolve().parent.parent
 # Where a library declares its defaults: profile, file inside the package, class or function.

@@ -248,7 +248,7 @@ def test_signature_begins_with_that_of_torch() -> None:
 def test_defaults_are_those_of_the_rule() -> None:
     optimizer = RMSprop([torch.zeros(1)])
     assert optimizer.rule() == Rule()
-    assert set(FIELDS.values()) == {f.name for f in dataclasses.fields(Rule)}
+    assert set(FIELDS.values()) <= {f.name for f in dataclasses.fields(Rule)}
 
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)

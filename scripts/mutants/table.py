@@ -39,6 +39,7 @@ class Mutant(NamedTuple):
 
 
 RULE = Source("rule.py", "tests/test_rule.py")
+TABLE = Source("hyperparameters.py", "tests/test_rule.py")
 TENSORS = Source("torch/engines/arithmetic.py", "tests/test_torch.py")
 SLOTS = Source("torch/state.py", "tests/test_torch.py")
 LOADING = Source("torch/loading.py", "tests/test_state.py")
@@ -113,12 +114,12 @@ MUTANTS = [
     Mutant("E3 decay −1 %", RULE, "v = beta * v +", "v = 0.99 * beta * v +"),
     Mutant("E3 sign of 1−β", RULE, "((1 - beta) * g) * g", "((beta - 1) * g) * g"),
     Mutant("E4 decay", RULE, "m + (1 - beta) * (g - m)", "m + 0.99 * (1 - beta) * (g - m)"),
-    Mutant("E5 floor of the variance", RULE, "s = np.maximum(s - m * m, kappa * v)", "s = s - m * m"),
+    Mutant("E5 floor of the variance", RULE, "s = maximum(s - m * m, kappa * v)", "s = s - m * m"),
     Mutant("E5 floor too high", RULE, "kappa = 4 *", "kappa = 4000 *"),
-    Mutant("E5 floor of the correction", RULE, "np.maximum(v - power * rule.initial_square_avg, kappa * v)",
+    Mutant("E5 floor of the correction", RULE, "maximum(v - power * rule.initial_square_avg, kappa * v)",
            "(v - power * rule.initial_square_avg)"),
     Mutant("E5 correction off by a step", RULE, "power = rule.decay**t", "power = rule.decay ** (t + 1)"),
-    Mutant("E5 mean not corrected", RULE, "m = None if m is None else m / (1 - power)", "pass"),
+    Mutant("E5 mean not corrected", RULE, "m = None if m is None else m / weight", "pass"),
     Mutant("E6 eps always inside", RULE, "if rule.eps_inside_sqrt else", "if True else"),
     Mutant("E6 eps always outside", RULE, "if rule.eps_inside_sqrt else", "if False else"),
     Mutant("E7 guard", RULE, "where=d != 0", "where=d == d"),
@@ -127,7 +128,7 @@ MUTANTS = [
     Mutant("E8 nesterov", RULE, "r = u + mu * b if rule.nesterov else b", "r = b"),
     Mutant("E8 momentum as an average", RULE, "np.asarray(mu * b + u)", "np.asarray(mu * b + (1 - mu) * u)"),
     Mutant("v₀ ignored", RULE, "np.full_like(param, rule.initial_square_avg)", "np.zeros_like(param)"),
-    Mutant("bounds of decay", RULE, '"decay": (1.0,', '"decay": (1.1,'),
+    Mutant("bounds of decay", TABLE, '"decay", 1.0,', '"decay", 1.1,'),
     Mutant("tensors: E1 sign kept", TENSORS, "g = g.neg()  # E1", "pass"),
     Mutant("tensors: E2 λ's sign", TENSORS, "g.add(p, alpha=lam)", "g.add(p, alpha=-lam)"),
     Mutant("tensors: E2 λ decoupled, sign", TENSORS, ".mul(lr * lam), alpha=-1)", ".mul(lr * lam), alpha=1)"),
@@ -209,7 +210,7 @@ MUTANTS = [
     Mutant("jax: E2 λ's sign", JAX, "g = g + lam * p  # E2", "g = g - lam * p"),
     Mutant("jax: E2 λ decoupled, without η", JAX, "(eta * lam) * p", "lam * p"),
     Mutant("jax: E3 decay", JAX, "v = beta * v +", "v = 1.01 * beta * v +"),
-    Mutant("jax: E5 floor of the variance", JAX, "jnp.maximum(s - m * m, kappa * v)", "s - m * m"),
+    Mutant("jax: E5 without floors", JAX, "kappa, jnp.maximum)", "kappa, lambda x, y: x)"),
     Mutant("jax: E8 nesterov", JAX, "r = u + mu * b if rule.nesterov else b", "r = b"),
     Mutant("jax: v₀ ignored", JAX, "average(variant.initial_square_avg)", "average(0.0)"),
     Mutant("jax: m dropped where not centered", JAX, "else state.grad_avg", "else None",
@@ -261,8 +262,8 @@ MUTANTS = [
     Mutant("statistics in NumPy: bins", DESCRIBED, "BINS = 128", "BINS = 96"),
     Mutant("an older torch: its own check", PRIVATE, '"_cuda_graph_capture_health_check"', '"_no_such_check"'),
     Mutant("an older torch: no kernel", PRIVATE, "except (AttributeError, ValueError):", "except ValueError:"),
-    Mutant("E5 floor of what is left of v", RULE, "s = np.maximum(s - m * m, kappa * v)",
-           "s = np.maximum(s - m * m, kappa * s)", "tests/test_floor.py"),
+    Mutant("E5 floor of what is left of v", RULE, "s = maximum(s - m * m, kappa * v)",
+           "s = maximum(s - m * m, kappa * s)", "tests/test_floor.py"),
     Mutant("kernel: E5 floor of what is left of v", STEP, "c.kappa * whole", "c.kappa * s"),
     Mutant("slots: another shape", SLOTS, "if shape != p.shape:", "if False:", "tests/test_shapes.py"),
     Mutant("slots: counters of float32", SLOTS, "else torch.float64)  # MPS", "else torch.float32)  # MPS",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from rmsprop.errors import InputError
+from rmsprop.hyperparameters import EVERYWHERE, missing_fields
 from rmsprop.rule import Rule, denominator, init, update
+
+FIELDS = EVERYWHERE  # the fields of Rule that the equations below have words for
 
 
 def equations(rule: Rule) -> list[str]:
@@ -46,7 +48,8 @@ def equations(rule: Rule) -> list[str]:
         lines.append(f"p ← p − {r}" if rule.lr_in_momentum else f"p ← p − {eta}·{r}")
     else:
         lines.append(f"p ← p − {eta}·g/d")
-    return lines
+    unknown = missing_fields(rule, FIELDS)
+    return lines + [f"({name}={getattr(rule, name)!r} changes the step, but has no equation here)" for name in unknown]
 
 
 class Numbers(NamedTuple):
@@ -93,8 +96,7 @@ def numbers(rule: Rule) -> Numbers:
 def explain(rule: Rule) -> str:
     """Return the equations of `rule` with its values, and what the values mean, as text."""
     n, lines = numbers(rule), equations(rule)
-    off = {field.name: field.default for field in dataclasses.fields(Rule)}
-    chosen = [f"{name}={getattr(rule, name)!r}" for name in off if getattr(rule, name) != off[name]]
+    chosen = [f"{name}={getattr(rule, name)!r}" for name in missing_fields(rule, ())]
     besides = ", besides the decay of η·λ·p" if rule.weight_decay and rule.decoupled_weight_decay else ""
     if n.first_step is not None:
         first = f"{n.first_step:.4g}" + (f" ({n.first_step / rule.lr:.4g} × lr)" if rule.lr else "")

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from rmsprop.errors import InputError, Received, check_number, number_of_text
-from rmsprop.rule import Rule
+from rmsprop.hyperparameters import EVERYWHERE, check_fields
+from rmsprop.rule import Rule, variance
 
 try:
     import jax
@@ -30,6 +31,8 @@ except ModuleNotFoundError as error:
 
 __all__ = ["RMSpropState", "rmsprop"]
 
+# The fields of Rule that this module implements.
+FIELDS = EVERYWHERE
 Tree: TypeAlias = Any  # of arrays; None where there is nothing to update
 Scalar: TypeAlias = "float | jax.Array"
 Schedule: TypeAlias = Callable[[jax.Array], Any]
@@ -144,6 +147,7 @@ def rmsprop(
             raise InputError("learning_rate", "given once", Received("two"), "pass a Rule and a rate, or a rate only")
         known, given = Rule(), rule
     else:
+        check_fields(rule, FIELDS, "rmsprop.jax")
         known, given = rule, rule.lr if learning_rate is None else learning_rate
     rate: Scalar | Schedule = given if callable(given) else _checked("learning_rate", given)
     variant = _with_numbers(known, decay, eps, momentum, weight_decay, initial_square_avg)
@@ -267,14 +271,8 @@ def _step(rule: Any, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tu
 def _denominator(rule: Any, v: jax.Array, m: jax.Array | None, t: jax.Array) -> jax.Array:
     """Return d of E5 and E6."""
     kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
-    s = v
-    if rule.bias_correction:
-        power, fresh = _bias(rule.decay, t.astype(v.dtype))
-        s = jnp.maximum(v - power * rule.initial_square_avg, kappa * v) / fresh
-        v = v / fresh
-        m = None if m is None else m / fresh
-    if rule.centered and m is not None:
-        s = jnp.maximum(s - m * m, kappa * v)
+    power, weight = _bias(rule.decay, t.astype(v.dtype)) if rule.bias_correction else (0.0, 1.0)
+    s, _ = variance(rule, v, m, power, weight, kappa, jnp.maximum)  # E5
     return _sqrt(s + rule.eps) if rule.eps_inside_sqrt else _sqrt(s) + rule.eps
 
 

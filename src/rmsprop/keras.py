@@ -17,8 +17,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rmsprop.errors import InputError, Received, check_number, plain
+from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, check_fields, names_in
 from rmsprop.profiles import profile
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, variance
 
 try:
     import keras
@@ -40,22 +41,8 @@ from keras import ops
 Tensor: TypeAlias = Any  # of the backend: tf.Tensor, jax.Array or torch.Tensor
 Variable: TypeAlias = Any  # keras.Variable, or the tf.Variable inside one
 
-# A rule's fields under the names of Keras' arguments, in the order of this class.
-FIELDS = {
-    "learning_rate": "lr",
-    "rho": "decay",
-    "momentum": "momentum",
-    "epsilon": "eps",
-    "centered": "centered",
-    "weight_decay": "weight_decay",
-    "nesterov": "nesterov",
-    "eps_inside_sqrt": "eps_inside_sqrt",
-    "initial_square_avg": "initial_square_avg",
-    "lr_in_momentum": "lr_in_momentum",
-    "bias_correction": "bias_correction",
-    "decoupled_weight_decay": "decoupled_weight_decay",
-    "maximize": "maximize",
-}
+# The fields of Rule that this module implements, under the names of Keras' arguments.
+FIELDS = names_in("keras", EVERYWHERE)
 STATE = ("square_avg", "momentum_buffer", "grad_avg")  # in the order of keras.optimizers.RMSprop
 COMPUTE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 KERAS = profile("keras")  # the defaults
@@ -210,6 +197,7 @@ gradient_accumulation_steps, name
         """
         if not isinstance(rule, Rule):
             raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("tf1", lr=0.01)')
+        check_fields(rule, FIELDS.values(), "rmsprop.keras")
         values = {name: getattr(rule, field) for name, field in FIELDS.items()}
         values["learning_rate"] = keras_arguments.pop("learning_rate", rule.lr)
         values["weight_decay"] = rule.weight_decay or None
@@ -353,16 +341,11 @@ def denominator(rule: Rule, v: Tensor, m: Tensor | None, t: Tensor) -> Tensor:
     """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `m` when centered only."""
     info = np.finfo(keras.backend.standardize_dtype(v.dtype))
     kappa = 4 * float(info.eps)  # 8 × unit roundoff
-    s = v
+    power, weight = 0.0, 1.0
     if rule.bias_correction:
         exponent = t * (math.log(rule.decay) if rule.decay else -math.inf)
-        fresh = -ops.expm1(exponent)  # 1 − βᵗ without the digits that a subtraction from 1 loses
-        if rule.initial_square_avg:
-            s = _maximum(v - ops.exp(exponent) * rule.initial_square_avg, kappa * v)
-        s, v = s / fresh, v / fresh
-        m = None if m is None else m / fresh
-    if m is not None:
-        s = _maximum(s - m * m, kappa * v)
+        power, weight = ops.exp(exponent), -ops.expm1(exponent)  # expm1 keeps the digits of 1 − βᵗ
+    s, _ = variance(rule, v, m, power, weight, kappa, _maximum)  # E5
     d = ops.sqrt(s + rule.eps) if rule.eps_inside_sqrt else ops.sqrt(s) + rule.eps
     return d if rule.eps >= info.tiny else ops.where(ops.equal(d, 0), math.inf, d)
 
@@ -388,7 +371,7 @@ def _rule_from(lr: float, **values: Any) -> Rule:
     try:
         return Rule(lr=lr, **{FIELDS[name]: value for name, value in values.items()})
     except InputError as error:
-        name = next(name for name, field in FIELDS.items() if field == error.name)
+        name = HYPERPARAMETERS[error.name].name_in("keras")
         raise InputError(name, error.allowed, error.value, error.remedy) from None
 
 

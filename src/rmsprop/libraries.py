@@ -5,15 +5,15 @@ A new library is a row of `LIBRARIES`; `rmsprop.profiles` and `rmsprop.checkpoin
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from rmsprop.hyperparameters import HYPERPARAMETERS
 from rmsprop.rule import Rule
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Rule))
+FIELDS = tuple(HYPERPARAMETERS)
 WITH_MOMENTUM = "with momentum"  # eps_inside_sqrt of legacy Keras: inside with momentum, outside without
 
 

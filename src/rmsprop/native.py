@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmsprop.errors import InputError, Received, check_count
-from rmsprop.rule import Array, Rule, State
+from rmsprop.rule import AVERAGES, Array, Rule, State
 from rmsprop.rule import update as numpy_update
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ except ImportError as error:
     kernel, _error = None, error
 
 GRAIN = 0  # elements that a thread gets at least; 0 stands for what was measured (kernel/run.cpp)
-
-_STATE = ("square_avg", "grad_avg", "momentum_buffer")
 
 _threads: int | None = None
 
@@ -84,8 +82,8 @@ def update(
     if out is None:
         return numpy_update(rule, param, grad, state)
     target, own = out
-    sources = [np.asarray(param), *(getattr(state, name) for name in _STATE)]
-    targets = [target, *(getattr(own, name) for name in _STATE)]
+    sources = [np.asarray(param), *(getattr(state, name) for name in AVERAGES)]
+    targets = [target, *(getattr(own, name) for name in AVERAGES)]
     used = [True, True, rule.centered, rule.momentum > 0]
     for i, source in enumerate(sources):
         if source is None and used[i]:  # a buffer that starts at zero
@@ -111,7 +109,7 @@ def update(
         kernel.update(kernel_rule(rule), rule.lr, power, p, grad, v, m, b, get_num_threads(), GRAIN)
     else:
         p, new = numpy_update(rule, param, grad, state)
-        results = [p, *(getattr(new, name) for name in _STATE)]
+        results = [p, *(getattr(new, name) for name in AVERAGES)]
         for into, result in zip(targets, results, strict=True):
             if into is not None:
                 np.copyto(into, result)

@@ -10,11 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 from rmsprop.errors import InputError, Received, plain
+from rmsprop.hyperparameters import ALIASES
 from rmsprop.libraries import FIELDS, LIBRARIES, WITH_MOMENTUM, Groups, Kind, Profile
 from rmsprop.rule import Rule
 
 __all__ = [
-    "ALIASES", "FIELDS", "FIELD_OF_KEY", "GROUPS", "KINDS", "PROFILES", "SHAPE_KEY",
+    "FIELDS", "FIELD_OF_KEY", "GROUPS", "KINDS", "PROFILES", "SHAPE_KEY",
     "VERSION", "VERSION_KEY", "WITH_MOMENTUM", "Groups", "Kind",
     "Profile", "canonical", "check_goes_on", "group_as_ours", "group_fields", "is_group_of", "kind_of_groups",
     "profile", "state_by_key",
@@ -26,14 +27,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {name: library.kind for name, library in LIBRARIES.items() if library.kind}
 )
-# What other libraries call the fields of Rule.
-ALIASES: Mapping[str, str] = MappingProxyType(
-    {
-        "alpha": "decay", "rho": "decay", "beta2": "decay", "learning_rate": "lr", "epsilon": "eps",
-        "eps_in_sqrt": "eps_inside_sqrt", "initial_scale": "initial_square_avg",
-        "decoupled_decay": "decoupled_weight_decay",
-    }
-)  # fmt: skip
 
 
 def canonical(values: Mapping[str, Any]) -> dict[str, Any]:

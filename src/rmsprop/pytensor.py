@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast, overload
 import numpy as np
 
 from rmsprop.errors import InputError, Received, check_number
+from rmsprop.hyperparameters import EVERYWHERE, check_fields
 from rmsprop.rule import Rule
 
 try:
@@ -29,6 +30,8 @@ from pytensor.tensor.type import DenseTensorType
 Symbol: TypeAlias = Any  # a symbolic tensor
 Updates: TypeAlias = "OrderedDict[SharedVariable[Any, Any], Symbol]"
 
+# The fields of Rule that this module implements.
+FIELDS = EVERYWHERE
 DEFAULT = Rule()
 COMPUTE = {"float16": "float32", "float32": "float32", "float64": "float64"}
 
@@ -108,6 +111,7 @@ def updates(
     """
     if not isinstance(rule, Rule):
         raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("lasagne", lr=0.01)')
+    check_fields(rule, FIELDS, "rmsprop.pytensor")
     rate = _rate(rule, learning_rate)
     if loss_or_grads is None and params is None:
         return cast("Callable[..., Updates]", partial(updates, rule=rule, learning_rate=learning_rate))

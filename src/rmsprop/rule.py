@@ -24,29 +24,19 @@ Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); Graves
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rmsprop.errors import InputError, Received, check_flag, check_number
+from rmsprop.errors import InputError, Received
+from rmsprop.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Array = npt.NDArray[Any]
-
-# Numeric fields: the bound above (exclusive; the bound below is 0) and a remedy for the error message.
-_RANGES = {
-    "lr": (math.inf, "1e-4 to 1e-2 is usual"),
-    "decay": (1.0, "0.9 averages over about 10 steps, 0.99 over about 100"),
-    "eps": (math.inf, "1e-8 is usual"),
-    "momentum": (1.0, "0 switches momentum off, 0.9 is usual"),
-    "weight_decay": (math.inf, "1e-5 to 1e-2 is usual"),
-    "initial_square_avg": (math.inf, "0 (PyTorch) or 1 (TensorFlow 1) is usual"),
-}
 
 
 @dataclass(frozen=True)
@@ -109,12 +99,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in _RANGES:
-                below, remedy = _RANGES[field.name]
-                object.__setattr__(self, field.name, check_number(field.name, value, remedy, below=below))
-            else:
-                object.__setattr__(self, field.name, check_flag(field.name, value))
+            value = HYPERPARAMETERS[field.name].checked(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         if self.nesterov and self.momentum == 0:
             raise InputError("momentum", "> 0 with nesterov=True", self.momentum, "set momentum, for example 0.9")
 
@@ -127,6 +113,9 @@ class State:
     square_avg: Array  # v, changed by every update
     grad_avg: Array | None = None  # m, only when centered
     momentum_buffer: Array | None = None  # b, only with momentum
+
+
+AVERAGES = tuple(field.name for field in dataclasses.fields(State) if field.name != "step")
 
 
 def init(rule: Rule, param: Array) -> State:
@@ -144,18 +133,29 @@ def init(rule: Rule, param: Array) -> State:
     )
 
 
+def variance(
+    rule: Rule, v: Any, m: Any, power: Any, weight: Any, kappa: float, maximum: Callable[[Any, Any], Any] = np.maximum
+) -> tuple[Any, Any]:
+    """Return s and m̂ of E5, for arrays of any library, whose `maximum` it is.
+
+    `power` is βᵗ and `weight` 1 − βᵗ; they count with bias correction only.
+    """
+    s = v
+    if rule.bias_correction:
+        s = maximum(v - power * rule.initial_square_avg, kappa * v) / weight
+        v = v / weight
+        m = None if m is None else m / weight
+    if rule.centered and m is not None:
+        s = maximum(s - m * m, kappa * v)
+    return s, m
+
+
 def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
     """Return d of E5 and E6, by which the gradient is divided; η/d is the effective learning rate."""
     kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
-    s = v
-    if rule.bias_correction:
-        power = rule.decay**t
-        s = np.maximum(v - power * rule.initial_square_avg, kappa * v) / (1 - power)
-        v = v / (1 - power)
-        m = None if m is None else m / (1 - power)
-    if rule.centered and m is not None:
-        s = np.maximum(s - m * m, kappa * v)
-    return np.asarray(np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps)
+    power = rule.decay**t
+    s, _ = variance(rule, v, m, power, 1 - power, kappa)  # E5
+    return np.asarray(np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps)  # E6
 
 
 @np.errstate(over="ignore", under="ignore", invalid="ignore")

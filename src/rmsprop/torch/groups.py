@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received, check_flag, check_number, may_change, plain
-from rmsprop.profiles import ALIASES
+from rmsprop.hyperparameters import ALIASES, EVERYWHERE, HYPERPARAMETERS, names_in
 from rmsprop.rule import Rule
 from rmsprop.torch.private import dispatch_modes
 
-# A rule's fields as a group names them: torch's name for `decay` is `alpha`.
-FIELDS = {("alpha" if field.name == "decay" else field.name): field.name for field in dataclasses.fields(Rule)}
+# The fields of Rule that tensor operations implement, under the keys that they have in a parameter group.
+FIELDS = names_in("torch", EVERYWHERE)
 EXECUTION = {
     "capturable": False,
     "foreach": None,
@@ -36,10 +35,15 @@ _CHOICES: dict[str, tuple[tuple[str | None, ...], str]] = {
     "nonfinite": (("propagate", "skip", "zero"), "'skip' leaves out the whole step, 'zero' the elements"),
 }
 RULE_NAMES = tuple(name for name in FIELDS if name != "lr")
-_FLAGS = tuple(name for name, field in FIELDS.items() if isinstance(getattr(Rule, field), bool))
+_FLAGS = tuple(name for name, field in FIELDS.items() if HYPERPARAMETERS[field].below is None)
 rule_values = itemgetter(*RULE_NAMES)  # a group's hyperparameters other than lr
-_OURS = {field: name for name, field in FIELDS.items()}
-_OTHER_NAMES = {name: _OURS[field] for name, field in {**ALIASES, "decay": "decay"}.items() if name != "alpha"}
+_TORCH_NAMES = {field: name for name, field in FIELDS.items()}
+# What a user may write for a key of a group: another library's name, or Rule's.
+_OTHER_NAMES = {
+    name: _TORCH_NAMES[field]
+    for name, field in {**ALIASES, **{field: field for field in _TORCH_NAMES}}.items()
+    if field in _TORCH_NAMES and name not in FIELDS
+}
 
 
 def lr_number(lr: float | Tensor) -> float:
@@ -91,9 +95,7 @@ def rule_from(*values: Any) -> Rule:
     try:
         return Rule(**{FIELDS[name]: value for name, value in zip(RULE_NAMES, values, strict=True)})
     except InputError as error:
-        if error.name != "decay":
-            raise
-        raise InputError("alpha", error.allowed, error.value, error.remedy) from None
+        raise InputError(_TORCH_NAMES[error.name], error.allowed, error.value, error.remedy) from None
 
 
 @lru_cache(maxsize=256, typed=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rmsprop.errors import InputError, Received
+from rmsprop.hyperparameters import check_fields
 from rmsprop.profiles import VERSION, VERSION_KEY
 from rmsprop.rule import Rule
 from rmsprop.torch import state_dict as saving
@@ -200,6 +201,7 @@ class RMSprop(Optimizer):
         """Return an optimizer that follows `rule`; `execution` takes the arguments that are no part of a rule."""
         if not isinstance(rule, Rule):
             raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("tf1", lr=0.01)')
+        check_fields(rule, FIELDS.values(), "rmsprop.torch")
         if twice := execution.keys() & FIELDS.keys():
             name = min(twice)
             raise InputError(name, "left out beside a rule, which has one", execution[name], "use dataclasses.replace")

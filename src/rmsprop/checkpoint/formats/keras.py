@@ -25,7 +25,8 @@ from rmsprop.checkpoint.keras_model import variables as trainable_variables
 from rmsprop.checkpoint.state import Checkpoint, KerasVariable, ParameterState, agreed_fields
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.profiles import ALIASES, FIELDS, KINDS
+from rmsprop.hyperparameters import ALIASES
+from rmsprop.profiles import FIELDS, KINDS
 from rmsprop.rule import Array
 
 _VARS, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
