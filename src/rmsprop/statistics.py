@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, variance
 
 Array = npt.NDArray[Any]
 
@@ -109,7 +109,15 @@ def sums(
             raise InputError(name, "of the shape of before", found, "pass the arrays of one parameter")
     arrays = {name: _reals(x, dtype) for name, x in given.items() if x is not None}
     p1, g, v, m = arrays["after"], arrays["gradient"], arrays["square_avg"], arrays.get("grad_avg")
-    s, at_floor, m = _variance(rule, v, m, step, 4 * float(np.finfo(dtype).eps) if kappa is None else kappa)
+    at_floor = np.zeros(v.shape, bool)
+
+    def floored(rest: Array, floor: Array) -> Array:
+        np.logical_or(at_floor, rest < floor, out=at_floor)
+        return np.maximum(rest, floor)
+
+    power = rule.decay**step
+    kappa = 4 * float(np.finfo(dtype).eps) if kappa is None else kappa
+    s, mean = variance(rule, v, m, power, 1 - power, kappa, floored)
     d = np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
     change = p1.astype(np.float64) - arrays["before"]
     row = Sums(
@@ -117,8 +125,8 @@ def sums(
         update_sq=_sum_of_squares(change),
         parameter_sq=_sum_of_squares(p1),
         history_sq=float(arrays["square_avg_before"].sum(dtype=np.float64)),
-        signal_sq=0.0 if m is None else _sum_of_squares(m),
-        noise_sq=0.0 if m is None else float(s.sum(dtype=np.float64)),
+        signal_sq=0.0 if mean is None else _sum_of_squares(mean),
+        noise_sq=0.0 if mean is None else float(s.sum(dtype=np.float64)),
         largest_update=float(np.max(np.abs(change), initial=0.0)),
         eps=_count(rule.eps > (s if rule.eps_inside_sqrt else np.sqrt(s))),
         floor=_count(at_floor),
@@ -129,23 +137,6 @@ def sums(
     exponents = np.frexp(d[(d > 0) & (d < np.inf)])[1] - 1  # d = f·2ᵉ with ½ ≤ f < 1
     histogram = np.bincount(np.clip(exponents - FIRST, 0, BINS - 1), minlength=BINS)
     return np.array(row, np.float64), histogram.astype(np.int64)
-
-
-def _variance(rule: Rule, v: Array, m: Array | None, t: int, kappa: float) -> tuple[Array, Array, Array | None]:
-    """Return s and m̂ of E5, as `rmsprop.rule.denominator` has them, and which elements are at a floor."""
-    s, at_floor = v, np.zeros(v.shape, bool)
-    if rule.bias_correction:
-        power = rule.decay**t
-        rest = v - power * rule.initial_square_avg
-        at_floor = rest < kappa * v
-        s = np.maximum(rest, kappa * v) / (1 - power)
-        v = v / (1 - power)
-        m = None if m is None else m / (1 - power)
-    if m is not None:
-        rest = s - m * m
-        at_floor = at_floor | (rest < kappa * v)
-        s = np.maximum(rest, kappa * v)
-    return s, at_floor, m
 
 
 def _reals(x: Any, dtype: type[np.floating]) -> Array:

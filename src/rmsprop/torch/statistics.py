@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, variance
 from rmsprop.statistics import BINS, COLUMNS, FIRST
 from rmsprop.torch.distributed import local_shard
 from rmsprop.torch.engines import arithmetic
@@ -94,7 +94,13 @@ def after(known: Before, *, histogram: bool) -> tuple[NDArray[np.float64], NDArr
     v, m = _averages(known)
     g, p0, p1 = slot.g.to(v.dtype), known.p, known.stored()
     power = arithmetic.bias_power(rule, [slot.step], capturable=False)[0] if rule.bias_correction else 0.0
-    s, mean, at_floor = _variance(rule, v, m, power, kappa_of(slot.v.dtype))
+    at_floor = torch.zeros(v.shape, dtype=torch.bool, device=v.device)
+
+    def floored(rest: Tensor, floor: Tensor) -> Tensor:
+        at_floor.logical_or_(rest < floor)
+        return rest.maximum(floor)
+
+    s, mean = variance(rule, v, m, power, 1 - power, kappa_of(slot.v.dtype), floored)
     # The root as the kernel and NumPy have it; that of torch on the CPU is not always rounded correctly.
     root = _wide(s + rule.eps if rule.eps_inside_sqrt else s).sqrt().to(s.dtype)
     d = root if rule.eps_inside_sqrt else root + rule.eps
@@ -188,24 +194,6 @@ def _averages(known: Before) -> tuple[Tensor, Tensor | None]:
         rule, 0.0, p, g, v, m, None, 0.5, kappa_of(slot.v.dtype), exact=True
     )  # p, a copy, is of no interest
     return v, m
-
-
-def _variance(
-    rule: Rule, v: Tensor, m: Tensor | None, power: Any, kappa: float
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return s and m̂ of E5, and where s is at a floor."""
-    s, at_floor = v, torch.zeros(v.shape, dtype=torch.bool, device=v.device)
-    if rule.bias_correction:
-        rest, floor = v - power * rule.initial_square_avg, v * kappa
-        at_floor = rest < floor
-        s = rest.maximum(floor) / (1 - power)
-        v = v / (1 - power)
-        m = None if m is None else m / (1 - power)
-    if m is not None:
-        rest, floor = s - m * m, v * kappa
-        at_floor = at_floor | (rest < floor)
-        s = rest.maximum(floor)
-    return s, m, at_floor
 
 
 def _wide(x: Tensor) -> Tensor:
