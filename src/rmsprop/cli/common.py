@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from rmsprop.cli.terminal import stderr, stdout
 from rmsprop.errors import InputError
 from rmsprop.files import finite
+from rmsprop.lab_options import option_name
 from rmsprop.text import printable_json
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from rmsprop.lab.runs.directory import RunDirectory
 
 Flag = Annotated[bool, Parameter(negative="")]
+# Shows the fields of one of `rmsprop.lab_options` as options of a command.
+FLAT = Parameter(name="*", negative="", consume_multiple=True, name_transform=option_name)
 
 
 class Failure(Exception):  # noqa: N818  (it carries an exit status, not an error)

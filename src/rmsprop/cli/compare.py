@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rmsprop.cli.common import Flag, Invoked, lab_run, print_with_report
-from rmsprop.cli.rule_options import NO_RATELESS, RatelessOptions, rule_without_rate
+from rmsprop.cli.common import FLAT, Flag, Invoked, lab_run, print_with_report
+from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
 from rmsprop.cli.terminal import Bars, stderr
+from rmsprop.lab_options import CompareOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rmsprop.lab.runs.directory import RunDirectory
     from rmsprop.lab.runs.trial import Row
 
@@ -25,15 +26,8 @@ def compare(
     task: str,
     /,
     *,
-    options: RatelessOptions = NO_RATELESS,
-    lrs: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative="")] = None,
-    tuning_seeds: int = 2,
-    seeds: int = 10,
-    epochs: int | None = None,
-    jobs: int | None = None,
-    out: Path | None = None,
-    resume: Flag = False,
-    accept_changes: Flag = False,
+    rule: RatelessOptions = None,
+    options: Annotated[CompareOptions | None, FLAT] = None,
     json: Flag = False,
     invocation: Invoked,
 ) -> None:
@@ -55,35 +49,16 @@ def compare(
     ----------
     task
         A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
-    lrs
-        The grid of learning rates; 1e-4 to 10 in half decades if left out.
-    tuning_seeds
-        Seeds that the rates are picked with.
-    seeds
-        Other seeds that the optimizers are compared with, at least 5.
-    epochs
-        Passes over the training data; the task's own number if left out.
-    jobs
-        Trainings at a time; one per core if left out. Changes no result. Halved when memory runs out.
-    out
-        Directory of the run; runs/compare-TASK, numbered, if left out.
-    resume
-        Go on with the comparison in --out (or the last one of this task), given the same options.
-    accept_changes
-        With --resume: go on although the task's code has changed; the report says what.
     json
         Print the summary as JSON.
     """
     from rmsprop.lab.compare import compare as run_comparison
-    from rmsprop.lab.learning_rates import LEARNING_RATES
 
-    rule = rule_without_rate(options, "every optimizer's rate is picked: give the grid as --lrs")
+    described = rule_without_rate(rule, "every optimizer's rate is picked: give the grid as --lrs")
     with lab_run(json, invocation), ComparisonProgress(stderr) as progress:
         run, summary = run_comparison(
-            task, rule, learning_rates=LEARNING_RATES if lrs is None else lrs, tuning_seeds=tuning_seeds,
-            seeds=seeds, epochs=epochs, jobs=jobs, out=out, resume=resume, accept_changes=accept_changes,
-            command=invocation.command_line(), listen=progress.listen,
-        )  # fmt: skip
+            task, described, options, command=invocation.command_line(), listen=progress.listen
+        )
     print_with_report(json, run, summary, show_comparison)
 
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from rmsprop.cli.common import Failure, Flag, print_result
-from rmsprop.cli.rule_options import NOTHING_KNOWN, KnownOptions, given_values
+from rmsprop.cli.rule_options import KnownOptions, given_values
 from rmsprop.cli.terminal import stdout
 from rmsprop.errors import InputError, Received
 
@@ -30,7 +30,7 @@ def convert(
     map_: Annotated[Path | None, Parameter(name="--map")] = None,
     weights: Flag = False,
     dry_run: Flag = False,
-    known: KnownOptions = NOTHING_KNOWN,
+    known: KnownOptions = None,
     json: Flag = False,
 ) -> None:
     """Move an optimizer's state from one library's checkpoint to another's.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 
 from rmsprop.cli.common import Flag, print_result
-from rmsprop.cli.rule_options import NO_OPTIONS, RuleOptions, chosen_rule, given_values
+from rmsprop.cli.rule_options import RuleOptions, chosen_profile, chosen_rule, given_values
 from rmsprop.cli.terminal import stdout
 from rmsprop.errors import InputError
+from rmsprop.lab_options import option_name
 from rmsprop.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def explain(
     *,
     recipe: str | None = None,
-    options: RuleOptions = NO_OPTIONS,
+    rule: RuleOptions = None,
     worked_example: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -45,40 +47,43 @@ def explain(
     from rmsprop.explain import worked_example as work
     from rmsprop.recipes import recipe as published
 
-    given = given_values(options)
-    whole = None if recipe is None else published(recipe).changed(**given)
-    if whole and options.profile is not None:
-        raise InputError("--profile", "left out with --recipe", options.profile, "a recipe has its profile")
-    unsaid = ["--" + name.replace("_", "-") for name in whole.open] if whole else []
-    if unsaid and worked_example:
-        raise InputError("--worked-example", f"given with {', '.join(unsaid)}", True, "the source leaves them open")
-    rule = None if unsaid else whole.rule() if whole else chosen_rule(options)
-    steps = work(rule) if worked_example and rule else []
+    given, profile = given_values(rule), chosen_profile(rule)
+    trained = None if recipe is None else published(recipe).changed(**given)
+    if trained and profile is not None:
+        raise InputError("--profile", "left out with --recipe", profile, "a recipe has its profile")
+    missing = [f"--{option_name(name)}" for name in trained.open] if trained else []
+    if missing and worked_example:
+        raise InputError("--worked-example", f"given with {', '.join(missing)}", True, "the source leaves them open")
+    explained = None if missing else trained.rule() if trained else chosen_rule(rule)
+    steps = work(explained) if worked_example and explained else []
+
     facts: dict[str, Any] = {}
-    about: list[str] = []
-    if options.profile is not None:
-        whose = PROFILES[options.profile]
+    lines: list[str] = []
+    if profile is not None:
+        whose = PROFILES[profile]
         facts["profile"] = {"title": whose.title, "differs": whose.differs, "source": whose.source}
-        about += [whose.title, whose.differs, f"Source: {whose.source}", ""]
-    if whole:
-        facts["recipe"] = {**whole.facts(), "changed": sorted(given)}
-        about += [whole.explain(), ""]
-        about += [f"Not as published, but as given here: {', '.join(given)}", ""] if given else []
-    if rule:
-        facts |= {"rule": dataclasses.asdict(rule), "equations": equations(rule), **numbers(rule)._asdict()}
-        about.append(rule.explain())
+        lines += [whose.title, whose.differs, f"Source: {whose.source}", ""]
+    if trained:
+        facts["recipe"] = {**trained.facts(), "changed": sorted(given)}
+        lines += [trained.explain(), ""]
+        lines += [f"Not as published, but as given here: {', '.join(given)}", ""] if given else []
+    if explained:
+        facts |= {"rule": dataclasses.asdict(explained), "equations": equations(explained)}
+        facts |= numbers(explained)._asdict()
+        lines.append(explained.explain())
     else:
-        about.append(f"For the equations give what the source leaves open: {', '.join(unsaid)}")
+        lines.append(f"For the equations give what the source leaves open: {', '.join(missing)}")
     if worked_example:
         facts["worked_example"] = [step._asdict() for step in steps]
+    print_result(json, facts, lambda: show_rule(stdout, lines, steps))
 
-    def show() -> None:
-        stdout.print("\n".join(about), markup=False)
-        if steps:
-            stdout.print()
-            stdout.print(worked_table(steps))
 
-    print_result(json, facts, show)
+def show_rule(console: Console, lines: list[str], steps: list[WorkedStep]) -> None:
+    """Print a rule in words and equations, and the worked example if there is one."""
+    console.print("\n".join(lines), markup=False)
+    if steps:
+        console.print()
+        console.print(worked_table(steps))
 
 
 def worked_table(steps: list[WorkedStep]) -> Table:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
 from rich.console import Console
 
-from rmsprop.cli.common import Failure, Flag, Invoked, lab_run, print_result
-from rmsprop.cli.rule_options import NO_RATELESS, RatelessOptions, rule_without_rate
+from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, lab_run, print_result
+from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
 from rmsprop.cli.terminal import Bars, stderr, stdout
+from rmsprop.lab_options import FindLrOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def find_lr(
     task: str,
     /,
     *,
-    options: RatelessOptions = NO_RATELESS,
-    from_: Annotated[float, Parameter(name="--from")] = 1e-6,
-    to: float = 1.0,
-    steps: int = 100,
-    seeds: int = 3,
-    warm: int | None = None,
-    batch_size: int | None = None,
-    out: Path | None = None,
+    rule: RatelessOptions = None,
+    options: Annotated[FindLrOptions | None, FLAT] = None,
     json: Flag = False,
     invocation: Invoked,
 ) -> None:
@@ -43,31 +39,16 @@ def find_lr(
     ----------
     task
         A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
-    from_
-        Lowest rate.
-    to
-        Highest rate, at least 100 times the lowest.
-    steps
-        Steps from the one to the other, for each seed; from 1e-6 to 1 at least 81.
-    seeds
-        How often the rate rises.
-    warm
-        Steps with a rate of 0; 2/(1-decay), or 2/(1-momentum) if more, at most 500, if left out.
-    batch_size
-        Examples per step; the task's own number if left out.
-    out
-        Directory of find-lr.json and find-lr.svg; runs/find-lr-TASK, numbered, if left out.
     json
         Print the result as JSON.
     """
     from rmsprop.lab.find_lr import find_lr as test_range
 
-    rule = rule_without_rate(options, "it is what is looked for: give the range as --from and --to")
+    described = rule_without_rate(rule, "it is what is looked for: give the range as --from and --to")
     with lab_run(json), RangeTestProgress(stderr) as progress:
         directory, found = test_range(
-            task, rule, lowest=from_, highest=to, steps=steps, seeds=seeds, warm=warm, batch_size=batch_size,
-            out=out, command=invocation.command_line(), listen=progress.listen,
-        )  # fmt: skip
+            task, described, options, command=invocation.command_line(), listen=progress.listen
+        )
     print_result(json, {**found, "directory": str(directory)}, lambda: show_range_test(stdout, found, directory))
     if found["lr"] is None:
         raise Failure

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
-from rmsprop.cli.common import Failure, Flag, Invoked, lab_run, print_with_report
-from rmsprop.cli.rule_options import NO_OPTIONS, RuleOptions, chosen_rule
+from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, lab_run, print_with_report
+from rmsprop.cli.rule_options import RuleOptions, chosen_rule
 from rmsprop.cli.terminal import Bars, stderr
+from rmsprop.lab_options import TrainOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rmsprop.lab.runs.directory import RunDirectory
     from rmsprop.lab.runs.training import Record, Training
 
-Schedule = Literal["constant", "linear"]
 _SHOWN = 5  # findings at the end of a training
 
 
@@ -23,15 +24,8 @@ def train(
     task: str,
     /,
     *,
-    options: RuleOptions = NO_OPTIONS,
-    seed: int = 0,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    schedule: Schedule = "constant",
-    every: int | None = None,
-    out: Path | None = None,
-    resume: Flag = False,
-    accept_changes: Flag = False,
+    rule: RuleOptions = None,
+    options: Annotated[TrainOptions | None, FLAT] = None,
     json: Flag = False,
     invocation: Invoked,
 ) -> None:
@@ -53,24 +47,6 @@ def train(
     ----------
     task
         A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
-    seed
-        Decides the model's start and the order of the data.
-    epochs
-        Passes over the training data; the task's own number if left out.
-    batch_size
-        Examples per step; the task's own number if left out.
-    schedule
-        Learning rate over the run: constant, or falling linearly to 0.
-    every
-        Measure what the optimizer does once in so many steps, for the report and rmsprop doctor; 0 never does. A tenth
-        of the run, at most 250, if left out. A run that diverges is replayed around where that began, or at its end,
-        with every step measured.
-    out
-        Directory of the run; runs/train-TASK, numbered, if left out.
-    resume
-        Go on with the run in --out (or the last one of this task), given the same options.
-    accept_changes
-        With --resume: go on although the task's code has changed; the report says what.
     json
         Print the summary as JSON.
     """
@@ -78,10 +54,8 @@ def train(
 
     with lab_run(json, invocation), TrainingProgress(stderr) as progress:
         run, summary = run_training(
-            task, chosen_rule(options), seed=seed, epochs=epochs, batch_size=batch_size, schedule=schedule,
-            every=every, out=out, resume=resume, accept_changes=accept_changes,
-            command=invocation.command_line(), listen=progress.listen,
-        )  # fmt: skip
+            task, chosen_rule(rule), options, command=invocation.command_line(), listen=progress.listen
+        )
     print_with_report(json, run, summary, show_training)
     if summary["reason"] is not None:
         raise Failure

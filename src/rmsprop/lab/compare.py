@@ -14,14 +14,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
 from rmsprop.environment import cores, environment
-from rmsprop.errors import InputError, check_count, check_number
+from rmsprop.errors import InputError
 from rmsprop.lab.chance import Constant, no_better
 from rmsprop.lab.intervals import median_of_known, paired_interval
 from rmsprop.lab.learning_rates import LEARNING_RATES, Choice, choose
@@ -31,6 +30,7 @@ from rmsprop.lab.runs.task_code import task_code
 from rmsprop.lab.runs.trial import OPTIMIZERS, Row, Trial, key_of, run_trial
 from rmsprop.lab.runs.workers import Workers
 from rmsprop.lab.task import load_task
+from rmsprop.lab_options import CompareOptions, that_decide
 from rmsprop.rule import Rule
 
 CONFIDENCE = 0.95
@@ -59,21 +59,16 @@ class Score(NamedTuple):
 def compare(
     spec: str,
     rule: Rule | None = None,
+    options: CompareOptions | None = None,
     *,
-    learning_rates: tuple[float, ...] = LEARNING_RATES,
-    tuning_seeds: int = 2,
-    seeds: int = 10,
-    epochs: int | None = None,
-    jobs: int | None = None,
-    out: Path | None = None,
-    resume: bool = False,
-    accept_changes: bool = False,
     command: str = "",
     listen: Listener = lambda _stage, _done, _total, _row: None,
+    **keywords: Any,
 ) -> tuple[RunDirectory, dict[str, Any]]:
     """Compare `rule` with the other `OPTIMIZERS` on the task `spec`; return the run's directory and its summary.
 
-    The rule's lr is not used: it is picked from `learning_rates`, as for the others, which keep torch's defaults.
+    Keywords are fields of `CompareOptions`, and count before those of `options`. The rule's lr is not used: it is
+    picked from `learning_rates`, as for the others, which keep torch's defaults.
 
     `jobs` trainings run at a time, one thread each, in processes of their own; their number changes no result.
     With `resume`, trainings that are recorded are not repeated; if the task's code has changed since, `accept_changes`
@@ -81,40 +76,31 @@ def compare(
     many, it goes on with half of them; WorkerLost is raised where one is too many, and where a worker process ends
     otherwise.
     """
-    for lr in learning_rates:
-        check_number("--lrs", lr, "1e-4 to 10 covers the optimizers' usual rates")
-    if len(set(learning_rates)) < 3:
-        raise InputError("--lrs", "at least 3 different rates", list(learning_rates), "give a wider grid")
-    check_count("--tuning-seeds", tuning_seeds, "2 is usual")
-    check_count("--seeds", seeds, "fewer say too little about the spread", least=5)
-    if epochs is not None:
-        check_count("--epochs", epochs, "leave it out for the task's own")
-    jobs = check_count("--jobs", cores() if jobs is None else jobs, "the default is one per core")
-    if rule is not None and rule.maximize:
+    options, rule = dataclasses.replace(options or CompareOptions(), **keywords), rule or Rule()
+    tuning_seeds, seeds, epochs = options.tuning_seeds, options.seeds, options.epochs
+    learning_rates = sorted(set(options.learning_rates or LEARNING_RATES))
+    if rule.maximize:
         remedy = "let the task's loss be minus what is to rise: the others, and the choice of rates, make it small"
         raise InputError("--maximize", "left out", True, remedy)
     task = load_task(spec)
     if task.test is None:
         raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")
     task.try_out()
-    learning_rates = tuple(sorted(set(learning_rates)))
-    rule = rule or Rule()
     config = {
         "kind": "compare",
         "task": spec,
         "task_code": task_code(spec),
         "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
         "optimizers": list(OPTIMIZERS),
-        "learning_rates": list(learning_rates),
-        "tuning_seeds": tuning_seeds,
-        "seeds": seeds,
+        **that_decide(options),
+        "learning_rates": learning_rates,
         "epochs": epochs or task.epochs,
         "schedule": "linear",
         "made_with": {"torch": torch.__version__},
     }
     higher = task.score.higher_is_better
-    path = out or new_path("compare", task.name, resume=resume)
-    with RunDirectory.open(path, config, resume=resume, accept_changes=accept_changes) as run:
+    path = options.out or new_path("compare", task.name, resume=options.resume)
+    with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
         run.keep_records(key_of)
         began = time.monotonic()
         tuning = [
@@ -123,7 +109,7 @@ def compare(
             for lr in learning_rates
             for o in OPTIMIZERS
         ]
-        with stop_signals() as stopped, Workers(jobs) as workers:
+        with stop_signals() as stopped, Workers(options.jobs or cores()) as workers:
             rows = _train_all(workers, run, "tune", tuning, listen, stopped)
             choices = {o: choose(higher, [r for r in rows if r["optimizer"] == o]) for o in OPTIMIZERS}
             final_seeds = range(tuning_seeds, tuning_seeds + seeds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from rmsprop.environment import environment
-from rmsprop.errors import InputError, Received, check_count
+from rmsprop.errors import InputError, Received
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
 from rmsprop.lab.data import batches, parts
 from rmsprop.lab.report.range_test_figure import draw_range_test
@@ -22,6 +21,7 @@ from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.lock import locked
 from rmsprop.lab.runs.training import order_of
 from rmsprop.lab.task import Task, load_task, seed_everything
+from rmsprop.lab_options import FindLrOptions, that_decide
 from rmsprop.monitor.lr_finder import Found
 from rmsprop.monitor.lr_finder import find_lr as test_range
 from rmsprop.rule import Rule
@@ -52,32 +52,22 @@ def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Li
 def find_lr(
     spec: str,
     rule: Rule | None = None,
+    options: FindLrOptions | None = None,
     *,
-    lowest: float = 1e-6,
-    highest: float = 1.0,
-    steps: int = 100,
-    seeds: int = 3,
-    warm: int | None = None,
-    batch_size: int | None = None,
-    out: Path | None = None,
     command: str = "",
     listen: Listener = lambda _done, _total: None,
+    **keywords: Any,
 ) -> tuple[Path, dict[str, Any]]:
     """Test rates on `spec` (see `load_task`); return the directory and what find-lr.json in it holds.
 
-    The directory, which has find-lr.svg, too, is made at the end: a test that is stopped leaves nothing. SIGINT and
-    SIGTERM raise Interrupted.
+    Keywords are fields of `FindLrOptions`, and count before those of `options`. The directory, which has find-lr.svg,
+    too, is made at the end: a test that is stopped leaves nothing. SIGINT and SIGTERM raise Interrupted.
     """
+    options = dataclasses.replace(options or FindLrOptions(), **keywords)
+    out, rule = options.out, rule or Rule()
     _check_place(out)
-    if batch_size is not None:
-        check_count("batch_size", batch_size, "leave batch_size out for the task's own")
-    if not 0 < lowest < math.inf:
-        raise InputError("--from", "above 0 and finite", lowest, "1e-6 is usual")
-    if not 100 * lowest * (1 - 1e-9) <= highest < math.inf:
-        raise InputError("--to", f"at least {100 * lowest:g}, 100 times --from", highest, "1 is usual")
-    rule = rule or Rule()
     task = load_task(spec)
-    task.try_out(batch_size)
+    task.try_out(options.batch_size)
     with nullcontext() if out is None else locked(out), stop_signals() as stopped:
         _check_place(out)  # another test may have ended here meanwhile
 
@@ -86,17 +76,14 @@ def find_lr(
             if stopped:
                 raise Interrupted(f"stopped after {done} of at most {total} steps; nothing was written")
 
-        found = on_task(
-            task, rule, batch_size=batch_size, listen=heard,
-            lowest=lowest, highest=highest, steps=steps, seeds=seeds, warm=warm,
-        )  # fmt: skip
+        found = on_task(task, rule, listen=heard, **that_decide(options))
         picture = draw_range_test(found)
         if stopped:
             raise Interrupted("stopped before the figure was drawn; nothing was written")
         result = {
             "task": task.name,
             "rule": dataclasses.asdict(rule),
-            "batch_size": batch_size or task.batch_size,
+            "batch_size": options.batch_size or task.batch_size,
             **found.to_dict(),
             "command": command,
             "environment": environment(),

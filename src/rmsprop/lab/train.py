@@ -6,13 +6,11 @@ import dataclasses
 import gc
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rmsprop.environment import environment
-from rmsprop.errors import check_count
 from rmsprop.files import finite
 from rmsprop.lab.findings.find import findings_to_show
 from rmsprop.lab.findings.loss_history import LossHistory
@@ -25,6 +23,7 @@ from rmsprop.lab.runs.replay import MOST, Replay, replay
 from rmsprop.lab.runs.task_code import task_code
 from rmsprop.lab.runs.training import Record, Training
 from rmsprop.lab.task import first_line, load_task
+from rmsprop.lab_options import TrainOptions, that_decide
 from rmsprop.monitor import PostMortem
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
@@ -40,19 +39,15 @@ LEARNED_NOTHING = "learned nothing"  # reason of a summary, and kind of its find
 def train(
     spec: str,
     rule: Rule | None = None,
+    options: TrainOptions | None = None,
     *,
-    seed: int = 0,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    schedule: str = "constant",
-    every: int | None = None,
-    out: Path | None = None,
-    resume: bool = False,
-    accept_changes: bool = False,
     command: str = "",
     listen: Listener = lambda _training, _records: None,
+    **keywords: Any,
 ) -> tuple[RunDirectory, dict[str, Any]]:
     """Train `spec` (see `load_task`) with `rule`; return the run's directory and its summary.
+
+    Keywords are fields of `TrainOptions`, and count before those of `options`.
 
     The directory holds run.json (what was asked), records.jsonl (see `Training.run`), statistics.jsonl (what the
     optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out, and None stands for a tenth
@@ -67,18 +62,15 @@ def train(
 
     status of the summary is "finished" or "diverged"; its reason is None only for a training that came to something.
     """
-    check_count("seed", seed, "any whole number will do", least=0)
-    if every is not None:
-        check_count("every", every, "leave it out for a tenth of the run; 0 measures nothing", least=0)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value is not None:
-            check_count(name, value, f"leave {name} out for the task's own")
-    rule = rule or Rule()
+    options, rule = dataclasses.replace(options or TrainOptions(), **keywords), rule or Rule()
+    epochs, batch_size, every = options.epochs, options.batch_size, options.every
     task = load_task(spec)
     task.try_out(batch_size)
 
     def start() -> Training:
-        return Training(task, lambda params: RMSprop.from_rule(params, rule), seed, epochs, batch_size, schedule)
+        return Training(
+            task, lambda params: RMSprop.from_rule(params, rule), options.seed, epochs, batch_size, options.schedule
+        )
 
     training, given = start(), {"epochs": epochs, "batch_size": batch_size}
     every = usual_every(training.total_steps) if every is None else every
@@ -87,15 +79,14 @@ def train(
         "task": spec,
         "task_code": task_code(spec),
         "rule": dataclasses.asdict(rule),
-        "seed": seed,
+        **that_decide(options),
         "epochs": epochs or task.epochs,
         "batch_size": batch_size or task.batch_size,
-        "schedule": schedule,
         "every": every,
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
-    path = out or new_path("train", task.name, resume=resume)
-    with RunDirectory.open(path, config, resume=resume, accept_changes=accept_changes) as run:
+    path = options.out or new_path("train", task.name, resume=options.resume)
+    with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
         _like_before(run.config()["made_with"])
         watch = StepRecorder(run, training, every)
         records = 0
