@@ -1,7 +1,7 @@
-"""The native kernel (src/rmsprop/kernel): the rule over memory, bit for bit that of `rmsprop.rule`.
+"""The native kernel (src/rmsprop/kernel): steps memory in place, bit for bit as `rmsprop.rule` does.
 
-Arguments are checked by its callers, `rmsprop.native` and `rmsprop.torch`. `threads` is an upper limit; every thread
-gets at least `grain` elements, 0 standing for the number that was measured to pay.
+Its callers, `rmsprop.native` and `rmsprop.torch`, check the arguments. `threads` is an upper limit: every thread gets
+at least `grain` elements. A grain of 0 is the default, below which a thread costs more than it saves.
 """
 
 from collections.abc import Callable
@@ -31,31 +31,31 @@ class Rule:
     ) -> None: ...
 
 class Nonfinite:
-    """What a gradient does that is not finite."""
+    """What non-finite gradients do: enter the averages, skip the step, or count as 0."""
 
     propagate: Nonfinite
     skip: Nonfinite
     zero: Nonfinite
 
 class Precision:
-    """How a group's parameters are stored: bits of the averages (16, 8, or 0 for the type that computes), and noise."""
+    """Storage of a group: bits of the averages (16, 8, or 0 for the compute dtype) and stochastic rounding."""
 
     def __init__(self, *, state: int, stochastic: bool, seed: int, nonfinite: Nonfinite) -> None: ...
 
 class Batch:
-    """The parameters of one step of a torch optimizer: gathered by `add`, group by group, then stepped by `run`."""
+    """The parameters of one optimizer step: `add` gathers them group by group, `run` steps them."""
 
     def __init__(self) -> None: ...
     def __len__(self) -> int: ...
     def clear(self) -> None:
-        """Forget what was gathered."""
+        """Remove all parameters."""
 
     def add(
-        self, rule: Rule, precision: Precision, lr: float, params: list[Any], state: dict[Any, Any], first: int, /
+        self, rule: Rule, precision: Precision, lr: float, params: list[Any], state: dict[Any, Any], offset: int, /
     ) -> list[tuple[int, str]] | None:
-        """Add the parameters with a gradient; return number and reason (a key of `fused.REASONS`) of those refused.
+        """Add the parameters that have a gradient; return position in `params` and reason of those refused.
 
-        `first` is the number of the first one in its group, for the noise.
+        A reason is a key of `cpu_kernel.REASONS`. `offset` is the index of params[0] in its group, for the noise.
         """
 
     def add_lists(
@@ -69,10 +69,10 @@ class Batch:
         square_avgs: list[Any],
         grad_avgs: list[Any],
         momentum_buffers: list[Any],
-        numbers: list[int],
+        indices: list[int],
         /,
     ) -> list[tuple[int, str]] | None:
-        """Do the same for parallel lists; those that the rule has no use for may be empty."""
+        """Add parameters from parallel lists. Lists that the rule does not use may be empty."""
 
     def add_rows(
         self,
@@ -80,46 +80,46 @@ class Batch:
         precision: Precision,
         lr: float,
         param: Any,
-        index: NDArray[np.int64],
+        positions: NDArray[np.int64],
         values: Any,
         step: Any,
         square_avg: Any,
         grad_avg: Any,
         momentum_buffer: Any,
-        row_step: NDArray[np.int32] | None,
-        number: int,
+        row_step: NDArray[np.int64] | None,
+        index: int,
         /,
     ) -> str | None:
-        """Add the rows of one parameter that a sparse gradient has entries for, to be stepped where they lie.
+        """Add a parameter with a sparse gradient, whose touched rows are stepped in place.
 
-        `index` has a line for each sparse dimension and a column for each row of `values`. `row_step` holds the step at
-        which each row stands, is kept up, and None if none lags. Return the reason if they cannot be added.
+        `positions` has a line for each sparse dimension and a column for each row of `values`. `row_step` holds the
+        last step of each row and is updated; None if no row lags. Return the reason if the rows cannot be added.
         """
 
     def finite(self, threads: int, grain: int, grad_scale: float) -> bool:
-        """Return whether the gradients are finite, and their squares, of groups that say `Nonfinite.skip`."""
+        """Return whether gradients and their squares are finite in all groups with `Nonfinite.skip`."""
 
     def run(self, threads: int, grain: int, grad_scale: float, level: int, /) -> bool:
-        """Count the steps, make them with gradients divided by `grad_scale`, and forget the parameters.
+        """Increment the step counters, step with gradients divided by `grad_scale`, and clear the batch.
 
-        Return False if gradients that are not finite counted as 0. With a `level` of 1, measure the parameters that
-        `add` has added, with 2 also their histograms.
+        Return False if it zeroed a non-finite gradient. Level 1 measures the parameters that `add` added, level 2 also
+        makes their histograms.
         """
 
     def measured(self) -> tuple[bytes, NDArray[np.float64], NDArray[np.int64]] | None:
-        """Return what the last step that measured has found: parameters' numbers (of uint32), sums and histograms.
+        """Return statistics of the last measured step: parameter indices (uint32 as bytes), sums and histograms.
 
-        The next step that measures writes over the arrays. It is the same object while the numbers are the same.
+        The next measured step overwrites the arrays. The object stays the same while the indices stay the same.
         """
 
 def use_torch(tensor_class: type, parameter_class: type, increment_version: Callable[[list[Any]], None], /) -> None:
-    """Say once what torch is; raises AttributeError if its tensors cannot be read."""
+    """Register torch's classes, once; raise AttributeError if their tensors cannot be read."""
 
 def has_team() -> bool:
-    """Return whether threads are those of torch's OpenMP team; otherwise they are started for each step."""
+    """Return whether steps run on torch's OpenMP team; without one, threads are started for each step."""
 
 def use_own_threads(own: bool, /) -> None:
-    """For tests and measurements: start threads although there is a team; False takes the team again."""
+    """For tests and benchmarks: start threads although there is a team; False uses the team again."""
 
 def update(
     rule: Rule,
@@ -142,13 +142,13 @@ def move(
     threads: int,
     grain: int,
 ) -> None:
-    """For measurements: read and write what a plain step does, 20 bytes an element, with hardly any arithmetic."""
+    """For benchmarks: move the bytes of a plain step, 20 per element, with two additions per element."""
 
 def instruction_sets() -> list[str]:
-    """Return the instruction sets that this processor has and the kernel was compiled for, best first."""
+    """Return the instruction sets that the processor has and the kernel was compiled for, best first."""
 
 def instruction_set() -> str:
-    """Return the one in use."""
+    """Return the instruction set in use."""
 
 def use_instruction_set(name: str, /) -> None:
-    """Use another one; results are the same bits."""
+    """Use another instruction set; results have the same bits."""

@@ -100,14 +100,14 @@ bool same(const Case& c, Piece* pieces, const std::string& how) {
   return true;
 }
 
-Stage stage_of(const Case& c) {
-  Stage stage;
-  stage.param = c.type(0);
-  stage.state = c.type(2);
-  stage.stochastic = c.header.stochastic;
-  stage.cleaned = c.header.cleaned;
-  set_keys(stage, 3, 5, 7);  // as in record.py
-  return stage;
+Storage storage_of(const Case& c) {
+  Storage storage;
+  storage.param = c.type(0);
+  storage.state = c.type(2);
+  storage.stochastic = c.header.stochastic;
+  storage.zero_nonfinite = c.header.cleaned;
+  set_keys(storage, 3, 5, 7);  // as in record.py
+  return storage;
 }
 
 std::string words(int threads, std::int64_t grain, int shift) {
@@ -126,32 +126,32 @@ bool replay_rows(const Case& c, std::int64_t width, int threads, std::int64_t gr
   std::int64_t size = c.header.size / width, element = bytes_of(c.type(1));
   auto bytes = static_cast<std::size_t>(width * element);
   Piece values(c.type(1), 2 * size * width, shift);
-  std::vector<Entry> entries;
+  std::vector<RowEntry> entries;
   for (std::int64_t row = 1; row < size; row += 2) {
     auto* at = values.data() + entries.size() * bytes;
     for (std::size_t i = 0; i < bytes; ++i) at[i] = (i + 1) % static_cast<std::size_t>(element) ? 0 : 0x80;
     entries.push_back({row, static_cast<std::int64_t>(entries.size())});
   }
   for (std::int64_t row = size - 1; row >= 0; --row) {
-    auto place = static_cast<std::int64_t>(entries.size());
+    auto position = static_cast<std::int64_t>(entries.size());
     std::copy_n(c.before[1].data() + static_cast<std::size_t>(row) * bytes, bytes,
-                values.data() + static_cast<std::size_t>(place) * bytes);
-    entries.push_back({row, place});
+                values.data() + static_cast<std::size_t>(position) * bytes);
+    entries.push_back({row, position});
   }
   constexpr std::int64_t kStep = 300;
   std::vector<std::int64_t> row_step(static_cast<std::size_t>(size), kStep - c.header.lag);
-  Touched found = touched(std::move(entries), size);
+  TouchedRows touched = sort_entries(std::move(entries), size);
   Constants constants = rmsprop::constants(c.rule, c.type(2), c.header.lr, c.header.power);
   Form form = c.rule.form();
   void *m = form.centered ? pieces[3].data() : nullptr;
   void *b = form.momentum != Momentum::none ? pieces[4].data() : nullptr;
   Rows rows;
-  rows.task = step_task({pieces[0].data(), values.data(), pieces[2].data(), m, b, c.header.size}, stage_of(c), form,
+  rows.task = step_task({pieces[0].data(), values.data(), pieces[2].data(), m, b, c.header.size}, storage_of(c), form,
                         constants);
   rows.width = width;
-  rows.entries = found.entries.data();
-  rows.starts = found.starts.data();
-  rows.count = static_cast<std::int64_t>(found.starts.size()) - 1;
+  rows.entries = touched.entries.data();
+  rows.starts = touched.starts.data();
+  rows.count = static_cast<std::int64_t>(touched.starts.size()) - 1;
   rows.row_step = c.header.lag ? row_step.data() : nullptr;
   rows.step = kStep;
   rows.decay = c.rule.decay;
@@ -215,7 +215,7 @@ bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int
     auto at = [&](int k) { return static_cast<void*>(pieces[n][k].data()); };
     Form form = c.rule.form();
     void *m = form.centered ? at(3) : nullptr, *b = form.momentum != Momentum::none ? at(4) : nullptr;
-    tasks.push_back(step_task({at(0), at(1), at(2), m, b, c.header.size}, stage_of(c), form, constants.back(),
+    tasks.push_back(step_task({at(0), at(1), at(2), m, b, c.header.size}, storage_of(c), form, constants.back(),
                               measured ? &tallies[n] : nullptr));
   }
   run(tasks, threads, grain);

@@ -1,4 +1,4 @@
-// The parameters of one optimizer step, gathered from torch's objects and then run.
+// The parameters of one optimizer step: gathered from torch's objects, then stepped.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -14,58 +14,58 @@ namespace rmsprop {
 
 namespace nb = nanobind;
 
-// Tells once what torch is; raises a Python error if its tensors cannot be read.
+// Registers torch's classes, once. Raises a Python error if their tensors cannot be read.
 void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version);
 
-// What a gradient does that is not finite: goes into the averages, leaves out the step, or counts as 0.
+// What non-finite gradients do: enter the averages, skip the step, or count as 0.
 enum class Nonfinite : std::uint8_t { propagate, skip, zero };
 
 // How a group's parameters are stored and rounded.
 struct Precision {
-  int state;           // the averages' bits: 16 for bfloat16, 8 for packed ones, 0 for the type that computes
-  bool stochastic;     // bfloat16 parameters are rounded by noise
-  std::uint32_t seed;  // of all noise
+  int state;           // bits of the averages: 16 for bfloat16, 8 for packed, 0 for the compute dtype
+  bool stochastic;     // round bfloat16 parameters stochastically
+  std::uint32_t seed;  // of the noise
   Nonfinite nonfinite;
 };
 
-// run() or finite() of run.hpp; other Python threads go on meanwhile if it is long enough to be worth it.
-bool run_released(bool (*what)(const std::vector<Task>&, int, std::int64_t), const std::vector<Task>& tasks, int threads,
-                  std::int64_t grain);
+// Calls run() or finite() of run.hpp; releases Python's GIL if the tasks are large enough.
+bool run_released(bool (*sweep)(const std::vector<Task>&, int, std::int64_t), const std::vector<Task>& tasks,
+                  int threads, std::int64_t grain);
 
-// One thread at a time may use a batch, and calls into torch may let another one run: each step needs its own.
+// Not thread-safe, and calls into torch may switch threads: each concurrent step needs its own batch.
 class Batch {
  public:
   void clear();
 
-  // Adds the parameters of a group that have a gradient; returns None, or [(number, word)] of those that cannot be
-  // added. `first` is the number of the first one in its group.
+  // Adds the parameters that have a gradient. Returns None, or [(position in params, reason)] of those refused.
+  // `offset` is the index of params[0] in its group.
   nb::object add(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::dict state,
-                 std::uint32_t first);
+                 std::uint32_t offset);
 
-  // The same from parallel lists; those that the rule does not use may be empty.
+  // Adds parameters from parallel lists. Lists that the rule does not use may be empty.
   nb::object add_lists(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::list grads,
                        nb::list steps, nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers,
-                       nb::list numbers);
+                       nb::list indices);
 
-  // Adds a parameter with a sparse gradient, of which `index` has a line for each sparse dimension and a column for each
-  // row of `values`; row_step is that of Rows. Returns null, or the word for what the kernel cannot step where it lies.
-  using Index = nb::ndarray<nb::numpy, nb::ro, const std::int64_t, nb::ndim<2>, nb::device::cpu>;
+  // Adds a parameter with a sparse gradient. `positions` has a line for each sparse dimension and a column for each row
+  // of `values`; row_step is that of Rows. Returns null, or the reason why the kernel cannot step the rows in place.
+  using Positions = nb::ndarray<nb::numpy, nb::ro, const std::int64_t, nb::ndim<2>, nb::device::cpu>;
   using RowStep = nb::ndarray<nb::numpy, std::int64_t, nb::c_contig, nb::device::cpu>;
-  const char* add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param, Index index,
+  const char* add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param, Positions positions,
                        nb::handle values, nb::handle step, nb::handle square_avg, nb::handle grad_avg,
-                       nb::handle momentum_buffer, std::optional<RowStep> row_step, std::uint32_t number);
+                       nb::handle momentum_buffer, std::optional<RowStep> row_step, std::uint32_t index);
 
-  std::size_t size() const { return entries_.size() + tables_.size(); }
+  std::size_t size() const { return dense_.size() + sparse_.size(); }
 
-  // Whether the gradients are finite of the groups that leave out the step otherwise.
+  // Returns whether the gradients are finite in all groups that skip the step otherwise.
   bool finite(int threads, std::int64_t grain, double grad_scale);
 
-  // Makes the step, counters first, and forgets the parameters; false if gradients that are not finite counted as 0.
-  // At level 1 and 2, parameters that `add` has added are measured, at level 2 with histograms.
+  // Increments the counters, steps, and clears the batch. Returns false if it zeroed a non-finite gradient.
+  // Level 1 measures the parameters that `add` added, level 2 also makes their histograms.
   bool run(int threads, std::int64_t grain, double grad_scale, int level);
 
-  // What the last step has measured: the parameters' numbers as bytes of uint32, sums and histograms. The next step that
-  // measures writes over the arrays; it is the same object as long as the numbers are the same.
+  // Statistics of the last measured step: parameter indices (uint32 as bytes), sums, histograms. The next measured step
+  // overwrites the arrays. The object stays the same while the indices stay the same.
   nb::object measured() const { return measured_; }
 
  private:
@@ -76,51 +76,51 @@ class Batch {
     double lr;
   };
 
-  enum class From { parameters, lists, rows };  // the function that has added it: add, add_lists, add_rows
+  enum class AddedBy { add, add_lists, add_rows };
 
-  struct Entry {  // of a parameter
+  struct ParamStep {  // one parameter in this step
     Arrays arrays;
-    Stage stage;
+    Storage storage;
     std::size_t group;
-    double* step;  // the counter
-    std::uint32_t number;  // in its group
-    From from;
+    double* step;         // the step counter
+    std::uint32_t index;  // in its group
+    AddedBy added_by;
   };
 
-  struct Results {  // of what is measured; the arrays that Python sees keep them alive
-    std::vector<std::uint32_t> numbers;
+  struct Results {  // statistics; kept alive by the arrays that Python sees
+    std::vector<std::uint32_t> indices;
     std::vector<double> sums;
     std::vector<std::int64_t> bins;
     std::vector<Tally> tallies;
   };
 
-  struct Table {
-    Entry entry;  // as if all of it were stepped, but for its gradient
-    Touched touched;
+  struct SparseStep {
+    ParamStep param_step;  // of the whole table; its gradient holds the rows of the entries
+    TouchedRows touched;
     std::int64_t width;
     std::optional<RowStep> row_step;
   };
 
-  bool work_on(const Table& table, bool (*what)(const Rows&, int, std::int64_t), const Constants& constants, double step,
-               int threads, std::int64_t grain);
-  PyObject* find(PyObject* state, PyObject* param);
-  const char* add_one(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                      std::uint32_t number, From from, nb::handle shape = {});
-  void make_room(bool histograms);
-  void remember();
+  bool sweep_rows(const SparseStep& table, bool (*sweep)(const Rows&, int, std::int64_t), const Constants& constants,
+                  double step, int threads, std::int64_t grain);
+  PyObject* find_state(PyObject* state, PyObject* param);
+  const char* add_param(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
+                        std::uint32_t index, AddedBy added_by, nb::handle shape = {});
+  void allocate_results(bool histograms);
+  void remember_addresses();
   bool disjoint();
 
-  std::vector<Entry> entries_;
-  std::vector<Table> tables_;
+  std::vector<ParamStep> dense_;
+  std::vector<SparseStep> sparse_;
   std::vector<Group> groups_;
-  std::vector<nb::object> held_;  // keep the memory alive while other threads run
-  nb::list params_;
-  Py_ssize_t cursor_ = 0;          // where in the state the next parameter's entry is expected
-  std::vector<Entry> previous_;    // of the last step
-  std::optional<bool> disjoint_;   // of previous_, when asked for
-  std::string gradient_;
-  std::vector<std::uint32_t> numbers_;  // of the parameters to be measured
-  Results* results_ = nullptr;     // measured_ owns them
+  std::vector<nb::object> held_;      // keeps memory alive while other threads run
+  nb::list params_;                   // changed in place by this step
+  Py_ssize_t cursor_ = 0;             // expected position of the next parameter in the state dict
+  std::vector<ParamStep> previous_;   // of the last step
+  std::optional<bool> disjoint_;      // of previous_; computed on demand
+  std::string gradient_reason_;
+  std::vector<std::uint32_t> indices_;  // of the parameters to measure
+  Results* results_ = nullptr;        // owned by measured_
   nb::object measured_ = nb::none();
 };
 

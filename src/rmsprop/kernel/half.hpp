@@ -1,6 +1,6 @@
-// bfloat16 and float16 as stored, to float and back: round to nearest, ties to even.
+// bfloat16 and float16 in memory, converted to float and back: round to nearest, ties to even.
 //
-// Integer operations without branches, so that every compiler vectorises them and every machine gives the same bits.
+// Integer operations without branches: every compiler vectorises them, and every machine gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ struct float16 {
   operator float() const {
     std::uint32_t sign = std::uint32_t(bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
     std::uint32_t normal = (magnitude << 13) + (112u << 23);
-    // Below 2⁻¹⁴ the number is magnitude·2⁻²⁴: put it behind an implicit 1 of weight 2⁻¹⁴ and take that 1 away.
+    // Below 2⁻¹⁴ the number is magnitude·2⁻²⁴: place it behind an implicit 1 of weight 2⁻¹⁴, then subtract that 1.
     std::uint32_t small = as_bits(as_float((magnitude << 13) + (113u << 23)) - as_float(113u << 23));
     std::uint32_t special = (magnitude << 13) + (224u << 23);  // infinity and NaN
     std::uint32_t value = magnitude < 0x0400u ? small : magnitude < 0x7c00u ? normal : special;

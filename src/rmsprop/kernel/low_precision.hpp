@@ -1,5 +1,6 @@
-// What is stored in two bytes or one, to float and back, many at a time. Rounding up or down is left to the noise, with
-// the probabilities that make the mean right; rmsprop/torch/low_precision.py has the same in tensor operations.
+// Arrays stored in two bytes or one byte per number, converted to float and back with stochastic rounding: noise picks
+// the neighbour, with the probabilities that keep the mean. rmsprop/torch/low_precision.py does it in tensor
+// operations.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace {
 
 using rmsprop::kBlock;
 
-// bfloat16: a number beyond the largest becomes the largest, since a sum that is finite shall stay so.
+// bfloat16: finite numbers beyond the largest become the largest, so that a finite average stays finite.
 inline std::uint16_t stochastic_bfloat16(float x, std::uint32_t noise) {
   std::uint32_t f = as_bits(x), sign = f >> 16 & 0x8000u, magnitude = f & 0x7fffffffu;
   std::uint32_t rounded = (magnitude + (noise >> 16)) >> 16;
@@ -22,27 +23,27 @@ inline std::uint16_t stochastic_bfloat16(float x, std::uint32_t noise) {
   return static_cast<std::uint16_t>(sign | rounded);
 }
 
-// Eight bits: a block shares a power of two, stored as exponent + 127; 255 makes its numbers NaN. A code has three bits of
-// mantissa; the other bits, without sign five, with sign four, are its exponent, of which the highest stands for [1, 2)
-// and the lowest for the subnormal numbers.
+// 8 bits: a block shares a power of two, stored as exponent + 127; 255 makes the whole block NaN. A code has three bits
+// of mantissa and an exponent: five bits, or four beside a sign. The highest exponent is that of [1, 2), the lowest
+// that of the subnormal numbers.
 
 inline float power_of_two(int exponent) { return as_float(static_cast<std::uint32_t>(exponent + 127) << 23); }
 
 template <bool has_sign>
 struct Code {
-  static constexpr std::uint32_t top = has_sign ? 15 : 31;             // the exponent of a code that stands for [1, 2)
+  static constexpr std::uint32_t top = has_sign ? 15 : 31;             // exponent of codes in [1, 2)
   static constexpr std::uint32_t largest = top << 3 | 7, offset = (127 - top) << 3;
   static constexpr float normal = has_sign ? 0x1p-14f : 0x1p-30f;      // the smallest normal number
   static constexpr float quantum = normal / 8;
 };
 
-// The number of elements in a block is Whole or, at the end, an integer.
+// Size of a block: Whole, known to the compiler, or an integer for the last block.
 using Whole = std::integral_constant<std::int64_t, kBlock>;
 
 template <bool has_sign, class Size>
 inline void unpack(const std::uint8_t* __restrict__ codes, std::uint8_t exponent, float* __restrict__ to, Size n) {
   using C = Code<has_sign>;
-  int e = exponent - 127, half = e >> 1;  // two factors, since 2⁻¹²⁷ is no normal number
+  int e = exponent - 127, half = e >> 1;  // two factors, because 2⁻¹²⁷ is subnormal
   float first = exponent == 255 ? as_float(0x7fc00000u) : power_of_two(half), second = power_of_two(e - half);
   for (std::int64_t i = 0; i < n; ++i) {
     std::uint32_t c = codes[i], k = has_sign ? c & 127u : c;
@@ -52,14 +53,14 @@ inline void unpack(const std::uint8_t* __restrict__ codes, std::uint8_t exponent
   }
 }
 
-// `index` is the number of the first element, for the noise.
+// `index` is that of the first element in the array; the noise depends on it.
 template <bool has_sign, class Size>
 inline void pack(const float* __restrict__ from, std::uint8_t* __restrict__ codes, std::uint8_t* exponent, Size n,
                  std::uint32_t key, std::uint32_t index) {
   using C = Code<has_sign>;
   std::uint32_t most = 0;
   for (std::int64_t i = 0; i < n; ++i) most = std::max(most, as_bits(from[i]) & 0x7fffffffu);
-  // Above 1.875, the next power of two: rounding up cannot leave the range then.
+  // Mantissas above 1.875 take the next power of two, so that rounding up stays in range.
   std::uint32_t shared = most >= 0x7f800000u ? 255u : std::min((most + (1u << 20) - 1) >> 23, 254u);
   *exponent = static_cast<std::uint8_t>(shared);
   int e = static_cast<int>(std::min(shared, 254u)) - 127, half = e >> 1;
@@ -72,13 +73,14 @@ inline void pack(const float* __restrict__ from, std::uint8_t* __restrict__ code
     std::uint32_t small = static_cast<std::uint32_t>(static_cast<std::int32_t>(subnormal + r));
     std::uint32_t large = ((as_bits(y) + noise) >> 20) - C::offset;
     std::uint32_t k = std::min(y < C::normal ? small : large, C::largest);
-    // A step may become too short, not too long: an average of squares is 0 where all were 0.
+    // v is 0 only where all gradients were 0. Rounding v up makes a step shorter, rounding it to 0 would make it
+    // longer.
     if (!has_sign) k = std::max(k, from[i] != 0 ? 1u : 0u);
     codes[i] = static_cast<std::uint8_t>(shared == 255u ? 0u : has_sign ? k | (bits >> 24 & 128u) : k);
   }
 }
 
-// The elements from `at` on, the first one of a block, of an average of `size`.
+// Unpacks n elements from `at` on, the start of a block, of an average of `size` elements.
 template <bool has_sign>
 void unpack(const std::uint8_t* packed, std::int64_t size, std::int64_t at, std::int64_t n, float* to) {
   const std::uint8_t *codes = packed + at, *exponents = packed + size + at / kBlock;

@@ -1,4 +1,4 @@
-// rmsprop._kernel, described in _kernel.pyi.
+// The Python module rmsprop._kernel. Its docstrings are in _kernel.pyi.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -17,12 +17,12 @@ using Gradient = nb::ndarray<nb::numpy, nb::ro, nb::c_contig, nb::device::cpu>;
 
 void update(const Rule& rule, double lr, double power, Array param, Gradient grad, Array square_avg,
             std::optional<Array> grad_avg, std::optional<Array> momentum_buffer, int threads, std::int64_t grain) {
-  Stage stage;
-  stage.param = stage.state = param.itemsize() == 8 ? Type::f64 : Type::f32;
-  Constants c = constants(rule, stage.state, lr, power);
+  Storage storage;
+  storage.param = storage.state = param.itemsize() == 8 ? Type::f64 : Type::f32;
+  Constants c = constants(rule, storage.state, lr, power);
   Arrays arrays{param.data(), grad.data(), square_avg.data(), grad_avg ? grad_avg->data() : nullptr,
                 momentum_buffer ? momentum_buffer->data() : nullptr, static_cast<std::int64_t>(param.size())};
-  run_released(run, {step_task(arrays, stage, rule.form(), c)}, threads, grain);
+  run_released(run, {step_task(arrays, storage, rule.form(), c)}, threads, grain);
 }
 
 void move(Array param, Gradient grad, Array square_avg, int threads, std::int64_t grain) {
@@ -33,7 +33,7 @@ void move(Array param, Gradient grad, Array square_avg, int threads, std::int64_
 }  // namespace
 
 NB_MODULE(_kernel, module) {
-  nb::set_leak_warnings(false);  // caches in Python keep rules until the interpreter ends
+  nb::set_leak_warnings(false);  // Python's caches keep rules until the interpreter exits
   nb::class_<Rule>(module, "Rule")
       .def(nb::init<double, double, double, double, bool, bool, bool, double, bool, bool, bool, bool>(), nb::kw_only(),
            "decay"_a, "eps"_a, "momentum"_a, "weight_decay"_a, "centered"_a, "nesterov"_a, "eps_inside_sqrt"_a,

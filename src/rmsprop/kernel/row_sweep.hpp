@@ -1,5 +1,4 @@
-// Sweeps over touched rows of a table: entries of the gradient are added up, averages that lag are caught up with, and
-// the row is stepped as any memory is.
+// Sweeps over touched rows: sum the gradient's entries of a row, decay averages that lag, step the row.
 #pragma once
 
 #include <cmath>
@@ -10,30 +9,31 @@
 
 namespace {
 
-using rmsprop::Entry;
+using rmsprop::RowEntry;
 using rmsprop::Rows;
 
-// The gradient of touched row `i`, n numbers of it from `at` on: the first entry, plus the others in their order. It lies
-// where the only entry does, else in `here`.
+// Returns n numbers from `offset` on of the gradient of touched row `i`: the sum of its entries in their order. A
+// single entry is returned in place where its type is T, everything else in `buffer`.
 template <class T>
-T* sum(const Rows& rows, std::int64_t i, std::int64_t at, std::int64_t n, T* here) {
-  const Entry *entry = rows.entries + rows.starts[i], *end = rows.entries + rows.starts[i + 1];
+T* row_gradient(const Rows& rows, std::int64_t i, std::int64_t offset, std::int64_t n, T* buffer) {
+  const RowEntry *entry = rows.entries + rows.starts[i], *end = rows.entries + rows.starts[i + 1];
   void* values = const_cast<void*>(rows.task.arrays.g);
   auto load_entry = [&](T* into) {
-    return load(values, rows.task.stage.param, true, 0, entry->place * rows.width + at, n, into);
+    return load(values, rows.task.storage.param, true, 0, entry->position * rows.width + offset, n, into);
   };
-  T* g = load_entry(here);
+  T* g = load_entry(buffer);
   if (end - entry == 1) return g;
-  for (std::int64_t k = 0; g != here && k < n; ++k) here[k] = g[k];
-  T more[kPiece];
+  for (std::int64_t k = 0; g != buffer && k < n; ++k) buffer[k] = g[k];
+  T more[kChunk];
   while (++entry != end) {
     const T* x = load_entry(more);
-    for (std::int64_t k = 0; k < n; ++k) here[k] += x[k];
+    for (std::int64_t k = 0; k < n; ++k) buffer[k] += x[k];
   }
-  return here;
+  return buffer;
 }
 
-// Multiplies an average by βᵏ for the k steps that it lags: 0 is what β, k times, makes of all but infinity.
+// Multiplies an average by `weight`, βᵏ for the k steps that it lags. If βᵏ underflows to 0, infinity stays infinite,
+// as it does when multiplied by β k times.
 template <class T>
 void catch_up(T* x, std::int64_t n, double decay, T weight) {
   if (x == nullptr || weight == 1) return;
@@ -47,47 +47,47 @@ void catch_up(T* x, std::int64_t n, double decay, T weight) {
 
 template <class T>
 bool rows_finite(const Rows& rows, std::int64_t begin, std::int64_t end) {
-  T sign = static_cast<const rmsprop::Scalars<T>*>(rows.task.scalars)->sign, here[kPiece];
+  T sign = static_cast<const rmsprop::Scalars<T>*>(rows.task.scalars)->sign, buffer[kChunk];
   for (std::int64_t i = begin; i < end; ++i) {
-    for (std::int64_t at = 0; at < rows.width; at += kPiece) {
-      std::int64_t n = std::min(kPiece, rows.width - at);
-      if (!all_finite(sum(rows, i, at, n, here), n, sign)) return false;
+    for (std::int64_t offset = 0; offset < rows.width; offset += kChunk) {
+      std::int64_t n = std::min(kChunk, rows.width - offset);
+      if (!all_finite(row_gradient(rows, i, offset, n, buffer), n, sign)) return false;
     }
   }
   return true;
 }
 
-// Returns whether all gradients were finite, if they are to be cleaned. State is of type T: rows have none in fewer bits.
+// Returns false if it zeroed a non-finite gradient. State of rows is never in low precision: it is of type T.
 template <class T>
 bool rows(const Rows& rows, std::int64_t begin, std::int64_t end) {
-  alignas(64) T p[kPiece], g[kPiece];
-  const Stage& stage = rows.task.stage;
+  alignas(64) T p[kChunk], g[kChunk];
+  const Storage& storage = rows.task.storage;
   const Arrays& a = rows.task.arrays;
   T sign = static_cast<const rmsprop::Scalars<T>*>(rows.task.scalars)->sign, weight = 1;
   std::int64_t lag = 0;
   bool finite = true;
   for (std::int64_t i = begin; i < end; ++i) {
     std::int64_t row = rows.entries[rows.starts[i]].row;
-    // A counter that was set back may be behind a row, which then does not lag.
-    std::int64_t own = rows.row_step ? std::max<std::int64_t>(0, rows.step - rows.row_step[row]) : 0;
-    if (own != lag) {
-      lag = own;
+    // A step counter that the user set back may be behind a row. Such a row does not lag.
+    std::int64_t row_lag = rows.row_step ? std::max<std::int64_t>(0, rows.step - rows.row_step[row]) : 0;
+    if (row_lag != lag) {
+      lag = row_lag;
       weight = static_cast<T>(std::pow(rows.decay, static_cast<double>(lag)));
     }
-    for (std::int64_t at = 0; at < rows.width; at += kPiece) {
-      std::int64_t n = std::min(kPiece, rows.width - at), first = row * rows.width + at;
-      T* gradient = sum(rows, i, at, n, g);
-      if (stage.cleaned && !all_finite(gradient, n, sign)) {
-        clean(gradient, g, n, sign);
+    for (std::int64_t offset = 0; offset < rows.width; offset += kChunk) {
+      std::int64_t n = std::min(kChunk, rows.width - offset), first = row * rows.width + offset;
+      T* gradient = row_gradient(rows, i, offset, n, g);
+      if (storage.zero_nonfinite && !all_finite(gradient, n, sign)) {
+        zero_nonfinite(gradient, g, n, sign);
         gradient = g;
         finite = false;
       }
-      auto own = [first](void* x) { return x ? static_cast<T*>(x) + first : nullptr; };
-      Arrays piece{load(a.p, stage.param, true, 0, first, n, p), gradient, own(a.v), own(a.m), own(a.b), n};
-      catch_up(own(a.v), n, rows.decay, weight);
-      catch_up(own(a.m), n, rows.decay, weight);
-      rows.task.sweep(piece, rows.task.scalars, 0, n);
-      store(p, a.p, stage.param, true, stage.stochastic, stage.keys[0], 0, first, n);
+      auto row_of = [first](void* x) { return x ? static_cast<T*>(x) + first : nullptr; };
+      Arrays chunk{load(a.p, storage.param, true, 0, first, n, p), gradient, row_of(a.v), row_of(a.m), row_of(a.b), n};
+      catch_up(row_of(a.v), n, rows.decay, weight);
+      catch_up(row_of(a.m), n, rows.decay, weight);
+      rows.task.sweep(chunk, rows.task.scalars, 0, n);
+      store(p, a.p, storage.param, true, storage.stochastic, storage.keys[0], 0, first, n);
     }
     if (rows.row_step) rows.row_step[row] = rows.step + 1;
   }

@@ -1,4 +1,4 @@
-// The rows of a table that a sparse gradient has entries for, stepped where they lie.
+// Touched rows: the rows of a parameter that a sparse gradient has entries for. They are stepped in place.
 #pragma once
 
 #include <cstdint>
@@ -8,36 +8,36 @@
 
 namespace rmsprop {
 
-// One row of the gradient: of which row of the table, and its own number among the entries.
-struct Entry {
-  std::int64_t row, place;
+// One row of the gradient: the row of the table that it belongs to, and its position among the gradient's entries.
+struct RowEntry {
+  std::int64_t row, position;
 };
 
-// Which rows are touched.
-struct Touched {
-  std::vector<Entry> entries;        // by row, those of one row in the order of their places
-  std::vector<std::int64_t> starts;  // the first entry of each row, and at last how many entries there are
+// The touched rows of a table.
+struct TouchedRows {
+  std::vector<RowEntry> entries;     // sorted by row, then by position
+  std::vector<std::int64_t> starts;  // index of each row's first entry; then the number of entries
 };
 
-// Puts entries in order, of a table that has `size` rows, and finds where rows start.
-Touched touched(std::vector<Entry> entries, std::int64_t size);
+// Sorts the entries of a table of `size` rows and finds where each row starts.
+TouchedRows sort_entries(std::vector<RowEntry> entries, std::int64_t size);
 
-// A step of them: plain pointers, since this is read by code that is compiled for each instruction set.
+// A step of touched rows. Plain pointers: code that is compiled for each instruction set reads them.
 struct Rows {
-  Task task;               // how memory is stepped; its arrays are those of the whole table, g the rows of all entries
+  Task task;               // arrays of the whole table; g holds the rows of all entries
   std::int64_t width;      // numbers in a row
-  const Entry* entries;    // as in Touched
+  const RowEntry* entries;  // as in TouchedRows
   const std::int64_t* starts;
   std::int64_t count;      // of touched rows
-  std::int64_t* row_step;  // the step at which each row of the table stands; null if none lags
-  std::int64_t step;       // of the table, before this one
-  double decay;            // β: v and m of a row are multiplied by it for each step that the row lags
+  std::int64_t* row_step;  // the last step of each row of the table; null if no row lags
+  std::int64_t step;       // steps of the table before this one
+  double decay;            // β: multiplies v and m of a row once for each step that the row lags
 };
 
-// Steps the touched rows, as run() does with tasks. Returns false if gradients had to be cleaned.
+// Steps the touched rows. Returns false if it zeroed a non-finite gradient.
 bool run(const Rows& rows, int threads, std::int64_t grain);
 
-// Whether the sums of the entries, and their squares, are finite; steps nothing.
+// Returns whether the rows' summed gradients and their squares are finite. Steps nothing.
 bool finite(const Rows& rows, int threads, std::int64_t grain);
 
 }  // namespace rmsprop

@@ -16,14 +16,14 @@
 namespace rmsprop {
 namespace {
 
-struct Choice {
+struct InstructionSet {
   std::string name;
   const Sweeps* sweeps;
 };
 
-const std::vector<Choice>& choices() {
-  static const std::vector<Choice> found = [] {
-    std::vector<Choice> c;
+const std::vector<InstructionSet>& available() {
+  static const std::vector<InstructionSet> found = [] {
+    std::vector<InstructionSet> c;
 #ifdef RMSPROP_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -44,9 +44,9 @@ const std::vector<Choice>& choices() {
 
 std::atomic<std::size_t> chosen{0};
 std::atomic<Team> team{nullptr};
-std::mutex adding;  // to the tally of a parameter of which several threads step a part
+std::mutex tally_mutex;  // several threads may add to one parameter's tally
 
-// Half of the elements from which on two threads are faster than one (benchmarks/threads.py).
+// Half of the elements at which two threads become faster than one (benchmarks/threads.py).
 constexpr std::int64_t kTeamGrain = 24576, kOwnGrain = 65536;
 
 template <class T>
@@ -55,27 +55,27 @@ Scalars<T> scalars(const Rule& rule, Type state, double lr, double power, double
   c.sign = static_cast<T>((rule.maximize ? -1.0 : 1.0) / grad_scale);
   c.lambda = static_cast<T>(rule.decoupled_weight_decay ? lr * rule.weight_decay : rule.weight_decay);
   c.beta = static_cast<T>(rule.decay);
-  c.fresh = static_cast<T>(1 - rule.decay);
-  c.start = static_cast<T>(power * rule.initial_square_avg);
-  c.weight = static_cast<T>(1 - power);
+  c.one_minus_beta = static_cast<T>(1 - rule.decay);
+  c.decayed_v0 = static_cast<T>(power * rule.initial_square_avg);
+  c.one_minus_power = static_cast<T>(1 - power);
   c.kappa = 4 * std::numeric_limits<T>::epsilon();  // 8 × unit roundoff
   if (state == Type::bf16) c.kappa = T(0x1p-5);
   if (state == Type::u8) c.kappa = T(0x1p-1);
   c.eps_inside = static_cast<T>(rule.eps_inside_sqrt ? rule.eps : 0);
   c.eps_outside = static_cast<T>(rule.eps_inside_sqrt ? 0 : rule.eps);
   c.mu = static_cast<T>(rule.momentum);
-  c.inner = static_cast<T>(rule.lr_in_momentum ? lr : 1);
-  c.outer = static_cast<T>(rule.lr_in_momentum ? 1 : lr);
+  c.lr_inside = static_cast<T>(rule.lr_in_momentum ? lr : 1);
+  c.lr_outside = static_cast<T>(rule.lr_in_momentum ? 1 : lr);
   return c;
 }
 
-std::int64_t measured(std::int64_t grain) { return grain ? grain : team.load() ? kTeamGrain : kOwnGrain; }
+std::int64_t grain_or_default(std::int64_t grain) { return grain ? grain : team.load() ? kTeamGrain : kOwnGrain; }
 
-// Does `work` for the elements from begin to end, counted through all tasks.
+// Calls `work` for the elements from begin to end, counted over all tasks.
 template <class Work>
 bool run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t end, const Work& work) {
   bool good = true;
-  std::int64_t first = 0;  // the number of the task's first element
+  std::int64_t first = 0;  // index of the task's first element
   for (const Task& task : tasks) {
     if (first >= end) break;
     std::int64_t block = task.block(), size = task.arrays.size;
@@ -88,42 +88,42 @@ bool run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t e
   return good;
 }
 
-// Who works: the team that torch's own operations run on, if there is one. A thread of our own would share a processor
-// with one of that team, which keeps waiting actively after its last work, and take twice as long. Without a team,
-// threads are started for the call, which takes longer but leaves nothing behind: no pool that a fork would break.
-// Pieces are taken one by one, so that any number of threads does them all.
+// Uses torch's OpenMP team if there is one. Its threads spin after their last work: a thread of our own would share a
+// processor with one of them and take twice as long. Without a team, threads are started for each call. That is slower
+// than a pool, but a pool would break in a forked process.
+// Threads take chunks one by one: any number of threads completes them all.
 template <class Work>
-bool run_all(const std::vector<Task>& tasks, int threads, std::int64_t grain, const Work& what) {
+bool run_all(const std::vector<Task>& tasks, int threads, std::int64_t grain, const Work& work) {
   std::int64_t total = elements(tasks), parts = rmsprop::parts(tasks, threads, grain);
-  if (parts <= 1) return run_part(tasks, 0, total, what);
+  if (parts <= 1) return run_part(tasks, 0, total, work);
 
-  std::fenv_t settings;  // of the floating-point unit, such as flushing subnormals: those of the caller everywhere
+  std::fenv_t settings;  // of the caller's floating-point unit, such as flushing subnormals; every thread uses them
   std::fegetenv(&settings);
   std::atomic<std::int64_t> next{0};
   std::atomic<bool> good{true};
-  // Many pieces for each thread, so that one whose processor is busy with something else does less.
-  std::int64_t pieces = std::max(parts, std::min(parts * 32, total / (16 * measured(grain))));
-  auto border = [&](std::int64_t k) { return total / pieces * k + total % pieces * k / pieces; };
-  auto work = [&] {
-    std::fenv_t own;
-    std::fegetenv(&own);
+  // Many chunks per thread, so that a thread on a busy processor does fewer.
+  std::int64_t chunks = std::max(parts, std::min(parts * 32, total / (16 * grain_or_default(grain))));
+  auto border = [&](std::int64_t k) { return total / chunks * k + total % chunks * k / chunks; };
+  auto run_chunks = [&] {
+    std::fenv_t before;
+    std::fegetenv(&before);
     std::fesetenv(&settings);
-    for (std::int64_t k; (k = next++) < pieces;) {
-      if (!run_part(tasks, border(k), border(k + 1), what)) good = false;
+    for (std::int64_t k; (k = next++) < chunks;) {
+      if (!run_part(tasks, border(k), border(k + 1), work)) good = false;
     }
-    std::fesetenv(&own);
+    std::fesetenv(&before);
   };
   if (Team all = team) {
-    all([](void* w) { (*static_cast<decltype(work)*>(w))(); }, &work, static_cast<unsigned>(parts), 0);
+    all([](void* w) { (*static_cast<decltype(run_chunks)*>(w))(); }, &run_chunks, static_cast<unsigned>(parts), 0);
     return good;
   }
   std::vector<std::thread> helpers;
   helpers.reserve(static_cast<std::size_t>(parts - 1));
   try {
-    while (static_cast<std::int64_t>(helpers.size()) < parts - 1) helpers.emplace_back(work);
-  } catch (const std::system_error&) {  // no more threads to be had: fewer do it
+    while (static_cast<std::int64_t>(helpers.size()) < parts - 1) helpers.emplace_back(run_chunks);
+  } catch (const std::system_error&) {  // the system has no more threads: the ones started do all chunks
   }
-  work();
+  run_chunks();
   for (std::thread& helper : helpers) helper.join();
   return good;
 }
@@ -141,21 +141,21 @@ Constants constants(const Rule& rule, Type state, double lr, double power, doubl
   return {scalars<float>(rule, state, lr, power, grad_scale), scalars<double>(rule, state, lr, power, grad_scale)};
 }
 
-Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants, Tally* tally) {
+Task step_task(const Arrays& arrays, const Storage& storage, Form form, const Constants& constants, Tally* tally) {
   const Sweeps& sweeps = sweeps_in_use();
-  bool wide = stage.param == Type::f64;
+  bool wide = storage.param == Type::f64;
   const void* scalars = wide ? static_cast<const void*>(&constants.f64) : &constants.f32;
-  Sweep sweep = (tally ? sweeps.measured : sweeps.of)[wide][form.index()];
-  return {arrays, stage, sweep, sweeps.staged[wide], sweeps.finite[wide], scalars, tally};
+  Sweep sweep = (tally ? sweeps.measured : sweeps.plain)[wide][form.index()];
+  return {arrays, storage, sweep, sweeps.staged[wide], sweeps.finite[wide], scalars, tally};
 }
 
 Task move_task(const Arrays& arrays) {
-  return {arrays, {}, choices()[chosen].sweeps->move, nullptr, nullptr, nullptr, nullptr};
+  return {arrays, {}, available()[chosen].sweeps->move, nullptr, nullptr, nullptr, nullptr};
 }
 
-void set_keys(Stage& stage, std::uint32_t seed, std::uint32_t number, std::uint32_t step) {
-  std::uint32_t key = hash(hash(hash(seed) ^ number) ^ step);
-  for (std::uint32_t i = 0; i < 4; ++i) stage.keys[i] = hash(key + i);
+void set_keys(Storage& storage, std::uint32_t seed, std::uint32_t index, std::uint32_t step) {
+  std::uint32_t key = hash(hash(hash(seed) ^ index) ^ step);
+  for (std::uint32_t i = 0; i < 4; ++i) storage.keys[i] = hash(key + i);
 }
 
 std::int64_t elements(const std::vector<Task>& tasks) {
@@ -165,12 +165,12 @@ std::int64_t elements(const std::vector<Task>& tasks) {
 }
 
 std::int64_t parts(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
-  return std::min<std::int64_t>(threads, elements(tasks) / measured(grain));
+  return std::min<std::int64_t>(threads, elements(tasks) / grain_or_default(grain));
 }
 
 void use_team(Team new_team) {
   team = new_team;
-  // OpenMP's threads do not live on in a forked child, which would wait for them for ever.
+  // OpenMP's threads do not survive a fork: the child would wait for them forever.
   static const int once = pthread_atfork(nullptr, nullptr, [] { team = nullptr; });
   static_cast<void>(once);
 }
@@ -186,10 +186,10 @@ void use_own_threads(bool own) {
 void Tally::add(const Tally& part) {
   for (int k = 0; k < kSums; ++k) {
     add(k, part.sums[k]);
-    rest[k] += part.rest[k];
+    rounding[k] += part.rounding[k];
   }
-  double most = sums[kLargest], own = part.sums[kLargest];
-  sums[kLargest] = most != most || own <= most ? most : own;
+  double largest = sums[kLargest], other = part.sums[kLargest];
+  sums[kLargest] = largest != largest || other <= largest ? largest : other;
   for (int k = kLargest + 1; k < kColumns; ++k) sums[k] += part.sums[k];
   for (int k = 0; bins && k < kBins; ++k) bins[k] += part.bins[k];
 }
@@ -197,7 +197,7 @@ void Tally::add(const Tally& part) {
 void Tally::write(double* to) const {
   std::copy_n(sums, kColumns, to);
   for (int k = 0; k < kSums; ++k) {
-    if (std::isfinite(rest[k])) to[k] += rest[k];  // of an infinite sum, it is NaN
+    if (std::isfinite(rounding[k])) to[k] += rounding[k];  // NaN if the sum is infinite
   }
 }
 
@@ -205,7 +205,7 @@ bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
   return run_all(tasks, threads, grain, [](const Task& task, std::int64_t begin, std::int64_t end) {
     if (task.direct()) return task.sweep(task.arrays, task.scalars, begin, end), true;
     auto step = [&](Tally* to) {
-      return task.staged(task.arrays, task.stage, task.sweep, task.scalars, begin, end, to);
+      return task.staged(task.arrays, task.storage, task.sweep, task.scalars, begin, end, to);
     };
     if (!task.tally || end - begin == task.arrays.size) return step(task.tally);
     Tally part;
@@ -215,7 +215,7 @@ bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
       part.bins = bins;
     }
     bool good = step(&part);
-    std::lock_guard<std::mutex> alone(adding);
+    std::lock_guard<std::mutex> lock(tally_mutex);
     task.tally->add(part);
     return good;
   });
@@ -223,7 +223,7 @@ bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
 
 bool finite(const std::vector<Task>& tasks, int threads, std::int64_t grain) {
   return run_all(tasks, threads, grain, [](const Task& task, std::int64_t begin, std::int64_t end) {
-    return task.finite(task.arrays, task.stage, task.scalars, begin, end);
+    return task.finite(task.arrays, task.storage, task.scalars, begin, end);
   });
 }
 
@@ -231,7 +231,7 @@ bool share(std::int64_t count, std::int64_t each, int threads, std::int64_t grai
            const std::function<bool(std::int64_t begin, std::int64_t end)>& work) {
   Task all{};
   all.arrays.size = count;
-  grain = std::max<std::int64_t>(1, measured(grain) / std::max<std::int64_t>(1, each));
+  grain = std::max<std::int64_t>(1, grain_or_default(grain) / std::max<std::int64_t>(1, each));
   return run_all({all}, threads, grain, [&](const Task&, std::int64_t begin, std::int64_t end) {
     return work(begin, end);
   });
@@ -240,19 +240,19 @@ bool share(std::int64_t count, std::int64_t each, int threads, std::int64_t grai
 const std::vector<std::string>& instruction_sets() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> n;
-    for (const Choice& choice : choices()) n.push_back(choice.name);
+    for (const InstructionSet& set : available()) n.push_back(set.name);
     return n;
   }();
   return names;
 }
 
-std::string instruction_set() { return choices()[chosen].name; }
+std::string instruction_set() { return available()[chosen].name; }
 
-const Sweeps& sweeps_in_use() { return *choices()[chosen].sweeps; }
+const Sweeps& sweeps_in_use() { return *available()[chosen].sweeps; }
 
 bool use_instruction_set(const std::string& name) {
-  for (std::size_t i = 0; i < choices().size(); ++i) {
-    if (choices()[i].name != name) continue;
+  for (std::size_t i = 0; i < available().size(); ++i) {
+    if (available()[i].name != name) continue;
     chosen = i;
     return true;
   }

@@ -1,4 +1,4 @@
-// Runs the rule over many parameters: picks the instruction set and shares the work out to threads.
+// Steps many parameters: picks the instruction set and divides the work among threads.
 #pragma once
 
 #include <functional>
@@ -9,7 +9,7 @@
 
 namespace rmsprop {
 
-// A rule in doubles; the fields are those of rmsprop.Rule.
+// A rule: the fields of rmsprop.Rule without lr, in double.
 struct Rule {
   double decay, eps, momentum, weight_decay;
   bool centered, nesterov, eps_inside_sqrt;
@@ -19,68 +19,68 @@ struct Rule {
   Form form() const;
 };
 
-// The rule's scalars for one step, in both types that compute.
+// The rule's scalars for one step, in both compute dtypes.
 struct Constants {
   Scalars<float> f32;
   Scalars<double> f64;
 };
 
-// power is βᵗ, used for bias correction only; gradients are divided by grad_scale first. E5's floor lies at the rounding
-// noise of the state.
+// `power` is βᵗ; only bias correction uses it. Gradients are divided by `grad_scale` first. `state` sets κ of E5, the
+// rounding noise of the averages.
 Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale = 1);
 
-// One parameter's memory and what to do with it; without a tally it is not measured.
+// One parameter's memory and its sweep. With a tally the step is measured.
 struct Task {
   Arrays arrays;
-  Stage stage;
+  Storage storage;
   Sweep sweep;
   Staged staged;
   Finite finite;
   const void* scalars;
   Tally* tally;
 
-  bool direct() const { return !tally && stage.direct(); }
-  std::int64_t block() const { return tally ? kWide : stage.block(); }
+  bool direct() const { return !tally && storage.direct(); }
+  std::int64_t block() const { return tally ? kMeasuredChunk : storage.block(); }
 };
 
-// The step of `form`, in the instruction set in use; `constants` and `tally` must outlive the task.
-Task step_task(const Arrays& arrays, const Stage& stage, Form form, const Constants& constants,
+// Returns the step of `form` in the instruction set in use. `constants` and `tally` must outlive the task.
+Task step_task(const Arrays& arrays, const Storage& storage, Form form, const Constants& constants,
                Tally* tally = nullptr);
 
-// The noise's keys for p, v, m and b of parameter `number` in step `step`.
-void set_keys(Stage& stage, std::uint32_t seed, std::uint32_t number, std::uint32_t step);
+// Sets the keys of the noise for p, v, m and b of parameter `index` in step `step`.
+void set_keys(Storage& storage, std::uint32_t seed, std::uint32_t index, std::uint32_t step);
 
-// For measurements: moves as many bytes as a plain step of float32 does, with hardly any arithmetic.
+// For benchmarks: moves as many bytes as a plain float32 step, with two additions per element.
 Task move_task(const Arrays& arrays);
 
-// The number of elements in all tasks.
+// The index of elements in all tasks.
 std::int64_t elements(const std::vector<Task>& tasks);
 
-// Into how many parts run() divides the work: at most one for each thread, none smaller than `grain` elements. A grain
-// of 0 stands for the one below which a thread costs more than it saves, as benchmarks/threads.py has measured it.
+// Returns how many threads run() uses: at most `threads`, each with at least `grain` elements. Grain 0 is the default:
+// with fewer elements a thread costs more than it saves (measured by benchmarks/threads.py).
 std::int64_t parts(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 
-// Steps every task, in order; in parts, if there are several, at once. Returns false if gradients had to be cleaned.
+// Steps every task: one thread in order, several threads in parallel. Returns false if it zeroed a non-finite gradient.
 bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 
-// Whether all gradients, and their squares, are finite; steps nothing.
+// Returns whether all gradients and their squares are finite. Steps nothing.
 bool finite(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 
-// Does `work` for the numbers from begin to end, in parts as run() does; each number stands for `each` elements.
+// Calls `work(begin, end)` for ranges that cover 0 to `count`, on threads as run() does. An item has `each` elements.
 bool share(std::int64_t count, std::int64_t each, int threads, std::int64_t grain,
            const std::function<bool(std::int64_t begin, std::int64_t end)>& work);
 
-// OpenMP's way to run a function on a team of threads (GOMP_parallel: function, argument, threads, flags).
+// Signature of OpenMP's GOMP_parallel(function, argument, threads, flags), which runs a function on a team of threads.
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// From now on run() works on this team; null for threads of its own.
+// Makes run() use this team from now on. With null, run() starts threads of its own.
 void use_team(Team team);
 bool has_team();
 
-// For tests and measurements: threads of its own although there is a team; false takes the team again.
+// For tests and benchmarks: true starts threads although there is a team, false uses the team again.
 void use_own_threads(bool own);
 
-// The instruction sets that this processor has, best first, and the one in use (the best unless another is chosen).
+// The instruction sets of this processor, best first, and the one in use (default: the best).
 const std::vector<std::string>& instruction_sets();
 std::string instruction_set();
 const Sweeps& sweeps_in_use();

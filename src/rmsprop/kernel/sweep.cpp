@@ -1,5 +1,5 @@
-// The loop over one parameter, for every form and both types that compute. Compiled once for each instruction set, with RMSPROP_ISA its
-// name; there is no code of its own for the elements that do not fill a vector: the compiler makes both from one step.
+// The loops over one parameter, for every form and both compute dtypes. Compiled once for each instruction set, named
+// by RMSPROP_ISA. Vectors and the elements after the last full vector come from the same step().
 #include "row_sweep.hpp"
 #include "stage.hpp"
 #include "step.hpp"
@@ -19,7 +19,7 @@ void sweep(const Arrays& a, const void* scalars, std::int64_t begin, std::int64_
   T* __restrict__ v = static_cast<T*>(a.v);
   T* __restrict__ m = static_cast<T*>(a.m);
   T* __restrict__ b = static_cast<T*>(a.b);
-#pragma omp simd  // says once more that arrays do not overlap: clang disregards __restrict__ here
+#pragma omp simd  // arrays do not overlap: Clang ignores __restrict__ here
   for (std::int64_t i = begin; i < end; ++i) {
     T mi = T(0), bi = T(0);
     if constexpr (has_m) mi = m[i];
@@ -32,31 +32,31 @@ void sweep(const Arrays& a, const void* scalars, std::int64_t begin, std::int64_
   }
 }
 
-// The same for a piece, which is measured on the way: sums made in the same loop as the root and the division cost less
-// than those of a loop of their own.
+// Steps a chunk and measures it. Sums cost less beside the root and the division than in a loop of their own.
 template <class T, int index>
 void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int64_t n) {
   constexpr Form form = rmsprop::form_of(index);
   constexpr bool has_m = form.centered, has_b = form.momentum != rmsprop::Momentum::none;
   using Bits = BitsOf<T>;
   const Scalars<T> c = *static_cast<const Scalars<T>*>(scalars);
-  Seen<T>& seen = *static_cast<Seen<T>*>(a.seen);
+  ChunkStats<T>& stats = *static_cast<ChunkStats<T>*>(a.stats);
   T* __restrict__ p = static_cast<T*>(a.p);
   const T* __restrict__ g = static_cast<const T*>(a.g);
   T* __restrict__ v = static_cast<T*>(a.v);
   T* __restrict__ m = static_cast<T*>(a.m);
   T* __restrict__ b = static_cast<T*>(a.b);
-  T *__restrict__ p0 = seen.p, *__restrict__ v0 = seen.v, *__restrict__ variance = seen.s, *__restrict__ ds = seen.d;
+  T *__restrict__ p0 = stats.p, *__restrict__ v0 = stats.v;
+  T *__restrict__ variance = stats.s, *__restrict__ ds = stats.d;
   T gradient = 0, update = 0, parameter = 0, history = 0, signal = 0, noise = 0;
-  // Of what is not negative, the bits have the order of the numbers; all compilers vectorise the greatest of integers.
-  Bits largest = 0, least_change = kMost<T>, least_gradient = kMost<T>, least_s = kMost<T>, floors = 0;
+  // The bits of non-negative numbers have the order of the numbers, and all compilers vectorise integer maxima.
+  Bits largest = 0, least_change = kMaxBits<T>, least_gradient = kMaxBits<T>, least_s = kMaxBits<T>, floors = 0;
 #pragma omp simd reduction(+ : gradient, update, parameter, history, signal, noise, floors) reduction(max : largest) \
     reduction(min : least_change, least_gradient, least_s)
   for (std::int64_t i = 0; i < n; ++i) {
     T mi = T(0), bi = T(0);
     if constexpr (has_m) mi = m[i];
     if constexpr (has_b) bi = b[i];
-    T before = p[i], given = c.sign * g[i];
+    T before = p[i], signed_gradient = c.sign * g[i];
     auto x = step<index>(c, before, g[i], v[i], mi, bi);
     p0[i] = before;
     v0[i] = v[i];
@@ -65,32 +65,32 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
     v[i] = x.v;
     if constexpr (has_m) m[i] = x.m;
     if constexpr (has_b) b[i] = x.b;
-    T square = given * given, change = x.p - before, moved = change * change;
+    T square = signed_gradient * signed_gradient, change = x.p - before, squared_change = change * change;
     gradient += square;
-    update += moved;
+    update += squared_change;
     parameter += x.p * x.p;
     if constexpr (has_m) {
-      signal += x.mean * x.mean;
+      signal += x.m_hat * x.m_hat;
       noise += x.s;
     }
     if constexpr (has_m || form.corrected) {
       variance[i] = x.s;
       if (x.at_floor != 0) ++floors;
     }
-    Bits moved_bits = bits_of(moved), square_bits = bits_of(square), s_bits = bits_of(x.s);
-    largest = moved_bits > largest ? moved_bits : largest;
-    least_change = moved_bits < least_change ? moved_bits : least_change;
+    Bits squared_change_bits = bits_of(squared_change), square_bits = bits_of(square), s_bits = bits_of(x.s);
+    largest = squared_change_bits > largest ? squared_change_bits : largest;
+    least_change = squared_change_bits < least_change ? squared_change_bits : least_change;
     least_gradient = square_bits < least_gradient ? square_bits : least_gradient;
     least_s = s_bits < least_s ? s_bits : least_s;
     ds[i] = x.d;
   }
   T sums[rmsprop::kSums] = {gradient, update, parameter, history, signal, noise};
-  std::memcpy(seen.sums, sums, sizeof sums);
-  seen.largest = root(from_bits<T>(largest));  // exact, unless the square has left the range of T
-  seen.least_change = from_bits<T>(least_change), seen.least_gradient = from_bits<T>(least_gradient);
-  seen.least_s = from_bits<T>(least_s);
-  seen.floor = floors;
-  seen.variance = has_m || form.corrected ? variance : v;
+  std::memcpy(stats.sums, sums, sizeof sums);
+  stats.largest = root(from_bits<T>(largest));  // exact unless the square overflowed or underflowed
+  stats.least_change = from_bits<T>(least_change), stats.least_gradient = from_bits<T>(least_gradient);
+  stats.least_s = from_bits<T>(least_s);
+  stats.floor = floors;
+  stats.variance = has_m || form.corrected ? variance : v;
 }
 
 void move(const Arrays& a, const void*, std::int64_t begin, std::int64_t end) {
@@ -105,7 +105,7 @@ void move(const Arrays& a, const void*, std::int64_t begin, std::int64_t end) {
 
 template <class T, int index = 0>
 void fill(rmsprop::Sweeps& table, int type) {
-  table.of[type][index] = sweep<T, index>;
+  table.plain[type][index] = sweep<T, index>;
   table.measured[type][index] = measured_sweep<T, index>;
   if constexpr (index + 1 < rmsprop::kForms) {
     fill<T, index + 1>(table, type);

@@ -1,4 +1,4 @@
-// What a sweep over one parameter's memory needs: its arrays, the rule's scalars, and which form of the rule it is.
+// A sweep steps one parameter: its arrays, the rule's scalars, the form of the rule, and the types in memory.
 #pragma once
 
 #include <cstddef>
@@ -6,22 +6,22 @@
 
 namespace rmsprop {
 
-// What is stored: all but f64 is computed in float. u8 is state of eight bits (low_precision.hpp).
+// Type in memory. The compute dtype is double for f64 and float for all others. u8 is 8-bit state (low_precision.hpp).
 enum class Type : std::uint8_t { f32, f64, bf16, f16, u8 };
-constexpr int kTypes = 2;  // those that compute
+constexpr int kComputeTypes = 2;  // f32, f64
 
 constexpr std::int64_t bytes_of(Type type) {
   return type == Type::f64 ? 8 : type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2;
 }
 
-// Elements of eight bits share a power of two, kBlock at a time; these powers stand behind all elements.
+// kBlock elements of 8 bits share a power of two. The powers are stored after the last element.
 constexpr std::int64_t kBlock = 32;
 constexpr std::int64_t packed_size(std::int64_t size) { return size + (size + kBlock - 1) / kBlock; }
 
 enum class Decay : std::uint8_t { none, l2, decoupled };
 enum class Momentum : std::uint8_t { none, heavy_ball, nesterov };
 
-// The choices that change which operations there are.
+// Options of the rule that change which operations a step has.
 struct Form {
   Decay decay;
   Momentum momentum;
@@ -37,87 +37,89 @@ constexpr Form form_of(int index) {
   return {static_cast<Decay>(index / 12), static_cast<Momentum>(index / 4 % 3), index / 2 % 2 == 1, index % 2 == 1};
 }
 
-// The rule's numbers in the type that computes, each rounded once from double.
+// The rule's numbers in the compute dtype, each rounded once from double.
 template <class T>
 struct Scalars {
-  T sign;                     // E1: 1, or −1 to maximize; divided by the scale of the loss
-  T lambda;                   // E2: λ, or η·λ when decoupled
-  T beta, fresh;              // E3, E4: β and 1−β
-  T start, weight, kappa;     // E5: βᵗ·v₀, 1−βᵗ and κ
-  T eps_inside, eps_outside;  // E6: ε and 0, or 0 and ε
-  T mu, inner, outer;         // E8, E9: μ; η and 1 if the buffer gathers η·u, else 1 and η
+  T sign;                                      // E1: 1, or −1 to maximize; divided by the loss scale
+  T lambda;                                    // E2: λ, or η·λ when decoupled
+  T beta, one_minus_beta;                      // E3, E4: β and 1−β
+  T decayed_v0, one_minus_power, kappa;        // E5: βᵗ·v₀, 1−βᵗ and κ
+  T eps_inside, eps_outside;                   // E6: ε and 0, or 0 and ε
+  T mu, lr_inside, lr_outside;                 // E8, E9: μ; η and 1 if the buffer sums η·u, else 1 and η
 };
 
-// One parameter: m and b are null where the form does not use them.
+// Memory of one parameter. m and b are null if the form does not use them.
 struct Arrays {
   void* p;
   const void* g;
   void *v, *m, *b;
   std::int64_t size;
-  void* seen = nullptr;  // for a sweep that also notes what it sees, a Seen of measure.hpp
+  void* stats = nullptr;  // for a measured sweep: a ChunkStats of measure.hpp
 };
 
-// What is stepped in stages is so in pieces of this size; ten arrays of float take 20 KiB. What is measured where it lies
-// is so in pieces of up to kWide elements: at the end of each, the dividers stand still while its sums are added up.
-constexpr std::int64_t kPiece = 512, kWide = 2048;
+// Chunk size of staged sweeps (ten float arrays take 20 KiB), and of sweeps that are measured in place. The latter are
+// larger because the dividers idle while a chunk's sums are added to the tally.
+constexpr std::int64_t kChunk = 512, kMeasuredChunk = 2048;
 
-// What steps did to a parameter: the numbers that rmsprop/statistics.py defines, in its order.
+// The statistics of a step, defined in rmsprop/statistics.py, in the order of its columns.
 enum Column { kGradient, kUpdate, kParameter, kHistory, kSignal, kNoise, kLargest, kEps, kFloor, kNonfinite, kZero,
               kUnchanged, kColumns };
-constexpr int kSums = kLargest;  // the columns before it are sums of numbers, those after it counts
-constexpr int kBins = 128, kFirst = -64;
+constexpr int kSums = kLargest;  // columns before kLargest are sums, columns after it are counts
+constexpr int kBins = 128, kFirstBin = -64;
 
-// The sums of a parameter or of a part of it. Parts are added up in any order; with what additions have rounded off kept
-// in `rest`, as exactly as if there were twice the digits, the order makes no difference that would be seen.
+// Statistics of a parameter or of a part of it. Threads add parts in any order. `rounding` collects the rounding errors
+// of the sums, which gives them twice the digits: the order changes no visible digit.
 struct Tally {
-  double sums[kColumns] = {}, rest[kSums] = {};
-  std::int64_t* bins = nullptr;  // kBins of them, if there is to be a histogram
+  double sums[kColumns] = {}, rounding[kSums] = {};
+  std::int64_t* bins = nullptr;  // kBins counts; null without a histogram
 
-  // For the first kSums columns; always inlined, as the linker would make one of the copies for all instruction sets.
+  // For the first kSums columns. Inlined, or the linker would merge the copies of all instruction sets into one.
   [[gnu::always_inline]] void add(int column, double x) {
     double before = sums[column], sum = before + x, part = sum - before;
     sums[column] = sum;
-    rest[column] += (before - (sum - part)) + (x - part);
+    rounding[column] += (before - (sum - part)) + (x - part);
   }
   void add(const Tally& part);
-  void write(double* to) const;  // the kColumns sums, with what was rounded off
+  void write(double* to) const;  // kColumns sums, corrected by the rounding errors
 };
 
-// How the arrays are stored, and how what is computed is stored again.
-struct Stage {
-  Type param = Type::f32, state = Type::f32;  // of p and g, and of v, m and b
-  bool stochastic = false;                    // p is bfloat16 and rounded by noise, as state of fewer bits always is
-  bool cleaned = false;                       // gradients that are not finite count as 0
+// How the arrays are stored, and how results are rounded.
+struct Storage {
+  Type param = Type::f32, state = Type::f32;  // of p and g; of v, m and b
+  bool stochastic = false;                    // round bfloat16 p stochastically; low-precision state always is
+  bool zero_nonfinite = false;                // non-finite gradients count as 0
   std::uint32_t keys[4] = {};                 // of the noise for p, v, m and b
 
-  constexpr bool direct() const { return !cleaned && param == state && (param == Type::f32 || param == Type::f64); }
-  constexpr std::int64_t block() const { return state == Type::u8 ? kBlock : 1; }  // only whole ones are stepped apart
+  constexpr bool direct() const {  // a sweep can work on this memory as it is
+    return !zero_nonfinite && param == state && (param == Type::f32 || param == Type::f64);
+  }
+  constexpr std::int64_t block() const { return state == Type::u8 ? kBlock : 1; }  // threads get whole blocks
 };
 
-// Steps the elements from begin to end; scalars is a Scalars<float>, for f64 a Scalars<double>.
+// Steps the elements from begin to end. `scalars` is a Scalars<float>, for f64 a Scalars<double>.
 using Sweep = void (*)(const Arrays&, const void* scalars, std::int64_t begin, std::int64_t end);
 
-// The same in stages, for what a sweep cannot work on directly; false if a gradient had to be cleaned.
-// With a tally, the sweep is one that notes what it sees, and what is seen is added to the tally.
-using Staged = bool (*)(const Arrays&, const Stage&, Sweep, const void* scalars, std::int64_t begin, std::int64_t end,
+// Steps in stages what a sweep cannot step directly. Returns false if it zeroed a non-finite gradient.
+// With a tally, `Sweep` is a measured sweep; its statistics are added to the tally.
+using Staged = bool (*)(const Arrays&, const Storage&, Sweep, const void* scalars, std::int64_t begin, std::int64_t end,
                         Tally* tally);
 
-// Whether all gradients, and their squares, are finite.
-using Finite = bool (*)(const Arrays&, const Stage&, const void* scalars, std::int64_t begin, std::int64_t end);
+// Returns whether all gradients and their squares are finite.
+using Finite = bool (*)(const Arrays&, const Storage&, const void* scalars, std::int64_t begin, std::int64_t end);
 
-// The two for touched rows of a table, by number; see rows.hpp.
+// A staged sweep or a finite check over touched rows of a table, by their index; see rows.hpp.
 struct Rows;
 using RowSweep = bool (*)(const Rows&, std::int64_t begin, std::int64_t end);
 
 struct Sweeps {
-  Sweep of[kTypes][kForms], measured[kTypes][kForms];
-  Staged staged[kTypes];
-  Finite finite[kTypes];
-  RowSweep rows[kTypes], rows_finite[kTypes];
-  Sweep move;  // for measurements: p and v of f32 read and written, g read
+  Sweep plain[kComputeTypes][kForms], measured[kComputeTypes][kForms];
+  Staged staged[kComputeTypes];
+  Finite finite[kComputeTypes];
+  RowSweep rows[kComputeTypes], rows_finite[kComputeTypes];
+  Sweep move;  // for benchmarks: reads and writes p and v, reads g, all f32
 };
 
-// One table for each instruction set, from sweep.cpp compiled for it.
+// One table per instruction set: sweep.cpp is compiled once for each.
 namespace baseline {
 const Sweeps& sweeps();
 }

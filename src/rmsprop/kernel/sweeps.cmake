@@ -1,9 +1,9 @@
-# The sweeps, one object library for each instruction set: sets SWEEP_OBJECTS and SWEEP_DEFINITIONS.
+# The sweeps, one object library for each instruction set. Sets SWEEP_OBJECTS and SWEEP_DEFINITIONS.
 #
-# No contraction and no fast-math, so that results are the same bits everywhere. Square roots set no errno and
-# divisions may run where their result is not used: without these two the loops could not be vectorised.
-# GCC and Clang; another compiler fails here, and the installation goes on without the kernel. Loops of the sweeps say
-# `omp simd`: Clang takes that for the word it needs, that arrays do not overlap and sums may be added up in any order.
+# No contraction and no fast-math: results have the same bits everywhere. Vectorised loops need square roots that set no
+# errno, and divisions that may run where their result is not used.
+# For GCC and Clang. Other compilers fail here, and the package is installed without the kernel. `omp simd` tells Clang
+# that arrays do not overlap and that sums may be added in any order.
 if(NOT DEFINED LEVEL)
   set(LEVEL -O3)
 endif()

@@ -7,7 +7,7 @@
 namespace rmsprop {
 namespace {
 
-// The parts of DLPack 1's binary interface that are used here: https://dmlc.github.io/dlpack/latest/c_api.html
+// The parts of DLPack 1's binary interface used here: https://dmlc.github.io/dlpack/latest/c_api.html
 namespace dlpack {
 struct Tensor {
   void* data;
@@ -32,7 +32,7 @@ PyTypeObject *tensor_type, *parameter_type;
 int (*view_tensor)(void*, dlpack::Tensor*);
 PyObject *is_neg, *is_conj;
 
-bool ask(PyObject* tensor, PyObject* method) {  // no answer counts as yes
+bool ask(PyObject* tensor, PyObject* method) {  // an exception counts as true
   PyObject* answer = PyObject_CallMethodNoArgs(tensor, method);
   if (!answer) PyErr_Clear();
   Py_XDECREF(answer);
@@ -41,7 +41,7 @@ bool ask(PyObject* tensor, PyObject* method) {  // no answer counts as yes
 
 }  // namespace
 
-bool learn_torch(PyObject* tensor_class, PyObject* parameter_class) {
+bool register_torch(PyObject* tensor_class, PyObject* parameter_class) {
   PyObject* capsule = PyObject_GetAttrString(tensor_class, "__dlpack_c_exchange_api__");
   if (!capsule) return false;
   auto* api = static_cast<dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
@@ -59,10 +59,10 @@ bool learn_torch(PyObject* tensor_class, PyObject* parameter_class) {
   return true;
 }
 
-const char* see(PyObject* tensor, View& view) {
+const char* read_view(PyObject* tensor, View& view) {
   if (Py_TYPE(tensor) != tensor_type && Py_TYPE(tensor) != parameter_type) return "class";
   dlpack::Tensor t;
-  if (view_tensor(tensor, &t) != 0) {  // sparse, or without memory of its own
+  if (view_tensor(tensor, &t) != 0) {  // sparse, or without its own memory
     PyErr_Clear();
     return "layout";
   }
@@ -90,16 +90,16 @@ const char* see(PyObject* tensor, View& view) {
   return nullptr;
 }
 
-bool is_flagged(PyObject* tensor, const View& view) {
+bool is_conj_or_neg(PyObject* tensor, const View& view) {
   if (!view.complex && view.size != 1) return false;
   return ask(tensor, is_neg) || (view.complex && ask(tensor, is_conj));
 }
 
 bool is_dense(const View& view) {
-  constexpr int kMost = 64;
-  int order[kMost], n = 0;
+  constexpr int kMaxDims = 64;
+  int order[kMaxDims], n = 0;
   if (view.size == 0) return true;
-  if (view.dims > kMost) return false;
+  if (view.dims > kMaxDims) return false;
   for (int i = view.dims - 1; i >= 0; --i) {
     if (view.shape[i] != 1) order[n++] = i;
   }
