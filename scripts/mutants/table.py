@@ -42,7 +42,7 @@ RULE = Source("rule.py", "tests/test_rule.py")
 TABLE = Source("hyperparameters.py", "tests/test_rule.py")
 TENSORS = Source("torch/engines/arithmetic.py", "tests/test_torch.py")
 SLOTS = Source("torch/state.py", "tests/test_torch.py")
-LOADING = Source("torch/loading.py", "tests/test_state.py")
+STATE_DICT = Source("torch/state_dict.py", "tests/test_state.py")
 FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
@@ -147,7 +147,7 @@ MUTANTS = [
     Mutant("tensors: E8 nesterov", TENSORS, "if rule.nesterov:", "if False:"),
     Mutant("slots: v₀ ignored", SLOTS, "complex(fill, fill) if p.is_complex() else fill}", "0}"),
     Mutant("slots: half state", SLOTS, "return COMPUTE.get(p.dtype, p.dtype)", "return p.dtype"),
-    Mutant("loading: loaded state rounded", LOADING, "states[p][name] = value.to(p.device)", "pass"),
+    Mutant("loading: loaded state rounded", STATE_DICT, "state[name] = value.to(p.device)", "pass"),
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
     Mutant("fused: modes not seen", FUSED, "if dispatch_modes():", "if False:"),
     Mutant("fused: reasons swallowed", FUSED, 'if groups[index]["fused"]:', "if False:"),

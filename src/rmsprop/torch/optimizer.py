@@ -15,14 +15,13 @@ from rmsprop.errors import InputError, Received
 from rmsprop.hyperparameters import check_fields
 from rmsprop.profiles import VERSION, VERSION_KEY
 from rmsprop.rule import Rule
-from rmsprop.torch import state_dict as saving
+from rmsprop.torch import state_dict as state_dicts
 from rmsprop.torch import step as stepping
 from rmsprop.torch.engines import arithmetic
 from rmsprop.torch.engines import cpu_kernel as fused_module
 from rmsprop.torch.engines import sparse_rows as sparse_module
 from rmsprop.torch.engines.cpu_kernel import describe, expected
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
-from rmsprop.torch.loading import read
 from rmsprop.torch.observer import Observer, refuse
 from rmsprop.torch.private import (
     TRACES,
@@ -33,6 +32,7 @@ from rmsprop.torch.private import (
     untraced,
 )
 from rmsprop.torch.state import average, check_shapes, kappa_of, state_dtype, step_counter
+from rmsprop.torch.state_dict_checks import checked
 from rmsprop.torch.step_state import StepState
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -293,7 +293,7 @@ class RMSprop(Optimizer):
         the live ones, but for parameters with sparse gradients, whose rows may lag after the next step: of those they
         are copies.
         """
-        return saving.make(self, untraced(self, super().state_dict))
+        return state_dicts.make(self, untraced(self, super().state_dict))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> None:
         """Load a state dict of this class, `torch.optim.RMSprop`, timm's `RMSpropTF` or SB3's `RMSpropTFLike`.
@@ -346,7 +346,7 @@ class RMSprop(Optimizer):
         >>> optimizer.rule().momentum
         0.9
         """
-        saving.load(self, state_dict, source, untraced(self, super().load_state_dict))
+        state_dicts.load(self, state_dict, source, untraced(self, super().load_state_dict))
 
     def check_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> list[str]:
         """Return what keeps a state dict from being loaded, one sentence for each mismatch; nothing is changed.
@@ -362,7 +362,7 @@ class RMSprop(Optimizer):
         ...     print(sentence.partition(":")[0])
         the state dict must be of 1 group with 2 parameters, got 1 group with 1 parameter
         """
-        return [str(error) for error in read(self.param_groups, state_dict, source)[1]]
+        return [str(error) for error in checked(self.param_groups, state_dict, source)[1]]
 
     @overload
     def step(self, closure: None = None) -> None: ...

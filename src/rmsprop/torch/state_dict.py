@@ -1,82 +1,159 @@
-"""State dicts of an optimizer, made and loaded by torch's own methods, with what is ours put in by hooks."""
+"""Make and load the state dict of an optimizer: torch's own methods do it, and our hooks add what they lose.
+
+`state_dict_checks` says what keeps a state dict from being loaded.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from rmsprop.torch.loading import first_of, put, read, stamp
-from rmsprop.torch.state import Group
+from rmsprop.profiles import SHAPE_KEY
+from rmsprop.rule import AVERAGES
+from rmsprop.torch.groups import EXECUTION, FIELDS
+from rmsprop.torch.state import Group, converted, counting, shape_of, state_dtype
+from rmsprop.torch.state_dict_checks import Groups, StateDict, checked, counted, first_error, short_name
 from rmsprop.torch.step import catch_up
 from rmsprop.torch.step_state import step_state
 
+# -- making -----------------------------------------------------------------------------------------------------------
 
-def make(optimizer: Optimizer, plain: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the state dict of `optimizer`, of which `plain` makes torch's part; see `RMSprop.state_dict`."""
 
-    def stamped(_: Optimizer, made: dict[str, Any]) -> dict[str, Any]:
-        made = stamp(optimizer.param_groups, made)
-        for group, saved in zip(optimizer.param_groups, made["param_groups"], strict=True):
-            for p, key in zip(group["params"], saved["params"], strict=True):
-                if key in made["state"] and _may_lag(optimizer, group, p):
-                    made["state"][key] = {
-                        name: x.clone() if isinstance(x, Tensor) else x for name, x in made["state"][key].items()
-                    }
-        return made
+def make(optimizer: Optimizer, torch_state_dict: Callable[[], StateDict]) -> StateDict:
+    """Return the state dict of `optimizer`, see `RMSprop.state_dict`; `torch_state_dict` is torch's own method."""
+
+    def finish(_: Optimizer, made: StateDict) -> StateDict:
+        return _finished(optimizer, made)
 
     catch_up(step_state(optimizer), optimizer.state)
-    handle = optimizer.register_state_dict_post_hook(stamped, prepend=True)  # other hooks see what it made
+    handle = optimizer.register_state_dict_post_hook(finish, prepend=True)  # other hooks see the finished dict
     try:
-        return plain()
+        return torch_state_dict()
     finally:
         handle.remove()
 
 
-def load(
-    optimizer: Optimizer, state_dict: Mapping[str, Any], source: str | None, plain: Callable[[dict[str, Any]], None]
-) -> None:
-    """Load a state dict into `optimizer`, of which `plain` does torch's part; see `RMSprop.load_state_dict`."""
-    if not isinstance(state_dict, Mapping):
-        raise first_of(read(optimizer.param_groups, state_dict, source)[1])
-    loaded: dict[str, Any] = {}
-    before = [group["state_dtype"] for group in optimizer.param_groups]
-    changed: list[str] = []
-
-    def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-        made, errors = read(optimizer.param_groups, given, source)
-        if errors:
-            raise first_of(errors)
-        loaded.update({**given, **made})
-        return loaded
-
-    def put_in(_: Optimizer) -> None:
-        changed.append(put(optimizer.param_groups, optimizer.state, loaded, before))
-
-    # The one sees what the other hooks made of the dict, the others see what the second one made of the state.
-    handles = (
-        optimizer.register_load_state_dict_pre_hook(complete),
-        optimizer.register_load_state_dict_post_hook(put_in, prepend=True),
-    )
-    present = optimizer.state, optimizer.param_groups, dict(step_state(optimizer).lags)
-    try:
-        plain(dict(state_dict))
-    except BaseException:  # of what was replaced, everything is restored
-        optimizer.state, optimizer.param_groups = present[:2]
-        step_state(optimizer).lags.update(present[2])
-        raise
-    finally:
-        for handle in handles:
-            handle.remove()
-    if any(changed):
-        warnings.warn(f"rmsprop: {changed[0]}", stacklevel=3)  # where load_state_dict was called
+def _finished(optimizer: Optimizer, made: StateDict) -> StateDict:
+    """Return torch's dict with Python's numbers, shapes of packed parameters and copies of state that may lag."""
+    state = dict(made["state"])
+    for group, saved in zip(optimizer.param_groups, made["param_groups"], strict=True):
+        for name in (*FIELDS, *EXECUTION, "initial_lr"):
+            if isinstance(value := saved.get(name), np.generic):  # torch.load refuses it with weights_only
+                saved[name] = value.item()
+        for p, key in zip(group["params"], saved["params"], strict=True):
+            values = state.get(key)
+            if not isinstance(values, dict):
+                continue
+            if any(name in values and values[name].dtype == torch.uint8 for name in AVERAGES):
+                # On the parameter's device: torch's tools for checkpoints want all of a state on one.
+                values = {**values, SHAPE_KEY: values.get(SHAPE_KEY, shape_of(p)).to(p.device)}
+            if _may_lag(optimizer, group, p):
+                values = {name: x.clone() if isinstance(x, Tensor) else x for name, x in values.items()}
+            state[key] = values
+    return {**made, "state": state}
 
 
 def _may_lag(optimizer: Optimizer, group: Group, p: Tensor) -> bool:
     """Return whether rows of the state of `p` may lag after the next step."""
     is_sparse = p.grad is not None and p.grad.layout != torch.strided
     return group["sparse"] == "exact" and (is_sparse or id(optimizer.state.get(p)) in step_state(optimizer).sparse)
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load(
+    optimizer: Optimizer,
+    state_dict: Mapping[str, Any],
+    source: str | None,
+    torch_load_state_dict: Callable[[StateDict], None],
+) -> None:
+    """Load a state dict into `optimizer`, see `RMSprop.load_state_dict`; the last argument is torch's own method."""
+    if not isinstance(state_dict, Mapping):
+        raise first_error(checked(optimizer.param_groups, state_dict, source)[1])
+    loaded: StateDict = {}
+    old_dtypes = [group["state_dtype"] for group in optimizer.param_groups]
+    changes: list[str] = []
+
+    def check(_: Optimizer, given: StateDict) -> StateDict:
+        ours, errors = checked(optimizer.param_groups, given, source)
+        if errors:
+            raise first_error(errors)
+        loaded.update({**given, **ours})
+        return loaded
+
+    def restore(_: Optimizer) -> None:
+        changes.extend(_dtype_changes(_restore_averages(optimizer, loaded)))
+        changes.extend(_replaced_dtypes(old_dtypes, optimizer.param_groups))
+
+    # `check` sees the dict after other hooks changed it. Other hooks see the state after `restore`.
+    handles = (
+        optimizer.register_load_state_dict_pre_hook(check),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    )
+    before = optimizer.state, optimizer.param_groups, dict(step_state(optimizer).lags)
+    try:
+        torch_load_state_dict(dict(state_dict))
+    except BaseException:
+        optimizer.state, optimizer.param_groups = before[:2]
+        step_state(optimizer).lags.update(before[2])
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+    if changes:
+        warnings.warn(f"rmsprop: {'; '.join(changes)}", stacklevel=3)  # where load_state_dict was called
+
+
+def _restore_averages(optimizer: Optimizer, loaded: StateDict) -> Counter[tuple[torch.dtype, torch.dtype]]:
+    """Put the averages back as they were saved: torch has cast them. Count the parameters by a change of dtype."""
+    changes: Counter[tuple[torch.dtype, torch.dtype]] = Counter()
+    for group, saved in zip(optimizer.param_groups, loaded["param_groups"], strict=True):
+        for p, key in zip(group["params"], saved["params"], strict=True):
+            values = loaded["state"].get(key, {})
+            if not values:
+                continue
+            state, dtype = optimizer.state[p], state_dtype(group, p)
+            averages = {name: values[name] for name in AVERAGES if name in values}
+            changes.update({(value.dtype, dtype) for value in averages.values() if value.dtype != dtype})
+            for name, value in averages.items():
+                value = value if value.dtype == dtype else converted(value, name, p, dtype)
+                if dtype != torch.uint8 and type(value) is Tensor and value.stride() != p.stride():
+                    # The kernel steps averages that lie in memory as their parameter does.
+                    value = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value)
+                state[name] = value.to(p.device)
+            state.pop(SHAPE_KEY, None)
+            if averages and dtype == torch.uint8:
+                state[SHAPE_KEY] = shape_of(p)
+            if isinstance(values.get("step"), Tensor):  # torch may have made float32 of it, too small for some counts
+                state["step"] = counting(values["step"], state["step"].device)
+    return changes
+
+
+def _dtype_changes(changes: Counter[tuple[torch.dtype, torch.dtype]]) -> Iterator[str]:
+    for (old, new), count in changes.items():
+        if old in (torch.bfloat16, torch.uint8):
+            remedy = f"state_dtype={short_name(old)!r} keeps them"
+        elif new in (torch.bfloat16, torch.uint8):
+            remedy = "state_dtype=None keeps them"
+        else:
+            remedy = f"a model in {short_name(old)} keeps them"
+        averages = f"the averages of {counted(count, 'parameter')}"
+        yield f"{averages} change from {short_name(old)} to {short_name(new)} ({remedy})"
+
+
+def _replaced_dtypes(old_dtypes: Sequence[Any], groups: Groups) -> Iterator[str]:
+    """Yield in words which `state_dtype` of a group the loaded groups have replaced."""
+    new_dtypes = [group["state_dtype"] for group in groups]
+    for (old, new), count in Counter(zip(old_dtypes, new_dtypes, strict=True)).items():
+        if old != new:
+            where = "the group" if len(groups) == 1 else f"{count} of {len(groups)} groups"
+            remedy = f"for the other, set group['state_dtype'] = {old!r} in optimizer.param_groups"
+            yield f"state_dtype={new!r} of the state dict replaces {old!r} in {where} ({remedy})"

@@ -1,0 +1,257 @@
+"""What keeps a state dict from being loaded: one InputError for each mismatch, with nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmsprop.errors import InputError, Received, plain
+from rmsprop.names import plain_name
+from rmsprop.profiles import SHAPE_KEY, check_goes_on, group_as_ours, is_group_of, kind_of_groups, state_by_key
+from rmsprop.rule import AVERAGES
+from rmsprop.torch.groups import check_values
+from rmsprop.torch.low_precision import DTYPES, packed_size
+from rmsprop.torch.state import state_dtype
+
+Groups: TypeAlias = list[dict[str, Any]]
+StateDict: TypeAlias = dict[str, Any]
+
+_KNOWN_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # libraries whose groups have keys that no other library has
+_OTHER_OPTIMIZERS = {"exp_avg", "acc_delta", "sum", "state2"}  # Adam, Adadelta, Adagrad; Adam of bitsandbytes
+_REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_COMPLEX = (torch.complex64, torch.complex128)
+_UNCHANGED, _SAME_MODEL = "load the dict that state_dict() gave", "load it for the model that made it"
+
+
+def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateDict, list[InputError]]:
+    """Return `state_dict` in the form that replaces `groups` and their state, and what keeps it from being loaded.
+
+    `source` names the library of a dict whose groups do not tell. The dict is empty if its form is not that of one.
+    """
+    if error := _form_error(state_dict):
+        return {}, [error]
+    saved_groups: Groups = state_dict["param_groups"]
+    kind, errors = _kind(saved_groups, source)
+    if error := _size_error(groups, saved_groups):
+        return {}, [*errors, error]
+    state = {key: _with_number(own) for key, own in state_by_key(state_dict["state"], saved_groups).items()}
+    new_groups: Groups = []
+    for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        # Whether a step is differentiated is decided where the optimizer is built, not by the run that goes on.
+        new = {**group, **group_as_ours(kind, saved), "differentiable": group["differentiable"]}
+        new_groups.append(new)
+        states = [state.get(key, {}) for key in saved["params"]]
+        errors += _group_errors(index, group, saved, new, kind, states)
+        names = new.get("param_names") or [""] * len(saved["params"])
+        for i, (p, own, name) in enumerate(zip(group["params"], states, names, strict=True)):
+            where = f"parameter {i} in group {index} of the state dict" + (f" ({name})" if name else "")
+            errors += _state_errors(where, p, own, new)
+    errors += _key_errors(state, saved_groups)
+    return {"state": state, "param_groups": new_groups}, errors
+
+
+def first_error(errors: Sequence[InputError]) -> InputError:
+    """Return the first error, with the number of the others in its remedy."""
+    first, others = errors[0], len(errors) - 1
+    if not others:
+        return first
+    remedy = f"{first.remedy} (check_state_dict names {others} more)"
+    return InputError(first.name, first.allowed, first.value, remedy)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, "1 group" or "2 groups"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def short_name(dtype: torch.dtype | torch.layout) -> str:
+    """Return the name of a dtype or layout without `torch.`."""
+    return str(dtype).removeprefix("torch.")
+
+
+# -- the whole dict ---------------------------------------------------------------------------------------------------
+
+
+def _form_error(state_dict: Any) -> InputError | None:
+    """Return why something does not have the form of a state dict, None if it has."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        is_dict = isinstance(state_dict, Mapping)
+        got = Received(f"a dict of {', '.join(map(str, state_dict))}" if is_dict else repr(state_dict)[:60])
+        return InputError("the state dict", "a dict of state and param_groups", got, _UNCHANGED)
+    state, groups = state_dict["state"], state_dict["param_groups"]
+    if not isinstance(state, Mapping):
+        return InputError("state of the state dict", "a dict", Received(f"a {type(state).__name__}"), _UNCHANGED)
+    if not isinstance(groups, list | tuple):
+        got = Received(f"a {type(groups).__name__}")
+        return InputError("param_groups of the state dict", "a list of dicts", got, _UNCHANGED)
+    return next(filter(None, (_group_form_error(index, group) for index, group in enumerate(groups))), None)
+
+
+def _group_form_error(index: int, group: Any) -> InputError | None:
+    where = f"group {index} of the state dict"
+    if not isinstance(group, Mapping):
+        return InputError(where, "a dict", Received(f"a {type(group).__name__}"), _UNCHANGED)
+    params, names = group.get("params"), group.get("param_names", ())
+    if not isinstance(params, list | tuple) or not _are_distinct(params):
+        got = Received(repr(params)[:60])
+        return InputError(f"params of {where}", "a list of numbers, each once", got, _UNCHANGED)
+    strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not strings or len(names) not in (0, len(params)):
+        allowed = f"a list of {len(params)} names, if it is there"
+        return InputError(f"param_names of {where}", allowed, Received(repr(names)[:60]), _UNCHANGED)
+    return None
+
+
+def _are_distinct(keys: Sequence[Any]) -> bool:
+    try:
+        return len(set(keys)) == len(keys)
+    except TypeError:  # a list, for example, which can be no key
+        return False
+
+
+def _kind(groups: Groups, source: str | None) -> tuple[str, list[InputError]]:
+    """Return the library of a state dict: the one that its groups tell, else `source`."""
+    told = kind_of_groups(groups)
+    if source not in (None, "torch", "sb3"):
+        return told or "torch", [InputError("source", "'torch' or 'sb3'", source, "leave it out where groups tell")]
+    if told in _KNOWN_BY_GROUPS:
+        if source in (None, told):
+            return told, []
+        remedy = f"its groups tell that it is of {told}"
+        return told, [InputError("source", "left out for this state dict", source, remedy)]
+    if source is None and all(is_group_of("torch", group) for group in groups):
+        remedy = "its groups do not tell, and eps stands elsewhere: say source='torch' or source='sb3'"
+        return "torch", [InputError("source", "'torch' or 'sb3' for this state dict", Received("none"), remedy)]
+    return source or "torch", []
+
+
+def _size_error(groups: Groups, saved_groups: Groups) -> InputError | None:
+    sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved_groups))
+    if sizes == saved_sizes:
+        return None
+    # Programs look for these words of torch.
+    torch_words = "has a different number of parameter groups"
+    if len(sizes) == len(saved_sizes):
+        torch_words = "contains a parameter group that doesn't match the size of optimizer's group"
+    got = Received(f"{_sizes(saved_sizes)}: it {torch_words}")
+    return InputError("the state dict", f"of {_sizes(sizes)}", got, _SAME_MODEL)
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    if not sizes:
+        return "no groups"
+    others = f"{', '.join(map(str, sizes[:-1]))}{' and ' if len(sizes) > 1 else ''}"
+    return f"{counted(len(sizes), 'group')} with {others}{counted(sizes[-1], 'parameter')}"
+
+
+def _key_errors(state: Mapping[Any, Any], groups: Groups) -> Iterator[InputError]:
+    keys = [key for group in groups for key in group["params"]]
+    distinct = set(keys)
+    if len(distinct) < len(keys):
+        got = Received("one that stands in two groups")
+        yield InputError("a number in params of the state dict", "that of one parameter", got, _UNCHANGED)
+    for key, own in state.items():
+        is_state = isinstance(own, Mapping) and not own.keys().isdisjoint(AVERAGES)
+        if key not in distinct and (isinstance(key, int) or is_state):  # other entries are a user's own
+            got = Received(repr(key)[:60])
+            yield InputError("the state dict", "the state of its groups' parameters", got, _UNCHANGED)
+
+
+# -- a group ----------------------------------------------------------------------------------------------------------
+
+
+def _group_errors(
+    index: int, group: dict[str, Any], saved: dict[str, Any], new: dict[str, Any], kind: str, states: list[Any]
+) -> Iterator[InputError]:
+    """Check a saved group; `new` will stand in place of `group` and gets checked values."""
+    if not set(saved) <= {"params", "param_names"} and not is_group_of(kind, saved):
+        got = Received(f"a group of {', '.join(map(str, saved.keys() - {'params'}))}")
+        yield InputError("the state dict", "one of RMSprop", got, "load it into its optimizer")
+        return
+    try:
+        check_goes_on(saved)
+        new.update(check_values(new, restored=True))
+        if kind == "torch":
+            _check_torch_averages(new, states)
+    except InputError as error:
+        yield error
+    pairs = zip(group.get("param_names") or (), saved.get("param_names") or (), strict=False)
+    for i, (name, saved_name) in enumerate(pairs):
+        if plain_name(name) != plain_name(saved_name):
+            remedy = f"{_SAME_MODEL}, or take param_names out of its groups to go by order"
+            yield InputError(f"parameter {i} in group {index} of the state dict", repr(name), saved_name, remedy)
+            return
+
+
+def _check_torch_averages(group: dict[str, Any], states: list[Any]) -> None:
+    """Raise if a variant that torch does not have, and its dict leaves as it is, would misread its averages."""
+    begun = [own for own in states if own]
+    if group["lr_in_momentum"] and any("momentum_buffer" in own for own in begun):
+        remedy = "build the optimizer without it, or use rmsprop convert"
+        raise InputError("lr_in_momentum", "False for the momentum_buffer of torch.optim.RMSprop", True, remedy)
+    if group["bias_correction"] and group["initial_square_avg"] and begun:
+        allowed = "0 with bias_correction for averages of torch.optim.RMSprop"
+        raise InputError("initial_square_avg", allowed, group["initial_square_avg"], "build the optimizer without it")
+
+
+# -- the state of a parameter -----------------------------------------------------------------------------------------
+
+
+def _with_number(own: Any) -> Any:
+    """Return the state of a parameter with its step count as a number, if NumPy holds it."""
+    if isinstance(own, dict) and isinstance(own.get("step"), np.generic | np.ndarray):
+        return {**own, "step": plain(own["step"])}
+    return own
+
+
+def _state_errors(where: str, p: Tensor, own: Any, group: dict[str, Any]) -> Iterator[InputError]:
+    if isinstance(own, dict) and own.keys().isdisjoint({"step", *AVERAGES, SHAPE_KEY, *_OTHER_OPTIMIZERS}):
+        return  # no step was made; other keys are a wrapper's
+    if not isinstance(own, dict) or not {"step", "square_avg"} <= own.keys() or own.keys() & _OTHER_OPTIMIZERS:
+        got = Received(f"one with {', '.join(map(str, own))}" if isinstance(own, dict) else type(own).__name__)
+        allowed = "one of RMSprop, with step and square_avg"
+        yield InputError(f"the state of {where}", allowed, got, "load it into its optimizer")
+        return
+    step = own["step"]
+    count: Any = step.item() if isinstance(step, Tensor) and step.numel() == 1 else step
+    is_number = isinstance(count, Real) and not isinstance(count, bool)  # Real: NumPy's, too
+    if not (is_number and 0 <= count < 2**63):
+        yield InputError(f"step of {where}", "a number of steps", Received(str(step)[:60]), _UNCHANGED)
+    if group["state_dtype"] in (None, *DTYPES):  # else an error of the group names it
+        try:
+            state_dtype(group, p)
+        except InputError as error:
+            yield error
+    for name in AVERAGES:
+        if name in own:
+            yield from _average_errors(f"{name} of {where}", p, own[name], own.get(SHAPE_KEY))
+
+
+def _average_errors(name: str, p: Tensor, value: Any, shape: Any) -> Iterator[InputError]:
+    """Yield why `value` can be no average of `p`; `shape` is that of the parameter whose average was packed."""
+
+    def error(allowed: str, got: str, remedy: str) -> InputError:
+        return InputError(name, allowed, Received(got), remedy)
+
+    if not isinstance(value, Tensor):
+        yield error("a Tensor", f"a {type(value).__name__}", _UNCHANGED)
+    elif value.layout != torch.strided:
+        yield error("dense", short_name(value.layout).replace("_", " "), "load average.to_dense()")
+    elif value.dtype == torch.uint8:
+        size = packed_size(p.numel())
+        if p.is_complex() or p.dtype == torch.float64:
+            yield error(f"of the dtype of {short_name(p.dtype)} parameters", "uint8", "load it for a float32 model")
+        elif isinstance(shape, Tensor) and shape.tolist() != list(p.shape):
+            got = f"shape {tuple(shape.flatten().tolist())} in eight bits"
+            yield error(f"of shape {tuple(p.shape)}", got, _SAME_MODEL)
+        elif value.shape != (size,):
+            yield error(f"of the {size} bytes of shape {tuple(p.shape)}", f"shape {tuple(value.shape)}", _SAME_MODEL)
+    elif value.dtype not in (_COMPLEX if p.is_complex() else _REAL):
+        yield error(f"of a dtype for {short_name(p.dtype)} parameters", short_name(value.dtype), _SAME_MODEL)
+    elif value.shape != p.shape:
+        yield error(f"of shape {tuple(p.shape)}", f"shape {tuple(value.shape)}", _SAME_MODEL)
