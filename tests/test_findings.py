@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ LEFT = {"state stall": {"stall"}}
 BESIDE = {"long steps": {"first step", "oscillation"}, "state stall": {"stall"}}
 
 
-def follow(gradients: torch.Tensor, start: float = 1.0, **options: Any) -> list[dict[str, Any]]:
+def follow(gradients: torch.Tensor, start: float = 1.0, **options: Any) -> list[Any]:
     """Step a 2 × 2 matrix on `gradients`, one for each step, with a record of every step."""
     p = torch.full((2, 2), start, dtype=torch.float64)
     optimizer = RMSprop([p], **options)
@@ -61,7 +61,7 @@ def follow(gradients: torch.Tensor, start: float = 1.0, **options: Any) -> list[
         return monitor.records
 
 
-def of_kind(kind: str, records: list[dict[str, Any]]) -> list[Finding]:
+def of_kind(kind: str, records: list[Any]) -> list[Finding]:
     return [finding for finding in find(records) if finding.kind == kind]
 
 
@@ -274,7 +274,7 @@ def test_steps_become_longer_than_at_the_start_as_it_says(eps: float, inside: bo
     assert of_kind("start", records[:75]) == []
 
 
-def later(records: list[dict[str, Any]], steps: int, age: bool = True) -> list[dict[str, Any]]:
+def later(records: list[Any], steps: int, age: bool = True) -> list[Any]:
     """Return records as of a tensor that joined a run after so many steps."""
     for record in records:
         record["step"] += steps
@@ -356,7 +356,7 @@ def test_an_oscillation_is_at_the_edge_that_it_names(
     assert f"edge of stability, {edge} with η = 0.01" in finding.cause
     assert ("is about η/2 wide" in finding.remedy) == (not options)
     if curvature is not None:
-        root = monitor.records[-1]["tensors"]["0.0"]["history_rms"]
+        root: Any = monitor.records[-1]["tensors"]["0.0"]["history_rms"]
         assert 1 / root == pytest.approx(curvature, rel=1e-3)
 
 
@@ -534,7 +534,7 @@ def test_a_cycle_of_two_is_not_taken_for_clipping() -> None:
         for _ in range(1500):
             p.grad = p.clone()  # of p²/2
             optimizer.step()
-    newest = monitor.records[-10:]
+    newest: list[Any] = monitor.records[-10:]
     assert max(r["gradient_norm"] for r in newest) < 1.001 * min(r["gradient_norm"] for r in newest)
     assert newest[-1]["tensors"]["0.0"]["parameter_rms"] == pytest.approx(0.005, rel=1e-3)  # η/2, as the remedy says
     assert [f.kind for f in find(newest)] == ["long steps", "oscillation"]
@@ -568,7 +568,7 @@ def test_the_median_divisor_is_of_the_elements_that_eps_does_not_govern(
         rule, before=np.ones_like(g), after=p, gradient=g, square_avg_before=np.zeros_like(g),
         square_avg=state.square_avg, step=1,
     )  # fmt: skip
-    seen = Seen(1, {}, describe(len(g), row, histogram, rule.lr, centered=False))
+    seen = Seen(1, cast(Any, {}), cast(Any, describe(len(g), row, histogram, rule.lr, centered=False)))
     v = state.square_avg / (1 - rule.decay)
     by_v = (v >= eps if inside else np.sqrt(v) >= eps) & (np.sqrt(v) + eps > 0)
     if not by_v.any():
@@ -582,7 +582,7 @@ def test_the_median_divisor_is_of_the_elements_that_eps_does_not_govern(
 # -- what healthy runs show, and what must not be blamed on them -------------------------------------------------------
 
 
-def seen_flips(flips: str, elements: int = 1) -> list[dict[str, Any]]:
+def seen_flips(flips: str, elements: int = 1) -> list[Any]:
     """Return records of a tensor whose gradient changes its sign, or stays, as the letters say; step 1 is left out."""
     records = follow(torch.ones(len(flips) + 1))
     for record, letter in zip(records[1:], flips, strict=True):
@@ -606,7 +606,7 @@ def test_the_sign_of_few_elements_is_a_coin() -> None:
     assert len(of_kind("oscillation", seen_flips("--------+-", 8))) == 1
 
 
-def regression(seed: int, steps: int, noise: float, **options: Any) -> list[dict[str, Any]]:
+def regression(seed: int, steps: int, noise: float, **options: Any) -> list[Any]:
     """Fit a plane to 8 numbers: one output, and so a bias of one element."""
     torch.manual_seed(seed)
     model, slope = torch.nn.Linear(8, 1), torch.randn(8, 1)
@@ -617,7 +617,7 @@ def regression(seed: int, steps: int, noise: float, **options: Any) -> list[dict
             x = torch.randn(32, 8) if noise else fixed
             yield (model(x) - x @ slope - noise * torch.randn(32, 1)).square().mean()
 
-    records: list[dict[str, Any]] = SCRIPT.train(model, losses(), bias_correction=True, **options)
+    records: list[Any] = SCRIPT.train(model, losses(), bias_correction=True, **options)
     return records
 
 
@@ -648,7 +648,7 @@ def convolution() -> torch.nn.Module:
     return torch.nn.Sequential(*layers)
 
 
-def of_cancelled_biases(make: Callable[[], torch.nn.Module], **options: Any) -> list[dict[str, Any]]:
+def of_cancelled_biases(make: Callable[[], torch.nn.Module], **options: Any) -> list[Any]:
     torch.manual_seed(0)
     model = make()
 
@@ -657,7 +657,7 @@ def of_cancelled_biases(make: Callable[[], torch.nn.Module], **options: Any) -> 
             x = torch.randn(16, 8, 8)
             yield (model(x) - x.flip(2)).square().mean()
 
-    records: list[dict[str, Any]] = SCRIPT.train(model, losses(), **options)
+    records: list[Any] = SCRIPT.train(model, losses(), **options)
     return records
 
 
@@ -732,7 +732,7 @@ def test_a_gradient_is_called_small_only_where_it_is() -> None:
 # -- gradients that are not finite: where they began, and what became of them ------------------------------------------
 
 
-def broken(steps: int, **bad: tuple[int, int]) -> list[dict[str, Any]]:
+def broken(steps: int, **bad: tuple[int, int]) -> list[Any]:
     """Train three tensors, with a record of each step; so many elements of a tensor are NaN in a step."""
     params = {name: torch.nn.Parameter(torch.ones(size)) for name, size in (("a", 64), ("b", 4), ("c", 16))}
     optimizer = RMSprop(params.items())
@@ -926,7 +926,7 @@ records_of_every_sort = st.lists(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(records_of_every_sort, st.integers(1, 1000))
-def test_no_record_makes_it_stumble_or_repeat_itself(records: list[dict[str, Any]], every: int) -> None:
+def test_no_record_makes_it_stumble_or_repeat_itself(records: list[Any], every: int) -> None:
     for i, record in enumerate(records):
         record.update(kind="statistics", step=1 if i == 0 else i * every + 1)
     found = find(records)

@@ -8,7 +8,6 @@ import math
 import pickle
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from rmsprop import InputError, Rule
 from rmsprop.monitor import Monitor
-from rmsprop.monitor.gradient_history import Point, Series
+from rmsprop.monitor.gradient_history import GradientHistory, Point
 from rmsprop.monitor.post_mortem import LASTING, STUCK, post_mortem
 from rmsprop.monitor.record import SAMPLE, UNKNOWN, changes, stride
 from rmsprop.monitor.ring import Ring
@@ -66,6 +65,10 @@ def gradients_of(optimizer: RMSprop, fill: Any) -> None:
             p.grad = torch.full_like(p, fill) if isinstance(fill, int | float) else fill(p)
 
 
+def histories_of(monitor: Monitor) -> list[GradientHistory]:
+    return monitor._recorder.histories(monitor.records, monitor._ring.series(), monitor._counts.executed)
+
+
 @PATHS
 @pytest.mark.parametrize("name", ["plain", "centered", "TensorFlow 1", "all of it"])
 def test_a_record_is_what_numpy_makes_of_the_step(name: str, fused: bool | None) -> None:
@@ -103,8 +106,8 @@ def test_a_record_is_what_numpy_makes_of_the_step(name: str, fused: bool | None)
                     step=step,
                 )
                 squares += row[:2]
-                expected = describe(p.numel(), row, histogram, rule.lr, rule.centered)
-                told = record["tensors"][key]
+                expected: Any = describe(p.numel(), row, histogram, rule.lr, rule.centered)
+                told: Any = record["tensors"][key]
                 assert (told["group"], told["shape"], told["age"]) == (0, list(p.shape), step - 1)
                 assert (told["dtype"], told["state_dtype"]) == ("float32", "float32")
                 assert told["effective_lr"] == expected.pop("effective_lr")
@@ -192,7 +195,7 @@ def test_complex_sparse_and_packed_tensors() -> None:
         table.grad = torch.sparse_coo_tensor(torch.tensor([[1, 3]]), torch.ones(2, 2), (5, 2), check_invariants=True)
         packed.grad = torch.ones_like(packed)
         optimizer.step()
-    record = monitor.records[-1]
+    record: Any = monitor.records[-1]
     first, rows, last = record["tensors"].values()
     assert (first["elements"], first["zero_gradient_share"], first["gradient_cosine"]) == (6, 0.5, pytest.approx(1))
     assert first["gradient_rms"] == pytest.approx(math.sqrt(26 / 6))
@@ -236,7 +239,7 @@ def test_signs_that_flip_and_gradients_that_are_compared_at_some_elements_only()
         p.grad[sampled[:50]] = 0.0
         p.grad[sampled + 1 - 1000 * (sampled + 1 >= 1000)] = 7.0  # these are not in the sample
         optimizer.step()
-    told = monitor.records[-1]["tensors"]["0.0"]
+    told: Any = monitor.records[-1]["tensors"]["0.0"]
     assert (told["gradient_cosine"], told["sign_flips"]) == (pytest.approx(-1.0), 1.0)
 
 
@@ -337,7 +340,7 @@ def test_where_the_optimizer_loads_a_state_the_count_follows_it(last: int) -> No
         optimizer.step()
     assert [record["step"] for record in monitor.records] == [1, 5, 10]
     assert monitor.records[-1]["nonfinite_steps"] == 1
-    (series,) = monitor._histories(10)
+    (series,) = histories_of(monitor)
     assert [point.step for point in series.points] == ([1, 5, 7, 8, 9, 10] if last else [1, 5, 10])
     monitor.close()
     optimizer.load_state_dict(saved)
@@ -416,7 +419,7 @@ def test_a_post_mortem_reads_every_step_of_every_tensor_a_few_times() -> None:
         gradient = 1.0 if step < 50 else 1e6
         return Point(step, gradient, 1.0, 1.0, math.sqrt(gradient), 0.01, 0, False)
 
-    series = [Series(f"{i}", True, Counted(point(step) for step in range(1, 101))) for i in range(40)]
+    series = [GradientHistory(f"{i}", True, Counted(point(step) for step in range(1, 101))) for i in range(40)]
     found = post_mortem(series, 100)
     assert found is not None
     assert (found.kind, found.step, len(found.tensors)) == ("spike", 50, 40)
@@ -536,7 +539,7 @@ def test_a_smaller_ring_takes_the_newest_steps_of_a_state() -> None:
     for last in (0, 1, 3, 20):
         with Monitor(optimizer, every=1000, last=last) as other:
             other.load_state_dict(known)
-            series = other._histories(7)[1]
+            series = histories_of(other)[1]
             assert [point.step for point in series.points] == [s for s in (1, 3, 5, 7) if s > 7 - max(last, 1)]
             assert other.state_dict()["ring"] is None or last
 
@@ -566,13 +569,13 @@ def test_records_that_are_handed_back_are_enough_for_a_post_mortem() -> None:
 
 
 def test_the_first_record_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmsprop.monitor.monitor.RECORDS", 4)
+    monkeypatch.setattr("rmsprop.monitor.monitor.KEPT_RECORDS", 4)
     model = net()
     optimizer = RMSprop(model.parameters())
     monitor = Monitor(optimizer, model, every=1)
     train(model, optimizer, range(9))
     assert [record["step"] for record in monitor.records] == [1, 7, 8, 9]
-    monkeypatch.setattr("rmsprop.monitor.monitor.ENTRIES", 12)  # three records of four tensors
+    monkeypatch.setattr("rmsprop.monitor.monitor.KEPT_TENSORS", 12)  # three records of four tensors
     train(model, optimizer, range(9, 10))
     assert [record["step"] for record in monitor.records] == [1, 9, 10]
 
@@ -812,32 +815,6 @@ def test_copies_of_a_watched_optimizer_are_not_watched() -> None:
         other.step()
         Monitor(other)
     assert len(monitor.records) == 1
-
-
-def test_threads_that_step_one_optimizer_leave_the_monitor_whole() -> None:
-    model = net()
-    optimizer = RMSprop(model.parameters(), lr=1e-4)
-    monitor = Monitor(optimizer, model, every=7, last=5)
-    gradients_of(optimizer, 1.0)
-    optimizer.step()
-    errors: list[BaseException] = []
-
-    def step() -> None:
-        try:
-            for _ in range(40):
-                optimizer.step()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=step) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert len(monitor.records) >= 10
-    assert all(record["tensors"].keys() == monitor.records[0]["tensors"].keys() for record in monitor.records)
-    assert monitor.post_mortem() is None
 
 
 class LightningLike:

@@ -65,7 +65,7 @@ def test_tensorboard_gets_few_groups_of_charts() -> None:
     assert (writer.scalars["rmsprop/lr_0"], writer.scalars["rmsprop/gradient_norm"]) == (0.5, record["gradient_norm"])
     assert writer.step == 2
     rates = writer.histograms["effective_lr/0.weight"]
-    told = record["tensors"]["0.weight"]["effective_lr"]
+    told: Any = record["tensors"]["0.weight"]["effective_lr"]
     assert rates["bucket_counts"] == told["counts"][::-1]
     assert rates["bucket_limits"][-1] == 0.5 * 2.0 ** -told["first"]
     assert rates["bucket_limits"] == sorted(rates["bucket_limits"])
@@ -149,7 +149,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.
     read.Reload()
     kept = {"update_ratio", "eps_share", "gradient_rms"}
     for name in monitor.records[0]["tensors"]:
-        tensors = [record["tensors"][name] for record in monitor.records]
+        tensors: list[Any] = [record["tensors"][name] for record in monitor.records]
         for key in kept:
             found = [(event.step, event.value) for event in read.Scalars(f"{key}/{name}")]
             assert found == list(zip((1, 2, 4), (pytest.approx(x[key], rel=1e-6) for x in tensors), strict=True))
@@ -186,7 +186,8 @@ def test_weights_and_biases_has_what_was_logged(tmp_path: Path, monkeypatch: pyt
         wandb.teardown()
     assert (summary["rmsprop/step"], summary["rmsprop/lr"], summary["loss"]) == (4, 0.01, 1.0)
     assert summary["rmsprop/gradient_norm"] == monitor.records[-1]["gradient_norm"]
-    for name, told in monitor.records[-1]["tensors"].items():
+    tensors: Any = monitor.records[-1]["tensors"]
+    for name, told in tensors.items():
         shown = {
             "update_ratio": "update_ratio",
             "eps_share": "eps_share",

@@ -278,7 +278,7 @@ def test_a_report_is_one_well_formed_file_that_says_everything(
         for words in ("no difference", "Adadelta", "Time of one optimizer step", "Test accuracy"):
             assert words in page.text
     else:
-        first, *_ = measured_steps(runs[kind])
+        first: Any = measured_steps(runs[kind])[0]
         at_most = max(first["tensors"], key=lambda name: first["tensors"][name]["update_ratio"])
         for words in ("What the optimizer did", "findings in 7 measured steps (1 to 30).", "The first step", at_most):
             assert words in page.text

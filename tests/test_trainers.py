@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Run:
     """What a training came to."""
 
     params: list[Tensor]
-    records: list[dict[str, Any]]
+    records: Sequence[Mapping[str, Any]]
 
 
 @cache

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE, FOUND = ROOT / "docs" / "monitor.md", ROOT / "docs" / "findings.json"
 COST = ROOT / "benchmarks" / "results" / "monitor.json"
 
-Records = list[dict[str, Any]]
+Records = list[Any]
 
 
 # -- trainings ---------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Series:
+class GradientHistory:
     """One tensor in the steps that are known, oldest first."""
 
     name: str

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received, check_count, check_number
 from rmsprop.monitor import jax_keras_record
+from rmsprop.monitor.record import Record
 from rmsprop.rule import Rule
 
 Array = npt.NDArray[Any]
-Record = dict[str, Any]
 Tree = Any  # of arrays
 
 

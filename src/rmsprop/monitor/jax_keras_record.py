@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor import record
+from rmsprop.monitor.record import Change, GroupRecord, Record, TensorRecord
 from rmsprop.monitor.statistics import describe
 from rmsprop.rule import Rule
 from rmsprop.statistics import COLUMNS, sums
 
 Array = npt.NDArray[Any]
-Record = dict[str, Any]
 
 _NONFINITE = COLUMNS.index("nonfinite")
 _ROUNDINGS = 4  # of v in units of its last place: of β and 1−β, g² and products, and their sum, in v's own dtype
@@ -43,7 +43,8 @@ class Tensor(NamedTuple):
 
 def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str | None) -> Record:
     """Return the record of a step, in the form of `rmsprop.monitor.Monitor`."""
-    described, rows, was_left_out = {}, [], left_out(tensors)
+    described: dict[str, TensorRecord] = {}
+    rows, was_left_out = [], left_out(tensors)
     for x in tensors:
         gradient = x.gradient if was_left_out else _reached(rule, x)
         row, histogram = sums(
@@ -69,7 +70,7 @@ def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str |
             "dead_rows": record.dead_rows(gradient, x.square_avg) if has_rows else None,
             "rows": len(x.before) if has_rows else None,
         }
-    group = {
+    group: Any = {
         **dataclasses.asdict(rule),
         "state_dtype": state_dtype,
         "param_dtype": dtypes(x.after for x in tensors),
@@ -78,7 +79,7 @@ def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str |
     }
     table = np.array(rows).reshape(len(rows), len(COLUMNS))
     nonfinite_steps = int(bool((table[:, _NONFINITE] > 0).any()))
-    return record.assemble(step, [group], described, table, nonfinite_steps, int(was_left_out))
+    return record.assemble(step, [cast("GroupRecord", group)], described, table, nonfinite_steps, int(was_left_out))
 
 
 def left_out(tensors: Sequence[Tensor]) -> bool:
@@ -147,7 +148,7 @@ def _zeroed(x: Tensor) -> bool:
     return bool((np.isnan(record.reals(x.gradient)) & np.isfinite(record.reals(x.square_avg))).any())
 
 
-def _change(x: Tensor) -> dict[str, float | None]:
+def _change(x: Tensor) -> Change:
     if x.previous is None or x.previous.shape != x.gradient.shape or not x.gradient.size:
         return record.UNKNOWN
     return record.changes(record.sample(x.gradient), record.sample(x.previous), [0])[0]

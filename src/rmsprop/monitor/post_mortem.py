@@ -27,7 +27,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rmsprop.monitor.findings.history import counted
-from rmsprop.monitor.gradient_history import Point, Series
+from rmsprop.monitor.gradient_history import GradientHistory, Point
 
 SPIKE = 10.0
 FAR = 1000.0
@@ -92,7 +92,7 @@ class _Rise(NamedTuple):
     words: str
 
 
-def post_mortem(series: Sequence[Series], now: int, left_out: int = 0, last: int = 0) -> PostMortem | None:
+def post_mortem(series: Sequence[GradientHistory], now: int, left_out: int = 0, last: int = 0) -> PostMortem | None:
     """Return where the run of `now` steps diverged, or None.
 
     `left_out` is how many steps were, the last ones; `last`, of how many steps the ring keeps the sums.
@@ -114,7 +114,7 @@ def post_mortem(series: Sequence[Series], now: int, left_out: int = 0, last: int
     return None
 
 
-def _rises(series: Sequence[Series], end: int | None) -> list[tuple[_Rise, Series]]:
+def _rises(series: Sequence[GradientHistory], end: int | None) -> list[tuple[_Rise, GradientHistory]]:
     """Return for each tensor the first rise that has lasted, up to where something is not finite."""
     found = []
     totals = _Totals(series)
@@ -167,7 +167,7 @@ def _far_above(points: list[Point], totals: _Totals, *, lasting: bool, before: _
 class _Totals:
     """The sum over all tensors of the gradient's mean square, step by step; those that are not finite are left out."""
 
-    def __init__(self, series: Sequence[Series]) -> None:
+    def __init__(self, series: Sequence[GradientHistory]) -> None:
         self._of: dict[int, float] = {}
         for s in series:
             for p in s.points:
@@ -184,7 +184,12 @@ class _Totals:
 
 
 def _spike(
-    worst: list[tuple[_Rise, Series]], series: Sequence[Series], known: list[int], step: int, end: int | None, last: int
+    worst: list[tuple[_Rise, GradientHistory]],
+    series: Sequence[GradientHistory],
+    known: list[int],
+    step: int,
+    end: int | None,
+    last: int,
 ) -> PostMortem:
     after = _gap(known, step)
     rise, first = worst[0]
@@ -201,7 +206,7 @@ def _spike(
     return PostMortem("spike", step, after, names, end, tuple(sentences), _table([s for _, s in worst], step))
 
 
-def _multiplied(series: Sequence[Series], step: int) -> list[str]:
+def _multiplied(series: Sequence[GradientHistory], step: int) -> list[str]:
     """Return the words for gradients that all rose by about the same factor, by the mean squares next to `step`."""
     factors = []
     for s in series:
@@ -220,7 +225,9 @@ def _multiplied(series: Sequence[Series], step: int) -> list[str]:
     ]
 
 
-def _nonfinite(first: list[Series], series: Sequence[Series], known: list[int], step: int, last: int) -> PostMortem:
+def _nonfinite(
+    first: list[GradientHistory], series: Sequence[GradientHistory], known: list[int], step: int, last: int
+) -> PostMortem:
     after = _gap(known, step)
     count = next(p.nonfinite for p in first[0].points if p.step == step)
     were = f"{counted(count, 'element')} of its gradient {'was' if count == 1 else 'were'} not finite"
@@ -260,7 +267,7 @@ def _when(after: int | None, step: int) -> str:
     return f"at step {step}" if after is None else f"between step {after} and step {step}"
 
 
-def _unseen(after: int | None, worst: Sequence[Series], last: int) -> list[str]:
+def _unseen(after: int | None, worst: Sequence[GradientHistory], last: int) -> list[str]:
     """Return the words for the steps after `after` of which nothing is known."""
     if after is None:
         return []
@@ -273,7 +280,7 @@ def _unseen(after: int | None, worst: Sequence[Series], last: int) -> list[str]:
     return [f"The steps between them {why}.", *first]
 
 
-def _table(worst: Sequence[Series], step: int) -> dict[str, list[dict[str, Any]]]:
+def _table(worst: Sequence[GradientHistory], step: int) -> dict[str, list[dict[str, Any]]]:
     table = {}
     for s in worst[:_TENSORS]:
         before = [p for p in s.points if p.step <= step][-_ROWS[0] :]

@@ -1,10 +1,10 @@
-"""What a record of a step holds beside `statistics.describe`: how gradients changed, dead rows, and the whole of it."""
+"""A record: what is known of one measured step. Its types, and the numbers that `statistics.describe` does not have."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,95 @@ from rmsprop.statistics import COLUMNS
 
 Array = npt.NDArray[Any]
 
+
+class EffectiveLR(TypedDict):
+    """A histogram of effective learning rates: bin e = first + i counts those in (lr·2⁻ᵉ⁻¹, lr·2⁻ᵉ]."""
+
+    lr: float
+    first: int
+    counts: list[int]
+
+
+class Description(TypedDict):
+    """What `rmsprop.monitor.statistics.describe` says of a tensor. None stands for what is no finite number."""
+
+    elements: int  # two for each complex one
+    gradient_rms: float | None  # root mean square
+    update_rms: float | None
+    parameter_rms: float | None
+    update_ratio: float | None  # update_rms/parameter_rms
+    history_rms: float | None  # root of the mean of v before the step
+    largest_update: float | None
+    eps_share: float | None  # share of the elements
+    floor_share: float | None
+    nonfinite: int  # elements
+    zero_gradient_share: float | None
+    unchanged_share: float | None
+    signal_to_noise: float | None  # Σm̂²/Σs, centered only
+    effective_lr: EffectiveLR | None
+    effective_lr_median: float | None  # to a factor of √2
+
+
+class Change(TypedDict):
+    """How a gradient differs from that of the step before."""
+
+    gradient_cosine: float | None
+    sign_flips: float | None
+
+
+class Stored(TypedDict, total=False):
+    """How a tensor and its square_avg are stored. Older records have this for whole groups only."""
+
+    dtype: str
+    state_dtype: str
+    age: int  # steps of this tensor before this one
+
+
+class TensorRecord(Stored, Description, Change):
+    """One tensor in a record."""
+
+    group: int
+    shape: list[int]
+    dead_rows: int | None
+    rows: int | None  # None for a tensor without rows
+
+
+class GroupRecord(TypedDict):
+    """A parameter group in a record. It holds every field of its `Rule`; the type names those that findings read."""
+
+    lr: float
+    decay: float
+    eps: float
+    momentum: float
+    weight_decay: float
+    centered: bool
+    nesterov: bool
+    eps_inside_sqrt: bool
+    initial_square_avg: float
+    bias_correction: bool
+    decoupled_weight_decay: bool
+    state_dtype: str | None
+    param_dtype: str | None
+    stochastic_rounding: bool
+    nonfinite: NotRequired[str]
+
+
+class Record(TypedDict):
+    """What a monitor measured in one step. Plain values, which JSON can hold."""
+
+    kind: str  # "statistics"
+    step: int
+    groups: list[GroupRecord]
+    tensors: dict[str, TensorRecord]
+    gradient_norm: float | None
+    update_norm: float | None
+    nonfinite_steps: NotRequired[int]  # so far
+    skipped_steps: NotRequired[int]
+
+
 SAMPLE = 256  # elements of a gradient that are compared with those of the step before
 DEAD = 1e-6  # of the root of a tensor's mean v
-ZERO = COLUMNS.index("zero")
+ZERO, NONFINITE = COLUMNS.index("zero"), COLUMNS.index("nonfinite")
 _GRADIENT, _UPDATE = COLUMNS.index("gradient_sq"), COLUMNS.index("update_sq")
 
 
@@ -43,14 +129,12 @@ def sample(gradient: Array) -> npt.NDArray[np.float64]:
     return numbers[:: stride(len(numbers))]
 
 
-def changes(
-    now: npt.NDArray[np.float64], before: npt.NDArray[np.float64], starts: list[int]
-) -> list[dict[str, float | None]]:
-    """Return how samples of gradients differ from the same elements one step before, for each tensor.
+def changes(now: npt.NDArray[np.float64], before: npt.NDArray[np.float64], starts: list[int]) -> list[Change]:
+    """Compare samples of gradients with the same elements one step before, tensor by tensor.
 
-    The samples of a tensor begin at its place in `starts` and are not empty. `gradient_cosine` is the cosine of the
-    angle between the two, `sign_flips` the share of the elements, among those that are 0 in neither, whose sign has
-    changed. None where there is no such number: where a gradient is 0, or not finite, or its square is not in double.
+    `starts` are the offsets of the tensors' samples, none of which is empty. `gradient_cosine` is the cosine of the
+    angle between the two. `sign_flips` is the share of elements whose sign changed, among those that are 0 in neither.
+    Both are None where a gradient is 0, is not finite, or has a square beyond the range of double.
     """
     if not starts:
         return []
@@ -58,16 +142,16 @@ def changes(
         product = now * before
         terms = np.array([product, now * now, before * before, product < 0, product > 0])
         sums = np.add.reduceat(terms, starts, 1)
-    told = []
+    compared: list[Change] = []
     for dot, square, square_before, flips, kept in sums.T.tolist():
         length = math.sqrt(square) * math.sqrt(square_before)
         is_known = 0 < length < math.inf and math.isfinite(dot)
         shares = flips / (flips + kept) if flips + kept else None
-        told.append({"gradient_cosine": dot / length, "sign_flips": shares} if is_known else UNKNOWN)
-    return told
+        compared.append({"gradient_cosine": dot / length, "sign_flips": shares} if is_known else UNKNOWN)
+    return compared
 
 
-UNKNOWN: dict[str, float | None] = {"gradient_cosine": None, "sign_flips": None}
+UNKNOWN: Change = {"gradient_cosine": None, "sign_flips": None}
 
 
 def dead_rows(gradient: Array, square_avg: Array) -> int:
@@ -81,12 +165,12 @@ def dead_rows(gradient: Array, square_avg: Array) -> int:
 
 def assemble(
     step: int,
-    groups: list[dict[str, Any]],
-    tensors: dict[str, dict[str, Any]],
+    groups: list[GroupRecord],
+    tensors: dict[str, TensorRecord],
     sums: Array,
     nonfinite_steps: int,
     skipped_steps: int = 0,
-) -> dict[str, Any]:
+) -> Record:
     """Return the record of a step; `sums` has a row for each of `tensors`."""
     gradient_sq, update_sq = sum(sums[:, _GRADIENT].tolist()), sum(sums[:, _UPDATE].tolist())
     return {

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rmsprop.errors import InputError, Received
 from rmsprop.files import finite
 
-Record = dict[str, Any]
+Record: TypeAlias = Mapping[str, Any]  # of `rmsprop.monitor.record`, also when read back from JSON
 
 TENSOR = ("update_ratio", "eps_share", "gradient_rms")
 WHOLE = ("gradient_norm", "update_norm", "nonfinite_steps")

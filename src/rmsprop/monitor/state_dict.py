@@ -29,7 +29,7 @@ class Saved(NamedTuple):
     """What a state dict says, as `Monitor` has it."""
 
     step: int
-    left_out: int
+    skipped_last: int
     nonfinite_steps: int
     skipped_steps: int
     samples: Samples
@@ -83,7 +83,7 @@ def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[
         If it is something else or not whole, or if it is of a model with other tensors than those in `groups`.
     """
     try:
-        step, left_out, nonfinite = (int(state[key]) for key in ("step", "left_out", "nonfinite_steps"))
+        step, skipped_last, nonfinite = (int(state[key]) for key in ("step", "left_out", "nonfinite_steps"))
         skipped = int(state.get("skipped_steps", 0))  # older ones do not have it
         elements = {(int(index), int(number)): int(count) for index, number, count in state["elements"]}
         samples = torch_record.joined(0, {}) if state["samples"] is None else _samples(state["samples"])
@@ -96,7 +96,7 @@ def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[
         )
         raise InputError("state", "what state_dict() returned", found, "save monitor.state_dict()") from None
     _check_model([*elements, *ring.held()[1], *samples.starts], elements, groups, names)
-    return Saved(step, left_out, nonfinite, skipped, samples, ring, elements)
+    return Saved(step, skipped_last, nonfinite, skipped, samples, ring, elements)
 
 
 def _places(given: Iterable[Any]) -> list[ParamKey]:

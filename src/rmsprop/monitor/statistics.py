@@ -5,11 +5,11 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rmsprop.monitor.record import Description, EffectiveLR
 from rmsprop.statistics import BINS, COLUMNS, FIRST, Sums, sums
 
 __all__ = ["BINS", "COLUMNS", "FIRST", "Sums", "describe", "sums"]
@@ -17,19 +17,19 @@ __all__ = ["BINS", "COLUMNS", "FIRST", "Sums", "describe", "sums"]
 
 def describe(
     elements: int, sums: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64] | None, lr: float, centered: bool
-) -> dict[str, Any]:
-    """Return what `sums` of one tensor mean, as a plain dict that JSON can hold; None stands for what is no number.
+) -> Description:
+    """Describe the sums of one tensor in plain values, which JSON can hold. None stands for what is no finite number.
 
     Parameters
     ----------
     elements
         How many elements were measured, two for each complex one.
     sums, histogram
-        What `sums` returns; the histogram may be left out.
+        What `rmsprop.statistics.sums` returns; the histogram may be None.
     lr
         η of the step.
     centered
-        Whether the rule is, without which there is no signal-to-noise ratio.
+        Whether the rule is centered. Only then there is a signal-to-noise ratio.
 
     Returns
     -------
@@ -56,6 +56,7 @@ def describe(
         return count / elements if elements else None
 
     update_rms, parameter_rms = root(of.update_sq), root(of.parameter_sq)
+    rates, median = _effective_lr(histogram, lr)
     return {
         "elements": elements,
         "gradient_rms": root(of.gradient_sq),
@@ -70,22 +71,21 @@ def describe(
         "zero_gradient_share": share(of.zero),
         "unchanged_share": share(of.unchanged),
         "signal_to_noise": _finite(of.signal_sq / of.noise_sq) if centered and of.noise_sq else None,
-        **_effective_lr(histogram, lr),
+        "effective_lr": rates,
+        "effective_lr_median": median,
     }
 
 
-def _effective_lr(histogram: npt.NDArray[np.int64] | None, lr: float) -> dict[str, Any]:
+def _effective_lr(histogram: npt.NDArray[np.int64] | None, lr: float) -> tuple[EffectiveLR | None, float | None]:
     """Return the histogram from its first count to its last, and its median as an effective learning rate."""
     counts = [0] if histogram is None else histogram.tolist()
     below = list(itertools.accumulate(counts))  # in each bin and those before it
     total = below[-1]
     if not total:
-        return {"effective_lr": None, "effective_lr_median": None}
+        return None, None
     first, middle, last = (bisect.bisect_left(below, at) for at in (1, total / 2, total))
-    return {
-        "effective_lr": {"lr": lr, "first": FIRST + first, "counts": counts[first : last + 1]},
-        "effective_lr_median": _finite(lr * 2.0 ** -(FIRST + middle + 0.5)),
-    }
+    rates: EffectiveLR = {"lr": lr, "first": FIRST + first, "counts": counts[first : last + 1]}
+    return rates, _finite(lr * 2.0 ** -(FIRST + middle + 0.5))
 
 
 def _finite(x: float) -> float | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor import record
-from rmsprop.monitor.record import DEAD, stride
+from rmsprop.monitor.record import DEAD, Change, GroupRecord, Stored, stride
 from rmsprop.names import plain_names
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def check_model(groups: list[dict[str, Any]], model: Any) -> None:
         raise InputError("model", "a module with parameters of the optimizer", found, "pass the module that is trained")
 
 
-def steps_made(states: Any) -> int:
-    """Return how many steps an optimizer has made, by the states of its parameters."""
+def executed_steps(states: Any) -> int:
+    """Return how many steps an optimizer has executed, by the states of its parameters."""
     return max((int(state["step"]) for state in states.values() if "step" in state), default=0)
 
 
-def describe_group(group: dict[str, Any], states: Any) -> dict[str, Any]:
+def describe_group(group: dict[str, Any], states: Any) -> GroupRecord:
     """Return what a record says of a group: its rule's fields, how numbers are stored, and its choice of `nonfinite`.
 
     Dtypes that differ within the group are joined: "bfloat16, float32".
@@ -69,7 +69,7 @@ def describe_group(group: dict[str, Any], states: Any) -> dict[str, Any]:
         return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes) or None
 
     averages = [own["square_avg"] for p in group["params"] if "square_avg" in (own := states.get(p, {}))]
-    return {
+    described: Any = {
         **vars(rule_of(group)),
         "lr": max(0.0, lr_number(group["lr"])),
         "state_dtype": names(dict.fromkeys(x.dtype for x in averages)),
@@ -77,15 +77,16 @@ def describe_group(group: dict[str, Any], states: Any) -> dict[str, Any]:
         "stochastic_rounding": bool(group["stochastic_rounding"]),
         "nonfinite": group["nonfinite"],
     }
+    return cast("GroupRecord", described)
 
 
-def describe_state(p: Tensor, state: dict[str, Tensor]) -> dict[str, Any]:
+def describe_state(p: Tensor, state: dict[str, Tensor]) -> Stored:
     """Return what a record says of how a parameter that was stepped is stored, and of the steps it made before."""
-    stored = {"dtype": p.dtype, "state_dtype": state["square_avg"].dtype}
-    return {**{key: str(x).removeprefix("torch.") for key, x in stored.items()}, "age": int(state["step"]) - 1}
+    dtype, state_dtype = (str(x).removeprefix("torch.") for x in (p.dtype, state["square_avg"].dtype))
+    return {"dtype": dtype, "state_dtype": state_dtype, "age": int(state["step"]) - 1}
 
 
-def here(x: Tensor) -> Tensor:
+def local(x: Tensor) -> Tensor:
     """Return what this rank holds of a tensor."""
     from rmsprop.torch.distributed import local_shard
 
@@ -94,7 +95,7 @@ def here(x: Tensor) -> Tensor:
 
 def elements_of(x: Tensor) -> int:
     """Return how many numbers of a tensor this rank holds, two for a complex element."""
-    x = here(x)
+    x = local(x)
     return int(x.numel()) * (2 if x.is_complex() else 1)
 
 
@@ -112,7 +113,7 @@ class Samples:
     starts: dict[ParamKey, int]  # of each tensor's elements in `values`
     values: npt.NDArray[np.float64]
 
-    def changes(self, before: Samples) -> dict[ParamKey, dict[str, float | None]]:
+    def changes(self, before: Samples) -> dict[ParamKey, Change]:
         """Return how they differ from those of the step before, of the tensors that are in both."""
         if self.step != before.step + 1:
             return {}
@@ -152,7 +153,7 @@ def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
         for number, p in enumerate(group["params"]):
             if p.grad is None or p.grad.layout != torch.strided:
                 continue
-            g = here(p.grad)
+            g = local(p.grad)
             if not g.numel():  # of a tensor that is spread over ranks, this one may hold nothing
                 continue
             if g.is_complex():
@@ -174,7 +175,7 @@ def dead_rows(p: Tensor, state: dict[str, Tensor], zeros: float) -> int:
     """
     import torch
 
-    g = here(p.grad).detach()
+    g = local(p.grad).detach()
     rows, elements = g.shape[0], g.numel()
     if not elements or zeros * rows < elements:
         return 0
@@ -184,5 +185,5 @@ def dead_rows(p: Tensor, state: dict[str, Tensor], zeros: float) -> int:
     from rmsprop.torch.state import average
 
     with torch.no_grad():
-        v = average({"square_avg": here(state["square_avg"])}, "square_avg", here(p)).reshape(rows, -1)
+        v = average({"square_avg": local(state["square_avg"])}, "square_avg", local(p)).reshape(rows, -1)
         return int((~alive & (v.amax(1) <= DEAD**2 * float(v.mean()))).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ class Heat(NamedTuple):
     lrs: list[float]  # η, of the first group
 
 
-def series_data(records: list[dict[str, Any]], field: str) -> list[Series]:
+def series_data(records: Sequence[Mapping[str, Any]], field: str) -> list[Series]:
     """Return a Series for each tensor in which `field` is known at any step."""
     steps = [record["step"] for record in records]
     names = dict.fromkeys(name for record in records for name in record["tensors"])
@@ -61,7 +62,7 @@ def series_data(records: list[dict[str, Any]], field: str) -> list[Series]:
     return result
 
 
-def heat_data(records: list[dict[str, Any]], name: str | None = None) -> Heat | None:
+def heat_data(records: Sequence[Mapping[str, Any]], name: str | None = None) -> Heat | None:
     """Return the Heat of one tensor, or of all of them; None if nothing of it was measured."""
     records = records[:: math.ceil(len(records) / _COLUMNS)] if records else []
     columns = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -212,7 +213,7 @@ def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any
     }
 
 
-def _watched_figures(records: list[dict[str, Any]]) -> list[Figure]:
+def _watched_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
     many = (
         f" Of the {len(records[-1]['tensors'])} tensors: the range, the median, and those that are mostly highest and "
         "lowest."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.lab.runs.training import Record, Training
+from rmsprop.lab.runs.training import Training
 from rmsprop.monitor import Monitor, PostMortem
+from rmsprop.monitor.record import Record as StepRecord
 
 STATISTICS = "statistics.jsonl"
 
@@ -26,7 +27,7 @@ class StepRecorder:
 
     def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
         self._run = run
-        self._new: list[Record] = []  # measured, and not yet in the file
+        self._new: list[dict[str, Any]] = []  # measured, and not yet in the file
         self._written = 0
         self._monitor = (
             Monitor(training.optimizer, training.model, every=every, last=0, sinks=[self._new.append])
@@ -63,6 +64,6 @@ class StepRecorder:
         return None if self._monitor is None else self._monitor.post_mortem()
 
 
-def measured_steps(run: RunDirectory) -> list[Record]:
+def measured_steps(run: RunDirectory) -> list[StepRecord]:
     """Return the records of the measured steps; none if nothing was measured."""
-    return run.records(STATISTICS)
+    return cast("list[StepRecord]", run.records(STATISTICS))

@@ -12,6 +12,7 @@ from typing import Any
 
 from rmsprop.lab.runs.training import Record, Training
 from rmsprop.monitor import Monitor, PostMortem
+from rmsprop.monitor.record import Record as StepRecord
 
 MOST = 1000  # steps that are measured; those before them are only repeated
 
@@ -31,7 +32,7 @@ class Replay:
 
 
 def replay(
-    again: Training, last: int, losses: list[Record], statistics: list[Record], listen: Callable[[Training], None]
+    again: Training, last: int, losses: list[Record], statistics: list[StepRecord], listen: Callable[[Training], None]
 ) -> Replay:
     """Train `again`, which stands at an earlier step of a run, to step `last`, and measure on the way.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 from rmsprop.monitor.findings.history import (
     MEDIAN,
@@ -19,7 +19,6 @@ from rmsprop.monitor.findings.history import (
     SEVERAL,
     Finding,
     History,
-    Record,
     Seen,
     counted,
     lower,
@@ -30,6 +29,7 @@ from rmsprop.monitor.findings.history import (
     typical,
 )
 from rmsprop.monitor.findings.steps import first_step
+from rmsprop.monitor.record import Record
 
 # What became of gradients that were not finite, one or several, by the group's choice for them.
 _AFTER = {
@@ -55,8 +55,9 @@ def _changes(mode: str) -> tuple[dict[str, Any], ...]:
     return ({"nonfinite": "skip"},) if mode == "propagate" else ()
 
 
-def _counted(record: Record, name: str) -> int:
-    return int(record.get(name) or 0)
+def _counted(record: Record, name: Literal["nonfinite_steps", "skipped_steps"]) -> int:
+    count = record.get(name)
+    return count if isinstance(count, int) else 0
 
 
 def _applied(record: Record) -> int:

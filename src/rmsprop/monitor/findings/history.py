@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import median
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 from rmsprop.files import finite
-
-Record: TypeAlias = dict[str, Any]
+from rmsprop.monitor.record import GroupRecord, Record, TensorRecord
 
 RECENT = 10  # newest records of a tensor, from which lasting conditions are judged
 SEVERAL = 3  # fewer of them say nothing about what differs from step to step
@@ -81,8 +80,8 @@ class Seen(NamedTuple):
     """One tensor in one record."""
 
     step: int
-    group: dict[str, Any]  # its group's rule, dtypes, rounding and nonfinite
-    values: dict[str, Any]
+    group: GroupRecord
+    values: TensorRecord
 
     def __call__(self, name: str) -> float:
         """Return a statistic of the tensor or, if there is none of the name, a number of its group."""
@@ -98,9 +97,9 @@ class Seen(NamedTuple):
         """Steps that the tensor itself had made before: fewer than the run, if it joined late."""
         return max(0.0, self("age")) if "age" in self.values else self.step - 1.0
 
-    def stored_as(self, name: str) -> str:
+    def stored_as(self, name: Literal["dtype", "state_dtype"]) -> str:
         """Return the tensor's "dtype" or "state_dtype" or, in records without them, those of its whole group."""
-        dtype = self.values.get(name) or self.group["param_dtype" if name == "dtype" else name]
+        dtype = self.values.get(name) or self.group["param_dtype" if name == "dtype" else "state_dtype"]
         return dtype or ""
 
     @property
@@ -120,7 +119,9 @@ class Seen(NamedTuple):
     @property
     def divisor(self) -> float:
         """Median of d among the elements that ε does not govern, to a factor of √2: they have the largest d."""
-        histogram = self.values.get("effective_lr") or {"first": 0, "counts": []}
+        histogram = self.values.get("effective_lr")
+        if histogram is None:
+            return NAN
         governed = self("eps_share") * self("elements")
         skipped = round(governed) if math.isfinite(governed) else 0
         left = sum(histogram["counts"]) - skipped

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor.findings import divisor as divisor
 from rmsprop.monitor.findings import gradients as gradients
 from rmsprop.monitor.findings import steps as steps
 from rmsprop.monitor.findings import weight_decay as decay
-from rmsprop.monitor.findings.history import Finding, History, Record
+from rmsprop.monitor.findings.history import Finding, History
+from rmsprop.monitor.record import Record
 
 __all__ = ["KINDS", "Finding", "find"]
 
@@ -47,7 +48,7 @@ _OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # what every one 
 _APART = 3  # findings of one kind that stand alone; more of them are joined
 
 
-def find(records: Sequence[Record]) -> list[Finding]:
+def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
     """Return what the records of a run say, the gravest kind first and each tensor at most once for each kind.
 
     Parameters
@@ -84,7 +85,7 @@ def find(records: Sequence[Record]) -> list[Finding]:
     """
     history = History(_checked(records))
     found = [finding for kind in KINDS for finding in _joined(list(kind(history)))]
-    return consistent(found, history.records[0]["groups"][0]) if found else []
+    return consistent(found, cast("Mapping[str, Any]", history.records[0]["groups"][0])) if found else []
 
 
 def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[Finding]:
@@ -126,14 +127,14 @@ def _checked(records: Any) -> list[Record]:
     if isinstance(records, str | Mapping) or not isinstance(records, Iterable):
         found = Received("a dict") if isinstance(records, Mapping) else records
         raise InputError("records", allowed, found, remedy)
-    checked: list[Record] = list(records)
+    checked = list(records)
     for record in checked:
         if not isinstance(record, Mapping):
             raise InputError("records", allowed, Received(f"{record!r} among them"), remedy)
         missing = [key for key in _OF_A_RECORD if key not in record] if record.get("kind") == "statistics" else []
         if missing:
             raise InputError("records", allowed, Received(f"one without {missing[0]!r}"), remedy)
-    return checked
+    return cast("list[Record]", checked)
 
 
 def _joined(found: list[Finding]) -> list[Finding]:
