@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -234,8 +235,8 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 
 def rmsprop_in_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell's line in which `rmsprop` is this command."""
-    define = f'rmsprop() {{ "{sys.executable}" -m rmsprop "$@"; }}; '
+    """Run a shell's line in which `rmsprop` is this command, and `light` the same without figures."""
+    define = f'rmsprop() {{ "{sys.executable}" -m rmsprop "$@"; }}; light() {{ {shlex.join(LIGHT)} "$@"; }}; '
     return subprocess.run(
         define + line, shell=True, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
@@ -253,13 +254,13 @@ def test_a_closed_standard_output_is_refused_before_anything_is_done(tmp_path: P
     done = rmsprop_in_shell(f"rmsprop train {MINE}:regression >&-")
     line = "rmsprop: standard output must be open, got a closed one; send it to /dev/null to see nothing\n"
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (2, line, [])
-    done = rmsprop_in_shell(f"rmsprop train {MINE}:regression --json 2>&-")
+    done = rmsprop_in_shell(f"light train {MINE}:regression --json 2>&-")
     assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "finished")
     assert "Traceback" not in Path("runs/train-regression/records.jsonl").read_text()
 
 
 def test_a_reader_of_the_progress_that_has_seen_enough_stops_the_command() -> None:
-    done = rmsprop_in_shell(f"(rmsprop train {MINE}:regression --out run; echo $? >&3) 3>status 2>&1 | head -1")
+    done = rmsprop_in_shell(f"(light train {MINE}:regression --out run; echo $? >&3) 3>status 2>&1 | head -1")
     assert (done.stdout.count("\n"), done.stderr, Path("status").read_text()) == (1, "", "141\n")
     assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 0
     for line in ("rmsprop explain", "rmsprop train --help"):

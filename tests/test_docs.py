@@ -30,6 +30,7 @@ def readme_script() -> ModuleType:
     return module
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("name", "count"),
     [

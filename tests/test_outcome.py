@@ -39,7 +39,10 @@ def summary_of(name: str) -> dict[str, Any]:
         ("digits --lr 1", "learned nothing", 1, "rmsprop train digits --lr 0.001"),
         ("digits --lr 1e-6", "learned nothing", 1, "rmsprop train digits --lr 0.001"),
         ("digits --lr 30", "loss", 1, "rmsprop train digits --lr 0.001"),
-        ("mnist --momentum 0.9", "learned nothing", 1, "rmsprop train mnist --momentum 0.9 --lr 0.001"),
+        (
+            "mnist --momentum 0.9 --epochs 1", "learned nothing", 1,
+            "rmsprop train mnist --momentum 0.9 --epochs 1 --lr 0.001",
+        ),
         ("mnist --lr 1e-5 --epochs 1", "learned nothing", 1, "rmsprop train mnist --epochs 1 --lr 0.001"),
         ("digits --lr 1e-4 --epochs 5", "slow", 0, "rmsprop train digits --epochs 5 --lr 0.001"),
         (
@@ -76,8 +79,7 @@ def test_a_run_that_came_to_nothing_good_is_told_and_its_first_remedy_cures_it(
     assert better > 0 if cured["higher_is_better"] else better < 0
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("task", ["digits", "mnist"])
+@pytest.mark.parametrize(("task", "seed"), [*(("digits", seed) for seed in range(5)), ("mnist", 0), ("mnist", 1)])
 def test_the_default_run_of_a_built_in_task_has_no_finding(task: str, seed: int) -> None:
     directory, summary = train(task, seed=seed)
     assert (summary["reason"], summary["findings"]) == (None, [])

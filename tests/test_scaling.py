@@ -334,11 +334,13 @@ def test_the_page_says_what_was_measured() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_measured_is_measured_again() -> None:
+def test_what_was_measured_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the digits the first three epochs of eight: later ones drift apart with the order of sums."""
     for found, kept in zip(SCRIPT["parabolas"](), stored()["parabola"], strict=True):
         assert (found["kappa"], found["way"]) == (kept["kappa"], kept["way"])
         assert found["rest"] == pytest.approx(kept["rest"], rel=1e-6)
         assert found["far"] == pytest.approx(kept["far"], rel=1e-6)
+    monkeypatch.setitem(SCRIPT["digits"].__globals__, "EPOCHS", 3)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -346,4 +348,4 @@ def test_what_was_measured_is_measured_again() -> None:
     finally:
         torch.set_num_threads(threads)
     kept = next(r["loss"][0] for r in stored()["digits"]["runs"] if (r["kappa"], r["way"]) == (16, "the rule"))
-    assert losses[:12] == pytest.approx(kept[:12], rel=0.02)  # sums are in another order on another processor
+    assert losses == pytest.approx(kept[:12], rel=0.02)  # sums are in another order on another processor
