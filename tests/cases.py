@@ -41,6 +41,7 @@ RULES: dict[str, Rule] = {
     "all of it, the other way": Rule(0.03, 0.8, 0.02, 0.6, 0.3, centered=True, nesterov=True, bias_correction=True),
 }  # fmt: skip
 STEPS = 12
+STATE = ("square_avg", "grad_avg", "momentum_buffer")  # the averages of a state, in the order of their use
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import fuzz_oracle
 import hypothesis
 import torch
+from cases import STATE
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -32,7 +33,6 @@ from rmsprop.torch import RMSprop
 from rmsprop.torch.engines.cpu_kernel import UNAVAILABLE
 from rmsprop.torch.groups import EXECUTION, FIELDS
 
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
 HALF = (torch.float16, torch.bfloat16)
 REAL = (torch.float32, torch.float64, *HALF)
 DONE: Counter[str] = Counter()  # what was done, by kind

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rounding
 import torch
+from cases import STATE
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -97,7 +98,6 @@ def state_m(state: State, p: Array) -> Array:
 
 # -- tensors of torch --------------------------------------------------------------------------------------------------
 
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
 HALF = (torch.float16, torch.bfloat16)
 
 

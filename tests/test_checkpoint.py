@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from cases import STATE
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -93,7 +94,7 @@ def equal(a: Checkpoint, b: Checkpoint) -> None:
     """Compare states bit for bit, dtype and names included."""
     assert [p.name for p in a.parameters] == [p.name for p in b.parameters]
     for p, q in zip(a.parameters, b.parameters, strict=True):
-        for name in ("square_avg", "grad_avg", "momentum_buffer"):
+        for name in STATE:
             x, y = getattr(p, name), getattr(q, name)
             assert (x is None) == (y is None), name
             if x is not None:
@@ -577,8 +578,7 @@ def test_a_template_names_what_is_missing_extra_and_of_another_shape() -> None:
     fewer = dataclasses.replace(source, parameters=source.parameters[:3])
     assert problems(fewer, "torch", like=source) == ["missing: nothing in the source is for 3"]
     assert problems(source, "torch", like=fewer) == ["extra: nothing in the target is for 3"]
-    averages = ("square_avg", "grad_avg", "momentum_buffer")
-    parameters = (dataclasses.replace(p, **{name: getattr(p, name).T for name in averages}) for p in source.parameters)
+    parameters = (dataclasses.replace(p, **{name: getattr(p, name).T for name in STATE}) for p in source.parameters)
     turned = dataclasses.replace(source, parameters=tuple(parameters))
     assert problems(turned, "torch", like=source) == [
         "shape: 0 is (3, 4), 0 (4, 3)",

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from cases import STATE
 from test_checkpoint import KEEP, checkpoint, equal, from_file, problems, to_file
 
 import rmsprop.jax
@@ -257,7 +258,7 @@ def test_a_template_that_does_not_fit_is_refused(kind: str, tmp_path: Path) -> N
     like = tmp_path / f"like{ending}"
     write(whole, like)
     first = whole.parameters[0]
-    one: dict[str, Any] = {name: np.ones((1, 1)) for name in ("square_avg", "grad_avg", "momentum_buffer")}
+    one: dict[str, Any] = {name: np.ones((1, 1)) for name in STATE}
     others = [
         (*whole.parameters, dataclasses.replace(first, name="9")),
         whole.parameters[:-1],

@@ -17,6 +17,7 @@ import jax.test_util
 import numpy as np
 import optax
 import pytest
+from cases import STATE
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -25,7 +26,6 @@ import rmsprop.jax
 from rmsprop import InputError, Rule, State, init, profile, update
 from rmsprop.jax import RMSpropState
 
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
 every_rule = pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 # Every branch of the rule at least once with and without what it is combined with.
 KINDS = ("plain", "no eps", "decoupled", "centered, eps inside", "nesterov", "bias correction, v0", "TensorFlow 1",

@@ -12,6 +12,7 @@ import cases
 import numpy as np
 import pytest
 import torch
+from cases import STATE
 from kernel import record
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,7 +22,6 @@ from rmsprop.torch import RMSprop
 
 KERNEL = native.kernel
 pytestmark = pytest.mark.skipif(KERNEL is None, reason=native.missing() or "")
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
 
 
 @pytest.fixture

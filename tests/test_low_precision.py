@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rounding
 import torch
+from cases import STATE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from rmsprop.torch import RMSprop, low_precision
 from rmsprop.torch.state import average
 
 KERNEL = [False] if native.kernel is None else [False, True]
-AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")
 NUMBERS = st.floats(width=32, allow_nan=True, allow_infinity=True) | st.sampled_from(
     [0.0, -0.0, 1.875, 2.0, 1e-45, 3.4e38]
 )
@@ -114,7 +114,7 @@ def agree(a: tuple[list[Tensor], RMSprop], b: tuple[list[Tensor], RMSprop]) -> N
         assert ours.keys() == theirs.keys()
         assert all(
             ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name])
-            for name in AVERAGES
+            for name in STATE
             if name in ours
         )
 
@@ -203,7 +203,7 @@ def test_a_step_is_the_rule_on_the_numbers_that_are_stored(
             x = rounding.bfloat16(x, rounding.key(*keep, 0)) if seed else torch.from_numpy(x).to(dtype).float().numpy()
         assert np.array_equal(params[number].reshape(-1).float().numpy(), x, equal_nan=True)
         own = optimizer.state[params[number]]
-        for i, field in enumerate(AVERAGES):
+        for i, field in enumerate(STATE):
             if field in own:
                 assert np.array_equal(
                     average(own, field, params[number]).reshape(-1).numpy(), averages[i], equal_nan=True
@@ -351,11 +351,11 @@ def test_the_dtype_of_the_state_follows_the_group(kernel: bool) -> None:
         (None, torch.float32),
     ):
         optimizer.param_groups[0]["state_dtype"] = state
-        before = {name: average(optimizer.state[p], name, p).clone() for name in AVERAGES if optimizer.state[p]}
+        before = {name: average(optimizer.state[p], name, p).clone() for name in STATE if optimizer.state[p]}
         optimizer.param_groups[0].update(lr=0.0, alpha=0.9999, momentum=0.9999)
         p.grad = torch.zeros_like(p)
         optimizer.step()
-        for name in AVERAGES:
+        for name in STATE:
             assert optimizer.state[p][name].dtype == dtype
             if before:
                 spacing = before[name].abs() * 2**-2 + before[name].abs().max() * 2**-16

@@ -14,6 +14,7 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 import pytest
+from cases import STATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
         expected = [update(current, p, x, s) for (p, s), x in zip(expected, g, strict=True)]
         for i, (value, state) in enumerate(expected):
             np.testing.assert_allclose(params[i].get_value(), value, rtol=1e-11, atol=1e-13)
-            for name in ("square_avg", "grad_avg", "momentum_buffer"):
+            for name in STATE:
                 if getattr(state, name) is None:
                     assert f"part{i}_{name}" not in states
                 else:
@@ -102,7 +103,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
         difference = np.abs(states["part0_square_avg"].get_value() - state.square_avg)
         assert np.all(difference <= 4 * EPS * (state.square_avg + (1 - rule.decay) * terms))
         param.set_value(value)
-        for name in ("square_avg", "grad_avg", "momentum_buffer"):
+        for name in STATE:
             if getattr(state, name) is not None:
                 states[f"part0_{name}"].set_value(getattr(state, name))
 

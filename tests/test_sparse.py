@@ -18,6 +18,7 @@ import cases
 import numpy as np
 import pytest
 import torch
+from cases import STATE
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -30,7 +31,6 @@ from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import cpu_kernel, sparse_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
 EXACT = {name: rule for name, rule in cases.RULES.items() if not rule.momentum and not rule.weight_decay}
 LAZY = {name: rule for name, rule in cases.RULES.items() if not rule.bias_correction}
 EXECUTIONS: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ import cases
 import numpy as np
 import pytest
 import torch
+from cases import STATE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ EXECUTIONS: dict[str, dict[str, Any]] = {
     "capturable foreach": {"capturable": True, "foreach": True},
     "differentiable": {"differentiable": True},
 }
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
 
 
 def tensors(dtype: torch.dtype, seed: int = 0) -> tuple[list[Tensor], list[list[Tensor]]]:
