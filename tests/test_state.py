@@ -21,10 +21,11 @@ import cases
 import numpy as np
 import pytest
 import torch
+from cases import STATE
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_torch import STATE, step, tensors
+from test_torch import step, tensors
 from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, checkpoint
