@@ -2,12 +2,16 @@
 # make lint   style and types                                      make mutants break the rule on purpose, see who notices
 # make kernel the kernel under sanitizers, by Clang, for aarch64   make bench   time the optimizer (about ten minutes)
 # make conformance  the real frameworks beside this one            make clean  remove what the others made
+# make wheels the wheel alone, with NumPy and nothing else
 # make fuzz SECONDS=1200 SEED=1  the optimizer against the rule, in random order of everything that can happen to it
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYPROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/rmsprop/kernel/*)
+
+# Tests start processes, each of which would compile the package's Python anew.
+export PYTHONDONTWRITEBYTECODE =
 
 SAY_IF_SLOW = $(BIN)/python -c 'from rmsprop import native; native.kernel or print(native.missing())'
 
@@ -16,13 +20,14 @@ NEED_FRAMEWORKS = tests/test_profiles.py \
 	'tests/test_keras.py::test_the_optimizer_on_one_backend[tensorflow]' \
 	tests/test_recipes.py::test_schedules_and_the_average_are_those_of_tensorflow \
 	tests/test_recipes.py::test_a2c_of_stable_baselines_is_that_of_its_source \
+	tests/test_state.py::test_a_run_of_timm_or_sb3_goes_on_as_it_would_have_there \
 	tests/test_monitor_sinks.py \
 	tests/test_trainers.py \
 	tests/test_checkpoint_like.py::test_trees_without_names_and_with_slashes_in_them
 
 SECONDS ?= 120
 
-.PHONY: demo test lint conformance mutants kernel fuzz bench clean
+.PHONY: demo test lint conformance mutants kernel wheels fuzz bench clean
 
 demo: $(VENV)/lab
 	$(BIN)/rmsprop compare digits
@@ -44,6 +49,9 @@ mutants: $(VENV)/dev
 
 kernel: $(VENV)/dev
 	scripts/check-kernel $(BIN)/python
+
+wheels: $(VENV)/dev
+	scripts/check-wheels $(BIN)/python
 
 fuzz: $(VENV)/dev
 	$(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
