@@ -1,6 +1,8 @@
 """Published trainings by name: `recipe` returns one, `RECIPES` has them all."""
 
 from rmsprop.recipes.catalogue import RECIPES, recipe
-from rmsprop.recipes.training_recipe import Clip, Recipe, Training
+from rmsprop.recipes.clip import Clip
+from rmsprop.recipes.torch_parts import Training
+from rmsprop.recipes.training_recipe import Recipe
 
 __all__ = ["RECIPES", "Clip", "Recipe", "Training", "recipe"]

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rmsprop.errors import InputError
+from rmsprop.recipes.clip import Clip
 from rmsprop.recipes.schedules import Constant, Exponential, Linear, WeightEma
-from rmsprop.recipes.training_recipe import Clip, Recipe, Training
+from rmsprop.recipes.training_recipe import Recipe
 
-__all__ = ["RECIPES", "Clip", "Recipe", "Training", "recipe"]
+__all__ = ["RECIPES", "recipe"]
 
 
 def recipe(name: str) -> Recipe:

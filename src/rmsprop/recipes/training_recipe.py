@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from rmsprop.errors import InputError, Received, check_count, number_of_text, plain
+from rmsprop.errors import InputError, Received, check_count, number_of_text, plain, require
 from rmsprop.profiles import FIELDS, PROFILES, canonical, profile
+from rmsprop.recipes.clip import Clip
 from rmsprop.recipes.schedules import Exponential, Run, Schedule, WeightEma
 from rmsprop.recipes.schedules import facts as part_facts
+from rmsprop.recipes.sentences import decay_words, milestones, rule_words
+from rmsprop.recipes.torch_parts import Training, averaged_model, clamp, clipping
 from rmsprop.rule import Rule
 
 if TYPE_CHECKING:
     import optax
     from torch import Tensor, nn
-    from torch.optim.lr_scheduler import LambdaLR
-    from torch.optim.swa_utils import AveragedModel
-
-    from rmsprop.torch import RMSprop
-
-__all__ = ["Clip", "Recipe", "Training"]
-
-
-class Clip(NamedTuple):
-    """Clipping of the gradient before the step: "norm", of all parameters together, or "value", element by element."""
-
-    kind: str
-    limit: float
-
-    def words(self) -> str:
-        """Return the clipping in words."""
-        what = "norm of all gradients together" if self.kind == "norm" else "every element of the gradient"
-        return f"{what} to {self.limit:g}" if self.kind == "norm" else f"{what} to ±{self.limit:g}"
-
-
-class Training(NamedTuple):
-    """What `Recipe.torch` returns; a part that the recipe does not have is None.
-
-    In each step: `clamp(parameters)` where there is one; the backward pass; `clip(parameters)` where there is one;
-    `optimizer.step()`; `scheduler.step()`; `ema.update_parameters(model)` where there is one.
-    """
-
-    optimizer: RMSprop
-    scheduler: LambdaLR
-    clip: Callable[[Iterable[Tensor]], Any] | None
-    clamp: Callable[[Iterable[Tensor]], None] | None
-    ema: AveragedModel | None
 
 
 @dataclass(frozen=True)
@@ -227,8 +197,11 @@ class Recipe:
         import torch
         from torch.optim.lr_scheduler import LambdaLR
 
+        ema = None
         if isinstance(model, torch.nn.Module):
             params: Any = model.parameters()
+            if self.weight_ema:
+                ema = averaged_model(model, self.weight_ema)
             if rule.weight_decay:
                 params = decay_groups(model, rule.weight_decay, without=self.not_decayed)
         elif self.weight_ema or (rule.weight_decay and self.not_decayed):
@@ -238,18 +211,12 @@ class Recipe:
         else:
             params = model
         optimizer = RMSprop.from_rule(params, rule)
-        scheduler = LambdaLR(optimizer, lambda step: float(self.schedule.fraction(step, run)))
-        clip: Callable[[Iterable[Tensor]], Any] | None = None
-        if self.clip and self.clip.kind == "norm":
-            clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=self.clip.limit)
-        elif self.clip:
-            clip = partial(torch.nn.utils.clip_grad_value_, clip_value=self.clip.limit)
         return Training(
-            optimizer,
-            scheduler,
-            clip,
-            None if self.weight_clamp is None else partial(_clamp, limit=self.weight_clamp),
-            _averaged(model, self.weight_ema) if self.weight_ema and isinstance(model, torch.nn.Module) else None,
+            optimizer=optimizer,
+            scheduler=LambdaLR(optimizer, lambda step: float(self.schedule.fraction(step, run))),
+            clip=clipping(self.clip) if self.clip else None,
+            clamp=None if self.weight_clamp is None else partial(clamp, limit=self.weight_clamp),
+            ema=ema,
         )
 
     def optax(
@@ -296,50 +263,49 @@ class Recipe:
         import jax.numpy as jnp
         import optax
 
-        parts = []
+        clip = []
         if self.clip:
-            parts.append((optax.clip_by_global_norm if self.clip.kind == "norm" else optax.clip)(self.clip.limit))
+            clip = [(optax.clip_by_global_norm if self.clip.kind == "norm" else optax.clip)(self.clip.limit)]
         if decay_mask is not None and not rule.weight_decay:
             raise InputError("decay_mask", "left out without weight decay", Received("one"), "leave it out")
         if rule.weight_decay and decay_mask is None and self.not_decayed:
             remedy = "for example lambda params: jax.tree.map(lambda p: p.ndim > 1, params), or True for all"
             allowed = f"given with recipe {self.name!r}, which decays no {', no '.join(self.not_decayed)}"
             raise InputError("decay_mask", allowed, Received("none"), remedy)
-        if not callable(decay_mask) and not all(isinstance(leaf, bool) for leaf in jax.tree.leaves(decay_mask)):
-            raise InputError(
-                "decay_mask", "True, a tree of bools or a function that makes one", decay_mask, "see optax.masked"
-            )
+        is_mask = callable(decay_mask) or all(isinstance(leaf, bool) for leaf in jax.tree.leaves(decay_mask))
+        allowed = "True, a tree of bools or a function that makes one"
+        require(is_mask, "decay_mask", allowed, decay_mask, "see optax.masked")
 
         def rate(step: Any) -> Any:
             return run.peak * self.schedule.fraction(step, run, jnp)
 
         if decay_mask is None or decay_mask is True:
-            return optax.chain(*parts, rmsprop(rule, rate))
+            return optax.chain(*clip, rmsprop(rule, rate))
 
-        def others(params: Any) -> Any:
+        def not_masked(params: Any) -> Any:
             mask = decay_mask(params) if callable(decay_mask) else decay_mask
-            return jax.tree.map(lambda decayed: not decayed, mask)
+            return jax.tree.map(lambda is_decayed: not is_decayed, mask)
 
         undecayed = rmsprop(dataclasses.replace(rule, weight_decay=0.0), rate)
-        return optax.chain(*parts, optax.masked(rmsprop(rule, rate), decay_mask), optax.masked(undecayed, others))
+        return optax.chain(*clip, optax.masked(rmsprop(rule, rate), decay_mask), optax.masked(undecayed, not_masked))
 
     def explain(self) -> str:
         """Return what the recipe is, as plain text."""
         values = self._values()
-        lines = [("rule", self._rule_words())]
+        lines = [("rule", rule_words(values))]
         if self.open:
             lines += [("not stated", f"{name}: {others}") for name, others in self.open.items()]
         rate = "not stated" if "lr" in self.open else f"{values['lr']:g}"
         lines.append(("learning rate", f"{rate}, {self.schedule.words()}"))
         if isinstance(self.schedule, Exponential) and self.epochs:
-            lines.append(("", self._milestones(self.schedule, self.epochs)))
+            lines.append(("", milestones(self.schedule, values["lr"], self.epochs)))
         if self.rate_follows_batch:
             lines.append(("", f"in proportion to the batch size: {values['lr']:g} · B/{self.batch_size}"))
         parts = [
             ("clipping", self.clip and self.clip.words()),
             ("weights", self.weight_clamp and f"every one to ±{self.weight_clamp:g} before each step"),
             ("evaluated with", self.weight_ema and self.weight_ema.words()),
-            ("weight decay", self._decay_words(values)),
+            ("weight decay", decay_words(values, self.not_decayed)),
             ("batch", self.batch or (str(self.batch_size) if self.batch_size else None)),
             ("epochs", self.epochs and str(self.epochs)),
         ]
@@ -402,75 +368,3 @@ class Recipe:
                 raise InputError("batch_size", why, batch_size, "give lr, if another rate is meant")
             lr = lr * check_count("batch_size", batch_size, "say how many examples a step has") / self.batch_size
         return Run(lr, steps_per_epoch, total_steps)
-
-    def _rule_words(self) -> str:
-        """Return what matters of the rule, other than the rate, in words."""
-        values = self._values()
-        inside = values["eps_inside_sqrt"]
-        if "eps" in values:
-            eps = f"eps {values['eps']:g} {'inside' if inside else 'outside'} the root"
-            floor = math.sqrt(values["eps"]) if inside else values["eps"]
-            eps += f" (smallest denominator {floor:.3g})"
-        else:
-            eps = f"eps open, {'inside' if inside else 'outside'} the root"
-        words = [f"decay {values['decay']:g}", eps]
-        if values["momentum"]:
-            where = "the rate in its buffer" if values["lr_in_momentum"] else "the rate outside its buffer"
-            words.append(f"momentum {values['momentum']:g}, {where}")
-        if values["centered"]:
-            words.append("centered")
-        start = values.get("initial_square_avg")
-        words.append("start of the average open" if start is None else f"the average starts at {start:g}")
-        return ", ".join(words)
-
-    def _decay_words(self, values: Mapping[str, Any]) -> str:
-        if not values["weight_decay"]:
-            return ""
-        kind = "decoupled" if values["decoupled_weight_decay"] else "L2"
-        without = f", without {', '.join(self.not_decayed)}" if self.not_decayed else ", on every parameter"
-        return f"{values['weight_decay']:g}, {kind}{without}"
-
-    def _milestones(self, schedule: Exponential, epochs: int) -> str:
-        """Return the rates at the ends of the warm-up and of the run; they hold for any long enough epoch."""
-        each = 1000
-        run = Run(self._values()["lr"], each)
-        last = run.peak * schedule.fraction(epochs * each - 1, run)
-        if not schedule.warmup_epochs:
-            return f"{last:.3g} at the end"
-        after = run.peak * schedule.fraction(schedule.warmup_epochs * each, run)
-        first = run.peak * schedule.fraction(0, run)
-        return f"{first:g} at the first step, {after:.4g} after the warm-up, {last:.3g} at the end"
-
-
-def _clamp(parameters: Iterable[Tensor], limit: float) -> None:
-    """Bound every element of the parameters to ±limit."""
-    import torch
-
-    with torch.no_grad():
-        for p in parameters:
-            p.clamp_(-limit, limit)
-
-
-def _averaged(model: nn.Module, weight_ema: WeightEma) -> AveragedModel:
-    """Return a model that averages the weights and buffers of `model`; its first value is the present one."""
-    import torch
-    from torch.optim.swa_utils import AveragedModel
-
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if value.dtype in (torch.float16, torch.bfloat16):
-            dtype = Received(str(value.dtype).removeprefix("torch."))
-            remedy = "keep the model in float32 and train it under torch.autocast"
-            raise InputError(f"the dtype of the model's {name}", "float32 where weights are averaged", dtype, remedy)
-
-    @torch.no_grad()
-    def average(averages: Any, values: Any, n: Tensor | int) -> None:
-        decay = weight_ema.at(float(n))  # n counts the copy below, and so the steps from 1
-        for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point() or average.is_complex():
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
-
-    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    ema.update_parameters(model)  # copies
-    return ema
