@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from rmsprop.checkpoint import read
+from rmsprop.checkpoint import read, write
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.torch import StateDictFile
 from rmsprop.cli.app import run
 from rmsprop.torch import RMSprop
 
@@ -133,6 +135,20 @@ def test_the_template_says_what_the_target_is(capsys: pytest.CaptureFixture[str]
     assert "check --from" in capsys.readouterr().err
 
 
+def test_the_template_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    save_torch()
+    reads: list[str] = []
+    open_file = StateDictFile.__init__
+
+    def counted(self: StateDictFile, path: Path, budget: ReadBudget) -> None:
+        reads.append(str(path))
+        open_file(self, path, budget)
+
+    monkeypatch.setattr(StateDictFile, "__init__", counted)
+    assert run(["convert", "a.pt", "b.pt", "--like", "a.pt", "--from", "torch"]) == 0
+    assert reads == ["a.pt", "a.pt"]  # as the source, and as the template
+
+
 def test_torch_s_state_goes_into_sb3_s_archive() -> None:
     """A model of Stable-Baselines3 trains with any optimizer; its archive does not make it RMSpropTFLike."""
     save_torch("policy.optimizer.pth")
@@ -176,6 +192,14 @@ def test_all_of_the_rule_can_be_said() -> None:
         (["a.pt", "none/b.pt"], "none/b.pt: No such file"),
         (["a.pt", "b.pt", "--like", "none.pt"], "none.pt: No such file"),
         (["a.pt", "b.msgpack", "--to", "optax"], "layout: 0 (2, 3)"),
+        (["a.pt", "b.pt", "--from", "keras"], "the kind of a.pt must be one of torch, rmsprop.torch, timm, sb3"),
+        (["a.pt", "b.pt", "--from", "tf1"], "got 'tf1'; leave --from out"),
+        (
+            ["a.npz", "b.pt", "--from", "torch"],
+            "the kind of a.npz must be one of optax, rmsprop.jax, as the file tells",
+        ),
+        (["a.safetensors", "b.pt", "--from", "optax"], "the kind of a.safetensors must be one of torch"),
+        (["a.pt", "b.keras", "--like", "a.pt", "--to", "keras"], "the kind of a.pt must be one of torch"),
     ],
 )
 def test_bad_input_is_one_line_and_no_file(
@@ -187,6 +211,9 @@ def test_bad_input_is_one_line_and_no_file(
     Path("twice.json").write_text('{"0": "1", "1": "0", "0": "2"}')
     Path("inside.json").write_text('{"0": {"to": "w", "transpose": [1, 0]}, "1": "w/b"}')
     Path("damaged.zip").write_bytes(b"PK and more")
+    write(read("a.pt"), "a.safetensors")
+    arrays: dict[str, Any] = {"square_avg/w": np.ones(2)}
+    np.savez("a.npz", **arrays)
     Path("folder.pt").mkdir()
     Path("p.ckpt.data-00000-of-00001").write_bytes(b"precious")
     before = sorted(p.name for p in Path().iterdir())

@@ -54,7 +54,7 @@ KERAS = Source("keras.py", "tests/keras_checks.py::test_every_variant_equals_the
 PYTENSOR = Source("pytensor.py", "tests/test_pytensor.py::test_every_variant_equals_the_rule")
 DICTS = Source("profiles.py", "tests/test_state.py::test_a_state_dict_states_its_version_and_a_newer_one_is_refused")
 H5 = Source("checkpoint/formats/keras.py", "tests/test_checkpoint_like.py")
-TREES = Source("checkpoint/formats/optax.py", "tests/test_checkpoint.py tests/test_checkpoint_like.py")
+TREES = Source("checkpoint/formats/jax.py", "tests/test_checkpoint.py tests/test_checkpoint_like.py")
 MOVING = Source("checkpoint/conversion.py", "tests/test_checkpoint.py")
 SCHEDULES = Source("recipes/schedules.py", "tests/test_recipes.py")
 TRAINING = Source("lab/runs/training.py", "tests/test_training.py")
@@ -229,7 +229,7 @@ MUTANTS = [
     Mutant("state dicts: a newer version", DICTS, "or version > VERSION", "or False"),
     Mutant("keras files: not all numbers", H5, "if size > dataset.id.get_storage_size():", "if False:",
            "tests/test_checkpoint_like.py::test_a_keras_file_holds_all_of_its_numbers"),
-    Mutant("keras files: blocks unequal", H5, "left_over or any(", "left_over or False and any(",
+    Mutant("keras files: blocks unequal", H5, "remainder or any(", "remainder or False and any(",
            "tests/test_checkpoint_like.py::test_blocks_of_keras_variables_have_equal_shapes"),
     Mutant("optax files: sign of the trace", TREES, "sign * b[keys] if b else None", "b[keys] if b else None",
            "tests/test_checkpoint.py::test_optax_goes_on_in_ours_and_the_other_way"),

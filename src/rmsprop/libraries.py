@@ -223,11 +223,11 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
                 "google-deepmind/optax: optax/_src/alias.py, optax/_src/transform.py (0.2.8)",
             ),
             Kind(
-                "optax.rmsprop", "optax", _fixed(_OPTAX, "decoupled_weight_decay", "maximize", "lr_in_momentum"),
+                "optax.rmsprop", "jax", _fixed(_OPTAX, "decoupled_weight_decay", "maximize", "lr_in_momentum"),
                 channels_last=True,
             ),
         ),
-        "rmsprop.jax": Library(kind=Kind("rmsprop.jax.rmsprop", "optax", {}, channels_last=True)),
+        "rmsprop.jax": Library(kind=Kind("rmsprop.jax.rmsprop", "jax", {}, channels_last=True)),
         "timm": Library(
             Profile(
                 "timm", "timm.optim.RMSpropTF", _TIMM, "alpha", "L2, or decoupled",

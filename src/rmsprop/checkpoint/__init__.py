@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rmsprop.checkpoint.conversion import Request, convert_state
-from rmsprop.checkpoint.files import check_written, read_file, write_file
+from rmsprop.checkpoint.conversion import convert_state
+from rmsprop.checkpoint.files import check_target, check_written, read_checkpoint, write_checkpoint
 from rmsprop.checkpoint.state import AVERAGES, DTYPES, WEIGHTS, Checkpoint, Conversion, Fields, ParameterState
+from rmsprop.checkpoint.target_rule import Request
 from rmsprop.errors import InputError, Received, check_number
 from rmsprop.profiles import KINDS, Kind
 from rmsprop.rule import Array
@@ -47,7 +48,7 @@ def read(path: str | Path, kind: str | None = None, *, weights: bool = False, **
         If the file is damaged or foreign, states something else than `known` or than `kind` can be, or a value that
         no RMSprop has.
     """
-    return read_file(Path(path), kind, known, weights)
+    return read_checkpoint(Path(path), kind, known, weights=weights).state
 
 
 def write(checkpoint: Checkpoint, path: str | Path, *, like: str | Path | None = None) -> None:
@@ -63,7 +64,17 @@ def write(checkpoint: Checkpoint, path: str | Path, *, like: str | Path | None =
         The checkpoint that was `convert`'s `like`: all of it is kept but the optimizer's state. Needed for .keras,
         TensorFlow 1 and SB3's .zip, and for optax where the chain is not that of optax.rmsprop alone.
     """
-    write_file(checkpoint, Path(path), None if like is None else Path(like))
+    path = Path(path)
+    if like is None:
+        write_checkpoint(checkpoint, path)
+        return
+    check_target(checkpoint.kind, path)
+    like = Path(like)
+    given: dict[str, Any] = {}
+    if like.suffix == ".h5":  # which does not say what it holds
+        given["momentum"] = 0.9 if any(p.momentum_buffer is not None for p in checkpoint.parameters) else 0.0
+        given["centered"] = any(p.grad_avg is not None for p in checkpoint.parameters)
+    write_checkpoint(checkpoint, path, read_checkpoint(like, checkpoint.kind, given))
 
 
 def convert(

@@ -1,96 +1,92 @@
-"""The files that optimizers' states are kept in: which library's one is, and its reading and writing.
-
-A module per family has `read(path, kind, known)` and `write(checkpoint, path, like)`.
-"""
+"""Checkpoint files: whose a file is, reading one, and writing one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from rmsprop.checkpoint.formats import keras, optax, tf1, torch
 from rmsprop.checkpoint.formats.archives import read_json
+from rmsprop.checkpoint.formats.checkpoint_file import CheckpointFile
+from rmsprop.checkpoint.formats.jax import TreeFile
+from rmsprop.checkpoint.formats.keras import KerasFile
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.tf1 import Tf1File
+from rmsprop.checkpoint.formats.torch import StateDictFile
+from rmsprop.checkpoint.formats.trees import safetensors_metadata
 from rmsprop.checkpoint.state import AVERAGES, Checkpoint, Fields
 from rmsprop.errors import InputError, Received
 from rmsprop.profiles import KINDS, canonical
 from rmsprop.rule import Rule
 
-_FAMILIES: Mapping[str, ModuleType] = {
-    **dict.fromkeys(("torch", "rmsprop.torch", "timm", "sb3", "bitsandbytes"), torch),
-    **dict.fromkeys(("keras", "rmsprop.keras"), keras),
-    **dict.fromkeys(("optax", "rmsprop.jax"), optax),
-    "tf1": tf1,
-}
-_ENDINGS: Mapping[ModuleType, tuple[str, ...]] = {
-    torch: (".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".safetensors"),
-    keras: (".keras", ".h5"),
-    optax: (".npz", ".msgpack", ".safetensors"),
-    tf1: (".index",),
+_FORMATS: Mapping[str, type[CheckpointFile]] = {
+    "torch": StateDictFile,
+    "keras": KerasFile,
+    "jax": TreeFile,
+    "tf1": Tf1File,
 }
 
 
-def read_file(path: Path, kind: str | None, known: dict[str, Any], weights: bool = False) -> Checkpoint:
-    """See `rmsprop.checkpoint.read`."""
+class ReadCheckpoint(NamedTuple):
+    """A checkpoint and the file that it was read from."""
+
+    file: CheckpointFile
+    state: Checkpoint
+
+
+def read_checkpoint(path: Path, kind: str | None, given: Mapping[str, Any], *, weights: bool = False) -> ReadCheckpoint:
+    """Read a file once, both for its state and for a new file that keeps the rest; see `rmsprop.checkpoint.read`."""
     if kind is not None and kind not in KINDS:
         raise InputError("kind", f"one of {', '.join(KINDS)}", kind, "leave it out to tell by the file")
-    said = canonical(known)
-    _check_rule("", said)
-    family = _FAMILIES[kind] if kind else _family(path)
+    fields = canonical(given)
+    _check_rule("", fields)
     if path.is_dir():
         _refuse_folder(path)
-    if not path.is_file() and not (family is tf1 and tf1.index(path).is_file()):
+    format_ = _format(path, kind)
+    size = format_.size(path)
+    if size is None:
         raise FileNotFoundError(2, "No such file", str(path))
-    try:
-        budget = ReadBudget(path, None if path.is_file() else tf1.size(path))
-        checkpoint: Checkpoint = family.read(path, kind, said, budget)
+    with _one_error(path, kind):
+        file = format_(path, ReadBudget(path, size))
+        state = file.state(kind, fields)
         if weights:
-            if family not in (keras, torch):
-                raise InputError("--weights", "used with files of Keras and PyTorch", str(path), "leave it out")
-            checkpoint = family.with_weights(path, checkpoint, budget)
-    except (InputError, ModuleNotFoundError):
-        raise
-    except MemoryError:
-        raise InputError(
-            str(path), "a file that fits into memory", Received("a larger one"), "close other programs"
-        ) from None
-    except Exception as error:  # whatever a damaged or foreign file makes its reader raise
-        found = Received(f"one that fails with {type(error).__name__}: {_first_sentence(error)}")
-        raise InputError(
-            str(path), f"an undamaged checkpoint of {kind or 'its kind'}", found, "save or copy it again"
-        ) from error
-    if not checkpoint.parameters:
+            state = file.with_weights(state)
+    if not state.parameters:
         remedy = "save it after a step, for Keras after optimizer.build or a step"
         raise InputError(str(path), "the state of an optimizer", Received("none"), remedy)
-    for group in checkpoint.groups:
+    for group in state.groups:
         _check_rule(f"in {path}", group)
-    return checkpoint
+    return ReadCheckpoint(file, state)
 
 
-def _refuse_folder(path: Path) -> None:
-    """Raise an error that says what to do with the folder."""
-    if (path / ".metadata").is_file():
-        remedy = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} one.pt, if you trust it"
-        raise InputError(str(path), "a file", Received("a folder of torch.distributed.checkpoint"), remedy)
-    raise IsADirectoryError(21, "Is a directory, not a checkpoint", str(path))
+def write_checkpoint(checkpoint: Checkpoint, target: Path, like: ReadCheckpoint | None = None) -> None:
+    """Write a new file; see `rmsprop.checkpoint.write`."""
+    format_ = check_target(checkpoint.kind, target)
+    if like is None:
+        format_.write_new(checkpoint, target)
+    else:
+        _check_like(checkpoint, like.state)
+        like.file.write_changed(checkpoint, target)
 
 
-def write_file(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
-    """See `rmsprop.checkpoint.write`."""
-    check_written(checkpoint.kind)
-    family = _FAMILIES[checkpoint.kind]
-    if path.exists() or (family is tf1 and tf1.exists(path)):
-        raise InputError("the target", "a new file", str(path), "choose another name, or remove it first")
-    endings = _ENDINGS[family]
-    if family is not tf1 and path.suffix not in endings:
-        raise InputError(
-            f"a file of {checkpoint.kind}", f"named with {' or '.join(endings)}", str(path), "choose another name"
-        )
-    if like is not None:
-        _check_like(checkpoint, like)
-    family.write(checkpoint, path, like)
+def check_written(kind: str) -> None:
+    """Raise InputError unless files of `kind` are written."""
+    if kind not in KINDS or not KINDS[kind].written:
+        allowed = ", ".join(name for name, each in KINDS.items() if each.written)
+        raise InputError("to", f"one of {allowed}", kind, "bitsandbytes is only read")
+
+
+def check_target(kind: str, target: Path) -> type[CheckpointFile]:
+    """Return the format of a new file of `kind`, or raise InputError if it cannot be written there."""
+    check_written(kind)
+    format_ = _FORMATS[KINDS[kind].format]
+    if format_.is_taken(target):
+        raise InputError("the target", "a new file", str(target), "choose another name, or remove it first")
+    if not format_.named_freely and target.suffix not in format_.endings:
+        allowed = f"named with {' or '.join(format_.endings)}"
+        raise InputError(f"a file of {kind}", allowed, str(target), "choose another name")
+    return format_
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -108,66 +104,88 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def target_kind(path: Path) -> str | None:
     """Return the kind that a new file's name tells, None if several may have such a name."""
-    kinds = {".pt": "torch", ".pth": "torch", ".zip": "sb3", ".keras": "keras", ".h5": "keras", ".index": "tf1"}
-    return kinds.get(path.suffix)
+    return next((name for name, kind in KINDS.items() if path.suffix in kind.endings), None)
 
 
-def check_written(kind: str) -> None:
-    """Raise InputError unless `kind` is one of `KINDS` that files are written of."""
-    if kind not in KINDS or not KINDS[kind].written:
-        allowed = ", ".join(name for name, each in KINDS.items() if each.written)
-        raise InputError("to", f"one of {allowed}", kind, "bitsandbytes is only read")
+def _format(path: Path, kind: str | None) -> type[CheckpointFile]:
+    """Return the format of a file, or raise InputError where the file and `kind` contradict each other."""
+    detected = _detected_format(path)
+    if kind is None:
+        if detected is not None:
+            return detected
+        if not path.is_file():
+            raise FileNotFoundError(2, "No such file", str(path))
+        every = ", ".join(dict.fromkeys(ending for each in _FORMATS.values() for ending in each.endings))
+        raise InputError(str(path), f"a file named with one of {every}", Received("another"), "say --from KIND")
+    chosen = _FORMATS[KINDS[kind].format]
+    if detected not in (None, chosen) and path.is_file():
+        kinds = [name for name, each in KINDS.items() if _FORMATS[each.format] is detected]
+        remedy = "leave --from out (for --like: --to) to tell by the file"
+        raise InputError(f"the kind of {path}", f"one of {', '.join(kinds)}, as the file tells", kind, remedy)
+    return chosen
+
+
+def _detected_format(path: Path) -> type[CheckpointFile] | None:
+    """Return the format that a file's name tells; None if it tells none."""
+    if path.suffix == ".safetensors" and path.is_file():
+        return StateDictFile if "param_groups" in safetensors_metadata(path) else TreeFile
+    if path.suffix != ".index" and Tf1File.size(path) is not None:  # whose prefixes end in anything, such as .ckpt
+        return Tf1File
+    return next((each for each in _FORMATS.values() if path.suffix in each.endings), None)
+
+
+@contextmanager
+def _one_error(path: Path, kind: str | None) -> Iterator[None]:
+    """Raise whatever a damaged or foreign file makes its reader raise as InputError."""
+    try:
+        yield
+    except (InputError, ModuleNotFoundError):
+        raise
+    except MemoryError:
+        received = Received("a larger one")
+        raise InputError(str(path), "a file that fits into memory", received, "close other programs") from None
+    except Exception as error:
+        allowed = f"an undamaged checkpoint of {kind or 'its kind'}"
+        received = Received(f"one that fails with {type(error).__name__}: {_first_sentence(error)}")
+        raise InputError(str(path), allowed, received, "save or copy it again") from error
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raise an error that says what to do with the folder."""
+    if (path / ".metadata").is_file():
+        remedy = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} one.pt, if you trust it"
+        raise InputError(str(path), "a file", Received("a folder of torch.distributed.checkpoint"), remedy)
+    raise IsADirectoryError(21, "Is a directory, not a checkpoint", str(path))
 
 
 def _check_rule(where: str, fields: Fields) -> None:
-    """Raise InputError for a value that no rule has; momentum may be unknown where nesterov is not."""
-    said = {name: value for name, value in fields.items() if value is not None}
+    """Raise InputError for a value that no rule has. Momentum may be unknown where nesterov is known."""
+    known = {name: value for name, value in fields.items() if value is not None}
     try:
-        Rule(**{"momentum": 0.9, **said})
+        Rule(**{"momentum": 0.9, **known})
     except InputError as error:
         name = f"{error.name} {where}".strip()
         raise InputError(name, error.allowed, error.value, error.remedy) from None
 
 
-def _check_like(checkpoint: Checkpoint, like: Path) -> None:
-    """Raise InputError unless the state in `like` has the parameters, arrays and groups of `checkpoint`."""
-    known: dict[str, Any] = {}
-    if like.suffix == ".h5":  # which does not say what it holds
-        known["momentum"] = 0.9 if any(p.momentum_buffer is not None for p in checkpoint.parameters) else 0.0
-        known["centered"] = any(p.grad_avg is not None for p in checkpoint.parameters)
-    ours, theirs = _described(checkpoint), _described(read_file(like, checkpoint.kind, known))
+def _check_like(checkpoint: Checkpoint, like: Checkpoint) -> None:
+    """Raise InputError unless `like` has the parameters, arrays and groups of `checkpoint`."""
+    ours, theirs = _described(checkpoint), _described(like)
     for name in {**theirs, **ours}:
         a, b = theirs.get(name), ours.get(name)
         if name not in ours or name not in theirs or (a and b and a != b):
-            found = Received(f"one where {name} has {a or 'no state'}, and not {b or 'none'}")
-            raise InputError("like", "a checkpoint with the same state", found, "give it to convert as like, too")
+            received = Received(f"one where {name} has {a or 'no state'}, and not {b or 'none'}")
+            raise InputError("like", "a checkpoint with the same state", received, "give it to convert as like, too")
 
 
 def _described(state: Checkpoint) -> dict[str, str | None]:
-    """Return for each parameter what there is of it, None before its first step."""
-    told: dict[str, str | None] = {}
+    """Return a description of each parameter's arrays and group; None before its first step."""
+    described: dict[str, str | None] = {}
     for i, p in enumerate(state.parameters):
         arrays = [f"{name} {a.dtype}{list(a.shape)}" for name in AVERAGES if (a := getattr(p, name)) is not None]
-        told[str(i) if KINDS[state.kind].ordered else p.name] = (
-            ", ".join([*arrays, f"group {p.group}"]) if arrays else None
-        )
-    return told
-
-
-def _family(path: Path) -> ModuleType:
-    if path.suffix == ".safetensors" and path.is_file():
-        from rmsprop.checkpoint.formats.trees import safetensors_metadata
-
-        return torch if "param_groups" in safetensors_metadata(path) else optax
-    if path.suffix != ".index" and tf1.index(path).is_file():  # whose prefixes end in anything, such as .ckpt
-        return tf1
-    for family, endings in _ENDINGS.items():
-        if path.suffix in endings:
-            return family
-    if not path.is_file():
-        raise FileNotFoundError(2, "No such file", str(path))
-    every = ", ".join(dict.fromkeys(ending for endings in _ENDINGS.values() for ending in endings))
-    raise InputError(str(path), f"a file named with one of {every}", Received("another"), "say --from KIND")
+        name = str(i) if KINDS[state.kind].ordered else p.name
+        described[name] = ", ".join([*arrays, f"group {p.group}"]) if arrays else None
+    return described
 
 
 def _first_sentence(error: Exception) -> str:

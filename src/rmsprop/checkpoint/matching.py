@@ -140,7 +140,7 @@ def _conflicts(to: str, targets: Mapping[str, str]) -> Iterator[Problem]:
     twice = sorted({target for target in names if names.count(target) > 1})
     if twice:
         yield Problem(f"mapping: more than one parameter goes to {_some(twice)}")
-    if KINDS[to].format == "optax":
+    if KINDS[to].format == "jax":
         paths = {keys_of(target): target for target in names}
         parents = {keys[:i] for keys in paths for i in range(len(keys))}
         both = sorted(target for keys, target in paths.items() if keys in parents)

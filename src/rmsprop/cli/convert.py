@@ -72,25 +72,25 @@ def convert(
         Print what was done as JSON.
     """
     from rmsprop.checkpoint import convert as convert_checkpoint
-    from rmsprop.checkpoint import plan, read, write
-    from rmsprop.checkpoint.files import read_mapping, target_kind
+    from rmsprop.checkpoint import plan, read
+    from rmsprop.checkpoint.files import read_checkpoint, read_mapping, target_kind, write_checkpoint
 
     state = read(source, from_, weights=weights, **given_values(known))
     template = None
     if like is not None:
-        said = state.groups[0] if like.suffix == ".h5" else {}  # such a file holds the same variables as the source
-        template = read(
-            like, to, weights=weights, **{name: said[name] for name in ("momentum", "centered") if name in said}
-        )
-        to = template.kind
+        # An .h5 does not say which averages it holds: those that the source has.
+        names = ("momentum", "centered") if like.suffix == ".h5" else ()
+        given = {name: state.groups[0][name] for name in names if name in state.groups[0]}
+        template = read_checkpoint(like, to, given, weights=weights)
+        to = template.state.kind
     to = to or target_kind(target)
     if to is None:
         raise InputError("--to", "given where the target's name does not tell", Received("none"), "say --to optax")
     mapping = None if map_ is None else read_mapping(map_)
     make = plan if dry_run else convert_checkpoint
-    conversion = make(state, to, lr=lr, like=template, mapping=mapping)
+    conversion = make(state, to, lr=lr, like=template.state if template else None, mapping=mapping)
     if not dry_run:
-        write(conversion.checkpoint, target, like=like)
+        write_checkpoint(conversion.checkpoint, target, template)
     facts = conversion_facts(state, conversion, None if dry_run else target)
     print_result(json, facts, lambda: show_conversion(stdout, facts))
     if conversion.problems:

@@ -1,15 +1,16 @@
-"""Keras 3's .keras, .weights.h5 and a whole model's .h5, whose optimizer variables are numbered.
+"""Keras 3's .keras, .weights.h5 and a whole model's .h5. Their optimizer variables have indices instead of names.
 
     0 iteration · 1 learning_rate, unless it is a schedule · averages of weights with use_ema · gradients being
     accumulated · v of every variable · M of every variable with momentum · m of every variable if centered
 
-rmsprop.keras.RMSprop has the same order. Only a .keras file says which of them there are.
+rmsprop.keras.RMSprop has the same order. Only a .keras file, or a whole model's .h5, says which of them there are.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,116 +19,188 @@ import numpy as np
 
 from rmsprop.checkpoint.formats import keras_weights
 from rmsprop.checkpoint.formats.archives import check_archive, read_json, replace_entry
+from rmsprop.checkpoint.formats.checkpoint_file import CheckpointFile
 from rmsprop.checkpoint.formats.packages import bfloat16, import_package
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.step_count import read_step, step_array
 from rmsprop.checkpoint.keras_model import variables as trainable_variables
-from rmsprop.checkpoint.state import Checkpoint, KerasVariable, ParameterState, agreed_fields
+from rmsprop.checkpoint.state import Checkpoint, Fields, KerasVariable, ParameterState, agreed_fields
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
 from rmsprop.hyperparameters import ALIASES
 from rmsprop.profiles import FIELDS, KINDS
 from rmsprop.rule import Array
 
-_VARS, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
-_OLD_VARS = "optimizer_weights"  # in a whole model's .h5, where attributes give their order
+_VARIABLES, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
+_H5_VARIABLES = "optimizer_weights"  # in a whole model's .h5, where attributes give their order
 _BFLOAT16 = "bfloat16"
-_EXTRA = ("use_ema", "gradient_accumulation_steps")  # a block of variables each, before the state
+_SKIPPED = ("use_ema", "gradient_accumulation_steps")  # options that put a block of variables before the state
+_FIELDS = ("square_avg", "momentum_buffer", "grad_avg")  # in the order of their blocks
 
 
 class Layout(NamedTuple):
-    """Where things stand among the numbered variables."""
+    """Where the state stands among the optimizer's variables."""
 
     has_lr: bool
     skipped: int  # blocks before v
-    fields: tuple[str, ...]  # of ParameterState, a block each
+    fields: tuple[str, ...]  # of ParameterState, one block each
     size: int  # variables in a block
 
-    def numbers(self, field: str) -> range:
-        """Return the numbers of a block's variables."""
+    def indices(self, field: str) -> range:
+        """Return the indices of a block's variables."""
         start = 1 + self.has_lr + (self.skipped + self.fields.index(field)) * self.size
         return range(start, start + self.size)
 
 
-def read(path: Path, kind: str | None, known: dict[str, Any], budget: ReadBudget) -> Checkpoint:
-    """Return the state of a model's optimizer."""
-    content = _content(path, budget)
-    variables, whole = _variables(path, content, budget)
-    config = _config(path, whole)
-    kind = kind or ("rmsprop.keras" if config and "eps_inside_sqrt" in config else "keras")
-    stated: dict[str, Any] = dict(KINDS[kind].fixed)
-    for name, value in (config or {}).items():
-        field = ALIASES.get(name, name)
-        if field in FIELDS and field != "lr":
-            stated[field] = float(value or 0.0) if field in ("momentum", "weight_decay", "decay", "eps") else value
-    layout = _layout(path, variables, config, {**stated, **known})
-    if layout.has_lr:
-        stated["lr"] = float(variables[1])
-    fields = agreed_fields(path, {"momentum": None, "centered": "grad_avg" in layout.fields, **stated}, known)
-    step = read_step("the optimizer", variables[0])
-    layers = _layers(path, whole, [variables[i].ndim for i in layout.numbers("square_avg")])
-    parameters = []
-    for i in range(layout.size):
-        values: dict[str, Any] = {field: variables[layout.numbers(field)[i]] for field in layout.fields}
-        parameters.append(ParameterState(str(i), step=step, layer=layers[i], **values))
-    return Checkpoint(kind, tuple(parameters), (fields,))
+class WholeModel(NamedTuple):
+    """What a whole model in one .h5 says beside its arrays."""
+
+    names: tuple[str, ...]  # of the optimizer's variables, in order
+    model: Any  # configuration
+    training: Any  # configuration
 
 
-def with_weights(path: Path, checkpoint: Checkpoint, budget: ReadBudget) -> Checkpoint:
-    """Return the state with the weights of the model."""
-    return replace(
-        checkpoint, parameters=keras_weights.read(path, _content(path, budget), checkpoint.parameters, budget)
-    )
+class KerasFile(CheckpointFile):
+    """A file of Keras."""
 
+    endings = (".keras", ".h5")
 
-def write(checkpoint: Checkpoint, path: Path, like: Path | None) -> None:
-    """Write the variables of the optimizer: into a copy of `like`, or into an .h5 that holds nothing else."""
-    fields = [field for field in ("square_avg", "momentum_buffer", "grad_avg") if _has(checkpoint, field)]
-    group = checkpoint.groups[0]
-    if like is None:
-        if path.suffix != ".h5":
+    def __init__(self, path: Path, budget: ReadBudget) -> None:
+        super().__init__(path, budget)
+        self._content = _hdf5_content(path, budget)
+        self._variables, self._whole = _read_variables(path, self._content, budget)
+        self._config = self._optimizer_config()
+
+    def state(self, kind: str | None, given: Fields) -> Checkpoint:
+        """Return the state of the model's optimizer."""
+        config = self._config or {}
+        kind = kind or ("rmsprop.keras" if "eps_inside_sqrt" in config else "keras")
+        stated: dict[str, Any] = dict(KINDS[kind].fixed)
+        for name, value in config.items():
+            field = ALIASES.get(name, name)
+            if field in FIELDS and field != "lr":
+                stated[field] = float(value or 0.0) if field in ("momentum", "weight_decay", "decay", "eps") else value
+        layout = self._layout({**stated, **given})
+        if layout.has_lr:
+            stated["lr"] = float(self._variables[1])
+        fields = agreed_fields(self.path, {"momentum": None, "centered": "grad_avg" in layout.fields, **stated}, given)
+        step = read_step("the optimizer", self._variables[0])
+        layers = self._layers([self._variables[i].ndim for i in layout.indices("square_avg")])
+        parameters = []
+        for i in range(layout.size):
+            arrays: dict[str, Any] = {field: self._variables[layout.indices(field)[i]] for field in layout.fields}
+            parameters.append(ParameterState(str(i), step=step, layer=layers[i], **arrays))
+        return Checkpoint(kind, tuple(parameters), (fields,))
+
+    def with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return the state with the weights of the model."""
+        parameters = keras_weights.read(self.path, self._content, checkpoint.parameters, self.budget)
+        return replace(checkpoint, parameters=parameters)
+
+    def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
+        """Write the file with other variables of its optimizer, and other weights where `checkpoint` has them."""
+        if self.path.suffix != target.suffix:
+            allowed = f"named with {self.path.suffix}, as --like is"
+            raise InputError("the target", allowed, str(target), "choose another name")
+        config, group = self._config or {}, checkpoint.groups[0]
+        held = {"momentum": float(_has(checkpoint, "momentum_buffer")), "centered": _has(checkpoint, "grad_avg")}
+        layout = self._layout({**held, **{name: config[name] for name in held if name in config}})
+        changed: dict[int, Any] = {}
+        for field in layout.fields:
+            changed |= zip(layout.indices(field), (getattr(p, field) for p in checkpoint.parameters), strict=True)
+        if checkpoint.step is not None:
+            changed[0] = step_array(checkpoint.step, self._variables[0].dtype, checkpoint.kind)
+        if layout.has_lr and group.get("lr") is not None:
+            changed[1] = np.asarray(group["lr"], self._variables[1].dtype)
+        names = [f"{_VARIABLES}/{i}" for i in range(len(self._variables))]
+        if self._whole:
+            names = [f"{_H5_VARIABLES}/{name}" for name in self._whole.names]
+        arrays = {names[i]: value for i, value in changed.items()}
+        if any(p.weight is not None for p in checkpoint.parameters):
+            paths = keras_weights.paths(self.path, self._content, checkpoint.parameters, self.budget)
+            for p, own in zip(checkpoint.parameters, paths, strict=True):
+                arrays |= {name: getattr(p, field) for field, name in own.items() if getattr(p, field) is not None}
+        content = _hdf5_bytes(arrays, self._content)
+        if target.suffix != ".h5":
+            content = replace_entry(self.path, _WEIGHTS, content)
+        write_atomically(target, content)
+
+    @classmethod
+    def write_new(cls, checkpoint: Checkpoint, target: Path) -> None:
+        """Write an .h5 that holds the optimizer's variables alone."""
+        lr = checkpoint.groups[0].get("lr")
+        if target.suffix != ".h5":
             raise InputError("like", "a .keras file, to put the state into", None, "or write a .weights.h5")
         if any(p.weight is not None for p in checkpoint.parameters):
             raise InputError("like", "a .keras file, to put the weights into", None, "give --like")
-        if group.get("lr") is None:
+        if lr is None:
             raise InputError("lr", "known, as Keras keeps it among its variables", None, "say --lr")
-        values = [step_array(checkpoint.step or 0, np.int32, checkpoint.kind), np.asarray(group["lr"], np.float32)]
-        values += [getattr(p, field) for field in fields for p in checkpoint.parameters]
-        write_atomically(path, _h5({f"{_VARS}/{i}": value for i, value in enumerate(values)}))
-        return
-    if like.suffix != path.suffix:
-        raise InputError("the target", f"named with {like.suffix}, as --like is", str(path), "choose another name")
-    budget = ReadBudget(like)
-    content = _content(like, budget)
-    variables, whole = _variables(like, content, budget)
-    config = _config(like, whole)
-    known = {"momentum": float("momentum_buffer" in fields), "centered": "grad_avg" in fields}
-    layout = _layout(like, variables, config, {**known, **_stated(config)})
-    changed = {n: getattr(checkpoint.parameters[i], f) for f in layout.fields for i, n in enumerate(layout.numbers(f))}
-    if checkpoint.step is not None:
-        changed[0] = step_array(checkpoint.step, variables[0].dtype, checkpoint.kind)
-    if layout.has_lr and group.get("lr") is not None:
-        changed[1] = np.asarray(group["lr"], variables[1].dtype)
-    names = _names(whole) or [f"{_VARS}/{i}" for i in range(len(variables))]
-    arrays = {names[i]: value for i, value in changed.items()}
-    if any(p.weight is not None for p in checkpoint.parameters):
-        with import_package("h5py").File(io.BytesIO(content), "r") as file:
-            places = keras_weights.places(like, file, checkpoint.parameters, budget)
-        for p, where in zip(checkpoint.parameters, places, strict=True):
-            arrays |= {name: getattr(p, field) for field, name in where.items() if getattr(p, field) is not None}
-    content = _h5(arrays, content)
-    write_atomically(path, content if path.suffix == ".h5" else replace_entry(like, _WEIGHTS, content))
+        fields = [field for field in _FIELDS if _has(checkpoint, field)]
+        arrays = [step_array(checkpoint.step or 0, np.int32, checkpoint.kind), np.asarray(lr, np.float32)]
+        arrays += [getattr(p, field) for field in fields for p in checkpoint.parameters]
+        write_atomically(target, _hdf5_bytes({f"{_VARIABLES}/{i}": array for i, array in enumerate(arrays)}))
+
+    def _optimizer_config(self) -> dict[str, Any] | None:
+        """Return the configuration of the optimizer that the model was compiled with; None for weights alone."""
+        if self._whole is not None:
+            optimizer = self._whole.training["optimizer_config"]
+        elif self.path.suffix == ".h5":
+            return None
+        else:
+            optimizer = (self._model_config().get("compile_config") or {}).get("optimizer")
+        if not isinstance(optimizer, dict) or "class_name" not in optimizer:
+            remedy = "save it after compile and a step"
+            raise InputError(str(self.path), "a compiled model", Received("one that is not"), remedy)
+        if optimizer["class_name"] != "RMSprop":
+            received = Received(f"that of {optimizer['class_name']}"[:80])
+            raise InputError(str(self.path), "the state of RMSprop", received, "give a model that was trained with it")
+        config: dict[str, Any] = optimizer["config"]
+        return config
+
+    def _model_config(self) -> Any:
+        """Return the configuration of the model."""
+        if self._whole is not None:
+            return self._whole.model
+        with zipfile.ZipFile(self.path) as archive:
+            return read_json(self.path, archive.read(_CONFIG))
+
+    def _layers(self, ndims: list[int]) -> list[KerasVariable | None]:
+        """Return which variable of the model each of the optimizer's belongs to; None where the file does not tell."""
+        unknown: list[KerasVariable | None] = [None] * len(ndims)
+        if self.path.suffix == ".h5" and self._whole is None:
+            return unknown
+        try:
+            layers = trainable_variables(self._model_config())
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another version: the map has to tell
+            return unknown
+        return list(layers) if layers is not None and [each.ndim for each in layers] == ndims else unknown
+
+    def _layout(self, rule: Mapping[str, Any]) -> Layout:
+        """Return where the state stands; `rule` must say whether there is momentum, and centered."""
+        if "momentum" not in rule:
+            allowed = f"known to tell the variables of {self.path} apart"
+            raise InputError("momentum", allowed, Received("neither in the file nor said"), "say --momentum (or 0)")
+        has = {"square_avg": True, "momentum_buffer": rule["momentum"], "grad_avg": rule.get("centered")}
+        fields = [field for field in _FIELDS if has[field]]
+        config, variables = self._config or {}, self._variables
+        skipped = sum(bool(config.get(name)) for name in _SKIPPED)
+        # A learning rate that is a schedule has no variable; one that has comes before every state.
+        schedule = isinstance(config.get("learning_rate"), dict)
+        has_lr = not schedule and len(variables) > 1 and variables[1].shape == ()
+        shapes = [variable.shape for variable in variables[1 + has_lr :]]
+        size, remainder = divmod(len(shapes), skipped + len(fields))
+        if remainder or any(shapes[i : i + size] != shapes[:size] for i in range(0, len(shapes), max(size, 1))):
+            name, allowed = f"the optimizer's variables in {self.path}", f"{', '.join(fields)} of each variable"
+            received = Received(f"{len(shapes)} that do not fall into {skipped + len(fields)} equal blocks")
+            raise InputError(name, allowed, received, "check --momentum and --centered")
+        return Layout(has_lr, skipped, tuple(fields), size)
 
 
 def _has(checkpoint: Checkpoint, field: str) -> bool:
     return any(getattr(p, field) is not None for p in checkpoint.parameters)
 
 
-def _stated(config: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: config[name] for name in ("momentum", "centered") if name in config} if config else {}
-
-
-def _content(path: Path, budget: ReadBudget) -> bytes:
+def _hdf5_content(path: Path, budget: ReadBudget) -> bytes:
     """Return the HDF5 file that `path` is or holds."""
     if path.suffix == ".h5":
         return path.read_bytes()
@@ -136,77 +209,28 @@ def _content(path: Path, budget: ReadBudget) -> bytes:
         return archive.read(_WEIGHTS)
 
 
-class Whole(NamedTuple):
-    """What a whole model in one .h5 says beside its arrays."""
-
-    names: tuple[str, ...]  # of the optimizer's variables, in order
-    model: Any
-    training: Any
-
-
-def _names(whole: Whole | None) -> list[str]:
-    return [f"{_OLD_VARS}/{name}" for name in whole.names] if whole else []
-
-
-def _config(path: Path, whole: Whole | None) -> dict[str, Any] | None:
-    """Return the configuration of the optimizer that the model was compiled with; None for weights alone."""
-    if whole is not None:
-        optimizer = whole.training["optimizer_config"]
-    elif path.suffix == ".h5":
-        return None
-    else:
-        optimizer = (_model(path, None).get("compile_config") or {}).get("optimizer")
-    if not isinstance(optimizer, dict) or "class_name" not in optimizer:
-        raise InputError(str(path), "a compiled model", Received("one that is not"), "save it after compile and a step")
-    if optimizer["class_name"] != "RMSprop":
-        found = Received(f"that of {optimizer['class_name']}"[:80])
-        raise InputError(str(path), "the state of RMSprop", found, "give a model that was trained with it")
-    config: dict[str, Any] = optimizer["config"]
-    return config
-
-
-def _model(path: Path, whole: Whole | None) -> Any:
-    """Return the configuration of the model."""
-    if whole is not None:
-        return whole.model
-    with zipfile.ZipFile(path) as archive:
-        return read_json(path, archive.read(_CONFIG))
-
-
-def _layers(path: Path, whole: Whole | None, ndims: list[int]) -> list[KerasVariable | None]:
-    """Return which variable of the model each of the optimizer's belongs to, as far as the file tells."""
-    unknown: list[KerasVariable | None] = [None] * len(ndims)
-    if path.suffix == ".h5" and whole is None:
-        return unknown
-    try:
-        found = trainable_variables(_model(path, whole))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another version: the map has to tell
-        return unknown
-    return list(found) if found is not None and [each.ndim for each in found] == ndims else unknown
-
-
-def _variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[list[Array], Whole | None]:
-    """Return the optimizer's variables in order; only plain datasets whose numbers are in the file itself are read."""
+def _read_variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[list[Array], WholeModel | None]:
+    """Return the optimizer's variables in order. Only datasets whose numbers are in the file itself are read."""
     h5py = import_package("h5py")
     with h5py.File(io.BytesIO(content), "r") as file:
-        whole = _whole(path, file, budget)
-        node = _within(file, _OLD_VARS if whole else _VARS)
+        whole = _whole_model(path, file, budget)
+        node = _child(file, _H5_VARIABLES if whole else _VARIABLES)
         if not isinstance(node, h5py.Group) or not len(node):
             remedy = "save the model after compile, and after optimizer.build or a step"
             raise InputError(str(path), "a Keras file with its optimizer's state", Received("one without"), remedy)
         budget.visit(len(node))
         datasets = []
         for name in whole.names if whole else [str(i) for i in range(len(node))]:
-            dataset = _within(node, name)
+            dataset = _child(node, name)
             budget.visit()
             if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-                found = Received(f"another thing as variable {name}")
-                raise InputError(str(path), "one of arrays", found, "check it")
+                received = Received(f"another thing as variable {name}")
+                raise InputError(str(path), "one of arrays", received, "check it")
             size = dataset.size * dataset.dtype.itemsize
             budget.spend(size, f"variable {name} of {dataset.shape}")  # of all, before one of them is read
             if size > dataset.id.get_storage_size():
-                found = Received(f"variable {name} of {dataset.shape}, which it does not hold whole, or compressed")
-                raise InputError(str(path), "a file with all its numbers", found, "unpack it: h5repack -f NONE")
+                received = Received(f"variable {name} of {dataset.shape}, which it does not hold whole, or compressed")
+                raise InputError(str(path), "a file with all its numbers", received, "unpack it: h5repack -f NONE")
             datasets.append(dataset)
         variables: list[Array] = []
         for dataset in datasets:
@@ -217,8 +241,8 @@ def _variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[list[Arr
     return variables, whole
 
 
-def _within(node: Any, path: str) -> Any:
-    """Return what stands at `path` by hard links alone, which lead nowhere else; None if nothing does."""
+def _child(node: Any, path: str) -> Any:
+    """Return what `path` names by hard links, which stay within the file; None if there is nothing."""
     h5py = import_package("h5py")
     for name in path.split("/"):
         if not isinstance(node, h5py.Group) or not isinstance(node.get(name, getlink=True), h5py.HardLink):
@@ -227,54 +251,28 @@ def _within(node: Any, path: str) -> Any:
     return node
 
 
-def _whole(path: Path, file: Any, budget: ReadBudget) -> Whole | None:
+def _whole_model(path: Path, file: Any, budget: ReadBudget) -> WholeModel | None:
     """Return what model.save("….h5") says beside its arrays; None for another file."""
     if "training_config" not in file.attrs or "model_config" not in file.attrs:
         return None
     model, training = (read_json(path, file.attrs[name]) for name in ("model_config", "training_config"))
-    group = _within(file, _OLD_VARS)
+    group = _child(file, _H5_VARIABLES)
     if group is None:
-        return Whole((), model, training)
+        return WholeModel((), model, training)
     names = group.attrs.get("weight_names", [])
     budget.visit(len(names))
-    return Whole(tuple(name if isinstance(name, str) else name.decode() for name in names), model, training)
+    return WholeModel(tuple(name if isinstance(name, str) else name.decode() for name in names), model, training)
 
 
-def _layout(path: Path, variables: list[Array], config: dict[str, Any] | None, said: dict[str, Any]) -> Layout:
-    """Return where things stand; `said` must tell whether there is momentum, and centered."""
-    if "momentum" not in said:
-        found = Received("neither in the file nor said")
-        raise InputError("momentum", f"known to tell the variables of {path} apart", found, "say --momentum (or 0)")
-    fields = ["square_avg", *(["momentum_buffer"] if said["momentum"] else [])]
-    fields += ["grad_avg"] if said.get("centered") else []
-    skipped = sum(bool(config and config.get(name)) for name in _EXTRA)
-    # A learning rate that is a schedule has no variable; one that has comes before every state.
-    schedule = config is not None and isinstance(config.get("learning_rate"), dict)
-    has_lr = not schedule and len(variables) > 1 and variables[1].shape == ()
-    rest = [variable.shape for variable in variables[1 + has_lr :]]
-    count, left_over = divmod(len(rest), skipped + len(fields))
-    shapes = rest[:count]
-    if left_over or any(rest[i : i + count] != shapes for i in range(0, len(rest), max(count, 1))):
-        words = ", ".join(fields)
-        found = Received(f"{len(rest)} that do not fall into {skipped + len(fields)} equal blocks")
-        raise InputError(
-            f"the optimizer's variables in {path}",
-            f"{words} of each variable",
-            found,
-            "check --momentum and --centered",
-        )
-    return Layout(has_lr, skipped, tuple(fields), count)
-
-
-def _h5(values: dict[str, Array], content: bytes = b"") -> bytes:
+def _hdf5_bytes(arrays: dict[str, Array], content: bytes = b"") -> bytes:
     """Return the HDF5 file `content`, or a new one, with these datasets."""
     buffer = io.BytesIO(content)
     with import_package("h5py").File(buffer, "r+" if content else "w") as file:
-        for name, value in values.items():
+        for name, array in arrays.items():
             if name in file:
-                file[name][...] = value
+                file[name][...] = array
             else:
-                file[name] = value
-            if value.dtype.name == _BFLOAT16:  # HDF5 has no such type, and Keras reads this
+                file[name] = array
+            if array.dtype.name == _BFLOAT16:  # HDF5 has no such type; Keras reads this attribute
                 file[name].attrs["dtype"] = _BFLOAT16
     return buffer.getvalue()

@@ -25,9 +25,9 @@ def read(
     """Return the parameters with their weights, and the statistics of batch normalizations with the first of each."""
     filled = []
     with import_package("h5py").File(io.BytesIO(content), "r") as file:
-        for parameter, where in zip(parameters, places(path, file, parameters, budget), strict=True):
+        for parameter, names in zip(parameters, _paths(path, file, parameters, budget), strict=True):
             arrays: dict[str, Any] = {}
-            for field, name in where.items():
+            for field, name in names.items():
                 dataset = file[name]
                 budget.spend(dataset.size * dataset.dtype.itemsize, name)
                 value = np.asarray(dataset[()])
@@ -36,8 +36,14 @@ def read(
     return tuple(filled)
 
 
-def places(path: Path, file: Any, parameters: Sequence[ParameterState], budget: ReadBudget) -> list[dict[str, str]]:
-    """Return for each parameter where in the file its weights stand; refuse a model that has others, too."""
+def paths(path: Path, content: bytes, parameters: Sequence[ParameterState], budget: ReadBudget) -> list[dict[str, str]]:
+    """Return for each parameter {field of ParameterState: path of its weights in the HDF5 file `content`}."""
+    with import_package("h5py").File(io.BytesIO(content), "r") as file:
+        return _paths(path, file, parameters, budget)
+
+
+def _paths(path: Path, file: Any, parameters: Sequence[ParameterState], budget: ReadBudget) -> list[dict[str, str]]:
+    """See `paths`; a model with other weights, too, is refused."""
     layers: list[KerasVariable] = [parameter.layer for parameter in parameters if parameter.layer is not None]
     if len(layers) < len(parameters) or not layers:
         found = Received("layers that are not known, or weights alone")

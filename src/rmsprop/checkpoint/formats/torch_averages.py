@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def averages_in_float32(path: Path, name: str, own: dict[str, Any], budget: Read
     return own
 
 
-def bitsandbytes_square_avg(own: dict[str, Any]) -> Array:
+def bitsandbytes_square_avg(own: Mapping[str, Any]) -> Array:
     """Return v, from 8 bits by the table qmap1 and the scale of each block absmax1."""
     own = own.get("__bnb_optimizer_quant_state__", own)
     state = to_array(own["state1"])

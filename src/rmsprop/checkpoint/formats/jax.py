@@ -1,0 +1,175 @@
+"""States of JAX optimizers as trees: optax.rmsprop's chain, and rmsprop.jax's RMSpropState.
+
+optax        …/nu, centered also …/mu, with a count under bias correction; …/trace = −M with momentum
+rmsprop.jax  …/step, …/square_avg, …/grad_avg, …/momentum_buffer
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rmsprop.checkpoint.formats.checkpoint_file import CheckpointFile
+from rmsprop.checkpoint.formats.read_budget import ReadBudget
+from rmsprop.checkpoint.formats.step_count import read_step, step_array
+from rmsprop.checkpoint.formats.trees import Tree, read_tree, tree_bytes
+from rmsprop.checkpoint.state import AVERAGES, Checkpoint, Fields, ParameterState, agreed_fields
+from rmsprop.checkpoint.tree_paths import Keys, keys_of, name_of
+from rmsprop.errors import InputError, Received
+from rmsprop.files import write_atomically
+from rmsprop.profiles import KINDS
+from rmsprop.rule import Array
+
+# The nodes of v, m and b, in the order of AVERAGES, and of t.
+_NODES = {"optax": ("nu", "mu", "trace"), "rmsprop.jax": AVERAGES}
+_COUNT = {"optax": "count", "rmsprop.jax": "step"}
+_STATE = {node for nodes in _NODES.values() for node in nodes}
+# The chain of optax.rmsprop: the scaling, the learning rate, which keeps nothing, and the trace, or nothing again.
+_CHAIN: dict[str, Keys] = {"nu": ("0", "nu"), "mu": ("0", "mu"), "count": ("0", "count"), "trace": ("2", "trace")}
+_INJECTED = {
+    "learning_rate": "lr",
+    **{name: name for name in ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")},
+}
+
+
+class TreeFile(CheckpointFile):
+    """A tree of arrays."""
+
+    endings = (".npz", ".msgpack", ".safetensors")
+
+    def __init__(self, path: Path, budget: ReadBudget) -> None:
+        super().__init__(path, budget)
+        self._tree = read_tree(path, budget)
+
+    def state(self, kind: str | None, given: Fields) -> Checkpoint:
+        """Return the state of the one RMSprop in the tree."""
+        path, tree = self.path, self._tree
+        kind = kind or next((kind for kind in ("rmsprop.jax", "optax") if _prefixes(tree, _NODES[kind][0])), None)
+        if kind is None:
+            received = Received(f"one with {', '.join('/'.join(keys) for keys in list(tree)[:4])}")
+            raise InputError(str(path), "a tree with nu (optax) or square_avg (rmsprop.jax)", received, "check it")
+        v, m, b = (_leaves(path, tree, node) for node in _NODES[kind])
+        if not v or any(part and part.keys() != v.keys() for part in (m, b)):
+            received = Received("a tree whose averages have different parameters, or none")
+            raise InputError(str(path), f"the state of {KINDS[kind].title}", received, "check --from")
+        stated = {"centered": bool(m), "momentum": None if b else 0.0, **KINDS[kind].fixed, **self._injected_values()}
+        if kind == "optax":
+            stated["bias_correction"] = any((*keys, "count") in tree for keys in _prefixes(tree, "nu"))
+            if stated["bias_correction"]:
+                stated["initial_square_avg"] = 0.0  # its correction assumes so, whatever initial_scale was
+        fields = agreed_fields(path, stated, given)
+        if kind == "optax":  # files do not tell these; optax's defaults
+            fields = {"eps_inside_sqrt": True, "nesterov": False, **fields}
+        step = max((read_step(name_of(keys), tree[keys]) for keys in _counts(tree, kind)), default=None)
+        sign = -1 if kind == "optax" else 1
+        parameters = tuple(
+            ParameterState(
+                name_of(keys), v[keys], m[keys] if m else None, sign * b[keys] if b else None, step
+            )
+            for keys in v
+        )  # fmt: skip
+        return Checkpoint(kind, parameters, (fields,))
+
+    def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
+        """Write the tree with other leaves of its RMSprop."""
+        kind, fields, tree = checkpoint.kind, checkpoint.groups[0], dict(self._tree)
+        states = {p.name: p for p in checkpoint.parameters}
+        for node, field in zip(_NODES[kind], AVERAGES, strict=True):
+            for prefix in _prefixes(tree, node):
+                for keys in _below(tree, (*prefix, node)):
+                    state = states[name_of(keys[len(prefix) + 1 :])] if isinstance(tree[keys], np.ndarray) else None
+                    if state is not None and getattr(state, field) is not None:
+                        tree[keys] = _leaf(kind, field, getattr(state, field))
+        if checkpoint.step is not None:
+            tree |= {keys: step_array(checkpoint.step, tree[keys].dtype, kind) for keys in _counts(tree, kind)}
+        for keys, field in _injected(tree).items():
+            if fields.get(field) is not None:
+                tree[keys] = np.asarray(fields[field], tree[keys].dtype)
+        write_atomically(target, tree_bytes(tree, target.suffix))
+
+    @classmethod
+    def write_new(cls, checkpoint: Checkpoint, target: Path) -> None:
+        """Write the tree that `init` of the optimizer alone returns."""
+        kind = checkpoint.kind
+        tree: Tree = {}
+        if kind == "rmsprop.jax":
+            tree["step",] = step_array(checkpoint.step or 0, np.int32, kind)
+        elif checkpoint.groups[0].get("bias_correction"):
+            tree[_CHAIN["count"]] = step_array(checkpoint.step or 0, np.int32, kind)
+        for node, field in zip(_NODES[kind], AVERAGES, strict=True):
+            root = _CHAIN[node] if kind == "optax" else (node,)
+            arrays = {p.name: getattr(p, field) for p in checkpoint.parameters if getattr(p, field) is not None}
+            tree |= {(*root, *keys_of(name)): _leaf(kind, field, array) for name, array in arrays.items()}
+            if kind == "rmsprop.jax" and not arrays:
+                tree[root] = None
+        if kind == "optax":
+            tree |= {(place,): {} for place in "12" if not any(keys[0] == place for keys in tree)}
+        write_atomically(target, tree_bytes(tree, target.suffix))
+
+    def _injected_values(self) -> dict[str, float]:
+        """Return the hyperparameters of optax.inject_hyperparams, as fields of `Rule`."""
+        values: dict[str, float] = {}
+        for keys, field in _injected(self._tree).items():
+            value = float(self._tree[keys])
+            if values.setdefault(field, value) != value:
+                received = Received(f"{field}={values[field]} and {field}={value}")
+                remedy = "save its part of the state alone"
+                raise InputError(str(self.path), "a tree with one RMSprop", received, remedy)
+        return values
+
+
+def _leaf(kind: str, field: str, array: Array) -> Array:
+    """Return an average as a tree of `kind` holds it: optax's trace is −M."""
+    return np.asarray(-array) if kind == "optax" and field == "momentum_buffer" else array
+
+
+def _prefixes(tree: Tree, node: str) -> list[Keys]:
+    """Return the keys above each `node`, outermost first; nothing below another node of a state counts."""
+    prefixes: dict[Keys, None] = {}
+    for keys in tree:
+        depth = next((i for i, key in enumerate(keys) if key in _STATE), None)
+        if depth is not None and keys[depth] == node:
+            prefixes[keys[:depth]] = None
+    return list(prefixes)
+
+
+def _below(tree: Tree, prefix: Keys) -> list[Keys]:
+    return [keys for keys in tree if keys[: len(prefix)] == prefix]
+
+
+def _leaves(path: Path, tree: Tree, node: str) -> dict[Keys, Array]:
+    """Return the arrays below `node`, by their keys there."""
+    prefixes = _prefixes(tree, node)
+    leaves: dict[Keys, Array] = {}
+    for keys, value in tree.items():
+        for prefix in prefixes:
+            size = len(prefix) + 1
+            if keys[:size] == (*prefix, node) and value is not None and not isinstance(value, dict):
+                if keys[size:] in leaves:
+                    received = Received(f"{len(prefixes)} nodes {node}")
+                    raise InputError(str(path), "a tree with one RMSprop", received, "save its part of the state alone")
+                if value.dtype.kind == "c":
+                    received = Received(f"complex {'/'.join(keys)}")
+                    raise InputError(str(path), "state of real parameters", received, "optax keeps |g|², no other does")
+                leaves[keys[size:]] = value
+    return leaves
+
+
+def _counts(tree: Tree, kind: str) -> list[Keys]:
+    """Return the keys of step counts: that of the scaling, and those of schedules."""
+    return [keys for keys in _scalars(tree) if keys[-1] == _COUNT[kind]]
+
+
+def _injected(tree: Tree) -> dict[Keys, str]:
+    """Return {keys: field of Rule} of the hyperparameters of optax.inject_hyperparams."""
+    injected = [keys for keys in _scalars(tree) if keys[-2:-1] == ("hyperparams",)]
+    return {keys: _INJECTED[keys[-1]] for keys in injected if keys[-1] in _INJECTED}
+
+
+def _scalars(tree: Tree) -> list[Keys]:
+    """Return the keys of scalars that are not a parameter's, whatever the parameter is called."""
+    return [
+        keys for keys, value in tree.items()
+        if keys and isinstance(value, np.ndarray) and value.ndim == 0 and not _STATE & set(keys[:-1])
+    ]  # fmt: skip
