@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import os
 import subprocess
 import sys
@@ -629,9 +628,3 @@ def test_the_state_is_checked() -> None:
         ParameterState("w", np.array([1.0, -1.0]))
     with pytest.raises(InputError, match="shape"):
         ParameterState("w", np.ones(2), np.ones(3))
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(rmsprop.checkpoint)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations, parametrize
 
-import rmsprop.names
-import rmsprop.torch.decay
 from rmsprop import InputError
 from rmsprop.monitor.torch_record import names_of
 from rmsprop.names import plain_name, plain_names
@@ -241,8 +238,3 @@ ERRORS: list[tuple[Any, dict[str, Any], str]] = [
 def test_bad_arguments_are_named(module: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         decay_groups(module, **{"weight_decay": 0.1, **arguments})
-
-
-def test_the_example_runs() -> None:
-    assert doctest.testmod(rmsprop.names).failed == 0
-    assert doctest.testmod(rmsprop.torch.decay).failed == 0

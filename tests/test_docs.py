@@ -19,6 +19,12 @@ from rmsprop.cli.app import run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+SOURCES = ROOT / "src"
+EXAMPLES = [
+    ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(SOURCES.rglob("*.py"))
+    if ">>>" in path.read_text()
+]
 
 
 def readme_script() -> ModuleType:
@@ -109,27 +115,10 @@ def test_links_of_the_documents_lead_to_files() -> None:
             assert target.startswith("https://") or target in headings or (target[0] != "#" and file), target
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "rule",
-        "profiles",
-        "recipes.catalogue",
-        "scaling",
-        "checkpoint",
-        "torch.optimizer",
-        "torch.release",
-        "torch.decay",
-        "jax",
-        "monitor.findings.kinds",
-        "monitor.lr_finder.finder",
-        "monitor.monitor",
-        "monitor.sinks",
-        "lab.task",
-    ],
-)
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in Keras
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_of_docstrings_give_what_they_say(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"rmsprop.{name}"))
+    result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
     assert result.failed == 0
 

@@ -899,10 +899,3 @@ def test_a_missing_framework_is_one_line(missing: str) -> None:
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last == "ModuleNotFoundError: rmsprop.jax needs JAX and optax: pip install 'rmsprop[jax]'"
-
-
-def test_the_examples_of_the_docstring_give_what_they_say() -> None:
-    import doctest
-
-    result = doctest.testmod(rmsprop.jax)
-    assert (result.failed, result.attempted > 0) == (0, True)

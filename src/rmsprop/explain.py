@@ -11,6 +11,8 @@ from rmsprop.errors import InputError
 from rmsprop.hyperparameters import EVERYWHERE, missing_fields
 from rmsprop.rule import Rule, denominator, init, update
 
+__all__ = ["Numbers", "WorkedStep", "equations", "explain", "numbers", "worked_example"]
+
 FIELDS = EVERYWHERE  # the fields of Rule that the equations below have words for
 
 

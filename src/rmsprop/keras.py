@@ -38,6 +38,8 @@ except ValueError as error:  # that is how Keras says it
 
 from keras import ops
 
+__all__ = ["RMSprop"]
+
 Tensor: TypeAlias = Any  # of the backend: tf.Tensor, jax.Array or torch.Tensor
 Variable: TypeAlias = Any  # keras.Variable, or the tf.Variable inside one
 
@@ -321,7 +323,7 @@ gradient_accumulation_steps, name
             m = m + (1 - beta) * (g - m)  # E4
             self.assign(self._grad_avgs[index], m)
         # iterations counts the updates made before this one, those skipped or accumulated for left out.
-        u = g / denominator(rule, v, m, ops.cast(self.iterations + 1, dtype))  # E5 to E7
+        u = g / _denominator(rule, v, m, ops.cast(self.iterations + 1, dtype))  # E5 to E7
         if rule.lr_in_momentum:
             u = lr * u
         r = u
@@ -337,7 +339,7 @@ gradient_accumulation_steps, name
         return config | {name: getattr(self, name) for name in FIELDS if name != "learning_rate"}
 
 
-def denominator(rule: Rule, v: Tensor, m: Tensor | None, t: Tensor) -> Tensor:
+def _denominator(rule: Rule, v: Tensor, m: Tensor | None, t: Tensor) -> Tensor:
     """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `m` when centered only."""
     info = np.finfo(keras.backend.standardize_dtype(v.dtype))
     kappa = 4 * float(info.eps)  # 8 × unit roundoff

@@ -14,6 +14,8 @@ from rmsprop.rule import update as numpy_update
 if TYPE_CHECKING:
     from types import ModuleType
 
+__all__ = ["get_num_threads", "kernel_rule", "missing", "set_num_threads", "update"]
+
 kernel: ModuleType | None
 try:
     import rmsprop._kernel as kernel

@@ -27,6 +27,8 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 from pytensor.tensor.type import DenseTensorType
 
+__all__ = ["updates"]
+
 Symbol: TypeAlias = Any  # a symbolic tensor
 Updates: TypeAlias = "OrderedDict[SharedVariable[Any, Any], Symbol]"
 

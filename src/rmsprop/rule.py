@@ -36,6 +36,8 @@ from rmsprop.hyperparameters import HYPERPARAMETERS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+__all__ = ["AVERAGES", "Rule", "State", "denominator", "init", "update", "variance"]
+
 Array = npt.NDArray[Any]
 
 

@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 from rmsprop.errors import InputError, Received
 from rmsprop.files import finite
 
+__all__ = ["JSONL", "TensorBoard", "WandB"]
+
 Record: TypeAlias = Mapping[str, Any]  # of `rmsprop.monitor.record`, also when read back from JSON
 
 TENSOR = ("update_ratio", "eps_share", "gradient_rms")

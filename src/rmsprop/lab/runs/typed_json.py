@@ -49,10 +49,9 @@ def checker(kind: Any) -> Callable[[Any, str], None]:
 
     Examples
     --------
-    >>> # doctest: +ELLIPSIS
     >>> check = checker(dict[str, list[int]])
     >>> check({"a": [1, 2]}, "line 3")
-    >>> check({"a": [1, 2.5]}, "line 3")
+    >>> check({"a": [1, 2.5]}, "line 3")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     rmsprop.errors.InputError: a.1 in line 3 must be a whole number, got 2.5; restore the file from a copy, or start ...
     """
