@@ -1,5 +1,5 @@
 # make demo   compare optimizers on real data (about a minute)     make test    run every test
-# make lint   style and types                                      make mutants break the rule on purpose, see who notices
+# make lint   style, types, imports                                 make mutants break the rule on purpose, see who notices
 # make kernel the kernel under sanitizers, by Clang, for aarch64   make bench   time the optimizer (about ten minutes)
 # make conformance  the real frameworks beside this one            make clean  remove what the others made
 # make wheels the wheel alone, with NumPy and nothing else
@@ -40,6 +40,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 conformance: $(VENV)/conformance
 	$(BIN)/pytest -n auto --dist worksteal conformance $(NEED_FRAMEWORKS)
