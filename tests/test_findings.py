@@ -26,7 +26,8 @@ from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import KINDS, Finding, consistent, find
-from rmsprop.monitor.findings.history import Seen, counted
+from rmsprop.monitor.findings.finding import counted
+from rmsprop.monitor.findings.history import History, Observation
 from rmsprop.monitor.statistics import describe, sums
 from rmsprop.torch import RMSprop
 
@@ -73,6 +74,7 @@ def test_a_run_provokes_it_one_beside_it_does_not_and_each_remedy_cures_it(kind:
     records = CASES[kind].run()
     found = find(records)
     assert {f.kind for f in found} == {kind} | BESIDE.get(kind, set())
+    assert {f.kind for f in KINDS[kind](History(records))} == {kind}
     for finding in found:
         assert (finding.tensor or "norm") in finding.sentence
         assert str(finding).startswith(f"Step {finding.step}: {finding.sentence}\n  Cause: ")
@@ -93,7 +95,7 @@ def test_every_kind_is_in_the_table_of_the_page() -> None:
     assert [(c["kind"], c["loud"], c["silent"]) for c in stored] == [
         (c.kind, c.provoked, c.silent[0]) for c in SCRIPT.CASES
     ]
-    assert len(CASES) == len(KINDS)
+    assert list(CASES) == list(KINDS)
     text = SCRIPT.PAGE.read_text()
     assert SCRIPT.with_table(text) == text
 
@@ -568,7 +570,7 @@ def test_the_median_divisor_is_of_the_elements_that_eps_does_not_govern(
         rule, before=np.ones_like(g), after=p, gradient=g, square_avg_before=np.zeros_like(g),
         square_avg=state.square_avg, step=1,
     )  # fmt: skip
-    seen = Seen(1, cast(Any, {}), cast(Any, describe(len(g), row, histogram, rule.lr, centered=False)))
+    seen = Observation(1, cast(Any, {}), cast(Any, describe(len(g), row, histogram, rule.lr, centered=False)))
     v = state.square_avg / (1 - rule.decay)
     by_v = (v >= eps if inside else np.sqrt(v) >= eps) & (np.sqrt(v) + eps > 0)
     if not by_v.any():

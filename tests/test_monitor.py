@@ -702,7 +702,7 @@ def test_a_healthy_run_has_no_post_mortem(v0: float) -> None:
     assert monitor.records[-1]["nonfinite_steps"] == 1
 
 
-def test_steps_that_are_left_out_are_not_counted_and_told_when_there_is_no_other() -> None:
+def test_skipped_steps_are_not_counted_and_told_when_there_is_no_other() -> None:
     p = nn.Parameter(torch.ones(3))
     optimizer = RMSprop([p], nonfinite="skip")
     monitor = Monitor(optimizer, every=2)
@@ -718,7 +718,7 @@ def test_steps_that_are_left_out_are_not_counted_and_told_when_there_is_no_other
     found = monitor.post_mortem()
     assert found is not None
     assert (found.kind, found.step) == ("stuck", 4)
-    assert f"The last {STUCK} steps were all left out" in str(found)
+    assert f"The last {STUCK} steps were all skipped" in str(found)
     p.grad = torch.ones(3)
     optimizer.step()
     assert monitor.post_mortem() is None
@@ -739,7 +739,7 @@ def test_steps_left_out_before_an_interruption_count_after_it() -> None:
     resumed.step()
     found = other.post_mortem()
     assert found is not None
-    assert f"The last {STUCK + 6} steps were all left out" in str(found)
+    assert f"The last {STUCK + 6} steps were all skipped" in str(found)
 
 
 def saved_state(extra: int = 0) -> tuple[Monitor, dict[str, Any]]:

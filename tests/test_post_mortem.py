@@ -152,7 +152,7 @@ def test_a_loss_is_not_said_to_be_multiplied_where_what_follows_is_not_finite() 
     ("silent", "loud"),
     [
         (([jump(118, 9.0)], 200), ([jump(118, 11.0)], 200)),  # SPIKE, where every step is known
-        (([jump(118, 900.0)], 250, 50, 0), ([jump(118, 1100.0)], 250, 50, 0)),  # FAR, where only records are
+        (([jump(118, 900.0)], 250, 50, 0), ([jump(118, 1100.0)], 250, 50, 0)),  # LEAP, where only records are
         (([jump(118, 11.0)], 120), ([jump(118, 11.0)], 121)),  # LASTING
     ],
 )

@@ -15,8 +15,8 @@ from rmsprop import Rule
 from rmsprop.lab.chance import SHARE
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.lab.findings.outcome import Judged, harmless, outcome
-from rmsprop.monitor.findings import Finding, find
-from rmsprop.monitor.findings.history import higher, lower
+from rmsprop.monitor.findings import KINDS, Finding, find
+from rmsprop.monitor.findings.finding import higher, lower
 
 Records = list[dict[str, Any]]
 
@@ -130,53 +130,58 @@ def clipped(alike: int, count: int, apart: float = 0.0) -> Records:
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "silent", "loud"),
-    [
-        ("spike", at(8, gradient_rms=9.0, age=9999), at(8, gradient_rms=11.0, age=9999)),
-        ("oscillation", one(gradient_cosine=-0.81, sign_flips=1.0), one(gradient_cosine=-0.99, sign_flips=1.0)),
-        ("oscillation", one(gradient_cosine=-1.0, sign_flips=0.72), one(gradient_cosine=-1.0, sign_flips=0.88)),
-        ("oscillation", signs(9, 10), signs(10, 10)),
-        ("oscillation", signs(9, 10, elements=7), signs(9, 10, elements=8)),
-        ("oscillation", signs(41, 50), signs(42, 50)),
-        ("oscillation", [*signs(12, 12), *later(signs(40, 50), 12)], signs(42, 50)),
-        ("clipping", clipped(17, 20), clipped(19, 20)),
-        ("clipping", clipped(4, 4), clipped(5, 5)),
-        ("clipping", clipped(20, 20, apart=2.4e-3), clipped(20, 20, apart=1.6e-3)),
-        ("dead rows", one(dead_rows=23), one(dead_rows=27)),
-        (
-            "dead rows",
-            records(a=lambda step: {"zero_gradient_share": float(step > 9)}),
-            records(a=lambda step: {"zero_gradient_share": float(step > 8)}),
-        ),
-        ("dead rows", records(2, a={"dead_rows": 90}), records(3, a={"dead_rows": 90})),
-        ("first step", first(0.45, 9.0), first(0.55, 9.0)),
-        ("first step", first(0.9, 1.8), first(0.9, 2.2)),
-        ("long steps", one(update_ratio=0.18), one(update_ratio=0.22)),
-        ("long steps", records(2, a={"update_ratio": 0.5}), records(3, a={"update_ratio": 0.5})),
-        ("short steps", one(update_ratio=1.1e-6), one(update_ratio=0.9e-6)),
-        ("short steps", one(update_ratio=1e-7, update_rms=0.9e-6), one(update_ratio=1e-7, update_rms=1.1e-6)),
-        (
-            "short steps",
-            one(update_ratio=1e-7, unchanged_share=0.55),
-            one(update_ratio=1e-7, unchanged_share=0.45),
-        ),
-        ("stall", one(unchanged_share=0.45), one(unchanged_share=0.55)),
-        ("eps", one(eps_share=0.45), one(eps_share=0.55)),
-        ("variance floor", one(floor_share=0.45), one(floor_share=0.55)),
-        ("start", started(0.45, 9.0), started(0.55, 9.0)),
-        ("start", started(0.9, 2.7), started(0.9, 3.3)),
-        ("state stall", state(0.18, 0.0), state(0.22, 0.0)),
-        ("state stall", state(0.5, 0.11), state(0.5, 0.09)),
-        ("state stall", state(0.3, 0.0, young=0.74), state(0.3, 0.0, young=0.67)),
-        ("weight decay", decay(0.009, 1 / 64), decay(0.011, 1 / 64)),
-        ("weight decay", decay(0.0011, 1 / 64), decay(0.0009, 1 / 64)),
-        ("effective lr", three(gradient_rms=0.11, d=2.0**-8), three(gradient_rms=0.09, d=2.0**-8)),
-    ],
-)  # fmt: skip
+# Just below and just above each threshold.
+THRESHOLDS = [
+    ("spike", at(8, gradient_rms=9.0, age=9999), at(8, gradient_rms=11.0, age=9999)),
+    ("oscillation", one(gradient_cosine=-0.81, sign_flips=1.0), one(gradient_cosine=-0.99, sign_flips=1.0)),
+    ("oscillation", one(gradient_cosine=-1.0, sign_flips=0.72), one(gradient_cosine=-1.0, sign_flips=0.88)),
+    ("oscillation", signs(9, 10), signs(10, 10)),
+    ("oscillation", signs(9, 10, elements=7), signs(9, 10, elements=8)),
+    ("oscillation", signs(41, 50), signs(42, 50)),
+    ("oscillation", [*signs(12, 12), *later(signs(40, 50), 12)], signs(42, 50)),
+    ("clipping", clipped(17, 20), clipped(19, 20)),
+    ("clipping", clipped(4, 4), clipped(5, 5)),
+    ("clipping", clipped(20, 20, apart=2.4e-3), clipped(20, 20, apart=1.6e-3)),
+    ("dead rows", one(dead_rows=23), one(dead_rows=27)),
+    (
+        "dead rows",
+        records(a=lambda step: {"zero_gradient_share": float(step > 9)}),
+        records(a=lambda step: {"zero_gradient_share": float(step > 8)}),
+    ),
+    ("dead rows", records(2, a={"dead_rows": 90}), records(3, a={"dead_rows": 90})),
+    ("first step", first(0.45, 9.0), first(0.55, 9.0)),
+    ("first step", first(0.9, 1.8), first(0.9, 2.2)),
+    ("long steps", one(update_ratio=0.18), one(update_ratio=0.22)),
+    ("long steps", records(2, a={"update_ratio": 0.5}), records(3, a={"update_ratio": 0.5})),
+    ("short steps", one(update_ratio=1.1e-6), one(update_ratio=0.9e-6)),
+    ("short steps", one(update_ratio=1e-7, update_rms=0.9e-6), one(update_ratio=1e-7, update_rms=1.1e-6)),
+    (
+        "short steps",
+        one(update_ratio=1e-7, unchanged_share=0.55),
+        one(update_ratio=1e-7, unchanged_share=0.45),
+    ),
+    ("stall", one(unchanged_share=0.45), one(unchanged_share=0.55)),
+    ("eps", one(eps_share=0.45), one(eps_share=0.55)),
+    ("variance floor", one(floor_share=0.45), one(floor_share=0.55)),
+    ("start", started(0.45, 9.0), started(0.55, 9.0)),
+    ("start", started(0.9, 2.7), started(0.9, 3.3)),
+    ("state stall", state(0.18, 0.0), state(0.22, 0.0)),
+    ("state stall", state(0.5, 0.11), state(0.5, 0.09)),
+    ("state stall", state(0.3, 0.0, young=0.74), state(0.3, 0.0, young=0.67)),
+    ("weight decay", decay(0.009, 1 / 64), decay(0.011, 1 / 64)),
+    ("weight decay", decay(0.0011, 1 / 64), decay(0.0009, 1 / 64)),
+    ("effective lr", three(gradient_rms=0.11, d=2.0**-8), three(gradient_rms=0.09, d=2.0**-8)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "silent", "loud"), THRESHOLDS)
 def test_a_finding_begins_at_its_threshold(kind: str, silent: Records, loud: Records) -> None:
     assert kind not in kinds(silent)
     assert kind in kinds(loud)
+
+
+def test_every_kind_has_a_threshold_here() -> None:
+    assert {kind for kind, *_ in THRESHOLDS} == KINDS.keys() - {"nonfinite"}  # one element is its threshold
 
 
 @pytest.mark.parametrize(("lr", "says"), [(0.09e-3, False), (0.11e-3, True)])

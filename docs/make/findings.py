@@ -25,7 +25,7 @@ from rmsprop.files import finite, write_atomically
 from rmsprop.lab.task import load_task
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import Finding, find
-from rmsprop.monitor.findings.history import in_python
+from rmsprop.monitor.findings.finding import in_python
 from rmsprop.torch import RMSprop
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -1,19 +1,19 @@
-"""Where a run went wrong: the first step and tensor of a divergence, found in what a monitor still has of it.
+"""Where a run went wrong: the first step and tensor of a divergence, found in what a monitor still knows of it.
 
-A history (`rmsprop.monitor.gradient_history`) is that of the root mean square of a gradient over the last 1/(1−β)
-steps. A run has diverged
+The history of a tensor (`rmsprop.monitor.gradient_history`) is the root mean square of its gradient over the last
+1/(1−β) steps. A run has diverged in one of these cases:
 
-- if gradients were not finite and went into the averages, or parameters or averages are not finite; or
-- if a tensor's gradient rose above SPIKE times its history and is still above SPIKE times what that was then, at least
-  LASTING measured steps later, and all gradients together rose as much; or
-- if a tensor's gradient rose above FAR times the largest in the first half of the known steps before, is still above
-  that, and all gradients together rose as much. So records alone tell of a divergence whose steps are no longer kept
-  and which the history has caught up with. Of healthy runs, gradients of all tensors together were seen to rise 25-fold
-  (first steps, tiny initial weights) and, with a loss multiplied by 50, 300-fold; or
-- if the last STUCK steps were left out, every one, since gradients were not finite.
+- Gradients were not finite and went into the averages, or parameters or averages are not finite.
+- A tensor's gradient rose above SPIKE times its history. At least LASTING measured steps later it is still above SPIKE
+  times what the history then was. All gradients together rose as much.
+- A tensor's gradient rose above LEAP times the largest in the first half of the known steps before, and is still above
+  that. All gradients together rose as much. This finds a divergence from records alone, after the ring has lost its
+  steps and the history has caught up. In healthy runs, gradients of all tensors together rose up to 25-fold (first
+  steps, tiny initial weights) and, with a loss multiplied by 50, 300-fold.
+- The last STUCK steps were all skipped, since gradients were not finite.
 
-In the first case the beginning is the rise before it, if there was one that lasted until then. Not seen is a rise
-that came back, nor one below FAR times after its steps are no longer kept.
+In the first case the beginning is the rise before it, if that lasted until then. Not seen are a rise that came back,
+and one below LEAP times after the ring has lost its steps.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from rmsprop.monitor.findings.history import counted
+import numpy as np
+
+from rmsprop.monitor.findings.finding import counted
 from rmsprop.monitor.gradient_history import GradientHistory, Point
 
 SPIKE = 10.0
-FAR = 1000.0
+LEAP = 1000.0
 LASTING = 3
 STUCK = 20
 _ALIKE = 6.0  # the largest rise by the smallest one: up to 4.4 where a loss was multiplied, above 26 in divergences
@@ -46,8 +48,8 @@ class PostMortem:
     Attributes
     ----------
     kind
-        "spike": a gradient rose far above its history; "nonfinite": one was not finite, without a rise before;
-        "stuck": all steps are left out.
+        "spike": a gradient rose far above its history. "nonfinite": one was not finite, without a rise before.
+        "stuck": all steps are skipped.
     step
         The first step in which it was seen.
     after
@@ -92,10 +94,10 @@ class _Rise(NamedTuple):
     words: str
 
 
-def post_mortem(series: Sequence[GradientHistory], now: int, left_out: int = 0, last: int = 0) -> PostMortem | None:
+def post_mortem(series: Sequence[GradientHistory], now: int, skipped_last: int = 0, last: int = 0) -> PostMortem | None:
     """Return where the run of `now` steps diverged, or None.
 
-    `left_out` is how many steps were, the last ones; `last`, of how many steps the ring keeps the sums.
+    The newest `skipped_last` steps were skipped. The ring keeps the sums of `last` steps.
     """
     known = sorted({p.step for s in series for p in s.points})
     bad = [(p.step, -p.nonfinite, s) for s in series for p in s.points if p.broken or (s.propagates and p.nonfinite)]
@@ -108,9 +110,14 @@ def post_mortem(series: Sequence[GradientHistory], now: int, left_out: int = 0, 
     if end is not None:
         first = [s for step, _, s in sorted(bad, key=lambda x: x[:2]) if step == end]
         return _nonfinite(first, series, known, end, last)
-    if left_out >= STUCK:
-        sentence = f"The last {left_out} steps were all left out: every one had gradients that were not finite."
-        return PostMortem("stuck", now + 1, None, (), now + 1, (sentence, f"The last step that was made is {now}."), {})
+    if skipped_last >= STUCK:
+        sentences = (
+            f"The last {skipped_last} steps were all skipped: every one had gradients that were not finite.",
+            f"The last executed step is {now}.",
+        )
+        return PostMortem(
+            kind="stuck", step=now + 1, after=None, tensors=(), nonfinite_step=now + 1, sentences=sentences, table={}
+        )
     return None
 
 
@@ -123,7 +130,7 @@ def _rises(series: Sequence[GradientHistory], end: int | None) -> list[tuple[_Ri
         if not points or points[-1].gradient is None:
             continue
         rise = _above_history(points, totals, lasting=end is None)
-        rise = _far_above(points, totals, lasting=end is None, before=rise) or rise
+        rise = _leap(points, totals, lasting=end is None, before=rise and rise.step) or rise
         if rise:
             found.append((rise, s))
     return found
@@ -131,36 +138,33 @@ def _rises(series: Sequence[GradientHistory], end: int | None) -> list[tuple[_Ri
 
 def _above_history(points: list[Point], totals: _Totals, *, lasting: bool) -> _Rise | None:
     last = points[-1]
-    for number, p in enumerate(points):
+    for index, p in enumerate(points):
         if p.rise is None or p.level is None or p.rise <= SPIKE or (last.gradient or 0) <= SPIKE**2 * p.level:
             continue
-        if lasting and (len(points) - 1 - number < LASTING or not totals.rose(p.step, last.step, SPIKE)):
+        if lasting and (len(points) - 1 - index < LASTING or not totals.rose(p.step, last.step, SPIKE)):
             continue
         return _Rise(p.step, p.rise, f"was {p.rise:.3g} times its history")
     return None
 
 
-def _far_above(points: list[Point], totals: _Totals, *, lasting: bool, before: _Rise | None) -> _Rise | None:
-    """Return the rise FAR above what was known, if it was that far up in a step `before` the other one."""
-    g = [p.gradient if p.gradient is not None and math.isfinite(p.gradient) else 0.0 for p in points]
-    top = [0.0, *accumulate(g, max)]  # the largest before each
-
-    def above(number: int, times: float) -> bool:
-        return g[number] > times**2 * top[(number + 1) // 2] > 0
-
-    for number, p in enumerate(points):
-        if before is not None and p.step >= before.step:
+def _leap(points: list[Point], totals: _Totals, *, lasting: bool, before: int | None) -> _Rise | None:
+    """Return the first rise LEAP above all that was known, None if it is not `before` that step."""
+    g = np.array([p.gradient if p.gradient is not None and math.isfinite(p.gradient) else 0.0 for p in points])
+    largest = np.concatenate([[0.0], np.maximum.accumulate(g)])  # before each point
+    earlier = largest[(np.arange(len(g)) + 1) // 2]  # in the first half of the points before it
+    with np.errstate(over="ignore"):
+        spikes = (g > SPIKE**2 * earlier) & (earlier > 0)
+        leaps = (g > LEAP**2 * earlier) & (earlier > 0) & (g[-1] > LEAP**2 * earlier)
+    newest = points[-1]
+    for index in np.flatnonzero(leaps).tolist():
+        if before is not None and points[index].step >= before:
             return None
-        if not above(number, FAR) or g[-1] <= FAR**2 * top[(number + 1) // 2]:
-            continue
-        rise = points[-1].rise
-        if lasting and len(points) - 1 - number < LASTING and (rise is None or rise > SPIKE):
+        if lasting and len(points) - 1 - index < LASTING and (newest.rise is None or newest.rise > SPIKE):
             continue  # few steps so far, and v does not say that there were more between them
-        while above(number - 1, SPIKE):
-            number -= 1
-        step, times = points[number].step, math.sqrt(max(g[number:]) / top[number])
-        if totals.rose(step, points[-1].step, FAR if lasting else SPIKE):
-            return _Rise(step, times, f"rose to {times:.3g} times the largest before")
+        start = int(np.flatnonzero(~spikes[:index])[-1]) + 1  # of the spikes in a row; the first point is none
+        times = math.sqrt(g[start:].max() / largest[start])
+        if totals.rose(points[start].step, newest.step, LEAP if lasting else SPIKE):
+            return _Rise(points[start].step, times, f"rose to {times:.3g} times the largest before")
     return None
 
 
@@ -203,7 +207,15 @@ def _spike(
         sentences.append(f"From step {end} on there were numbers that were not finite.")
     sentences += _unseen(after, [s for _, s in worst], last)
     names = tuple(s.name for _, s in worst)
-    return PostMortem("spike", step, after, names, end, tuple(sentences), _table([s for _, s in worst], step))
+    return PostMortem(
+        kind="spike",
+        step=step,
+        after=after,
+        tensors=names,
+        nonfinite_step=end,
+        sentences=tuple(sentences),
+        table=_table([s for _, s in worst], step),
+    )
 
 
 def _multiplied(series: Sequence[GradientHistory], step: int) -> list[str]:
@@ -249,7 +261,15 @@ def _nonfinite(
         sentences.append(f"{until}, no gradient had risen to {SPIKE:g} times its history and stayed there.")
     sentences += _unseen(after, first, last)
     names = tuple(s.name for s in first)
-    return PostMortem("nonfinite", step, after, names, step, tuple(sentences), _table(first, step))
+    return PostMortem(
+        kind="nonfinite",
+        step=step,
+        after=after,
+        tensors=names,
+        nonfinite_step=step,
+        sentences=tuple(sentences),
+        table=_table(first, step),
+    )
 
 
 def _others(found: int, tensors: int) -> str:

@@ -10,7 +10,8 @@ from rmsprop.lab.chance import MARGIN, SHARE, no_better
 from rmsprop.lab.findings.loss_history import Epoch, LossHistory
 from rmsprop.lab.score import score_words
 from rmsprop.monitor.findings import Finding
-from rmsprop.monitor.findings.history import History, higher, lower, percent
+from rmsprop.monitor.findings.finding import higher, lower, percent
+from rmsprop.monitor.findings.history import History
 from rmsprop.monitor.record import Record
 
 WAY = 0.1  # of the way from chance to an accuracy of 1: with less, nothing was learned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.monitor.findings import Finding
-from rmsprop.monitor.findings.history import lower
+from rmsprop.monitor.findings.finding import lower
 
 TIMES = 3.0  # the loss before the first step: not training would have been better
 LOST = 0.5, 0.1  # of it: it ends above the first share, and was once below the second one

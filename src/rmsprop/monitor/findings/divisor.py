@@ -9,37 +9,24 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from rmsprop.monitor.findings.history import (
-    FAR,
-    MEDIAN,
-    NAN,
-    USUAL,
-    Finding,
-    History,
-    Seen,
-    counted,
-    lower,
-    over,
-    percent,
-    rounded,
-    square,
-)
+from rmsprop.monitor.findings.finding import USUAL, Finding, counted, lower, percent, rounded
+from rmsprop.monitor.findings.history import MEDIAN, NAN, OUTLIER, History, Observation, over, square
 
 
 def start(history: History) -> Iterator[Finding]:
     """Find a square average that still consists of the value it started at."""
     share, far = 0.5, 3.0
 
-    def left(seen: Seen) -> float:
+    def left(seen: Observation) -> float:
         return float(seen("initial_square_avg") * seen("decay") ** seen.age)
 
-    def signal(seen: Seen) -> float:
+    def signal(seen: Observation) -> float:
         return over(seen("gradient_rms"), math.sqrt(seen.active_share))
 
-    def d(seen: Seen, root: float) -> float:
+    def d(seen: Observation, root: float) -> float:
         return math.sqrt(square(root) + seen("eps")) if seen.group["eps_inside_sqrt"] else root + seen("eps")
 
-    def root(seen: Seen) -> float:
+    def root(seen: Observation) -> float:
         """Return √v without the gradients, after the step: what it is divided by."""
         return math.sqrt(left(seen) * seen("decay"))
 
@@ -67,7 +54,17 @@ def start(history: History) -> Iterator[Finding]:
             "left_of_start": left(seen), "half_life": half, "steps_left": steps, "times_shorter": times
         }  # fmt: skip
         threshold = f"βᵗ·v₀ more than {percent(share)} of v, and d {far:g} times that of g² and ε, in the newest record"
-        yield Finding("start", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="start",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )
 
 
 def eps(history: History) -> Iterator[Finding]:
@@ -90,7 +87,7 @@ def eps(history: History) -> Iterator[Finding]:
         root = "√s, s = v − m²" if seen.group["centered"] else "√v"
         cause = f"{word} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
         others = history.median_gradient
-        faint = over(usual, others) <= 1 / FAR
+        faint = over(usual, others) <= 1 / OUTLIER
         if seen.group["centered"]:  # that of the deviation from the mean
             ratio = history.typical(name, "signal_to_noise")
             usual /= math.sqrt(1 + ratio) if ratio > 0 else 1
@@ -114,7 +111,17 @@ def eps(history: History) -> Iterator[Finding]:
             "median_gradient": others,
         }  # fmt: skip
         threshold = f"more than {percent(limit)} of the elements with a gradient, {MEDIAN}"
-        yield Finding("eps", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="eps",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )
 
 
 def variance_floor(history: History) -> Iterator[Finding]:
@@ -133,7 +140,16 @@ def variance_floor(history: History) -> Iterator[Finding]:
             change = {"initial_square_avg": 0.0}
         evidence = seen.numbers("update_rms", "lr", "gradient_rms") | {"floor_share": share, "step_in_lr": length}
         threshold = f"more than {percent(limit)} of the elements, {MEDIAN}"
-        yield Finding("variance floor", name, seen.step, sentence, cause, evidence, threshold, changes=(change,))
+        yield Finding(
+            kind="variance floor",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            changes=(change,),
+        )
 
 
 def state_stall(history: History) -> Iterator[Finding]:
@@ -166,4 +182,13 @@ def state_stall(history: History) -> Iterator[Finding]:
         advice = "float32 averages, which rmsprop.jax.rmsprop and rmsprop.torch.RMSprop keep for bfloat16 parameters"
         evidence = seen.numbers("history_rms", "gradient_rms", "decay") | {"fall_due": due, "fall": made}
         threshold = f"due to fall by {percent(least)} or more, fallen by less than {percent(most)} of that; bfloat16"
-        yield Finding("state stall", name, seen.step, sentence, cause, evidence, threshold, advice)
+        yield Finding(
+            kind="state stall",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+        )

@@ -12,22 +12,8 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any, Literal
 
-from rmsprop.monitor.findings.history import (
-    MEDIAN,
-    NAN,
-    RECENT,
-    SEVERAL,
-    Finding,
-    History,
-    Seen,
-    counted,
-    lower,
-    over,
-    percent,
-    rounded,
-    square,
-    typical,
-)
+from rmsprop.monitor.findings.finding import Finding, counted, lower, percent, rounded
+from rmsprop.monitor.findings.history import MEDIAN, NAN, RECENT, SEVERAL, History, Observation, over, square, typical
 from rmsprop.monitor.findings.steps import first_step
 from rmsprop.monitor.record import Record
 
@@ -86,7 +72,17 @@ def nonfinite(history: History) -> Iterator[Finding]:
         sentence = f"Gradients that are not finite were met in {counted(steps, 'step')}; they {after}."
         step, evidence = history.records[-1]["step"], {"nonfinite_steps": steps}
         cause = _free(history, mode)
-        yield Finding("nonfinite", None, step, sentence, cause, evidence, "one step", _LOOK, _changes(mode))
+        yield Finding(
+            kind="nonfinite",
+            tensor=None,
+            step=step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold="one step",
+            advice=_LOOK,
+            changes=_changes(mode),
+        )
 
 
 def _nonfinite_of(record: Record) -> list[str]:
@@ -124,7 +120,17 @@ def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) 
         sentence += f" In all there were {steps} such steps."
     evidence = {"elements": count, "first_step": first, "nonfinite_steps": steps, "tensors": ever}
     tensor, cause = worst if known else None, _free(history, mode)
-    return Finding("nonfinite", tensor, first, sentence, cause, evidence, "one element", _LOOK, _changes(mode))
+    return Finding(
+        kind="nonfinite",
+        tensor=tensor,
+        step=first,
+        sentence=sentence,
+        cause=cause,
+        evidence=evidence,
+        threshold="one element",
+        advice=_LOOK,
+        changes=_changes(mode),
+    )
 
 
 def _of_all(count: int, everything: int) -> str:
@@ -135,19 +141,19 @@ def spike(history: History) -> Iterator[Finding]:
     """Find a gradient many times as large as those before it; v then makes the steps after it short."""
     limit = 10.0
 
-    def usual(seen: Seen) -> float:
+    def usual(seen: Observation) -> float:
         settled = 1 if seen("initial_square_avg") else math.sqrt(1 - seen("decay") ** seen.age)  # young v is small
         return over(seen("history_rms"), settled)
 
-    def times(seen: Seen) -> float:
+    def times(seen: Observation) -> float:
         return over(seen("gradient_rms"), usual(seen))
 
     thrown = any(first_step(history))  # gradients of the steps that follow are large for that
 
-    def counts(seen: Seen) -> bool:
+    def counts(seen: Observation) -> bool:
         return times(seen) > 0 and not (thrown and seen.age < over(1.0, 1 - seen("decay")))
 
-    def worst(name: str) -> Seen | None:
+    def worst(name: str) -> Observation | None:
         return max(filter(counts, history.tensors[name]), key=times, default=None)
 
     def measure(name: str) -> float:
@@ -178,10 +184,20 @@ def spike(history: History) -> Iterator[Finding]:
             "times_history": k, "step_in_lr": length, "recovery_steps": steps, "records": count
         }  # fmt: skip
         threshold = f"gradient more than {limit:g} times its history (root mean squares) in a record"
-        yield Finding("spike", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="spike",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )
 
 
-def _margin(seen: Seen, root: float) -> float:
+def _margin(seen: Observation, root: float) -> float:
     """Return by which share of itself v may be larger, from `root`², until d is 1/0.9 times as large."""
     if seen.group["eps_inside_sqrt"]:
         return (0.9**-2 - 1) * (1 + over(seen("eps"), square(root)))
@@ -194,7 +210,7 @@ def oscillation(history: History) -> Iterator[Finding]:
     limit, most, few = 0.9, 0.8, 8
     many, needed = 50, 42  # which coins that fall so in 60 % show once in four thousand times
 
-    def evidence_of(name: str) -> list[Seen]:
+    def evidence_of(name: str) -> list[Observation]:
         """Return the records that count, none if they are too few or, of few elements, a matter of chance.
 
         The sign of one element is a coin: ten of them have a median of "opposed" in more than a third of all cases.
@@ -231,7 +247,17 @@ def oscillation(history: History) -> Iterator[Finding]:
             f"cosine of successive gradients below −{limit:g}, {MEDIAN}, and more than {percent(most)} of the signs, "
             f"their mean; of fewer than {few} elements, below 0 in {RECENT} of {RECENT} records or {needed} of {many}"
         )
-        yield Finding("oscillation", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="oscillation",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )
 
 
 def clipping(history: History) -> Iterator[Finding]:
@@ -250,7 +276,16 @@ def clipping(history: History) -> Iterator[Finding]:
     advice = "clip at a norm above the usual one of unclipped gradients, for spikes only, or not at all"
     evidence = {"gradient_norm": usual, "records": len(norms), "records_alike": same}
     threshold = f"{percent(most)} of at least {several} norms within {close:g} of their median"
-    yield Finding("clipping", None, history.records[-1]["step"], sentence, cause, evidence, threshold, advice)
+    yield Finding(
+        kind="clipping",
+        tensor=None,
+        step=history.records[-1]["step"],
+        sentence=sentence,
+        cause=cause,
+        evidence=evidence,
+        threshold=threshold,
+        advice=advice,
+    )
 
 
 def _varies(history: History) -> bool:
@@ -294,7 +329,17 @@ def dead_rows(history: History) -> Iterator[Finding]:
             f"{MEDIAN} and in the newest; or no element with a gradient in the newest {newest}; of {SEVERAL} records "
             "at least"
         )
-        yield Finding("dead rows", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="dead rows",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )
 
 
 def _steps_to_forget(decay: float) -> int:

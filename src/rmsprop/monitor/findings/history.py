@@ -1,82 +1,23 @@
-"""A run as findings see it: the tensors in a monitor's records, and the `Finding`."""
+"""A run as findings see it: its records, and the observations of each tensor in them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from rmsprop.files import finite
 from rmsprop.monitor.record import GroupRecord, Record, TensorRecord
 
 RECENT = 10  # newest records of a tensor, from which lasting conditions are judged
 SEVERAL = 3  # fewer of them say nothing about what differs from step to step
-USUAL = 1e-3  # learning rate that most networks train with
-FAR = 100.0  # times smaller than others: a gradient that may be noise
+OUTLIER = 100.0  # times smaller than others: a gradient that may be noise
 MEDIAN = f"median of the newest {RECENT} records"
 NAN = math.nan  # stands for every number that is missing: it exceeds no threshold
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something worth knowing about a run; `str` gives it in words."""
-
-    kind: str
-    tensor: str | None  # the tensor concerned, the worst of several; None: the run
-    step: int  # when it happened, or when it was last seen
-    sentence: str  # what was found, with its numbers
-    cause: str
-    evidence: dict[str, Any]  # the numbers by name
-    threshold: str  # what was asked for
-    advice: str = ""  # what no option does, in words
-    changes: tuple[dict[str, Any], ...] = ()  # options to change, each a remedy by itself, the surest first
-
-    @property
-    def remedy(self) -> str:
-        """What to do, the surest first, spelled as Python."""
-        return self.spelled(in_python)
-
-    def spelled(self, spell: Callable[[dict[str, Any]], str | None]) -> str:
-        """Return the remedy with its changes as `spell` writes them, those left out of which it makes None."""
-        changes = [words for change in self.changes if (words := spell(change)) is not None]
-        return "; or ".join([*changes, *([self.advice] if self.advice else [])])
-
-    def __str__(self) -> str:
-        return f"Step {self.step}: {self.sentence}\n  Cause: {self.cause}.\n  Remedy: {self.remedy}."
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dict that JSON can hold, None for what is not finite."""
-        return dict(finite({**asdict(self), "changes": list(self.changes), "remedy": self.remedy}))
-
-
-def in_python(change: dict[str, Any]) -> str:
-    """Return a change of options as a reader of Python would type it."""
-    if "clip" in change:
-        return f"torch.nn.utils.clip_grad_norm_(model.parameters(), {change['clip']:g}) before each step"
-    if "group" in change:
-        return f"a group of its own, {{'params': [model.get_parameter({change['group']!r})], 'lr': {change['lr']!r}}}"
-    return f"RMSprop(..., {', '.join(f'{name}={value!r}' for name, value in change.items())})"
-
-
-def lower(lr: float) -> float:
-    """Return a rate to try where `lr` is too high: a tenth, or 0.001, which suits most networks, if that is less."""
-    return rounded(min(lr / 10, USUAL))
-
-
-def higher(lr: float) -> float:
-    """Return a rate to try where `lr` is too low: ten times as much, or 0.001 if that is more."""
-    return rounded(max(10 * lr, USUAL))
-
-
-def rounded(x: float) -> float:
-    """Return a number with the one digit that a proposal deserves."""
-    return float(f"{x:.0e}")
-
-
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """One tensor in one record."""
 
     step: int
@@ -144,18 +85,18 @@ class History:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = [record for record in records if record.get("kind") == "statistics"]
-        self.tensors: dict[str, list[Seen]] = {}
+        self.tensors: dict[str, list[Observation]] = {}
         for record in self.records:
             for name, values in record["tensors"].items():
-                seen = Seen(record["step"], record["groups"][values["group"]], values)
+                seen = Observation(record["step"], record["groups"][values["group"]], values)
                 self.tensors.setdefault(name, []).append(seen)
 
-    def recent(self, name: str, most: int = RECENT) -> list[Seen]:
+    def recent(self, name: str, most: int = RECENT) -> list[Observation]:
         """Return the newest records of a tensor, without that of step 1 if there are others: it is a special one."""
         seen = self.tensors[name]
         return ([s for s in seen if s.step > 1] or seen)[-most:]
 
-    def typical(self, name: str, value: str | Callable[[Seen], float]) -> float:
+    def typical(self, name: str, value: str | Callable[[Observation], float]) -> float:
         """Return the median of a number over the recent records of a tensor that have it."""
         return typical((s(value) if isinstance(value, str) else value(s)) for s in self.recent(name))
 
@@ -180,7 +121,7 @@ class History:
                 weights[place] = max(weights.get(place, 0.0), gradients[name])
         return {
             name for name, shape in shapes.items()
-            if len(shape) == 1 and 0 < weights.get((_beginning(name), shape[0]), 0.0) >= FAR * gradients[name]
+            if len(shape) == 1 and 0 < weights.get((_beginning(name), shape[0]), 0.0) >= OUTLIER * gradients[name]
         }  # fmt: skip
 
     @cached_property
@@ -191,7 +132,7 @@ class History:
 
     def ranked(
         self, measure: Callable[[str], float], *, above: float, matrices: bool = False
-    ) -> Iterator[tuple[str, float, Seen]]:
+    ) -> Iterator[tuple[str, float, Observation]]:
         """Yield name, value and newest record of the tensors whose value is above a threshold, the largest first.
 
         Those that are `cancelled` are left out. `matrices` leaves out tensors of fewer than two dimensions, too: biases
@@ -223,13 +164,3 @@ def over(a: float, b: float) -> float:
 def square(x: float) -> float:
     """Return x², infinite where that is too large, and no error."""
     return x * x
-
-
-def counted(number: str | int, noun: str) -> str:
-    """Return a number and what it counts, such as "1 step" or "3 steps"."""
-    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
-
-
-def percent(share: float) -> str:
-    """Return a share in words, such as "83 %"."""
-    return f"{100 * share:.3g} %"

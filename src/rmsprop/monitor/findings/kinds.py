@@ -1,55 +1,57 @@
-"""Findings: what a monitor's records say, in sentences with cause, evidence and remedy.
+"""Find what a monitor's records say: sentences with cause, evidence and remedy.
 
     from rmsprop.monitor.findings import find
 
     for finding in find(monitor.records):
         print(finding)
 
-`find` is a pure function of the records, of a run that goes on, has ended, or was written to a file. What it looks for,
-and from which threshold on, is in `gradients`, `steps`, `divisor` and `weight_decay`;
-what a record holds, in `statistics`. Thresholds are wide of what healthy runs show.
+`find` is a pure function of the records of a run. The run may go on, have ended, or be read back from a file. `KINDS`
+lists what is looked for. Thresholds are wide of what healthy runs show.
+
+To add a finding: write a function in `gradients`, `steps`, `divisor` or `weight_decay` and its line in `KINDS`. Then
+add a run that provokes it to `docs/make/findings.py`, from which docs/monitor.md and the tests take it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from rmsprop.errors import InputError, Received
-from rmsprop.monitor.findings import divisor as divisor
-from rmsprop.monitor.findings import gradients as gradients
-from rmsprop.monitor.findings import steps as steps
-from rmsprop.monitor.findings import weight_decay as decay
-from rmsprop.monitor.findings.history import Finding, History
+from rmsprop.monitor.findings import divisor, gradients, steps
+from rmsprop.monitor.findings.finding import Finding
+from rmsprop.monitor.findings.history import History
+from rmsprop.monitor.findings.weight_decay import weight_decay
 from rmsprop.monitor.record import Record
 
-__all__ = ["KINDS", "Finding", "find"]
+Check: TypeAlias = Callable[[History], Iterator[Finding]]
 
-KINDS: tuple[Callable[[History], Iterator[Finding]], ...] = (
-    gradients.nonfinite,
-    gradients.spike,
-    gradients.dead_rows,
-    steps.first_step,
-    steps.long_steps,
-    gradients.oscillation,
-    divisor.eps,
-    divisor.start,
-    divisor.variance_floor,
-    steps.stall,
-    divisor.state_stall,
-    steps.effective_lr,
-    steps.short_steps,
-    decay.weight_decay,
-    gradients.clipping,
-)
+# Every kind of finding by name, the gravest first.
+KINDS: Mapping[str, Check] = {
+    "nonfinite": gradients.nonfinite,
+    "spike": gradients.spike,
+    "dead rows": gradients.dead_rows,
+    "first step": steps.first_step,
+    "long steps": steps.long_steps,
+    "oscillation": gradients.oscillation,
+    "eps": divisor.eps,
+    "start": divisor.start,
+    "variance floor": divisor.variance_floor,
+    "stall": steps.stall,
+    "state stall": divisor.state_stall,
+    "effective lr": steps.effective_lr,
+    "short steps": steps.short_steps,
+    "weight decay": weight_decay,
+    "clipping": gradients.clipping,
+}
 
 _OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # what every one has, also an older one
 _APART = 3  # findings of one kind that stand alone; more of them are joined
 
 
 def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """Return what the records of a run say, the gravest kind first and each tensor at most once for each kind.
+    """Find what the records of a run say: the gravest kind first, each tensor at most once for each kind.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
     ε governs 100 % of the elements of weight that have a gradient: you are running SGD there, with rate η/ε = 0.01.
     """
     history = History(_checked(records))
-    found = [finding for kind in KINDS for finding in _joined(list(kind(history)))]
+    found = [finding for check in KINDS.values() for finding in _joined(list(check(history)))]
     return consistent(found, cast("Mapping[str, Any]", history.records[0]["groups"][0])) if found else []
 
 

@@ -9,22 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from rmsprop.monitor.findings.history import (
-    FAR,
-    MEDIAN,
-    NAN,
-    SEVERAL,
-    Finding,
-    History,
-    Seen,
-    higher,
-    lower,
-    over,
-    percent,
-    rounded,
-    square,
-    typical,
-)
+from rmsprop.monitor.findings.finding import Finding, higher, lower, percent, rounded
+from rmsprop.monitor.findings.history import MEDIAN, NAN, OUTLIER, SEVERAL, History, Observation, over, square, typical
 
 LONG = 0.2  # of a parameter's size, in each step: too long a one
 STEP = 0.005  # of it: a usual step
@@ -35,7 +21,7 @@ def first_step(history: History) -> Iterator[Finding]:
     """Find a first step so long that little is left of the values that the parameters started from."""
     share, surge = 0.5, 2.0
 
-    def starts_long(seen: Seen) -> bool:
+    def starts_long(seen: Observation) -> bool:
         if seen.group["bias_correction"]:
             return bool(seen.group["centered"])  # the variance of one gradient is its rounding floor
         return not seen.group["initial_square_avg"]
@@ -76,7 +62,16 @@ def first_step(history: History) -> Iterator[Finding]:
             cause = f"v starts at 0, and the first step is {factor} for every element, whatever its gradient"
         evidence = first.numbers("update_rms", "update_ratio", "lr", "decay") | {"times_later_steps": times(name)}
         threshold = f"more than {percent(share)} of the parameter after step 1, and {surge:g} times later steps, by lr"
-        yield Finding("first step", name, 1, sentence, cause, evidence, threshold, changes=changes)
+        yield Finding(
+            kind="first step",
+            tensor=name,
+            step=1,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            changes=changes,
+        )
 
 
 def long_steps(history: History) -> Iterator[Finding]:
@@ -92,7 +87,16 @@ def long_steps(history: History) -> Iterator[Finding]:
         changes = ({"lr": rounded(history.rate(name) * STEP / value)},)
         evidence = seen.numbers("update_rms", "parameter_rms", "lr") | {"update_ratio": value}
         threshold = f"update/parameter above {limit:g}, {MEDIAN}, of {SEVERAL} at least"
-        yield Finding("long steps", name, seen.step, sentence, cause, evidence, threshold, changes=changes)
+        yield Finding(
+            kind="long steps",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            changes=changes,
+        )
 
 
 def short_steps(history: History) -> Iterator[Finding]:
@@ -119,7 +123,17 @@ def short_steps(history: History) -> Iterator[Finding]:
             f"update/parameter below {limit:g}, {MEDIAN}, of {SEVERAL} at least, lr a tenth of its largest at least, "
             f"update above {by_lr:g}·lr"
         )
-        yield Finding("short steps", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="short steps",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )
 
 
 def effective_lr(history: History) -> Iterator[Finding]:
@@ -136,7 +150,7 @@ def effective_lr(history: History) -> Iterator[Finding]:
 
     rates = [x for name in history.tensors if name not in history.cancelled and (x := rate(name)) > 0]
     usual = typical(rates) if len(rates) >= SEVERAL else NAN
-    for name, times, seen in history.ranked(times_usual, above=FAR):
+    for name, times, seen in history.ranked(times_usual, above=OUTLIER):
         gradient, others = history.typical(name, "gradient_rms"), history.median_gradient
         sentence = (
             f"The effective learning rate of {name} is {rate(name):.3g}, {times:.3g} times the median of the tensors "
@@ -153,17 +167,27 @@ def effective_lr(history: History) -> Iterator[Finding]:
             "median_gradient": others,
         }  # fmt: skip
         threshold = (
-            f"{FAR:g} times the median of {SEVERAL} tensors or more, and above lr, its gradient below a tenth of "
+            f"{OUTLIER:g} times the median of {SEVERAL} tensors or more, and above lr, its gradient below a tenth of "
             f"theirs; each the {MEDIAN}"
         )
-        yield Finding("effective lr", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="effective lr",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )
 
 
 def stall(history: History) -> Iterator[Finding]:
     """Find steps that are rounded away: the parameter stays what it was."""
     limit = 0.5
 
-    def unchanged(seen: Seen) -> float:
+    def unchanged(seen: Observation) -> float:
         rounded_at_random = seen.group["stochastic_rounding"] and "bfloat16" in seen.stored_as("dtype")
         counts = not rounded_at_random and seen("lr") > 0
         return over(seen("unchanged_share"), seen.active_share) if counts else NAN
@@ -182,4 +206,14 @@ def stall(history: History) -> Iterator[Finding]:
             "share": share, "param_dtype": dtype
         }  # fmt: skip
         threshold = f"more than {percent(limit)} of the elements with a gradient, no stochastic rounding, {MEDIAN}"
-        yield Finding("stall", name, seen.step, sentence, cause, evidence, threshold, advice, changes)
+        yield Finding(
+            kind="stall",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=evidence,
+            threshold=threshold,
+            advice=advice,
+            changes=changes,
+        )

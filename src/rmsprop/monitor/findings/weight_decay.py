@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rmsprop.monitor.findings.history import MEDIAN, NAN, Finding, History, Seen, over, percent, rounded, square
+from rmsprop.monitor.findings.finding import Finding, percent, rounded
+from rmsprop.monitor.findings.history import MEDIAN, NAN, History, Observation, over, square
 
 
 def weight_decay(history: History) -> Iterator[Finding]:
@@ -31,7 +32,7 @@ def weight_decay(history: History) -> Iterator[Finding]:
     def weakness(name: str) -> float:
         return over(1.0, pull(name)) if divisor(name) > 0 else NAN
 
-    def evidence(name: str, seen: Seen) -> dict[str, float]:
+    def evidence(name: str, seen: Observation) -> dict[str, float]:
         return seen.numbers("lr", "weight_decay") | {
             "shrinkage": over(seen("lr") * seen("weight_decay"), divisor(name)),
             "lr_times_weight_decay": seen("lr") * seen("weight_decay"),
@@ -59,7 +60,16 @@ def weight_decay(history: History) -> Iterator[Finding]:
             {"decoupled_weight_decay": True, "weight_decay": rounded(seen("weight_decay") / d)},  # at today's rate
         )
         threshold = f"shrinkage {far:g} times η·λ or a tenth of it, λ·p at least {percent(matters)} of g, {MEDIAN}"
-        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, changes=changes)
+        yield Finding(
+            kind="weight decay",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=told,
+            threshold=threshold,
+            changes=changes,
+        )
     for name, times, seen in [] if wrong else history.ranked(weakness, above=1 / least, matrices=True):
         told = evidence(name, seen)
         sentence = (
@@ -72,4 +82,13 @@ def weight_decay(history: History) -> Iterator[Finding]:
         )
         changes = ({"decoupled_weight_decay": True}, {"weight_decay": 0.0})
         threshold = f"λ·p less than {percent(least)} of g, {MEDIAN}"
-        yield Finding("weight decay", name, seen.step, sentence, cause, told, threshold, changes=changes)
+        yield Finding(
+            kind="weight decay",
+            tensor=name,
+            step=seen.step,
+            sentence=sentence,
+            cause=cause,
+            evidence=told,
+            threshold=threshold,
+            changes=changes,
+        )
