@@ -39,11 +39,12 @@ class Hyperparameter:
     names: Mapping[str, str] = field(default_factory=dict)
     average: str | None = None
 
-    def checked(self, value: object) -> float | bool:
-        """Return `value` as a float or bool, else raise InputError."""
+    def checked(self, value: object, name: str = "") -> float | bool:
+        """Return `value` as a float or bool, else raise InputError, which calls it `name` if that is given."""
+        name = name or self.name
         if self.below is None:
-            return check_flag(self.name, value, self.remedy)
-        return check_number(self.name, value, self.remedy, below=self.below)
+            return check_flag(name, value, self.remedy)
+        return check_number(name, value, self.remedy, below=self.below)
 
     def name_in(self, library: str) -> str:
         """Return the argument of a library, named by its profile."""

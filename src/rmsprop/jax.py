@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rmsprop.errors import InputError, Received, check_number, number_of_text
-from rmsprop.hyperparameters import EVERYWHERE, check_fields
+from rmsprop.errors import InputError, Received, number_of_text
+from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, check_fields
 from rmsprop.rule import Rule, variance
 
 try:
@@ -204,7 +204,7 @@ def _in_use(number: Scalar) -> bool:
 def _checked(name: str, value: Any) -> Scalar:
     """Return a number as a float or, if it may be traced, as a scalar array."""
     if not isinstance(value, jax.Array | np.ndarray):
-        return check_number(name, value, "1e-4 to 1e-2 is usual")
+        return HYPERPARAMETERS["lr"].checked(value, name)
     if value.shape != () or value.dtype == bool or jnp.iscomplexobj(value):
         found = Received(f"shape {value.shape} {value.dtype}")
         raise InputError(name, "a real scalar", found, "jax.vmap runs over several")

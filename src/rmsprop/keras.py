@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rmsprop.errors import InputError, Received, check_number, plain
+from rmsprop.errors import InputError, Received, plain
 from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, check_fields, names_in
 from rmsprop.profiles import profile
 from rmsprop.rule import Rule, variance
@@ -157,7 +157,7 @@ gradient_accumulation_steps, name
         maximize: bool = KERAS.maximize,
     ) -> None:
         if not callable(learning_rate):
-            learning_rate = check_number("learning_rate", learning_rate, "1e-4 to 1e-2 is usual")
+            learning_rate = HYPERPARAMETERS["lr"].checked(learning_rate, "learning_rate")
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=plain(weight_decay),
@@ -213,7 +213,7 @@ gradient_accumulation_steps, name
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         if isinstance(value, Real):
-            value = check_number("learning_rate", value, "1e-4 to 1e-2 is usual")
+            value = HYPERPARAMETERS["lr"].checked(value, "learning_rate")
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def rule(self) -> Rule:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 
-from rmsprop.errors import InputError, Received, check_number
-from rmsprop.hyperparameters import EVERYWHERE, check_fields
+from rmsprop.errors import InputError, Received
+from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, check_fields
 from rmsprop.rule import Rule
 
 try:
@@ -140,7 +140,7 @@ def _rate(rule: Rule, learning_rate: float | Symbol | None) -> float | Symbol:
     if learning_rate is None:
         return rule.lr
     if not isinstance(learning_rate, Variable):
-        return check_number("learning_rate", learning_rate, "1e-4 to 1e-2 is usual")
+        return HYPERPARAMETERS["lr"].checked(learning_rate, "learning_rate")
     if getattr(learning_rate.type, "ndim", None) != 0:
         found = Received(f"one of type {learning_rate.type}")
         raise InputError("learning_rate", "a number or a symbolic scalar", found, "say pytensor.shared(0.01)")

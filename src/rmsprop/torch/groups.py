@@ -1,4 +1,4 @@
-"""Parameter groups as rules: a group's hyperparameters, checked, under the names that torch gives them."""
+"""Parameter groups of an optimizer: their hyperparameters, under torch's names, checked and as rules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmsprop.errors import InputError, Received, check_flag, check_number, may_change, plain
+from rmsprop.errors import InputError, Received, check_flag, may_change, plain, require
 from rmsprop.hyperparameters import ALIASES, EVERYWHERE, HYPERPARAMETERS, names_in
 from rmsprop.rule import Rule
 from rmsprop.torch.private import dispatch_modes
 
 # The fields of Rule that tensor operations implement, under the keys that they have in a parameter group.
 FIELDS = names_in("torch", EVERYWHERE)
+# The other arguments of RMSprop, with their defaults: how a step is executed and what its state is stored in.
 EXECUTION = {
     "capturable": False,
     "foreach": None,
@@ -28,17 +29,18 @@ EXECUTION = {
     "sparse": "exact",
     "nonfinite": "propagate",
 }
-# What an argument may be, and what to do if it is something else.
+# Arguments that are one of a few words: the words, and the remedy for another value.
 _CHOICES: dict[str, tuple[tuple[str | None, ...], str]] = {
     "state_dtype": ((None, "bfloat16", "uint8"), "None keeps float32 for float16 and bfloat16 parameters"),
     "sparse": (("exact", "lazy"), "'exact' equals dense gradients, 'lazy' is TensorFlow's rule"),
-    "nonfinite": (("propagate", "skip", "zero"), "'skip' leaves out the whole step, 'zero' the elements"),
+    "nonfinite": (("propagate", "skip", "zero"), "'skip' skips the whole step, 'zero' zeroes the elements"),
 }
 RULE_NAMES = tuple(name for name in FIELDS if name != "lr")
+rule_values = itemgetter(*RULE_NAMES)
+_storage_values = itemgetter(*_CHOICES, "stochastic_rounding")
 _FLAGS = tuple(name for name, field in FIELDS.items() if HYPERPARAMETERS[field].below is None)
-rule_values = itemgetter(*RULE_NAMES)  # a group's hyperparameters other than lr
 _TORCH_NAMES = {field: name for name, field in FIELDS.items()}
-# What a user may write for a key of a group: another library's name, or Rule's.
+# Names that a user may write for a key of a group: another library's, or Rule's.
 _OTHER_NAMES = {
     name: _TORCH_NAMES[field]
     for name, field in {**ALIASES, **{field: field for field in _TORCH_NAMES}}.items()
@@ -52,46 +54,49 @@ def lr_number(lr: float | Tensor) -> float:
 
 
 def rule_of(group: dict[str, Any]) -> Rule:
-    """Return the rule of a group, checked; its lr is a placeholder, since a Tensor lr is not read here."""
+    """Return the rule of a group, checked. Its lr is the default: a Tensor lr may be on a device."""
     check_lr(group)
-    if torch.compiler.is_compiling():  # it cannot trace itemgetter, and would trace through the cache
+    if torch.compiler.is_compiling():  # dynamo cannot trace itemgetter, and would trace into the cache
         return rule_from(*[group[name] for name in RULE_NAMES])
     values = rule_values(group)
     try:
         return _cached_rule(*values)
-    except TypeError:  # something unhashable, such as a list, which Rule will name
+    except TypeError:  # no cache may hold it: a list, which Rule refuses, or a Tensor that may change
         return rule_from(*values)
 
 
 def group_of(rule: Rule) -> dict[str, Any]:
-    """Return a group's hyperparameters that follow `rule`, run as it is best."""
+    """Return the hyperparameters of a group that follows `rule`, with the default execution."""
     return {**{name: getattr(rule, field) for name, field in FIELDS.items()}, **EXECUTION}
 
 
 def check_lr(group: dict[str, Any]) -> None:
-    """Raise InputError if a group's lr is out of range; a Tensor is read only where no device has to be waited for."""
+    """Raise InputError if a group's lr is out of range. A Tensor on a device is not read: the host would wait."""
     lr = group["lr"]
+    if type(lr) is float and 0 <= lr < math.inf:
+        return
     if isinstance(lr, Tensor):
         if lr.device.type != "cpu" or torch.compiler.is_compiling() or dispatch_modes():
             return
         try:
             lr = lr.item()
         except RuntimeError:
-            if lr.numel() == 1:  # only a transform of torch.func knows it
-                return
-            found = Received(f"shape {tuple(lr.shape)}")
-            raise InputError(
-                "lr", "a number or a one-element Tensor", found, "give each rate a parameter group"
-            ) from None
+            _check_one_element(lr)
+            return  # only a transform of torch.func knows its value
         if 0 <= lr < math.inf:
             return
-    # A schedule that ends at 0 may end at its rounding noise below 0 (LinearLR does).
-    noise = isinstance(lr, float) and -1e-12 * group.get("initial_lr", 0.0) <= lr < 0
-    check_number("lr", 0.0 if noise else lr, "1e-4 to 1e-2 is usual")
+    # A schedule that falls to 0 may end at its rounding noise below 0, as LinearLR does.
+    is_noise = isinstance(lr, float) and -1e-12 * group.get("initial_lr", 0.0) <= lr < 0
+    HYPERPARAMETERS["lr"].checked(0.0 if is_noise else lr)
+
+
+def _check_one_element(lr: Tensor) -> None:
+    got = Received(f"shape {tuple(lr.shape)}")
+    require(lr.numel() == 1, "lr", "a number or a one-element Tensor", got, "give each rate a parameter group")
 
 
 def rule_from(*values: Any) -> Rule:
-    """Return the rule of a group's `rule_values`, checked."""
+    """Return the rule of the values of RULE_NAMES in a group, checked."""
     try:
         return Rule(**{FIELDS[name]: value for name, value in zip(RULE_NAMES, values, strict=True)})
     except InputError as error:
@@ -105,45 +110,43 @@ def _cached_rule(*values: Any) -> Rule:
 
 
 def check_constant(values: Iterable[Any]) -> None:
-    """Raise TypeError, as for what is unhashable, if one of `values` may change in place: no cache may hold it."""
+    """Raise TypeError, as hashing a list does, if one of `values` may change in place: no cache may hold it."""
     if any(map(may_change, values)):
         raise TypeError("a number that may change in place")
 
 
 def other_names(group: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys of a group that are another library's names for arguments which it lacks, with our names."""
+    """Return {key: argument} for keys by which another library calls an argument that the group lacks."""
     return {name: ours for name, ours in _OTHER_NAMES.items() if name in group and ours not in group}
 
 
 def check_storage(group: dict[str, Any]) -> None:
-    """Raise InputError if a group's state_dtype, sparse, nonfinite or stochastic_rounding is none that there is."""
+    """Raise InputError if a group's state_dtype, sparse, nonfinite or stochastic_rounding is not allowed."""
     values = _storage_values(group)
     try:
-        _known_storage(*values)
-    except TypeError:  # something unhashable
+        _check_storage_once(*values)
+    except TypeError:  # no cache may hold it
         _check_storage(*values)
 
 
 def _check_storage(*values: Any) -> None:
     for (name, (choices, remedy)), value in zip(_CHOICES.items(), values, strict=False):
-        if not (value is None or isinstance(value, str)) or value not in choices:
-            raise InputError(name, ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}", value, remedy)
+        allowed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
+        require((value is None or isinstance(value, str)) and value in choices, name, allowed, value, remedy)
     seed = plain(values[-1])
-    if seed is not False and not (isinstance(seed, int) and 0 < seed < 2**31):
-        raise InputError("stochastic_rounding", "False, True or a seed from 1 to 2³¹ − 1", seed, "True is the seed 1")
-
-
-_storage_values = itemgetter(*_CHOICES, "stochastic_rounding")
+    is_seed = seed is False or (isinstance(seed, int) and 0 < seed < 2**31)
+    allowed = "False, True or a seed from 1 to 2³¹ − 1"
+    require(is_seed, "stochastic_rounding", allowed, seed, "True is the seed 1")
 
 
 @lru_cache(maxsize=64, typed=True)
-def _known_storage(*values: Any) -> None:
+def _check_storage_once(*values: Any) -> None:
     check_constant(values)
     _check_storage(*values)
 
 
 def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, Any]:
-    """Return `group` with its hyperparameters as Python's numbers, else raise InputError; other keys are its owner's.
+    """Return `group` with its hyperparameters as Python's numbers, else raise InputError. Other keys stay.
 
     A number in a Tensor stays there, since its owner may change it, unless it was `restored` from a file. A Tensor lr
     always stays.
@@ -154,11 +157,10 @@ def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, 
         if not is_kept:
             group[name] = plain(group[name])
     lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        found = Received(f"shape {tuple(lr.shape)}")
-        raise InputError("lr", "a number or a one-element Tensor", found, "give each rate a parameter group")
-    if isinstance(lr, Tensor) and lr.device.type not in ("cpu", "meta"):  # nothing runs yet: a device may be read
-        check_number("lr", lr, "1e-4 to 1e-2 is usual")
+    if isinstance(lr, Tensor):
+        _check_one_element(lr)
+        if lr.device.type not in ("cpu", "meta"):  # no step runs yet: a device may be read
+            HYPERPARAMETERS["lr"].checked(lr)
     rule = rule_of(group)
     group |= {name: getattr(rule, FIELDS[name]) for name in _FLAGS}
     for name in ("capturable", "differentiable"):
@@ -166,15 +168,14 @@ def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, 
     for name in ("foreach", "fused"):
         if group[name] is not None:
             group[name] = check_flag(name, group[name], "pass True, False or None")
-    if group["foreach"] and group["differentiable"]:
-        raise InputError("foreach", "None or False with differentiable=True", True, "leave foreach out")
     check_storage(group)
     if group["differentiable"]:
+        require(not group["foreach"], "foreach", "None or False with differentiable=True", True, "leave foreach out")
         for name in ("state_dtype", "stochastic_rounding"):
-            if group[name]:
-                raise InputError(name, f"{EXECUTION[name]} with differentiable=True", group[name], f"leave {name} out")
+            allowed = f"{EXECUTION[name]} with differentiable=True"
+            require(not group[name], name, allowed, group[name], f"leave {name} out")
     if group["fused"]:
         for name in ("foreach", "capturable", "differentiable"):
-            if group[name]:
-                raise InputError("fused", f"None or False with {name}=True", True, f"leave fused or {name} out")
+            allowed = f"None or False with {name}=True"
+            require(not group[name], "fused", allowed, True, f"leave fused or {name} out")
     return group
