@@ -176,7 +176,7 @@ MUTANTS = [
     Mutant("eight bits: not finite, and stored so", LOW, "most >= 0x7F800000, 255", "most >= 0x7F800000, 254"),
     Mutant("eight bits: range left", LOW, "(most + (1 << 20) - 1)", "most"),
     Mutant("eight bits: κ of float32", LOW, "torch.uint8: 2.0**-1", "torch.uint8: 2.0**-21"),
-    Mutant("bfloat16: to nearest", LOW, "(_hash((numbers + key) & _MASK) >> 16).int()", "0x8000"),
+    Mutant("bfloat16: to nearest", LOW, "(_hash((indices + key) & _MASK) >> 16).int()", "0x8000"),
     Mutant("bfloat16: into infinity", LOW, ".clamp(max=0x7F7F)", ""),
     Mutant("not finite: squares not seen", BAD, "g.abs() < 2.0 ** (512 if", "g.abs() < 4.0 ** (512 if"),
     Mutant("not finite: ranks not asked", RANKS, "return value > 0", "return flag"),

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from rmsprop.errors import InputError, Received, check_flag, check_number
+from rmsprop.errors import InputError, Received, check_flag, require
+from rmsprop.hyperparameters import HYPERPARAMETERS
 from rmsprop.names import plain_names
 
 KINDS = ("biases", "norms", "depthwise", "vectors")
@@ -23,32 +24,36 @@ def decay_groups(
     Parameters
     ----------
     module
-        Its parameters are taken once each, in the order of `module.parameters()`; frozen ones, too, so that they can
-        be unfrozen later.
+        Each of its parameters is taken once, in the order of `module.parameters()`. Frozen parameters are taken, too:
+        they may be unfrozen later.
     weight_decay
-        λ of the first group; that of the second is 0.
+        λ of the first group; the second group has 0.
     without
-        What decay leaves out. "biases": parameters with bias as a word of their name (bias, in_proj_bias, bias_ih_l0),
-        or of that of the `ParameterList` or `ParameterDict` that holds them.
-        "norms": all of torch's BatchNorm, InstanceNorm, GroupNorm, LayerNorm and RMSNorm. "depthwise": the kernels of
-        convolutions with one input channel in each group. "vectors": what has at most one dimension. What a
-        parametrization computes a tensor from (`torch.nn.utils.parametrize`, weight and spectral norm) is what that
-        tensor is.
+        The parameters that weight decay leaves out:
+
+        - "biases": parameters with bias as a word of their name (bias, in_proj_bias, bias_ih_l0), or of the name of the
+          `ParameterList` or `ParameterDict` that holds them.
+        - "norms": all parameters of torch's BatchNorm, InstanceNorm, GroupNorm, LayerNorm and RMSNorm.
+        - "depthwise": the kernels of convolutions with one input channel in each group.
+        - "vectors": parameters with at most one dimension.
+
+        Parameters from which a parametrization computes a tensor (`torch.nn.utils.parametrize`, weight and spectral
+        norm) count as that tensor.
     named
-        Give names with the parameters, which then stand in the optimizer's groups and in its state dict, without what
-        wrappers (torch.compile, FSDP, activation checkpointing, DDP) put into them.
+        Return names with the parameters. They then stand in the optimizer's groups and in its state dict, without the
+        words of wrappers (torch.compile, FSDP, activation checkpointing, DDP).
 
     Returns
     -------
     list of dict
-        Parameter groups for any `torch.optim.Optimizer`; a group without parameters is left out. A parameter that is
-        used in two places is left out of decay if one of them is.
+        Parameter groups for any `torch.optim.Optimizer`, without an empty one. A parameter that is used in two places
+        is not decayed if one of the two is left out.
 
     Raises
     ------
     InputError
         For something else than a module, a negative or infinite λ, an unknown kind, and a module whose parameters FSDP
-        has put into one.
+        has flattened into one.
 
     Examples
     --------
@@ -59,38 +64,39 @@ def decay_groups(
     >>> [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
     [(0.0001, 1), (0.0, 3)]
     """
-    if not isinstance(module, nn.Module):
-        found = Received(f"a {type(module).__name__}")
-        raise InputError("module", "an nn.Module, whose layers tell what is decayed", found, "pass the model")
-    weight_decay = check_number("weight_decay", weight_decay, "1e-5 to 1e-2 is usual")
+    got, allowed = Received(f"a {type(module).__name__}"), "an nn.Module, whose layers tell what is decayed"
+    require(isinstance(module, nn.Module), "module", allowed, got, "pass the model")
+    weight_decay = HYPERPARAMETERS["weight_decay"].checked(weight_decay)
     named = check_flag("named", named)
     if isinstance(without, str) or not isinstance(without, Collection) or not all(kind in KINDS for kind in without):
         raise InputError("without", f"a tuple of {', '.join(KINDS)}", without, "() decays every parameter")
-    left_out = {p for layer, name, p in _roles(module) if any(kind in without for kind in _kinds(layer, name, p))}
+    left_out = {p for layer, name, p in _uses(module) if any(kind in without for kind in _kinds(layer, name, p))}
     decayed: list[Any] = []
     others: list[Any] = []
     parameters = dict(module.named_parameters())
     for name, p in zip(plain_names(parameters), parameters.values(), strict=True):
-        if getattr(p, "_is_flat_param", False):
-            found, remedy = Received("one of FSDP's"), "pass use_orig_params=True to FSDP, or use fully_shard"
-            raise InputError("the model's parameters", "its own", found, remedy)
+        is_flat, remedy = getattr(p, "_is_flat_param", False), "pass use_orig_params=True to FSDP, or use fully_shard"
+        require(not is_flat, "the model's parameters", "its own", Received("one of FSDP's"), remedy)
         (others if p in left_out else decayed).append((name, p) if named else p)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
-_Holders = (nn.ParameterList, nn.ParameterDict)
+_Containers = (nn.ParameterList, nn.ParameterDict)
 
 
-def _roles(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Return every parameter with the layers that it belongs to and its name there, as what it serves."""
+def _uses(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield every use of a parameter: the layer, the name in the layer, the parameter."""
     for layer in module.modules():
-        if isinstance(layer, ParametrizationList) or (isinstance(layer, _Holders) and layer is not module):
-            continue  # their owner tells
+        if isinstance(layer, ParametrizationList) or (isinstance(layer, _Containers) and layer is not module):
+            continue  # the layer that holds it yields its parameters
         for name, p in layer.named_parameters(recurse=False):
             yield layer, name, p
         for name, child in layer.named_children():
-            if isinstance(child, _Holders):
+            if isinstance(child, _Containers):
                 yield from ((layer, f"{name}_{key}".replace(".", "_"), p) for key, p in child.named_parameters())
         if is_parametrized(layer):
             for name, originals in layer.parametrizations.items():  # type: ignore[union-attr, operator]
@@ -98,12 +104,12 @@ def _roles(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 
 def _kinds(layer: nn.Module, name: str, p: Tensor) -> list[str]:
-    """Return what a parameter of `layer` itself is, of `KINDS`."""
+    """Return the kinds, of `KINDS`, of a parameter in a layer."""
     depthwise = isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups == layer.in_channels
-    told = {
+    kinds = {
         "biases": "bias" in name.split("_"),
         "norms": isinstance(layer, _NORMS),
-        "depthwise": depthwise and name.split("_")[0] == "weight",  # weight_v: of torch's first weight norm
+        "depthwise": depthwise and name.split("_")[0] == "weight",  # weight_v of torch's older weight norm
         "vectors": p.ndim <= 1,
     }
-    return [kind for kind, so in told.items() if so]
+    return [kind for kind, is_one in kinds.items() if is_one]

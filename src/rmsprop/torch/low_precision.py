@@ -1,19 +1,19 @@
-"""Averages in two bytes or one, and bfloat16 parameters, rounded so that their mean is right.
+"""Stochastic rounding: averages in bfloat16 or eight bits, and parameters in bfloat16.
 
-Rounding to nearest loses every change that is smaller than half the distance to the next number: at β = 0.999 an
-average in bfloat16 stands still, whatever the gradients. Here a number between two that can be stored becomes the
-upper one with the probability of its distance from the lower one. The expectation of what is stored is then what was
-computed, and errors average out instead of adding up.
+Rounding to nearest loses every change smaller than half the distance to the next number. At β = 0.999 an average in
+bfloat16 would stand still, whatever the gradients. Here a number x between two numbers a < b of the stored format
+becomes b with the probability (x − a)/(b − a). The expectation of the stored number is x: errors average out.
 
-The noise is a hash of seed, number of the parameter in the optimizer, step, and element: no generator, no state, the
-same on every device and any number of threads. The native kernel (kernel/low_precision.hpp, noise.hpp) gives the same
-bits.
+The noise is a hash of the seed, the parameter's index in the optimizer, the step and the element. It needs no generator
+and no state, and is the same on every device and for any number of threads. The native kernel
+(kernel/low_precision.hpp, noise.hpp) gives the same bits.
 
 Eight bits are a block floating point: 32 numbers in row-major order share a power of two. A code has three bits of
-mantissa; square averages have five bits of exponent and no sign (31 binades below the block's largest number), the
-others four and a sign. One flat tensor holds the codes, then the exponents + 127 of the blocks: 33 bytes for 32
-numbers. A square average that is not 0 is at least the smallest code. A number that is not finite makes its block NaN.
-Sharing an exponent among 32 is that of the OCP Microscaling formats (2023); codes and rounding are not.
+mantissa. Codes of square averages have five bits of exponent and no sign: 31 binades below the largest number of the
+block. Codes of the other averages have four bits of exponent and a sign. One flat tensor holds the codes, then the
+exponents + 127 of the blocks: 33 bytes for 32 numbers. A square average that is not 0 is at least the smallest code. A
+number that is not finite makes its block NaN. The OCP Microscaling formats (2023) share an exponent among 32 numbers,
+too; their codes and rounding differ.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Integer: TypeAlias = "int | Tensor"
 
 BLOCK = 32
 DTYPES = {"bfloat16": torch.bfloat16, "uint8": torch.uint8}
-# κ of E5: 8 × unit roundoff, here of what is stored.
+# κ of E5: 8 × unit roundoff, here of the stored format.
 KAPPA = {torch.bfloat16: 2.0**-5, torch.uint8: 2.0**-1}
 _MASK = 0xFFFFFFFF
-_TOP = {False: 31, True: 15}  # the exponent of a code that stands for [1, 2), without and with a sign
+_TOP = {False: 31, True: 15}  # exponent of the codes of [1, 2), without and with a sign
 
 
 def packed_size(size: int) -> int:
@@ -39,21 +39,21 @@ def packed_size(size: int) -> int:
     return size + -(-size // BLOCK)
 
 
-def noise_keys(seed: int, number: int, step: Integer) -> list[Any]:
+def noise_keys(seed: int, index: int, step: Integer) -> list[Any]:
     """Return the keys of the noise for the parameter and its three averages; `step` may be a Tensor of integers."""
-    key = _hash(_hash(_hash(seed) ^ number) ^ (step & _MASK))
+    key = _hash(_hash(_hash(seed) ^ index) ^ (step & _MASK))
     return [_hash((key + i) & _MASK) for i in range(4)]
 
 
 def _hash(x: Any) -> Any:
-    """Return a bijection of 32 bits, without an apparent pattern: lowbias32 of nullprogram.com/blog/2018/07/31/."""
+    """Hash 32 bits to 32 bits, one to one: lowbias32 of nullprogram.com/blog/2018/07/31/."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
     return x ^ (x >> 16)
 
 
 def order_of(p: Tensor) -> tuple[int, ...]:
-    """Return the strides by which the elements of `p` are numbered: its own if these leave no gaps, else row-major."""
+    """Return the strides of the elements' indices: those of `p` if they leave no gaps, else row-major ones."""
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(p.stride(), p.shape, strict=True) if size != 1):
         if stride != expected:
@@ -63,14 +63,14 @@ def order_of(p: Tensor) -> tuple[int, ...]:
 
 
 def positions(p: Tensor) -> Tensor:
-    """Return the number of every element of `p`: where it lies in its memory if that has no gaps, else row by row."""
-    numbers = torch.arange(p.numel(), device=p.device)
-    return numbers.as_strided(p.shape, order_of(p)) if p.numel() else numbers.view(p.shape)
+    """Return the index of every element of `p`: its offset in memory without gaps, else its row-major index."""
+    indices = torch.arange(p.numel(), device=p.device)
+    return indices.as_strided(p.shape, order_of(p)) if p.numel() else indices.view(p.shape)
 
 
-def round_bfloat16(x: Tensor, key: Integer, numbers: Tensor) -> Tensor:
-    """Return float32 `x` as bfloat16, up or down by the noise of `key` at `numbers`; finite numbers stay finite."""
-    noise = (_hash((numbers + key) & _MASK) >> 16).int()
+def round_bfloat16(x: Tensor, key: Integer, indices: Tensor) -> Tensor:
+    """Return float32 `x` as bfloat16, up or down by the noise of `key` at `indices`; finite numbers stay finite."""
+    noise = (_hash((indices + key) & _MASK) >> 16).int()
     magnitude = x.abs().view(torch.int32)
     rounded = ((magnitude.clamp(max=0x7F7FFFFF) + noise) >> 16).clamp(max=0x7F7F) << 16
     return torch.where(x.isfinite(), rounded.view(torch.float32).copysign(x), x).to(torch.bfloat16)
@@ -83,7 +83,7 @@ def pack(x: Tensor, *, signed: bool, key: Integer | None) -> Tensor:
     blocks = -(-x.numel() // BLOCK)
     bits = x.abs().view(torch.int32)
     most = torch.nn.functional.pad(bits, (0, blocks * BLOCK - x.numel())).view(blocks, BLOCK).amax(1).long()
-    # Above 1.875, the next power of two: rounding up cannot leave the range then.
+    # Above 1.875 the next power of two: rounding up stays in range.
     shared = torch.where(most >= 0x7F800000, 255, ((most + (1 << 20) - 1) >> 23).clamp(max=254))
     exponent = shared.clamp(max=254) - 127
     half = exponent >> 1  # two factors, since 2⁻¹²⁷ is no normal number
@@ -95,7 +95,7 @@ def pack(x: Tensor, *, signed: bool, key: Integer | None) -> Tensor:
     small = (y.clamp(max=normal).nan_to_num() * (1 / quantum) + noise.float() * 2.0**-20).int()
     large = ((y.view(torch.int32).clamp(max=0x7F800000) + noise) >> 20) - offset
     codes = torch.where(y < normal, small, large).clamp(max=_TOP[signed] << 3 | 7)
-    # A step may become too short, not too long: an average of squares is 0 where all were 0.
+    # Only an average of zeros is 0: rounding may shorten a step, but not lengthen it.
     codes = codes | (x.signbit().int() << 7) if signed else codes.maximum((x != 0).int())
     codes = codes.masked_fill(_spread(shared, x) == 255, 0)
     return torch.cat([codes.to(torch.uint8), shared.to(torch.uint8)])
@@ -108,12 +108,12 @@ def packed_full(size: int, value: float, *, signed: bool, device: torch.device) 
 
 
 def take(packed: Tensor, start: int, stop: int, size: int) -> Tensor:
-    """Return the elements from `start`, the first one of a block, to `stop` of an average of `size`, packed as well."""
+    """Return elements `start` to `stop` of a packed average of `size`, packed; `start` begins a block."""
     return torch.cat([packed[start:stop], packed[size + start // BLOCK : size - (-stop // BLOCK)]])
 
 
 def put(codes: Tensor, packed: Tensor, start: int, count: int, size: int) -> None:
-    """Put `count` packed elements in place of those from `start` on."""
+    """Write `count` packed elements over those from `start` on."""
     packed[start : start + count] = codes[:count]
     packed[size + start // BLOCK :][: codes.numel() - count] = codes[count:]
 
@@ -131,7 +131,7 @@ def unpack(packed: Tensor, like: Tensor, *, signed: bool) -> Tensor:
 
 
 def _numbers(signed: bool) -> tuple[float, float, int]:
-    """Return the smallest normal number of the codes, the distance of the subnormal ones, and the codes' offset."""
+    """Return the smallest normal number, the distance of subnormal numbers, and the offset of codes from float32."""
     normal = 2.0 ** (1 - _TOP[signed])
     return normal, normal / 8, (127 - _TOP[signed]) << 3
 
@@ -141,5 +141,5 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 
 
 def _spread(of_block: Tensor, like: Tensor) -> Tensor:
-    """Return what the block of every element of `like` has."""
+    """Return the value of its block for every element of `like`."""
     return of_block.repeat_interleave(BLOCK)[: like.numel()]
