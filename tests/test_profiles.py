@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib.util
 import json
+import re
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import pytest
 
 from rmsprop import InputError, Rule, profile
 from rmsprop.cli.app import run
+from rmsprop.cli.convert import convert
 from rmsprop.hyperparameters import ALIASES
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.profiles import FIELDS, PROFILES, WITH_MOMENTUM, canonical
+from rmsprop.profiles import FIELDS, KINDS, PROFILES, WITH_MOMENTUM, canonical
 
 ROOT = Path(__file__).resolve().parent.parent
 # Where a library declares its defaults: profile, file inside the package, class or function.
@@ -180,3 +182,17 @@ def test_the_table_of_conventions_is_that_of_the_profiles() -> None:
     assert script.up_to_date(page) == page
     changed = page.replace("| 0.99 |", "| 0.9 |", 1)
     assert changed != page == script.up_to_date(changed)
+
+
+def test_the_help_of_convert_and_its_page_name_every_kind() -> None:
+    page = (ROOT / "docs" / "checkpoints.md").read_text()
+    text = convert.__doc__ or ""
+    stated = text[text.index("Kinds:") : text.index("The options")].replace("(read only)", "")
+    assert set(re.findall(r"[\w.]*\w", stated.removeprefix("Kinds:"))) == set(KINDS)
+    assert not [name for name in KINDS if f"`{name}`" not in page]
+
+
+def test_what_a_library_cannot_choose_is_what_its_profile_says() -> None:
+    for name in PROFILES.keys() & KINDS.keys():
+        for field, value in KINDS[name].fixed.items():
+            assert value == PROFILES[name].default(field), (name, field)

@@ -29,23 +29,28 @@ class Profile:
         The class, function or paper.
     defaults
         Values of `Rule`'s fields where they differ from those of `Rule()`; `lr=None` where the library demands one.
-    decay_name
-        The library's argument for the decay β.
     weight_decay
         The library's own weight decay: none, L2, decoupled.
     differs
         What sets it apart from the others, in a sentence or two.
     source
         Where its definition was read.
+    paper_decay_name
+        What a paper calls the decay β; None for a library, whose argument is in `rmsprop.hyperparameters`.
     """
 
     name: str
     title: str
     defaults: Mapping[str, Any]
-    decay_name: str
     weight_decay: str
     differs: str
     source: str
+    paper_decay_name: str | None = None
+
+    @property
+    def decay_name(self) -> str:
+        """What the library or paper calls the decay β."""
+        return self.paper_decay_name or HYPERPARAMETERS["decay"].name_in(self.name)
 
     def default(self, field: str) -> Any:
         """Return the library's default of a field of `Rule`; None for an lr that must be given."""
@@ -135,6 +140,11 @@ def _fixed(defaults: Mapping[str, Any], *fields: str) -> dict[str, Any]:
     return {field: defaults.get(field, getattr(Rule, field)) for field in fields}
 
 
+def _keys(library: str) -> dict[str, str]:
+    """Return {field of Rule: argument of a library} where the two differ."""
+    return {each.name: each.names[library] for each in HYPERPARAMETERS.values() if library in each.names}
+
+
 _INSIDE = {"eps_inside_sqrt": True}
 _TF1 = {**_INSIDE, "lr": None, "decay": 0.9, "eps": 1e-10, "initial_square_avg": 1.0, "lr_in_momentum": True}
 _TIMM = {**_TF1, "lr": 1e-2}
@@ -143,26 +153,24 @@ _KERAS_LEGACY = {"lr": 1e-3, "decay": 0.9, "eps": 1e-7, "lr_in_momentum": True, 
 _KERAS = {**_KERAS_LEGACY, **_INSIDE, "decoupled_weight_decay": True}
 _OPTAX = {**_INSIDE, "lr": None, "decay": 0.9, "lr_in_momentum": True}
 
-# Few libraries have these; what a library has of them is in its row.
-_NESTEROV = ("nesterov", "bias_correction")
-_PLACES = ("eps_inside_sqrt", "lr_in_momentum")
+# Traits that most libraries fix.
+_TRAITS = ("nesterov", "bias_correction", "eps_inside_sqrt", "lr_in_momentum", "decoupled_weight_decay")
 _EVERY_GROUP = ("lr", "decay", "eps", "momentum", "centered", "weight_decay")
-_ALPHA = {"decay": "alpha"}
 _EXECUTION = {"capturable": False, "foreach": None, "differentiable": False}
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
     {
         "torch": Library(
             Profile(
-                "torch", "torch.optim.RMSprop", {}, "alpha", "L2",
+                "torch", "torch.optim.RMSprop", {}, "L2",
                 "ε stands outside the root and the learning rate outside the momentum buffer, so that a change of the "
                 "rate acts at once on all that the buffer holds.",
                 "pytorch/pytorch: torch/optim/rmsprop.py (2.13)",
             ),
             Kind(
                 "torch.optim.RMSprop", "torch",
-                _fixed({}, *_NESTEROV, *_PLACES, "decoupled_weight_decay"),
-                Groups((*_EVERY_GROUP, "maximize"), _ALPHA, _EXECUTION, marker="foreach"),
+                _fixed({}, *_TRAITS),
+                Groups((*_EVERY_GROUP, "maximize"), _keys("torch"), _EXECUTION, marker="foreach"),
                 ordered=True, endings=(".pt", ".pth"),
             ),
         ),
@@ -170,7 +178,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             kind=Kind(
                 "rmsprop.torch.RMSprop", "torch", {},
                 Groups(
-                    FIELDS, _ALPHA, {**_EXECUTION, "fused": None},
+                    FIELDS, _keys("torch"), {**_EXECUTION, "fused": None},
                     ("state_dtype", "stochastic_rounding", "sparse", "nonfinite"), marker="eps_inside_sqrt",
                 ),
                 ordered=True,
@@ -178,7 +186,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         ),
         "tf1": Library(
             Profile(
-                "tf1", "tf.compat.v1.train.RMSPropOptimizer", _TF1, "decay", "none",
+                "tf1", "tf.compat.v1.train.RMSPropOptimizer", _TF1, "none",
                 "The average starts at 1, so that small gradients begin with small steps; ε stands inside the root, "
                 "the learning rate in the momentum buffer.",
                 "tensorflow/tensorflow: tensorflow/python/training/rmsprop.py, "
@@ -186,20 +194,20 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             ),
             Kind(
                 "tf.compat.v1.train.RMSPropOptimizer", "tf1",
-                _fixed(_TF1, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize"),
+                _fixed(_TF1, *_TRAITS, "maximize"),
                 channels_last=True, endings=(".index",),
             ),
         ),
         "keras": Library(
             Profile(
-                "keras", "keras.optimizers.RMSprop (Keras 3)", _KERAS, "rho", "decoupled",
+                "keras", "keras.optimizers.RMSprop (Keras 3)", _KERAS, "decoupled",
                 "Like TensorFlow 1, but the average starts at 0, so that the first steps are 1/√(1−β) times the "
                 "learning rate; weight decay is decoupled.",
                 "keras-team/keras: keras/src/optimizers/rmsprop.py, base_optimizer.py (3.15)",
             ),
             Kind(
                 "keras.optimizers.RMSprop", "keras",
-                _fixed(_KERAS, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize"),
+                _fixed(_KERAS, *_TRAITS, "maximize"),
                 channels_last=True, ordered=True, endings=(".keras", ".h5"),
             ),
         ),
@@ -209,7 +217,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         "keras-legacy": Library(
             Profile(
                 "keras-legacy", "tf.keras.optimizers.legacy.RMSprop (the one of TensorFlow up to 2.10)",
-                _KERAS_LEGACY, "rho", "none",
+                _KERAS_LEGACY, "none",
                 "ε stands outside the root without momentum and inside it with momentum: the smallest denominator "
                 "jumps from ε to √ε as soon as momentum is not 0.",
                 "keras-team/tf-keras: tf_keras/optimizers/legacy/rmsprop.py (2.21)",
@@ -217,7 +225,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         ),
         "optax": Library(
             Profile(
-                "optax", "optax.rmsprop", _OPTAX, "decay", "none",
+                "optax", "optax.rmsprop", _OPTAX, "none",
                 "ε stands inside the root unless eps_in_sqrt=False, which matches PyTorch only without momentum or at "
                 "a constant learning rate: the rate stays in the momentum buffer.",
                 "google-deepmind/optax: optax/_src/alias.py, optax/_src/transform.py (0.2.8)",
@@ -230,16 +238,16 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         "rmsprop.jax": Library(kind=Kind("rmsprop.jax.rmsprop", "jax", {}, channels_last=True)),
         "timm": Library(
             Profile(
-                "timm", "timm.optim.RMSpropTF", _TIMM, "alpha", "L2, or decoupled",
+                "timm", "timm.optim.RMSpropTF", _TIMM, "L2, or decoupled",
                 "TensorFlow 1's rule for PyTorch, with weight decay.",
                 "huggingface/pytorch-image-models: timm/optim/rmsprop_tf.py (1.0.31)",
             ),
             Kind(
                 "timm.optim.RMSpropTF", "torch",
-                _fixed(_TIMM, *_NESTEROV, "maximize", "eps_inside_sqrt"),
+                _fixed(_TIMM, "nesterov", "bias_correction", "eps_inside_sqrt", "maximize"),
                 Groups(
                     (*_EVERY_GROUP, "lr_in_momentum", "decoupled_weight_decay"),
-                    {**_ALPHA, "decoupled_weight_decay": "decoupled_decay"}, {"caution": False},
+                    _keys("timm"), {"caution": False},
                     ("corrected_weight_decay", "max_lr_snapshot"), marker="lr_in_momentum",
                     required=("alpha", "eps", "lr_in_momentum"),
                 ),
@@ -248,22 +256,22 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         ),
         "sb3": Library(
             Profile(
-                "sb3", "stable_baselines3.common.sb2_compat.rmsprop_tf_like.RMSpropTFLike", _SB3, "alpha", "L2",
+                "sb3", "stable_baselines3.common.sb2_compat.rmsprop_tf_like.RMSpropTFLike", _SB3, "L2",
                 "ε inside the root and an average that starts at 1, as in TensorFlow 1, but PyTorch's decay, ε and "
                 "momentum buffer.",
                 "DLR-RM/stable-baselines3: stable_baselines3/common/sb2_compat/rmsprop_tf_like.py (2.9.2)",
             ),
             Kind(
                 "Stable-Baselines3's RMSpropTFLike", "torch",
-                _fixed(_SB3, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize"),
-                Groups(_EVERY_GROUP, _ALPHA, {}, foreign=("foreach",)),
+                _fixed(_SB3, *_TRAITS, "maximize"),
+                Groups(_EVERY_GROUP, _keys("sb3"), {}, foreign=("foreach",)),
                 ordered=True, endings=(".zip",),
             ),
         ),
         "bitsandbytes": Library(
             kind=Kind(
                 "bitsandbytes.optim.RMSprop", "torch",
-                _fixed({}, *_NESTEROV, *_PLACES, "decoupled_weight_decay", "maximize", "momentum"),
+                _fixed({}, *_TRAITS, "maximize", "momentum"),
                 Groups(
                     ("lr", "decay", "eps", "weight_decay"), {"decay": "betas"}, {}, marker="betas", required=("betas",)
                 ),
@@ -274,25 +282,27 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             Profile(
                 "graves", "Graves, Generating Sequences With Recurrent Neural Networks, eq. 38-45",
                 {**_INSIDE, "lr": 1e-4, "decay": 0.95, "eps": 1e-4, "momentum": 0.9, "centered": True,
-                 "lr_in_momentum": True}, "unnamed", "none",
+                 "lr_in_momentum": True}, "none",
                 "Centered, always: the gradient is divided by its standard deviation, with a large ε inside the root.",
                 "arXiv:1308.0850 (2013); chainer/chainer: chainer/optimizers/rmsprop_graves.py",
+                "unnamed",
             ),
         ),
         "dqn": Library(
             Profile(
                 "dqn", "DQN, Mnih et al., Nature 518 (2015), as released in Lua",
                 {**_INSIDE, "lr": 2.5e-4, "decay": 0.95, "eps": 0.01, "centered": True, "lr_in_momentum": True},
-                "gradient momentum, squared gradient momentum", "L2",
+                "L2",
                 'Centered, without heavy-ball momentum: the paper\'s "gradient momentum 0.95" is the decay of the '
                 "average gradient.",
                 "kuz/DeepMind-Atari-Deep-Q-Learner: dqn/NeuralQLearner.lua",
+                "gradient momentum, squared gradient momentum",
             ),
         ),
         "lasagne": Library(
             Profile(
                 "lasagne", "lasagne.updates.rmsprop, pymc.rmsprop",
-                {**_INSIDE, "lr": 1.0, "decay": 0.9, "eps": 1e-6, "lr_in_momentum": True}, "rho", "none",
+                {**_INSIDE, "lr": 1.0, "decay": 0.9, "eps": 1e-6, "lr_in_momentum": True}, "none",
                 "A learning rate of 1: every parameter moves by about 1 in each step unless told otherwise. Momentum "
                 "is added by apply_momentum, whose buffer holds whole steps, the learning rate included.",
                 "Lasagne/Lasagne: lasagne/updates.py; pymc-devs/pymc: pymc/variational/updates.py",
@@ -300,7 +310,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         ),
         "adam-b1-0": Library(
             Profile(
-                "adam-b1-0", "Adam with β₁ = 0", {"lr": 1e-3, "decay": 0.999, "bias_correction": True}, "beta2", "L2",
+                "adam-b1-0", "Adam with β₁ = 0", {"lr": 1e-3, "decay": 0.999, "bias_correction": True}, "L2",
                 "Bias-corrected RMSprop: the first steps are no longer than the later ones.",
                 "Kingma and Ba, arXiv:1412.6980 (2014); torch.optim.Adam(betas=(0, beta2))",
             ),

@@ -15,10 +15,9 @@ from rmsprop.libraries import FIELDS, LIBRARIES, WITH_MOMENTUM, Groups, Kind, Pr
 from rmsprop.rule import Rule
 
 __all__ = [
-    "FIELDS", "FIELD_OF_KEY", "GROUPS", "KINDS", "PROFILES", "SHAPE_KEY",
-    "VERSION", "VERSION_KEY", "WITH_MOMENTUM", "Groups", "Kind",
-    "Profile", "canonical", "check_goes_on", "group_as_ours", "group_fields", "is_group_of", "kind_of_groups",
-    "profile", "state_by_key",
+    "ALIASES", "FIELDS", "FIELD_OF_KEY", "GROUPS", "KINDS", "PROFILES", "SHAPE_KEY", "VERSION", "VERSION_KEY",
+    "WITH_MOMENTUM", "Groups", "Kind", "Profile", "canonical", "check_goes_on", "group_as_ours", "group_fields",
+    "is_group_of", "kind_of_groups", "profile", "state_by_key",
 ]  # fmt: skip
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
