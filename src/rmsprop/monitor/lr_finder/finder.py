@@ -212,7 +212,7 @@ def find_lr(
         lr=verdict.lr,
         lrs=None if verdict.lr is None else [verdict.lr * share for share in test.shares],
         reason=verdict.reason,
-        notes=[*notes, *(f"not put back: {x}" for x in before.left_out)],
+        notes=[*notes, *(f"not restored: {x}" for x in before.not_restored)],
         rates=rates.tolist(),
         losses=losses,
         curve=curve.curve(rates, losses),

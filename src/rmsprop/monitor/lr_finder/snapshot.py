@@ -1,13 +1,12 @@
-"""What a model, its optimizer and its source of batches are at one moment, to go back to bit for bit.
+"""Snapshot of a model, its optimizer and its source of batches, from which a range test restores them bit for bit.
 
-Tensors, arrays, containers and random generators are the same objects afterwards, with the content they had: whoever
-else holds one sees what it was. Objects of other kinds are kept as they are, without a look inside, except modules,
-samplers and data sets. What there is no way back for is named in `Snapshot.left_out`.
+Tensors, arrays, containers and random generators stay the same objects and get back the content they had: whoever else
+holds one sees what it was. Modules, samplers and data sets are looked into. Objects of other classes are not. What is
+known to be lost is named in `Snapshot.not_restored`.
 """
 
 from __future__ import annotations
 
-import array
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,22 +21,22 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; what is beyond is taken for data
+DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; larger ones are taken for data
 _DATA = "batches"
 _READ = {f"{_DATA}.{name}" for name in ("dataset", "sampler", "batch_sampler", "batch_sampler.sampler")}
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # nothing in these can change
-_Back = Callable[[], Any]
+_Restore = Callable[[], Any]
 
 
 class Snapshot:
-    """The attributes of the modules of `model`, of `optimizer` and of `sources` of batches, as they are now.
+    """Keeps the attributes of the modules of `model`, of `optimizer` and of `sources` of batches, as they are now.
 
-    `left_out` says in words what cannot be brought back.
+    `not_restored` says in words what `restore` cannot restore.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, sources: Iterable[Any] = ()) -> None:
-        self.left_out: list[str] = []
-        self._back: dict[int, tuple[Any, _Back]] = {}  # by id of an object, which is held
+        self.not_restored: list[str] = []
+        self._kept: dict[int, tuple[Any, _Restore]] = {}  # by id of an object, which is held
         self._room = DATA_LIMIT
         for module in model.modules():
             self._keep_attributes(module, "model")
@@ -47,22 +46,22 @@ class Snapshot:
             self.add(batches)
 
     def add(self, batches: Any) -> None:
-        """Keep a source of batches, too, as it is now; one that is kept already stays as it was."""
+        """Keep a source of batches, too, as it is now. A source that is kept already stays as it was."""
         if isinstance(batches, DataLoader | Dataset | Sampler):
             self._keep_attributes(batches, _DATA)
-        elif isinstance(batches, _BaseDataLoaderIter):  # its DataLoader is not to be had from it
-            self._leave_out(f"generators, sampler and data set of the DataLoader that {_DATA} reads; pass it itself")
+        elif isinstance(batches, _BaseDataLoaderIter):  # it does not give its DataLoader
+            self._give_up(f"generators, sampler and data set of the DataLoader that {_DATA} reads; pass it itself")
         elif not isinstance(batches, Iterator) and getattr(batches, "__dict__", None):
-            self._leave_out(f"the attributes of {_DATA}, a {type(batches).__name__}, should the reading change them")
+            self._give_up(f"the attributes of {_DATA}, a {type(batches).__name__}, should the reading change them")
 
     def restore(self) -> None:
-        """Go back; may be called more than once."""
-        for _, back in self._back.values():
-            back()
+        """Restore everything that is kept. It may be called more than once."""
+        for _, restore in self._kept.values():
+            restore()
 
-    def _leave_out(self, what: str) -> None:
-        if what not in self.left_out:  # a list of arrays has one name
-            self.left_out.append(what)
+    def _give_up(self, what: str) -> None:
+        if what not in self.not_restored:  # a list of arrays has one name
+            self.not_restored.append(what)
 
     def _keep_optimizer(self, optimizer: Optimizer) -> None:
         self._keep_attributes(optimizer, "optimizer")
@@ -71,30 +70,33 @@ class Snapshot:
 
     def _keep_attributes(self, owner: Any, name: str) -> None:
         own = vars(owner)
-        if id(own) not in self._back:
-            self._back[id(own)] = (own, partial(_refill, own, dict(own)))
+        if id(own) not in self._kept:
+            self._kept[id(own)] = (own, partial(_refill, own, dict(own)))
             for key, value in own.items():
                 self._keep(value, f"{name}.{key}")
 
     def _keep(self, value: Any, name: str) -> None:
-        if type(value) in _PLAIN or id(value) in self._back:
+        if type(value) in _PLAIN or id(value) in self._kept:
             return
         if isinstance(value, Tensor | np.ndarray):
             if self._fits(value, name):
-                self._back[id(value)] = (value, _tensor(value) if isinstance(value, Tensor) else _array(value))
+                self._kept[id(value)] = (value, _tensor(value) if isinstance(value, Tensor) else _array(value))
             if isinstance(value, np.ndarray) and value.dtype.hasobject:
                 self._keep_all(value.ravel().tolist(), name)
-        elif isinstance(value, dict | list | tuple | deque):
-            self._back[id(value)] = (value, _container(value))
-            self._keep_all(value.values() if isinstance(value, dict) else value, name)
-        elif back := _leaf(value):
-            self._back[id(value)] = (value, back)
+        elif isinstance(value, dict | list | tuple | deque | set | bytearray):
+            if not isinstance(value, tuple):
+                content = dict(value) if isinstance(value, dict) else list(value)
+                self._kept[id(value)] = (value, partial(_refill, value, content))
+            if not isinstance(value, set | bytearray):
+                self._keep_all(value.values() if isinstance(value, dict) else value, name)
+        elif restore := _generator(value):
+            self._kept[id(value)] = (value, restore)
         elif hasattr(value, "__dict__") and (name in _READ or isinstance(value, Dataset | Sampler)):
             self._keep_attributes(value, name)
         elif isinstance(value, Optimizer):  # one around another
             self._keep_optimizer(value)
         elif isinstance(value, Iterator) and name != f"{_DATA}._iterator":  # that of persistent workers is not read
-            self._leave_out(f"the position of {name}, which is a {type(value).__name__}")
+            self._give_up(f"the position of {name}, which is a {type(value).__name__}")
 
     def _keep_all(self, values: Iterable[Any], name: str) -> None:
         for value in values:
@@ -106,75 +108,48 @@ class Snapshot:
             return True
         size = int(x.nbytes) if isinstance(x, np.ndarray) or x.layout == torch.strided else 0  # sparse: small
         if size > self._room:
-            self._leave_out(f"Tensors or arrays of {name}, {size / 2**20:.0f} MiB, should the reading change them")
+            self._give_up(f"Tensors or arrays of {name}, {size / 2**20:.0f} MiB, should the reading change them")
             return False
         self._room -= size
         return True
 
 
-def _container(value: Any) -> _Back:
-    if isinstance(value, dict):
-        return partial(_refill, value, dict(value))
-    if isinstance(value, list):
-        return partial(value.__setitem__, slice(None), list(value))
-    return partial(_refill_deque, value, list(value)) if isinstance(value, deque) else lambda: None
-
-
-def _leaf(value: Any) -> _Back | None:
-    """Return how to bring a set, packed numbers or a random generator back, None for what is none of them."""
-    if isinstance(value, set):
-        members = set(value)
-        return partial(_refill_set, value, members)
-    if isinstance(value, bytearray | array.array):
-        return partial(value.__setitem__, slice(None), value[:])
-    return _generator(value)
-
-
 def _refill(now: Any, then: Any) -> None:
+    """Give a container the content that it had."""
     now.clear()
-    now.update(then)
+    (now.extend if hasattr(now, "extend") else now.update)(then)
 
 
-def _refill_set(now: set[Any], then: set[Any]) -> None:
-    if now != then:  # one that is filled anew may have another order
-        _refill(now, then)
-
-
-def _refill_deque(now: deque[Any], then: list[Any]) -> None:
-    now.clear()
-    now.extend(then)
-
-
-def _array(x: np.ndarray[Any, Any]) -> _Back:
+def _array(x: np.ndarray[Any, Any]) -> _Restore:
     if not x.flags.writeable:  # nobody can have written into it
         return lambda: None
     return partial(x.__setitem__, ..., x.copy())
 
 
-def _tensor(x: Tensor) -> _Back:
+def _tensor(x: Tensor) -> _Restore:
     grad = x.grad if x.is_leaf else None
-    grad_back = (lambda: None) if grad is None else _tensor(grad)  # backward adds to it in place
+    restore_grad = (lambda: None) if grad is None else _tensor(grad)  # backward adds to it in place
     overlapping = x.layout == torch.strided and any(
         size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)
     )  # nobody can have written into it
     with torch.no_grad():
         content = None if overlapping or x.device.type == "meta" else x.detach().clone()
 
-    def back() -> None:
+    def restore() -> None:
         if content is not None and not _same(x, content):
             with torch.no_grad():
                 x.copy_(content)
         if x.is_leaf:
             x.grad = grad
-            grad_back()
+            restore_grad()
 
-    return back
+    return restore
 
 
 def _same(x: Tensor, content: Tensor) -> bool:
     """Return whether a plain Tensor on the CPU has the bits of its copy.
 
-    It is then not written: it may be a file in memory that is only to be read, or a Tensor of inference mode.
+    Then it is not written. It may be a read-only map of a file, which nobody may write into.
     """
     if x.layout != torch.strided or x.device.type != "cpu" or x.shape != content.shape or x.dtype != content.dtype:
         return False
@@ -184,8 +159,8 @@ def _same(x: Tensor, content: Tensor) -> bool:
     return torch.equal(*bits)
 
 
-def _generator(value: Any) -> _Back | None:
-    """Return how to bring a random generator back to where it is, None for what is none."""
+def _generator(value: Any) -> _Restore | None:
+    """Return how to restore the state of a random generator, None for anything else."""
     if isinstance(value, torch.Generator):
         state = value.get_state()
         return lambda: value.set_state(state)
@@ -221,8 +196,8 @@ def generators(batches: DataLoader[Any]) -> list[torch.Generator]:
 def restored(model: nn.Module, optimizer: Optimizer) -> Iterator[Snapshot]:
     """Restore model, optimizer and the global random generators at the end of the block, however it ends.
 
-    The generators are those of torch, on the CPU and the devices of the parameters, of NumPy and of Python. What is
-    restored is yielded: sources of batches can be added.
+    The generators are those of torch (on the CPU and the devices of the parameters), NumPy and Python. The block gets
+    the snapshot, to which sources of batches can be added.
     """
     before = Snapshot(model, optimizer)
     python, numpy = random.getstate(), np.random.get_state()
@@ -230,7 +205,7 @@ def restored(model: nn.Module, optimizer: Optimizer) -> Iterator[Snapshot]:
     devices = {x.device for x in tensors if x.device.type not in ("cpu", "meta")}
     kinds = {device.type for device in devices} or {"cuda"}
 
-    def back() -> None:
+    def restore() -> None:
         before.restore()
         random.setstate(python)
         np.random.set_state(numpy)
@@ -239,13 +214,13 @@ def restored(model: nn.Module, optimizer: Optimizer) -> Iterator[Snapshot]:
         try:
             yield before
         finally:
-            _finish(back)
+            _finish(restore)
 
 
-def _finish(back: Callable[[], None]) -> None:
-    """Call `back`, from its start again when Ctrl-C interrupts it."""
+def _finish(restore: Callable[[], None]) -> None:
+    """Call `restore`, from its start again when Ctrl-C interrupts it."""
     try:
-        back()
+        restore()
     except KeyboardInterrupt:
-        back()
+        restore()
         raise
