@@ -21,6 +21,7 @@ import torch
 from rich.text import Text
 
 from rmsprop import Rule, native, profile, recipe
+from rmsprop.cli import app
 from rmsprop.cli.app import run
 from rmsprop.cli.terminal import stdout
 from rmsprop.cli.train import show_training
@@ -218,11 +219,37 @@ def test_compare_takes_a_profile_that_demands_a_rate(capsys: pytest.CaptureFixtu
     assert rule == profile("tf1", lr=Rule.lr)
 
 
-def test_letters_that_a_terminal_does_not_have_are_question_marks() -> None:
-    command = [sys.executable, "-m", "rmsprop", "explain"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "v ? 0.99?v + 0.01?g?" in done.stdout
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_formulas_are_spelled_where_a_terminal_has_no_greek_letters(encoding: str) -> None:
+    """In tables and help before they are laid out: columns and borders stay in line."""
+    lines = ("explain --centered --bias-correction", "explain --worked-example", "explain --help", "train x --lr η")
+    done = rmsprop_in_shell("; ".join(f"rmsprop {line}" for line in lines), PYTHONIOENCODING=encoding, COLUMNS="80")
+    for words in (
+        "\n    v <- 0.99*v + 0.01*g^2\n", "s <- max(v_hat - m_hat^2, kappa*v_hat)\n", "1/(1-beta)",
+        "\nstep  parameter  gradient         v  rate eta/d  change of p\n",
+        "\n   1  x                10         1        0.01         -0.1\n", "Learning rate eta. ",
+        "sqrt(v + eps) (TensorFlow",
+    ):  # fmt: skip
+        assert words in done.stdout
+    assert 'unable to convert "eta" into float' in done.stderr
+    assert "?" not in done.stdout + done.stderr
+    assert {len(line) for line in done.stdout.splitlines() if line.startswith("| ")} == {80}
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "120"])
+def test_a_narrow_window_folds_no_table(columns: str, tmp_path: Path) -> None:
+    demo = json.loads((Path(__file__).parent.parent / "docs" / "demo.json").read_text())["plain"]
+    for name in ("config", "summary"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(demo[name]))
+    code = (
+        "import json; from rmsprop.cli.compare import *; from rmsprop.cli.terminal import *\n"
+        "print_table(stdout, comparison_table(json.load(open('summary.json'))))"
+    )
+    environment = {**os.environ, "COLUMNS": columns}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["optimizer", *(s["optimizer"] for s in demo["summary"]["scores"])]
+    assert lines[2] == "momentum    0.3         96.7 %   95.6–97.5  +2.2 [+1.5, +2.9]  better"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -447,13 +474,24 @@ def test_doctor_goes_on_where_a_framework_is_broken(
     assert "ok: 0 ulp" in text
 
 
-@pytest.mark.parametrize("name", ["train", "compare", "report", "explain", "recipes", "convert", "doctor", "bench"])
-def test_help_teaches_with_examples_and_loads_no_framework(name: str) -> None:
-    code = f"import sys; from rmsprop.cli.app import run; run([{name!r}, '--help']); print('torch' in sys.modules)"
+def test_every_command_is_listed_and_its_help_has_examples_and_loads_no_framework() -> None:
+    files = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "app", "common", "installation", "rule_options", "terminal"} == set(app.COMMANDS)
+    code = f"""
+import sys
+from rmsprop.cli import app
+from rmsprop.cli.app import run
+for words in [[], *([name.replace("_", "-")] for name in {app.COMMANDS})]:
+    assert run([*words, "--help"]) == 0
+    print("next")
+print("torch" in sys.modules)
+"""
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "Try:" in text
-    assert f"rmsprop {name}" in text
-    assert text.splitlines()[-1] == "False"
+    *helps, last = text.split("next\n")
+    assert last == "False\n"
+    for name, shown in zip(app.COMMANDS, helps[1:], strict=True):
+        assert f" {name.replace('_', '-')} " in helps[0]
+        assert re.search(rf"Try:\n  rmsprop {name.replace('_', '-')}\b", shown), name
 
 
 def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> None:

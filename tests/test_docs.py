@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from rmsprop.cli.app import run
+from rmsprop.cli.app import COMMANDS, run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -100,6 +100,12 @@ def test_commands_of_the_readme_exist() -> None:
                 assert run([words[1], "--help"]) == 0
             else:
                 assert words[:2] == ["pip", "install"]
+
+
+def test_every_command_is_documented() -> None:
+    documents = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    for name in COMMANDS:
+        assert re.search(rf"\brmsprop {name.replace('_', '-')}\b", documents), f"README and docs/ lack rmsprop {name}"
 
 
 def test_links_of_the_documents_lead_to_files() -> None:

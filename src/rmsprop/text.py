@@ -1,6 +1,9 @@
-"""Text of others, such as names of tensors, made safe to show."""
+"""Text made fit to show: names of others without control characters, formulas in ASCII."""
 
 from __future__ import annotations
+
+import re
+import unicodedata
 
 # Control characters, which may move a terminal's cursor or make an SVG unreadable, and those that turn the direction
 # of writing around; not tabs and line breaks.
@@ -19,3 +22,35 @@ def printable(text: str) -> str:
 def printable_json(text: str) -> str:
     """Return JSON with every control character in its strings escaped: Python's `json` leaves some of them."""
     return text.translate(_ESCAPED)
+
+
+# The ASCII forms of characters in formulas. Greek letters are spelled by name, other characters by Unicode's own forms.
+_ASCII = {
+    "ε": "eps", "λ": "lambda", "µ": "u", "·": "*", "×": "x", "−": "-", "–": "-", "—": "-", "±": "+-", "∞": "inf",
+    "√": "sqrt ", "←": "<-", "→": "->", "≤": "<=", "≥": ">=", "≠": "!=", "½": "1/2", "′": "'",
+    "\N{COMBINING CIRCUMFLEX ACCENT}": "_hat", "\N{COMBINING MACRON}": "_mean",
+}  # fmt: skip
+_ROOT = re.compile(r"√(?=\()|√(\w++)(?!\()")
+_POWER = re.compile("[⁰¹²³⁴-⁹⁺⁻ʲᵉᵏᵗ]+")
+
+
+def in_ascii(text: str) -> str:
+    """Return `text` with formulas spelled in ASCII.
+
+    >>> in_ascii("v ← 0.9·v + 0.1·g², d ← √v + ε, p ← p − η·g/d, βᵗ, 10⁻⁸, √(s + 1)")
+    'v <- 0.9*v + 0.1*g^2, d <- sqrt(v) + eps, p <- p - eta*g/d, beta^t, 10^-8, sqrt(s + 1)'
+    """
+    if text.isascii():
+        return text
+    text = _ROOT.sub(lambda root: f"sqrt({root[1]})" if root[1] else "sqrt", text)
+    text = _POWER.sub(lambda power: f"^{unicodedata.normalize('NFKD', power[0])}", text)
+    return "".join(c if c.isascii() else _ASCII.get(c) or _spelled(c) for c in text)
+
+
+def _spelled(c: str) -> str:
+    """Return the name of a Greek letter, the ASCII form of another character, or its number."""
+    name = unicodedata.name(c, "").split(" LETTER ")
+    if name[0] in ("GREEK SMALL", "GREEK CAPITAL"):
+        return name[1].capitalize() if name[0] == "GREEK CAPITAL" else name[1].lower()
+    plain = unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode()
+    return plain or c.encode("ascii", "backslashreplace").decode()

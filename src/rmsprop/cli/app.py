@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError
 
 from rmsprop import __version__
 from rmsprop.cli.common import Failure, Invocation, complain
-from rmsprop.cli.terminal import Terminal, stderr
+from rmsprop.cli.terminal import IN_ASCII, Terminal, stderr
 from rmsprop.errors import InputError
 
 # Names of modules beside this one; each defines the command as a function of the same name.
@@ -49,10 +49,10 @@ def run(arguments: list[str] | None = None) -> int:
     if sys.stdout is None:
         _complain("standard output must be open, got a closed one; send it to /dev/null to see nothing")
         return 2
-    for stream in (sys.stdout, sys.stderr):  # a terminal that has no η shows a question mark
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False, soft_wrap=True)
+            stream.reconfigure(errors=IN_ASCII)
+    warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False)
     try:
         _call(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from rmsprop.cli.common import Flag, print_result
-from rmsprop.cli.terminal import Bars, stderr, stdout
+from rmsprop.cli.terminal import Bars, print_table, stderr, stdout
 
 
 def bench(*cases: str, json: Flag = False) -> None:
@@ -83,7 +83,7 @@ def _duration(seconds: float) -> str:
 def show_bench(console: Console, found: dict[str, Any]) -> None:
     """Print the table of `bench` and what it was measured on."""
     machine = found["environment"]
-    console.print(bench_table(found))
+    print_table(console, bench_table(found))
     console.print()
     console.print(
         f"{machine['processor']}, {machine['threads']} threads, kernel {machine['kernel']}, torch {machine['torch']}",

@@ -81,7 +81,7 @@ def lab_run(as_json: bool, invocation: Invocation | None = None) -> Iterator[Non
 
 def complain(problem: str) -> None:
     """Print one line about what went wrong."""
-    stderr.print(f"rmsprop: {problem}", markup=False, soft_wrap=True)
+    stderr.print(f"rmsprop: {problem}", markup=False)
 
 
 @contextmanager

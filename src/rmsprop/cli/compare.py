@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rmsprop.cli.common import FLAT, Flag, Invoked, lab_run, print_with_report
 from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
-from rmsprop.cli.terminal import Bars, stderr
+from rmsprop.cli.terminal import Bars, print_table, stderr
 from rmsprop.lab_options import CompareOptions
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def show_comparison(console: Console, run: RunDirectory, report: Path | None) ->
 
     summary = run.summary()
     assert summary is not None  # noqa: S101
-    console.print(comparison_table(summary))
+    print_table(console, comparison_table(summary))
     console.print()
     for line in describe_comparison(run.config(), summary):
         console.print(line, markup=False)

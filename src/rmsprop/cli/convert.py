@@ -133,4 +133,4 @@ def show_conversion(console: Console, facts: dict[str, Any]) -> None:
     console.print(done, markup=False)
     if "map" in facts:
         entries = ",\n".join(f"  {dumps(name)}: {dumps(entry)}" for name, entry in facts["map"].items())
-        console.print(f"the map, for --map FILE:\n{{\n{entries}\n}}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"the map, for --map FILE:\n{{\n{entries}\n}}", markup=False)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rmsprop.cli.common import Failure, Flag, print_result
-from rmsprop.cli.terminal import stdout
+from rmsprop.cli.terminal import print_table, stdout
 
 
 def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
@@ -51,7 +51,7 @@ def show_installation(console: Console, found: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in found["environment"].items():
         table.add_row(name, value)
-    console.print(table)
+    print_table(console, table)
     console.print()
     paths = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("path", "parameters", "result"):
@@ -59,7 +59,7 @@ def show_installation(console: Console, found: dict[str, Any]) -> None:
     for check in found["paths"]:
         words = "not finite" if check["ulps"] is None else f"{check['ulps']:.3g} ulp from the rule"
         paths.add_row(check["path"], check["dtype"], f"{'ok' if check['ok'] else 'WRONG'}: {words}")
-    console.print(paths)
+    print_table(console, paths)
     console.print()
     for line in found["notes"]:
         console.print(line, markup=False)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rmsprop.cli.common import Flag, print_result
 from rmsprop.cli.rule_options import RuleOptions, chosen_profile, chosen_rule, given_values
-from rmsprop.cli.terminal import stdout
+from rmsprop.cli.terminal import print_table, stdout
 from rmsprop.errors import InputError
 from rmsprop.lab_options import option_name
 from rmsprop.profiles import PROFILES
@@ -83,7 +83,7 @@ def show_rule(console: Console, lines: list[str], steps: list[WorkedStep]) -> No
     console.print("\n".join(lines), markup=False)
     if steps:
         console.print()
-        console.print(worked_table(steps))
+        print_table(console, worked_table(steps))
 
 
 def worked_table(steps: list[WorkedStep]) -> Table:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
+from rmsprop.cli.terminal import stdout
 from rmsprop.errors import InputError
 from rmsprop.profiles import PROFILES, profile
 from rmsprop.rule import Rule
@@ -19,7 +20,7 @@ _PROFILE = Parameter(
 
 def _options(name: str, *fields: tuple[str, Any, None], group: str = "Rule") -> Any:
     """Return a dataclass of options, each of them None until it is given, as a command's annotation."""
-    namespace = {"__doc__": Rule.__doc__, "__module__": __name__}
+    namespace = {"__doc__": stdout.shown(Rule.__doc__ or ""), "__module__": __name__}
     options = dataclasses.make_dataclass(name, fields, frozen=True, namespace=namespace)
     return Annotated[options | None, Parameter(name="*", group=group)]
 

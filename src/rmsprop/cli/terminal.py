@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
-from rmsprop.text import printable
+from rmsprop.text import in_ascii, printable
+
+_WIDTH_WITH_NEWS = 70  # columns of a terminal in which a bar and the newest result beside it have room
+IN_ASCII = "rmsprop.in_ascii"  # how a stream encodes what it has no letter for
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return in_ascii(error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(IN_ASCII, _in_ascii)
 
 
 class Terminal(Console):
-    """A console that shows no control characters in text of others."""
+    """A console that shows no control characters in text of others, and no letter that its stream cannot show."""
+
+    def shown(self, text: str) -> str:
+        """Return `text`, in ASCII if the stream has not all of its letters."""
+        try:
+            text.encode(self.encoding)
+        except UnicodeEncodeError:
+            return in_ascii(text)
+        return text
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text ready to be laid out: in ASCII first, so that columns are as wide as what they show."""
+        return super().render_str(self.shown(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Return the segments to be written. Rich adds its own control codes later."""
@@ -24,23 +52,32 @@ class Terminal(Console):
         raise
 
 
-# Results are as wide as they are: no table loses digits in a narrow window, or in a file.
+# A line is as long as what it says, in a pipe and in a narrow window: no table is folded, no message cut.
 stdout = Terminal(highlight=False, soft_wrap=True, width=10_000)
-stderr = Terminal(stderr=True, highlight=False)
+stderr = Terminal(stderr=True, highlight=False, soft_wrap=True)
 if stderr.width < 1:  # COLUMNS=0, in which rich shows nothing at all
     stderr.width = 80
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table without the spaces that fill its last column: they would wrap in a narrow window."""
+    for line in console.render_lines(table, pad=False):
+        text = Text.assemble(*((part.text, part.style or "") for part in line))
+        text.rstrip()
+        console.print(text)
 
 
 class Bars(Progress):
     """Progress bars on a terminal. Elsewhere nothing is drawn: a command prints lines instead."""
 
     def __init__(self, console: Console) -> None:
+        news = [TextColumn("{task.fields[news]}", markup=False)] if console.width >= _WIDTH_WITH_NEWS else []
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[news]}", markup=False),
+            *news,
             console=console,
             disable=not console.is_terminal,
         )
