@@ -81,8 +81,9 @@ def from_pytensor(rule: Rule) -> object:
 def test_its_values_are_checked_and_it_steps_in_numpy(variant: type[cases.Variant]) -> None:
     with pytest.raises(InputError, match=r"^clip must be a number in \[0, 1\), got 2; 0 clips nothing$"):
         variant(clip=2)
-    rule = variant(clip=0.5)
-    assert update(rule, np.ones(2), np.ones(2), init(rule, np.ones(2)))[1].step == 1
+    rule, p = variant(clip=0.5), np.ones(2)
+    for out in (None, (p.copy(), init(rule, p))):  # the kernel lacks it: NumPy steps into out=
+        assert update(rule, p, p, init(rule, p), out=out)[1].step == 1
 
 
 @pytest.mark.parametrize("build", [from_torch, from_jax, from_pytensor])

@@ -1,4 +1,4 @@
-"""The one error for input that cannot be used, and the checks that raise it."""
+"""The error for unusable input, and the checks that raise it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _LONGEST = 2000  # characters of a received value in a message
 
 
 class InputError(ValueError):
-    """A value the caller gave is unusable; the message is one line: name, allowed, received, remedy.
+    """A value from the caller is unusable; the message is one line: name, allowed, received, remedy.
 
     Parameters
     ----------
     name
-        What was given, as the caller knows it (argument, option or file).
+        The argument, option or file, as the caller knows it.
     allowed
-        What it may be.
+        The values that it may have, in words.
     value
-        What was received.
+        The value received.
     remedy
         What to do instead; empty where `allowed` says it.
     """
@@ -52,16 +52,16 @@ def require(ok: bool, name: str, allowed: str, got: object, remedy: str = "") ->
 
 
 def plain(value: Any) -> Any:
-    """Return a scalar of NumPy, or an array or tensor of one element, as Python's number; all else as it is."""
+    """Return a scalar of NumPy, or an array or tensor of one element, as a Python number; others as they are."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and math.prod(shape) == 1 and callable(item := getattr(value, "item", None)):
-        with contextlib.suppress(TypeError, RuntimeError):  # traced, or without memory: the number is not known
+        with contextlib.suppress(TypeError, RuntimeError):  # traced, or without memory: no number yet
             return item()
     return value
 
 
 def may_change(value: object) -> bool:
-    """Return whether `value` is a number that its owner can change in place, which no cache may hold."""
+    """Return whether the owner of a number can change it in place: no cache may hold it then."""
     return hasattr(value, "item") and not isinstance(value, np.generic)
 
 
@@ -91,7 +91,7 @@ def check_count(name: str, value: object, remedy: str, *, least: int = 1) -> int
 def check_flag(name: str, value: object, remedy: str = "pass True or False") -> bool:
     """Return `value` as a bool if it is one, or 0 or 1, else raise InputError (text such as "no" would count as true).
 
-    Scalars of NumPy, and arrays and tensors of one element, count as what they hold.
+    Scalars of NumPy, and arrays and tensors of one element, count as their value.
     """
     flag = plain(value)
     if isinstance(flag, Real) and flag in (0, 1):
@@ -100,9 +100,9 @@ def check_flag(name: str, value: object, remedy: str = "pass True or False") -> 
 
 
 def number_of_text(value: object) -> str | None:
-    """Return the remedy for a number that was given as text, None for anything else.
+    """Return the remedy for a number given as text, None for anything else.
 
-    YAML 1.1 reads 1e-5 as text: its numbers with an exponent need a point.
+    YAML 1.1 reads 1e-5 as text: a number with an exponent needs a point there.
     """
     if not isinstance(value, str):
         return None

@@ -1,4 +1,4 @@
-"""Names of parameters without what wrappers put into them."""
+"""Names of parameters without the words of wrappers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ _INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_mo
 
 
 def plain_name(name: str) -> str:
-    """Return a parameter's name as it is without wrappers: torch.compile, FSDP, activation checkpointing, DDP.
+    """Return a parameter's name without the words of torch.compile, FSDP, activation checkpointing and DDP.
 
-    DDP and DataParallel call their model `module`, which is taken away at the beginning: further in, it may be the
-    model's own word.
+    DDP and DataParallel call their model `module`. Only a leading `module` is removed: a model may use the word itself.
 
     >>> plain_name("module._orig_mod.encoder._checkpoint_wrapped_module.weight")
     'encoder.weight'
@@ -25,7 +24,7 @@ def plain_name(name: str) -> str:
 
 
 def plain_names(names: Iterable[str]) -> list[str]:
-    """Return `plain_name` of each name, but of those that are then no longer different, the names as they are."""
+    """Return `plain_name` of each name; names whose plain names would be the same stay as they are."""
     names = list(names)
     plain = [plain_name(name) for name in names]
     uses, distinct = Counter(plain), Counter(names)

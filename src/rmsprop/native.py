@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmsprop.errors import InputError, Received, check_count
+from rmsprop.hyperparameters import EVERYWHERE, averages, missing_fields
 from rmsprop.rule import AVERAGES, Array, Rule, State
 from rmsprop.rule import update as numpy_update
 
@@ -22,13 +23,14 @@ try:
 except ImportError as error:
     kernel, _error = None, error
 
-GRAIN = 0  # elements that a thread gets at least; 0 stands for what was measured (kernel/run.cpp)
+FIELDS = EVERYWHERE  # the fields of Rule that the kernel implements
+GRAIN = 0  # least number of elements of a thread; 0: the measured default (kernel/run.cpp)
 
 _threads: int | None = None
 
 
 def missing() -> str | None:
-    """Return None if the kernel is there, else one line: why not, what that costs, and what to do."""
+    """Return None if the kernel is loaded, else why not, what that costs, and the remedy, in one line."""
     if kernel is not None:
         return None
     built = "was not built" if isinstance(_error, ModuleNotFoundError) else f"cannot be loaded ({_error})"
@@ -41,8 +43,8 @@ def missing() -> str | None:
 def get_num_threads() -> int:
     """Return the number of threads that `rmsprop.update(..., out=...)` may use.
 
-    It is the number of processors that this process may use, or OMP_NUM_THREADS if that is less, unless
-    `set_num_threads` has set another. `rmsprop.torch` uses `torch.get_num_threads()`.
+    Unless `set_num_threads` was called, it is the number of processors that this process may use, at most
+    OMP_NUM_THREADS. `rmsprop.torch` uses `torch.get_num_threads()` instead.
     """
     if _threads is not None:
         return _threads
@@ -52,14 +54,14 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """Set the number of threads that `rmsprop.update(..., out=...)` may use, at least 1. It changes no result."""
+    """Set the number of threads that `rmsprop.update(..., out=...)` may use, at least 1. Results stay the same."""
     global _threads
     _threads = check_count("threads", threads, "1 means no second thread")
 
 
 def kernel_rule(rule: Rule) -> Any:
     """Return `rule` as the kernel takes it, without lr."""
-    fields = {name: value for name, value in vars(rule).items() if name != "lr"}
+    fields = {name: getattr(rule, name) for name in FIELDS if name != "lr"}
     return kernel.Rule(**fields)  # type: ignore[union-attr]
 
 
@@ -83,39 +85,45 @@ def update(
     """
     if out is None:
         return numpy_update(rule, param, grad, state)
-    target, own = out
-    sources = [np.asarray(param), *(getattr(state, name) for name in AVERAGES)]
-    targets = [target, *(getattr(own, name) for name in AVERAGES)]
-    used = [True, True, rule.centered, rule.momentum > 0]
-    for i, source in enumerate(sources):
-        if source is None and used[i]:  # a buffer that starts at zero
-            sources[i] = source = np.zeros_like(sources[0])
-        if source is None or targets[i] is None:
-            targets[i] = None if source is None else np.empty_like(source)
-    pairs = [(a, b) for a, b in zip(targets, sources, strict=True) if a is not None and b is not None]
-    grad = np.asarray(grad)
-    _check([a for a, _ in pairs], [b for _, b in pairs], grad)
-    apart = [(a, b) for i, (a, _) in enumerate(pairs) for b in (grad, *(s for k, (_, s) in enumerate(pairs) if k != i))]
-    apart += [(a, b) for i, (a, _) in enumerate(pairs) for b, _ in pairs[:i]]
-    if (
-        kernel is not None
-        and all(x.flags.c_contiguous and x.flags.aligned for x in (grad, *(a for a, _ in pairs)))
-        and not any(np.may_share_memory(a, b) for a, b in apart)
-        and all(a is b or not np.may_share_memory(a, b) for a, b in pairs)
-    ):
-        for into, source in pairs:
-            if into is not source:
-                np.copyto(into, source)
-        p, v, m, b = (array if use else None for array, use in zip(targets, used, strict=True))
+    grad, sources = np.asarray(grad), {"param": np.asarray(param), **_averages(state)}
+    for name in averages(rule):
+        sources.setdefault(name, np.zeros_like(sources["param"]))
+    targets = {"param": out[0], **_averages(out[1])}
+    targets = {name: targets[name] if name in targets else np.empty_like(source) for name, source in sources.items()}
+    _check(list(targets.values()), list(sources.values()), grad)
+    if kernel is not None and not missing_fields(rule, FIELDS) and _fit_the_kernel(targets, sources, grad):
+        for name, source in sources.items():
+            if targets[name] is not source:
+                np.copyto(targets[name], source)
         power = rule.decay ** (state.step + 1) if rule.bias_correction else 0.0
+        p, v = targets["param"], targets["square_avg"]
+        m = targets["grad_avg"] if rule.centered else None
+        b = targets["momentum_buffer"] if rule.momentum else None
         kernel.update(kernel_rule(rule), rule.lr, power, p, grad, v, m, b, get_num_threads(), GRAIN)
     else:
-        p, new = numpy_update(rule, param, grad, state)
-        results = [p, *(getattr(new, name) for name in AVERAGES)]
-        for into, result in zip(targets, results, strict=True):
-            if into is not None:
-                np.copyto(into, result)
-    return target, State(state.step + 1, *targets[1:])
+        new_param, new_state = numpy_update(rule, param, grad, state)
+        results = {"param": new_param, **_averages(new_state)}
+        for name, target in targets.items():
+            np.copyto(target, results[name])
+    return out[0], State(state.step + 1, **{name: targets[name] for name in AVERAGES if name in targets})
+
+
+def _averages(state: State) -> dict[str, Array]:
+    """Return the averages that a state has, by name."""
+    return {name: array for name in AVERAGES if (array := getattr(state, name)) is not None}
+
+
+def _fit_the_kernel(targets: dict[str, Array], sources: dict[str, Array], grad: Array) -> bool:
+    """Return whether arrays are contiguous, and no target lies in the memory of another array but its source."""
+    if not all(x.flags.c_contiguous and x.flags.aligned for x in (grad, *targets.values())):
+        return False
+    for name, target in targets.items():
+        others = [grad, *(arrays[other] for arrays in (sources, targets) for other in arrays if other != name)]
+        if target is not sources[name]:
+            others.append(sources[name])
+        if any(np.may_share_memory(target, other) for other in others):
+            return False
+    return True
 
 
 def _check(targets: list[Array], sources: list[Array], grad: Array) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Control characters, which may move a terminal's cursor or make an SVG unreadable, and those that turn the direction
-# of writing around; not tabs and line breaks.
+# Control characters but tab and line break: they may move a terminal's cursor, make an SVG unreadable or reverse the
+# direction of writing.
 _UNSAFE = [c for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\t\n"] + [
     *range(0x202A, 0x202F), *range(0x2066, 0x206A),
 ]  # fmt: skip
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """Return JSON with every control character in its strings escaped: Python's `json` leaves some of them."""
+    """Return JSON with every control character in its strings escaped; Python's `json` leaves some of them."""
     return text.translate(_ESCAPED)
 
 

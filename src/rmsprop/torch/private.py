@@ -1,4 +1,4 @@
-"""All that this package uses of torch under private names, and what stands in where a release of torch lacks one."""
+"""Private names of torch that this package uses, with a replacement where a release of torch lacks one."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ global_pre_hooks, global_post_hooks = _global_optimizer_pre_hooks, _global_optim
 dispatch_modes = torch._C._len_torch_dispatch_stack
 profiler_enabled = torch._C._autograd._profiler_enabled
 set_grad_enabled = torch._C._set_grad_enabled
-outside_graphs = torch._compile._disable_dynamo  # as torch.compiler.disable, but without the import of the compiler
-TRACES = torch.__version__ >= "2.13"  # before, the compiler took optimizers apart in ways of its own
+outside_graphs = torch._compile._disable_dynamo  # torch.compiler.disable imports the compiler
+TRACES = torch.__version__ >= "2.13"  # older compilers trace optimizers in their own way
 
 
 def connect_kernel() -> str | None:
-    """Return None if torch tensors can be stepped by the native kernel, else why not, in one line."""
+    """Connect the native kernel with torch; return None, or why it cannot step torch's tensors, in one line."""
     if native.kernel is None:
         return native.missing()
     try:
@@ -57,7 +57,7 @@ def connect_kernel() -> str | None:
 
 
 def check_graph_capture(optimizer: Optimizer) -> None:
-    """Raise if a graph is being captured that `optimizer` is not made for, and warn once of the opposite."""
+    """Raise if a graph is captured and `optimizer` is not capturable; warn once of the opposite."""
     for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # until torch 2.9
         if (check := getattr(optimizer, name, None)) is not None:
             check()
@@ -65,16 +65,16 @@ def check_graph_capture(optimizer: Optimizer) -> None:
 
 
 def foreach_is_default(params: list[Tensor], differentiable: bool) -> bool:
-    """Return whether torch's optimizers step these parameters many at a time where `foreach` is None."""
+    """Return whether torch's optimizers use foreach operations for these parameters by default."""
     return bool(_default_to_fused_or_foreach(params, differentiable, use_fused=False)[1])
 
 
 def untraced(optimizer: Optimizer, method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Return what `method`, one of torch's of `optimizer`, does where nothing is compiled.
+    """Return a method of torch's `Optimizer`, bound to `optimizer`, without the import of torch's compiler.
 
-    torch keeps its compiler from tracing these methods by importing it at their first call (2 seconds, when the first
-    optimizer is made). Before somebody has imported it, nothing can be traced, and that is not needed. A method that
-    somebody else has put in the place of torch's is left as it is.
+    torch wraps these methods so that its compiler does not trace them. The wrapper imports the compiler, which takes 2
+    seconds when the first optimizer is built. While nobody has imported the compiler, nothing is traced, and the
+    wrapper is not needed. A method that replaces torch's own is returned as it is.
     """
     function = getattr(method, "__func__", None)
     code = getattr(function, "__code__", None)
