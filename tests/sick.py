@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,43 +47,6 @@ class Forgetful(Growing):
 
 def forgetful() -> Task:
     return dataclasses.replace(growing(), name="forgetful", model=Forgetful)
-
-
-def _then(second: Callable[[], nn.Module], name: str) -> Task:
-    """Return one whose model grows in the run, and is what `second` makes in a replay."""
-    made = itertools.count()
-    tried = 2  # models that `Task.try_out` makes
-    return dataclasses.replace(growing(), name=name, model=lambda: Growing() if next(made) <= tried else second())
-
-
-class Calm(Growing):
-    """One that does not grow, and has the same state."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.Linear.forward(self, x)
-
-
-class Unrepeatable(Growing):
-    """One that cannot be stepped."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise RuntimeError("not again")
-
-
-def _breaks() -> nn.Module:
-    raise RuntimeError("not again")
-
-
-def once() -> Task:
-    return _then(Calm, "once")
-
-
-def breaking() -> Task:
-    return _then(_breaks, "breaking")
-
-
-def unrepeatable() -> Task:
-    return _then(Unrepeatable, "unrepeatable")
 
 
 def blind() -> Task:

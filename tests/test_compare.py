@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from rmsprop import Rule
 from rmsprop.lab import compare as compare_module
-from rmsprop.lab.compare import compare, judge
+from rmsprop.lab.compare import compare
 from rmsprop.lab.intervals import paired_interval
 from rmsprop.lab.learning_rates import Choice, choose
 from rmsprop.lab.report.page import write_report
@@ -26,14 +28,15 @@ from rmsprop.lab.report.sentences import (
     score_words,
 )
 from rmsprop.lab.runs import trial as trial_module
-from rmsprop.lab.runs.directory import to_json
+from rmsprop.lab.runs.directory import RunDirectory, to_json
 from rmsprop.lab.runs.trial import OPTIMIZERS, Trial, run_trial
 from rmsprop.lab.train import train
+from rmsprop.lab.verdicts import judge
 
 MINE = str(Path(__file__).with_name("mine.py"))
 
 
-def tuned(lr: float, metric: float, loss: float = 1.0, *, diverged: bool = False) -> dict[str, Any]:
+def tuned(lr: float, metric: float, loss: float = 1.0, *, diverged: bool = False) -> Any:
     return {"lr": lr, "validation_metric": metric, "validation_loss": loss, "diverged": diverged}
 
 
@@ -51,7 +54,7 @@ def test_ties_go_to_the_lower_loss_and_diverged_rates_come_last() -> None:
     assert choose(True, rows).at_edge
 
 
-def final(optimizer: str, metrics: list[float | None]) -> list[dict[str, Any]]:
+def final(optimizer: str, metrics: list[float | None]) -> list[Any]:
     return [
         {
             "optimizer": optimizer,
@@ -66,7 +69,7 @@ def final(optimizer: str, metrics: list[float | None]) -> list[dict[str, Any]]:
 
 
 CHOICES = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD", "Adam", "AdaGrad")}
-ROWS = [
+ROWS: list[Any] = [
     *final("RMSprop", [0.80, 0.82, 0.84, 0.86, 0.88]),
     *final("SGD", [0.70, 0.73, 0.74, 0.77, 0.78]),  # clearly lower, seed by seed
     *final("Adam", [0.90, 0.92, 0.95, 0.96, 0.99]),  # clearly higher
@@ -86,25 +89,118 @@ def test_verdicts_follow_the_paired_intervals() -> None:
     assert adam.metric == 0.95  # the median, which is not the mean here
 
 
+class Canned:
+    """Workers that train nothing: a trial's metric is what `metric` says of it."""
+
+    def __init__(self, metric: Callable[[Trial], float]) -> None:
+        self.count, self.metric, self.trials = 1, metric, list[Trial]()
+
+    def __call__(self, _: int) -> Canned:
+        return self
+
+    def __enter__(self) -> Canned:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def results(self, _: object, trials: list[Trial], check: Callable[[], None]) -> Iterator[dict[str, Any]]:
+        for trial in trials:
+            check()
+            self.trials.append(trial)
+            metric = self.metric(trial)
+            row = {"validation_metric": metric, "validation_loss": 1.0, "test_metric": metric, "optimizer_us": 1.0}
+            curves = {"loss_curve": [(1, 1.0)], "validation_curve": [(1, 1.0, metric)], "effective_lr": {}}
+            what = {name: getattr(trial, name) for name in ("stage", "optimizer", "lr", "seed")}
+            yield {**what, **row, **curves, "implementation": "", "diverged": False}
+
+    def rates(self, optimizer: str) -> list[float]:
+        """Return the rates at which an optimizer was tuned with the first seed."""
+        return [t.lr for t in self.trials if (t.stage, t.optimizer, t.seed) == ("tune", optimizer, 0)]
+
+
+def compare_canned(
+    monkeypatch: pytest.MonkeyPatch, metric: Callable[[Trial], float], **options: Any
+) -> tuple[Canned, RunDirectory, Any]:
+    canned = Canned(metric)
+    monkeypatch.setattr(compare_module, "Workers", canned)
+    rates = (0.01, 0.03, 0.1, 0.3, 1.0)
+    return canned, *compare(f"{MINE}:regression", learning_rates=rates, tuning_seeds=2, seeds=5, **options)
+
+
 def test_final_trainings_have_other_seeds_than_those_that_chose_the_rates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds: dict[str, set[int]] = {}
-
-    def train_all(_: object, __: object, stage: str, trials: list[Trial], *rest: object) -> list[dict[str, Any]]:
-        seeds[stage] = {trial.seed for trial in trials}
-        known = {"validation_metric": 1.0, "validation_loss": 1.0, "test_metric": 1.0, "optimizer_us": 1.0}
-        return [{**dataclasses.asdict(trial), **known, "diverged": False} for trial in trials]
-
-    monkeypatch.setattr(compare_module, "_train_all", train_all)
-    compare(f"{MINE}:regression", learning_rates=(0.1, 0.2, 0.3), tuning_seeds=2, seeds=5, out=tmp_path / "run")
+    canned, _, _ = compare_canned(monkeypatch, lambda trial: abs(trial.lr - 0.1), out=tmp_path / "run")
+    seeds = {stage: {trial.seed for trial in canned.trials if trial.stage == stage} for stage in ("tune", "final")}
     assert seeds == {"tune": {0, 1}, "final": {2, 3, 4, 5, 6}}
+
+
+@pytest.mark.parametrize(
+    ("best", "widened", "picked", "said"),
+    [
+        ({}, [], 0.1, None),
+        ({"SGD": 30.0}, [3.0, 10.0], 10.0, "all were tried at 3, 10, too.; Picked at the end of the widened grid"),
+        ({"SGD": 3.0}, [3.0, 10.0], 3.0, "all were tried at 3, 10, too."),
+        ({"SGD": 1e-3}, [1e-3, 3e-3], 1e-3, "all were tried at 0.001, 0.003, too.; Picked at the end of the widened"),
+        ({"SGD": 3e-3, "Adam": 3.0}, [1e-3, 3e-3, 3.0, 10.0], 3e-3, "all were tried at 0.001, 0.003, 3, 10, too."),
+    ],
+)
+def test_a_grid_is_widened_once_where_a_rate_at_its_end_is_best_and_for_all_optimizers_alike(
+    best: dict[str, float],
+    widened: list[float],
+    picked: float,
+    said: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def error(trial: Trial) -> float:
+        return abs(math.log(trial.lr / best.get(trial.optimizer, 0.1)))
+
+    canned, run, summary = compare_canned(monkeypatch, error, out=tmp_path / "run")
+    assert summary["widened"] == widened
+    for optimizer in OPTIMIZERS:
+        assert canned.rates(optimizer) == [0.01, 0.03, 0.1, 0.3, 1.0, *widened]
+    scores = {score["optimizer"]: score for score in summary["scores"]}
+    assert (scores["SGD"]["lr"], scores["RMSprop"]["lr"]) == (picked, 0.1)
+    assert scores["SGD"]["at_edge"] == (said is not None and "Picked at the end" in said)
+    lines = describe_comparison(run.config(), summary)
+    assert [line for line in lines if "all were tried" in line or "the end of the widened" in line] == [
+        line for line in lines if said is not None and any(part in line for part in said.split("; "))
+    ]
+    assert said is None or all(any(part in line for line in lines) for part in said.split("; "))
+
+
+def test_a_widened_comparison_is_resumed_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def error(trial: Trial) -> float:
+        return abs(math.log(trial.lr / 30.0))
+
+    _, whole, summary = compare_canned(monkeypatch, error, out=tmp_path / "whole")
+    rows = whole.records()
+    for kept in (7, 5 * 2 * 6 + 3, len(rows) - 4):  # in the grid, beyond it, in the final stage
+        part = RunDirectory(tmp_path / str(kept))
+        part.path.mkdir()
+        (part.path / "run.json").write_bytes((whole.path / "run.json").read_bytes())
+        part.append(rows[:kept])
+        canned, resumed, again = compare_canned(monkeypatch, error, out=part.path, resume=True)
+        assert len(canned.trials) == len(rows) - kept
+        assert (again["widened"], again["scores"]) == (summary["widened"], summary["scores"])
+        assert sorted(map(str, resumed.records())) == sorted(map(str, rows))
+
+
+def test_a_comparison_that_goes_on_with_another_torch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run, _ = compare_canned(monkeypatch, lambda _: 1.0, out=tmp_path / "run")
+    (run.path / "summary.json").unlink()
+    text = (run.path / "run.json").read_text()
+    (run.path / "run.json").write_text(text.replace(f'"torch": "{torch.__version__}"', '"torch": "2.0"'))
+    with pytest.warns(UserWarning, match="^the run began with torch 2.0 and goes on with .*: it may differ"):
+        compare_canned(monkeypatch, lambda _: 1.0, out=tmp_path / "run", resume=True)
 
 
 def test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = [0.5, 0.9, 0.7]
 
-    class Canned:
+    class Short:
         diverged = False
 
         def __init__(self, *_: object, **__: object) -> None:
@@ -114,8 +210,8 @@ def test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best(monkeypatch:
             epochs = [{"kind": "epoch", "validation_loss": 1 - x, "validation_metric": x} for x in metrics]
             return [[epoch] for epoch in epochs]
 
-    monkeypatch.setattr(trial_module, "Training", Canned)
-    row = run_trial(Trial("tune", "RMSprop", 0.1, seed=0, spec=f"{MINE}:regression", rule=Rule(), epochs=None))
+    monkeypatch.setattr(trial_module, "Training", Short)
+    row: Any = run_trial(Trial("tune", "RMSprop", 0.1, seed=0, spec=f"{MINE}:regression", rule=Rule(), epochs=None))
     assert (row["validation_metric"], row["validation_loss"]) == (0.7, pytest.approx(0.3))
 
 
@@ -154,8 +250,9 @@ def test_intervals_hold_jointly() -> None:
 def test_results_in_words() -> None:
     scores = [s._asdict() for s in judge(True, CHOICES, ROWS)]
     scores[2]["at_edge"] = True
-    summary = {"metric": "accuracy", "higher_is_better": True, "scores": scores, "confidence": 0.95}
-    lines = describe_comparison({"seeds": 5}, summary)
+    config: Any = {"seeds": 5}
+    summary: Any = {"metric": "accuracy", "higher_is_better": True, "scores": scores, "confidence": 0.95}
+    lines = describe_comparison(config, summary)
     assert (
         lines[0] == "RMSprop reaches a test accuracy of 84.0 % at lr 0.1 (median of 5 seeds; worst to best 80.0–88.0)."
     )
@@ -163,13 +260,14 @@ def test_results_in_words() -> None:
     assert lines[2].startswith("Worse than RMSprop: SGD (-9.6 points [-")
     assert lines[3].startswith("No difference to RMSprop shown: AdaGrad (+0.2 points [-")
     assert lines[4] == "Picked at the end of the grid, so a better rate may lie beyond it: AdaGrad (0.1)."
-    assert describe_comparison({}, None) == [
+    assert describe_comparison(config, None) == [
         "This comparison is not finished; what follows is what it has recorded so far."
     ]
-    assert describe_training({}, None) == ["This run is not finished; what follows is what it has recorded so far."]
+    assert describe_training(config, None) == ["This run is not finished; what follows is what it has recorded so far."]
     assert score_words(0.5, "error") == "0.5"
     assert score_words(None, "error") == "–"
-    assert difference_words({"difference": 0.5, "interval": (0.25, 0.75)}, "error") == "+0.5 [+0.25, +0.75]"
+    difference: Any = {"difference": 0.5, "interval": (0.25, 0.75)}
+    assert difference_words(difference, "error") == "+0.5 [+0.25, +0.75]"
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_every_kind_is_in_the_table_of_the_page() -> None:
 def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: float, rule: Rule) -> None:
     training = Training(task(), lambda params: RMSprop.from_rule(params, rule), 0, epochs)
     with Monitor(training.optimizer, training.model, every=5) as monitor:
-        told = [record for records in training.run() for record in records]
+        told: list[Any] = [record for records in training.run() for record in records]
     metric = [record for record in told if record["kind"] == "epoch"][-1]["validation_metric"]
     assert metric > bound if training.score.higher_is_better else metric < bound
     assert find(monitor.records) == []

@@ -14,6 +14,7 @@ from rmsprop.cli.app import run
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.findings.remedies import find_lr_command, train_command
 from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.schema import Given
 from rmsprop.lab.train import train
 
 SICK = str(Path(__file__).with_name("sick.py"))
@@ -24,7 +25,7 @@ def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def summary_of(name: str) -> dict[str, Any]:
+def summary_of(name: str) -> Any:
     summary = RunDirectory(Path(name)).summary()
     assert summary is not None
     return summary
@@ -90,11 +91,11 @@ def test_the_default_run_of_a_built_in_task_has_no_finding(task: str, seed: int)
 # -- remedies as commands ----------------------------------------------------------------------------------------------
 
 
-def config(**rule: Any) -> dict[str, Any]:
+def config(**rule: Any) -> Any:
     return {"task": "digits", "rule": {**Rule(**rule).__dict__}, "seed": 0, "schedule": "constant"}
 
 
-GIVEN: dict[str, Any] = {"epochs": None, "batch_size": None}
+GIVEN: Given = {"epochs": None, "batch_size": None}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_change_is_the_command_of_the_run_with_it(
 
 def test_a_command_says_all_that_the_run_was_asked_for() -> None:
     asked = config(momentum=0.5, lr=0.1) | {"task": "my task.py:make", "seed": 3, "schedule": "linear"}
-    given = {"epochs": 2, "batch_size": 16}
+    given: Given = {"epochs": 2, "batch_size": 16}
     assert train_command(asked, given, {"lr": 0.02}) == (
         "rmsprop train 'my task.py:make' --momentum 0.5 --seed 3 --schedule linear --epochs 2 --batch-size 16 --lr 0.02"
     )

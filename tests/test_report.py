@@ -61,14 +61,14 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 def test_curves_are_medians_and_the_middle_half() -> None:
     curves = [[[0.5, float(v)], [1.0, 10.0 * v]] for v in (1, 2, 3, 4, 5)]
-    rows: list[dict[str, Any]] = [{"optimizer": "Adam", "diverged": False, "loss_curve": c} for c in curves]
+    rows: list[Any] = [{"optimizer": "Adam", "diverged": False, "loss_curve": c} for c in curves]
     rows.append({"optimizer": "Adam", "diverged": True, "loss_curve": [[0.5, 1e9]]})
     (band,) = figures.curve_data(rows, "loss_curve", 1)
     assert band == figures.Band("Adam", [0.5, 1.0], [3, 30], [2, 20], [4, 40])
 
 
 def test_rates_that_diverged_are_left_out_of_the_sensitivity() -> None:
-    rows = [
+    rows: list[Any] = [
         {"optimizer": "SGD", "lr": lr, "validation_metric": metric, "diverged": diverged}
         for lr, metric, diverged in ((1.0, 0.2, False), (0.1, 0.8, False), (0.1, 0.6, False), (10.0, 0.1, True))
     ]
@@ -79,7 +79,10 @@ def test_layers_and_tests_by_seed() -> None:
     layers = figures.layer_data([{"w": [1.0] * 7}, {"w": [3.0] * 7}, {"w": [4.0] * 7}])
     assert layers == [figures.Layer("w", [3.0] * 7)]
     assert figures.layer_data([]) == []
-    rows = [{"optimizer": "SGD", "diverged": False, "test_metric": 0.5}, {"optimizer": "SGD", "diverged": True}]
+    rows: list[Any] = [
+        {"optimizer": "SGD", "diverged": False, "test_metric": 0.5},
+        {"optimizer": "SGD", "diverged": True},
+    ]
     assert figures.test_data(rows, ["SGD"]) == {"SGD": [0.5]}
 
 
@@ -226,11 +229,11 @@ def test_names_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_findings_in_words() -> None:
-    finding = {"kind": "eps", "cause": "c", "threshold": "t", "remedy": "r"}
+    finding: Any = {"kind": "eps", "cause": "c", "threshold": "t", "remedy": "r"}
     assert describe_findings([], 1, 1, 1) == "Nothing found in 1 measured step (1)."
     assert describe_findings([finding], 3, 1, 100) == "1 finding in 3 measured steps (1 to 100)."
     assert describe_findings([finding] * 2, 3, 1, 100) == "2 findings in 3 measured steps (1 to 100)."
-    other = {**finding, "remedy": "s"}
+    other: Any = {**finding, "remedy": "s"}
     assert findings_by_advice([finding, finding, other, finding]) == [[finding] * 2, [other], [finding]]
     evidence = {"update_rms": 0.012345, "also": ["a", "b"], "lr": None, "records": 3, "by": {"w": 1.0}}
     assert evidence_words(evidence) == "update rms 0.0123, also a, b, records 3, by (w 1)"

@@ -34,7 +34,7 @@ WRONG: tuple[Any, ...] = (DELETED, None, "text", -1, [])
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
-    """A training that diverged and was replayed, and a comparison."""
+    """A training that diverged, and a comparison."""
     folder = tmp_path_factory.mktemp("runs")
     diverged, summary = train(f"{TESTS / 'sick.py'}:growing", Rule(lr=1e-3), every=50, out=folder / "train")
     assert summary["findings"]

@@ -31,6 +31,7 @@ from rmsprop.lab.runs.training import Training
 from rmsprop.lab.runs.trial import OPTIMIZERS
 from rmsprop.lab.score import Score
 from rmsprop.lab.train import train
+from rmsprop.lab.verdicts import judge
 from rmsprop.torch import RMSprop
 
 SHAPES = str(Path(__file__).with_name("shapes.py"))
@@ -99,7 +100,7 @@ def test_the_losses_of_a_sum_are_recorded_for_one_example() -> None:
     """Steps follow the sum; what is recorded can be held against the validation loss."""
     task = load_task(f"{SHAPES}:regression")
     training = Training(task, lambda params: torch.optim.SGD(params, lr=0.0), seed=0, epochs=1)
-    records = [r for new in training.run() for r in new]
+    records: list[Any] = [r for new in training.run() for r in new]
     losses = [r["loss"] for r in records if r["kind"] == "loss"]
     assert isinstance(task.train, TensorDataset)
     x, y = task.train.tensors
@@ -269,39 +270,41 @@ def test_a_comparison_of_equals_or_at_chance_says_so(name: str, told: str | None
 
 
 def test_each_optimizer_at_chance_is_named() -> None:
+    config: Any = {"seeds": 5}
     choices = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
     constant = {"loss": math.log(2), "metric": 0.5, "margin": 0.01}
-    rows = [
+    rows: list[Any] = [
         {"optimizer": o, "seed": s, "test_metric": m, "diverged": False, "validation_loss": 0.5, "optimizer_us": 9.0}
         | {"constant": constant}
         for o, m in (("RMSprop", 0.9), ("SGD", 0.515))
         for s in range(5)
     ]
-    scores = [s._asdict() for s in compare_.judge(True, choices, rows)]
+    scores = [s._asdict() for s in judge(True, choices, rows)]
     assert [s["at_chance"] for s in scores] == [False, True]
-    summary = {
+    summary: Any = {
         "metric": "accuracy",
         "higher_is_better": True,
         "scores": scores,
         "confidence": 0.95,
         "constant": constant,
     }
-    lines = describe_comparison({"seeds": 5}, summary)
+    lines = describe_comparison(config, summary)
     assert lines[1] == "No better than a prediction that is the same for every input (accuracy 50.0 %): SGD (51.5 %)."
 
 
 def test_where_the_metric_has_no_level_of_chance_the_loss_has() -> None:
+    config: Any = {"seeds": 5}
     choices = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
-    rows = [
+    rows: list[Any] = [
         {"optimizer": o, "seed": s, "test_metric": 0.5, "test_loss": loss, "diverged": False, "validation_loss": 0.5}
         | {"optimizer_us": 9.0, "constant": {"loss": 2.0, "metric": None, "margin": 0.0}}
         for o, loss in (("RMSprop", 1.0), ("SGD", 2.0))
         for s in range(5)
     ]
-    scores = [s._asdict() for s in compare_.judge(True, choices, rows)]
+    scores = [s._asdict() for s in judge(True, choices, rows)]
     assert [s["at_chance"] for s in scores] == [False, True]
-    summary = {"metric": "macro f1", "higher_is_better": True, "scores": scores, "confidence": 0.95}
-    lines = describe_comparison({"seeds": 5}, summary | {"constant": rows[0]["constant"]})
+    summary: Any = {"metric": "macro f1", "higher_is_better": True, "scores": scores, "confidence": 0.95}
+    lines = describe_comparison(config, summary | {"constant": rows[0]["constant"]})
     assert "No better than a prediction that is the same for every input (loss 2): SGD (0.5)." in lines
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,13 +21,14 @@ from rmsprop import InputError, Rule
 from rmsprop.files import write_atomically
 from rmsprop.lab.runs.directory import RunDirectory, new_path, to_json
 from rmsprop.lab.runs.lock import locked
+from rmsprop.lab.runs.schema import TrainConfig, TrainedRule, TrainSummary
 from rmsprop.torch import RMSprop
 
-CONFIG: dict[str, Any] = {
-    "kind": "train", "task": "digits", "rule": dataclasses.asdict(Rule()), "seed": 1, "epochs": 1, "batch_size": 1,
-    "schedule": "constant", "made_with": {"torch": "1", "threads": 1},
+CONFIG: TrainConfig = {
+    "kind": "train", "task": "digits", "rule": cast(TrainedRule, dataclasses.asdict(Rule())), "seed": 1, "epochs": 1,
+    "batch_size": 1, "schedule": "constant", "made_with": {"torch": "1", "threads": 1},
 }  # fmt: skip
-ENDED: dict[str, Any] = {
+ENDED: TrainSummary = {
     "status": "finished", "reason": None, "task": "digits", "metric": "accuracy", "higher_is_better": True,
     "epochs": 1, "steps": 17, "validation_loss": 0.5, "validation_metric": None, "command": "", "implementation": "",
     "environment": {},
@@ -48,7 +49,7 @@ def statistics(step: int) -> dict[str, Any]:
     return {"kind": "statistics", "step": step, "groups": [group], "tensors": {}, "gradient_norm": None}
 
 
-def begun(path: Path, config: dict[str, Any] = CONFIG, *, resume: bool = False) -> RunDirectory:
+def begun(path: Path, config: TrainConfig = CONFIG, *, resume: bool = False) -> RunDirectory:
     """Return a run directory that was opened, and is locked no more."""
     with RunDirectory.open(path, config, resume=resume) as run:
         return run
@@ -194,9 +195,13 @@ def test_a_directory_that_does_not_fit_is_refused_and_left_alone(
     assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
 
 
-def test_what_the_run_was_made_with_may_differ(tmp_path: Path) -> None:
+def test_another_torch_is_warned_of_and_other_threads_are_not(tmp_path: Path) -> None:
     begun(tmp_path / "run", CONFIG)
-    begun(tmp_path / "run", {**CONFIG, "made_with": {"torch": "2", "threads": 2}}, resume=True)
+    begun(tmp_path / "run", {**CONFIG, "made_with": {"torch": "1", "threads": 2}}, resume=True)
+    with pytest.warns(
+        UserWarning, match=r"^the run began with torch 1 and goes on with 2: it may differ in the last b"
+    ):
+        begun(tmp_path / "run", {**CONFIG, "made_with": {"torch": "2", "threads": 2}}, resume=True)
 
 
 def test_checkpoints_hold_tensors_and_are_checked(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def history(
 ) -> LossHistory:  # fmt: skip
     """Return the history of a training of a step an epoch, with these losses after each; `scores` from before it on."""
     known = {"loss": constant, "metric": chance, "margin": margin}
-    told: Records = [
+    told: list[Any] = [
         {"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": start, "validation_metric": None, "constant": known}
     ]
     for epoch, loss in enumerate(validation, start=1):
@@ -371,4 +371,5 @@ def test_long_steps_are_harmless_where_the_training_went_well(kind: str, trainin
 
 def test_an_outcome_needs_a_loss_before_the_first_step_and_one_at_the_end() -> None:
     assert came(LossHistory([])) is None
-    assert came(LossHistory([{"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": 2.0}])) is None
+    start: Any = {"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": 2.0}
+    assert came(LossHistory([start])) is None

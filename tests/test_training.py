@@ -50,7 +50,7 @@ def start(task: Task, schedule: str = "linear", seed: int = 3) -> Training:
 
 
 def finish(training: Training) -> tuple[dict[str, Tensor], list[Any]]:
-    records = [r for new in training.run() for r in new]
+    records: list[Any] = [r for new in training.run() for r in new]
     for r in records:  # times differ from run to run
         for key in ("seconds", "step_us", "optimizer_us"):
             r.pop(key, None)
@@ -79,7 +79,8 @@ def test_the_seed_decides_everything(make: Callable[[], Task]) -> None:
 def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(stop: int, tmp_path: Any) -> None:
     """With dropout, batch norm, a falling rate, and data drawn from three generators: 15 steps in 3 epochs."""
     whole, records = finish(start(noisy_task()))
-    first, before = start(noisy_task()), []
+    before: list[Any] = []
+    first = start(noisy_task())
     for new in first.run():
         before += new
         if first.step == stop:
@@ -152,7 +153,7 @@ def test_schedules_set_the_rate() -> None:
 def test_records_hold_losses_validation_and_effective_rates() -> None:
     training = start(noisy_task())
     records = [r for new in training.run() for r in new]
-    epochs = [r for r in records if r["kind"] == "epoch"]
+    epochs: list[Any] = [r for r in records if r["kind"] == "epoch"]
     assert [r["epoch"] for r in epochs] == [0, 1, 2, 3]
     assert [r["step"] for r in epochs] == [0, 5, 10, 15]
     assert epochs[0]["effective_lr"] == {}

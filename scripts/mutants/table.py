@@ -58,10 +58,8 @@ TREES = Source("checkpoint/formats/jax.py", "tests/test_checkpoint.py tests/test
 MOVING = Source("checkpoint/conversion.py", "tests/test_checkpoint.py")
 SCHEDULES = Source("recipes/schedules.py", "tests/test_recipes.py")
 TRAINING = Source("lab/runs/training.py", "tests/test_training.py")
-COMPARE = Source(
-    "lab/compare.py",
-    "tests/test_compare.py::test_verdicts_follow_the_paired_intervals tests/test_compare.py::test_results_in_words",
-)
+COMPARE = Source("lab/compare.py", "tests/test_compare.py::test_a_widened_comparison_is_resumed_where_it_stopped")
+VERDICTS = Source("lab/verdicts.py", "tests/test_compare.py::test_verdicts_follow_the_paired_intervals")
 TRIAL = Source(
     "lab/runs/trial.py", "tests/test_compare.py::test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best"
 )
@@ -255,7 +253,11 @@ MUTANTS = [
     Mutant("compare: the best epoch", TRIAL,
            'epochs[-1]["validation_metric"]', 'max(e["validation_metric"] for e in epochs)',
            "tests/test_compare.py::test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best"),
-    Mutant("compare: the best for the median", COMPARE, "metric=median(own.values()),", "metric=max(own.values()),"),
+    Mutant("compare: the best for the median", VERDICTS, "metric=median(metrics.values()),",
+           "metric=max(metrics.values()),"),
+    Mutant("compare: half of a grid widened", RATES, "WIDENED_BY = 2 ", "WIDENED_BY = 1 ",
+           "tests/test_compare.py::"
+           "test_a_grid_is_widened_once_where_a_rate_at_its_end_is_best_and_for_all_optimizers_alike"),
     Mutant("compare: the highest where lower is better", RATES, "-metric if higher_is_better else metric, mean",
            "-metric, mean"),
     Mutant("workers: many threads", WORKERS_PY, "torch.set_num_threads(1)", "pass"),

@@ -39,6 +39,7 @@ class TrainOptions:
         Learning rate over the run: constant, or falling linearly to 0.
     every
         Measure the optimizer once in so many steps, 0: never. A tenth of the run, at most 250 steps, if left out.
+        Unless it is 0, a run that diverges says in which step and tensor that began.
     out
         Directory of the run; runs/train-TASK, numbered, if left out.
     resume
@@ -70,7 +71,8 @@ class CompareOptions:
     Parameters
     ----------
     learning_rates
-        The grid of learning rates; 1e-4 to 10 in half decades if left out.
+        The grid of learning rates; 1e-4 to 10 in half decades if left out. Where the best rate of an optimizer is at
+        its end, all optimizers get two more rates beyond it.
     tuning_seeds
         Seeds that the rates are picked with.
     seeds

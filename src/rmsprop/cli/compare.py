@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rmsprop.lab.runs.directory import RunDirectory
-    from rmsprop.lab.runs.trial import Row
+    from rmsprop.lab.runs.schema import TrialRow
 
 _STAGES = {"tune": "picking learning rates", "final": "comparing"}
 
@@ -69,7 +69,7 @@ class ComparisonProgress(Bars):
         super().__init__(console)
         self._bars = {stage: self.add_task(words, total=None, news="") for stage, words in _STAGES.items()}
 
-    def listen(self, stage: str, done: int, total: int, row: Row | None) -> None:
+    def listen(self, stage: str, done: int, total: int, row: TrialRow | None) -> None:
         """Show how many of a stage's trainings are done, and the newest."""
         news = f"{row['optimizer']} at {row['lr']:g}" if row and done < total else ""
         self.update(self._bars[stage], completed=done, total=total, news=news)

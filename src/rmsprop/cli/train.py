@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rmsprop.lab.runs.directory import RunDirectory
-    from rmsprop.lab.runs.training import Record, Training
+    from rmsprop.lab.runs.schema import EpochRecord, TrainRecord, TrainSummary
+    from rmsprop.lab.runs.training import Training
 
 _SHOWN = 5  # findings at the end of a training
 
@@ -68,36 +69,26 @@ class TrainingProgress(Bars):
         super().__init__(console)
         self._bar = self.add_task("training", total=None, news="")
 
-    def listen(self, training: Training, records: list[Record]) -> None:
+    def listen(self, training: Training, records: list[TrainRecord]) -> None:
         """Show where the training is, and what its new records say."""
         self.on_step(training)
         for record in records:
             if record["kind"] == "epoch":
                 self.on_epoch(training, record)
-            elif record["kind"] == "replay":
-                self.on_replay(record)
 
     def on_step(self, training: Training) -> None:
         """Move the bar."""
         self.update(self._bar, completed=training.step, total=training.total_steps)
 
-    def on_epoch(self, training: Training, record: Record) -> None:
+    def on_epoch(self, training: Training, record: EpochRecord) -> None:
         """Show the scores after an epoch."""
         words = _epoch_words(training, record)
         self.update(self._bar, news=words)
         if not self.console.is_terminal and record["epoch"] % max(1, training.epochs // 10) == 0:
             self.console.print(f"epoch {record['epoch']} of {training.epochs}: {words}", markup=False)
 
-    def on_replay(self, record: Record) -> None:
-        """Say that steps are replayed, and which."""
-        from rmsprop.lab.report.sentences import steps_words
 
-        steps = steps_words(record["step"] + 1, record["step"] + record["steps"])
-        self.console.print(f"replaying {steps} to see where it began", markup=False)
-        self.update(self._bar, description="replaying", news="")
-
-
-def _epoch_words(training: Training, record: Record) -> str:
+def _epoch_words(training: Training, record: EpochRecord) -> str:
     from rmsprop.lab.report.sentences import score_words
 
     name = training.score.name
@@ -122,12 +113,13 @@ def show_training(console: Console, run: RunDirectory, report: Path | None) -> N
         console.print(f"report: {report}", markup=False)
 
 
-def _show_watched(console: Console, run: RunDirectory, summary: dict[str, Any]) -> None:
+def _show_watched(console: Console, run: RunDirectory, summary: TrainSummary) -> None:
     """Print how a divergence began, and the first findings."""
     from rmsprop.lab.report.sentences import findings_by_advice
 
-    if summary.get("post_mortem"):
-        console.print(f"\n{summary['post_mortem']['text']}\n", markup=False)
+    post_mortem = summary.get("post_mortem")
+    if post_mortem:
+        console.print(f"\n{post_mortem['text']}\n", markup=False)
     found = summary["findings"]
     for alike in findings_by_advice(found[:_SHOWN]):
         for finding in alike:

@@ -9,6 +9,7 @@ from rmsprop.lab.findings.find import findings_to_show
 from rmsprop.lab.report.sentences import describe_training
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
+from rmsprop.lab.runs.schema import TrainSummary
 
 
 def examine_run(run: RunDirectory) -> dict[str, Any]:
@@ -24,23 +25,23 @@ def examine_run(run: RunDirectory) -> dict[str, Any]:
     if config["kind"] != "train":
         found = Received(f"{run.path}, of {config['kind']}")
         raise InputError("the run", "one of train", found, f"see it with: rmsprop report {run.path}")
-    records, findings = measured_steps(run), findings_to_show(run, run.summary())
-    summary, steps = run.summary() or {}, [record["step"] for record in records]
-    status, replayed = summary.get("status", "not finished"), summary.get("replay")
+    summary: TrainSummary | None = run.summary()
+    records, findings = measured_steps(run), findings_to_show(run, summary)
+    status = summary["status"] if summary else "not finished"
+    reason = summary["reason"] if summary else None
     if not (records or findings or status == "diverged"):
         found = Received(f"{run.path}, which has none")
         raise InputError(
             "the run", "one with statistics", found, "they come from: rmsprop train TASK, without --every 0"
         )
-    result = describe_training(config, summary) if summary.get("reason") or replayed else []
+    steps = [record["step"] for record in records]
     return {
         "run": str(run.path),
         "status": status,
-        "reason": summary.get("reason"),
-        "result": result,
+        "reason": reason,
+        "result": describe_training(config, summary) if reason else [],
         "measured": {"count": len(records), "first": min(steps, default=None), "last": max(steps, default=None)},
         "findings": findings,
-        "post_mortem": summary.get("post_mortem"),
-        "replay": replayed,
-        "healthy": not findings and not summary.get("reason"),
+        "post_mortem": summary.get("post_mortem") if summary else None,
+        "healthy": not findings and not reason,
     }

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -15,23 +13,31 @@ from rmsprop.files import finite
 from rmsprop.lab.findings.find import findings_to_show
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.lab.findings.runaway_loss import find_runaway_loss
-from rmsprop.lab.runs import checkpoints
+from rmsprop.lab.runs.checkpoints import Saver
 from rmsprop.lab.runs.directory import RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.measured_steps import StepRecorder, measured_steps
-from rmsprop.lab.runs.replay import MOST, Replay, replay
+from rmsprop.lab.runs.schema import (
+    EpochRecord,
+    Given,
+    MadeWith,
+    PostMortemFacts,
+    TrainConfig,
+    TrainedRule,
+    TrainRecord,
+    TrainSummary,
+)
 from rmsprop.lab.runs.task_code import task_code
-from rmsprop.lab.runs.training import Record, Training
-from rmsprop.lab.task import first_line, load_task
-from rmsprop.lab_options import TrainOptions, that_decide
-from rmsprop.monitor import PostMortem
+from rmsprop.lab.runs.training import Training
+from rmsprop.lab.task import load_task
+from rmsprop.lab_options import TrainOptions
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
-Listener = Callable[[Training, list[Record]], None]
+Listener = Callable[[Training, list[TrainRecord]], None]
 
-EVERY = 250  # steps to a measured one, by which watching takes a small share of a long training (docs/monitor.md)
-RECORDS = 10  # that a short one has: of its fraction of a second, they may take more
+EVERY = 250  # steps between records of a long training: measuring costs a small share of it (docs/monitor.md)
+RECORDS = 10  # of a short training, which takes less than a second: they may cost a larger share
 NOT_IN_VALIDATION = "validation not finite"  # while training is
 LEARNED_NOTHING = "learned nothing"  # reason of a summary, and kind of its finding
 
@@ -44,8 +50,8 @@ def train(
     command: str = "",
     listen: Listener = lambda _training, _records: None,
     **keywords: Any,
-) -> tuple[RunDirectory, dict[str, Any]]:
-    """Train `spec` (see `load_task`) with `rule`; return the run's directory and its summary.
+) -> tuple[RunDirectory, Any]:
+    """Train `spec` (see `load_task`) with `rule`; return the run's directory and its summary, a TrainSummary.
 
     Keywords are fields of `TrainOptions`, and count before those of `options`.
 
@@ -56,77 +62,43 @@ def train(
     Interrupted is raised. With `resume` the run goes on, bit for bit, if the task's code has not changed; with
     `accept_changes` also if it has, which run.json then says.
 
-    A run that has diverged is replayed, from an older checkpoint that is kept for this or from the start, and its steps
-    are measured, up to `MOST` of them: `listen` is told of that by a record of kind "replay", and post_mortem of the
-    summary says what was seen. A replay that fails says so in the summary; the run's own result stands.
+    Where the run diverged, post_mortem of the summary says at which step and in which tensor: sums of the newest 1000
+    steps are kept for this, beside the records.
 
     status of the summary is "finished" or "diverged"; its reason is None only for a training that came to something.
     """
     options, rule = dataclasses.replace(options or TrainOptions(), **keywords), rule or Rule()
-    epochs, batch_size, every = options.epochs, options.batch_size, options.every
     task = load_task(spec)
-    task.try_out(batch_size)
-
-    def start() -> Training:
-        return Training(
-            task, lambda params: RMSprop.from_rule(params, rule), options.seed, epochs, batch_size, options.schedule
-        )
-
-    training, given = start(), {"epochs": epochs, "batch_size": batch_size}
-    every = usual_every(training.total_steps) if every is None else every
-    config = {
+    task.try_out(options.batch_size)
+    training = Training(
+        task,
+        lambda params: RMSprop.from_rule(params, rule),
+        options.seed,
+        options.epochs,
+        options.batch_size,
+        options.schedule,
+    )
+    every = usual_every(training.total_steps) if options.every is None else options.every
+    config: TrainConfig = {
         "kind": "train",
         "task": spec,
         "task_code": task_code(spec),
-        "rule": dataclasses.asdict(rule),
-        **that_decide(options),
-        "epochs": epochs or task.epochs,
-        "batch_size": batch_size or task.batch_size,
+        "rule": cast(TrainedRule, dataclasses.asdict(rule)),
+        "seed": options.seed,
+        "schedule": options.schedule,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
         "every": every,
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
     path = options.out or new_path("train", task.name, resume=options.resume)
     with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
-        _like_before(run.config()["made_with"])
-        watch = StepRecorder(run, training, every)
-        records = 0
-
-        def go_back(state: dict[str, Any]) -> None:
-            nonlocal records
-            training.load_state_dict(state["training"])
-            watch.load_state_dict(state["watch"])
-            records = state["records"]
-
-        def state() -> dict[str, Any]:
-            watch.write()
-            return {"training": training.state_dict(), "watch": watch.state_dict(), "records": records}
-
-        step = training.step if run.load_checkpoint(go_back) else -1  # without one, not even the start is done
-        run.keep_records_until(step, records)
-        watch.begin(step)
-        saver = checkpoints.Saver(run)
-        with stop_signals() as stopped:
-            for new in training.run():
-                run.append(new)
-                records += len(new)
-                listen(training, new)
-                if training.step:  # what is before the first step is the start, which needs no checkpoint
-                    if stopped:
-                        run.save_checkpoint(state())
-                    elif saver.due():
-                        saver.save(state(), training.step)
-                if stopped:
-                    raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
-            run.save_checkpoint(state())
-            summary, found = _summary(run, training, command, given), watch.post_mortem()
-            if (lost := records - len(run.records())) > 0:
-                summary["lost_records"] = lost
-            if every:  # else nothing is measured, then neither
-                del training, watch
-                gc.collect()  # so that a replay's model and averages are the only ones
-                summary |= _explained(run, found, summary, start, stopped, listen)
-        checkpoints.forget(run)
-        return run, run.finish(summary)
+        _use_threads(run.config()["made_with"])
+        recorded = _RecordedTraining(run, training, every)
+        recorded.restore()
+        recorded.run_to_end(listen)
+        given: Given = {"epochs": options.epochs, "batch_size": options.batch_size}
+        return run, run.finish(_summary(recorded, command, given))
 
 
 def usual_every(steps: int) -> int:
@@ -134,129 +106,126 @@ def usual_every(steps: int) -> int:
     return min(EVERY, max(1, steps // RECORDS))
 
 
-def _explained(
-    run: RunDirectory,
-    found: PostMortem | None,
-    summary: dict[str, Any],
-    start: Callable[[], Training],
-    stopped: list[int],
-    listen: Listener,
-) -> dict[str, Any]:
-    """Return where a run that diverged began to, by replaying its steps from there; Nones if nothing went wrong.
+class _RecordedTraining:
+    """A training whose records and checkpoints go into a run directory."""
 
-    `found` is what the run's own records say of it.
-    """
-    span, told = _span(run, found, summary), None
-    if span is not None:
-        begin, name, last = span
-        try:
-            seen = _replayed(run, start, begin, name, last, stopped, listen)
-        except Interrupted:
-            raise
-        except Exception as error:  # the training is done: what it came to is not lost with its replay
-            told = {"failed": f"{type(error).__name__}: {first_line(error)}"}
-        else:
-            told = seen.to_dict() | {"tells": seen.post_mortem is not None and (seen.same or found is None)}
-            if told["tells"]:
-                found = seen.post_mortem
-    return {"post_mortem": None if found is None else {**found.to_dict(), "text": str(found)}, "replay": told}
+    def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
+        self.run, self.training, self.every = run, training, every
+        self.steps = StepRecorder(run, training, every)
+        self._records = 0  # in records.jsonl
 
+    @property
+    def lost_records(self) -> int:
+        """How many records a crash has cost."""
+        return max(0, self._records - len(self.run.records()))
 
-def _span(run: RunDirectory, found: PostMortem | None, summary: dict[str, Any]) -> tuple[int, str | None, int] | None:
-    """Return the step and the checkpoint (None: the start) to replay from, and the last step to measure, if any."""
-    reason, end = summary["reason"], summary["steps"]
-    diverged = summary["status"] == "diverged"
-    if reason == NOT_IN_VALIDATION or not (found or diverged):
-        return None
-    good = _last_good(found, summary)
-    good = end if good is None else good
-    begin, name = checkpoints.before(run, end, good)
-    if begin <= good:
-        return begin, name, min(end, good + MOST)
-    if reason == "ran away":
-        return 0, None, min(end, good + MOST)
-    return (begin, name, end) if diverged else None  # what stopped being finite shows at the end, too
+    def restore(self) -> None:
+        """Go to the run's checkpoint, and drop the records of later steps; without a checkpoint, of all steps."""
+        step = self.training.step if self.run.load_checkpoint(self._load_state_dict) else -1
+        self.run.keep_records_until(step, self._records)
+        self.steps.begin(step)
 
+    def run_to_end(self, listen: Listener) -> None:
+        """Train; save from time to time, at the end, and when a signal asks to stop, which raises Interrupted."""
+        saver = Saver(self.run)
+        with stop_signals() as stopped:
+            for new in self.training.run():
+                self.run.append(new)
+                self._records += len(new)
+                listen(self.training, new)
+                step = self.training.step  # 0 is the start, which needs no checkpoint
+                if step and (stopped or saver.due()):
+                    saver.save(self._state_dict())
+                if stopped:
+                    raise Interrupted(f"stopped after step {step} of {self.training.total_steps}")
+            saver.save(self._state_dict())
 
-def _replayed(
-    run: RunDirectory,
-    start: Callable[[], Training],
-    begin: int,
-    name: str | None,
-    last: int,
-    stopped: list[int],
-    listen: Listener,
-) -> Replay:
-    """Train again from step `begin`, and measure the steps up to `last`."""
-    again = start()
-    if name is not None:
-        run.load_checkpoint(lambda state: again.load_state_dict(state["training"]), name)
-    listen(again, [{"kind": "replay", "step": begin, "steps": last - begin}])
+    def _state_dict(self) -> dict[str, Any]:
+        self.steps.write()
+        return {
+            "training": self.training.state_dict(),
+            "watch": self.steps.state_dict(),
+            "records": self._records,
+        }
 
-    def each(again: Training) -> None:
-        listen(again, [])
-        if stopped:
-            raise Interrupted(f"stopped after step {again.step} of the replay to step {last}")
-
-    return replay(again, last, run.records(), measured_steps(run), each)
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+        self.steps.load_state_dict(state["watch"])
+        self._records = state["records"]
 
 
-def _last_good(found: PostMortem | None, summary: dict[str, Any]) -> int | None:
-    """Return the last step of which the records say that it was good, None if they say nothing."""
-    steps = [f["evidence"]["step_before"] for f in summary["findings"] if f["kind"] == "loss"]
-    if found is not None:
-        steps.append(found.step - 1 if found.after is None else found.after)
-    return min(steps, default=None)
-
-
-def _like_before(made_with: dict[str, Any]) -> None:
-    """Use the number of threads the run began with; say so if its torch is another: sums may differ in the last bit."""
+def _use_threads(made_with: MadeWith) -> None:
+    """Use as many threads as the run began with: their number decides the last bits of sums."""
     torch.set_num_threads(made_with["threads"])
-    if made_with["torch"] != torch.__version__:
-        text = f"the run began with torch {made_with['torch']} and goes on with {torch.__version__}"
-        warnings.warn(f"{text}: it may differ in the last bits", stacklevel=3)
 
 
-def _summary(run: RunDirectory, training: Training, command: str, given: dict[str, Any]) -> dict[str, Any]:
-    task, rule, records = training.task, run.config()["rule"], run.records()
-    epochs = [r for r in records if r["kind"] == "epoch"]
-    if not epochs or epochs[-1]["epoch"] != training.epoch:  # the record was lost in a crash, but not what it said
-        again = training.evaluate("validation")
-        epochs.append(finite({"validation_loss": again.loss, "validation_metric": again.metric}))
-        epochs[-1]["epoch"] = training.epoch
-    last = epochs[-1]
-    lost = last["validation_loss"] is None  # what is not finite is recorded as null
-    reason = None
-    if training.diverged or (lost and not all(p.isfinite().all() for p in training.model.parameters())):
-        reason = "not finite"
-    elif not rule["maximize"] and find_runaway_loss(LossHistory(records), rule["lr"]):
-        reason = "ran away"
-    elif lost:
-        reason = NOT_IN_VALIDATION
-    summary = {
+def _summary(recorded: _RecordedTraining, command: str, given: Given) -> TrainSummary:
+    run, training = recorded.run, recorded.training
+    validations = _validations(run, training)
+    last = validations[-1]
+    reason = _what_went_wrong(run, training, last)
+    summary: TrainSummary = {
         "status": "diverged" if reason else "finished",
         "reason": reason,
-        "task": task.name,
+        "task": training.task.name,
         "metric": training.score.name,
         "metric_kind": training.score.kind,
         "higher_is_better": training.score.higher_is_better,
         "epochs": training.epoch,
         "steps": training.step,
-        "validation_loss": last["validation_loss"],
-        "validation_metric": last["validation_metric"],
+        "validation_loss": last.loss,
+        "validation_metric": last.metric,
         "command": command,
         "given": given,
         "implementation": getattr(training.optimizer, "implementation", ""),
         "environment": environment(),
     }
     if reason == NOT_IN_VALIDATION:
-        summary["lost_epoch"] = next(r["epoch"] for r in epochs if r["validation_loss"] is None)
+        summary["lost_epoch"] = next(v.epoch for v in validations if v.loss is None)
     findings = findings_to_show(run, summary)
     if findings or measured_steps(run):
         summary["findings"] = findings
     if any(f["kind"] == LEARNED_NOTHING for f in findings):
         summary["reason"] = LEARNED_NOTHING
-    if task.test is not None and not reason:
+    if training.task.test is not None and not reason:
         tested = training.evaluate("test")
         summary["test_loss"], summary["test_metric"] = tested.loss, tested.metric
+    if recorded.every:
+        summary["post_mortem"] = _post_mortem(recorded.steps)
+    if recorded.lost_records:
+        summary["lost_records"] = recorded.lost_records
     return summary
+
+
+class _Validation(NamedTuple):
+    """What the validation data said after an epoch; None stands for what is not finite."""
+
+    epoch: int
+    loss: float | None
+    metric: float | None
+
+
+def _validations(run: RunDirectory, training: Training) -> list[_Validation]:
+    """Return the results of all epochs; the last one is measured again where a crash has lost its record."""
+    epochs: list[EpochRecord] = [record for record in run.records() if record["kind"] == "epoch"]
+    results = [_Validation(e["epoch"], e["validation_loss"], e["validation_metric"]) for e in epochs]
+    if not results or results[-1].epoch != training.epoch:
+        again = training.evaluate("validation")
+        results.append(_Validation(training.epoch, finite(again.loss), finite(again.metric)))
+    return results
+
+
+def _post_mortem(steps: StepRecorder) -> PostMortemFacts | None:
+    found = steps.post_mortem()
+    return None if found is None else cast(PostMortemFacts, {**found.to_dict(), "text": str(found)})
+
+
+def _what_went_wrong(run: RunDirectory, training: Training, last: _Validation) -> str | None:
+    """Return the reason why a training counts as diverged, None if it does not."""
+    rule = run.config()["rule"]
+    lost = last.loss is None  # what is not finite is recorded as null
+    if training.diverged or (lost and not all(p.isfinite().all() for p in training.model.parameters())):
+        return "not finite"
+    if not rule["maximize"] and find_runaway_loss(LossHistory(run.records()), rule["lr"]):
+        return "ran away"
+    return NOT_IN_VALIDATION if lost else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.lab.findings.outcome import Judged, harmless, movement, outcome
@@ -11,10 +10,11 @@ from rmsprop.lab.findings.remedies import with_commands
 from rmsprop.lab.findings.runaway_loss import find_runaway_loss
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
+from rmsprop.lab.runs.schema import FindingFacts, TrainConfig, TrainSummary
 from rmsprop.monitor.findings import Finding, consistent, find
 
 
-def find_in_run(run: RunDirectory, summary: dict[str, Any] | None) -> list[Finding]:
+def find_in_run(run: RunDirectory, summary: TrainSummary | None) -> list[Finding]:
     """Return what the losses and the measured steps of a training say, the gravest first.
 
     What came of it is judged where there is a `summary` of a training that did not diverge. Long steps are no finding
@@ -33,8 +33,10 @@ def find_in_run(run: RunDirectory, summary: dict[str, Any] | None) -> list[Findi
     return consistent([*losses, *kept], rule | {"epochs": run.config()["epochs"]})
 
 
-def findings_to_show(run: RunDirectory, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
+def findings_to_show(run: RunDirectory, summary: TrainSummary | None) -> list[FindingFacts]:
     """Return the findings as plain values, with remedies as commands."""
-    config = run.config()
-    given = (summary or {}).get("given") or {name: config[name] for name in ("epochs", "batch_size")}
+    config: TrainConfig = run.config()
+    given = summary.get("given") if summary else None
+    if given is None:
+        given = {"epochs": config["epochs"], "batch_size": config["batch_size"]}
     return [with_commands(finding, config, given) for finding in find_in_run(run, summary)]

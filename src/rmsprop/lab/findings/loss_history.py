@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Record = dict[str, Any]
+from rmsprop.lab.chance import Constant
+from rmsprop.lab.runs.schema import EpochRecord, LossRecord, TrainRecord
+
+
+class Loss(NamedTuple):
+    """The mean training loss of the steps up to `step`, `epoch` epochs after the start."""
+
+    step: int
+    epoch: float
+    value: float
 
 
 class Epoch(NamedTuple):
@@ -30,31 +39,35 @@ class LossHistory:
         Epoch → median of the training losses in it, which a few bad batches do not move. The newest may be incomplete.
     validation
         The epochs whose validation loss is finite.
+    losses
+        The mean training loss of each record, as far as it is finite.
     constant
         Loss, metric and its standard error of the best constant prediction, as far as they are known.
     has_scale
         Whether one loss can be said to be so many times another one: not where they are ever negative, or begin at 0.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.losses = [r for r in records if r["kind"] == "loss" and r["loss"] is not None]
-        epochs = [r for r in records if r["kind"] == "epoch"]
+    def __init__(self, records: Sequence[TrainRecord]) -> None:
+        losses: list[LossRecord] = [r for r in records if r["kind"] == "loss" and r["loss"] is not None]
+        epochs: list[EpochRecord] = [r for r in records if r["kind"] == "epoch"]
+        self.losses = [Loss(r["step"], r["epoch"], r["loss"]) for r in losses if r["loss"] is not None]
         self.validation = [
             Epoch(r["epoch"], r["validation_loss"], r.get("validation_metric"))
             for r in epochs
             if r["validation_loss"] is not None
         ]
         self.lost = len(self.validation) < len(epochs)
-        self.constant: dict[str, float | None] = next((r["constant"] for r in epochs if "constant" in r), {})
+        self.constant = next((Constant(**r["constant"]) for r in epochs if "constant" in r), Constant())
         start = [r["validation_loss"] for r in epochs if r["epoch"] == 0]
-        start += [r["first_loss"] for r in self.losses if "first_loss" in r]
-        self.before: float | None = None if len(start) < 2 or None in start else max(start)
+        start += [r["first_loss"] for r in losses if "first_loss" in r]
+        known = [loss for loss in start if loss is not None]
+        self.before: float | None = None if len(known) < 2 or len(known) < len(start) else max(known)
         by_epoch: dict[int, list[float]] = {}
-        for record in self.losses:
-            by_epoch.setdefault(math.ceil(record["epoch"]), []).append(record["loss"])
+        for loss in self.losses:
+            by_epoch.setdefault(math.ceil(loss.epoch), []).append(loss.value)
         self.training = {epoch: median(values) for epoch, values in by_epoch.items()}
-        every = (*start, *(e.loss for e in self.validation), *(r["loss"] for r in self.losses))
-        self.has_scale = bool(self.before) and not any(loss is not None and loss < 0 for loss in every)
+        every = (*known, *(e.loss for e in self.validation), *(loss.value for loss in self.losses))
+        self.has_scale = bool(self.before) and min(every) >= 0
 
     @property
     def left(self) -> float:
@@ -68,4 +81,4 @@ class LossHistory:
         """Largest mean training loss of a record, by the loss before the first step; NaN if that has no scale."""
         if not (self.has_scale and self.before and self.losses):
             return math.nan
-        return float(max(r["loss"] for r in self.losses)) / self.before
+        return max(loss.value for loss in self.losses) / self.before

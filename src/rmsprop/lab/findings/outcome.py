@@ -68,7 +68,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
     """Find a training after which the validation data are predicted no better than before it, or by a constant."""
     history, lr = judged.history, judged.rule["lr"]
     first, last = history.validation[0], history.validation[-1]
-    constant = history.constant.get("loss")
+    constant = history.constant.loss
     level = first.loss if constant is None else min(first.loss, constant)
     if not no_better(last.loss, level) or _scores(judged, last):
         return []
@@ -90,7 +90,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
     else:
         cause = "neither is the training loss thrown up by long steps, nor are steps too short to move the weights"
     known = "" if constant is None else f", and the best constant prediction has {constant:.4g}"
-    chance = history.constant.get("metric")
+    chance = history.constant.metric
     scored = judged.score_of(last)
     if scored and chance is not None:
         scored += f", where always the same answer has {score_words(chance, judged.metric)}"
@@ -98,7 +98,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
         Finding(
             kind="learned nothing",
             tensor=None,
-            step=history.losses[-1]["step"],
+            step=history.losses[-1].step,
             sentence=f"Nothing was learned: the validation loss is {last.loss:.4g}; it was {first.loss:.4g} before the "
             f"first step{known}{scored}.",
             cause=cause,
@@ -121,7 +121,7 @@ def _short(lr: float, moved: float) -> str:
 
 def _scores(judged: Judged, epoch: Epoch) -> bool:
     """Return whether the accuracy is well above that of a constant prediction."""
-    chance, margin = judged.history.constant.get("metric"), judged.history.constant.get("margin") or 0.0
+    chance, margin = judged.history.constant.metric, judged.history.constant.margin
     if chance is None or epoch.score is None or not judged.higher_is_better:
         return False
     return epoch.score > chance + max(MARGIN * margin, WAY * (1 - chance))
@@ -134,7 +134,7 @@ def too_slow(judged: Judged) -> list[Finding]:
     fall = first.loss - last.loss
     if not judged.history.has_scale or not 0 < fall <= (1 - SLOW) * first.loss or len(epochs) < 3:
         return []
-    if first.loss < SLOW * (judged.history.constant.get("loss") or 0.0):  # it was trained before, and goes on as slowly
+    if first.loss < SLOW * (judged.history.constant.loss or 0.0):  # it was trained before, and goes on as slowly
         return []
     late = (middle.loss - last.loss) / fall
     if not (late >= STEADY and judged.moved < MOVED):
@@ -143,7 +143,7 @@ def too_slow(judged: Judged) -> list[Finding]:
         Finding(
             kind="slow",
             tensor=None,
-            step=judged.history.losses[-1]["step"],
+            step=judged.history.losses[-1].step,
             sentence=f"This training has hardly begun: the validation loss has fallen from {first.loss:.4g} to "
             f"{last.loss:.4g}, {percent(late)} of that in the second half of the epochs{judged.score_of(last)}.",
             cause=_short(lr, judged.moved),
@@ -177,7 +177,7 @@ def got_worse(judged: Judged) -> list[Finding]:
         Finding(
             kind="got worse",
             tensor=None,
-            step=history.losses[-1]["step"],
+            step=history.losses[-1].step,
             sentence=f"The validation loss ends at {last.loss:.4g}{judged.score_of(last)}; in epoch {best.number} it "
             f"was {best.loss:.4g}{judged.score_of(best)}. Given back: {share}.",
             cause=cause,

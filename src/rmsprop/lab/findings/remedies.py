@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from typing import Any
+from typing import Any, cast
 
+from rmsprop.lab.runs.schema import FindingFacts, Given, TrainConfig
 from rmsprop.monitor.findings import Finding
 from rmsprop.rule import Rule
 
 _RULE = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 
-def with_commands(finding: Finding, config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def with_commands(finding: Finding, config: TrainConfig, given: Given) -> FindingFacts:
     """Return a finding of the run of `config` as plain values, its remedy spelled as commands.
 
     `given` holds epochs and batch_size of the command line, None where they were left out.
@@ -20,10 +21,10 @@ def with_commands(finding: Finding, config: dict[str, Any], given: dict[str, Any
     parts = [finding.spelled(lambda change: train_command(config, given, change))]
     if any("lr" in change and "group" not in change for change in finding.changes):
         parts.append(f"or measure a rate: {find_lr_command(config, given)}")
-    return finding.to_dict() | {"remedy": "; ".join(part for part in parts if part)}
+    return cast(FindingFacts, finding.to_dict() | {"remedy": "; ".join(part for part in parts if part)})
 
 
-def train_command(config: dict[str, Any], given: dict[str, Any], change: dict[str, Any]) -> str | None:
+def train_command(config: TrainConfig, given: Given, change: dict[str, Any]) -> str | None:
     """Return the command that trains the run of `config` with a change; None if no option makes it."""
     if not change.keys() <= {*_RULE, "epochs"}:
         return None
@@ -34,7 +35,7 @@ def train_command(config: dict[str, Any], given: dict[str, Any], change: dict[st
     return _command("train", config["task"], {**own, **new})
 
 
-def find_lr_command(config: dict[str, Any], given: dict[str, Any]) -> str:
+def find_lr_command(config: TrainConfig, given: Given) -> str:
     """Return the command that tests learning rates for the run of `config`."""
     asked = {**config["rule"], "batch_size": given["batch_size"]}
     usual = {**_RULE, "batch_size": None}

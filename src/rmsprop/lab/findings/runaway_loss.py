@@ -25,8 +25,8 @@ def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
     if not (lost or end > TIMES * before):
         return None
     limit = before * (LOST[0] if lost else TIMES)
-    steps = [0, *(r["step"] for r in known)]
-    rose = next(i for i, r in enumerate(known) if r["loss"] > limit and (not lost or r["epoch"] > best))
+    steps = [0, *(loss.step for loss in known)]
+    rose = next(i for i, loss in enumerate(known) if loss.value > limit and (not lost or loss.epoch > best))
     good, high = steps[rose], steps[rose + 1]
     when = f"at step {high}" if high == good + 1 else f"between steps {good} and {high}"
     fell = f" It had fallen to {least:.3g} in epoch {best}." if lost else ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from statistics import median, quantiles
+from collections.abc import Mapping, Sequence
+from statistics import mean, median, quantiles
 from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
+from rmsprop.lab.runs.schema import FinalRow, TrialRow
 from rmsprop.lab.runs.training import QUANTILES
 from rmsprop.text import printable
 
@@ -50,11 +51,11 @@ class Layer(NamedTuple):
     quantiles: list[float]  # at rmsprop.lab.runs.training.QUANTILES
 
 
-def curve_data(rows: list[dict[str, Any]], curve: str, column: int) -> list[Band]:
+def curve_data(rows: list[FinalRow], curve: Literal["loss_curve", "validation_curve"], column: int) -> list[Band]:
     """Return a Band per optimizer from the final rows' `curve`, of which `column` is drawn over the epoch."""
     bands = []
     for label in STYLES:
-        curves = [row[curve] for row in rows if row["optimizer"] == label and not row["diverged"]]
+        curves: list[Any] = [row[curve] for row in rows if row["optimizer"] == label and not row["diverged"]]
         if curves:
             points = [sorted(c[i][column] for c in curves) for i in range(min(len(c) for c in curves))]
             x = [point[0] for point in curves[0]][: len(points)]
@@ -69,28 +70,31 @@ def _middle_half(points: list[list[float]]) -> tuple[list[float], list[float]]:
     return [c[0] for c in cuts], [c[2] for c in cuts]
 
 
-def test_data(rows: list[dict[str, Any]], order: list[str]) -> dict[str, list[float]]:
+def test_data(rows: list[FinalRow], order: Sequence[str]) -> dict[str, list[float]]:
     """Return the test metric of every seed that did not diverge, by optimizer."""
     finite = [row for row in rows if not row["diverged"]]
-    return {o: [row["test_metric"] for row in finite if row["optimizer"] == o] for o in order}
+    known = [(row["optimizer"], row["test_metric"]) for row in finite]
+    return {o: [metric for name, metric in known if name == o and metric is not None] for o in order}
 
 
-def sensitivity_data(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+def sensitivity_data(rows: list[TrialRow]) -> dict[str, list[tuple[float, float]]]:
     """Return (learning rate, mean validation metric) pairs of the tuning rows by optimizer; diverged rates left out."""
     result = {}
     for label in STYLES:
-        own = [row for row in rows if row["optimizer"] == label]
-        rates = sorted({row["lr"] for row in own})
-        groups = {lr: [row for row in own if row["lr"] == lr] for lr in rates}
-        result[label] = [
-            (lr, sum(row["validation_metric"] for row in group) / len(group))
-            for lr, group in groups.items()
-            if not any(row["diverged"] for row in group)
-        ]
+        by_rate: dict[float, list[TrialRow]] = {}
+        for row in rows:
+            if row["optimizer"] == label:
+                by_rate.setdefault(row["lr"], []).append(row)
+        metrics = {
+            lr: [row["validation_metric"] for row in of_rate]
+            for lr, of_rate in sorted(by_rate.items())
+            if not any(row["diverged"] for row in of_rate)
+        }
+        result[label] = [(lr, mean(m for m in known if m is not None)) for lr, known in metrics.items()]
     return result
 
 
-def layer_data(recorded: Sequence[dict[str, list[float]]]) -> list[Layer]:
+def layer_data(recorded: Sequence[dict[str, list[float | None]]]) -> list[Layer]:
     """Return a Layer per parameter from effective-rate quantiles recorded for one or more seeds."""
     names = [name for name in recorded[0] if all(name in each for each in recorded)] if recorded else []
     return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
@@ -173,10 +177,10 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
 
 
 @as_they_are
-def draw_bars(values: dict[str, float], x_label: str) -> str:
+def draw_bars(values: Mapping[Any, float], x_label: str) -> str:
     """Draw one horizontal bar per entry with its value; return an SVG."""
     figure, axes = _axes(height=max(1.6, 0.8 + 0.3 * len(values)))
-    labels = list(reversed(values))
+    labels: list[str] = list(values)[::-1]
     axes.barh(labels, [values[k] for k in labels], color=[STYLES.get(k, ("#0072B2",))[0] for k in labels], height=0.6)
     for row, label in enumerate(labels):
         axes.text(values[label], row, f" {values[label]:.0f}", va="center", fontsize=8)

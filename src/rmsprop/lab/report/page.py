@@ -6,14 +6,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jinja2
 
 from rmsprop.explain import explain
 from rmsprop.files import write_atomically
 from rmsprop.lab.findings.find import findings_to_show
+from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.sentences import (
     OF_LOSSES,
@@ -29,6 +29,18 @@ from rmsprop.lab.report.sentences import (
 )
 from rmsprop.lab.runs.directory import REPORT, RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
+from rmsprop.lab.runs.schema import (
+    CompareConfig,
+    CompareSummary,
+    EpochRecord,
+    FinalRow,
+    LossRecord,
+    RunConfig,
+    TrainConfig,
+    TrainRecord,
+    TrainSummary,
+    TrialRow,
+)
 from rmsprop.rule import Rule
 
 _ZERO = "Elements whose gradient has always been zero, such as weights of inputs that are always 0, sit at η/ε"
@@ -46,9 +58,12 @@ class Figure(NamedTuple):
 
 def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     """Write the report of `run` to `path` (report.html in its directory if None) and return where it is."""
-    config, summary, records = run.config(), run.summary(), run.records()
-    content = (_comparison if config["kind"] == "compare" else _training)(config, summary, records)
-    content["watched"] = None if config["kind"] == "compare" else _watched(run, summary)
+    if run.config()["kind"] == "compare":
+        content = _comparison(run.config(), run.summary(), run.records())
+        content["watched"] = None
+    else:
+        content = _training(run.config(), run.summary(), run.records())
+        content["watched"] = _watched(run, run.summary())
     if content["watched"]:
         content["lines"] = [*content["lines"], *content["watched"]["outcome"]]
     path = path or run.path / REPORT
@@ -66,11 +81,9 @@ def _page() -> jinja2.Template:
     return page.get_template("report.html.j2")
 
 
-def _comparison(
-    config: dict[str, Any], summary: dict[str, Any] | None, records: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _comparison(config: CompareConfig, summary: CompareSummary | None, records: list[TrialRow]) -> dict[str, Any]:
     tuning = [r for r in records if r["stage"] == "tune"]
-    final = [r for r in records if r["stage"] == "final"]
+    final = cast(list[FinalRow], [r for r in records if r["stage"] == "final"])
     metric = summary["metric"] if summary else "metric"
     log = not summary["higher_is_better"] if summary else False  # errors and losses differ by factors
     drawn = [
@@ -111,9 +124,10 @@ def _comparison(
                     "25–75 % and median. " + _ETA,
                 )
             )
-        timed = [(o, [r["optimizer_us"] for r in final if r["optimizer"] == o]) for o in config["optimizers"]]
-        known = {o: [us for us in values if us is not None] for o, values in timed}
-        times = {o: median(values) for o, values in known.items() if values}
+        timed = {
+            o: median_of_known(r["optimizer_us"] for r in final if r["optimizer"] == o) for o in config["optimizers"]
+        }
+        times = {o: us for o, us in timed.items() if us is not None}
         jobs = f", {summary['jobs']} trainings at a time" if summary else ""
         drawn.append(
             _figure(
@@ -129,19 +143,18 @@ def _comparison(
         "lines": describe_comparison(config, summary),
         "summary": summary,
         "rows": [
-            (s, range_words(s, metric, higher_is_better=summary["higher_is_better"]), difference_words(s, metric))
-            for s in scores
-            if summary
+            (s, range_words(s, metric, higher_is_better=not log), difference_words(s, metric))
+            for s in (summary["scores"] if summary else [])
         ],
         "figures": drawn,
-        "equations": explain(Rule(**{**config["rule"], "lr": rate})),
+        "equations": explain(Rule(**cast(dict[str, Any], config["rule"]), lr=rate)),
         "settings": _settings(config),
     }
 
 
-def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: list[dict[str, Any]]) -> dict[str, Any]:
-    losses = [r for r in records if r["kind"] == "loss"]
-    epochs = [r for r in records if r["kind"] == "epoch"]
+def _training(config: TrainConfig, summary: TrainSummary | None, records: list[TrainRecord]) -> dict[str, Any]:
+    losses: list[LossRecord] = [r for r in records if r["kind"] == "loss"]
+    epochs: list[EpochRecord] = [r for r in records if r["kind"] == "epoch"]
     metric = summary["metric"] if summary else "metric"
 
     def curve(points: list[tuple[float, float | None]], label: str, *, log: bool) -> str:
@@ -164,7 +177,7 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
                 "After every epoch, and before the first.",
             )
         )
-    if epochs and (summary or {}).get("metric_kind") != "loss":
+    if epochs and not (summary and summary.get("metric_kind") == "loss"):
         points = [(r["epoch"], r["validation_metric"]) for r in epochs]
         drawn.append(
             _figure(f"Validation {metric}", curve(points, f"validation {metric}", log=False), "After every epoch.")
@@ -180,9 +193,9 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
                 + _ETA,
             )
         )
-    timed = [r for r in epochs if r["step_us"] is not None and r["optimizer_us"] is not None]
-    if timed:
-        whole, inside = median(r["step_us"] for r in timed), median(r["optimizer_us"] for r in timed)
+    whole = median_of_known(r["step_us"] for r in epochs)
+    inside = median_of_known(r["optimizer_us"] for r in epochs)
+    if whole is not None and inside is not None:
         bars = {"whole step": whole, "optimizer": inside}
         caption = f"Median of a training step and of the optimizer's part in it ({100 * inside / whole:.0f} %)."
         drawn.append(_figure("Time per step", figures.draw_bars(bars, "microseconds"), caption))
@@ -197,12 +210,12 @@ def _training(config: dict[str, Any], summary: dict[str, Any] | None, records: l
     }
 
 
-def _watched(run: RunDirectory, summary: dict[str, Any] | None) -> dict[str, Any] | None:
+def _watched(run: RunDirectory, summary: TrainSummary | None) -> dict[str, Any] | None:
     """Return what losses and monitor say, in words and pictures; None where nothing was measured or found."""
     records, findings = measured_steps(run), findings_to_show(run, summary)
     if not (records or findings):
         return None
-    steps, post_mortem = [record["step"] for record in records], (summary or {}).get("post_mortem")
+    steps, post_mortem = [record["step"] for record in records], summary.get("post_mortem") if summary else None
     line = describe_findings(findings, len(records), min(steps, default=None), max(steps, default=None))
     return {
         "line": f"Beside that, {line[0].lower()}{line[1:]}" if post_mortem and not findings else line,
@@ -259,7 +272,7 @@ def _watched_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return drawn
 
 
-def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+def _settings(config: RunConfig) -> list[tuple[str, str]]:
     hidden = ("kind", "rule", "task_code", "made_with")
     words = {k: ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else str(v)
              for k, v in config.items() if k not in hidden}  # fmt: skip

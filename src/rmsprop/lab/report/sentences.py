@@ -5,21 +5,22 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FindingFacts, ScoreFacts, TrainConfig, TrainSummary
 from rmsprop.lab.score import is_share
 from rmsprop.lab.score import score_words as score_words
 
 OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # findings that need no measured step
 
 
-def range_words(score: dict[str, Any], metric: str, *, higher_is_better: bool) -> str:
+def range_words(score: ScoreFacts, metric: str, *, higher_is_better: bool) -> str:
     """Return the worst and the best seed of a score; a seed that diverged has no score and is the worst."""
     ends = (score["low"], score["high"]) if higher_is_better else (score["high"], score["low"])
     return "–".join("diverged" if x is None else score_words(x, metric).removesuffix(" %") for x in ends)
 
 
-def difference_words(score: dict[str, Any], metric: str, unit: str = "") -> str:
+def difference_words(score: ScoreFacts, metric: str, unit: str = "") -> str:
     """Return the difference of a score to RMSprop with its interval; shares differ by percentage points."""
-    if score["interval"] is None:
+    if score["interval"] is None or score["difference"] is None:
         return "–"
     scale, digits = (100, ".1f") if is_share(metric) else (1, ".4g")
     unit = unit if is_share(metric) else ""
@@ -27,7 +28,7 @@ def difference_words(score: dict[str, Any], metric: str, unit: str = "") -> str:
     return f"{center}{unit} [{low}, {high}]"
 
 
-def describe_comparison(config: dict[str, Any], summary: dict[str, Any] | None) -> list[str]:
+def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -> list[str]:
     """Return what a comparison found, a sentence a line."""
     if summary is None:
         return ["This comparison is not finished; what follows is what it has recorded so far."]
@@ -51,9 +52,7 @@ def describe_comparison(config: dict[str, Any], summary: dict[str, Any] | None) 
         ]
         if names:
             lines.append(f"{words[0].upper()}{words[1:]}: {', '.join(names)}.")
-    edges = [f"{s['optimizer']} ({s['lr']:g})" for s in scores if s["at_edge"]]
-    if edges:
-        lines.append(f"Picked at the end of the grid, so a better rate may lie beyond it: {', '.join(edges)}.")
+    lines += _grid_words(summary)
     unstable = [f"{s['optimizer']} ({s['diverged']} of {config['seeds']})" for s in scores if s["diverged"]]
     if unstable:
         lines.append(f"Seeds that ended in a loss that is not finite: {', '.join(unstable)}.")
@@ -64,17 +63,30 @@ def describe_comparison(config: dict[str, Any], summary: dict[str, Any] | None) 
     return lines
 
 
-def _nothing_told(summary: dict[str, Any]) -> list[str]:
+def _grid_words(summary: CompareSummary) -> list[str]:
+    """Return whether the grid of rates was widened, and whose rate is at its end nevertheless."""
+    lines, widened = [], summary.get("widened", [])
+    if widened:
+        rates = ", ".join(f"{lr:g}" for lr in widened)
+        lines.append(f"The best rate of an optimizer was at the end of the grid: all were tried at {rates}, too.")
+    edges = [f"{s['optimizer']} ({s['lr']:g})" for s in summary["scores"] if s["at_edge"]]
+    if edges:
+        end = "the widened grid" if widened else "the grid"
+        lines.append(f"Picked at the end of {end}, so a better rate may lie beyond it: {', '.join(edges)}.")
+    return lines
+
+
+def _nothing_told(summary: CompareSummary) -> list[str]:
     """Return what a comparison cannot tell: where all score the same, or no better than a constant prediction."""
     scores, metric, lines = summary["scores"], summary["metric"], []
     if all(s["interval"] is not None and {s["difference"], *s["interval"]} == {0} for s in scores[1:]):
         lines.append(f"All optimizers have exactly the same {metric} in every seed: it does not tell them apart.")
     low = [s for s in scores if s.get("at_chance")]
     if low:
-        constant, judged = summary["constant"], metric
-        if constant["metric"] is None:
-            constant, judged = {"metric": constant["loss"]}, "loss"
-        level = f"a prediction that is the same for every input ({judged} {score_words(constant['metric'], judged)})"
+        constant, judged = summary["constant"]["metric"], metric
+        if constant is None:
+            constant, judged = summary["constant"]["loss"], "loss"
+        level = f"a prediction that is the same for every input ({judged} {score_words(constant, judged)})"
         if len(low) == len(scores):
             lines.append(f"No optimizer does better than {level}: nothing was learned, and nothing is compared.")
         else:
@@ -83,17 +95,15 @@ def _nothing_told(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) -> list[str]:
+def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list[str]:
     """Return how a training ended, a sentence a line."""
     if summary is None:
         return ["This run is not finished; what follows is what it has recorded so far."]
-    metric, replayed = summary["metric"], summary.get("replay")
-    again = [] if replayed is None else [replay_words(replayed, summary["post_mortem"])]
+    metric = summary["metric"]
     if summary.get("reason") == "not finite":
         return [
             f"The loss stopped being finite at step {summary['steps']}: the learning rate "
-            f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite.",
-            *again,
+            f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite."
         ]
     if summary.get("reason") == "validation not finite":
         since = f"after epoch {summary['lost_epoch']}" if summary["lost_epoch"] else "before the first step"
@@ -112,43 +122,14 @@ def describe_training(config: dict[str, Any], summary: dict[str, Any] | None) ->
     if "lost_records" in summary:
         lost = _count(summary["lost_records"], "record")
         lines.append(f"A crash has cost this run {lost}: its figures have a gap.")
-    return lines + again
-
-
-def replay_words(replayed: dict[str, Any], post_mortem: dict[str, Any] | None) -> str:
-    """Return what was replayed, whether it was what had happened, and whose the post-mortem is."""
-    if "failed" in replayed:
-        return f"A replay, to see where it began, failed with {replayed['failed']}."
-    first, last = replayed["first"], replayed["last"]
-    words = f"{_replayed(first, last)}: they met the same losses, bit for bit"
-    if not replayed["same"]:
-        words = f"{_replayed(first, last)}: they met other losses than before"
-        if last < first:
-            words = f"A replay stopped being finite at step {last}, before the first one to be measured ({first})"
-        words += ", so this task is not the same each time"
-    if not replayed["went_wrong"] and first <= last:
-        words += "; no gradient left its history for good in them"
-    if post_mortem and not (replayed["same"] and replayed["tells"]):
-        whose = "the replay" if replayed["tells"] else "the steps that the run itself had measured"
-        words += f"; what is said of where it began is of {whose}"
-    return f"{words}."
-
-
-def _replayed(first: int, last: int) -> str:
-    each = "was replayed and" if first == last else "were replayed, each of them"
-    return f"{steps_words(first, last, 'Step')} {each} measured"
-
-
-def steps_words(first: int, last: int, word: str = "step") -> str:
-    """Return "step 5", or "steps 5 to 7"."""
-    return f"{word} {first}" if first == last else f"{word}s {first} to {last}"
+    return lines
 
 
 def _count(number: int, name: str) -> str:
     return f"{number} {name}{'s' * (number != 1)}"
 
 
-def describe_findings(findings: list[dict[str, Any]], count: int, first: int | None, last: int | None) -> str:
+def describe_findings(findings: list[FindingFacts], count: int, first: int | None, last: int | None) -> str:
     """Return how many findings there are in the losses and in `count` measured steps, which `first` and `last` end."""
     of_losses = sum(f["kind"] in OF_LOSSES for f in findings)
     losses = f"{_found(of_losses)} in the losses"
@@ -163,7 +144,7 @@ def _found(number: int) -> str:
     return _count(number, "finding") if number else "Nothing found"
 
 
-def findings_by_advice(findings: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def findings_by_advice(findings: list[FindingFacts]) -> list[list[FindingFacts]]:
     """Return the findings with those next to each other together that have cause, threshold and remedy in common."""
     return [list(same) for _, same in groupby(findings, lambda f: (f["cause"], f["threshold"], f["remedy"]))]
 

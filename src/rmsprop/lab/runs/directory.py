@@ -7,8 +7,8 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,26 @@ import torch
 from rmsprop.errors import InputError, Received
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
 from rmsprop.lab.runs.lock import LOCK, locked
-from rmsprop.lab.runs.schema import check_config, check_record, check_statistics, check_summary
+from rmsprop.lab.runs.schema import (
+    CompareSummary,
+    MadeWith,
+    RunConfig,
+    TrainSummary,
+    check_config,
+    check_record,
+    check_statistics,
+    check_summary,
+)
 from rmsprop.lab.runs.task_code import changes
 
-CONFIG, CHECKPOINT, RECORDS, SUMMARY, REPORT = (
-    "run.json", "checkpoint.pt", "records.jsonl", "summary.json", "report.html",
-)  # fmt: skip
-_MAY_DIFFER = ("made_with", "task_code", "accepted_changes")
+CONFIG = "run.json"
+CHECKPOINT = "checkpoint.pt"
+RECORDS = "records.jsonl"
+SUMMARY = "summary.json"
+REPORT = "report.html"
+_MAY_DIFFER = ("made_with", "task_code", "accepted_changes")  # between run.json and a command that resumes the run
 _SHOWN = 5  # changes of a task that are named
-RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # of a directory that holds no run but a range test
+RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # in the directory of a range test, which holds no run
 
 
 def to_json(value: Any) -> str:
@@ -37,83 +48,122 @@ def to_json(value: Any) -> str:
 
 
 class RunDirectory:
-    """One run on disk. Made from a path, it is read; `open` creates or continues it, and only then it is written."""
+    """One run on disk.
+
+    `RunDirectory(path)` reads one. `create`, `resume` and `open`, which is either of them, give one that may be
+    written, and hold its lock until their context ends. What a killed process left half-written they remove.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
-    @contextmanager
     def open(
-        cls, path: Path, config: dict[str, Any], *, resume: bool, accept_changes: bool = False
-    ) -> Iterator[RunDirectory]:
-        """Create `path` for a new run of `config`, or with `resume` go on with the one there, if it is the same run.
-
-        With `accept_changes` the code of its task may be another one, which is then noted in run.json. Until the end of
-        the context no other process can open it. What a killed process left half-written is removed.
-        """
-        if accept_changes and not resume:
+        cls, path: Path, config: RunConfig, *, resume: bool, accept_changes: bool = False
+    ) -> AbstractContextManager[RunDirectory]:
+        """Create `path` for a new run of `config`, or with `resume` go on with the run there."""
+        if resume:
+            return cls.resume(path, config, accept_changes=accept_changes)
+        if accept_changes:
             raise InputError("--accept-changes", "given with --resume", Received("none"), "a new run takes any task")
+        return cls.create(path, config)
+
+    @classmethod
+    @contextmanager
+    def create(cls, path: Path, config: RunConfig) -> Iterator[RunDirectory]:
+        """Begin a new run of `config` in `path`, a new or empty directory."""
         run = cls(path)
-        run._check(config, resume, accept_changes)  # before anything is written, the lock included
+        run._check_is_new(config)  # before anything is written, the lock included
         with locked(path):
-            changed = run._check(config, resume, accept_changes)  # another process may have been here meanwhile
-            remove_temporary(
-                p for p in temporary_files(path) if not p.name.startswith(f".{REPORT}.")
-            )  # that has no lock
-            if not (path / CONFIG).exists():
+            run._check_is_new(config)  # another process may have begun a run meanwhile
+            run._remove_temporary()
+            run._write_config(config)
+            yield run
+
+    @classmethod
+    @contextmanager
+    def resume(cls, path: Path, config: RunConfig, *, accept_changes: bool = False) -> Iterator[RunDirectory]:
+        """Go on with the run in `path`, if it is that of `config` and not finished.
+
+        With `accept_changes` the task's code may differ; run.json then says how. Another torch is warned of.
+        """
+        run = cls(path)
+        run._check_goes_on(config, accept_changes=accept_changes)
+        with locked(path):
+            changed = run._check_goes_on(config, accept_changes=accept_changes)
+            run._remove_temporary()
+            if not run._has_config():
                 run._write_config(config)
             elif changed:
                 saved = run.config()
                 noted = [*saved.get("accepted_changes", []), *changed]
-                run._write_config({**saved, "task_code": config["task_code"], "accepted_changes": noted})
+                run._write_config({**saved, "task_code": config.get("task_code"), "accepted_changes": noted})
+            _warn_of_another_torch(run.config()["made_with"], config["made_with"])
             yield run
 
-    def _write_config(self, config: dict[str, Any]) -> None:
+    def _has_config(self) -> bool:
+        return (self.path / CONFIG).exists()
+
+    def _write_config(self, config: Mapping[str, Any]) -> None:
         write_atomically(self.path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
-    def _check(self, config: dict[str, Any], resume: bool, accept_changes: bool) -> list[str]:
-        """Raise InputError unless a run of `config` may begin here, or with `resume` go on; return accepted changes."""
-        path = self.path
-        if path.exists() and not path.is_dir():
-            raise InputError("--out", "a directory, or a path that does not exist", str(path), "choose another --out")
-        if not (path / CONFIG).exists():
-            if not is_unused(path):
-                found = Received(f"{path}, which holds other files")
-                raise InputError("--out", "a new or empty directory", found, "choose another --out")
-            if resume and not path.exists():  # an empty one is what a kill in the first moment leaves
-                found = Received(f"{path}, where there is none")
+    def _remove_temporary(self) -> None:
+        """Remove half-written files, but not those of a report: writing one needs no lock."""
+        remove_temporary(p for p in temporary_files(self.path) if not p.name.startswith(f".{REPORT}."))
+
+    def _check_is_new(self, config: RunConfig) -> None:
+        """Raise InputError unless a new run may begin here."""
+        self._check_is_for_runs()
+        if self._has_config():
+            self._check_is_unfinished_run_of(config)
+            found = Received(f"{self.path}, where this run was begun")
+            raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
+
+    def _check_goes_on(self, config: RunConfig, *, accept_changes: bool) -> list[str]:
+        """Raise InputError unless the run of `config` may go on here; return the accepted changes of its task."""
+        self._check_is_for_runs()
+        if not self._has_config():
+            if not self.path.exists():  # an empty one is what a kill in the first moment leaves
+                found = Received(f"{self.path}, where there is none")
                 raise InputError("--resume", "given for a run that was begun", found, "leave --resume out")
             return []
-        saved = self.config()
-        differing = [k for k in {**saved, **config} if saved.get(k) != config.get(k) and k not in _MAY_DIFFER]
-        if differing:
-            pairs = [(k, *_unlike(saved.get(k), config.get(k))) for k in differing]
-            there = ", ".join(f"{k} {x!r}" for k, x, _ in pairs)
-            asked = Received(", ".join(f"{k} {x!r}" for k, _, x in pairs))
-            raise InputError(f"the run in {path}", f"the one asked for ({there})", asked, "choose another --out")
-        if (path / SUMMARY).exists():
-            remedy = f"see it with: rmsprop report {path}; or choose another --out"
-            raise InputError("the run", "one that is not finished", Received(str(path)), remedy)
-        if not resume:
-            found = Received(f"{path}, where this run was begun")
-            raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
-        changed = changes(saved.get("task_code") or {}, config.get("task_code") or {})
+        self._check_is_unfinished_run_of(config)
+        changed = changes(self.config().get("task_code") or {}, config.get("task_code") or {})
         if changed and not accept_changes:
             more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
             found = Received(f"another one: {'; '.join(changed[:_SHOWN])}{more}")
             remedy = "add --accept-changes to go on with it, or choose another --out for a new run"
-            raise InputError(f"the task of the run in {path}", "the one that it began with", found, remedy)
+            raise InputError(f"the task of the run in {self.path}", "the one that it began with", found, remedy)
         return changed
 
-    def config(self) -> dict[str, Any]:
-        """Return what the run is."""
+    def _check_is_for_runs(self) -> None:
+        """Raise InputError unless the path is a run's directory, an unused one, or none yet."""
+        if self.path.exists() and not self.path.is_dir():
+            allowed = "a directory, or a path that does not exist"
+            raise InputError("--out", allowed, str(self.path), "choose another --out")
+        if not self._has_config() and not is_unused(self.path):
+            found = Received(f"{self.path}, which holds other files")
+            raise InputError("--out", "a new or empty directory", found, "choose another --out")
+
+    def _check_is_unfinished_run_of(self, config: RunConfig) -> None:
+        """Raise InputError if the run here is another one than that of `config`, or finished."""
+        differing = _differences(self.config(), config)
+        if differing:
+            there = ", ".join(f"{name} {value!r}" for name, value, _ in differing)
+            asked = Received(", ".join(f"{name} {value!r}" for name, _, value in differing))
+            raise InputError(f"the run in {self.path}", f"the one asked for ({there})", asked, "choose another --out")
+        if (self.path / SUMMARY).exists():
+            remedy = f"see it with: rmsprop report {self.path}; or choose another --out"
+            raise InputError("the run", "one that is not finished", Received(str(self.path)), remedy)
+
+    def config(self) -> Any:
+        """Return what the run was asked to do: a TrainConfig or a CompareConfig."""
         config = self._json(CONFIG)
         check_config(config, str(self.path / CONFIG))
         return config
 
-    def summary(self) -> dict[str, Any] | None:
-        """Return how the run ended, None if it has not."""
+    def summary(self) -> Any:
+        """Return how the run ended, a TrainSummary or a CompareSummary; None if it has not."""
         if not (self.path / SUMMARY).exists():
             return None
         summary = self._json(SUMMARY)
@@ -133,8 +183,11 @@ class RunDirectory:
             damaged = Received("damaged text")
             raise InputError(str(self.path / name), "a JSON object", damaged, "start a new run") from None
 
-    def records(self, name: str = RECORDS) -> list[dict[str, Any]]:
-        """Return the records that the file `name` holds; a last line that was cut short by a crash does not count."""
+    def records(self, name: str = RECORDS) -> list[Any]:
+        """Return the records that the file `name` holds; a last line that was cut short by a crash does not count.
+
+        They are TrainRecords, TrialRows or, in statistics.jsonl, what a `rmsprop.monitor.Monitor` makes.
+        """
         lines = self._lines(name)
         if lines and lines[-1] is None:
             lines.pop()
@@ -161,7 +214,7 @@ class RunDirectory:
             records.append(record)
         return records
 
-    def append(self, records: Iterable[dict[str, Any]], name: str = RECORDS) -> None:
+    def append(self, records: Iterable[Mapping[str, Any]], name: str = RECORDS) -> None:
         """Add records to the file `name`, one JSON object per line."""
         text = "".join(to_json(record) + "\n" for record in records)
         if text:
@@ -172,7 +225,7 @@ class RunDirectory:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
-    def keep_records(self, which: Callable[[dict[str, Any]], Hashable], name: str = RECORDS) -> int:
+    def keep_records(self, which: Callable[[Any], Hashable], name: str = RECORDS) -> int:
         """Drop records of the file `name`, and return how many are left.
 
         What remains is one record of each value of `which` that is not None. Two may be alike where two processes went
@@ -199,17 +252,16 @@ class RunDirectory:
             with path.open("ab") as file:
                 os.fsync(file.fileno())
 
-    def save_checkpoint(self, state: dict[str, Any], *names: str) -> None:
-        """Replace the checkpoint, and those of other `names` by the same."""
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self._sync_records()
-        for name in (CHECKPOINT, *names):
-            write_atomically(self.path / name, buffer.getvalue())
+        write_atomically(self.path / CHECKPOINT, buffer.getvalue())
 
-    def load_checkpoint(self, use: Callable[[dict[str, Any]], None], name: str = CHECKPOINT) -> bool:
+    def load_checkpoint(self, use: Callable[[dict[str, Any]], None]) -> bool:
         """Hand the checkpoint to `use` and return True; False if there is none. Loads tensors and plain values only."""
-        path = self.path / name
+        path = self.path / CHECKPOINT
         if not path.exists():
             return False
         try:
@@ -231,8 +283,8 @@ class RunDirectory:
             raise InputError(str(path), "an undamaged checkpoint of this run", found, remedy) from error
         return True
 
-    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write how the run ended, and return it as it was written; from then on the run is not resumed."""
+    def finish(self, summary: TrainSummary | CompareSummary) -> Any:
+        """Write how the run ended, and return it as it was written; a finished run is not resumed."""
         self._sync_records()
         write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
         return self._json(SUMMARY)
@@ -249,12 +301,24 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
-def _unlike(a: Any, b: Any) -> tuple[Any, Any]:
-    """Return two values that differ; of dicts, such as rules, what differs in them."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return a, b
-    keys = [k for k in {**a, **b} if a.get(k) != b.get(k)]
-    return {k: a.get(k) for k in keys}, {k: b.get(k) for k in keys}
+def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return the fields in which two configurations are different runs; of dicts, such as rules, what differs."""
+    differing = []
+    for name in {**saved, **asked}:
+        a, b = saved.get(name), asked.get(name)
+        if name in _MAY_DIFFER or a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+            a, b = {key: a.get(key) for key in keys}, {key: b.get(key) for key in keys}
+        differing.append((name, a, b))
+    return differing
+
+
+def _warn_of_another_torch(began: MadeWith, now: MadeWith) -> None:
+    if began["torch"] != now["torch"]:
+        text = f"the run began with torch {began['torch']} and goes on with {now['torch']}"
+        warnings.warn(f"{text}: it may differ in the last bits", stacklevel=2)
 
 
 def is_unused(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.training import Training
@@ -10,10 +10,13 @@ from rmsprop.monitor import Monitor, PostMortem
 from rmsprop.monitor.record import Record as StepRecord
 
 STATISTICS = "statistics.jsonl"
+KEPT = 1000  # steps whose sums stay in memory, and in the checkpoint: a post-mortem sees each of them
 
 
 class StepRecorder:
     """The monitor of a training, and its records in the run's directory.
+
+    Between records it keeps sums of the newest `KEPT` steps, so that a divergence is explained step by step.
 
     Parameters
     ----------
@@ -30,7 +33,7 @@ class StepRecorder:
         self._new: list[dict[str, Any]] = []  # measured, and not yet in the file
         self._written = 0
         self._monitor = (
-            Monitor(training.optimizer, training.model, every=every, last=0, sinks=[self._new.append])
+            Monitor(training.optimizer, training.model, every=every, last=KEPT, sinks=[self._new.append])
             if every
             else None
         )
@@ -54,16 +57,16 @@ class StepRecorder:
             self._monitor.load_state_dict(state["monitor"])
 
     def begin(self, step: int) -> None:
-        """Drop the records after `step`, which the checkpoint does not know of; the monitor gets back the others."""
+        """Drop records after `step`, which the checkpoint does not know; give the monitor the others."""
         if self._monitor is not None:
             self._run.keep_records_until(step, self._written, STATISTICS)
             self._monitor.records[:] = measured_steps(self._run)
 
     def post_mortem(self) -> PostMortem | None:
-        """Return what the records say of where the run diverged; None if nothing, or if nothing was measured."""
+        """Return where the run diverged; None if it did not, or if nothing was measured."""
         return None if self._monitor is None else self._monitor.post_mortem()
 
 
 def measured_steps(run: RunDirectory) -> list[StepRecord]:
     """Return the records of the measured steps; none if nothing was measured."""
-    return cast("list[StepRecord]", run.records(STATISTICS))
+    return run.records(STATISTICS)

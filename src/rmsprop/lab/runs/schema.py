@@ -1,13 +1,13 @@
-"""What the files of a run hold, and the check that they do: whoever reads them afterwards need not look again.
+"""What the files of a run hold, as types, and the check that a file holds it.
 
-Fields that are not named here are let through: they are shown, or of a newer version.
+Readers rely on the check. Fields without a type here pass: they are shown only, or another version wrote them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from rmsprop.errors import InputError, Received
 from rmsprop.lab.runs.typed_json import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, SEVEN, checker
@@ -20,70 +20,95 @@ Quantiles = dict[str, Annotated[list[float | None], SEVEN]]
 Optimizer = Literal["RMSprop", "SGD", "momentum", "AdaGrad", "Adadelta", "Adam"]
 
 _FIELDS = {field.name for field in dataclasses.fields(Rule)}
-_RULE = TypedDict("_RULE", {f.name: type(f.default) for f in dataclasses.fields(Rule) if f.name != "lr"})  # type: ignore[misc]
+RuleFields = TypedDict("RuleFields", {f.name: type(f.default) for f in dataclasses.fields(Rule) if f.name != "lr"})  # type: ignore[misc]
 
 
-class _TrainedRule(_RULE):
+class TrainedRule(RuleFields):
+    """The fields of a Rule, its rate included."""
+
     lr: float
 
 
-class _Config(TypedDict):
+class MadeWith(TypedDict):
+    """What a run's sums depend on in their last bits."""
+
+    torch: str
+    threads: NotRequired[Annotated[int, AT_LEAST_ONE]]
+
+
+class RunConfig(TypedDict):
+    """What every run is asked to do, as run.json has it."""
+
     task: str
     task_code: NotRequired[dict[str, dict[str, str]] | None]
-    accepted_changes: NotRequired[list[str]]
+    accepted_changes: NotRequired[list[str]]  # of the task's code, while the run went on
     schedule: str
-    made_with: _MadeWith
+    made_with: MadeWith
 
 
-class _Constant(TypedDict):
+class TrainConfig(RunConfig):
+    """What a run of train is asked to do."""
+
+    kind: Literal["train"]
+    seed: Count
+    batch_size: Count
+    rule: TrainedRule
+    epochs: Count
+    every: NotRequired[Count]
+
+
+class CompareConfig(RunConfig):
+    """What a comparison is asked to do."""
+
+    kind: Literal["compare"]
+    rule: RuleFields
+    optimizers: list[Optimizer]
+    learning_rates: NotRequired[list[Rate]]
+    tuning_seeds: NotRequired[Count]
+    seeds: Count
+    epochs: NotRequired[Count]
+
+
+class LossRecord(TypedDict):
+    """The mean training loss since the record before."""
+
+    kind: Literal["loss"]
+    step: Count
+    epoch: Size
+    loss: float | None
+    first_loss: NotRequired[float | None]  # of the untrained model, in the first record
+
+
+class ConstantScore(TypedDict):
+    """A `rmsprop.lab.chance.Constant`."""
+
     loss: float | None
     metric: float | None
     margin: Size
 
 
-class _Given(TypedDict):
-    epochs: Count | None
-    batch_size: Count | None
+class EpochRecord(TypedDict):
+    """What the validation data said after an epoch, or before the first step."""
 
-
-class _TrainConfig(_Config):
-    seed: Count
-    batch_size: Count
-    rule: _TrainedRule
-    epochs: Count
-
-
-class _MadeWith(TypedDict):
-    torch: str
-    threads: NotRequired[Annotated[int, AT_LEAST_ONE]]
-
-
-class _CompareConfig(_Config):
-    rule: _RULE
-    optimizers: list[Optimizer]
-    seeds: Count
-
-
-class _Loss(TypedDict):
-    step: Count
-    epoch: Size
-    loss: float | None
-    losses_crc: Count
-    first_loss: NotRequired[float | None]
-
-
-class _Epoch(TypedDict):
+    kind: Literal["epoch"]
     step: Count
     epoch: Count
     validation_loss: float | None
     validation_metric: float | None
+    seconds: NotRequired[Size]
     step_us: Rate | None
     optimizer_us: Size | None
     effective_lr: Quantiles
-    constant: NotRequired[_Constant]
+    constant: NotRequired[ConstantScore]
 
 
-class _Tuned(TypedDict):
+TrainRecord: TypeAlias = LossRecord | EpochRecord
+
+
+class TrialRow(TypedDict):
+    """One training of a comparison: what it was, and its results."""
+
+    stage: Literal["tune", "final"]
     optimizer: Optimizer
     lr: Rate
     seed: Count
@@ -92,10 +117,15 @@ class _Tuned(TypedDict):
     validation_metric: float | None
 
 
-class _Final(_Tuned):
+class FinalRow(TrialRow):
+    """One training of a comparison's second stage."""
+
+    test_loss: NotRequired[float | None]
     test_metric: float | None
+    constant: NotRequired[ConstantScore | None]
     loss_curve: list[tuple[float, float | None]]
     validation_curve: list[tuple[float, float | None, float | None]]
+    step_us: NotRequired[Size | None]
     optimizer_us: Size | None
     effective_lr: Quantiles
     implementation: str | None
@@ -134,7 +164,7 @@ class _Tensor(TypedDict):
     state_dtype: NotRequired[str]
 
 
-class _Group(_TrainedRule):
+class _Group(TrainedRule):
     state_dtype: NotRequired[str]
     param_dtype: str
     stochastic_rounding: bool
@@ -152,7 +182,7 @@ class _Statistics(TypedDict):
     skipped_steps: NotRequired[Count]
 
 
-class _Row(TypedDict):
+class _PostMortemRow(TypedDict):
     step: Count
     gradient_rms: float | None
     history_rms: float | None
@@ -160,25 +190,33 @@ class _Row(TypedDict):
     nonfinite: Count | None
 
 
-class _PostMortem(TypedDict):
+class PostMortemFacts(TypedDict):
+    """A `rmsprop.monitor.PostMortem`, and its text."""
+
     sentences: list[str]
-    table: dict[str, list[_Row]]
+    table: dict[str, list[_PostMortemRow]]
     text: str
 
 
-class _Replay(TypedDict):
-    first: Count
-    last: Count
-    same: bool
-    went_wrong: bool
-    tells: bool
+class FindingFacts(TypedDict):
+    """A `rmsprop.monitor.findings.Finding` with its remedy as commands."""
+
+    kind: str
+    sentence: str
+    cause: str
+    threshold: str
+    remedy: str
+    evidence: dict[str, Any]
 
 
-class _FailedReplay(TypedDict):
-    failed: str
+class Given(TypedDict):
+    """Options of the command line; None where they were left out."""
+
+    epochs: Count | None
+    batch_size: Count | None
 
 
-class _Ended(TypedDict):
+class _Summary(TypedDict):
     status: str
     task: str
     metric: str
@@ -189,29 +227,26 @@ class _Ended(TypedDict):
     environment: dict[str, str]
 
 
-class _Finding(TypedDict):
-    sentence: str
-    cause: str
-    threshold: str
-    remedy: str
+class TrainSummary(_Summary):
+    """How a training ended, as summary.json has it."""
 
-
-class _TrainSummary(_Ended):
     reason: str | None
     epochs: Count
     steps: Count
     validation_loss: float | None
     validation_metric: float | None
+    test_loss: NotRequired[float | None]
     test_metric: NotRequired[float | None]
     lost_epoch: NotRequired[Count]
     lost_records: NotRequired[Count]
-    given: NotRequired[_Given | None]
-    findings: NotRequired[list[_Finding]]
-    post_mortem: NotRequired[_PostMortem | None]
-    replay: NotRequired[_Replay | _FailedReplay | None]
+    given: NotRequired[Given | None]
+    findings: NotRequired[list[FindingFacts]]
+    post_mortem: NotRequired[PostMortemFacts | None]
 
 
-class _Score(TypedDict):
+class ScoreFacts(TypedDict):
+    """A `rmsprop.lab.compare.Score`."""
+
     optimizer: Optimizer
     lr: Size
     at_edge: bool
@@ -227,18 +262,22 @@ class _Score(TypedDict):
     at_chance: NotRequired[bool | None]
 
 
-class _CompareSummary(_Ended):
+class CompareSummary(_Summary):
+    """How a comparison ended, as summary.json has it."""
+
     confidence: Size
-    constant: _Constant
-    scores: Annotated[list[_Score], NOT_EMPTY]
+    constant: ConstantScore
+    widened: NotRequired[list[Rate]]  # rates that the grid got beyond those asked for
+    scores: Annotated[list[ScoreFacts], NOT_EMPTY]
     jobs: Count
+    seconds: NotRequired[Size]
 
 
-_CONFIGS = {"train": checker(_TrainConfig), "compare": checker(_CompareConfig)}
-_SUMMARIES = {"train": checker(_TrainSummary), "compare": checker(_CompareSummary)}
+_CONFIGS = {"train": checker(TrainConfig), "compare": checker(CompareConfig)}
+_SUMMARIES = {"train": checker(TrainSummary), "compare": checker(CompareSummary)}
 _RECORDS = {
-    ("train", "kind"): {"loss": checker(_Loss), "epoch": checker(_Epoch)},
-    ("compare", "stage"): {"tune": checker(_Tuned), "final": checker(_Final)},
+    ("train", "kind"): {"loss": checker(LossRecord), "epoch": checker(EpochRecord)},
+    ("compare", "stage"): {"tune": checker(TrialRow), "final": checker(FinalRow)},
 }
 _STATISTICS = checker(_Statistics)
 
@@ -257,8 +296,6 @@ def check_summary(value: dict[str, Any], kind: str, where: str) -> None:
     _SUMMARIES[kind](value, where)
     if kind == "compare" and "RMSprop" not in [score["optimizer"] for score in value["scores"]]:
         _refuse(where, "scores", "a list with RMSprop's", Received("one without"))
-    if value.get("replay") is not None and "post_mortem" not in value:
-        _refuse(where, "post_mortem", "there beside replay", Received("none"))
     if value.get("reason") == "validation not finite" and "lost_epoch" not in value:
         _refuse(where, "lost_epoch", "there with this reason", Received("none"))
     for number, score in enumerate(value.get("scores", [])):

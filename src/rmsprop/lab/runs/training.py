@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-import struct
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -18,12 +16,12 @@ from torch.utils.data import TensorDataset
 
 from rmsprop.errors import InputError
 from rmsprop.lab.data import batches, parts
+from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, LossRecord, TrainRecord
 from rmsprop.lab.score import Evaluation, Tally
 from rmsprop.lab.task import Task
 from rmsprop.names import plain_name
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-Record: TypeAlias = dict[str, Any]
 
 SCHEDULES = ("constant", "linear")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -68,7 +66,6 @@ class Training:
         self.optimizer = make_optimizer(self.model.parameters())
         self.step, self.epoch, self.batch = 0, 0, 0  # optimizer steps; finished epochs; batches of the current epoch
         self.diverged = False
-        self.losses_crc = 0  # of every loss so far: two trainings that agree in it have met the same ones, bit for bit
         self._losses: list[float] = []  # since the last record
         self.steps_per_epoch = math.ceil(len(task.train) / self.batch_size)  # type: ignore[arg-type]
         self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
@@ -81,22 +78,19 @@ class Training:
         """Number of steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
-    def run(self) -> Iterator[list[Record]]:
+    def run(self) -> Iterator[list[TrainRecord]]:
         """Train to the end; yield after every step (and once before the first) with the records it completed.
 
-        A record of kind "loss" holds the mean training loss of the steps since the last one, and `losses_crc`, a sum
-        over the bits of every loss so far; the first one also the loss of the first step, of the untrained model. A
-        record of kind "epoch" holds the validation loss and metric, times, and quantiles of the effective learning
-        rates; the one before the first step also what the best constant prediction scores there (`constant`). Training
-        stops early, with `diverged` set, when a loss is not finite. State may be saved whenever this has yielded after
-        a step.
+        The records are those of `rmsprop.lab.runs.schema`: a LossRecord ten times an epoch, an EpochRecord at its end
+        and before the first step. Training stops early, with `diverged` set, when a loss is not finite. State may be
+        saved whenever this has yielded after a step.
         """
         if self.step == 0:
             yield [self._epoch_record([], [], 0.0)]
         while self.epoch < self.epochs and not self.diverged:
             yield from self._run_epoch()
 
-    def _run_epoch(self) -> Iterator[list[Record]]:
+    def _run_epoch(self) -> Iterator[list[TrainRecord]]:
         start, skip = time.perf_counter(), self.batch
         whole, inside = [], []
         random_state = _random_state()
@@ -121,16 +115,11 @@ class Training:
             self.step += 1
             self.batch += 1
             self._losses.append(loss.item() / (self._examples(self.batch - 1) if self.score.loss_is_sum else 1))
-            self.losses_crc = zlib.crc32(struct.pack("<d", self._losses[-1]), self.losses_crc)
-            records: list[Record] = []
+            records: list[TrainRecord] = []
             self.diverged = not math.isfinite(self._losses[-1])
             last = self.batch == self.steps_per_epoch
             if self.diverged or last or self.step % self._every == 0:
-                mean = sum(self._losses) / len(self._losses)
-                records.append({"kind": "loss", "step": self.step, "epoch": self._position(), "loss": mean})
-                records[0]["losses_crc"] = self.losses_crc
-                if len(self._losses) == self.step:
-                    records[0]["first_loss"] = self._losses[0]
+                records.append(self._loss_record())
                 self._losses = []
             if last and not self.diverged:
                 self.epoch, self.batch = self.epoch + 1, 0
@@ -147,9 +136,16 @@ class Training:
         """Return the number of examples in a batch of the training data; the last one may be smaller."""
         return min(self.batch_size, len(self.task.train) - batch * self.batch_size)  # type: ignore[arg-type]
 
-    def _epoch_record(self, whole: list[float], inside: list[float], seconds: float) -> Record:
+    def _loss_record(self) -> LossRecord:
+        mean = sum(self._losses) / len(self._losses)
+        record: LossRecord = {"kind": "loss", "step": self.step, "epoch": self._position(), "loss": mean}
+        if len(self._losses) == self.step:
+            record["first_loss"] = self._losses[0]
+        return record
+
+    def _epoch_record(self, whole: list[float], inside: list[float], seconds: float) -> EpochRecord:
         found = self.evaluate("validation")
-        record = {
+        record: EpochRecord = {
             "kind": "epoch",
             "epoch": self.epoch,
             "step": self.step,
@@ -160,7 +156,9 @@ class Training:
             "optimizer_us": 1e6 * median(inside) if inside else None,
             "effective_lr": self.effective_lr() if self.step else {},
         }
-        return record if self.step else record | {"constant": found.constant._asdict()}
+        if self.step == 0:
+            record["constant"] = cast(ConstantScore, found.constant._asdict())
+        return record
 
     @torch.no_grad()
     def evaluate(self, part: str) -> Evaluation:
@@ -175,12 +173,12 @@ class Training:
             left -= size
         return tally.result()
 
-    def effective_lr(self) -> dict[str, list[float]]:
+    def effective_lr(self) -> dict[str, list[float | None]]:
         """Return for each layer the `QUANTILES` of its effective learning rates; nothing if the optimizer has none."""
         measure: Callable[[Tensor], Tensor] | None = getattr(self.optimizer, "effective_lr", None)
         if measure is None:
             return {}
-        layers = {}
+        layers: dict[str, list[float | None]] = {}
         for name, p in self.model.named_parameters():
             if self.optimizer.state.get(p) and p.numel():
                 rates = measure(p).flatten()
@@ -198,7 +196,6 @@ class Training:
             "position": [self.step, self.epoch, self.batch],
             "diverged": self.diverged,
             "losses": self._losses,
-            "losses_crc": self.losses_crc,
             "random": _random_state(),
         }
 
@@ -209,7 +206,6 @@ class Training:
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
         self.step, self.epoch, self.batch = state["position"]
         self.diverged, self._losses = state["diverged"], list(state["losses"])
-        self.losses_crc = state["losses_crc"]
         _set_random_state(state["random"])
 
 

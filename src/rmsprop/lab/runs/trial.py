@@ -7,23 +7,23 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import nn
 
 from rmsprop.lab.intervals import median_of_known
+from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, FinalRow, Optimizer, TrialRow
 from rmsprop.lab.runs.training import Training
 from rmsprop.lab.task import Task, load_task
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Parameters: TypeAlias = Iterable[nn.Parameter]
-Row: TypeAlias = dict[str, Any]  # one training: what it was (stage, optimizer, lr, seed) and its results
-TrialKey: TypeAlias = tuple[str, str, float, int]
+TrialKey: TypeAlias = tuple[str, Optimizer, float, int]
 
 # (parameters, rule) → optimizer. RMSprop takes the whole rule, the others its learning rate.
-OPTIMIZERS: dict[str, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[Optimizer, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
     "RMSprop": RMSprop.from_rule,
     "SGD": lambda params, rule: torch.optim.SGD(params, lr=rule.lr),
     "momentum": lambda params, rule: torch.optim.SGD(params, lr=rule.lr, momentum=0.9),
@@ -51,8 +51,8 @@ class Trial:
         None: as many as the task says.
     """
 
-    stage: str
-    optimizer: str
+    stage: Literal["tune", "final"]
+    optimizer: Optimizer
     lr: float
     seed: int
     spec: str
@@ -65,7 +65,7 @@ class Trial:
         return (self.stage, self.optimizer, self.lr, self.seed)
 
 
-def key_of(row: Row) -> TrialKey:
+def key_of(row: TrialRow) -> TrialKey:
     """Return the key of the trial that a row is the result of."""
     return (row["stage"], row["optimizer"], row["lr"], row["seed"])
 
@@ -75,32 +75,40 @@ def _task(spec: str) -> Task:
     return load_task(spec)
 
 
-def run_trial(trial: Trial) -> Row:
-    """Train and return the row for records.jsonl."""
+def run_trial(trial: Trial) -> TrialRow:
+    """Train and return the row for records.jsonl; a FinalRow in the final stage."""
     task, make = _task(trial.spec), OPTIMIZERS[trial.optimizer]
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
     training = Training(task, lambda params: make(params, rule), trial.seed, trial.epochs, schedule="linear")
     records = [record for new in training.run() for record in new]
-    epochs = [r for r in records if r["kind"] == "epoch"]
-    loss, metric = epochs[-1]["validation_loss"], epochs[-1]["validation_metric"]
-    diverged = training.diverged or not (math.isfinite(loss) and math.isfinite(metric))
-    row: Row = {
+    epochs: list[EpochRecord] = [r for r in records if r["kind"] == "epoch"]
+    row: TrialRow = {
         "stage": trial.stage,
         "optimizer": trial.optimizer,
         "lr": trial.lr,
         "seed": trial.seed,
-        "validation_loss": loss,
-        "validation_metric": metric,
-        "diverged": diverged,
+        "diverged": training.diverged or not _is_finite(epochs[-1]),
+        "validation_loss": epochs[-1]["validation_loss"],
+        "validation_metric": epochs[-1]["validation_metric"],
     }
-    if trial.stage == "final":
-        tested = None if diverged else training.evaluate("test")
-        row["test_loss"], row["test_metric"] = (None, None) if tested is None else (tested.loss, tested.metric)
-        row["constant"] = None if tested is None else tested.constant._asdict()
-        row["loss_curve"] = [[r["epoch"], r["loss"]] for r in records if r["kind"] == "loss"]
-        row["validation_curve"] = [[r["epoch"], r["validation_loss"], r["validation_metric"]] for r in epochs]
-        row["step_us"] = median_of_known(r["step_us"] for r in epochs)
-        row["optimizer_us"] = median_of_known(r["optimizer_us"] for r in epochs)
-        row["effective_lr"] = epochs[len(epochs) // 2]["effective_lr"]
-        row["implementation"] = getattr(training.optimizer, "implementation", None)
-    return row
+    if trial.stage == "tune":
+        return row
+    tested = None if row["diverged"] else training.evaluate("test")
+    final: FinalRow = {
+        **row,
+        "test_loss": None if tested is None else tested.loss,
+        "test_metric": None if tested is None else tested.metric,
+        "constant": None if tested is None else cast(ConstantScore, tested.constant._asdict()),
+        "loss_curve": [(r["epoch"], r["loss"]) for r in records if r["kind"] == "loss"],
+        "validation_curve": [(r["epoch"], r["validation_loss"], r["validation_metric"]) for r in epochs],
+        "step_us": median_of_known(r["step_us"] for r in epochs),
+        "optimizer_us": median_of_known(r["optimizer_us"] for r in epochs),
+        "effective_lr": epochs[len(epochs) // 2]["effective_lr"],
+        "implementation": getattr(training.optimizer, "implementation", None),
+    }
+    return final
+
+
+def _is_finite(epoch: EpochRecord) -> bool:
+    loss, metric = epoch["validation_loss"], epoch["validation_metric"]
+    return loss is not None and metric is not None and math.isfinite(loss) and math.isfinite(metric)

@@ -1,4 +1,4 @@
-"""Values that were read from a file, held against types: TypedDict, list, tuple, dict, union, Literal and numbers."""
+"""Check values read from JSON against types: TypedDict, list, tuple, dict, union, Literal and numbers."""
 
 from __future__ import annotations
 
@@ -88,6 +88,8 @@ _PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 def _check_of(kind: Any) -> _Check:
     origin = get_origin(kind)
+    if kind is Any:
+        return lambda _value, _path: None
     if kind in _PLAIN:
         return _plain(*_PLAIN[kind])
     if is_typeddict(kind):

@@ -1,0 +1,96 @@
+"""Judge optimizers by their final trainings, paired seed by seed."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import NamedTuple
+
+from rmsprop.lab.chance import Constant, no_better
+from rmsprop.lab.intervals import median_of_known, paired_interval
+from rmsprop.lab.learning_rates import Choice
+from rmsprop.lab.runs.schema import FinalRow
+
+CONFIDENCE = 0.95  # with which all intervals of a comparison hold jointly
+
+
+class Score(NamedTuple):
+    """One optimizer's test results over the seeds, and its difference to RMSprop seed by seed."""
+
+    optimizer: str
+    lr: float
+    at_edge: bool
+    metric: float  # median over the seeds
+    low: float  # worst and best seed, in the order low <= high
+    high: float
+    validation_loss: float | None  # median over the seeds that did not diverge, at the end of training
+    optimizer_us: float | None  # median time of one optimizer step; None if no epoch was finished
+    diverged: int  # seeds that ended in a loss that is not finite
+    difference: float | None  # mean of this optimizer's metric minus RMSprop's; None for RMSprop itself
+    interval: tuple[float, float] | None
+    verdict: str  # against RMSprop: "better", "worse", "no difference" (none is shown) or "not comparable"
+    at_chance: bool | None = None  # no better than the best prediction that ignores its input; None: not known
+
+
+def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[FinalRow]) -> list[Score]:
+    """Return one Score per optimizer, RMSprop first, the others from best to worst median."""
+    by_optimizer = {o: {row["seed"]: row for row in rows if row["optimizer"] == o} for o in choices}
+    reference = _metrics(by_optimizer["RMSprop"], higher_is_better)
+    constant = constant_score(rows)
+    scores = []
+    for optimizer, choice in choices.items():
+        results = list(by_optimizer[optimizer].values())
+        metrics = _metrics(by_optimizer[optimizer], higher_is_better)
+        difference = interval = None
+        verdict = ""
+        if optimizer != "RMSprop":
+            paired = [metrics[seed] - reference[seed] for seed in sorted(reference)]
+            difference, interval = paired_interval(paired, 1 - (1 - CONFIDENCE) / (len(choices) - 1))
+            verdict = _verdict(interval, higher_is_better)
+        scores.append(
+            Score(
+                optimizer=optimizer,
+                lr=choice.lr,
+                at_edge=choice.at_edge,
+                metric=median(metrics.values()),
+                low=min(metrics.values()),
+                high=max(metrics.values()),
+                validation_loss=median_of_known(r["validation_loss"] for r in results if not r["diverged"]),
+                optimizer_us=median_of_known(r["optimizer_us"] for r in results),
+                diverged=sum(r["diverged"] for r in results),
+                difference=difference,
+                interval=interval,
+                verdict=verdict,
+                at_chance=_at_chance(results, median(metrics.values()), constant, higher_is_better),
+            )
+        )
+    return sorted(scores, key=lambda s: (s.optimizer != "RMSprop", -s.metric if higher_is_better else s.metric))
+
+
+def constant_score(rows: list[FinalRow]) -> Constant:
+    """Return what the best constant prediction scores on the test data: the same in every row that did not diverge."""
+    known = (row["constant"] for row in rows if row.get("constant"))
+    return next((Constant(**constant) for constant in known if constant), Constant())
+
+
+def _metrics(results: dict[int, FinalRow], higher_is_better: bool) -> dict[int, float]:
+    """Return the test metric of each seed; a seed that diverged has the worst that there is."""
+    worst = -math.inf if higher_is_better else math.inf
+    known = {seed: None if row["diverged"] else row["test_metric"] for seed, row in results.items()}
+    return {seed: worst if metric is None else metric for seed, metric in known.items()}
+
+
+def _verdict(interval: tuple[float, float] | None, higher_is_better: bool) -> str:
+    if interval is None:
+        return "not comparable"
+    if interval[0] <= 0 <= interval[1]:
+        return "no difference"
+    return "better" if (interval[0] > 0) == higher_is_better else "worse"
+
+
+def _at_chance(rows: list[FinalRow], score: float, constant: Constant, higher_is_better: bool) -> bool | None:
+    """Return whether one optimizer's median score is at chance; where that is not known, its median test loss."""
+    if constant.metric is not None:
+        return no_better(score, constant.metric, constant.margin, higher_is_better=higher_is_better)
+    loss = median_of_known(math.inf if r["diverged"] else r.get("test_loss") for r in rows)
+    return None if loss is None else no_better(loss, constant.loss)
