@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 
 from rmsprop import InputError, Rule
 from rmsprop.cli.app import run
-from rmsprop.lab.find_lr import on_task
+from rmsprop.lab.find_lr import on_task, wider_range
 from rmsprop.lab.task import load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
+from rmsprop.lab_options import FindLrOptions
 from rmsprop.monitor.lr_finder import WARM_LIMIT, curve, find_lr
 from rmsprop.monitor.lr_finder.range_test import STOP
 from rmsprop.torch import RMSprop, release_gradients
@@ -783,6 +784,8 @@ def test_an_unclear_curve_has_no_suggestion_but_a_reason(losses: list[list[float
     verdict = curve.judge(RATES, losses)
     assert verdict.lr is None
     assert words in verdict.reason
+    assert (verdict.beyond == "higher") == ("still falls" in words)
+    assert (verdict.beyond == "lower") == ("begin lower" in verdict.reason)
 
 
 def test_where_one_seed_was_stopped_the_others_are_not_judged_beyond() -> None:
@@ -1005,11 +1008,36 @@ def test_the_command_fails_where_it_has_no_suggestion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["find-lr", "digits", "--decay", "0.9", "--to", "1e-3", "--steps", "60", "--seeds", "1"]) == 1
+    assert run(["find-lr", "digits", "--from", "1e-12", "--to", "1e-10", "--steps", "30", "--seeds", "1"]) == 1
     shown = capsys.readouterr().out
     assert "no suggestion: the curve is unclear" in shown
-    assert "the highest rate: go on to" in shown
+    assert "the loss does not fall at any rate" in shown
     assert (tmp_path / "runs" / "find-lr-digits" / "find-lr.svg").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_task_whose_best_rate_is_beyond_the_range_is_tested_once_more_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["find-lr", "digits", "--decay", "0.9", "--to", "1e-3", "--steps", "60", "--seeds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "suggested lr: 0.0" in shown
+    words = "the range was widened once, to 1e-06 to 0.1: the loss still falls at 0.001, the highest rate: go on to 0.1"
+    assert words in " ".join(shown.split())
+    saved = json.loads(Path("runs/find-lr-digits/find-lr.json").read_text())
+    assert (saved["widened"], saved["beyond"], saved["notes"][0]) == ([1e-6, 0.1], None, words)
+    assert (saved["rates"][0], saved["rates"][-1], len(saved["rates"])) == (1e-6, pytest.approx(0.1), 100)
+
+
+def test_a_range_is_widened_once_and_keeps_its_steps_a_decade() -> None:
+    options = FindLrOptions(lowest=1e-4, highest=1e-2, steps=41)
+    lower, higher = wider_range("lower", options), wider_range("higher", options)
+    assert lower is not None
+    assert higher is not None
+    assert (lower.lowest, lower.highest, lower.steps) == (1e-6, 1e-2, 81)
+    assert (higher.lowest, higher.highest, higher.steps) == (1e-4, 1.0, 81)
+    assert wider_range(None, options) is None
 
 
 @pytest.mark.slow

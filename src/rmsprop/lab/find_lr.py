@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,10 +25,13 @@ from rmsprop.lab.task import Task, load_task, seed_everything
 from rmsprop.lab_options import FindLrOptions, that_decide
 from rmsprop.monitor.lr_finder import Found
 from rmsprop.monitor.lr_finder import find_lr as test_range
+from rmsprop.monitor.lr_finder.curve import Beyond
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Listener = Callable[[int, int], None]
+
+WIDER = 100  # times as wide is the range of a second test, where the best rate is beyond an end of the first
 
 
 def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Listener, **range_: Any) -> Found:
@@ -62,6 +66,8 @@ def find_lr(
 
     Keywords are fields of `FindLrOptions`, and count before those of `options`. The directory, which has find-lr.svg,
     too, is made at the end: a test that is stopped leaves nothing. SIGINT and SIGTERM raise Interrupted.
+
+    Where the best rate is beyond an end of the range, a second test has a range that is wider there; a note says so.
     """
     options = dataclasses.replace(options or FindLrOptions(), **keywords)
     out, rule = options.out, rule or Rule()
@@ -77,6 +83,9 @@ def find_lr(
                 raise Interrupted(f"stopped after {done} of at most {total} steps; nothing was written")
 
         found = on_task(task, rule, listen=heard, **that_decide(options))
+        widened = wider_range(found.beyond, options)
+        if widened is not None:
+            found = _with_reason(found, widened, on_task(task, rule, listen=heard, **that_decide(widened)))
         picture = draw_range_test(found)
         if stopped:
             raise Interrupted("stopped before the figure was drawn; nothing was written")
@@ -85,6 +94,7 @@ def find_lr(
             "rule": dataclasses.asdict(rule),
             "batch_size": options.batch_size or task.batch_size,
             **found.to_dict(),
+            "widened": None if widened is None else [widened.lowest, widened.highest],
             "command": command,
             "environment": environment(),
         }
@@ -94,6 +104,26 @@ def find_lr(
         write_atomically(directory / RANGE_TEST, to_json(result) + "\n")
         made: dict[str, Any] = finite(result)
         return directory, made
+
+
+def wider_range(beyond: Beyond | None, options: FindLrOptions) -> FindLrOptions | None:
+    """Return options with a range `WIDER` times as wide where a rate may lie `beyond` its end; None if none does.
+
+    The rate rises as much with each step as before.
+    """
+    if beyond is None:
+        return None
+    lowest = options.lowest / (WIDER if beyond == "lower" else 1)
+    highest = options.highest * (WIDER if beyond == "higher" else 1)
+    longer = math.log(highest / lowest) / math.log(options.highest / options.lowest)
+    steps = 1 + math.ceil((options.steps - 1) * longer - 1e-9)
+    return dataclasses.replace(options, lowest=float(f"{lowest:.6g}"), highest=float(f"{highest:.6g}"), steps=steps)
+
+
+def _with_reason(first: Found, widened: FindLrOptions, found: Found) -> Found:
+    """Return what a widened range gave, with a note of why it was widened."""
+    note = f"the range was widened once, to {widened.lowest:g} to {widened.highest:g}: {first.reason}"
+    return dataclasses.replace(found, notes=[note, *found.notes])
 
 
 def _check_place(out: Path | None) -> None:

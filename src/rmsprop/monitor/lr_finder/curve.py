@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Beyond: TypeAlias = Literal["lower", "higher"]
 Losses = list[list[float]]  # of each seed, after a step with each rate, as far as it came
 
 WINDOW = 2.0  # rates within this factor are smoothed over
@@ -56,6 +57,7 @@ class Verdict:
     lr: float | None
     reason: str
     facts: dict[str, Any]  # lowest_at, lowest_at_by_seed, begin, fall, scatter, needed, band, steepest_at
+    beyond: Beyond | None = None  # without a rate: where one may lie outside of the range
 
 
 def least_steps(lowest: float, highest: float) -> int:
@@ -105,7 +107,7 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     if len(found.rates) < _SHORT:
         seeds = f", for {len(stopped)} of {len(losses)} seeds" if len(losses) > 1 else ""
         text = f"the loss is out of hand or not finite at {stopped[0]:.3g} already{seeds}: begin lower"
-        return Verdict(None, text, {})
+        return Verdict(None, text, {}, beyond="lower")
     lowest = [float(x) for x in rates[table.argmin(axis=1)]]
     at = int(found.middle.argmin())
     where, end = float(found.rates[at]), float(found.rates[-1])
@@ -123,13 +125,14 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
         "steepest_at": _steepest(found, at),
     }
 
-    def unclear(reason: str) -> Verdict:
-        return Verdict(None, reason, facts)
+    def unclear(reason: str, beyond: Beyond | None = None) -> Verdict:
+        return Verdict(None, reason, facts, beyond)
 
     if fall <= needed and end / rates[0] < ROOM:  # stopped at once
         return unclear(
             f"the loss does not fall at any rate from {rates[0]:.3g} to {end:.3g}, where the first seed ended: begin "
-            "lower, or take larger batches if it scatters as much at a rate of 0"
+            "lower, or take larger batches if it scatters as much at a rate of 0",
+            beyond="lower",
         )
     if fall <= needed:
         return unclear(
@@ -150,7 +153,8 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
         if not stopped:
             enough = float(found.rates[int((found.middle <= begin - MOST * fall).argmax())])
             if end / enough < ROOM:
-                return unclear(f"the loss still falls at {end:.3g}, the highest rate: go on to {100 * end:.3g}")
+                text = f"the loss still falls at {end:.3g}, the highest rate: go on to {100 * end:.3g}"
+                return unclear(text, beyond="higher")
             return Verdict(
                 float(f"{enough / SHARE:.1e}"),
                 f"every rate up to {end:.3g}, the highest, lowers the loss, from {begin:.3g} to {best:.3g}; "
@@ -163,11 +167,12 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
             "others went on: take more steps or seeds"
         )
     if where / rates[0] < ROOM:
-        return unclear(f"the loss is lowest at {where:.2g} and falls from the lowest rate on: begin lower")
-    beyond = f"where {there} of {len(losses)} seeds ended" if end / where < WINDOW else "and no further"
+        text = f"the loss is lowest at {where:.2g} and falls from the lowest rate on: begin lower"
+        return unclear(text, beyond="lower")
+    ended = f"where {there} of {len(losses)} seeds ended" if end / where < WINDOW else "and no further"
     return Verdict(
         float(f"{where / SHARE:.1e}"),
-        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {where:.2g}, {beyond}; half of that rate is one "
+        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {where:.2g}, {ended}; half of that rate is one "
         "that a training can stay at",
         facts,
     )

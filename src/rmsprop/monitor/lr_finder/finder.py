@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rmsprop.errors import InputError, Received, check_count, check_number
 from rmsprop.monitor.lr_finder import curve
+from rmsprop.monitor.lr_finder.curve import Beyond
 from rmsprop.monitor.lr_finder.range_test import RETURN_LOSS, STOP, Batches, Steps
 from rmsprop.monitor.lr_finder.snapshot import restored
 from rmsprop.monitor.lr_finder.warm_start import warm_notes, warm_steps
@@ -57,6 +58,8 @@ class Found:
     facts
         Numbers behind the reason: where the loss is lowest for each seed, the fall, the scatter and the fall that it
         makes by chance, the band.
+    beyond
+        Without a suggestion: "lower" or "higher" if a rate may lie there, outside of the range.
     """
 
     lr: float | None
@@ -68,6 +71,7 @@ class Found:
     curve: curve.Curve
     warm_steps: int
     facts: dict[str, Any]
+    beyond: Beyond | None = None
 
     def __str__(self) -> str:
         head = "no suggestion" if self.lr is None else f"suggested lr: {self.lr:g}"
@@ -218,6 +222,7 @@ def find_lr(
         curve=curve.curve(rates, losses),
         warm_steps=warm,
         facts=verdict.facts,
+        beyond=verdict.beyond,
     )
 
 
