@@ -117,7 +117,11 @@ def test_compare_says_in_one_line_that_its_only_worker_was_killed_and_is_resumed
     after = resumed.records()
     assert summary["status"] == "finished"
     assert after[:4] == before
-    assert len(after) == len({(r["stage"], r["optimizer"], r["lr"], r["seed"]) for r in after}) == 2 * (3 + 5)
+    assert (
+        len(after)
+        == len({(r["stage"], r["optimizer"], r["lr"], r["seed"]) for r in after})
+        == 2 * (3 + len(summary["widened"]) + 5)
+    )
 
 
 def test_a_note_of_the_command_line_is_one_line(
