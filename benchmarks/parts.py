@@ -22,7 +22,8 @@ from rmsprop import native
 from rmsprop.environment import environment
 from rmsprop.lab.bench import POLICY, Language
 from rmsprop.torch import RMSprop
-from rmsprop.torch.engines.cpu_kernel import gather
+from rmsprop.torch.engines.cpu_kernel import CpuKernel
+from rmsprop.torch.engines.engine import Remaining, StepInputs
 
 REPEATS = 25
 
@@ -39,7 +40,12 @@ def small() -> dict[str, float]:
         p.grad = torch.randn_like(p)
     optimizer, counter = RMSprop(params), torch.tensor(0.0)
     optimizer.step()
-    batch = native.new_batch()
+    engine, everything = CpuKernel(), [Remaining(0, None, "")]
+    inputs = StepInputs(optimizer, optimizer.param_groups, optimizer.state, [0], 1.0, 0, 0, {}, set())
+
+    def gather() -> None:
+        engine.gather(inputs, everything)
+        engine.clear()
 
     def record() -> None:
         with torch.autograd.profiler.record_function("step"):
@@ -50,7 +56,7 @@ def small() -> dict[str, float]:
         "1 added to a counter": _best(lambda: counter.add_(1)),
         "p.grad": _best(lambda: params[0].grad),
         "p.data_ptr()": _best(params[0].data_ptr),
-        "gathering, a parameter": _best(lambda: gather(batch, optimizer.param_groups, optimizer.state)) / len(params),
+        "gathering, a parameter": _best(gather) / len(params),
         "the whole step": _best(optimizer.step),
     }
 

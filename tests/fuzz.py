@@ -409,9 +409,9 @@ class Run(RuleBasedStateMachine):
         if skipped:
             DONE["steps left out"] += 1
         left = {
-            (refused.group, i)
-            for refused in self.optimizer.step_state.refused
-            for i in (range(99) if refused.numbers is None else refused.numbers)
+            (part.group, i)
+            for part in self.optimizer.step_state.report[0].left
+            for i in (range(99) if part.indices is None else part.indices)
         }
         places = [(n, i) for n, g in enumerate(self.optimizer.param_groups) for i in range(len(g["params"]))]
         for p, old, new, place, story in zip(self.params(), before, self.picture(), places, stories, strict=True):

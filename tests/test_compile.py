@@ -20,7 +20,7 @@ from torch.optim import lr_scheduler as schedules
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rmsprop import InputError, Rule, native
-from rmsprop.torch import RMSprop, compiled, private
+from rmsprop.torch import RMSprop, compiled, keras_lists, private
 from rmsprop.torch.groups import rule_values
 
 pytestmark = [
@@ -498,8 +498,8 @@ def test_the_operator_of_lists_keeps_its_word_to_torch(rule: Rule) -> None:
     lists.append([randn(*shape, seed=8) for shape in shapes] if rule.centered else [])
     lists.append([randn(*shape, seed=9) for shape in shapes] if rule.momentum else [])
     for lr_tensor in (None, torch.tensor(0.5)):
-        arguments = (*lists, rule.lr, lr_tensor, *values)
-        torch.library.opcheck(torch.ops.rmsprop.step_lists.default, arguments)
+        arguments = (*lists, rule.lr, lr_tensor, [float(value) for value in values])
+        torch.library.opcheck(keras_lists.step_lists_operator, arguments)
 
 
 _TRAINING = """

@@ -194,7 +194,7 @@ def test_without_a_kernel_it_is_said_once_and_the_numbers_are_the_same(monkeypat
     reason = "the native kernel was not built: …"
     monkeypatch.setattr(native, "kernel", None)
     monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", reason)
-    cpu_kernel.say_once.cache_clear()
+    cpu_kernel.warn_once.cache_clear()
     a, b = pair([randn(3)])
     with pytest.warns(UserWarning, match="the native kernel was not built"):
         steps(a, b, usual)
@@ -204,7 +204,7 @@ def test_without_a_kernel_it_is_said_once_and_the_numbers_are_the_same(monkeypat
     assert a.implementation == f"tensor operations ({reason})"
     with pytest.raises(InputError, match="the native kernel was not built"):
         RMSprop([randn(3)], fused=True)
-    cpu_kernel.say_once.cache_clear()
+    cpu_kernel.warn_once.cache_clear()
 
 
 def test_overlapping_parameters_are_stepped_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,12 +461,12 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
     used = []
 
     class Batch(native.kernel.Batch):  # type: ignore[misc, name-defined]
-        def run(self, threads: int, *rest: Any) -> None:
+        def run(self, threads: int, *rest: Any) -> Any:
             used.append(threads)
-            super().run(threads, *rest)
+            return super().run(threads, *rest)
 
     kept = torch.get_num_threads()
-    monkeypatch.setattr(cpu_kernel, "new_batch", Batch)
+    monkeypatch.setattr(native.kernel, "Batch", Batch)
     p = randn(3)
     p.grad = randn(3)
     optimizer = RMSprop([p])

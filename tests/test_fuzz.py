@@ -21,9 +21,9 @@ def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """initial_square_avg without effect."""
     before = state.complete_state
 
-    def forgetful(group: object, number: int, states: object) -> object:
-        return before({**group, "initial_square_avg": 0.0}, number, states)  # type: ignore[dict-item, arg-type]
+    def forgetful(group: object, index: int, states: object) -> object:
+        return before({**group, "initial_square_avg": 0.0}, index, states)  # type: ignore[dict-item, arg-type]
 
     monkeypatch.setattr("rmsprop.torch.engines.cpu_kernel.complete_state", forgetful)
-    monkeypatch.setattr("rmsprop.torch.state.complete_state", forgetful)
+    monkeypatch.setattr("rmsprop.torch.engines.tensor_ops.complete_state", forgetful)
     assert any("square_avg" in (fuzz.look(seed, 25, shrink=False) or "") for seed in range(1, 7))

@@ -471,7 +471,7 @@ def test_pieces_change_no_bit(
     start, gradients = shapes(dtype)
     options: dict[str, Any] = {"fused": False, "state_dtype": state, "stochastic_rounding": seed}
     whole = stepped(cases.RULES["all of it"], start, gradients, **options)
-    monkeypatch.setattr("rmsprop.torch.state._PIECE", 64)
+    monkeypatch.setattr("rmsprop.torch.engines.rounding._CHUNK", 64)
     agree(whole, stepped(cases.RULES["all of it"], start, gradients, **options))
 
 

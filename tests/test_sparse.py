@@ -29,6 +29,7 @@ from rmsprop import InputError, Rule, State, init, native, update
 from rmsprop.monitor import Monitor
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import cpu_kernel, sparse_rows
+from rmsprop.torch.engines.engine import Remaining, StepInputs
 
 ROOT = Path(__file__).resolve().parent.parent
 EXACT = {name: rule for name, rule in cases.RULES.items() if not rule.momentum and not rule.weight_decay}
@@ -353,7 +354,7 @@ def test_infinite_averages_stay_infinite_however_long_a_row_lags() -> None:
 def test_powers_that_are_0_need_no_mask_of_the_whole_table(
     alpha: float, sparse_dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sparse_rows, "_PIECE", 8)
+    monkeypatch.setattr(sparse_rows, "_CHUNK", 8)
 
     class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         largest = 0
@@ -461,7 +462,7 @@ def test_rows_stepped_where_they_lie_are_the_bits_of_rows_stepped_as_a_small_par
                 vars(optimizer)["grad_scale"] = torch.tensor(scale)  # as GradScaler does
                 with pytest.MonkeyPatch.context() as copied:
                     if number:
-                        copied.setattr("rmsprop.torch.step.add_rows", lambda *_, **__: False)
+                        copied.setattr(cpu_kernel.CpuKernel, "_add_in_place", lambda *_: False)
                     optimizer.step()
                 assert optimizer.implementation.startswith("native kernel")
                 assert "tensor operations" not in optimizer.implementation
@@ -527,8 +528,8 @@ def test_other_threads_run_while_entries_are_put_in_order() -> None:
     index = torch.randint(1000, (1, count), generator=torch.Generator().manual_seed(0)).numpy()
     given = (p, index, torch.ones(count, 1), state["step"], state["square_avg"], None, None, None, 0)
     batch, rule, precision = (
-        cpu_kernel.new_batch(),
-        cpu_kernel.kernel_rule_of(group),
+        native.kernel.Batch(),  # type: ignore[union-attr]
+        cpu_kernel.kernel_rule_of(group).rule,
         cpu_kernel.kernel_precision_of(group),
     )
     turns, ended = 0, threading.Event()
@@ -1052,8 +1053,10 @@ def test_rows_on_another_device_are_left_to_tensor_operations() -> None:
     where, values = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.zeros(2, 2, device="meta")
     p.grad = torch.sparse_coo_tensor(where, values, (5, 2), device="meta", check_invariants=False)
     optimizer = RMSprop([p], sparse="lazy")
-    group, batch = optimizer.param_groups[0], cpu_kernel.new_batch()
-    assert not cpu_kernel.add_rows(batch, group, 0, {}, None)
+    groups, all_of_it = optimizer.param_groups, [Remaining(0, None, "")]
+    inputs = StepInputs(optimizer, groups, optimizer.state, [0], 1.0, 0, 0, {}, {0})
+    left = cpu_kernel.CpuKernel().gather(inputs, all_of_it)
+    assert [(part.group, part.indices) for part in left] == ([(0, [0])] if native.kernel else [(0, None)])
 
 
 def test_watching_changes_no_bit_of_rows_that_lag() -> None:

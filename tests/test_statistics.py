@@ -362,7 +362,7 @@ def test_places_stay_the_same_object_and_arrays_are_read_before_another_thread_t
     class Keeper(Recorder):
         def measured(self, places: Any, sums: NDArray[Any], histograms: NDArray[Any] | None) -> None:
             seen.append(places)
-            spare.append(len(optimizer.step_state.batches))
+            spare.append(len(optimizer.step_state.spare_engines))
 
     optimizer.watch(Keeper(1, 0))
     for p in params:
@@ -372,7 +372,7 @@ def test_places_stay_the_same_object_and_arrays_are_read_before_another_thread_t
     assert seen[0] == ((0, 0), (0, 1), (0, 2))
     assert all(places is seen[0] for places in seen)
     assert spare == [0, 0, 0]  # whose arrays the observer reads
-    assert len(optimizer.step_state.batches) == 1
+    assert len(optimizer.step_state.spare_engines) == 1
     optimizer.param_groups[0]["params"].pop()
     optimizer.step()
     assert seen[-1] == ((0, 0), (0, 1))

@@ -48,7 +48,7 @@ LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
 RANKS = Source("torch/distributed.py", "tests/test_nonfinite.py")
 SPARSE = Source("torch/engines/sparse_rows.py", "tests/test_sparse.py")
-STATISTICS = Source("torch/statistics.py", "tests/test_statistics.py")
+STATISTICS = Source("torch/engines/copied_statistics.py", "tests/test_statistics.py")
 JAX = Source("jax.py", "tests/test_jax.py::test_every_variant_equals_the_rule")
 KERAS = Source("keras.py", "tests/keras_checks.py::test_every_variant_equals_the_rule")
 PYTENSOR = Source("pytensor.py", "tests/test_pytensor.py::test_every_variant_equals_the_rule")
@@ -82,7 +82,7 @@ GRADIENTS = Source("monitor/findings/gradients.py", "tests/test_thresholds.py")
 DECAYS = Source("monitor/findings/weight_decay.py", "tests/test_thresholds.py")
 HISTORY = Source("monitor/findings/history.py", "tests/test_thresholds.py")
 POST_MORTEM = Source("monitor/post_mortem.py", "tests/test_post_mortem.py")
-CHECKS = Source("torch/engines/checks.py", "tests/test_faults.py")
+CHECKS = Source("torch/engines/param_step.py", "tests/test_faults.py")
 GROUPS = Source("torch/groups.py", "tests/test_faults.py")
 DECAY = Source("torch/decay.py", "tests/test_decay.py")
 ERRORS = Source("errors.py", "tests/test_groups.py")
@@ -135,7 +135,7 @@ MUTANTS = [
     Mutant("tensors: E4 decay", TENSORS, "m.lerp_(g, 1 - beta)", "m.lerp_(g, 0.99 * (1 - beta))"),
     Mutant("tensors: E5 floor of the variance", TENSORS, "variance.maximum(v.mul(kappa))", "variance"),
     Mutant("tensors: E5 floor of the correction", TENSORS, "v.add(start).maximum(v.mul(kappa))", "v.add(start)"),
-    Mutant("tensors: E5 mean not corrected", TENSORS, "m.div(fresh) if rule.centered and m is", "m if m is"),
+    Mutant("tensors: E5 mean not corrected", TENSORS, "m.div(weight) if rule.centered and m is", "m if m is"),
     Mutant("tensors: E6 eps always outside", TENSORS, "if rule.eps_inside_sqrt:", "if False:"),
     Mutant("tensors: E6 eps always inside", TENSORS, "if rule.eps_inside_sqrt:", "if True:"),
     Mutant("tensors: E7 guard, one tensor", TENSORS, "return d.masked_fill(d == 0, math.inf)", "return d"),
@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant("loading: loaded state rounded", STATE_DICT, "state[name] = value.to(p.device)", "pass"),
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
     Mutant("fused: modes not seen", FUSED, "if dispatch_modes():", "if False:"),
-    Mutant("fused: reasons swallowed", FUSED, 'if groups[index]["fused"]:', "if False:"),
+    Mutant("fused: reasons swallowed", FUSED, 'if inputs.groups[part.group]["fused"]:', "if False:"),
     Mutant("kernel: unchanged", STEP, "", ""),
     Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),
     Mutant("kernel: E2 λ's sign", STEP, "g = g + c.lambda * p;", "g = g - c.lambda * p;"),
@@ -180,7 +180,7 @@ MUTANTS = [
     Mutant("not finite: ranks not asked", RANKS, "return value > 0", "return flag"),
     Mutant("sparse: rows not caught up", SPARSE, "rows.mul_(weight)", "pass"),
     Mutant("sparse: m not caught up", SPARSE, "for x in (v, m):", "for x in (v,):"),
-    Mutant("sparse: a step too many", SPARSE, "(step - _take(row_step, index))", "(step + 1 - _take(row_step, index))"),
+    Mutant("sparse: a step too many", SPARSE, "(step - _take(row_step, where))", "(step + 1 - _take(row_step, where))"),
     Mutant("kernel: rows, m not caught up", ROWS, "catch_up(row_of(a.m), n, rows.decay, weight);", ""),
     Mutant("kernel: rows, ∞ times 0", ROWS, "weight == 0 && decay != 0", "false"),
     Mutant("kernel: rows, a step too many", ROWS, "rows.step - rows.row", "rows.step + 1 - rows.row"),

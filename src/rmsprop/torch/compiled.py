@@ -11,35 +11,36 @@ below look up the optimizer of that number and read its groups when they run:
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from rmsprop.errors import InputError, Received
+from rmsprop.rule import AVERAGES
 from rmsprop.torch import step as stepping
 from rmsprop.torch.engines import cpu_kernel
-from rmsprop.torch.groups import EXECUTION, RULE_NAMES, rule_of
+from rmsprop.torch.engines.param_step import ParamStep, scaled
+from rmsprop.torch.engines.tensor_ops import step_params
+from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, rule_of
 from rmsprop.torch.observer import refuse
 from rmsprop.torch.private import TRACES, set_grad_enabled
-from rmsprop.torch.state import STATE, Group, Slot, complete_state, real, scaled, step_slots
+from rmsprop.torch.state import ParamGroup, complete_state, real
 from rmsprop.torch.step_state import step_state
 
-if TYPE_CHECKING:
-    from rmsprop.rule import Rule
-    from rmsprop.torch.optimizer import RMSprop
-
-_optimizers: WeakValueDictionary[int, RMSprop] = WeakValueDictionary()
+_optimizers: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()
 _numbers = count(1)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _number_of(optimizer: RMSprop) -> int:
+def _number_of(optimizer: Optimizer) -> int:
     """Return the number of `optimizer`. Dynamo runs this instead of tracing it, and guards on which object it is."""
     for number, known in _optimizers.items():
         if known is optimizer:
@@ -49,10 +50,11 @@ def _number_of(optimizer: RMSprop) -> int:
     return number
 
 
-def step(optimizer: RMSprop, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+def step(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
     """Make a step of `optimizer` while torch traces it."""
     number = _number_of(optimizer)
-    groups: list[Group] = optimizer.__dict__["param_groups"]  # as an attribute, dynamo would guard on all that is in it
+    # Read as an attribute, dynamo would guard on everything in it.
+    groups: list[ParamGroup] = optimizer.__dict__["param_groups"]
     # Gradients come before state: what has none is then known by its place in a group, not by that in the state.
     params: list[Tensor] = []
     grads: list[Tensor] = []
@@ -78,7 +80,7 @@ def step(optimizer: RMSprop, grad_scale: Tensor | None, found_inf: Tensor | None
             torch.ops.rmsprop.scaled_step(params, grads, flat, number, found_inf, grad_scale)
 
 
-def zero_grad(optimizer: RMSprop, set_to_none: bool) -> None:
+def zero_grad(optimizer: Optimizer, set_to_none: bool) -> None:
     """Do what `torch.optim.Optimizer.zero_grad` does, while torch traces it."""
     for group in optimizer.__dict__["param_groups"]:
         for p in group["params"]:
@@ -124,7 +126,7 @@ def _leaving_grad_mode_on() -> Iterator[None]:
 
 
 def _run_step(
-    optimizer: RMSprop,
+    optimizer: Optimizer,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     places: Sequence[int],
@@ -132,7 +134,7 @@ def _run_step(
     grad_scale: Tensor | None,
 ) -> None:
     refuse(step_state(optimizer).observer, "torch.compile")
-    optimizer._opt_called = True  # what `step` says has no effect where it is traced
+    optimizer.__dict__["_opt_called"] = True  # what `step` sets has no effect where it is traced
     groups = optimizer.param_groups
     pairs = zip(params, grads, strict=True)
     given = dict(zip(zip(places[::2], places[1::2], strict=True), pairs, strict=True))
@@ -141,7 +143,7 @@ def _run_step(
         stepping.step(optimizer, groups, optimizer.state, grad_scale, found_inf)
         return
     states: defaultdict[Tensor, Any] = defaultdict(dict)
-    stand_ins: list[Group] = [{**group, "params": []} for group in groups]
+    stand_ins: list[ParamGroup] = [{**group, "params": []} for group in groups]
     for place, p in own:
         q, g = given.get(place, (p, None))
         stand_in = q.detach()
@@ -174,7 +176,7 @@ def rates(number: int, group: int, device: torch.device) -> Tensor:
     """Return η and μ of a group of the optimizer of that number, on `device`, which is not waited for."""
     optimizer = _optimizers[number]
     refuse(step_state(optimizer).observer, "torch.compile")
-    optimizer._opt_called = True
+    optimizer.__dict__["_opt_called"] = True
     hyperparameters = optimizer.param_groups[group]
     with _leaving_grad_mode_on():
         rule_of(hyperparameters)  # checks them
@@ -196,24 +198,11 @@ def _no_rates(number: int, group: int, device: torch.device) -> Tensor:
     return torch.empty(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
-class _TracedRule(NamedTuple):
-    """A rule as `tensors.step` reads it, with μ as a tensor; `rates` checks the values."""
-
-    decay: float
-    eps: float
-    momentum: Any
-    weight_decay: float
-    centered: bool
-    nesterov: bool
-    eps_inside_sqrt: bool
-    initial_square_avg: float
-    lr_in_momentum: bool
-    bias_correction: bool
-    decoupled_weight_decay: bool
-    maximize: bool
+# A rule as `arithmetic.step` reads it, with μ as a tensor. `rates` checks the values.
+_TracedRule = dataclasses.make_dataclass("_TracedRule", [FIELDS[name] for name in RULE_NAMES])
 
 
-def _is_traced(group: Group) -> bool:
+def _is_traced(group: ParamGroup) -> bool:
     """Return whether tensor operations step `group` and are to be traced."""
     if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
         return False
@@ -224,43 +213,43 @@ def _is_traced(group: Group) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _prepare(optimizer: RMSprop) -> None:
+def _prepare(optimizer: Optimizer) -> None:
     """Make the state that a step needs, its counters where the parameters are. Dynamo runs this, when it traces."""
     _make_state(optimizer)
 
 
 # A step that a sparse gradient has once kept from being traced as a whole runs outside of graphs, function by function.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _make_state(optimizer: RMSprop) -> None:
+def _make_state(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         for i, p in enumerate(group["params"]):
             if p.grad is not None:
                 state = complete_state(group, i, optimizer.state)
                 state["step"] = state["step"].to(p.device)
-                for x in (p, *[state[name] for name in ("step", *STATE) if name in state]):
+                for x in (p, *[state[name] for name in ("step", *AVERAGES) if name in state]):
                     torch._dynamo.mark_static_address(x, guard=False)  # CUDA graphs need not copy it
 
 
-def _trace(optimizer: RMSprop, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
+def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
     """Step group number `index` by tensor operations."""
-    group: Group = optimizer.__dict__["param_groups"][index]
+    group: ParamGroup = optimizer.__dict__["param_groups"][index]
     execution = {name: group[name] for name in EXECUTION}
-    by_device: dict[torch.device, list[Slot]] = {}
+    by_device: dict[torch.device, list[ParamStep]] = {}
     for p, g in zip(params, grads, strict=True):
         state = optimizer.__dict__["state"][p]
         m = real(state["grad_avg"]) if group["centered"] else None
         # With a buffer, μ is not looked at: it may change. Without one it is 0, and if that changes, one is made.
         b = real(state["momentum_buffer"]) if "momentum_buffer" in state or group["momentum"] else None
-        slot = Slot(real(p), real(scaled(g, 1.0)), state["step"], real(state["square_avg"]), m, b)
-        by_device.setdefault(p.device, []).append(slot)
-    for device, slots in by_device.items():
+        own = ParamStep(real(p), real(scaled(g, 1.0)), state["step"], real(state["square_avg"]), m, b)
+        by_device.setdefault(p.device, []).append(own)
+    for device, steps in by_device.items():
         lr, mu = torch.ops.rmsprop.rates(number, index, device).unbind()
         rule = _TracedRule(*[mu if name == "momentum" else group[name] for name in RULE_NAMES])
-        buffers = [slot.b for slot in slots if slot.b is not None]
+        buffers = [own.b for own in steps if own.b is not None]
         with torch.set_grad_enabled(bool(group["differentiable"])):
             off = (mu == 0).double()
             kept: Any = torch._foreach_mul(buffers, off) if buffers else []
-            step_slots({**execution, "lr": lr, "capturable": True}, cast("Rule", rule), slots)
+            step_params({**execution, "lr": lr, "capturable": True}, rule, steps)
             if buffers:  # while there is no momentum, they stay as they are
                 torch._foreach_mul_(buffers, 1 - off)
                 torch._foreach_add_(buffers, kept)

@@ -9,36 +9,39 @@ import torch
 from torch import Tensor
 
 from rmsprop import native
+from rmsprop.rule import Rule
 from rmsprop.torch.engines import cpu_kernel
-from rmsprop.torch.groups import EXECUTION, RULE_NAMES, lr_number, rule_of
-from rmsprop.torch.state import Group, Slot, real, scaled, step_slots
+from rmsprop.torch.engines.param_step import ParamStep, scaled
+from rmsprop.torch.engines.tensor_ops import step_params
+from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, lr_number, rule_of
+from rmsprop.torch.state import ParamGroup, real
 
 _WRITTEN = ("params", "steps", "square_avgs", "grad_avgs", "momentum_buffers")
 
 
-def step_lists(group: Group, lists: list[Any]) -> None:
+def step_lists(group: ParamGroup, lists: list[Any]) -> None:
     """Step parameters that stand in lists, traced or not: by the kernel where it can, else by tensor operations.
 
-    `lists` are parameters, gradients, step counters, square averages, gradient averages and momentum buffers; of the
-    last two, those that `group` does not use are empty.
+    `lists` are parameters, gradients, step counters, square averages, gradient averages and momentum buffers. The last
+    two are empty where `group` does not use them.
     """
     wanted = group["fused"] is not False and group["foreach"] is None and not group["differentiable"]
     if wanted and cpu_kernel.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
         lr = group["lr"]
         number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
         run: Callable[..., None] = torch.ops.rmsprop.step_lists if torch.compiler.is_compiling() else kernel_step
-        run(*lists, number, tensor, *[group[name] for name in RULE_NAMES])
+        run(*lists, number, tensor, [float(group[name]) for name in RULE_NAMES])
     else:
-        step_slots(group, rule_of(group), _slots(lists))
+        step_params(group, rule_of(group), _param_steps(lists))
 
 
-def _slots(lists: list[Any]) -> list[Slot]:
-    """Return the slots of parallel lists in the order of `Slot`, of which the last two may be empty."""
+def _param_steps(lists: list[Any]) -> list[ParamStep]:
+    """Return the parameters of parallel lists in the order of `ParamStep`; averages may be empty."""
     size = len(lists[0])
     params, grads, steps, *averages = [column or [None] * size for column in lists]
     grads = [scaled(g, 1.0) for g in grads]
     columns = [[None if x is None else real(x) for x in column] for column in (params, grads, *averages)]
-    return [Slot(p, g, steps[i], v, m, b) for i, (p, g, v, m, b) in enumerate(zip(*columns, strict=True))]
+    return [ParamStep(p, g, steps[i], v, m, b) for i, (p, g, v, m, b) in enumerate(zip(*columns, strict=True))]
 
 
 def kernel_step(
@@ -50,47 +53,30 @@ def kernel_step(
     momentum_buffers: Sequence[Tensor],
     lr: float,
     lr_tensor: Tensor | None,
-    alpha: float,
-    eps: float,
-    momentum: float,
-    weight_decay: float,
-    centered: bool,
-    nesterov: bool,
-    eps_inside_sqrt: bool,
-    initial_square_avg: float,
-    lr_in_momentum: bool,
-    bias_correction: bool,
-    decoupled_weight_decay: bool,
-    maximize: bool,
+    rule: Sequence[float],
 ) -> None:
-    """Step `params` in place, as one group; `lr_tensor` goes before `lr`, averages not in use are empty lists."""
-    group: Group = {
-        "lr": lr if lr_tensor is None else lr_number(lr_tensor),
-        "alpha": alpha,
-        "eps": eps,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "centered": centered,
-        "nesterov": nesterov,
-        "eps_inside_sqrt": eps_inside_sqrt,
-        "initial_square_avg": initial_square_avg,
-        "lr_in_momentum": lr_in_momentum,
-        "bias_correction": bias_correction,
-        "decoupled_weight_decay": decoupled_weight_decay,
-        "maximize": maximize,
-        **EXECUTION,
-        "foreach": False,
+    """Step `params` in place, as one group. `lr_tensor` goes before `lr`; averages not in use are empty lists.
+
+    `rule` has a number for each of RULE_NAMES. A graph that was exported with other fields raises here.
+    """
+    values = {
+        name: bool(value) if isinstance(getattr(Rule, FIELDS[name]), bool) else value
+        for name, value in zip(RULE_NAMES, rule, strict=True)
     }
+    group: ParamGroup = {**values, **EXECUTION, "foreach": False}
+    group["lr"] = lr if lr_tensor is None else lr_number(lr_tensor)
     lists: list[Any] = [*map(list, (params, grads, steps, square_avgs, grad_avgs, momentum_buffers))]
-    batch = cpu_kernel.new_batch()
-    numbers = list(range(len(lists[0])))
-    rule, precision = cpu_kernel.kernel_rule_of(group), cpu_kernel.kernel_precision_of(group)
-    refused = batch.add_lists(rule, precision, group["lr"], *lists, numbers) or []
-    everything = _slots(lists) if refused else []
-    rest = [everything[i] for i, _ in refused]
+    of_kernel = cpu_kernel.kernel_rule_of(group)
+    if of_kernel.refusal:
+        step_params(group, rule_of(group), _param_steps(lists))
+        return
+    batch = native.kernel.Batch()  # type: ignore[union-attr]
+    precision = cpu_kernel.kernel_precision_of(group)
+    refused = batch.add_lists(of_kernel.rule, precision, group["lr"], *lists, list(range(len(lists[0])))) or []
+    everything = _param_steps(lists) if refused else []
     batch.run(torch.get_num_threads(), native.GRAIN, 1.0, 0)
-    if rest:
-        step_slots(group, rule_of(group), rest)
+    if refused:
+        step_params(group, rule_of(group), [everything[i] for i, _ in refused])
 
 
 step_lists_operator = torch.library.custom_op(

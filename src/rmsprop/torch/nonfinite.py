@@ -1,14 +1,52 @@
-"""Gradients that are not finite, or whose square is not: found, counted as 0, or the reason to leave out a step."""
+"""Gradients that are not finite, or whose square is not: what happens to a step that has one."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rmsprop import native
 from rmsprop.torch.distributed import any_rank, local_shard
+from rmsprop.torch.engines.engine import Engine, StepInputs
+
+
+class Verdict(Enum):
+    """Whether a step is executed."""
+
+    RUN = "run"
+    SKIPPED = "skipped"
+    ON_DEVICE = "on device"  # only a device knows; the engines restore what they step where it says so
+
+
+class Judgement(NamedTuple):
+    """The verdict on a step and the flags behind it, which stay on their devices."""
+
+    verdict: Verdict
+    skip: Tensor | None = None  # with ON_DEVICE: whether to skip the step
+    nonfinite: Tensor | None = None  # whether a gradient was not finite, where that is known before the step
+
+
+_RUN = Judgement(Verdict.RUN)
+
+
+def judge(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
+    """Return whether to execute the step that `engines` have gathered. Every rank has to ask."""
+    skipping = [group for group in inputs.groups if group["nonfinite"] == "skip"]
+    if not skipping:
+        return _RUN
+    flag = either(engine.nonfinite(inputs) for engine in reversed(engines))
+    if flag is None or flag.device.type == "cpu":
+        # On the parameters' device, where ranks that have gradients have it, too.
+        device = next((p.device for group in skipping for p in group["params"]), torch.device("cpu"))
+        flag = (torch.tensor(False, device="cpu") if flag is None else flag).to(device)
+    flag = any_rank(flag)
+    on_device = flag.device.type != "cpu" or any(group["capturable"] for group in inputs.groups)
+    if on_device and all(engine.follows_devices for engine in engines):
+        return Judgement(Verdict.ON_DEVICE, flag, flag)
+    return Judgement(Verdict.SKIPPED if flag.item() else Verdict.RUN, None, flag)
 
 
 def is_finite(g: Tensor) -> Tensor:
@@ -18,6 +56,11 @@ def is_finite(g: Tensor) -> Tensor:
     return g.abs() < 2.0 ** (512 if g.dtype == torch.float64 else 64)  # in float16: below infinity
 
 
+def any_nonfinite(g: Tensor) -> Tensor:
+    """Return whether an element is not finite; of a gradient that is spread over ranks, one of this rank's."""
+    return ~is_finite(local_shard(g)).all()
+
+
 def cleaned(g: Tensor) -> Tensor:
     """Return `g` with 0 for what is not finite."""
     if g.is_complex():
@@ -25,50 +68,15 @@ def cleaned(g: Tensor) -> Tensor:
     return g.masked_fill(~is_finite(g), 0)
 
 
+def either(flags: Iterable[Tensor | None]) -> Tensor | None:
+    """Return whether one of the flags is true, on the device of the first one; None without flags."""
+    result = None
+    for flag in flags:
+        if flag is not None:
+            result = flag if result is None else result | flag.to(result.device)
+    return result
+
+
 def add(count: Tensor | None, flag: Tensor) -> Tensor:
     """Return the count of steps with one that is counted where `flag` is true; nothing is read from a device."""
     return flag.long() if count is None else count.add_(flag.to(count.device))  # in place, for captured graphs
-
-
-def judge(groups: list[dict[str, Any]], batch: Any, work: list[Any], scale: float) -> tuple[Any, Any]:
-    """Return whether to leave out the step (True, or a Tensor that only devices shall read) and whether to count it.
-
-    The gradients are those of the kernel's `batch` and of the slots in `work`, of which those to be cleaned are. A
-    step in which the kernel will clean some is not yet counted.
-    """
-    modes = {group["nonfinite"] for group in groups}
-    skip = counted = None
-    if "zero" in modes:
-        for number, (group, rule, slots) in enumerate(work):
-            if group["nonfinite"] == "zero":
-                counted = _either(counted, *(_is_bad(slot.g) for slot in slots))
-                work[number] = (group, rule, [slot._replace(g=cleaned(slot.g)) for slot in slots])
-    if "skip" in modes:
-        asked = [group for group in groups if group["nonfinite"] == "skip"]
-        skip = _either(*(_is_bad(slot.g) for group, _, slots in work if group["nonfinite"] == "skip" for slot in slots))
-        by_kernel = batch is not None and len(batch) > 0
-        if by_kernel or skip is None:
-            kernel = by_kernel and not batch.finite(torch.get_num_threads(), native.GRAIN, scale)
-            # On the parameters' device, where ranks that have gradients have it, too.
-            device = next((p.device for group in asked for p in group["params"]), torch.device("cpu"))
-            skip = _either(skip, torch.tensor(kernel, device=device if skip is None else skip.device))
-        skip = any_rank(skip)
-        counted = _either(counted, skip)
-        on_device = skip.device.type != "cpu" or any(group["capturable"] for group, _, _ in work)
-        if by_kernel or not on_device:
-            return True if skip.item() else None, counted
-    return skip, counted
-
-
-def _is_bad(g: Tensor) -> Tensor:
-    """Return whether an element is not finite; of a gradient that is spread over ranks, one of this rank's."""
-    return ~is_finite(local_shard(g)).all()
-
-
-def _either(*flags: Tensor | None) -> Any:
-    """Return whether one of the flags is true, None without flags."""
-    found = None
-    for flag in flags:
-        if flag is not None:
-            found = flag if found is None else found | flag.to(found.device)
-    return found

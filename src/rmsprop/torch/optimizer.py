@@ -17,10 +17,9 @@ from rmsprop.profiles import VERSION, VERSION_KEY
 from rmsprop.rule import Rule
 from rmsprop.torch import state_dict as state_dicts
 from rmsprop.torch import step as stepping
-from rmsprop.torch.engines import arithmetic
-from rmsprop.torch.engines import cpu_kernel as fused_module
-from rmsprop.torch.engines import sparse_rows as sparse_module
-from rmsprop.torch.engines.cpu_kernel import describe, expected
+from rmsprop.torch.engines import arithmetic, cpu_kernel
+from rmsprop.torch.engines.report import describe, expected
+from rmsprop.torch.engines.sparse_rows import catch_up, catch_up_all
 from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
 from rmsprop.torch.observer import Observer, refuse
 from rmsprop.torch.private import (
@@ -187,8 +186,8 @@ class RMSprop(Optimizer):
             "nonfinite": nonfinite,
         }
         defaults = check_values(defaults)
-        if fused and fused_module.UNAVAILABLE:
-            raise InputError("fused", "None or False here", True, fused_module.UNAVAILABLE)
+        if fused and cpu_kernel.UNAVAILABLE:
+            raise InputError("fused", "None or False here", True, cpu_kernel.UNAVAILABLE)
         super().__init__(params, defaults)
         self.step_state = StepState()
         # Of all groups that have it from here, one at least; groups that say it themselves are checked one by one.
@@ -224,7 +223,7 @@ class RMSprop(Optimizer):
         if group is None or not state.get("step"):
             found = Received("one without state")
             raise InputError("param", "a parameter that this optimizer has stepped", found, "call step() first")
-        sparse_module.catch_up(state, self.step_state.lags)
+        catch_up(state, self.step_state.lags)
         check_shapes(group, next(i for i, p in enumerate(group["params"]) if p is param), state)
         rule = rule_of(group)
         v = average(state, "square_avg", param)
@@ -263,7 +262,7 @@ class RMSprop(Optimizer):
             warnings.warn(f"{text}; if meant for this optimizer, say {advice}", stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
-        stepping.catch_up(self.step_state, self.state)
+        catch_up_all(self.state, self.step_state.lags)
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -467,11 +466,10 @@ class RMSprop(Optimizer):
 
         Before the first step, how it will run as far as the parameters tell.
         """
-        if self.step_state.stepped or self.step_state.refused:
-            return describe(self.param_groups, self.step_state.stepped, self.step_state.refused)
-        refused = expected(self.param_groups)
-        left = sum(len(self.param_groups[i]["params"]) if numbers is None else 1 for i, numbers, _ in refused)
-        return describe(self.param_groups, sum(len(g["params"]) for g in self.param_groups) - left, refused)
+        report = self.step_state.report
+        if not any(taken.stepped or taken.left for taken in report):
+            report = expected([engine() for engine in stepping.ENGINES], self.param_groups)
+        return describe(report, self.param_groups)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

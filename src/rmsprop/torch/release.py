@@ -12,9 +12,10 @@ from torch import Tensor
 from rmsprop.errors import InputError, Received
 from rmsprop.torch import step as stepping
 from rmsprop.torch.distributed import world_size
-from rmsprop.torch.observer import refuse
+from rmsprop.torch.engines.engine import Remaining
+from rmsprop.torch.observer import ParamKey, refuse
 from rmsprop.torch.optimizer import RMSprop
-from rmsprop.torch.state import Group, first_numbers
+from rmsprop.torch.state import ParamGroup
 from rmsprop.torch.step_state import step_state
 
 
@@ -117,7 +118,7 @@ def release_gradients(optimizer: RMSprop) -> Released:
     return released
 
 
-def _check(group: dict[str, Any]) -> None:
+def _check(group: ParamGroup) -> None:
     if group["nonfinite"] == "skip":
         remedy = "pass 'zero': to leave out a step, all gradients have to be seen first"
         raise InputError("nonfinite", "'propagate' or 'zero' with released gradients", "skip", remedy)
@@ -132,30 +133,28 @@ def _refuse_scaler(optimizer: Any, *_: Any) -> None:
         raise InputError("GradScaler", "left out with released gradients", found, remedy)
 
 
-def _hook(optimizer: RMSprop, index: int, number: int) -> Callable[[Tensor], None]:
-    """Return the hook of the parameter that is now the one of that number in the group of that index."""
+def _hook(optimizer: RMSprop, index: int, i: int) -> Callable[[Tensor], None]:
+    """Return the hook of parameter `i` of the group of that index."""
 
     def step(p: Tensor) -> None:
-        groups, run = optimizer.param_groups, step_state(optimizer)
-        place = _place(groups, p, index, number)
-        if place is None:
+        groups, shared = optimizer.param_groups, step_state(optimizer)
+        key = _find(groups, p, index, i)
+        if key is None:
             return
-        told = run.refused, run.stepped
+        report = shared.report
         try:
             for group in groups:  # loading a state dict makes new ones
                 _check(group)
-            # A group of this parameter alone; its number among all is part of the noise of stochastic rounding.
-            alone, number_of_all = {**groups[place[0]], "params": [p]}, first_numbers(groups)[place[0]] + place[1]
-            stepping.step(optimizer, [alone], optimizer.state, None, None, firsts=[number_of_all])
+            stepping.step(optimizer, groups, optimizer.state, None, None, [Remaining(key[0], [key[1]], "")])
         finally:
-            run.refused, run.stepped = told  # they speak of all parameters
+            shared.report = report  # of all parameters
             p.grad = None
 
     return step
 
 
-def _place(groups: list[Group], p: Tensor, index: int, number: int) -> tuple[int, int] | None:
-    """Return the group of `p` and its number in it, looked for first where it was; None if it is in none."""
-    if index < len(groups) and number < len(groups[index]["params"]) and groups[index]["params"][number] is p:
-        return index, number
-    return next(((k, i) for k, group in enumerate(groups) for i, q in enumerate(group["params"]) if q is p), None)
+def _find(groups: list[ParamGroup], p: Tensor, index: int, i: int) -> ParamKey | None:
+    """Return group and index in it of `p`, which is expected to be parameter `i` of group `index`; None if in none."""
+    if index < len(groups) and i < len(groups[index]["params"]) and groups[index]["params"][i] is p:
+        return index, i
+    return next(((k, j) for k, group in enumerate(groups) for j, q in enumerate(group["params"]) if q is p), None)

@@ -1,63 +1,37 @@
-"""What a step reads and writes for one parameter, made where it is missing, and the step of it by tensor operations."""
+"""The state of one parameter: its averages and step counter, completed before a step and checked."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received, check_number, plain
 from rmsprop.profiles import SHAPE_KEY
-from rmsprop.rule import Rule
+from rmsprop.rule import AVERAGES
 from rmsprop.torch import low_precision
-from rmsprop.torch.distributed import is_sharded, local_shard
-from rmsprop.torch.engines import arithmetic, sparse_rows
-from rmsprop.torch.engines.arithmetic import TensorList
-from rmsprop.torch.private import foreach_is_default
 
-Group: TypeAlias = dict[str, Any]
+ParamGroup: TypeAlias = dict[str, Any]  # torch's: its keys are FIELDS and EXECUTION of `groups`, and others' own
 
 COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # else a dtype computes in itself
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
 
 
-class Slot(NamedTuple):
-    """One parameter and what a step reads and writes for it; complex tensors are seen as real ones."""
-
-    p: Tensor
-    g: Tensor
-    step: Tensor
-    v: Tensor
-    m: Tensor | None
-    b: Tensor | None
-    number: int = 0  # among all parameters, for the noise of stochastic rounding
-
-
-def first_numbers(groups: list[Group]) -> list[int]:
-    """Return the number of each group's first parameter among those of all groups."""
-    numbers, count = [], 0
-    for group in groups:
-        numbers.append(count)
-        count += len(group["params"])
-    return numbers
-
-
-def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) -> dict[str, Tensor]:
+def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, Any]) -> dict[str, Tensor]:
     """Return the state of a parameter of `group` that has a gradient, with what was missing made."""
-    p = group["params"][number]
-    sparse_rows.check(group, number)
+    p = group["params"][index]
+    check_gradient(group, index)
     state: dict[str, Tensor] = states[p]
-    for name in STATE:
+    for name in AVERAGES:
         if not isinstance(state.get(name, p), Tensor):
             found, remedy = Received(f"a {type(state[name]).__name__}"), "load the dict that state_dict() gave"
-            raise InputError(f"{name} of parameter {number}", "a Tensor", found, remedy)
-    check_shapes(group, number, state)
+            raise InputError(f"{name} of parameter {index}", "a Tensor", found, remedy)
+    check_shapes(group, index, state)
     dtype, fill = state_dtype(group, p), float(plain(group["initial_square_avg"]))
     step = state.get("step", 0)
     if not isinstance(step, Tensor):
-        count = check_number(f"step of parameter {number}", step, "it counts the steps that were made")
+        count = check_number(f"step of parameter {index}", step, "it counts the steps that were made")
         state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip", count)
     elif step.dtype != torch.float64:
         state["step"] = counting(step)
@@ -65,7 +39,7 @@ def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) 
         own = state["square_avg"].dtype
         if group["state_dtype"] is not None or not own.is_floating_point or torch.promote_types(own, dtype) != own:
             # Asked for, or the model was moved to a wider dtype: its state follows.
-            state.update({name: converted(state[name], name, p, dtype) for name in STATE if name in state})
+            state.update({name: converted(state[name], name, p, dtype) for name in AVERAGES if name in state})
     dtype = state["square_avg"].dtype if "square_avg" in state else dtype
     starts = {"square_avg": complex(fill, fill) if p.is_complex() else fill}
     if group["centered"]:
@@ -82,15 +56,43 @@ def complete_state(group: Group, number: int, states: defaultdict[Tensor, Any]) 
     return state
 
 
+def check_gradient(group: ParamGroup, index: int) -> None:
+    """Raise if the gradient of a parameter of `group` has another shape, or is sparse and not to be stepped so."""
+    p = group["params"][index]
+    if p.grad.shape != p.shape:
+        found, remedy = Received(str(tuple(p.grad.shape))), "give it back the shape that it had"
+        raise InputError(f"the gradient of parameter {index}", f"of its shape {tuple(p.shape)}", found, remedy)
+    if p.grad.layout == torch.strided:
+        return
+    where = f"for parameter {index} of shape {tuple(p.shape)}"
+    if p.layout != torch.strided or p.grad.layout != torch.sparse_coo:
+        raise RuntimeError(
+            f"RMSprop needs dense parameters with dense or sparse_coo gradients, got {p.layout} with {p.grad.layout} "
+            f"{where}; make it dense: p.to_dense()"
+        )
+    for name, off in (("capturable", False), ("differentiable", False), ("state_dtype", None)):
+        if group[name]:
+            remedy = f"leave {name} out, or make the gradients dense"
+            raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
+    if group["sparse"] == "exact":
+        for name in ("momentum", "weight_decay"):
+            if group[name]:  # a row would have to move before it is read, not only when it is touched
+                remedy = f"pass sparse='lazy' or dense gradients, or switch {name} off for this group"
+                raise InputError(name, f"0 with sparse gradients and sparse='exact' {where}", group[name], remedy)
+    elif group["bias_correction"]:  # nobody counts the steps of a row
+        allowed, remedy = "False with sparse gradients and sparse='lazy'", "pass sparse='exact', or dense gradients"
+        raise InputError("bias_correction", f"{allowed} {where}", True, remedy)
+
+
 def shape_of(p: Tensor) -> Tensor:
     """Return the sizes of `p`, which the state of packed averages has: their bytes do not tell."""
     return torch.tensor(p.shape, dtype=torch.int64, device="cpu")
 
 
-def check_shapes(group: Group, number: int, state: dict[str, Tensor]) -> None:
+def check_shapes(group: ParamGroup, index: int, state: dict[str, Tensor]) -> None:
     """Raise if the averages of a parameter of `group` are of another shape than it has now, as after `p.data = …`."""
-    p = group["params"][number]
-    for name in STATE:
+    p = group["params"][index]
+    for name in AVERAGES:
         if (x := state.get(name)) is None:
             continue
         shape = x.shape
@@ -99,12 +101,12 @@ def check_shapes(group: Group, number: int, state: dict[str, Tensor]) -> None:
             shape = torch.Size(state[SHAPE_KEY].tolist()) if SHAPE_KEY in state else p.shape if fits else x.shape
         if shape != p.shape:
             names = group.get("param_names")
-            where = f"{name} of parameter {number}" + (f" ({names[number]})" if names else "")
+            where = f"{name} of parameter {index}" + (f" ({names[index]})" if names else "")
             remedy = "give the parameter its shape back, or forget its averages: optimizer.state.pop(parameter)"
             raise InputError(where, f"of its shape {tuple(p.shape)}", Received(f"{tuple(shape)}"), remedy)
 
 
-def state_dtype(group: Group, p: Tensor) -> torch.dtype:
+def state_dtype(group: ParamGroup, p: Tensor) -> torch.dtype:
     """Return the dtype that new averages of `p` have."""
     wanted = group["state_dtype"]
     if wanted is None:
@@ -139,167 +141,6 @@ def converted(x: Tensor, name: str, p: Tensor, dtype: torch.dtype) -> Tensor:
     if x.dtype == torch.uint8:
         x = low_precision.unpack(x, p, signed=signed)
     return low_precision.pack(x, signed=signed, key=None) if dtype == torch.uint8 else x.to(dtype)
-
-
-def slot(
-    group: Group, number: int, states: defaultdict[Tensor, Any], grad_scale: float = 1.0, *, first: int = 0
-) -> Slot:
-    """Return the slot of a parameter that has a gradient, the gradient divided by `grad_scale`.
-
-    `first` is the number of the group's first parameter among all.
-    """
-    state, p = complete_state(group, number, states), group["params"][number]
-    return Slot(
-        real(p),
-        real(scaled(p.grad, grad_scale)),
-        state["step"],
-        real(state["square_avg"]),
-        real(state["grad_avg"]) if group["centered"] else None,
-        real(state["momentum_buffer"]) if group["momentum"] else None,
-        first + number,
-    )
-
-
-def rows_slot(rows: sparse_rows.Rows, grad_scale: float = 1.0) -> Slot:
-    """Return the slot of the rows that a sparse gradient touches, the gradient divided by `grad_scale`."""
-    m, b = (None if x is None else real(x) for x in (rows.m, rows.b))
-    return Slot(real(rows.p), real(scaled(rows.g, grad_scale)), rows.step, real(rows.v), m, b, rows.number)
-
-
-def scaled(g: Tensor, grad_scale: float) -> Tensor:
-    """Return `g` divided by `grad_scale`, in the dtype that computes, and in memory as its numbers are."""
-    g = g.resolve_conj()
-    return g if grad_scale == 1 else g.to(COMPUTE.get(g.dtype, g.dtype)) * (1 / grad_scale)
-
-
-def step_slots(group: Group, rule: Rule, slots: list[Slot], skip: Tensor | None = None) -> None:
-    """Update the parameters and state of `slots`, one by one or in lists, as `group` wants it.
-
-    Where `skip` is true, everything stays as it is; it is not read by the host, so that no device is waited for.
-    """
-    if skip is not None:
-        slots = [_local(slot) for slot in slots]
-    for together in _together(group, slots):
-        if skip is None:
-            _step_together(group, rule, together)
-            continue
-        written = [x for slot in together for x in (slot.p, *slot[2:6]) if x is not None]
-        before = [x.clone() for x in written]
-        _step_together(group, rule, together)
-        for x, old in zip(written, before, strict=True):
-            x.copy_(torch.where(skip.to(x.device), old, x))
-
-
-def _together(group: Group, slots: list[Slot]) -> list[list[Slot]]:
-    """Return the slots in lists that one call can update: by device and dtype with foreach, else one by one."""
-    foreach = group["foreach"]
-    if foreach is None:
-        params = [slot.p for slot in slots]
-        foreach = foreach_is_default(params, group["differentiable"])
-    if not foreach:
-        return [[slot] for slot in slots]
-    lists: dict[tuple[Any, ...], list[Slot]] = {}
-    for slot in slots:  # foreach takes no DTensors beside plain tensors
-        key = slot.p.device, slot.p.dtype, slot.v.dtype, is_sharded(slot.p)
-        lists.setdefault(key, []).append(slot)
-    return list(lists.values())
-
-
-def _step_together(group: Group, rule: Rule, slots: list[Slot]) -> None:
-    """Update the parameters and state of `slots`, which share device and dtype."""
-    # A compiled graph loses what `add_` does to a float64 tensor of no dimension on the CPU (torch 2.13).
-    torch._foreach_add_([slot.step for slot in slots], 1)
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        if not (group["capturable"] or group["differentiable"]):
-            lr = lr.item()
-        elif lr.dim():
-            lr = lr.squeeze()
-    else:
-        lr = float(lr)
-    on_device = group["capturable"] or slots[0].step.device.type != "cpu"
-    power: Any = [None] * len(slots)
-    if rule.bias_correction:
-        power = arithmetic.bias_power(rule, [slot.step for slot in slots], capturable=on_device)
-    if _is_rounded(group, slots):
-        for slot, own in zip(slots, power, strict=True):
-            _step_rounded(group, rule, lr, _local(slot), own, on_device)
-        return
-    given, dtype = slots[0].p.dtype, slots[0].v.dtype
-    if given != dtype or any(slot.g.dtype != dtype for slot in slots):
-        work = [slot._replace(p=slot.p.to(dtype), g=slot.g.to(dtype)) for slot in slots]
-    else:
-        work = slots
-    if len(work) == 1:
-        p, g, _, v, m, b, _ = work[0]
-        arithmetic.step(rule, lr, p, g, v, m, b, power[0], kappa_of(dtype))
-    else:
-        columns = list(zip(*work, strict=True))[:6]
-        lists: list[Any] = [None if column[0] is None else TensorList(column) for column in columns]
-        p, g, _, v, m, b = lists
-        arithmetic.step(rule, lr, p, g, v, m, b, power, kappa_of(dtype))
-    if given != dtype:
-        for slot, computed in zip(slots, work, strict=True):
-            slot.p.copy_(computed.p)
-
-
-def _is_rounded(group: Group, slots: list[Slot]) -> bool:
-    """Return whether something of `slots`, which share dtypes, is rounded by noise."""
-    stochastic = bool(group["stochastic_rounding"]) and slots[0].p.dtype == torch.bfloat16
-    return stochastic or slots[0].v.dtype in low_precision.KAPPA
-
-
-def _local(slot: Slot) -> Slot:
-    """Return the slot of what this rank holds, if its tensors are spread over ranks (DTensor)."""
-    shards: dict[str, Any] = {name: local_shard(x) for name, x in slot._asdict().items() if isinstance(x, Tensor)}
-    return slot._replace(**shards)
-
-
-def _step_rounded(group: Group, rule: Rule, lr: Any, slot: Slot, power: Any, on_device: bool) -> None:
-    """Step one parameter, rounding by noise what is stored in fewer bits; in pieces, which bounds the memory for it.
-
-    The operations are those of the kernel, one by one, so that what is rounded is the same bits, too.
-    """
-    stored = slot.v.dtype
-    dtype = torch.float32 if stored in low_precision.KAPPA else stored
-    seed = int(group["stochastic_rounding"])
-    stochastic = seed > 0 and slot.p.dtype == torch.bfloat16
-    keys = low_precision.noise_keys(seed or 1, slot.number, slot.step.long() if on_device else int(slot.step.item()))
-    size = slot.p.numel()
-    whole = size <= _PIECE or not all(x is None or x.is_contiguous() for x in (slot.p, slot.g, *slot[3:6]))
-    for at in (0,) if whole else range(0, size, _PIECE):
-        piece = slot if whole else _piece(slot, at, min(at + _PIECE, size))
-        own = {"square_avg": piece.v, "grad_avg": piece.m, "momentum_buffer": piece.b}
-        p = piece.p.to(dtype)
-        v, m, b = (None if x is None else average({name: x}, name, piece.p).to(dtype) for name, x in own.items())
-        arithmetic.step(rule, lr, p, piece.g.to(dtype), v, m, b, power, kappa_of(stored), exact=True)
-        if stochastic or stored == torch.bfloat16:
-            numbers = low_precision.positions(piece.p) + at
-        piece.p.copy_(low_precision.round_bfloat16(p.float(), keys[0], numbers) if stochastic else p)
-        for i, (into, part, x) in enumerate(zip((slot.v, slot.m, slot.b), own.values(), (v, m, b), strict=True)):
-            if into is None or part is None or x is None or stored == dtype:
-                continue
-            if stored == torch.uint8:
-                codes = low_precision.pack(x, signed=i > 0, key=keys[1 + i] + at)
-                low_precision.put(codes, into, at, x.numel(), size)
-            else:
-                part.copy_(low_precision.round_bfloat16(x, keys[1 + i], numbers))
-
-
-_PIECE = 1 << 20  # elements; whole blocks of eight bits
-
-
-def _piece(slot: Slot, start: int, stop: int) -> Slot:
-    """Return the slot of some elements; averages in eight bits are copies."""
-    size = slot.p.numel()
-
-    def cut(x: Tensor | None) -> Tensor | None:
-        if x is None or x.dtype != torch.uint8:
-            return None if x is None else x.view(-1)[start:stop]
-        return low_precision.take(x, start, stop, size)
-
-    v, m, b = map(cut, slot[3:6])
-    return slot._replace(p=slot.p.view(-1)[start:stop], g=slot.g.reshape(-1)[start:stop], v=v, m=m, b=b)  # type: ignore[arg-type]
 
 
 def real(x: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from torch.optim.optimizer import Optimizer
 
 from rmsprop.profiles import SHAPE_KEY
 from rmsprop.rule import AVERAGES
+from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.groups import EXECUTION, FIELDS
-from rmsprop.torch.state import Group, converted, counting, shape_of, state_dtype
+from rmsprop.torch.state import ParamGroup, converted, counting, shape_of, state_dtype
 from rmsprop.torch.state_dict_checks import Groups, StateDict, checked, counted, first_error, short_name
-from rmsprop.torch.step import catch_up
 from rmsprop.torch.step_state import step_state
 
 # -- making -----------------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ def make(optimizer: Optimizer, torch_state_dict: Callable[[], StateDict]) -> Sta
     def finish(_: Optimizer, made: StateDict) -> StateDict:
         return _finished(optimizer, made)
 
-    catch_up(step_state(optimizer), optimizer.state)
+    catch_up_all(optimizer.state, step_state(optimizer).lags)
     handle = optimizer.register_state_dict_post_hook(finish, prepend=True)  # other hooks see the finished dict
     try:
         return torch_state_dict()
@@ -60,7 +60,7 @@ def _finished(optimizer: Optimizer, made: StateDict) -> StateDict:
     return {**made, "state": state}
 
 
-def _may_lag(optimizer: Optimizer, group: Group, p: Tensor) -> bool:
+def _may_lag(optimizer: Optimizer, group: ParamGroup, p: Tensor) -> bool:
     """Return whether rows of the state of `p` may lag after the next step."""
     is_sparse = p.grad is not None and p.grad.layout != torch.strided
     return group["sparse"] == "exact" and (is_sparse or id(optimizer.state.get(p)) in step_state(optimizer).sparse)

@@ -96,21 +96,21 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *,
     """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7).
 
     `power` is βᵗ (a list of them for a TensorList) and is used for bias correction only; `m` when centered only;
-    `kappa` is κ, 8 × the unit roundoff of what computes or, if that is coarser, of what the averages are stored in.
+    `kappa` is κ, 8 × the unit roundoff of the compute dtype or, if that is coarser, of what the averages are stored in.
     """
     s = v
     if rule.bias_correction:
-        many = isinstance(v, TensorList)
-        pairs = (
-            [_starts(rule, x, v.tensors[i].dtype) for i, x in enumerate(power)]
-            if many
-            else [_starts(rule, power, v.dtype)]
-        )
-        start, fresh = map(list, zip(*pairs, strict=True)) if many else pairs[0]
+        start: Any
+        weight: Any
+        if isinstance(v, TensorList):
+            pairs = [_bias_scalars(rule, x, v.tensors[i].dtype) for i, x in enumerate(power)]
+            start, weight = map(list, zip(*pairs, strict=True))
+        else:
+            start, weight = _bias_scalars(rule, power, v.dtype)
         s = v.add(start).maximum(v.mul(kappa)) if rule.initial_square_avg else v
-        s = s.div(fresh)
-        v = v.div(fresh) if rule.centered and rule.initial_square_avg else s
-        m = m.div(fresh) if rule.centered and m is not None else None
+        s = s.div(weight)
+        v = v.div(weight) if rule.centered and rule.initial_square_avg else s
+        m = m.div(weight) if rule.centered and m is not None else None
     if rule.centered and m is not None:
         m = _kept(m)
         variance = s.add(m.mul(m), alpha=-1) if exact else s.addcmul(m, m, value=-1)
@@ -128,7 +128,7 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *,
     return d.masked_fill(d == 0, math.inf)
 
 
-def _starts(rule: Rule, power: Number, dtype: torch.dtype) -> tuple[Number, Number]:
+def _bias_scalars(rule: Rule, power: Number, dtype: torch.dtype) -> tuple[Number, Number]:
     """Return −βᵗ·v₀ and 1−βᵗ, rounded once to `dtype` if they are Tensors (a number is when it is used)."""
     pair = power * -rule.initial_square_avg, 1 - power
     return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in pair)  # type: ignore[return-value]

@@ -1,14 +1,16 @@
-"""The native kernel's caller: gathers what it can step, and says of everything else why not.
+"""The native CPU kernel: the engine that steps dense tensors in memory, and the touched rows of sparse gradients.
 
-Nothing is cached from one step to the next that could go stale: the kernel reads each parameter's, gradient's and
-state's address, dtype and layout anew, through functions that torch publishes in C (some 0.1 µs each).
+Nothing is cached from one step to the next that could go stale: the kernel reads the address, dtype and layout of every
+parameter, gradient and average anew, through functions that torch publishes in C (some 0.1 µs each). For the same
+reason no pass over all parameters completes their state before: it would cost 4 % of a step of 1000 tensors of 32×32.
+The kernel finds the state that lacks something while it gathers; that is completed, and the parameter added again.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,10 +19,15 @@ from torch import Tensor
 
 from rmsprop import native
 from rmsprop.errors import InputError
+from rmsprop.rule import AVERAGES
+from rmsprop.torch.engines import copied_statistics, sparse_rows
+from rmsprop.torch.engines.copied_statistics import Before
+from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
+from rmsprop.torch.engines.param_step import check_writable
 from rmsprop.torch.engines.sparse_rows import Lag, Rows
-from rmsprop.torch.groups import check_constant, check_lr, check_storage, lr_number, rule_from, rule_of, rule_values
+from rmsprop.torch.groups import RULE_NAMES, check_constant, check_lr, lr_number, rule_from, rule_of, rule_values
 from rmsprop.torch.private import connect_kernel, dispatch_modes
-from rmsprop.torch.state import COMPUTE, STATE, Group, complete_state
+from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient, complete_state
 
 REASONS = {
     "class": "it is of a subclass of Tensor, which may compute in its own way",
@@ -42,24 +49,185 @@ REASONS = {
 }
 
 
-class Refused(NamedTuple):
-    """What is left to tensor operations: parameters by number, or None for all of the group, and why."""
-
-    group: int
-    numbers: list[int] | None
-    reason: str
-
-
+_INCOMPLETE = ("state", "step")  # reasons that completing the state may remove
+_SPARSE = REASONS["gradient layout"]
 UNAVAILABLE = connect_kernel()
 
 
-def new_batch() -> Any:
-    """Return a new batch of the kernel, None where the kernel cannot read tensors."""
-    return None if UNAVAILABLE is not None else native.kernel.Batch()  # type: ignore[union-attr]
+class _KernelRule(NamedTuple):
+    """A rule as the kernel takes it, or the reason why the kernel cannot step it."""
+
+    rule: Any
+    refusal: str | None
 
 
-def set_aside(group: Group) -> str | None:
-    """Return None if `group` is to be stepped by the kernel, else why not."""
+class CpuKernel:
+    """The engine that calls the native kernel (see `engine.Engine`). One thread at a time may use an object."""
+
+    fields = native.FIELDS
+    follows_devices = False
+
+    def __init__(self) -> None:
+        self._batch: Any = None if UNAVAILABLE is not None else native.kernel.Batch()  # type: ignore[union-attr]
+        self._rows: list[tuple[ParamGroup, Rows]] = []  # copies that the kernel steps
+        self._before: list[Before] = []
+
+    @property
+    def name(self) -> str:
+        """Return the name with the instruction set in use."""
+        return f"native kernel ({native.kernel.instruction_set()})" if native.kernel else "native kernel"
+
+    def __len__(self) -> int:
+        return 0 if self._batch is None else len(self._batch)
+
+    def group_refusal(self, group: ParamGroup) -> str | None:
+        """Return why no parameter of `group` is stepped, else None: how it is executed, or a field of its rule."""
+        return execution_refusal(group) or missing_field(group, self.fields, "the native kernel")
+
+    def param_refusal(self, p: Tensor) -> str | None:
+        """Return why `p` is not stepped, as far as class, device and dtype tell."""
+        if type(p) not in (Tensor, torch.nn.Parameter) and not torch.nn.parameter.is_lazy(p):
+            return REASONS["class"]
+        if p.device.type != "cpu":
+            return REASONS["device"]
+        is_known = COMPUTE.get(p.dtype, p.dtype).to_real() in (torch.float32, torch.float64)
+        return None if is_known else REASONS["dtype"]
+
+    def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
+        """Take the dense CPU tensors and the rows of sparse gradients that the kernel can read; return the others."""
+        left: list[Remaining] = []
+        sparse: list[tuple[int, int]] = []  # group and index in it
+        for part in remaining:
+            group = inputs.groups[part.group]
+            if reason := execution_refusal(group):
+                if reason == UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
+                    warn_once(reason)
+                left.append(part._replace(reason=reason))
+                continue
+            rule, reason = kernel_rule_of(group)
+            if reason:
+                left.append(part._replace(reason=reason))
+                continue
+            for i, reason in self._gather_dense(inputs, group, rule, inputs.offsets[part.group], part.indices):
+                if reason == "gradient layout":
+                    sparse.append((part.group, i))
+                else:
+                    left.append(Remaining(part.group, [i], REASONS[reason]))
+        if left or sparse:
+            self._check_fused(inputs, [*left, *(Remaining(group, [i], _SPARSE) for group, i in sparse)])
+            left += self._gather_sparse(inputs, sparse)
+        return left
+
+    def _gather_dense(
+        self, inputs: StepInputs, group: ParamGroup, rule: Any, offset: int, indices: list[int] | None
+    ) -> list[tuple[int, str]]:
+        """Add the parameters of a group with dense gradients to the batch; return index and reason of the others."""
+        add, precision, lr = self._batch.add, kernel_precision_of(group), group["lr"]
+        lr = lr if type(lr) is float else lr_number(lr)
+        params = group["params"] if isinstance(group["params"], list) else list(group["params"])
+        if indices is None and not inputs.sparse:
+            refused = add(rule, precision, lr, params, inputs.states, offset) or []
+        else:
+            # torch takes milliseconds to tell the kernel that a sparse tensor has no memory of its own.
+            asked = [i for i in (range(len(params)) if indices is None else indices) if params[i].grad is not None]
+            dense = [i for i in asked if not params[i].grad.is_sparse]
+            refused = [(i, "gradient layout") for i in asked if params[i].grad.is_sparse]
+            for start, stop in _runs(dense):
+                pieces = add(rule, precision, lr, params[start:stop], inputs.states, offset + start) or ()
+                refused += [(start + i, reason) for i, reason in pieces]
+        left = []
+        for i, reason in refused:
+            if reason in _INCOMPLETE:
+                complete_state(group, i, inputs.states)
+                left += [
+                    (i, again) for _, again in add(rule, precision, lr, [params[i]], inputs.states, offset + i) or ()
+                ]
+            else:
+                left.append((i, reason))
+        return left
+
+    def _check_fused(self, inputs: StepInputs, left: list[Remaining]) -> None:
+        """Raise InputError if one of `left` was to be stepped by the kernel, by fused=True."""
+        for part in left:
+            if inputs.groups[part.group]["fused"]:
+                raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; leave fused out")
+
+    def _gather_sparse(self, inputs: StepInputs, sparse: list[tuple[int, int]]) -> Iterator[Remaining]:
+        """Add the rows that sparse gradients touch to the batch; yield the parameters for which that is impossible."""
+        for index, i in sparse:
+            check_gradient(inputs.groups[index], i)
+        for index, i in sparse:
+            p = inputs.groups[index]["params"][i]
+            if not (p.grad.is_sparse and p.device.type == "cpu" and self._add_rows(inputs, index, i)):
+                yield Remaining(index, [i], _SPARSE)
+
+    def _add_rows(self, inputs: StepInputs, group_index: int, i: int) -> bool:
+        """Add the rows that a sparse gradient touches; in place or, if that is impossible or to be measured, copies."""
+        group, index = inputs.groups[group_index], inputs.offsets[group_index] + i
+        p, state = group["params"][i], complete_state(group, i, inputs.states)
+        lag = sparse_rows.lag_of(group, i, state, inputs.lags)
+        inputs.sparse.add(id(state))
+        settings = kernel_rule_of(group).rule, kernel_precision_of(group), lr_number(group["lr"])
+        if not inputs.copy_level and p.grad.sparse_dim() and self._add_in_place(settings, p, state, lag, index):
+            return True
+        rows = sparse_rows.gather(group, i, state, lag, index=index)
+        own = rows.copies
+        lists = [[x] for x in (own.p, own.g, own.step, *own.averages())]
+        if self._batch.add_lists(*settings, *lists, [index]) is not None:
+            return False
+        for table in rows.tables:
+            check_writable(f"a table of parameter {index}", table)
+        self._rows.append((group, rows))
+        return True
+
+    def _add_in_place(
+        self, settings: tuple[Any, Any, float], p: Tensor, state: dict[str, Tensor], lag: Lag | None, index: int
+    ) -> bool:
+        averages = [state.get(name) for name in AVERAGES]
+        row_step = None if lag is None else lag.row_step.numpy()
+        where, values = p.grad._indices().numpy(), p.grad._values().contiguous()  # type: ignore[union-attr]
+        refusal = self._batch.add_rows(*settings, p, where, values, state["step"], *averages, row_step, index)
+        return refusal is None
+
+    def nonfinite(self, inputs: StepInputs) -> Tensor | None:
+        """Return whether a gradient of a group with nonfinite="skip" is not finite."""
+        if not len(self._batch):
+            return None
+        finite = self._batch.finite(torch.get_num_threads(), native.GRAIN, inputs.grad_scale)
+        return torch.tensor(not finite, device="cpu")
+
+    def copy_before(self, inputs: StepInputs) -> None:
+        """Copy the touched rows of sparse gradients. The kernel measures dense parameters while it steps."""
+        for group, rows in self._rows:
+            own = rows.param_step(inputs.grad_scale)
+            self._before.append(copied_statistics.before(group, rule_of(group), own, rows))
+
+    def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
+        """Step what was taken. Return whether elements of gradients counted as 0."""
+        good = self._batch.run(torch.get_num_threads(), native.GRAIN, inputs.grad_scale, inputs.sweep_level)
+        for _, rows in self._rows:
+            rows.put()
+        self._rows.clear()
+        return None if good else torch.tensor(True, device="cpu")
+
+    def measured(self, inputs: StepInputs) -> list[Measured]:
+        """Return the statistics of the last run."""
+        parts = []
+        if inputs.sweep_level:
+            parts.append(Measured(*self._batch.measured()))
+        before, self._before = self._before, []
+        return [*parts, copied_statistics.after(before, inputs.copy_level)] if before else parts
+
+    def clear(self) -> None:
+        """Forget what was taken."""
+        if self._batch is not None:
+            self._batch.clear()
+        self._rows.clear()
+        self._before.clear()
+
+
+def execution_refusal(group: ParamGroup) -> str | None:
+    """Return why the kernel steps no parameter of `group`, whatever its rule, else None."""
     off = group["fused"] is not None and not group["fused"]
     if off or group["foreach"] is not None or group["capturable"] or group["differentiable"]:
         defaults = {"fused": None, "foreach": None, "capturable": False, "differentiable": False}
@@ -69,21 +237,36 @@ def set_aside(group: Group) -> str | None:
     return UNAVAILABLE
 
 
+def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first index and the one after the last of every run without a gap."""
+    start = 0
+    for i in range(1, len(indices) + 1):
+        if i == len(indices) or indices[i] != indices[i - 1] + 1:
+            yield indices[start], indices[i - 1] + 1
+            start = i
+
+
+def _kernel_rule(*values: Any) -> _KernelRule:
+    rule = rule_from(*values)
+    refusal = missing_field(dict(zip(RULE_NAMES, values, strict=True)), CpuKernel.fields, "the native kernel")
+    return _KernelRule(None if refusal else native.kernel_rule(rule), refusal)
+
+
 @lru_cache(maxsize=256, typed=True)
-def _kernel_rule(*values: Any) -> Any:
+def _cached_rule(*values: Any) -> _KernelRule:
     check_constant(values)
-    return native.kernel_rule(rule_from(*values))
+    return _kernel_rule(*values)
 
 
-def kernel_rule_of(group: Group) -> Any:
+def kernel_rule_of(group: ParamGroup) -> _KernelRule:
     """Return the rule of `group` as the kernel takes it, checked."""
     lr = group["lr"]
     if type(lr) is not float or not 0 <= lr < math.inf:
         check_lr(group)
     try:
-        return _kernel_rule(*rule_values(group))
+        return _cached_rule(*rule_values(group))
     except TypeError:  # something unhashable, such as a list, which Rule will name
-        return native.kernel_rule(rule_of(group))
+        return _kernel_rule(*rule_values(group))
 
 
 def _precision(state_dtype: str | None, stochastic_rounding: int, nonfinite: str) -> Any:
@@ -94,130 +277,21 @@ def _precision(state_dtype: str | None, stochastic_rounding: int, nonfinite: str
 
 
 @lru_cache(maxsize=256)
-def _kernel_precision(*values: Any) -> Any:
+def _cached_precision(*values: Any) -> Any:
     check_constant(values)
     return _precision(*values)
 
 
-def kernel_precision_of(group: Group) -> Any:
+def kernel_precision_of(group: ParamGroup) -> Any:
     """Return how the parameters of `group` are stored and rounded, as the kernel takes it."""
     values = group["state_dtype"], group["stochastic_rounding"], group["nonfinite"]
     try:
-        return _kernel_precision(*values)
+        return _cached_precision(*values)
     except TypeError:  # a seed that may change in place
         return _precision(*values)
 
 
-def gather(
-    batch: Any, groups: list[Group], states: defaultdict[Tensor, Any], firsts: list[int], *, sparse: bool = False
-) -> list[Refused]:
-    """Put every parameter with a gradient that the kernel can step into `batch`, its state made; return the others.
-
-    `firsts` are the numbers of the groups' first parameters. `sparse` says that some gradients may be sparse. The
-    kernel finds that out, too, but torch takes milliseconds to tell it that a tensor has no memory of its own.
-    """
-    refused: list[Refused] = []
-    for again in (True, False):
-        if batch is not None:
-            batch.clear()
-        refused.clear()
-        incomplete = False
-        for index, group in enumerate(groups):
-            check_storage(group)
-            why = set_aside(group)
-            if why:
-                refused.append(Refused(index, None, why))
-                continue
-            rule, lr = kernel_rule_of(group), group["lr"]
-            lr = lr if type(lr) is float else lr_number(lr)
-            params = group["params"] if isinstance(group["params"], list) else list(group["params"])
-            precision, first = kernel_precision_of(group), firsts[index]
-            apart = [i for i, p in enumerate(params) if p.grad is not None and p.grad.is_sparse] if sparse else []
-            refused += [Refused(index, [number], REASONS["gradient layout"]) for number in apart]
-            for start, stop in zip([0, *(number + 1 for number in apart)], [*apart, len(params)], strict=True):
-                piece = params[start:stop] if apart else params
-                for place, word in batch.add(rule, precision, lr, piece, states, first + start) or ():
-                    if word in ("state", "step") and again:
-                        complete_state(group, start + place, states)
-                        incomplete = True
-                    refused.append(Refused(index, [start + place], REASONS[word]))
-        if not incomplete:
-            break
-    for index, numbers, reason in refused:
-        if groups[index]["fused"]:
-            raise InputError("fused", f"None or False for {_where(index, numbers)}", True, f"{reason}; leave fused out")
-    return refused
-
-
-def add_rows(
-    batch: Any, group: Group, number: int, state: dict[str, Tensor], lag: Lag | None, *, first: int = 0
-) -> bool:
-    """Put the rows that the gradient of a parameter touches into `batch`; return whether the kernel can step them."""
-    p = group["params"][number]
-    grad = p.grad
-    if batch is None or set_aside(group) or not grad.sparse_dim() or p.device.type != "cpu":
-        return False
-    rule, precision, lr = kernel_rule_of(group), kernel_precision_of(group), lr_number(group["lr"])
-    averages = [state.get(name) for name in STATE]
-    row_step = None if lag is None else lag.row_step.numpy()
-    index, values = grad._indices().numpy(), grad._values().contiguous()
-    why = batch.add_rows(rule, precision, lr, p, index, values, state["step"], *averages, row_step, first + number)
-    return why is None
-
-
-def add_copies(batch: Any, group: Group, rows: Rows) -> bool:
-    """Put copies of touched rows into `batch`, for what `add_rows` does not take; return as it does."""
-    if batch is None or set_aside(group):
-        return False
-    rule, precision, lr = kernel_rule_of(group), kernel_precision_of(group), lr_number(group["lr"])
-    lists = [[x] for x in (rows.p, rows.g, rows.step, rows.v, rows.m, rows.b)]
-    return batch.add_lists(rule, precision, lr, *lists, [rows.number]) is None
-
-
 @lru_cache(maxsize=8)
-def say_once(reason: str) -> None:
+def warn_once(reason: str) -> None:
     """Warn that steps on the CPU run without the kernel, the first time in this process."""
     warnings.warn(f"rmsprop: {reason}", stacklevel=2)
-
-
-def expected(groups: list[Group]) -> list[Refused]:
-    """Return what will be refused as far as the parameters alone tell, before there are gradients and state."""
-    refused = []
-    for index, group in enumerate(groups):
-        if why := set_aside(group):
-            refused.append(Refused(index, None, why))
-            continue
-        for number, p in enumerate(group["params"]):
-            known = (
-                ("class", type(p) in (Tensor, torch.nn.Parameter) or torch.nn.parameter.is_lazy(p)),
-                ("device", p.device.type == "cpu"),
-                ("dtype", COMPUTE.get(p.dtype, p.dtype).to_real() in (torch.float32, torch.float64)),
-            )
-            refused += [Refused(index, [number], REASONS[word]) for word, good in known if not good][:1]
-    return refused
-
-
-def describe(groups: list[Group], stepped: int, refused: list[Refused]) -> str:
-    """Return in words how a step ran: `stepped` parameters by the kernel, `refused` by tensor operations."""
-    kernel = f"native kernel ({native.kernel.instruction_set()})" if native.kernel else ""
-    left = [
-        (reason, _where(index, numbers))
-        for index, numbers, reason in refused
-        if numbers is not None or groups[index]["params"]
-    ]
-    if not left:
-        return kernel
-    places: dict[str, list[str]] = {}
-    for reason, where in left:
-        places.setdefault(reason, []).append(where)
-    told = "; ".join(
-        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {reason}"
-        for reason, where in places.items()
-    )
-    if stepped:
-        return f"{kernel}, but tensor operations for some ({told})"
-    return f"tensor operations ({told if len(places) > 1 else next(iter(places))})"
-
-
-def _where(group: int, numbers: list[int] | None) -> str:
-    return f"group {group}" if numbers is None else f"parameter {numbers[0]} of group {group}"

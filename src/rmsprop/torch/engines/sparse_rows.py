@@ -7,8 +7,8 @@ g is 0, for which E1 to E9 leave p as it is and multiply v and m by β (without 
                      Until then the row lags: a `Lag` holds the step of the parameter at which it stands.
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
 
-The native kernel steps rows where they lie (kernel/rows.hpp). What it does not take (another device, memory that is not
-in row-major order), and what an observer measures, is gathered, stepped, and put back, by what is here.
+The native kernel steps rows in place (kernel/rows.hpp). Rows that it does not take (another device, memory that is not
+in row-major order), and rows that an observer measures, are copied, stepped, and put back, by what is here.
 
 A step takes as long as the touched rows take, however long the table is. Exceptions are the first one, which makes
 state, and what needs all rows (`catch_up`): a state dict, a copy, a dense gradient, a changed alpha or centered.
@@ -17,6 +17,7 @@ state, and what needs all rows (`catch_up`): a state dict, a copy, a dense gradi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,36 +26,10 @@ from torch import Tensor
 
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.torch import low_precision
+from rmsprop.torch.engines.param_step import ParamStep, scaled
+from rmsprop.torch.state import ParamGroup, real
 
 Index: TypeAlias = tuple[Tensor, ...]  # one Tensor of places for each sparse dimension
-
-
-def check(group: dict[str, Any], number: int) -> None:
-    """Raise if the gradient of a parameter of `group` has another shape, or is sparse and not to be stepped so."""
-    p = group["params"][number]
-    if p.grad.shape != p.shape:
-        found, remedy = Received(str(tuple(p.grad.shape))), "give it back the shape that it had"
-        raise InputError(f"the gradient of parameter {number}", f"of its shape {tuple(p.shape)}", found, remedy)
-    if p.grad.layout == torch.strided:
-        return
-    where = f"for parameter {number} of shape {tuple(p.shape)}"
-    if p.layout != torch.strided or p.grad.layout != torch.sparse_coo:
-        raise RuntimeError(
-            f"RMSprop needs dense parameters with dense or sparse_coo gradients, got {p.layout} with {p.grad.layout} "
-            f"{where}; make it dense: p.to_dense()"
-        )
-    for name, off in (("capturable", False), ("differentiable", False), ("state_dtype", None)):
-        if group[name]:
-            remedy = f"leave {name} out, or make the gradients dense"
-            raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
-    if group["sparse"] == "exact":
-        for name in ("momentum", "weight_decay"):
-            if group[name]:  # a row would have to move before it is read, not only when it is touched
-                remedy = f"pass sparse='lazy' or dense gradients, or switch {name} off for this group"
-                raise InputError(name, f"0 with sparse gradients and sparse='exact' {where}", group[name], remedy)
-    elif group["bias_correction"]:  # nobody counts the steps of a row
-        allowed, remedy = "False with sparse gradients and sparse='lazy'", "pass sparse='exact', or dense gradients"
-        raise InputError("bias_correction", f"{allowed} {where}", True, remedy)
 
 
 class Lag(NamedTuple):
@@ -93,49 +68,49 @@ Lags: TypeAlias = dict[int, Lag]  # by id(state): they stay with a state that is
 class Rows(NamedTuple):
     """The touched rows of a parameter and its state, as copies to be stepped, and where they belong."""
 
-    p: Tensor
-    g: Tensor
-    step: Tensor
-    v: Tensor
-    m: Tensor | None
-    b: Tensor | None
-    number: int
+    copies: ParamStep  # complex ones are complex
     where: Index
     tables: list[Tensor]  # the parameter, and v, m, b as far as there are
     row_step: Tensor | None  # when exact
     seed: int  # of the noise that rounds a bfloat16 parameter, 0 without
 
+    def param_step(self, grad_scale: float) -> ParamStep:
+        """Return the copies for tensor operations, the gradient divided by `grad_scale`."""
+        p, g, step, v, m, b, index = self.copies
+        m, b = (None if x is None else real(x) for x in (m, b))
+        return ParamStep(real(p), real(scaled(g, grad_scale)), step, real(v), m, b, index)
+
     @torch.no_grad()
     def put(self) -> None:
         """Put the rows where they belong, and note at which step they stand."""
-        copies = [x for x in (self.p, self.v, self.m, self.b) if x is not None]
+        copies = [x for x in (self.copies.p, *self.copies.averages()) if x is not None]
         if self.seed:
             copies[0] = self._rounded()
         for table, rows in zip(self.tables, copies, strict=True):
             _put(table, self.where, rows.to(table.dtype))
         if self.row_step is not None:
-            self.row_step[self.where] = int(self.step.item())
+            self.row_step[self.where] = int(self.copies.step.item())
 
     def _rounded(self) -> Tensor:
         """Return the parameter's rows in bfloat16, by the noise that a dense step has for their elements."""
-        table = self.tables[0]
-        places: list[Tensor] = [x.view(-1, *[1] * (self.p.dim() - 1)) for x in self.where]
-        for i, size in enumerate(self.p.shape[1:]):
-            after = self.p.dim() - 2 - i
-            places.append(torch.arange(size, device=table.device).view(-1, *[1] * after))
+        table, p = self.tables[0], self.copies.p
+        indices: list[Tensor] = [x.view(-1, *[1] * (p.dim() - 1)) for x in self.where]
+        for i, size in enumerate(p.shape[1:]):
+            after = p.dim() - 2 - i
+            indices.append(torch.arange(size, device=table.device).view(-1, *[1] * after))
         strides = low_precision.order_of(table)
-        numbers = sum((x * stride for x, stride in zip(places, strides, strict=True)), torch.zeros_like(places[0]))
-        key = low_precision.noise_keys(self.seed, self.number, int(self.step.item()))[0]
-        return low_precision.round_bfloat16(self.p.float(), key, numbers)
+        elements = sum((x * stride for x, stride in zip(indices, strides, strict=True)), torch.zeros_like(indices[0]))
+        key = low_precision.noise_keys(self.seed, self.copies.param_index, int(self.copies.step.item()))[0]
+        return low_precision.round_bfloat16(p.float(), key, elements)
 
 
 @torch.no_grad()
-def lag_of(group: dict[str, Any], number: int, state: dict[str, Any], lags: Lags) -> Lag | None:
-    """Return what is known of the rows of a parameter that lag, for a step with its gradient; None when lazy.
+def lag_of(group: ParamGroup, i: int, state: dict[str, Any], lags: Lags) -> Lag | None:
+    """Return which rows of parameter `i` of a group lag, for a step with its gradient; None when lazy.
 
-    `lags` is kept up: what no longer fits is caught up with.
+    `lags` is updated. Rows whose lag no longer fits the group or the gradient are caught up with.
     """
-    param, exact, step = group["params"][number], group["sparse"] == "exact", int(state["step"].item())
+    param, exact, step = group["params"][i], group["sparse"] == "exact", int(state["step"].item())
     shape, decay = param.shape[: param.grad.sparse_dim()], (float(plain(group["alpha"])), bool(group["centered"]))
     lag = lags.get(id(state))
     if lag is not None and not (
@@ -152,25 +127,25 @@ def lag_of(group: dict[str, Any], number: int, state: dict[str, Any], lags: Lags
 
 
 @torch.no_grad()
-def gather(group: dict[str, Any], number: int, state: dict[str, Any], lag: Lag | None, *, first: int = 0) -> Rows:
-    """Return the rows that the gradient of a parameter touches, made up for; `state` has all that the group needs.
+def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *, index: int) -> Rows:
+    """Return the rows that the gradient of parameter `i` of a group touches, caught up with.
 
-    The gradient is summed, not divided by a scale.
+    `index` is that of the parameter among all; `state` is complete. The gradient is summed, not divided by a scale.
     """
-    param = group["params"][number]
+    param = group["params"][i]
     grad, step = param.grad, int(state["step"].item())
     used = {"square_avg": True, "grad_avg": group["centered"], "momentum_buffer": group["momentum"] > 0}
     dtype = state["square_avg"].dtype
-    index, g = summed(grad, dtype)
+    where, g = summed(grad, dtype)
     tables = {"p": _table(param.detach(), grad)}
     tables |= {name: _table(state[name], grad) for name, use in used.items() if use}
-    copies = {name: _take(table, index).to(dtype) for name, table in tables.items()}
+    copies = {name: _take(table, where).to(dtype) for name, table in tables.items()}
     v, m, b = copies["square_avg"], copies.get("grad_avg"), copies.get("momentum_buffer")
     row_step = None if lag is None else _table(lag.row_step, grad)
     if row_step is not None:
-        _shrink(group["alpha"], (step - _take(row_step, index)).clamp(min=0), v, m)
+        _shrink(group["alpha"], (step - _take(row_step, where)).clamp(min=0), v, m)
     seed = int(group["stochastic_rounding"]) if param.dtype == torch.bfloat16 else 0
-    return Rows(copies["p"], g, state["step"], v, m, b, first + number, index, list(tables.values()), row_step, seed)
+    return Rows(ParamStep(copies["p"], g, state["step"], v, m, b, index), where, list(tables.values()), row_step, seed)
 
 
 def catch_up(state: dict[str, Any], lags: Lags) -> None:
@@ -178,6 +153,13 @@ def catch_up(state: dict[str, Any], lags: Lags) -> None:
     if lag := lags.get(id(state)):
         lag.make_up(state)
         del lags[id(state)]
+
+
+def catch_up_all(states: Mapping[Tensor, Any], lags: Lags, *, of_dense_gradients: bool = False) -> None:
+    """Make up for the steps of rows that lag: of all parameters, or of those that now have a dense gradient."""
+    for p, state in states.items() if lags else ():
+        if id(state) in lags and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
+            catch_up(state, lags)  # lags that stay are of states set aside, which may come back
 
 
 def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
@@ -203,7 +185,7 @@ def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
         again = np.flatnonzero(~is_new)
         row = torch.from_numpy(again - np.arange(1, len(again) + 1))  # as many are not new up to there
         # torch may multiply complex numbers by 1 first, which makes NaN beside infinity.
-        _real(total).index_add_(0, row, _real(values.index_select(0, places[torch.from_numpy(again)])))
+        real(total).index_add_(0, row, real(values.index_select(0, places[torch.from_numpy(again)])))
     return indices.index_select(1, first).unbind(0), total
 
 
@@ -215,7 +197,7 @@ def _row_numbers(indices: Tensor, sizes: torch.Size) -> Tensor:
     return numbers
 
 
-_PIECE = 1 << 20  # numbers
+_CHUNK = 1 << 20  # numbers
 
 
 def _powers(alpha: float, lag: Tensor) -> Tensor:
@@ -234,7 +216,7 @@ def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
     for x in (v, m):
         if x is None:
             continue
-        rows = _real(x)
+        rows = real(x)
         weight = power.to(rows.dtype)
         gone = (weight == 0).nonzero() if alpha else lag.new_empty(0, lag.dim())
         if len(gone):  # ∞ times 0: one step at a time, ∞ would stay
@@ -242,15 +224,11 @@ def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
         work.append((rows, weight.view(*lag.shape, *[1] * (rows.dim() - lag.dim())), gone))
     for rows, weight, gone in work:
         rows.mul_(weight)
-        count = max(1, _PIECE // max(1, math.prod(rows.shape[lag.dim() :])))
+        count = max(1, _CHUNK // max(1, math.prod(rows.shape[lag.dim() :])))
         for at in range(0, len(gone), count):
             some = gone[at : at + count].unbind(1)
             piece = rows[some]
             rows[some] = torch.where(piece.isinf(), piece, piece * 0)
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
 
 
 def _table(x: Tensor, grad: Tensor) -> Tensor:

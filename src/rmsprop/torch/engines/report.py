@@ -1,0 +1,70 @@
+"""Which engine steps which parameters, and why not the one before: the words of `RMSprop.implementation`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rmsprop.torch.engines.engine import Engine, Remaining
+from rmsprop.torch.state import ParamGroup
+
+
+class Taken(NamedTuple):
+    """What one engine has taken in a step, and what it left to the next one."""
+
+    engine: Engine
+    stepped: int
+    left: list[Remaining]
+
+
+def expected(engines: Sequence[Engine], groups: list[ParamGroup]) -> list[Taken]:
+    """Return which engine will step what, as far as groups and parameters tell before there are gradients and state."""
+    remaining = [Remaining(index, list(range(len(group["params"]))), "") for index, group in enumerate(groups)]
+    report = []
+    for engine in engines:
+        left = []
+        for part in remaining:
+            group, indices = groups[part.group], part.indices or []
+            if reason := engine.group_refusal(group):
+                left.append(part._replace(reason=reason))
+                continue
+            reasons = [(i, engine.param_refusal(group["params"][i])) for i in indices]
+            left += [Remaining(part.group, [i], reason) for i, reason in reasons if reason]
+        stepped = sum(map(_size, remaining)) - sum(map(_size, left))
+        report.append(Taken(engine, stepped, left))
+        remaining = left
+        if not remaining:
+            break
+    return report
+
+
+def _size(part: Remaining) -> int:
+    return len(part.indices or ())
+
+
+def describe(report: Sequence[Taken], groups: list[ParamGroup]) -> str:
+    """Return in words which engine steps what: "A", "B (why not A)", or "A, but B for some (why not A)"."""
+    asked: list[Remaining] = []
+    words: list[str] = []
+    for position, (engine, stepped, left) in enumerate(report):
+        left = [part for part in left if part.indices is not None or groups[part.group]["params"]]
+        if stepped or not left:
+            reasons = _reasons(asked, whole=not words)
+            words.append(f"{engine.name}{' for some' if words else ''}{f' ({reasons})' if position else ''}")
+        if not left:
+            break
+        asked = left
+    return ", but ".join(words)
+
+
+def _reasons(parts: list[Remaining], *, whole: bool) -> str:
+    """Return the reasons of `parts`, each with the first place; without places if it is one reason for everything."""
+    where: dict[str, list[str]] = {}
+    for part in parts:
+        where.setdefault(part.reason, []).append(part.where)
+    if whole and len(where) == 1:
+        return next(iter(where))
+    return "; ".join(
+        f"{places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''}: {reason}"
+        for reason, places in where.items()
+    )

@@ -1,0 +1,209 @@
+"""Tensor operations: the engine that steps what no other does, on any device, one by one or many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rmsprop.rule import Rule
+from rmsprop.torch.distributed import is_sharded
+from rmsprop.torch.engines import arithmetic, copied_statistics, sparse_rows
+from rmsprop.torch.engines.arithmetic import TensorList
+from rmsprop.torch.engines.copied_statistics import Before
+from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
+from rmsprop.torch.engines.param_step import ParamStep, check, check_writable, scaled
+from rmsprop.torch.engines.rounding import is_rounded, step_rounded
+from rmsprop.torch.engines.sparse_rows import Rows
+from rmsprop.torch.groups import FIELDS, rule_of
+from rmsprop.torch.nonfinite import any_nonfinite, cleaned, either
+from rmsprop.torch.private import check_graph_capture, foreach_is_default
+from rmsprop.torch.state import ParamGroup, check_gradient, complete_state, kappa_of, real
+
+
+class _GroupWork(NamedTuple):
+    """What is to be stepped of a group."""
+
+    group_index: int
+    group: ParamGroup
+    rule: Rule
+    steps: list[ParamStep]
+
+
+class TensorOps:
+    """The engine that takes every parameter with a dense or sparse gradient (see `engine.Engine`)."""
+
+    fields = frozenset(FIELDS.values())
+    follows_devices = True
+    name = "tensor operations"
+
+    def __init__(self) -> None:
+        self._work: list[_GroupWork] = []
+        self._rows: dict[int, Rows] = {}  # touched by sparse gradients, by the index of the parameter
+        self._before: list[Before] = []
+
+    def __len__(self) -> int:
+        return sum(len(work.steps) for work in self._work)
+
+    def group_refusal(self, group: ParamGroup) -> str | None:
+        """Return why no parameter of `group` is stepped, else None: a field of its rule."""
+        return missing_field(group, self.fields, "tensor operations")
+
+    def param_refusal(self, p: Tensor) -> str | None:
+        """Return None: every class, device and dtype is taken."""
+        return None
+
+    def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
+        """Take all of `remaining` but groups whose rule is unknown, and check every tensor."""
+        check_graph_capture(inputs.optimizer)
+        left, taken = [], []
+        for part in remaining:
+            group = inputs.groups[part.group]
+            rule = rule_of(group)
+            if reason := missing_field(group, self.fields, "tensor operations"):
+                left.append(part._replace(reason=reason))
+                continue
+            indices = part.indices
+            if indices is None:
+                indices = [i for i, p in enumerate(group["params"]) if p.grad is not None]
+            for i in indices:
+                check_gradient(group, i)
+            taken.append((_GroupWork(part.group, group, rule, []), indices))
+        for work, indices in taken:
+            self._work.append(work)
+            work.steps.extend(self._param_step(inputs, work, i) for i in indices)
+        for _, group, _, steps in self._work:
+            for own in steps:
+                check(own, differentiable=bool(group["differentiable"]))
+        for index, rows in self._rows.items():
+            for table in rows.tables:
+                check_writable(f"a table of parameter {index}", table)
+        return left
+
+    def _param_step(self, inputs: StepInputs, work: _GroupWork, i: int) -> ParamStep:
+        """Return the tensors of a parameter for this step; of one with a sparse gradient, the touched rows."""
+        group, index, scale = work.group, inputs.offsets[work.group_index] + i, inputs.grad_scale
+        state = complete_state(group, i, inputs.states)
+        p = group["params"][i]
+        if p.grad.layout == torch.strided:
+            with torch.set_grad_enabled(bool(group["differentiable"])):
+                return ParamStep(
+                    real(p),
+                    real(scaled(p.grad, scale)),
+                    state["step"],
+                    real(state["square_avg"]),
+                    real(state["grad_avg"]) if group["centered"] else None,
+                    real(state["momentum_buffer"]) if group["momentum"] else None,
+                    index,
+                )
+        lag = sparse_rows.lag_of(group, i, state, inputs.lags)
+        inputs.sparse.add(id(state))
+        self._rows[index] = rows = sparse_rows.gather(group, i, state, lag, index=index)
+        return rows.param_step(scale)
+
+    def nonfinite(self, inputs: StepInputs) -> Tensor | None:
+        """Return whether a gradient of a group with nonfinite="skip" is not finite, on its device."""
+        skipping = [work.steps for work in self._work if work.group["nonfinite"] == "skip"]
+        return either(any_nonfinite(own.g) for steps in skipping for own in steps)
+
+    def copy_before(self, inputs: StepInputs) -> None:
+        """Copy what statistics need and the step overwrites."""
+        for work in self._work:
+            for own in work.steps:
+                rows = self._rows.get(own.param_index)
+                self._before.append(copied_statistics.before(work.group, work.rule, own, rows))
+
+    def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
+        """Step what was taken. Return whether elements of gradients counted as 0."""
+        flags = []
+        for _, group, rule, steps in self._work:
+            if group["nonfinite"] == "zero":
+                flags += [any_nonfinite(own.g) for own in steps]
+                steps = [own._replace(g=cleaned(own.g)) for own in steps]
+            with torch.set_grad_enabled(bool(group["differentiable"])):
+                step_params(group, rule, steps, skip)
+        for rows in self._rows.values():
+            rows.put()
+        self.clear()
+        return either(flags)
+
+    def measured(self, inputs: StepInputs) -> list[Measured]:
+        """Return the statistics of the last run, for which `copy_before` was called."""
+        before, self._before = self._before, []
+        return [copied_statistics.after(before, inputs.copy_level)] if before else []
+
+    def clear(self) -> None:
+        """Forget what was taken."""
+        self._work.clear()
+        self._rows.clear()
+
+
+def step_params(group: ParamGroup, rule: Rule, steps: list[ParamStep], skip: Tensor | None = None) -> None:
+    """Update parameters and state in place, one by one or in lists, as `foreach` of the group says.
+
+    Where `skip` is true, everything stays as it is. The host does not read it, so that no device is waited for.
+    """
+    if skip is not None:
+        steps = [own.local() for own in steps]
+    for together in _lists(group, steps):
+        if skip is None:
+            _step_together(group, rule, together)
+            continue
+        written = [x for own in together for x in (own.p, own.step, *own.averages()) if x is not None]
+        before = [x.clone() for x in written]
+        _step_together(group, rule, together)
+        for x, old in zip(written, before, strict=True):
+            x.copy_(torch.where(skip.to(x.device), old, x))
+
+
+def _lists(group: ParamGroup, steps: list[ParamStep]) -> list[list[ParamStep]]:
+    """Return `steps` in lists that one call can update: by device and dtype with foreach, else one by one."""
+    foreach = group["foreach"]
+    if foreach is None:
+        foreach = foreach_is_default([own.p for own in steps], group["differentiable"])
+    if not foreach:
+        return [[own] for own in steps]
+    lists: dict[tuple[Any, ...], list[ParamStep]] = {}
+    for own in steps:  # foreach takes no DTensors beside plain tensors
+        lists.setdefault((own.p.device, own.p.dtype, own.v.dtype, is_sharded(own.p)), []).append(own)
+    return list(lists.values())
+
+
+def _step_together(group: ParamGroup, rule: Rule, steps: list[ParamStep]) -> None:
+    """Update the parameters and state of `steps`, which share device and dtype."""
+    # A compiled graph loses what `add_` does to a float64 tensor of no dimension on the CPU (torch 2.13).
+    torch._foreach_add_([own.step for own in steps], 1)
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        if not (group["capturable"] or group["differentiable"]):
+            lr = lr.item()
+        elif lr.dim():
+            lr = lr.squeeze()
+    else:
+        lr = float(lr)
+    on_device = group["capturable"] or steps[0].step.device.type != "cpu"
+    power: Any = [None] * len(steps)
+    if rule.bias_correction:
+        power = arithmetic.bias_power(rule, [own.step for own in steps], capturable=on_device)
+    if is_rounded(group, steps[0]):
+        for own, of_step in zip(steps, power, strict=True):
+            step_rounded(group, rule, lr, own.local(), of_step, on_device=on_device)
+        return
+    stored, compute = steps[0].p.dtype, steps[0].v.dtype
+    if stored != compute or any(own.g.dtype != compute for own in steps):
+        work = [own._replace(p=own.p.to(compute), g=own.g.to(compute)) for own in steps]
+    else:
+        work = steps
+    if len(work) == 1:
+        p, g, _, v, m, b, _ = work[0]
+        arithmetic.step(rule, lr, p, g, v, m, b, power[0], kappa_of(compute))
+    else:
+        columns = list(zip(*work, strict=True))[:6]
+        lists: list[Any] = [None if column[0] is None else TensorList(column) for column in columns]
+        p, g, _, v, m, b = lists
+        arithmetic.step(rule, lr, p, g, v, m, b, power, kappa_of(compute))
+    if stored != compute:
+        for own, computed in zip(steps, work, strict=True):
+            own.p.copy_(computed.p)
