@@ -1,7 +1,7 @@
 """RMSprop for Keras 3: `RMSprop`, a drop-in for `keras.optimizers.RMSprop` that knows every variant.
 
-The step is written in Keras' own operations, for every backend; on the PyTorch backend it is that of `rmsprop.torch`,
-which takes all variables at once.
+The step is written in Keras' own operations, for every backend. On the PyTorch backend, `rmsprop.torch` steps all
+variables at once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rmsprop.errors import InputError, Received, plain
-from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, check_fields, names_in
+from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, averages, check_fields, names_in
 from rmsprop.profiles import profile
-from rmsprop.rule import Rule, variance
+from rmsprop.rule import AVERAGES, Rule, variance
 
 try:
     import keras
@@ -45,7 +45,7 @@ Variable: TypeAlias = Any  # keras.Variable, or the tf.Variable inside one
 
 # The fields of Rule that this module implements, under the names of Keras' arguments.
 FIELDS = names_in("keras", EVERYWHERE)
-STATE = ("square_avg", "momentum_buffer", "grad_avg")  # in the order of keras.optimizers.RMSprop
+STATE = ("square_avg", "momentum_buffer", "grad_avg")  # the averages, in the order of keras.optimizers.RMSprop
 COMPUTE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 KERAS = profile("keras")  # the defaults
 
@@ -78,8 +78,8 @@ class RMSprop(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has no
     centered
         Divide by the standard deviation of the gradient.
     weight_decay
-        λ; shrinks p by η·λ before the step, or is added to the gradient (L2) with `decoupled_weight_decay=False`.
-        Either way `exclude_from_weight_decay` is heeded. None: 0.
+        λ; shrinks p by η·λ before the step. With `decoupled_weight_decay=False`, λ·p is added to the gradient (L2).
+        `exclude_from_weight_decay` works with both. None: 0.
     clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor, \
 gradient_accumulation_steps, name
         As in every Keras optimizer; see `keras.optimizers.Optimizer`.
@@ -106,14 +106,14 @@ gradient_accumulation_steps, name
 
     Notes
     -----
-    State is in `optimizer.variables` after `iteration` and `learning_rate`: the square averages of all variables,
-    their momentum buffers (with momentum) and their gradient averages (if centered), each of the variable's shape and
-    dtype. This is the order of `keras.optimizers.RMSprop`, so that saved state of one loads into the other.
-    Import `rmsprop.keras` before loading a saved model: Keras does not go and look for the class.
+    `optimizer.averages` has the state after `build`: for "square_avg", "momentum_buffer" (with momentum) and "grad_avg"
+    (if centered) a list of variables, in the order of the trained ones and of their shapes and dtypes. They stand in
+    `optimizer.variables` in the order of `keras.optimizers.RMSprop`: saved state of one loads into the other. Import
+    `rmsprop.keras` before loading a saved model: Keras does not look for the class.
 
     Differences from `keras.optimizers.RMSprop`: `centered` cannot take the root of a negative number; ε = 0 gives no
     NaN; float16 and bfloat16 variables are computed in float32 with float32 state; the learning rate may be an
-    integer; unknown arguments raise (Keras warns of `decay` and ignores it); gradients that come as slices
+    integer; unknown arguments raise (Keras warns of `decay` and ignores it); slices of one row in a gradient
     (`tf.IndexedSlices` of an embedding) are added up before they are squared.
 
     Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); keras-team/keras:
@@ -182,8 +182,8 @@ gradient_accumulation_steps, name
         self.bias_correction = bias_correction
         self.decoupled_weight_decay = decoupled_weight_decay
         self.maximize = maximize
-        rule = self._rule()  # checks them
-        for name in FIELDS.keys() - {"learning_rate", "weight_decay"}:  # as numbers that a config is written with
+        rule = self._rule()  # checks the attributes
+        for name in FIELDS.keys() - {"learning_rate", "weight_decay"}:  # Python's numbers, which JSON can hold
             setattr(self, name, getattr(rule, FIELDS[name]))
 
     @classmethod
@@ -207,7 +207,7 @@ gradient_accumulation_steps, name
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate now; a number that is set is checked, what a schedule or callable gives is not."""
+        """The learning rate now. A number is checked when it is set; rates of a schedule or callable are not."""
         return self._get_current_learning_rate()
 
     @learning_rate.setter
@@ -217,17 +217,17 @@ gradient_accumulation_steps, name
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def rule(self) -> Rule:
-        """Return the rule that this optimizer follows now; its lr is the current learning rate, as Keras rounds it."""
+        """Return the rule that this optimizer follows now. Its lr is the current learning rate, rounded by Keras."""
         return self._rule(float(self.learning_rate))
 
     def _rule(self, lr: float = 0.0) -> Rule:
-        """Return the rule of the present attributes, checked; without `lr`, which may be known to the graph only."""
+        """Return the rule of the attributes, checked. In a graph the learning rate is a tensor: `lr` is left out."""
         values = {name: getattr(self, name) for name in FIELDS if name != "learning_rate"}
         if values["weight_decay"] is None:
             values["weight_decay"] = 0.0
         try:
             return _cached_rule(lr, **values)
-        except TypeError:  # something unhashable, such as a list, which Rule will name
+        except TypeError:  # something unhashable, such as a list: Rule's error names it
             return _rule_from(lr, **values)
 
     def build(self, variables: list[Variable]) -> None:
@@ -245,24 +245,26 @@ gradient_accumulation_steps, name
         def start(shape: tuple[int, ...], dtype: str) -> Tensor:  # Keras' own Constant rounds to float32
             return ops.ones(shape, dtype) * rule.initial_square_avg
 
-        self._built_for = (rule.momentum > 0, rule.centered)
-        self._square_avgs = self.add_optimizer_variables(variables, "square_avg", start)
-        self._momentum_buffers = self.add_optimizer_variables(variables, "momentum_buffer") if rule.momentum else []
-        self._grad_avgs = self.add_optimizer_variables(variables, "grad_avg") if rule.centered else []
+        starts = {"square_avg": start}
+        self.averages = {
+            name: self.add_optimizer_variables(variables, name, starts.get(name, "zeros"))
+            for name in STATE
+            if name in averages(rule)
+        }
 
     def add_variable(self, *args: Any, **kwargs: Any) -> Variable:
-        """Add a variable to the optimizer, see `keras.optimizers.Optimizer`; the rule's state is float32 at least."""
+        """Add a variable to the optimizer, see `keras.optimizers.Optimizer`; averages are float32 or float64."""
         if str(kwargs.get("name")).endswith(STATE):
             kwargs["dtype"] = COMPUTE[keras.backend.standardize_dtype(kwargs.get("dtype"))]
         return super().add_variable(*args, **kwargs)
 
     def _apply_weight_decay(self, variables: list[Variable]) -> None:
-        """Do nothing: `update_step` decays, where half precision is not rounded in between."""
+        """Do nothing: `update_step` decays weights in the compute dtype, without rounding in between."""
 
     def _backend_update_step(
         self, grads: list[Tensor], trainable_variables: list[Variable], learning_rate: Any
     ) -> None:
-        """Step all variables; on the PyTorch backend in one go, as `rmsprop.torch.RMSprop` does."""
+        """Step all variables; on the PyTorch backend all at once, as `rmsprop.torch.RMSprop` does."""
         if keras.backend.backend() == "torch":
             self._torch_step(grads, trainable_variables, ops.convert_to_tensor(learning_rate))
         else:
@@ -275,17 +277,17 @@ gradient_accumulation_steps, name
         from rmsprop.torch.keras_lists import step_lists
 
         rule = self._built_rule()
-        made = ops.convert_to_tensor(self.iterations).to("cpu", torch.float64)
-        state = (self._square_avgs, self._grad_avgs, self._momentum_buffers)
-        groups: dict[bool, list[list[Any]]] = {}  # of variables that weight decay reaches, and of others
+        steps = ops.convert_to_tensor(self.iterations).to("cpu", torch.float64)  # executed so far
+        columns = [self.averages.get(name) for name in AVERAGES]
+        groups: dict[bool, list[list[Any]]] = {}  # by whether weight decay reaches a variable
         for gradient, variable in zip(grads, variables, strict=True):
             decays = bool(rule.weight_decay) and self._use_weight_decay(variable)
             i = self._get_variable_index(variable)
             p, g = variable.value, _dense(gradient)
-            states: list[Any] = [averages[i].value if averages else None for averages in state]
-            row = (p, g if g.dtype == p.dtype else g.to(states[0].dtype), made.clone(), *states)
-            for column, x in zip(groups.setdefault(decays, [[] for _ in row]), row, strict=True):
-                column.extend([] if x is None else [x])
+            states: list[Any] = [column[i].value if column else None for column in columns]
+            row = (p, g if g.dtype == p.dtype else g.to(states[0].dtype), steps.clone(), *states)
+            for values, x in zip(groups.setdefault(decays, [[] for _ in row]), row, strict=True):
+                values.extend([] if x is None else [x])
         for decays, lists in groups.items():
             group = group_of(rule if decays else dataclasses.replace(rule, weight_decay=0.0))
             with torch.no_grad():
@@ -294,10 +296,10 @@ gradient_accumulation_steps, name
     def _built_rule(self) -> Rule:
         """Return the rule; InputError if it needs another state than that which was built."""
         rule = self._rule()
-        if (rule.momentum > 0, rule.centered) != self._built_for:
-            found = Received(f"momentum={rule.momentum:g}, centered={rule.centered} after it")
+        if self.averages.keys() != set(averages(rule)):
+            got = Received(f"momentum={rule.momentum:g}, centered={rule.centered} after it")
             allowed = "with and without state as when the optimizer was built"
-            raise InputError("momentum and centered", allowed, found, "make a new optimizer")
+            raise InputError("momentum and centered", allowed, got, "make a new optimizer")
         return rule
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
@@ -306,8 +308,8 @@ gradient_accumulation_steps, name
         mu, beta = rule.momentum, rule.decay
         lam = rule.weight_decay if rule.weight_decay and self._use_weight_decay(variable) else 0.0
         dtype = COMPUTE[keras.backend.standardize_dtype(variable.dtype)]
-        square_avg = self._square_avgs[index]
-        lr, p, v = (ops.convert_to_tensor(x, dtype) for x in (learning_rate, variable, square_avg))
+        state = {name: variables[index] for name, variables in self.averages.items()}
+        lr, p, v = (ops.convert_to_tensor(x, dtype) for x in (learning_rate, variable, state["square_avg"]))
         g = ops.cast(_dense(gradient), dtype)
         m = None
         if rule.maximize:
@@ -317,19 +319,19 @@ gradient_accumulation_steps, name
         elif lam:
             g = g + lam * p
         v = beta * v + ((1 - beta) * g) * g  # E3
-        self.assign(square_avg, v)
+        self.assign(state["square_avg"], v)
         if rule.centered:
-            m = ops.convert_to_tensor(self._grad_avgs[index], dtype)
+            m = ops.convert_to_tensor(state["grad_avg"], dtype)
             m = m + (1 - beta) * (g - m)  # E4
-            self.assign(self._grad_avgs[index], m)
-        # iterations counts the updates made before this one, those skipped or accumulated for left out.
+            self.assign(state["grad_avg"], m)
+        # iterations counts executed updates: no skipped ones, and one for all gradients accumulated for an update.
         u = g / _denominator(rule, v, m, ops.cast(self.iterations + 1, dtype))  # E5 to E7
         if rule.lr_in_momentum:
             u = lr * u
         r = u
         if mu:
-            b = mu * ops.convert_to_tensor(self._momentum_buffers[index], dtype) + u  # E8
-            self.assign(self._momentum_buffers[index], b)
+            b = mu * ops.convert_to_tensor(state["momentum_buffer"], dtype) + u  # E8
+            self.assign(state["momentum_buffer"], b)
             r = u + mu * b if rule.nesterov else b
         self.assign(variable, p - r if rule.lr_in_momentum else p - lr * r)  # E9
 
@@ -358,7 +360,7 @@ def _maximum(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _dense(gradient: Tensor) -> Tensor:
-    """Return a gradient that came as slices or in a sparse format as a dense tensor, slices of one row added up."""
+    """Return a gradient as a dense tensor; slices of one row are added up."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

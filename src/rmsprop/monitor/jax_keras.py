@@ -122,7 +122,7 @@ def from_optax(
 
 def keras_before(optimizer: Any) -> dict[str, Any]:
     """Return what `from_keras` needs of a `rmsprop.keras.RMSprop` before its step: its rule, and copies of arrays."""
-    if type(optimizer).__module__.partition(".")[0] == "keras" or not hasattr(optimizer, "_square_avgs"):
+    if type(optimizer).__module__.partition(".")[0] == "keras" or not hasattr(optimizer, "averages"):
         ours = type(optimizer).__module__ == "rmsprop.keras"
         found = Received("one that is not built" if ours else f"a {type(optimizer).__name__} of another library")
         raise InputError("optimizer", "a rmsprop.keras.RMSprop", found, "make that, and call build(variables)")
@@ -130,7 +130,7 @@ def keras_before(optimizer: Any) -> dict[str, Any]:
         "rule": optimizer.rule(),  # with the rate of the next step
         "iterations": int(optimizer.iterations),
         "variables": [_numpy(x) for x in optimizer._trainable_variables],
-        "square_avgs": [_numpy(x) for x in optimizer._square_avgs],
+        "square_avgs": [_numpy(x) for x in optimizer.averages["square_avg"]],
     }
 
 
@@ -197,7 +197,7 @@ def from_keras(
             found = Received(f"a {type(given).__name__}{f' of {len(given)}' if is_list else ''}")
             raise InputError(name, allowed, found, "pass None where there is no gradient")
     rule: Rule = before["rule"]
-    grad_avgs = optimizer._grad_avgs if rule.centered else [None] * len(variables)
+    grad_avgs = optimizer.averages["grad_avg"] if rule.centered else [None] * len(variables)
     arrays = (before["variables"], now["variables"], gradients, before["square_avgs"], now["square_avgs"], grad_avgs)
     rows = zip(variables, *arrays, earlier, strict=True)
     tensors = [
