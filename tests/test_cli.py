@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -445,7 +446,7 @@ def test_doctor_says_why_the_kernel_does_not_step_torch(
     from rmsprop.cli import installation
     from rmsprop.torch.engines import cpu_kernel
 
-    monkeypatch.setattr(installation, "_WALKS", {"torch": installation._WALKS["torch"]})
+    monkeypatch.setattr(installation, "_FRAMEWORKS", {"torch": installation._FRAMEWORKS["torch"]})
     monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", "torch 2.9.1 lacks …")
     assert run(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -458,16 +459,16 @@ def test_doctor_goes_on_where_a_framework_is_broken(
 ) -> None:
     from rmsprop.cli import installation
 
-    def absent(*_: object) -> installation.Walked:
+    def absent(*_: object) -> Iterator[installation.Stepped]:
         raise ModuleNotFoundError("rmsprop.jax needs JAX and optax: pip install 'rmsprop[jax]'")
 
-    def broken(*_: object) -> installation.Walked:
+    def broken(*_: object) -> Iterator[installation.Stepped]:
         raise ValueError("Unable to import\nbackend : foo")
 
-    monkeypatch.setattr(installation, "_WALKS", {"jax": absent, "numpy": installation._WALKS["numpy"]})
+    monkeypatch.setattr(installation, "_FRAMEWORKS", {"jax": absent, "numpy": installation._FRAMEWORKS["numpy"]})
     assert run(["doctor"]) == 0
     assert "rmsprop.jax was not tried: rmsprop.jax needs JAX" in capsys.readouterr().out
-    monkeypatch.setitem(installation._WALKS, "keras", broken)
+    monkeypatch.setitem(installation._FRAMEWORKS, "keras", broken)
     assert run(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "rmsprop.keras failed: ValueError: Unable to import backend : foo" in text
@@ -664,7 +665,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--out", "folder.py"], "--out must be a new or empty directory, got folder.py, which holds"),
     (["compare", "digits", "--seeds", "3"], "--seeds must be a whole number >= 5, got 3; fewer say too little"),
     (["compare", "digits", "--tuning-seeds", "0"], "--tuning-seeds must be a whole number >= 1, got 0"),
-    (["compare", "digits", "--lr", "0.01"], "--lr must be left out, got 0.01; every optimizer's rate is picked"),
+    (["compare", "digits", "--lr", "0.01"], "--lr must be left out, got 0.01; compare picks the rate of every"),
     (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
     (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
     (["compare", "digits", "--lrs"], "--lrs must be at least 3 different rates, got []; give a wider grid"),

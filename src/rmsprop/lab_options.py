@@ -1,6 +1,7 @@
-"""What a training, a comparison and a range test can be asked for: one dataclass each.
+"""Options of a training, a comparison and a range test: one dataclass each.
 
-The command line shows their fields as options, the functions of `rmsprop.lab` take them, and run.json keeps them.
+The command line shows the fields as options, the functions of `rmsprop.lab` take them, and run.json keeps them.
+This module needs no framework: help is shown without loading one.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from typing import Any, Literal, TypeAlias
 
 from rmsprop.errors import InputError, check_count, check_number
 
-# Options whose name on the command line is not that of the field.
-_SHORT = {"learning_rates": "lrs", "lowest": "from", "highest": "to"}
-# What changes no result: where a run is kept, whether it is resumed, and how many processes work for it.
+# Built-in tasks. Each is a module in lab/tasks/, and the function of the same name in it.
+TASKS = ("digits", "mnist", "shakespeare")
+# Fields that have another name on the command line.
+_OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to"}
+# Fields that change no result.
 _NO_RESULT = ("out", "resume", "accept_changes", "jobs")
 
 
 def option_name(field: str) -> str:
     """Return the name of a field on the command line, without the dashes before it."""
-    return _SHORT.get(field, field).replace("_", "-")
+    return _OPTIONS.get(field, field).replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,14 @@ class TrainOptions:
     schedule
         Learning rate over the run: constant, or falling linearly to 0.
     every
-        Measure the optimizer once in so many steps, 0: never. A tenth of the run, at most 250 steps, if left out.
-        Unless it is 0, a run that diverges says in which step and tensor that began.
+        Steps between two measurements of the optimizer. A tenth of the run, at most 250, if left out. 0 measures none,
+        and a run that diverges then does not say where that began.
     out
         Directory of the run; runs/train-TASK, numbered, if left out.
     resume
-        Go on with the run in --out (or the last one of this task), given the same options.
+        Go on with the run in --out, or with the last one of this task; give the same options.
     accept_changes
-        With --resume: go on although the task's code has changed; the report says what.
+        With --resume: go on although the task's code has changed. The report says what has.
     """
 
     seed: int = 0
@@ -74,19 +77,19 @@ class CompareOptions:
         The grid of learning rates; 1e-4 to 10 in half decades if left out. Where the best rate of an optimizer is at
         its end, all optimizers get two more rates beyond it.
     tuning_seeds
-        Seeds that the rates are picked with.
+        Number of seeds for picking the rates.
     seeds
-        Other seeds that the optimizers are compared with, at least 5.
+        Number of other seeds for comparing the optimizers, at least 5.
     epochs
         Passes over the training data; the task's own number if left out.
     jobs
-        Trainings at a time; one per core if left out. Changes no result. Halved when memory runs out.
+        Number of trainings at a time, which changes no result; one per core if left out. Halved when memory runs out.
     out
         Directory of the run; runs/compare-TASK, numbered, if left out.
     resume
-        Go on with the comparison in --out (or the last one of this task), given the same options.
+        Go on with the comparison in --out, or with the last one of this task; give the same options.
     accept_changes
-        With --resume: go on although the task's code has changed; the report says what.
+        With --resume: go on although the task's code has changed. The report says what has.
     """
 
     learning_rates: tuple[float, ...] | None = None
@@ -123,9 +126,9 @@ class FindLrOptions:
     steps
         Steps from the lowest rate to the highest, for each seed; from 1e-6 to 1 at least 81.
     seeds
-        How often the rate rises.
+        Number of times that the rate rises, each with another order of the data.
     warm
-        Steps with a rate of 0; 2/(1-decay), or 2/(1-momentum) if more, at most 500, if left out.
+        Steps with a rate of 0 before the test; if left out the larger of 2/(1-decay) and 2/(1-momentum), at most 500.
     batch_size
         Examples per step; the task's own number if left out.
     out
@@ -153,7 +156,7 @@ Options: TypeAlias = TrainOptions | CompareOptions | FindLrOptions
 
 
 def that_decide(options: Options) -> dict[str, Any]:
-    """Return the options that decide a run's result: run.json keeps them, and a resumed run must be given the same."""
+    """Return the options that decide a run's result. run.json keeps them, and a resumed run must have the same."""
     return {name: value for name, value in vars(options).items() if name not in _NO_RESULT}
 
 

@@ -1,6 +1,6 @@
-"""The command line: parse, call, and turn what happens into an exit status.
+"""The command line: parse the words, call the command, return an exit status.
 
-Exit status 0 on success, 1 on failure, 2 on bad input, 130 when stopped, 141 when the reader of its output has left.
+Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted, 141 the reader of the output has left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rmsprop.cli.common import Failure, Invocation, complain
 from rmsprop.cli.terminal import IN_ASCII, Terminal, stderr
 from rmsprop.errors import InputError
 
-# Names of modules beside this one; each defines the command as a function of the same name.
+# Each is a module beside this one, and the function of the same name in it.
 COMMANDS = (
     "train",
     "compare",
@@ -44,10 +44,10 @@ for _name in COMMANDS:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    if sys.stderr is None:  # closed by whoever started this; else the first file that is opened would take its place
+    if sys.stderr is None:  # closed: the next file to be opened would get its number
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
-        _complain("standard output must be open, got a closed one; send it to /dev/null to see nothing")
+        complain("standard output must be open, got a closed one; send it to /dev/null to see nothing")
         return 2
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -57,31 +57,31 @@ def run(arguments: list[str] | None = None) -> int:
         _call(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except CycloptsError as error:
-        _complain(f"{str(error).strip().removesuffix('.')}; see rmsprop --help")
+        complain(f"{str(error).strip().removesuffix('.')}; see rmsprop --help")
         return 2
     except InputError as error:
-        _complain(error)
+        complain(error)
         return 2
     except ModuleNotFoundError as error:
         if "pip install" not in str(error):
             raise
-        _complain(error)
+        complain(error)
         return 1
-    except BrokenPipeError:  # whoever reads has seen enough, as head does
+    except BrokenPipeError:  # the reader of the output has left, as head does
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):  # whichever it was: Python flushes both once more at its end
+        for stream in (sys.stdout, sys.stderr):  # Python flushes both at its end, and would fail again
             os.dup2(nowhere, stream.fileno())
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}; what was there before is untouched")
+        complain(f"{where}{error.strerror or error}; what was there before is untouched")
         return 1
     except Failure:
         return 1
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:
-        _complain(f"the task ended the program with sys.exit({error.code!r}); let it raise an error, or return")
+        complain(f"the task ended the program with sys.exit({error.code!r}); let it raise an error, or return")
         return 1
     return 0
 
@@ -92,7 +92,3 @@ def _call(words: list[str]) -> None:
     for name in unparsed:
         bound.arguments[name] = Invocation(tuple(words))
     command(*bound.args, **bound.kwargs)
-
-
-def _complain(problem: object) -> None:
-    complain(" ".join(str(problem).split()))  # one line, whatever the source

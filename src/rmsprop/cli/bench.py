@@ -16,9 +16,9 @@ from rmsprop.cli.terminal import Bars, print_table, stderr, stdout
 def bench(*cases: str, json: Flag = False) -> None:
     """Time a step here beside torch's steps and the memory limit.
 
-    Contenders take turns; ratios are medians over pairs, with the middle half.
-    All cases take about ten minutes, most of them for torch.compile, and 6 GB
-    of memory.
+    Contenders take turns. A ratio is the median over pairs; the middle half of
+    the pairs lies in brackets. All cases take 6 GB of memory and about ten
+    minutes, most of that for torch.compile.
 
     Try:
       rmsprop bench policy
@@ -28,8 +28,8 @@ def bench(*cases: str, json: Flag = False) -> None:
     Parameters
     ----------
     cases
-        Of large, rich, many, policy (these also with -statistics: what watching costs), policy-training,
-        language-training; all if left out.
+        Any of large, rich, many, policy, policy-training, language-training; the first four also with -statistics
+        at their end: what gathering statistics costs. All if left out.
     json
         Print the measurements as JSON.
     """
@@ -57,7 +57,7 @@ class BenchProgress(Bars):
 
 
 def bench_table(found: dict[str, Any]) -> Table:
-    """Return what `bench` measured: the time of a step of each contender, and how many times ours that is."""
+    """Return the time of a step of each contender, and how many times ours it is, as a table."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("step of")
     table.add_column("time", justify="right")

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from rmsprop.cli.terminal import stderr, stdout
 from rmsprop.errors import InputError
 from rmsprop.files import finite
-from rmsprop.lab_options import option_name
+from rmsprop.lab_options import TASKS, option_name
 from rmsprop.text import printable_json
 
 if TYPE_CHECKING:
@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 
     from rmsprop.lab.runs.directory import RunDirectory
 
+# Annotations of a command's parameters: an option without a value, and the task to train.
 Flag = Annotated[bool, Parameter(negative="")]
-# Shows the fields of one of `rmsprop.lab_options` as options of a command.
+TaskName = Annotated[
+    str,
+    Parameter(
+        help=f"A built-in task ({', '.join(TASKS)}), or path/to/file.py:function, which returns a rmsprop.lab.Task."
+    ),
+]
+# Each field of a dataclass of `rmsprop.lab_options` is an option.
 FLAT = Parameter(name="*", negative="", consume_multiple=True, name_transform=option_name)
 
 
 class Failure(Exception):  # noqa: N818  (it carries an exit status, not an error)
-    """The command did its work and the answer is no; what there is to say has been said."""
+    """The command ran, and its answer is no. Everything about that is printed already."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Invocation:
     words: tuple[str, ...]
 
     def command_line(self) -> str:
-        """Return the words as a shell takes them. A run keeps this line, in UTF-8."""
+        """Return the words as a line for a shell, which a run keeps in UTF-8; InputError if a word is not text."""
         for word in self.words:
             try:
                 word.encode()
@@ -57,15 +64,15 @@ class Invocation:
         return shlex.join(["rmsprop", *words, "--resume"])
 
 
-# A command that has a parameter of this type is given its invocation; it is no option.
+# A command gets its invocation in a parameter of this type, which is no option.
 Invoked: TypeAlias = Annotated[Invocation, Parameter(parse=False)]
 
 
 @contextmanager
 def lab_run(as_json: bool, invocation: Invocation | None = None) -> Iterator[None]:
-    """Run the lab inside: standard output is for the result, and an interrupted run says how to resume it.
+    """Run the lab in this context; when it is interrupted, print the command that resumes the run of `invocation`.
 
-    Without an `invocation` an interrupted run cannot be resumed.
+    With --json the lab's own prints go to standard error. Leave `invocation` out if the run cannot be resumed.
     """
     from rmsprop.lab.runs.interrupts import Interrupted
     from rmsprop.lab.runs.workers import WorkerLost
@@ -79,14 +86,14 @@ def lab_run(as_json: bool, invocation: Invocation | None = None) -> Iterator[Non
         raise (KeyboardInterrupt if isinstance(stop, Interrupted) else Failure) from None
 
 
-def complain(problem: str) -> None:
-    """Print one line about what went wrong."""
-    stderr.print(f"rmsprop: {problem}", markup=False)
+def complain(problem: object) -> None:
+    """Print what went wrong, on one line."""
+    stderr.print(f"rmsprop: {' '.join(str(problem).split())}", markup=False)
 
 
 @contextmanager
 def results_alone(as_json: bool) -> Iterator[None]:
-    """With --json, send what a task or its workers print to standard error: standard output is for the result."""
+    """With --json, send what a task and its workers print to standard error: standard output is for the result."""
     if not as_json:
         yield
         return
@@ -100,20 +107,20 @@ def results_alone(as_json: bool) -> Iterator[None]:
         os.close(output)
 
 
-def print_result(as_json: bool, facts: dict[str, Any], show: Callable[[], None]) -> None:
+def print_result(as_json: bool, facts: Mapping[str, Any], show: Callable[[], None]) -> None:
     """Print the facts as JSON, or call `show`."""
     if not as_json:
         show()
         return
     encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
-    text = json.dumps(finite(facts), ensure_ascii=encoding != "utf-8", indent=2, allow_nan=False)
+    text = json.dumps(finite(dict(facts)), ensure_ascii=encoding != "utf-8", indent=2, allow_nan=False)
     print(printable_json(text))
 
 
 def print_with_report(
     as_json: bool,
     run: RunDirectory,
-    summary: dict[str, Any],
+    summary: Mapping[str, Any],
     show: Callable[[Console, RunDirectory, Path | None], None],
 ) -> None:
     """Write the report of a run and print its result. On a full disk the result comes first, then the error."""

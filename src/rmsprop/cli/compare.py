@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rmsprop.cli.common import FLAT, Flag, Invoked, lab_run, print_with_report
+from rmsprop.cli.common import FLAT, Flag, Invoked, TaskName, lab_run, print_with_report
 from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
 from rmsprop.cli.terminal import Bars, print_table, stderr
 from rmsprop.lab_options import CompareOptions
@@ -23,7 +23,7 @@ _STAGES = {"tune": "picking learning rates", "final": "comparing"}
 
 
 def compare(
-    task: str,
+    task: TaskName,
     /,
     *,
     rule: RatelessOptions = None,
@@ -33,11 +33,11 @@ def compare(
 ) -> None:
     """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
 
-    RMSprop is the one you describe; the others have PyTorch's defaults.
+    RMSprop follows the rule that you give; the others have PyTorch's defaults.
 
-    Every optimizer gets the learning rate of one common grid that does best
-    on validation data. Then all train with other seeds, each seed fixing the
-    start and the order of the data; test scores are compared seed by seed.
+    Every optimizer gets the learning rate of one common grid that does best on
+    validation data. Then all train with other seeds. A seed fixes the model's
+    start and the order of the data: test scores are compared seed by seed.
 
     Try:
       rmsprop compare digits
@@ -47,14 +47,12 @@ def compare(
 
     Parameters
     ----------
-    task
-        A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
     json
         Print the summary as JSON.
     """
     from rmsprop.lab.compare import compare as run_comparison
 
-    described = rule_without_rate(rule, "every optimizer's rate is picked: give the grid as --lrs")
+    described = rule_without_rate(rule, "compare picks the rate of every optimizer: give the grid as --lrs")
     with lab_run(json, invocation), ComparisonProgress(stderr) as progress:
         run, summary = run_comparison(
             task, described, options, command=invocation.command_line(), listen=progress.listen

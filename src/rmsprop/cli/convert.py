@@ -1,4 +1,4 @@
-"""`rmsprop convert`: an optimizer's state from one checkpoint to another."""
+"""`rmsprop convert`: the state of an optimizer, from one checkpoint to another."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def convert(
     Kinds: torch, rmsprop.torch, timm, sb3, bitsandbytes (read only), keras,
     rmsprop.keras, tf1, optax, rmsprop.jax.
 
-    The options from --decay to --maximize say of the source's rule what its
-    file does not state; --momentum and --centered for a Keras .weights.h5.
+    Options of the rule say what the source's file does not state; a Keras
+    .weights.h5 needs --momentum and --centered.
 
     Try:
       rmsprop convert model.keras run.pt --like start.pt --weights
@@ -55,19 +55,19 @@ def convert(
     target
         Checkpoint to write; must not exist.
     from_
-        Kind of the source; told by the file if left out.
+        Kind of the source; read from the file if left out.
     to
-        Kind of the target; that of --like, else told by its name, if left out.
+        Kind of the target; if left out that of --like, else that of the target's name.
     lr
         Learning rate of the next step; the file's if left out.
     like
-        A checkpoint of the program that will go on: its names, order, groups and shapes, and all else in it, are kept.
+        A checkpoint of the program that goes on. The target keeps its names, order, groups, shapes and all else in it.
     map_
-        JSON of {source name: target name, or {"to": name, "transpose": [axes]}}; --dry-run prints one.
+        JSON file of {source name: target name or {"to": name, "transpose": [axes]}}; --dry-run prints one.
     weights
-        Move the model's weights, too, between a .keras file and a .pt with the model beside the optimizer.
+        Move the model's weights, too: between a .keras file and a .pt that holds model and optimizer.
     dry_run
-        Write nothing; name every mismatch, print the map, and fail if there is a mismatch.
+        Write nothing; print every mismatch and the map. Exit status 1 if there is a mismatch.
     json
         Print what was done as JSON.
     """
@@ -98,7 +98,7 @@ def convert(
 
 
 def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | None) -> dict[str, Any]:
-    """Return what `convert` has read, what it made of it, and what stands in the way."""
+    """Return what was read, what moved, and what stands in the way."""
     from rmsprop.checkpoint import AVERAGES, WEIGHTS
 
     made = conversion.checkpoint

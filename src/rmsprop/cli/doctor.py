@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from rmsprop.cli.terminal import print_table, stdout
 def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
     """Check the installation, or what the optimizer did in a training.
 
-    Without RUN: versions, and real steps held against the rule. With RUN,
-    be it finished, interrupted or diverged: what its statistics show, with
-    causes and remedies. Exit status 1 if there is anything to mend, or if the
-    training diverged or learned nothing.
+    Without RUN: print versions, and compare real steps with the rule.
+    With RUN, finished, interrupted or diverged: print what its statistics
+    show, with causes and remedies.
+
+    Exit status 1 if something needs a remedy, or if the training diverged or
+    learned nothing.
 
     Try:
       rmsprop doctor
@@ -27,14 +30,14 @@ def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
     Parameters
     ----------
     run
-        Directory of a run of train with its statistics; the installation is checked if left out.
+        Directory of a run of train; the installation is checked if left out.
     json
         Print the findings as JSON.
     """
     if run is None:
-        from rmsprop.cli.installation import examine
+        from rmsprop.cli.installation import check_installation
 
-        found = examine()
+        found: Mapping[str, Any] = check_installation()
         print_result(json, found, lambda: show_installation(stdout, found))
     else:
         from rmsprop.lab.examine import examine_run
@@ -46,7 +49,7 @@ def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
         raise Failure
 
 
-def show_installation(console: Console, found: dict[str, Any]) -> None:
+def show_installation(console: Console, found: Mapping[str, Any]) -> None:
     """Print versions, and how far each implementation is from the rule."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in found["environment"].items():
@@ -70,12 +73,12 @@ def show_installation(console: Console, found: dict[str, Any]) -> None:
     console.print(f"\n{verdict}", markup=False)
 
 
-def show_findings(console: Console, found: dict[str, Any]) -> None:
+def show_findings(console: Console, found: Mapping[str, Any]) -> None:
     """Print what the losses and the statistics of a run say."""
     from rmsprop.lab.report.sentences import describe_findings, evidence_words, findings_by_advice
 
-    said = f"{found['status']}, {found['reason']}" if found["reason"] else found["status"]
-    console.print(f"{found['run']}: {said}", markup=False)
+    status = f"{found['status']}, {found['reason']}" if found["reason"] else found["status"]
+    console.print(f"{found['run']}: {status}", markup=False)
     for line in found["result"]:
         console.print(line, markup=False)
     if found["post_mortem"]:

@@ -37,9 +37,9 @@ def explain(
     Parameters
     ----------
     recipe
-        A published training in place of a profile; rmsprop recipes lists them.
+        A published training instead of a profile; rmsprop recipes lists them.
     worked_example
-        Add two steps, by hand, of two parameters whose gradients differ a thousandfold.
+        Add two steps of two parameters whose gradients differ a thousandfold, computed by hand.
     json
         Print the numbers as JSON.
     """

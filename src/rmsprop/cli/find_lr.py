@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
-from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, lab_run, print_result
+from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, lab_run, print_result
 from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
 from rmsprop.cli.terminal import Bars, stderr, stdout
 from rmsprop.lab_options import FindLrOptions
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def find_lr(
-    task: str,
+    task: TaskName,
     /,
     *,
     rule: RatelessOptions = None,
@@ -37,14 +37,12 @@ def find_lr(
 
     Parameters
     ----------
-    task
-        A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
     json
         Print the result as JSON.
     """
     from rmsprop.lab.find_lr import find_lr as test_range
 
-    described = rule_without_rate(rule, "it is what is looked for: give the range as --from and --to")
+    described = rule_without_rate(rule, "find-lr looks for it: give the range as --from and --to")
     with lab_run(json), RangeTestProgress(stderr) as progress:
         directory, found = test_range(
             task, described, options, command=invocation.command_line(), listen=progress.listen

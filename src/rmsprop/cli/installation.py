@@ -1,4 +1,4 @@
-"""Is this installation sound? Versions, and real steps down every path, held against the rule in NumPy."""
+"""The check of an installation: versions, and real steps of each implementation compared with the rule in NumPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -18,9 +18,36 @@ from rmsprop.native import update
 from rmsprop.rule import Rule, init
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Walked: TypeAlias = Iterator[tuple[str, str, Array, bool]]  # path, dtype, parameters, whether they must be equal
 
-# Every operation of the rule takes part in one of them; eps and the weights are large enough to matter.
+
+class Stepped(NamedTuple):
+    """Parameters after the steps of one path: of one way to execute the rule, in one dtype."""
+
+    path: str
+    dtype: str
+    param: Array
+    exact: bool = False  # must equal the rule bit for bit
+
+
+class CheckedPath(TypedDict):
+    """How far one path is from the rule."""
+
+    path: str
+    dtype: str
+    ulps: float | None  # None: not finite
+    ok: bool
+
+
+class Installation(TypedDict):
+    """What the check found."""
+
+    environment: dict[str, str]
+    paths: list[CheckedPath]
+    notes: list[str]
+    healthy: bool
+
+
+# Together they use every operation of the rule; eps and the weight decay are large enough to matter.
 RULES = (
     Rule(
         0.03, 0.8, 1e-3, 0.7, 0.1, centered=True, nesterov=True, initial_square_avg=0.7, lr_in_momentum=True,
@@ -34,65 +61,67 @@ _EXTRAS = {
     "sklearn": "lab", "mlxtend": "lab", "matplotlib": "lab", "jinja2": "lab", "scipy": "lab",
     "h5py": "convert", "msgpack": "convert", "safetensors": "convert",
 }  # fmt: skip
-# Units in the last place of the largest parameter after _STEPS steps; a rate that is 1 % off is 4e4 units away in
-# float32, and 1.7 in bfloat16, whose parameters are rounded alike on both sides.
+# Largest distance to the rule after _STEPS steps, in units in the last place of the largest parameter. A learning rate
+# that is 1 % off is 4e4 units away in float32. In bfloat16 it is 1.7: both sides are rounded at every step.
 _TOLERANCE = {"float32": 64.0, "float64": 64.0, "bfloat16": 1.0}
 
 
-def examine() -> dict[str, Any]:
-    """Return the environment, one entry per path with its distance to the rule, and notes in words."""
+def check_installation() -> Installation:
+    """Return versions, the distance of each path to the rule, and notes on what is missing or broken."""
     missing = {extra for name, extra in _EXTRAS.items() if find_spec(name) is None}
     notes = [f"rmsprop[{extra}] is not installed: pip install 'rmsprop[{extra}]'" for extra in sorted(missing)]
     if native.kernel is None:
         notes.append(native.missing() or "")
     else:
         notes.append(f"the native kernel uses {native.kernel.instruction_set()}")
-    paths: list[dict[str, Any]] = []
-    broken = False
     if "torch" not in missing and native.kernel is not None and (reason := _torch_without_kernel()):
         notes.append(reason)
-    for framework, walk in _WALKS.items():
+    paths: list[CheckedPath] = []
+    broken = False
+    for framework, step in _FRAMEWORKS.items():
         if framework in missing:
             continue
         try:
-            paths += _findings(walk)
+            paths += _checked(step)
         except ImportError as error:  # Keras without its backend, say
             notes.append(f"rmsprop.{framework} was not tried: {error}")
-        except Exception as error:  # an installation that is broken is what one comes to a doctor with
+        except Exception as error:  # finding a broken framework is what this check is for
             broken = True
             words = " ".join(str(error).split())
             notes.append(f"rmsprop.{framework} failed: {type(error).__name__}: {words}")
     adapters = {name: version(name) for name in ("jax", "optax", "keras", "tensorflow", "pytensor") if find_spec(name)}
-    healthy = not broken and all(p["ok"] for p in paths)
+    healthy = not broken and all(path["ok"] for path in paths)
     return {"environment": environment() | adapters, "paths": paths, "notes": notes, "healthy": healthy}
 
 
-def _findings(walk: Callable[[Rule, Array, list[Array]], Walked]) -> list[dict[str, Any]]:
-    """Return an entry for each path that `walk` takes: the largest distance to the rule, in units in the last place."""
-    worst: dict[tuple[str, str], tuple[float, bool]] = {}
+def _checked(step: Callable[[Rule, Array, list[Array]], Iterator[Stepped]]) -> list[CheckedPath]:
+    """Return the largest distance to the rule of each path of one framework."""
+    ulps: dict[tuple[str, str], float] = {}
+    exact: dict[tuple[str, str], bool] = {}
     start = np.linspace(-1, 1, 1000)
     generator = np.random.default_rng(0)
     gradients: list[Array] = [generator.standard_normal(1000).astype(np.float32) for _ in range(_STEPS)]
     for rule in RULES:
-        for path, dtype, result, exactly in walk(rule, start, gradients):
-            expected = _expected(rule, start, gradients, dtype)
-            unit = 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
-            ulps = float(np.max(np.abs(result - expected)) / (unit * np.max(np.abs(expected))))
-            ulps = ulps if math.isfinite(ulps) else math.inf
-            worst[path, dtype] = max(worst.get((path, dtype), (0.0, exactly)), (ulps, exactly))
+        for stepped in step(rule, start, gradients):
+            expected = _expected(rule, start, gradients, stepped.dtype)
+            unit = 2.0**-7 if stepped.dtype == "bfloat16" else float(np.finfo(stepped.dtype).eps)
+            distance = float(np.max(np.abs(stepped.param - expected)) / (unit * np.max(np.abs(expected))))
+            key = stepped.path, stepped.dtype
+            ulps[key] = max(ulps.get(key, 0.0), distance if math.isfinite(distance) else math.inf)
+            exact[key] = stepped.exact
     return [
         {
             "path": path,
             "dtype": dtype,
-            "ulps": ulps if math.isfinite(ulps) else None,
-            "ok": ulps == 0 if exactly else ulps < _TOLERANCE[dtype],
+            "ulps": distance if math.isfinite(distance) else None,
+            "ok": distance == 0 if exact[path, dtype] else distance < _TOLERANCE[dtype],
         }
-        for (path, dtype), (ulps, exactly) in worst.items()
+        for (path, dtype), distance in ulps.items()
     ]
 
 
 def _expected(rule: Rule, start: Array, gradients: list[Array], dtype: str) -> Array:
-    """Return the rule's parameters; for bfloat16 those of float32, rounded to bfloat16 at every step."""
+    """Return the parameters after the steps by the rule; bfloat16 ones are rounded at every step."""
 
     def rounded(x: Array) -> Array:
         if dtype != "bfloat16":
@@ -109,17 +138,17 @@ def _expected(rule: Rule, start: Array, gradients: list[Array], dtype: str) -> A
     return param.astype(np.float64)
 
 
-def _numpy(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
-    """Take `update(..., out=...)`; with the kernel it must be the rule to the bit."""
+def _numpy(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
+    """Step by `update(..., out=...)`."""
     for dtype in ("float32", "float64"):
         param = start.astype(dtype)
         state = init(rule, param)
         for gradient in gradients:
             param, state = update(rule, param, gradient.astype(dtype), state, out=(param, state))
-        yield ("NumPy" if native.kernel is None else "NumPy, native kernel"), dtype, param, True
+        yield Stepped("NumPy" if native.kernel is None else "NumPy, native kernel", dtype, param, exact=True)
 
 
-def _torch(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
+def _torch(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
     import torch
 
     from rmsprop.torch import RMSprop
@@ -140,19 +169,19 @@ def _torch(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
                     optimizer.step()
                 kind = str(dtype).removeprefix("torch.")
                 result = params[1].double().cpu().numpy()
-                yield f"torch, {device}, {name}", kind, result, name == "native kernel"
+                yield Stepped(f"torch, {device}, {name}", kind, result, exact=name == "native kernel")
 
 
 def _torch_without_kernel() -> str | None:
-    """Return None if the kernel steps torch tensors, else why not."""
+    """Return why the kernel does not step torch's tensors; None if it does."""
     try:
         from rmsprop.torch.engines.cpu_kernel import UNAVAILABLE
-    except Exception:  # a torch that is broken is found where it is tried
+    except Exception:  # the check of the paths reports a broken torch
         return None
     return UNAVAILABLE
 
 
-def _jax(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
+def _jax(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
     import jax
 
     from rmsprop.jax import rmsprop
@@ -164,11 +193,11 @@ def _jax(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
     for gradient in gradients:
         change, state = step(gradient, state, param)
         param = param + change
-    yield f"jax, {jax.default_backend()}", "float32", np.asarray(param), False
+    yield Stepped(f"jax, {jax.default_backend()}", "float32", np.asarray(param))
 
 
-def _keras(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
-    from rmsprop import keras as adapter  # says what is missing, where Keras itself would not
+def _keras(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
+    from rmsprop import keras as adapter  # its error says what to install, Keras' own does not
 
     keras: Any = sys.modules["keras"]
     variable = keras.Variable(start.astype(np.float32))
@@ -176,23 +205,23 @@ def _keras(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
     for gradient in gradients:
         optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
     result = np.asarray(keras.ops.convert_to_numpy(variable.value))
-    yield f"keras, {keras.backend.backend()} backend", "float32", result, False
+    yield Stepped(f"keras, {keras.backend.backend()} backend", "float32", result)
 
 
-def _pytensor(rule: Rule, start: Array, gradients: list[Array]) -> Walked:
+def _pytensor(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
     import pytensor
 
     from rmsprop.pytensor import updates
 
     param = pytensor.shared(start.astype(np.float32))
     gradient = pytensor.tensor.vector("gradient", dtype="float32")
-    # Not compiled: this is about numbers, and takes a second instead of many.
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of the BLAS that it does not find
+    # Not compiled: the numbers are the same, and compiling takes long.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # about a missing BLAS
         mode = pytensor.compile.Mode("py")
         step = pytensor.function([gradient], updates=updates([gradient], [param], rule), mode=mode)
     for g in gradients:
         step(g)
-    yield "pytensor", "float32", param.get_value(), False
+    yield Stepped("pytensor", "float32", param.get_value())
 
 
-_WALKS = {"numpy": _numpy, "torch": _torch, "jax": _jax, "keras": _keras, "pytensor": _pytensor}
+_FRAMEWORKS = {"numpy": _numpy, "torch": _torch, "jax": _jax, "keras": _keras, "pytensor": _pytensor}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def recipes(*, json: Flag = False) -> None:
     """List the published trainings that explain --recipe knows.
 
-    In a program, rmsprop.recipe(NAME) makes them ready to use.
+    In a program, rmsprop.recipe(NAME) returns one, ready to use.
 
     Try:
       rmsprop recipes
@@ -40,10 +40,8 @@ def show_recipes(console: Console, recipes: Mapping[str, Recipe]) -> None:
     for name, each in recipes.items():
         rule = {field: "open" if value is None else value for field, value in each.facts()["rule"].items()}
         values = (f"{rule[field]:g}" if rule[field] != "open" else "open" for field in ("lr", "decay", "eps"))
-        inside, centered = (
-            ("inside" if rule["eps_inside_sqrt"] else "outside"),
-            ", centered" if rule["centered"] else "",
-        )
+        inside = "inside" if rule["eps_inside_sqrt"] else "outside"
+        centered = ", centered" if rule["centered"] else ""
         line = row.format(name, *values, inside, f"{rule['momentum']:g}", each.title + centered)
         console.print(line, markup=False)
     console.print("\nrmsprop explain --recipe NAME has schedule, clipping, averaging, sources and notes.", markup=False)

@@ -8,16 +8,10 @@ from rmsprop.cli.common import Flag, print_result
 from rmsprop.cli.terminal import stdout
 
 
-def report(
-    run: Path,
-    /,
-    *,
-    out: Path | None = None,
-    json: Flag = False,
-) -> None:
+def report(run: Path, /, *, out: Path | None = None, json: Flag = False) -> None:
     """Write the HTML report of the run in directory RUN again.
 
-    A run that was interrupted has a report, too.
+    An interrupted run has a report, too.
 
     Try:
       rmsprop report runs/compare-digits

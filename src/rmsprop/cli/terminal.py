@@ -14,8 +14,8 @@ from rich.text import Text
 
 from rmsprop.text import in_ascii, printable
 
-_WIDTH_WITH_NEWS = 70  # columns of a terminal in which a bar and the newest result beside it have room
-IN_ASCII = "rmsprop.in_ascii"  # how a stream encodes what it has no letter for
+_WIDTH_WITH_NEWS = 70  # of a terminal with room for a bar and the newest result beside it, in columns
+IN_ASCII = "rmsprop.in_ascii"  # name of the error handler of streams that cannot encode a character
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
@@ -28,10 +28,10 @@ codecs.register_error(IN_ASCII, _in_ascii)
 
 
 class Terminal(Console):
-    """A console that shows no control characters in text of others, and no letter that its stream cannot show."""
+    """A console that writes no control characters from names, and spells formulas in ASCII where it must."""
 
     def shown(self, text: str) -> str:
-        """Return `text`, in ASCII if the stream has not all of its letters."""
+        """Return `text`; in ASCII if the stream's encoding lacks one of its characters."""
         try:
             text.encode(self.encoding)
         except UnicodeEncodeError:
@@ -39,20 +39,20 @@ class Terminal(Console):
         return text
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return text ready to be laid out: in ASCII first, so that columns are as wide as what they show."""
+        """Return text to be laid out. Spelling comes first: columns get the width of what they show."""
         return super().render_str(self.shown(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Return the segments to be written. Rich adds its own control codes later."""
+        """Return the segments to be written, without control characters. Rich adds its own codes later."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
     def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError that is handled here, as other files do; rich's own way is to exit."""
+        """Raise the BrokenPipeError that is being handled; rich would exit with its own status."""
         raise
 
 
-# A line is as long as what it says, in a pipe and in a narrow window: no table is folded, no message cut.
+# Lines are never folded: a table in a pipe or a narrow window keeps its columns.
 stdout = Terminal(highlight=False, soft_wrap=True, width=10_000)
 stderr = Terminal(stderr=True, highlight=False, soft_wrap=True)
 if stderr.width < 1:  # COLUMNS=0, in which rich shows nothing at all

@@ -1,4 +1,4 @@
-"""`rmsprop train`: one training, watched."""
+"""`rmsprop train`: one training with RMSprop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, lab_run, print_with_report
+from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, lab_run, print_with_report
 from rmsprop.cli.rule_options import RuleOptions, chosen_rule
 from rmsprop.cli.terminal import Bars, stderr
 from rmsprop.lab_options import TrainOptions
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rmsprop.lab.runs.schema import EpochRecord, TrainRecord, TrainSummary
     from rmsprop.lab.runs.training import Training
 
-_SHOWN = 5  # findings at the end of a training
+_SHOWN = 5  # findings printed at the end of a training; rmsprop doctor has all
 
 
 def train(
-    task: str,
+    task: TaskName,
     /,
     *,
     rule: RuleOptions = None,
@@ -32,11 +32,12 @@ def train(
 ) -> None:
     """Train TASK with RMSprop: live progress, checkpoints, a report at the end.
 
-    The report and the last lines say what the optimizer did, what to change
-    and, if the loss ran away, where that began. Exit status 1 if the training
-    diverged or learned nothing: predicts no better than before it, or than a
-    constant. Ctrl-C, or a crash, leaves a run that goes on with --resume, bit
-    for bit as if nothing had happened.
+    The report and the last lines say what the optimizer did and what to change.
+    If the loss ran away, they say where that began. After Ctrl-C or a crash
+    --resume goes on with the run, bit for bit as if nothing had happened.
+
+    Exit status 1 if the training diverged or learned nothing: the model
+    predicts no better than before the training, or than a constant.
 
     Try:
       rmsprop train digits
@@ -46,8 +47,6 @@ def train(
 
     Parameters
     ----------
-    task
-        A built-in task (digits, mnist, shakespeare), or path/to/file.py:function, which returns a rmsprop.lab.Task.
     json
         Print the summary as JSON.
     """
@@ -108,12 +107,12 @@ def show_training(console: Console, run: RunDirectory, report: Path | None) -> N
     if summary and summary.get("implementation"):
         console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
     if summary and "findings" in summary:
-        _show_watched(console, run, summary)
+        _show_findings(console, run, summary)
     if report is not None:
         console.print(f"report: {report}", markup=False)
 
 
-def _show_watched(console: Console, run: RunDirectory, summary: TrainSummary) -> None:
+def _show_findings(console: Console, run: RunDirectory, summary: TrainSummary) -> None:
     """Print how a divergence began, and the first findings."""
     from rmsprop.lab.report.sentences import findings_by_advice
 

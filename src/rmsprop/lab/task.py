@@ -23,12 +23,8 @@ from rmsprop.errors import InputError, Received, check_count, check_flag
 from rmsprop.lab.data import batches, parts
 from rmsprop.lab.loss_call import observe
 from rmsprop.lab.score import Metric, Score, derive, described, is_share
+from rmsprop.lab_options import TASKS
 
-BUILT_IN = {
-    "digits": "rmsprop.lab.tasks.digits:digits",
-    "mnist": "rmsprop.lab.tasks.mnist:mnist",
-    "shakespeare": "rmsprop.lab.tasks.shakespeare:shakespeare",
-}
 _EXAMPLE = "a task is a function without arguments that returns rmsprop.lab.Task(...)"
 
 
@@ -208,15 +204,14 @@ def load_task(spec: str) -> Task:
     drawn at random is the same in every process and after every interruption.
     """
     seed_everything(0)
-    if spec in BUILT_IN:
-        module, _, function = BUILT_IN[spec].partition(":")
-        task = getattr(importlib.import_module(module), function)()
+    if spec in TASKS:
+        task = getattr(importlib.import_module(f"rmsprop.lab.tasks.{spec}"), spec)()
         assert isinstance(task, Task)  # noqa: S101
         return task
     path, colon, function = spec.rpartition(":")
     if not colon or not path.endswith(".py"):
-        close = difflib.get_close_matches(spec, BUILT_IN, n=1)
-        allowed = f"one of {', '.join(BUILT_IN)} or path/to/file.py:function"
+        close = difflib.get_close_matches(spec, TASKS, n=1)
+        allowed = f"one of {', '.join(TASKS)} or path/to/file.py:function"
         raise InputError("task", allowed, spec, f"did you mean {close[0]}?" if close else "see rmsprop train --help")
     module_ = _import_file(Path(path))
     made = getattr(module_, function, None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import rmsprop
-from rmsprop.lab.task import BUILT_IN
+from rmsprop.lab_options import TASKS
 
 Code: TypeAlias = dict[
     str, dict[str, str]
@@ -31,7 +31,7 @@ _NOT_OF_USERS = tuple(
 
 def task_code(spec: str) -> Code | None:
     """Return the code of a task that was loaded (see `load_task`), None for a built-in one."""
-    if spec in BUILT_IN:
+    if spec in TASKS:
         return None
     file = Path(spec.rpartition(":")[0])
     code: Code = {file.name: {}}

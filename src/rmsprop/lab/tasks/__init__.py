@@ -1,1 +1,1 @@
-"""Built-in tasks on real data, one file each; `rmsprop.lab.task.BUILT_IN` lists them."""
+"""Built-in tasks on real data, one file each; `rmsprop.lab_options.TASKS` lists them."""
