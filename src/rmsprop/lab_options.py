@@ -155,7 +155,7 @@ class FindLrOptions:
 Options: TypeAlias = TrainOptions | CompareOptions | FindLrOptions
 
 
-def that_decide(options: Options) -> dict[str, Any]:
+def result_options(options: Options) -> dict[str, Any]:
     """Return the options that decide a run's result. run.json keeps them, and a resumed run must have the same."""
     return {name: value for name, value in vars(options).items() if name not in _NO_RESULT}
 

@@ -26,9 +26,10 @@ def find_lr(
 ) -> None:
     """Find a learning rate for TASK: train a little with ever higher ones.
 
-    First steps with a rate of 0 fill the averages. Then the rate rises, again
-    and again from the same start, each time with another order of the data.
-    Where the losses give no clear answer, it says why; exit status 1.
+    First, steps with a rate of 0 fill the averages. Then the rate rises, several
+    times from the same start, each time with another order of the data.
+
+    Exit status 1 where the losses give no clear answer; the output says why.
 
     Try:
       rmsprop find-lr digits

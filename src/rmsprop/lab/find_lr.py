@@ -22,7 +22,7 @@ from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.lock import locked
 from rmsprop.lab.runs.training import order_of
 from rmsprop.lab.task import Task, load_task, seed_everything
-from rmsprop.lab_options import FindLrOptions, that_decide
+from rmsprop.lab_options import FindLrOptions, result_options
 from rmsprop.monitor.lr_finder import Found
 from rmsprop.monitor.lr_finder import find_lr as test_range
 from rmsprop.monitor.lr_finder.curve import Beyond
@@ -82,10 +82,10 @@ def find_lr(
             if stopped:
                 raise Interrupted(f"stopped after {done} of at most {total} steps; nothing was written")
 
-        found = on_task(task, rule, listen=heard, **that_decide(options))
+        found = on_task(task, rule, listen=heard, **result_options(options))
         widened = wider_range(found.beyond, options)
         if widened is not None:
-            found = _with_reason(found, widened, on_task(task, rule, listen=heard, **that_decide(widened)))
+            found = _with_reason(found, widened, on_task(task, rule, listen=heard, **result_options(widened)))
         picture = draw_range_test(found)
         if stopped:
             raise Interrupted("stopped before the figure was drawn; nothing was written")
