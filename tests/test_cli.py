@@ -93,6 +93,11 @@ def test_train_prints_the_result_and_leaves_a_run(capsys: pytest.CaptureFixture[
     assert Path("runs/train-digits-2/report.html").exists()
 
 
+def test_a_path_with_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{MINE}:regression", "--out", "x[lr]"]) == 0
+    assert "report: x[lr]/report.html" in capsys.readouterr().out
+
+
 def test_train_measures_every_so_many_steps_and_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
     """The defaults' first step is 10·η for every weight, which is most of what digits' weights are."""
     assert run(["train", "digits", "--epochs", "1", "--every", "7", "--out", "seven"]) == 0
