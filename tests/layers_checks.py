@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import os
 
-os.environ |= {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+os.environ |= {
+    "KERAS_BACKEND": "jax",
+    "JAX_ENABLE_X64": "1",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 
 import sys
 from collections.abc import Callable

@@ -589,6 +589,8 @@ def test_a_stopped_comparison_goes_on_where_it_was(number: signal.Signals, monke
         "0.01",
         "0.1",
         "1",
+        "--jobs",
+        "1" if number == signal.SIGTERM else "2",
         "--out",
         "cut",
     ]

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 from cases import STATE
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
@@ -133,6 +133,7 @@ def test_bias_correction_keeps_its_digits_in_float32(decay: float, t: int) -> No
 
 
 @pytest.mark.slow
+@settings(max_examples=40)  # each of them in four dtypes
 @given(st.data())
 def test_finite_gradients_give_finite_parameters_for_every_variant(data: st.DataObject) -> None:
     rule, gradients = data.draw(cases.rules()), data.draw(cases.gradients())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import cases
@@ -144,17 +145,17 @@ STORED = [
 ]
 
 
-def of_rules() -> list[Any]:
-    """Pair the two rules that have all with everything that is stored, every other rule with two that take turns."""
+def pairs(names: Iterable[str]) -> list[Any]:
+    """Pair the rules that have all with everything that is stored, every other rule with two that take turns."""
     found = []
-    for i, (name, rule) in enumerate(cases.RULES.items()):
+    for i, name in enumerate(names):
         whole = name.startswith("all of it")
         for stored in STORED if whole else (STORED[i % len(STORED)], STORED[(i + 3) % len(STORED)]):
-            found.append(pytest.param(rule, *stored, id=f"{name}-{'-'.join(map(str, stored))}"))
+            found.append(pytest.param(cases.RULES[name], *stored, id=f"{name}-{'-'.join(map(str, stored))}"))
     return found
 
 
-@pytest.mark.parametrize(("rule", "dtype", "state", "seed"), of_rules())
+@pytest.mark.parametrize(("rule", "dtype", "state", "seed"), pairs(cases.RULES))
 def test_kernel_and_tensor_operations_give_the_same_bits(
     rule: Rule, dtype: torch.dtype, state: str | None, seed: int
 ) -> None:
@@ -177,13 +178,14 @@ def nearest(value: float, state: str | None) -> np.float32:
     return np.float32(x.to(torch.bfloat16 if state else torch.float32).item())  # a number of eight bits is one of 16
 
 
-@pytest.mark.parametrize(("dtype", "state", "seed"), STORED, ids=str)
-@pytest.mark.parametrize("name", ["plain", "centered", "nesterov with lr", "bias correction, v0", "all of it"])
+@pytest.mark.parametrize(
+    ("rule", "dtype", "state", "seed"),
+    pairs(["plain", "centered", "nesterov with lr", "bias correction, v0", "all of it"]),
+)
 def test_a_step_is_the_rule_on_the_numbers_that_are_stored(
-    dtype: torch.dtype, state: str | None, seed: int, name: str
+    rule: Rule, dtype: torch.dtype, state: str | None, seed: int
 ) -> None:
     """Against NumPy, from start to end: numbers read, stepped in float32 in the rule's order, rounded by the noise."""
-    rule = cases.RULES[name]
     start, gradients = shapes(dtype)
     params, optimizer = stepped(rule, start, gradients, fused=False, state_dtype=state, stochastic_rounding=seed)
     noise = (int(seed) or 1,)

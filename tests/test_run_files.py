@@ -29,7 +29,6 @@ from rmsprop.lab.train import train
 
 TESTS = Path(__file__).parent
 DELETED = object()
-WRONG: tuple[Any, ...] = (DELETED, None, "text", -1, [])
 
 
 @pytest.fixture(scope="module")
@@ -67,23 +66,37 @@ def refusal(path: Path) -> InputError | None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path to every field, and to the first entry of every list."""
-    fields = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else ()
+    """Yield the path to every field, and to the first entry of every list and of every dict of dicts of equal keys."""
+    if isinstance(value, dict):
+        fields = list(value.items())
+        alike = all(isinstance(x, dict) and x.keys() == fields[0][1].keys() for x in value.values())
+        fields = fields[:1] if alike else fields
+    else:
+        fields = list(enumerate(value))[:1] if isinstance(value, list) else []
     for key, inside in fields:
         yield (*path, key)
         yield from places(inside, (*path, key))
 
 
+def wrong(value: Any) -> tuple[Any, ...]:
+    """Return what may stand in place of `value`: nothing, null, a number that is too low, and one of another type."""
+    return DELETED, None, -1, "text" if isinstance(value, list | dict) else []
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
 def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     """Return a copy of `value` with something else at `path`."""
     result = copy.deepcopy(value)
-    at = result
-    for key in path[:-1]:
-        at = at[key]
+    inside = at(result, path[:-1])
     if new is DELETED:
-        del at[path[-1]]
+        del inside[path[-1]]
     else:
-        at[path[-1]] = new
+        inside[path[-1]] = new
     return result
 
 
@@ -120,7 +133,7 @@ def test_every_field_that_is_wrong_is_named_in_one_line(
     for number in last_of_each_kind(lines):
         value = json.loads(lines[number])
         for place in places(value):
-            for new in WRONG:
+            for new in wrong(at(value, place)):
                 there = json.dumps(changed(value, place, new))
                 (path / name).write_text("\n".join([*lines[:number], there, *lines[number + 1 :]]) + "\n")
                 error = refusal(path)

@@ -211,8 +211,10 @@ TORCH_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("foreach", [None, False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(
+    ("dtype", "foreach"),
+    [(torch.float64, None), (torch.float64, False), (torch.complex128, None), (torch.complex128, True)],
+)
 @pytest.mark.parametrize("options", TORCH_OPTIONS.values(), ids=TORCH_OPTIONS)
 def test_follows_the_trajectory_of_torch_for_500_steps(
     options: dict[str, Any], dtype: torch.dtype, foreach: bool | None
