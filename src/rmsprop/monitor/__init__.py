@@ -6,8 +6,9 @@ places for records, `rmsprop.monitor.lr_finder` suggests a learning rate. Framew
 """
 
 from rmsprop.monitor.findings import Finding, find
-from rmsprop.monitor.jax_keras import from_keras, from_optax, keras_before
+from rmsprop.monitor.jax import from_optax, probe
+from rmsprop.monitor.keras import from_keras, keras_before
 from rmsprop.monitor.monitor import Monitor
 from rmsprop.monitor.post_mortem import PostMortem
 
-__all__ = ["Finding", "Monitor", "PostMortem", "find", "from_keras", "from_optax", "keras_before"]
+__all__ = ["Finding", "Monitor", "PostMortem", "find", "from_keras", "from_optax", "keras_before", "probe"]

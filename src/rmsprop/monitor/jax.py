@@ -1,14 +1,13 @@
-"""Records of steps that were made with JAX or Keras, through the state of their optimizers, in NumPy.
+"""Records of steps made with JAX, from the state of an optax optimizer, in NumPy.
 
-They are those of `rmsprop.monitor.Monitor`. What one needs is copied to the host, so that this is for a step now and
-then: make one for every hundredth step, say, and give them to `rmsprop.monitor.find` or a sink.
+They have the form of `rmsprop.monitor.Monitor`'s. A record copies its arrays to the host. So make one for every
+hundredth step, say, and give them to `rmsprop.monitor.find` or a sink.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +42,8 @@ def from_optax(
     params, new_params
         The parameters before and after the step, trees of arrays.
     grads
-        The gradients, None where there is none. What a chain does to them before RMSprop, such as clipping, need not be
-        done here: where the square averages show that others came in, those are measured, with the signs of these.
+        The gradients that reached RMSprop, None where there is none. Where a chain clips or scales them before, put
+        `rmsprop.monitor.probe()` right before RMSprop: then pass those of the loss, and the probe's are measured.
     state, new_state
         The optimizer's state before and after the step, that of a whole chain or of its RMSprop.
     learning_rate
@@ -64,7 +63,7 @@ def from_optax(
     ------
     InputError
         If a state has no square averages or those of several optimizers, if trees do not fit one another, if the states
-        are not those before and after one step of the rule, or if `step` is missing.
+        are not those before and after one step of the rule with these gradients, or if `step` is missing.
     ModuleNotFoundError
         Without JAX.
 
@@ -110,136 +109,68 @@ def from_optax(
         )
         for path in g
     ]
-    t = _step_of(old, new, step, jax_keras_record.left_out(tensors))
-    for x in tensors:
-        if jax_keras_record.fell_too_far(rule, x):
-            allowed = f"one whose square averages are at least {rule.decay:g} of state's"
-            found = Received(f"one where they have fallen further in {x.name!r}")
-            remedy = "pass state and new_state in this order, of one step, and the rule that it followed"
-            raise InputError("new_state", allowed, found, remedy)
+    was_skipped = jax_keras_record.skipped(tensors)
+    t = _step_of(old, new, step, was_skipped)
+    if not was_skipped:
+        probed = _leaves("new_state", _probed(new_state))
+        tensors = [x._replace(gradient=probed.get(x.name, x.gradient)) for x in tensors]
+        for x in tensors:
+            remedy = "pass state, new_state and rule of one step; if the chain changes gradients, "
+            remedy += "put rmsprop.monitor.probe() right before RMSprop"
+            jax_keras_record.check_reached(rule, x, "grads", remedy)
     return jax_keras_record.make(rule, t, tensors, state_dtype=jax_keras_record.dtypes(v1.values()))
 
 
-def keras_before(optimizer: Any) -> dict[str, Any]:
-    """Return what `from_keras` needs of a `rmsprop.keras.RMSprop` before its step: its rule, and copies of arrays."""
-    if type(optimizer).__module__.partition(".")[0] == "keras" or not hasattr(optimizer, "averages"):
-        ours = type(optimizer).__module__ == "rmsprop.keras"
-        found = Received("one that is not built" if ours else f"a {type(optimizer).__name__} of another library")
-        raise InputError("optimizer", "a rmsprop.keras.RMSprop", found, "make that, and call build(variables)")
-    return {
-        "rule": optimizer.rule(),  # with the rate of the next step
-        "iterations": int(optimizer.iterations),
-        "variables": [_numpy(x) for x in optimizer._trainable_variables],
-        "square_avgs": [_numpy(x) for x in optimizer.averages["square_avg"]],
-    }
+class ProbeState(NamedTuple):
+    """The state of `probe`."""
+
+    gradients: Tree
 
 
-def from_keras(
-    optimizer: Any,
-    gradients: Sequence[Any],
-    before: dict[str, Any],
-    *,
-    previous_gradients: Sequence[Any] | None = None,
-) -> Record:
-    """Return the record of the step that a `rmsprop.keras.RMSprop` has just made in a training loop of your own.
-
-    Parameters
-    ----------
-    optimizer
-        The optimizer, after `optimizer.apply(gradients, variables)`.
-    gradients
-        The gradients of the step, one for each of the variables that the optimizer was built with, None where there
-        is none. Where the optimizer clips, scales or gathers them, what its averages have met is measured, with the
-        signs of these.
-    before
-        What `keras_before(optimizer)` returned before the step.
-    previous_gradients
-        Those of the step before, for `gradient_cosine` and `sign_flips`; None leaves these out.
+def probe() -> Any:
+    """Keep the gradients that reach it in an optax chain, for `from_optax`, which measures them.
 
     Returns
     -------
-    dict
-        As in `rmsprop.monitor.Monitor`. Tensors are named by the variables' paths.
-
-    Raises
-    ------
-    InputError
-        For another optimizer or one that is not built, for gradients that do not fit its variables, and for a call
-        that made no step, as all but one in `gradient_accumulation_steps` do.
-
-    Notes
-    -----
-    `Model.fit` does not show gradients to callbacks, and compiles its steps: with it, override `train_step` and pass
-    `run_eagerly=True` to `compile`.
+    optax.GradientTransformation
+        It changes no gradient. Its state takes as much memory as the gradients do.
 
     Examples
     --------
-    >>> import keras
-    >>> from rmsprop.keras import RMSprop
-    >>> weight, gradient = keras.Variable([1.0, 1.0], name="weight"), keras.ops.array([10.0, 0.0])
-    >>> optimizer = RMSprop(learning_rate=0.01)
-    >>> optimizer.build([weight])
-    >>> before = keras_before(optimizer)
-    >>> optimizer.apply([gradient], [weight])
-    >>> from_keras(optimizer, [gradient], before)["tensors"]["weight"]["zero_gradient_share"]
-    0.5
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from rmsprop import Rule
+    >>> from rmsprop.jax import rmsprop
+    >>> rule, params, grads = Rule(lr=0.01), {"w": jnp.ones(2)}, {"w": jnp.array([10.0, 0.0])}
+    >>> optimizer = optax.chain(optax.clip(2.0), probe(), rmsprop(rule))
+    >>> state = optimizer.init(params)
+    >>> updates, new_state = optimizer.update(grads, state, params)
+    >>> made = from_optax(rule, params, optax.apply_updates(params, updates), grads, state, new_state)
+    >>> made["gradient_norm"]
+    2.0
     """
-    now = keras_before(optimizer)
-    if not isinstance(before, dict) or before.keys() != now.keys() or len(before["variables"]) != len(now["variables"]):
-        found = Received("another dict" if isinstance(before, dict) else f"a {type(before).__name__}")
-        raise InputError("before", "what keras_before(optimizer) returned", found, "call it before the step")
-    variables = optimizer._trainable_variables
-    earlier = [None] * len(variables) if previous_gradients is None else previous_gradients
-    for name, given in (("gradients", gradients), ("previous_gradients", earlier)):
-        is_list = isinstance(given, list | tuple)
-        if not is_list or len(given) != len(variables):
-            allowed = f"a list, one for each of the optimizer's {len(variables)} variables"
-            found = Received(f"a {type(given).__name__}{f' of {len(given)}' if is_list else ''}")
-            raise InputError(name, allowed, found, "pass None where there is no gradient")
-    rule: Rule = before["rule"]
-    grad_avgs = optimizer.averages["grad_avg"] if rule.centered else [None] * len(variables)
-    arrays = (before["variables"], now["variables"], gradients, before["square_avgs"], now["square_avgs"], grad_avgs)
-    rows = zip(variables, *arrays, earlier, strict=True)
-    tensors = [
-        jax_keras_record.Tensor(
-            variable.path, p0, p1, _numpy(g), v0, v1, _numpy(m), _numpy(old), optimizer._use_weight_decay(variable)
-        )
-        for variable, p0, p1, g, v0, v1, m, old in rows
-        if g is not None
-    ]
-    for x in tensors:
-        jax_keras_record.check_shape("gradients", x.name, x.gradient, x.before)
-        jax_keras_record.check_shape("before", x.name, x.after, x.before)
-    made, gathers = now["iterations"] - before["iterations"], optimizer.gradient_accumulation_steps
-    if made != 1 and (made or gathers or not jax_keras_record.left_out(tensors)):
-        found = Received(f"one with {made} of them since `before`")
-        remedy = "call keras_before before and from_keras after each of the steps that is to be measured"
-        if gathers and not made:
-            found = Received(f"one that gathered a gradient (gradient_accumulation_steps={gathers}) or did nothing")
-            remedy = f"make records of every {gathers}th call of apply only, which makes the step"
-        raise InputError("optimizer", "one that has just made one step", found, remedy)
-    return jax_keras_record.make(
-        rule, before["iterations"] + 1, tensors, state_dtype=jax_keras_record.dtypes(now["square_avgs"])
-    )
+    jax = _jax()
+    import optax
+
+    def init(params: Tree) -> ProbeState:
+        return ProbeState(jax.tree_util.tree_map(jax.numpy.zeros_like, params))
+
+    def update(updates: Tree, state: ProbeState, params: Tree = None) -> tuple[Tree, ProbeState]:
+        return updates, ProbeState(updates)
+
+    return optax.GradientTransformation(init, update)
 
 
-def _numpy(x: Any) -> Any:
-    """Return a copy of a Keras variable or tensor on the host; None stays None."""
-    if x is None:
-        return None
-    from keras import ops
-
-    try:
-        return np.array(ops.convert_to_numpy(ops.convert_to_tensor(x)))
-    except (TypeError, ValueError, NotImplementedError, AttributeError):
-        allowed, remedy = "arrays whose values are known", "with Model.fit, pass run_eagerly=True to compile"
-        raise InputError("variables and gradients", allowed, Received(f"a {type(x).__name__}"), remedy) from None
+def _probed(state: Tree) -> Tree:
+    """Return the gradients that a probe in the chain has kept, None without one."""
+    nodes = _jax().tree_util.tree_leaves(state, is_leaf=lambda node: isinstance(node, ProbeState))
+    return next((node.gradients for node in nodes if isinstance(node, ProbeState)), None)
 
 
-def _step_of(old: Any, new: Any, step: int | None, left_out: bool) -> int:
+def _step_of(old: Any, new: Any, step: int | None, was_skipped: bool) -> int:
     """Return t of the step between two states, checked as far as they count."""
     t0, t1 = _field(old, "step", "count"), _field(new, "step", "count")
-    if t0 is not None and t1 is not None and int(t1) - int(t0) != (not left_out):
+    if t0 is not None and t1 is not None and int(t1) - int(t0) != (not was_skipped):
         found = Received(f"one that counts {int(t1)}, and state counts {int(t0)}")
         remedy = "pass the states before and after one update that made a step"
         raise InputError("new_state", "the state one step after state", found, remedy)
