@@ -113,7 +113,7 @@ def from_optax(
     t = _step_of(old, new, step, was_skipped)
     if not was_skipped:
         probed = _leaves("new_state", _probed(new_state))
-        tensors = [x._replace(gradient=probed.get(x.name, x.gradient)) for x in tensors]
+        tensors = [x._replace(changed=probed.get(x.name)) for x in tensors]
         for x in tensors:
             remedy = "pass state, new_state and rule of one step; if the chain changes gradients, "
             remedy += "put rmsprop.monitor.probe() right before RMSprop"

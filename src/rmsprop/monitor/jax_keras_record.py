@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 
 _NONFINITE = COLUMNS.index("nonfinite")
 _ROUNDINGS = 4  # of v in units of its last place: of β and 1−β, g² and products, and their sum, in v's own dtype
+_NORM = 2.0**-17  # relative error of g²: a norm that clips may be summed up in another order
 
 
 class Tensor(NamedTuple):
@@ -32,12 +33,18 @@ class Tensor(NamedTuple):
     name: str
     before: Array
     after: Array
-    gradient: Array  # that reached RMSprop
+    gradient: Array  # as given
     square_avg_before: Array
     square_avg: Array
     grad_avg: Array | None
     previous: Array | None  # the gradient of the step before
     decays: bool = True  # whether the rule's weight decay reaches it
+    changed: Array | None = None  # the gradient that reached RMSprop, where something changed it before
+
+    @property
+    def reached(self) -> Array:
+        """The gradient that reached RMSprop."""
+        return self.gradient if self.changed is None else self.changed
 
 
 def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str | None) -> Record:
@@ -49,7 +56,7 @@ def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str |
             rule,
             before=x.before,
             after=x.after,
-            gradient=x.gradient,
+            gradient=x.reached,
             square_avg_before=x.square_avg_before,
             square_avg=x.square_avg,
             grad_avg=x.grad_avg,
@@ -65,7 +72,7 @@ def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str |
             "age": step - 1,
             **describe(elements, row, histogram, rule.lr, rule.centered),
             **_change(x),
-            "dead_rows": record.dead_rows(x.gradient, x.square_avg) if has_rows else None,
+            "dead_rows": record.dead_rows(x.reached, x.square_avg) if has_rows else None,
             "rows": len(x.before) if has_rows else None,
         }
     group: Any = {
@@ -90,13 +97,13 @@ def skipped(tensors: Sequence[Tensor]) -> bool:
 @np.errstate(over="ignore", invalid="ignore")
 def check_reached(rule: Rule, x: Tensor, argument: str, remedy: str) -> None:
     """Raise InputError unless v went from its old to its new value by E3 with this gradient, up to rounding."""
-    v0, v1, given = (record.reals(a) for a in (x.square_avg_before, x.square_avg, x.gradient))
+    v0, v1, given = (record.reals(a) for a in (x.square_avg_before, x.square_avg, x.reached))
     decays = x.decays and not rule.decoupled_weight_decay
     decay = rule.weight_decay * record.reals(x.before) if decays and rule.weight_decay else 0.0
     met = (-given if rule.maximize else given) + decay  # by E1 and E2
     size = np.maximum(np.maximum(v0, v1), (1 - rule.decay) * np.square(decay))  # g and λ·p may cancel
     eps, tiny = (2.0**-7, 2.0**-126) if x.square_avg.dtype.name == "bfloat16" else _limits(x.square_avg)
-    margin = _ROUNDINGS * eps * size + tiny  # numbers below tiny may count as 0
+    margin = (_ROUNDINGS * eps + _NORM) * size + tiny  # numbers below tiny may count as 0
     differs = np.abs(v1 - rule.decay * v0 - (1 - rule.decay) * met * met) > margin  # of NaN nothing is said
     if differs.any():
         found = Received(f"others in {x.name!r}, by its square averages")

@@ -125,7 +125,7 @@ def from_keras(
         given = [g for g in gradients if g is not None]
         sums = [x for x, g in zip(before["accumulated"], gradients, strict=False) if g is not None]
         reached = _reached(optimizer, given, sums)
-        tensors = [x._replace(gradient=_numpy(g)) for x, g in zip(tensors, reached, strict=True)]
+        tensors = [x._replace(changed=_numpy(g)) for x, g in zip(tensors, reached, strict=True)]
         for x in tensors:
             remedy = "pass those given to apply, and what keras_before(optimizer) returned just before"
             jax_keras_record.check_reached(rule, x, "gradients", remedy)
