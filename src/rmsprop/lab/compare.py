@@ -33,7 +33,6 @@ from rmsprop.lab.runs.schema import (
     ConstantScore,
     FinalRow,
     Optimizer,
-    RuleFields,
     ScoreFacts,
     TrialRow,
 )
@@ -42,7 +41,7 @@ from rmsprop.lab.runs.trial import OPTIMIZERS, Trial, key_of, run_trial
 from rmsprop.lab.runs.workers import Workers
 from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.verdicts import CONFIDENCE, constant_score, judge
-from rmsprop.lab_options import CompareOptions
+from rmsprop.lab_options import CompareOptions, result_options
 from rmsprop.rule import Rule
 
 Listener = Callable[[str, int, int, TrialRow | None], None]  # stage, trainings done, of how many, the newest
@@ -78,21 +77,22 @@ def compare(
     if task.test is None:
         raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")
     task.try_out()
-    config: CompareConfig = {
+    used = dataclasses.replace(options, learning_rates=tuple(grid), epochs=options.epochs or task.epochs)
+    config = {
         "kind": "compare",
         "task": spec,
         "task_code": task_code(spec),
-        "rule": cast(RuleFields, {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"}),
+        "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
         "optimizers": list(OPTIMIZERS),
-        "learning_rates": grid,
-        "tuning_seeds": tuning_seeds,
-        "seeds": seeds,
-        "epochs": options.epochs or task.epochs,
+        **result_options(used),
+        "learning_rates": grid,  # a list, as JSON has it
         "schedule": "linear",
         "made_with": {"torch": torch.__version__},
     }
     path = options.out or new_path("compare", task.name, resume=options.resume)
-    with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
+    with RunDirectory.open(
+        path, cast(CompareConfig, config), resume=options.resume, accept_changes=options.accept_changes
+    ) as run:
         run.keep_records(key_of)
         began = time.monotonic()
         with stop_signals() as stopped, Workers(options.jobs or cores()) as workers:

@@ -23,14 +23,13 @@ from rmsprop.lab.runs.schema import (
     MadeWith,
     PostMortemFacts,
     TrainConfig,
-    TrainedRule,
     TrainRecord,
     TrainSummary,
 )
 from rmsprop.lab.runs.task_code import task_code
 from rmsprop.lab.runs.training import Training
 from rmsprop.lab.task import load_task
-from rmsprop.lab_options import TrainOptions
+from rmsprop.lab_options import TrainOptions, result_options
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
@@ -79,20 +78,19 @@ def train(
         options.schedule,
     )
     every = usual_every(training.total_steps) if options.every is None else options.every
-    config: TrainConfig = {
+    used = dataclasses.replace(options, epochs=training.epochs, batch_size=training.batch_size, every=every)
+    config = {
         "kind": "train",
         "task": spec,
         "task_code": task_code(spec),
-        "rule": cast(TrainedRule, dataclasses.asdict(rule)),
-        "seed": options.seed,
-        "schedule": options.schedule,
-        "epochs": training.epochs,
-        "batch_size": training.batch_size,
-        "every": every,
+        "rule": dataclasses.asdict(rule),
+        **result_options(used),
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
     path = options.out or new_path("train", task.name, resume=options.resume)
-    with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
+    with RunDirectory.open(
+        path, cast(TrainConfig, config), resume=options.resume, accept_changes=options.accept_changes
+    ) as run:
         _use_threads(run.config()["made_with"])
         recorded = _RecordedTraining(run, training, every)
         recorded.restore()

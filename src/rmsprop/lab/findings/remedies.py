@@ -7,6 +7,7 @@ import shlex
 from typing import Any, cast
 
 from rmsprop.lab.runs.schema import FindingFacts, Given, TrainConfig
+from rmsprop.lab_options import TrainOptions, option_name
 from rmsprop.monitor.findings import Finding
 from rmsprop.rule import Rule
 
@@ -28,7 +29,7 @@ def train_command(config: TrainConfig, given: Given, change: dict[str, Any]) -> 
     """Return the command that trains the run of `config` with a change; None if no option makes it."""
     if not change.keys() <= {*_RULE, "epochs"}:
         return None
-    usual: dict[str, Any] = {**_RULE, "seed": 0, "schedule": "constant", "epochs": None, "batch_size": None}
+    usual = {**_RULE, **{name: getattr(TrainOptions, name) for name in ("seed", "schedule", "epochs", "batch_size")}}
     asked = {**config["rule"], "seed": config["seed"], "schedule": config["schedule"], **given}
     own = {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
     new = {name: value for name, value in change.items() if value != usual[name]}
@@ -45,7 +46,7 @@ def find_lr_command(config: TrainConfig, given: Given) -> str:
 def _command(name: str, task: str, options: dict[str, Any]) -> str:
     words = ["rmsprop", name, task]
     for option, value in options.items():
-        words.append(f"--{option.replace('_', '-')}")
+        words.append(f"--{option_name(option)}")
         if value is not True:
             words.append(value if isinstance(value, str) else _number(value))
     return shlex.join(words)

@@ -1,0 +1,64 @@
+"""Options of the lab: Python's keywords and the command line give the same; run.json keeps what decides a result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmsprop import InputError
+from rmsprop.cli.app import run
+from rmsprop.lab.runs.schema import CompareConfig, TrainConfig
+from rmsprop.lab.train import train
+from rmsprop.lab_options import CompareOptions, FindLrOptions, TrainOptions, option_name, result_options
+
+MINE = str(Path(__file__).with_name("mine.py"))
+
+
+@pytest.fixture(autouse=True)
+def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rmsprop.lab.report.page.write_report", lambda run: run.path)  # takes seconds
+
+
+def test_options_keywords_and_the_command_line_make_the_same_run() -> None:
+    asked: dict[str, Any] = {"seed": 3, "epochs": 2, "batch_size": 50, "schedule": "linear", "every": 4}
+    train(f"{MINE}:regression", out=Path("keywords"), **asked)
+    train(f"{MINE}:regression", options=TrainOptions(**asked, out=Path("options")))
+    train(f"{MINE}:regression", options=TrainOptions(**asked | {"seed": 9}), seed=3, out=Path("both"))
+    words = [word for name, value in asked.items() for word in (f"--{option_name(name)}", str(value))]
+    assert run(["train", f"{MINE}:regression", "--out", "command", *words]) == 0
+    configs = [json.loads(Path(name, "run.json").read_text()) for name in ("keywords", "options", "both", "command")]
+    assert configs.count(configs[0]) == 4
+    assert {name: configs[0][name] for name in asked} == asked
+
+
+def test_an_unknown_keyword_is_named() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        train(f"{MINE}:regression", epoch=3)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"epochs": 5}, {"batch_size": 7}, {"schedule": "linear"}, {"every": 9}]
+)
+def test_a_resumed_run_must_have_the_options_that_decide_its_result(change: dict[str, Any]) -> None:
+    directory, _ = train(f"{MINE}:regression", out=Path("run"))
+    Path("run/summary.json").unlink()
+    ((name, value),) = change.items()
+    with pytest.raises(InputError, match=rf"the one asked for \({name} .*\), got {name} {value!r}"):
+        train(f"{MINE}:regression", out=directory.path, resume=True, **change)
+
+
+@pytest.mark.parametrize(("options", "config"), [(TrainOptions, TrainConfig), (CompareOptions, CompareConfig)])
+def test_run_json_has_a_type_for_every_option_that_decides_a_result(options: Any, config: Any) -> None:
+    assert result_options(options()).keys() <= config.__annotations__.keys()
+
+
+@pytest.mark.parametrize("options", [TrainOptions, CompareOptions, FindLrOptions])
+def test_every_option_is_described(options: Any) -> None:
+    described = re.findall(r"^    (\w+)\n        ", options.__doc__, re.MULTILINE)
+    assert described == [field.name for field in dataclasses.fields(options)]
