@@ -1,4 +1,4 @@
-"""A rule in equations, numbers and a worked example, as text."""
+"""Explain a rule as text: its equations, what its numbers mean, and a worked example."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FIELDS = EVERYWHERE  # the fields of Rule that the equations below have words fo
 
 
 def equations(rule: Rule) -> list[str]:
-    """Return one line per operation of a step of `rule`, in order, with the active values filled in."""
+    """Return a line for each operation of a step of `rule`, in order, with the rule's values."""
     eta, beta, eps, mu, lam = (f"{x:g}" for x in (rule.lr, rule.decay, rule.eps, rule.momentum, rule.weight_decay))
-    fresh = f"{1 - rule.decay:.6g}"
+    one_minus_beta = f"{1 - rule.decay:.6g}"
     lines = []
     if rule.maximize:
         lines.append("g ← −g")
     if rule.weight_decay:
         decoupled = f"p ← p − {rule.lr * rule.weight_decay:.6g}·p"
         lines.append(decoupled if rule.decoupled_weight_decay else f"g ← g + {lam}·p")
-    lines.append(f"v ← {beta}·v + {fresh}·g²")
+    lines.append(f"v ← {beta}·v + {one_minus_beta}·g²")
     if rule.centered:
-        lines.append(f"m ← m + {fresh}·(g − m)")
+        lines.append(f"m ← m + {one_minus_beta}·(g − m)")
     variance, mean = "v", "m"
     if rule.bias_correction:
         start = f"max(v − {beta}ᵗ·{rule.initial_square_avg:g}, κ·v)" if rule.initial_square_avg else "v"
@@ -55,24 +55,26 @@ def equations(rule: Rule) -> list[str]:
 
 
 class Numbers(NamedTuple):
-    """What a rule's values mean; rates and steps are per element."""
+    """What a rule's values mean, for one element."""
 
     window: float  # 1/(1−β), steps
-    window_weight: float  # share of the average's weight inside the window
+    window_weight: float  # the window's share of the average's weight
     half_life: float  # steps after which a gradient counts half
-    first_step: float | None  # size of the first step for a large gradient; None: it depends on the gradient
-    small_gradient: float | None  # for which √v is the floor after that step, and ε shortens it; None as first_step
-    largest_step: float | None  # bound on any step; None: no useful bound (variance by subtraction)
+    first_step: float | None  # length of the first step for a large gradient; None: it depends on the gradient
+    small_gradient: float | None  # ε shortens the first step of gradients near it and below; None as first_step
+    largest_step: float | None  # bound of every step; None: no useful bound (variance by subtraction)
     floor: float  # smallest possible denominator
 
 
 def numbers(rule: Rule) -> Numbers:
     """Return the window, half-life, step sizes and denominator floor of `rule`.
 
-    The window 1/(1−β) holds 1 − β^(1/(1−β)), about 63 %, of the weight; the half-life is ln 2/−ln β. From v₀ = 0 the
-    first step is η/√(1−β), or η with bias correction, or η/√(β(1−β)) when centered, whatever the gradient, as long
-    as it is far above the floor, ε or √ε, times the same factor. No step exceeds η/√(1−β), since v ≥ (1−β)·g²;
-    momentum lets steps add up, 1/(1−μ).
+    The window 1/(1−β) holds 1 − β^(1/(1−β)), about 63 %, of the weight. The half-life is ln 2/−ln β.
+
+    From v₀ = 0 the first step is η/√(1−β), with bias correction η, when centered η/√(β(1−β)). It does not depend on
+    a gradient far above the floor (ε or √ε) times the same factor.
+
+    No step exceeds η/√(1−β), since v ≥ (1−β)·g². Momentum lets steps add up to 1/(1−μ) of that.
     """
     window = 1 / (1 - rule.decay)
     half_life = math.log(2) / -math.log(rule.decay) if rule.decay else 0.0

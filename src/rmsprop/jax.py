@@ -1,7 +1,7 @@
 """RMSprop for JAX: `rmsprop`, an optax gradient transformation that knows every variant of the rule.
 
-E1 to E9 of `rmsprop.rule` in `jax.numpy`, in the same order; results agree with it to a few units in the last place.
-Numbers below float's smallest normal one (1.2e-38 in float32) count as zero where XLA takes them so, as on CPUs.
+E1 to E9 of `rmsprop.rule` in `jax.numpy`, in the same order; results agree to a few units in the last place. XLA may
+take numbers below the smallest normal one (1.2e-38 in float32) as zero; it does on CPUs.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Schedule: TypeAlias = Callable[[jax.Array], Any]
 class RMSpropState(NamedTuple):
     """What `rmsprop` remembers, under PyTorch's names; every update changes all of it.
 
-    The averages are trees like the parameters: of their shapes and shardings, in their dtype or, for float16 and
-    bfloat16, in float32.
+    The averages are trees like the parameters, with their shapes, shardings and dtypes; float16 and bfloat16 parameters
+    have float32 averages.
     """
 
     step: jax.Array  # t, the number of updates made: shape (), int32
@@ -75,45 +75,44 @@ def rmsprop(
     Parameters
     ----------
     rule
-        Which RMSprop: a Rule, for example `rmsprop.profile("optax", lr=0.01)`. Or a learning rate, as below, which
-        means `Rule()`, PyTorch's RMSprop, at that rate.
+        A Rule, for example `rmsprop.profile("optax", lr=0.01)`. Or a learning rate, as below: it means `Rule()`,
+        PyTorch's RMSprop, at that rate.
     learning_rate
-        Used in place of `rule.lr`: a number, a scalar array (traced ones, too), or a schedule, which is called with
-        the number of updates made before, from 0. The value of an array is not looked at and may be anything.
+        Replaces `rule.lr`: a number, a scalar array (traced ones, too), or a schedule. A schedule is called with the
+        number of updates made before, from 0. The value of an array is not checked.
     decay, eps, momentum, weight_decay, initial_square_avg
-        Used in place of the rule's: a number, or a scalar array (traced ones, too) whose value is not looked at.
-        `optax.inject_hyperparams` makes an array of each that is given. A momentum in an array always has its buffer,
-        a weight decay in an array always needs `params`. Arithmetic on an array, 1−β included, is in its precision.
+        Replace the rule's: a number, or a scalar array (traced ones, too) whose value is not checked.
+        `optax.inject_hyperparams` makes an array of each argument. A momentum in an array always has a buffer, a weight
+        decay in an array always needs `params`. Arithmetic on an array, 1−β included, is in the array's precision.
 
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        `init(params)` gives the `RMSpropState`. `update(grads, state, params)` gives the updates, for
-        `optax.apply_updates`, and the new state; `params` may be left out without weight decay. Further arguments of
-        `update` by name, which optax hands to every part of a chain, change nothing.
+        `init(params)` returns the `RMSpropState`. `update(grads, state, params)` returns the updates, for
+        `optax.apply_updates`, and the new state. Without weight decay `params` may be left out. optax passes further
+        keyword arguments to every part of a chain; `update` ignores them.
 
     Raises
     ------
     InputError
-        A ValueError, for an unusable rule or rate; by `init`, for parameters that are not floating point; by
-        `update`, for weight decay without `params` and for a gradient that does not fit its parameter.
+        A ValueError, for an unusable rule or rate. `init` raises it for parameters that are not floating point.
+        `update` raises it for weight decay without `params` and for a gradient that does not fit its parameter.
 
     Notes
     -----
-    float16 and bfloat16 parameters are computed in float32, and state and updates are float32, whatever dtype the
-    gradients have: `optax.apply_updates` adds in float32 and rounds the parameter once. A wrapper that may answer
-    with zeros in place of updates (`optax.apply_if_finite`) wants them in the gradients' dtype: make the gradients
-    float32 before it. `optax.inject_hyperparams` rounds the rate to the parameters' dtype; say
-    `hyperparam_dtype=jnp.float32` there.
+    The compute dtype of float16 and bfloat16 parameters is float32. Their state and updates are float32, whatever dtype
+    the gradients have: `optax.apply_updates` adds in float32 and rounds the parameter once. `optax.apply_if_finite` may
+    return zeros in place of updates and wants both in the gradients' dtype: convert the gradients to float32 before it.
+    `optax.inject_hyperparams` rounds the rate to the parameters' dtype unless `hyperparam_dtype=jnp.float32` is given.
 
-    Complex parameters are two reals, as in PyTorch: the parts of the state are averages of the parts. `jax.grad`
-    gives the conjugate of the direction of ascent; conjugate it before `update`, as for any optax transformation.
+    Complex parameters are two reals, as in PyTorch: real and imaginary parts have averages of their own. `jax.grad`
+    returns the conjugate of the direction of ascent: conjugate it before `update`, as for any optax transformation.
 
     A gradient of None leaves its parameter and state as they are, and its update is None.
 
-    Differences from `optax.rmsprop`: defaults are PyTorch's; PyTorch's momentum (the rate outside the buffer), weight
-    decay and maximize; the momentum buffer has the opposite sign (b = −trace); a variance that rounding makes
-    negative and a denominator of zero give no NaN; the step can be differentiated where the gradient is zero.
+    Differences from `optax.rmsprop`: PyTorch's defaults, momentum (the rate outside the buffer), weight decay and
+    maximize; the momentum buffer has the opposite sign (b = −trace); a variance that rounding makes negative and a
+    denominator of zero give no NaN; the step can be differentiated where the gradient is zero.
 
     Examples
     --------
@@ -127,7 +126,7 @@ def rmsprop(
     >>> optax.apply_updates(params, updates)
     Array([0.96837723, 0.96837735], dtype=float32)
 
-    A rate that can be changed between steps without compiling anew:
+    A rate that changes between steps without recompilation:
 
     >>> optimizer = optax.inject_hyperparams(rmsprop)(Rule(decay=0.9), learning_rate=0.01)
     >>> state = optimizer.init(params)
@@ -187,22 +186,22 @@ def rmsprop(
 
 
 def _with_numbers(rule: Rule, *given: ArrayLike | None) -> SimpleNamespace:
-    """Return the fields of `rule` with the numbers that are given beside it, of which some may be arrays."""
+    """Return the fields of `rule`, replaced by the numbers and arrays of `given`."""
     names = ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")
     numbers = {name: x for name, x in zip(names, given, strict=True) if x is not None}
     arrays = {name: x for name, x in numbers.items() if isinstance(x, jax.Array | np.ndarray)}
-    # A Rule checks the numbers; the values of arrays may not be known.
+    # A Rule checks numbers. Arrays may be traced.
     rule = dataclasses.replace(rule, **{name: x for name, x in numbers.items() if name not in arrays})  # type: ignore[arg-type]
     return SimpleNamespace(**{**vars(rule), **{name: _checked(name, x) for name, x in arrays.items()}})
 
 
 def _in_use(number: Scalar) -> bool:
-    """Return whether a number is not 0, or an array, which may become another one."""
+    """Return whether a number is not 0. An array counts as in use: its value may change."""
     return isinstance(number, jax.Array) or number != 0
 
 
 def _checked(name: str, value: Any) -> Scalar:
-    """Return a number as a float or, if it may be traced, as a scalar array."""
+    """Return a number as a float and an array, which may be traced, as a scalar array."""
     if not isinstance(value, jax.Array | np.ndarray):
         return HYPERPARAMETERS["lr"].checked(value, name)
     if value.shape != () or value.dtype == bool or jnp.iscomplexobj(value):
@@ -224,7 +223,7 @@ def _full_like(path: Any, p: Any, value: Scalar) -> jax.Array:
 
 
 def _leaf(rule: Any, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
-    """Return the update of one parameter and its new v, m and b; complex arrays are stepped in two parts."""
+    """Return the update of one parameter and its new v, m and b; a complex array is stepped as two real ones."""
     if g is None:
         return None, v, m, b
     p = p if _in_use(rule.weight_decay) else None
@@ -242,7 +241,7 @@ def _leaf(rule: Any, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p:
 
 
 def _step(rule: Any, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
-    """Return what E1 to E9 add to p, and the new v, m and b: real arrays of one dtype. p is for weight decay only."""
+    """Return the update of E1 to E9 and the new v, m and b, of real arrays; p is for weight decay only."""
     eta, beta, mu, lam = rule.lr, rule.decay, rule.momentum, rule.weight_decay
     if rule.maximize:
         g = -g  # E1
@@ -253,7 +252,7 @@ def _step(rule: Any, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tu
         m = jnp.zeros_like(v) if m is None else m
         m = m + (1 - beta) * (g - m)  # E4
     d = _denominator(rule, v, m, t)  # E5, E6
-    # E7. Both sides of a where are differentiated: neither may divide by zero.
+    # E7. JAX differentiates both sides of a where: neither may divide by zero.
     u = jnp.where(d == 0, 0.0, g / jnp.where(d == 0, 1.0, d))
     if rule.lr_in_momentum:
         u = eta * u
@@ -277,7 +276,7 @@ def _denominator(rule: Any, v: jax.Array, m: jax.Array | None, t: jax.Array) -> 
 
 
 def _bias(decay: Scalar, t: jax.Array) -> tuple[Scalar, Scalar]:
-    """Return βᵗ and 1 − βᵗ; the difference would lose the digits that βᵗ shares with 1."""
+    """Return βᵗ and 1 − βᵗ; a subtraction would lose the digits that βᵗ shares with 1."""
     if not isinstance(decay, jax.Array) and decay == 0:
         return 0.0, 1.0
     exponent = t * (jnp.log(decay) if isinstance(decay, jax.Array) else math.log(decay))
@@ -285,5 +284,5 @@ def _bias(decay: Scalar, t: jax.Array) -> tuple[Scalar, Scalar]:
 
 
 def _sqrt(s: jax.Array) -> jax.Array:
-    """Return √s with a derivative of 0 at 0, where that of sqrt is infinite and would make NaN of 0·∞."""
+    """Return √s with the derivative 0 at 0: the derivative of sqrt is infinite there, and 0·∞ is NaN."""
     return jnp.where(s == 0, 0.0, jnp.sqrt(jnp.where(s == 0, 1.0, s)))

@@ -63,32 +63,32 @@ def updates(
     params
         Dense shared variables to be trained: float16, float32 or float64, of any shape.
     rule
-        What to do with the gradients; `rmsprop.profile("lasagne", lr=0.01)` is PyMC's and Lasagne's RMSprop.
+        The rule of the step; `rmsprop.profile("lasagne", lr=0.01)` is PyMC's and Lasagne's RMSprop.
     learning_rate
-        η in place of rule.lr: a number, or a symbolic scalar, such as a shared variable that a training loop changes.
+        Replaces `rule.lr`: a number, or a symbolic scalar, such as a shared variable that a training loop changes.
 
     Returns
     -------
     OrderedDict
-        For `pytensor.function(..., updates=...)`. Its keys are the parameters and new shared variables: for each
-        parameter of the name `w` (or `param0`, by its place) `w_square_avg`, with centered `w_grad_avg` and with
-        momentum `w_momentum_buffer`, of its shape and dtype, but float32 for float16; with bias correction also one
+        For `pytensor.function(..., updates=...)`. The keys are the parameters and new shared variables. A parameter
+        named `w` (or `param0`, by its index) has `w_square_avg`, with centered `w_grad_avg` and with momentum
+        `w_momentum_buffer`, of its shape and dtype; those of a float16 parameter are float32. Bias correction adds one
         `step` (int64), the number of steps made.
 
-        Without `loss_or_grads` and `params`, a function of the two that returns it: the form in which PyMC takes
-        an optimizer, `pm.fit(obj_optimizer=updates(rule=rule))`.
+        Without `loss_or_grads` and `params`, a function of these two that returns the updates. PyMC takes optimizers
+        in this form: `pm.fit(obj_optimizer=updates(rule=rule))`.
 
     Raises
     ------
     InputError
-        A ValueError, for one of `loss_or_grads` and `params` without the other, for parameters that are not dense
-        shared variables of these dtypes or come twice, for gradients whose number or shape is not that of the
-        parameters, and for a learning rate that is neither a number >= 0 nor a scalar. A shape that PyTensor does not
-        know beforehand is checked at each step: its AssertionError names the two shapes.
+        A ValueError, for one of `loss_or_grads` and `params` without the other; for parameters that are not dense
+        shared variables of these dtypes or come twice; for gradients whose number or shape is not that of the
+        parameters; and for a learning rate that is neither a number >= 0 nor a scalar. Where PyTensor does not know a
+        shape beforehand, each step checks it, and PyTensor's AssertionError names the two shapes.
 
     Notes
     -----
-    Each call makes new state: call it once for a training. Differences from `pymc.rmsprop`: every field of `Rule`;
+    Each call creates new state: call it once for a training. Differences from `pymc.rmsprop`: every field of `Rule`;
     `centered` cannot take the root of a negative number; ε = 0 gives no NaN; float16 parameters are computed in
     float32; parameters keep their dtype whatever that of the learning rate and of PyTensor's `floatX`; the default
     learning rate is that of the rule, 0.01 and not 1.
@@ -190,7 +190,7 @@ def _add_step(
         value = np.full(param.get_value(borrow=True).shape, start, dtype)
         return pytensor.shared(value, name=f"{name}_{of}", shape=param.type.shape)
 
-    lr, beta, fresh, mu = number(rate), number(rule.decay), number(1 - rule.decay), number(rule.momentum)
+    lr, beta, one_minus_beta, mu = number(rate), number(rule.decay), number(1 - rule.decay), number(rule.momentum)
     p, g = pt.cast(param, dtype), pt.cast(grad, dtype)
     m = None
     if rule.maximize:
@@ -200,10 +200,10 @@ def _add_step(
     elif rule.weight_decay:
         g = g + number(rule.weight_decay) * p
     square_avg = state("square_avg", rule.initial_square_avg)
-    v = result[square_avg] = beta * square_avg + (fresh * g) * g  # E3
+    v = result[square_avg] = beta * square_avg + (one_minus_beta * g) * g  # E3
     if rule.centered:
         grad_avg = state("grad_avg")
-        m = result[grad_avg] = grad_avg + fresh * (g - grad_avg)  # E4
+        m = result[grad_avg] = grad_avg + one_minus_beta * (g - grad_avg)  # E4
     u = g / _denominator(rule, v, m, step)  # E5 to E7
     if rule.lr_in_momentum:
         u = lr * u
@@ -217,16 +217,19 @@ def _add_step(
 
 
 def _denominator(rule: Rule, v: Symbol, m: Symbol | None, step: Symbol | None) -> Symbol:
-    """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `step` with bias correction only."""
+    """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `step` with bias correction only.
+
+    E5 is written anew, not taken from `rmsprop.rule.variance`: scalars are cast to the dtype of `v` one by one.
+    """
     number, info = partial(_number, v.dtype), np.finfo(v.dtype)
     kappa = number(4 * float(info.eps))  # 8 × unit roundoff
     s = v
     if step is not None:
         power = pt.constant(rule.decay, dtype="float64") ** step  # double: 1 − βᵗ loses digits where β is near 1
-        fresh = number(1 - power)
-        s = pt.maximum(v - number(power * rule.initial_square_avg), kappa * v) / fresh
-        v = v / fresh
-        m = None if m is None else m / fresh
+        weight = number(1 - power)
+        s = pt.maximum(v - number(power * rule.initial_square_avg), kappa * v) / weight
+        v = v / weight
+        m = None if m is None else m / weight
     if m is not None:
         s = pt.maximum(s - m * m, kappa * v)
     eps = number(rule.eps)
@@ -235,5 +238,5 @@ def _denominator(rule: Rule, v: Symbol, m: Symbol | None, step: Symbol | None) -
 
 
 def _number(dtype: str, value: float | Symbol) -> Symbol:
-    """Return a scalar in `dtype`: one in its own would raise the dtype of what it is multiplied with."""
+    """Return a scalar in `dtype`: a float64 scalar would make its product with float32 float64."""
     return pt.cast(value, dtype) if isinstance(value, Variable) else pt.constant(value, dtype=dtype)

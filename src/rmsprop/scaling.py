@@ -1,4 +1,4 @@
-"""Another batch size, another place of ε, and how long a rule remembers: hyperparameters in formulas.
+"""Formulas of hyperparameters: another batch size, ε inside or outside of the root, how long a rule remembers.
 
 The square-root scaling rule. A batch κ times as large has gradients whose noise is √κ times as small. Where noise
 outweighs the mean gradient, the root √v is as small, too, so that a step is √κ times as long for its learning rate, and
@@ -34,7 +34,7 @@ __all__ = [
     "warmup_steps", "window",
 ]  # fmt: skip
 
-_CLOSE = 0.5  # from here on a memory is hardly longer than a step, and a note says so
+_CLOSE = 0.5  # share of a memory lost in a step; from here on a note says that the memory is short
 
 
 class Scaled(NamedTuple):
@@ -43,7 +43,7 @@ class Scaled(NamedTuple):
     rule: Rule  # for the new batch
     kappa: float  # κ, the new batch over the old one
     steps: int | None  # as many as see the same number of examples; None without steps=
-    notes: tuple[str, ...]  # what to mind, in words
+    notes: tuple[str, ...]  # where the formulas may not hold, in words
 
 
 def scale_batch_size(
@@ -52,14 +52,14 @@ def scale_batch_size(
     """Return the rule that trains with another batch size as `rule` does with its own, example for example.
 
     κ = to_batch·accumulation/from_batch; the formulas are those of the module. κ < 1 is allowed. Scaling there and
-    back is the same as not at all, scaling twice the same as at once.
+    back changes nothing; scaling twice equals scaling at once.
 
-    The rule stops holding in two ways. v must remember more than one step, so κ(1−β) must stay well below 1: 1 and
-    more raises, 0.5 and more is noted; the same goes for momentum and for decoupled weight decay. And gradient noise
-    must outweigh the mean gradient at the larger batch, for each parameter. Where it does not, √v no longer shrinks
-    with the batch, and steps come out √((1+r)/(1+κ·r)) times as long as they should be, r being mean² over variance
-    at `from_batch`. A rule does not know its gradients, so for κ > 1 a note says what it takes. With `centered`, d is
-    made of the variance alone, and steps keep their length.
+    The formulas hold under two conditions. First, v must remember more than one step: κ(1−β) must stay well below 1.
+    From 1 on InputError is raised, from 0.5 on there is a note. The same holds for momentum and decoupled weight decay.
+    Second, gradient noise must outweigh the mean gradient of each parameter at the larger batch. Elsewhere √v no longer
+    shrinks with the batch, and steps are √((1+r)/(1+κ·r)) times as long as they should be, where r is mean² over
+    variance at `from_batch`. A rule does not know its gradients: for κ > 1 a note states the condition. With
+    `centered`, d comes from the variance alone, and steps keep their length.
 
     Older advice is for SGD and leaves β and ε as they are: the learning rate in proportion to the batch (Goyal et al.
     2017, arXiv:1706.02677), or to its root (Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).
@@ -67,18 +67,18 @@ def scale_batch_size(
     Parameters
     ----------
     rule
-        A rule that is good at `from_batch`.
+        A rule that works well at `from_batch`.
     from_batch, to_batch
-        Number of examples whose gradients are averaged, those of all workers together.
+        Number of examples whose gradients are averaged, over all workers.
     steps
-        Number of steps that the run takes with `from_batch`. Warm-up, the periods of a schedule and those of weight
-        averaging are to be divided by κ as well.
+        Number of steps of the run with `from_batch`. Divide warm-up and the periods of schedules and of weight averages
+        by κ, too.
     accumulation
-        Number of backward passes before each step of the new run, of `to_batch` examples each. Averaging their
-        gradients makes one batch of them, which changes nothing else.
+        Number of backward passes of `to_batch` examples before each step of the new run. Averaged gradients of several
+        passes are those of one large batch.
     summed
-        Whether their gradients are added up instead. They are then `accumulation` times as large, and so is √v: only
-        what is added to either must be, too, which is ε, v₀ and, in L2, λ.
+        Whether the gradients of the passes are added instead of averaged. Gradients and √v are then `accumulation`
+        times as large, and ε, v₀ and λ of L2, which are added to them, grow as well.
 
     Returns
     -------
@@ -158,7 +158,7 @@ class ConvertedEps(NamedTuple):
 
 
 def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) -> ConvertedEps:
-    """Return the ε at the other place of the root that gives the same denominator at one square average.
+    """Return the ε for the other side of the root that gives the same denominator at one square average.
 
     √(v + ε_in) = √v + ε_out gives ε_in = ε_out² + 2·ε_out·√v. At v = 0 the floors of both denominators agree,
     √ε_in = ε_out; they then differ most where v = ε_in, by the factor √2, the one outside being the larger. At
@@ -167,16 +167,16 @@ def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) ->
     Parameters
     ----------
     eps
-        ε as it is.
+        The present ε.
     to
-        Where it shall be: "inside" for √(v + ε) (TensorFlow, Keras, optax), "outside" for √v + ε (PyTorch).
+        "inside" for √(v + ε) (TensorFlow, Keras, optax), "outside" for √v + ε (PyTorch).
     v
         Square average at which the denominators agree; 0 for equal floors.
 
     Returns
     -------
     ConvertedEps
-        The converted ε and the largest factor between the two denominators.
+        The converted ε, and the largest factor between the two denominators.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) ->
         inside, outside = eps, eps / (math.sqrt(v + eps) + math.sqrt(v)) if eps else 0.0
         result = outside
     else:
-        raise InputError("to", '"inside" or "outside"', to, "name the place that ε shall have")
+        raise InputError("to", '"inside" or "outside"', to, "name the side of the root for ε")
     if eps == 0:
         return ConvertedEps(0.0, 1.0)
     if not 0 < result < math.inf:
