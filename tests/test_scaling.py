@@ -286,7 +286,7 @@ def test_equal_floors_differ_by_the_root_of_two_where_v_is_eps_inside() -> None:
     [
         ((-1.0, "inside"), "eps must be a finite number >= 0, got -1.0; 1e-8 is usual"),
         ((0.1, "inside", math.nan), "v must be a finite number >= 0, got nan; 0 makes the floors equal"),
-        ((0.1, "in"), 'to must be "inside" or "outside", got \'in\'; name the place'),
+        ((0.1, "in"), 'to must be "inside" or "outside", got \'in\'; name the side'),
         ((1e-200, "inside"), "eps must be one whose counterpart a float holds, got 1e-200; 0 would be the result"),
         ((1e200, "inside"), "eps must be one whose counterpart a float holds, got 1e+200; inf would be the result"),
     ],
