@@ -31,31 +31,31 @@ class Monitor:
     """Measure what a `rmsprop.torch.RMSprop` does, from the next step on, until `close`.
 
     On step 1 and every multiple of `every` it makes a record: a plain dict with the statistics of every tensor that has
-    a gradient. What they are, `rmsprop.statistics` defines. On the other steps, those tensors that the native
-    kernel steps have their sums kept for `post_mortem`, which costs a few microseconds and, in the kernel, about a
-    tenth of its time. With `last=0`, nothing is measured between records.
+    a gradient. `rmsprop.statistics` defines them. On the other steps it keeps the sums of the tensors that the native
+    kernel steps, for `post_mortem`. That costs a few microseconds a step and, in the kernel, about a tenth of its time.
+    With `last=0`, nothing is measured between records.
 
     Parameters
     ----------
     optimizer
         A `rmsprop.torch.RMSprop`, also inside of Lightning's or Accelerate's wrapper.
     model
-        The module whose parameters it steps, for their names. Parameters that were given to the optimizer with names
-        have those; others without a model are called "0.3", after their group's number and their own.
+        The module whose parameters it steps, for their names. Names given to the optimizer come first. Without a model,
+        other parameters are called "0.3", after the index of their group and their own.
     every
         Steps from one record to the next.
     last
-        Steps whose sums are kept for `post_mortem`, 96 bytes for each tensor; 0 keeps those of records only. Of what
-        began before, records alone tell.
+        Steps whose sums are kept for `post_mortem`, 96 bytes for each tensor and step; 0 keeps those of records only.
+        Of earlier steps, only records are known.
     sinks
-        Callables that take each record, for example those of `rmsprop.monitor.sinks`. One that fails at its first
-        record raises, from `optimizer.step()`. Later, when hours of training could be lost, it is warned of and called
-        no more.
+        Callables that take each record, for example those of `rmsprop.monitor.sinks`. A sink that fails at its first
+        record raises, from `optimizer.step()`. Later, when hours of training could be lost, a failing sink is dropped
+        with a warning.
 
     Attributes
     ----------
     records
-        The records so far: the first one and the newest, 1000 in all, or as many as have 20 000 tensors together.
+        The first record and the newest ones: 1000 in all, fewer where they hold more than 20 000 tensors together.
 
     Raises
     ------
@@ -65,33 +65,33 @@ class Monitor:
 
     Notes
     -----
-    A record is::
+    A record is a `rmsprop.monitor.record.Record`::
 
         {"kind": "statistics", "step": t,
          "groups": [{every field of the group's Rule, "state_dtype", "param_dtype", "stochastic_rounding",
                      "nonfinite"}, ...],
          "tensors": {name: {"group", "shape",
                             "dtype", "state_dtype": how it and its square_avg are stored,
-                            "age": steps that it has itself made before this one,
+                            "age": steps of this tensor before this one,
                             what `describe` returns,
                             "gradient_cosine", "sign_flips": against the gradient one step before, by 256 elements,
                             "dead_rows", "rows": None without rows}},
          "gradient_norm", "update_norm": of all tensors together,
          "nonfinite_steps": steps so far that are known to have met a gradient that is not finite,
-         "skipped_steps": of these, the ones left out as a whole, for nonfinite="skip" or by a GradScaler}
+         "skipped_steps": of these, the ones skipped as a whole, for nonfinite="skip" or by a GradScaler}
 
-    None stands for what is not finite or cannot be said. Of a sparse gradient, the statistics are of the rows that it
-    touches. With DTensors, they are of what this rank holds.
+    None stands for what is not finite or not known. Of a sparse gradient, the rows that it touches are measured. With
+    DTensors, each rank measures what it holds.
 
-    Steps are counted as the optimizer counts them: those left out for gradients that are not finite are not, nor those
-    that raise, nor those in which no parameter has a gradient. Where the optimizer loads a state, the count goes on
-    from there, records of later steps are dropped, and `post_mortem` knows nothing of steps before but their records;
-    with `load_state_dict` after it, those that its state holds, too. A copy of a watched optimizer is not watched.
+    Steps are counted as the optimizer counts them. Skipped steps, steps that raise and steps without any gradient do
+    not count. One thread steps the optimizer. When the optimizer loads a state, the count goes on from there. Records
+    of later steps are dropped, and `post_mortem` knows earlier steps by their records only, unless `load_state_dict`
+    follows. A copy of a watched optimizer is not watched.
 
     Where the line goes in Lightning: `on_fit_start`, with `self.optimizers()`. With Hugging Face's Trainer: in a
     `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`, or before the Trainer
-    is made. What `state_dict` returned goes back in after the optimizer's own state: in `on_train_start`, in
-    `on_train_begin`; with Accelerate, `accelerator.register_for_checkpointing(monitor)` does both.
+    is made. Load what `state_dict` returned after the optimizer's own state: in `on_train_start`, in `on_train_begin`.
+    With Accelerate, `accelerator.register_for_checkpointing(monitor)` does both.
 
     Examples
     --------

@@ -1,21 +1,20 @@
-"""What the losses of a range test say: a smooth curve with a band, and a learning rate or why there is none.
+"""Judges the losses of a range test: a smooth curve with a band, and a learning rate or why there is none.
 
-Every seed's losses are smoothed by the median of those at rates within a factor of 2 on either side: unlike a running
-average it does not lag, which would shift the curve towards high rates; a valley's bottom becomes flat over a factor
-of 2, of which the lowest rate is taken. The curve is the median of the seeds, the band reaches from the lowest to the
-highest. Where a seed was stopped the curve ends: only rates that every seed has seen are judged.
+Smoothing: each loss becomes the median of the losses at rates within a factor of 2 on either side. Unlike a running
+average, that does not lag, which would shift the curve towards high rates. The bottom of a valley becomes flat over a
+factor of 2; its lowest rate is taken. The curve is the median of the seeds. The band reaches from the lowest seed to
+the highest. The curve ends where the first seed ended: only rates that every seed has seen are judged.
 
-Losses that are noise alone fall, too, once they are smoothed: the lowest of some dozen medians is below the first. The
-scatter σ from batch to batch is taken from neighbours, median|Δ|/0.954 (0.954 σ is the median of |Δ| for two normal
-losses), and a fall must be larger than 7.5 σ/√n, n being the number of losses in a window. Normal white noise then gets
-a suggestion in at most 1 of 100 tests with one seed, and in hardly any with three (docs/lr-finder.md counts them).
+Noise: smoothed losses that are noise alone fall, too, as the lowest of some dozen medians is below the first. The
+scatter σ from batch to batch is median|Δ|/0.954 over neighbours (for two normal losses the median of |Δ| is 0.954 σ). A
+fall must be larger than 7.5 σ/√n, where a window holds n losses. Normal white noise then gets a suggestion in at most 1
+of 100 tests with one seed, and hardly ever with three (docs/lr-finder.md counts them).
 
-Of an easy task, such as classes that a plane separates, every rate lowers the loss, without end. Where the last tenth
-of the fall takes the upper ROOM or more of the range, the suggestion is half of the rate where that tenth begins.
-
-Else the suggestion is half of the rate where the curve is lowest. There the steps that help and those that harm are in
-balance for a model that meets the rate once; a training stays at its rate. The rate where the curve is steepest is no
-measure: for the built-in language model it is a tenth and less of what trains best (docs/lr-finder.md has the figures).
+Suggestion: half of the rate where the curve is lowest. There, the steps that help balance those that harm, for a model
+that meets the rate once; a training stays at its rate. The rate where the curve is steepest is no measure: for the
+built-in language model it is a tenth and less of what trains best (docs/lr-finder.md has the figures). In an easy task,
+such as classes that a plane separates, every rate lowers the loss. Where the last tenth of the fall takes the upper
+ROOM or more of the range, the suggestion is half of the rate where that tenth begins.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 Beyond: TypeAlias = Literal["lower", "higher"]
-Losses = list[list[float]]  # of each seed, after a step with each rate, as far as it came
+Losses = list[list[float]]  # of each seed, after a step with each rate, until the seed ended
 
 WINDOW = 2.0  # rates within this factor are smoothed over
-LEAST = 8  # losses in a window, counted as n is: with fewer the smooth curve is noise
+LEAST = 8  # losses in a window; with fewer the smooth curve is noise
 SHARE = 2.0  # the suggestion is the lowest point's rate divided by this
 DISAGREEMENT = 6.0  # factor between the seeds' lowest points above which they do not agree
 NOISE = 7.5  # the loss has to fall by this many times σ/√n
-ROOM = 10.0  # factor between the lowest rate and that of the lowest loss: what comes before the fall has to be seen
-MOST = 0.9  # of the fall: where it still falls at the highest rate, but slowly, the lower ones have done so much
+ROOM = 10.0  # factor between the lowest rate and that of the lowest loss: the curve must show what precedes the fall
+MOST = 0.9  # share of the fall that lower rates have done where the loss falls slowly up to the highest rate
 _MEDIAN_OF_DIFFERENCES = 0.954  # √2·0.6745: the median of |x − y|/σ for normal x and y
 _SHORT = 5  # a curve of fewer rates says nothing
 
 
 class Curve(NamedTuple):
-    """The smoothed losses of all seeds, as far as all of them came."""
+    """The smoothed losses of all seeds, up to where the first seed ended."""
 
     rates: NDArray[np.float64]
     middle: NDArray[np.float64]
@@ -61,24 +60,24 @@ class Verdict:
 
 
 def least_steps(lowest: float, highest: float) -> int:
-    """Return from how many rates on a window holds `LEAST` of them."""
+    """Return the least number of rates with which a window holds `LEAST` of them."""
     return math.ceil(LEAST * (math.log(highest) - math.log(lowest)) / (2 * math.log(WINDOW)) - 1e-9) + 1
 
 
 def smoothed(rates: NDArray[np.float64], losses: list[float]) -> NDArray[np.float64]:
-    """Return for every loss the median of those at rates within a factor of `WINDOW`."""
+    """Return for every loss the median of the losses at rates within a factor of `WINDOW`."""
     values, exponents = np.array(losses), np.log(rates[: len(losses)])
     reach = math.log(WINDOW) * (1 + 1e-9)
     return np.array([np.median(values[np.abs(exponents - x) <= reach]) for x in exponents])
 
 
 def curve(rates: NDArray[np.float64], losses: Losses) -> Curve:
-    """Return the median of the seeds' smoothed losses, and the lowest and highest, as far as all came."""
+    """Return the median of the seeds' smoothed losses, and the lowest and highest."""
     return _curve(rates, _smoothed_together(rates, losses))
 
 
 def _smoothed_together(rates: NDArray[np.float64], losses: Losses) -> NDArray[np.float64]:
-    """Return a row for each seed, as long as that of the seed which was stopped first."""
+    """Return a row for each seed, up to where the first seed ended."""
     count = min(len(own) for own in losses)
     return np.array([smoothed(rates, own[:count]) for own in losses])
 
@@ -88,19 +87,19 @@ def _curve(rates: NDArray[np.float64], table: NDArray[np.float64]) -> Curve:
 
 
 def stops(rates: NDArray[np.float64], losses: Losses) -> list[float]:
-    """Return after which rate each of the seeds that were stopped had its last loss, in ascending order."""
+    """Return the last rate of each seed that ended early, in ascending order."""
     return sorted(float(rates[max(len(own) - 1, 0)]) for own in losses if len(own) < len(rates))
 
 
 def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
-    """Return what `losses` say of the best of `rates`.
+    """Return the best of `rates` by these losses, or why there is none.
 
     Parameters
     ----------
     rates
         Ascending, a constant factor apart.
     losses
-        One list for each seed, shorter than `rates` where the seed was stopped, since its loss rose or was not finite.
+        One list for each seed, shorter than `rates` where the seed ended, as its loss rose or was not finite.
     """
     table = _smoothed_together(rates, losses)
     found, stopped = _curve(rates, table), stops(rates, losses)
@@ -148,7 +147,7 @@ def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
             f"the seeds differ by {band:.2g} where the loss is lowest, more than it falls ({fall:.2g}): take more "
             "steps or larger batches"
         )
-    there = sum(x <= WINDOW * end for x in stopped)  # seeds that went no further than the curve, or hardly
+    there = sum(x <= WINDOW * end for x in stopped)  # seeds that ended where the curve ends, or soon after
     if end / where < WINDOW and 2 * there <= len(losses):
         if not stopped:
             enough = float(found.rates[int((found.middle <= begin - MOST * fall).argmax())])

@@ -1,11 +1,11 @@
 """A learning-rate range test that knows of the optimizer's state, and leaves no trace.
 
-    1  steps with a rate of 0 let v, m and b know the gradients: without, the first steps are up to 1/√(1−β) too large
+    1  warm-up: steps with a rate of 0 fill v, m and b; without them the first steps are up to 1/√(1−β) too large
     2  the rate rises by a constant factor a step; the loss after each step is recorded
     3  the same from the same state, with other orders of the data
-    4  everything is put back, bit for bit, however the test ends
+    4  everything is restored, bit for bit, however the test ends
 
-`rmsprop.monitor.lr_finder.curve` says what the losses mean. Source of the range test: Smith, arXiv:1506.01186 (2015).
+`rmsprop.monitor.lr_finder.curve` judges the losses. Source of the range test: Smith, arXiv:1506.01186 (2015).
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _RANGE = 10 * curve.ROOM  # least highest/lowest: room before the lowest loss, a
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the test found; `str()` says it.
+    """What the test found; `str()` gives it in words.
 
     Parameters
     ----------
     lr
-        The suggestion, None if the curve is unclear: for the group with the largest rate.
+        The suggestion for the group with the largest rate; None if the curve is unclear.
     lrs
-        The same for every parameter group, in the proportions that the groups had.
+        The suggestion for every parameter group, in the proportions that the groups had.
     reason
         Why, in words.
     notes
-        What is to be known of the test besides.
+        What else to know of the test.
     rates, losses
-        The rates, and for each seed the loss after a step with each, as far as it came.
+        The rates, and for each seed the losses after a step with each rate, up to where the seed ended.
     curve
-        Smoothed (see `lr_curve`): rates, middle, low, high.
+        Smoothed losses (see `rmsprop.monitor.lr_finder.curve`): rates, middle, low, high.
     warm_steps
-        Steps that were made with a rate of 0.
+        Warm-up steps, with a rate of 0.
     facts
         Numbers behind the reason: where the loss is lowest for each seed, the fall, the scatter and the fall that it
         makes by chance, the band.
@@ -96,7 +96,7 @@ def find_lr(
     warm: int | None = None,
     listen: Listener = lambda _done, _total: None,
 ) -> Found:
-    """Return a suggestion for the learning rate of `optimizer`; nothing else is changed.
+    """Suggest a learning rate for `optimizer`, by a range test that changes nothing.
 
     Parameters
     ----------
@@ -104,30 +104,28 @@ def find_lr(
         Trained from where it is now, in training mode.
     optimizer
         Any of torch's but LBFGS, whose step needs a closure, and Rprop, whose rate counts in its first step only. Its
-        parameters, groups, hooks and state are used as they are. Of one in Lightning's or Accelerate's wrapper, that
-        inside is stepped, without the trainer's clipping, accumulation or loss scaling.
-        Clipping belongs in a hook: `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several
-        groups the rate meant is that of the group with the largest, and the others keep their proportion (of
-        `initial_lr`, if a scheduler has set one).
+        parameters, groups, hooks and state are used as they are. Inside Lightning's or Accelerate's wrapper, the
+        optimizer itself is stepped, without the trainer's clipping, accumulation or loss scaling. Clip in a hook:
+        `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several groups, the tested rate is that
+        of the group with the largest. The others keep their proportion (of `initial_lr`, if a scheduler has set one).
     loss
-        (model, batch) → mean loss of the batch, one element. With `maximize` it is an objective, and its negative is
-        what is judged and shown.
+        (model, batch) → mean loss of the batch, one element. With `maximize` it is an objective, whose negative is
+        judged and shown.
     batches
-        A DataLoader or other collection, read anew for every seed; or a function: number of the seed → batches, which
-        may be a DataLoader, too.
+        A DataLoader or other collection, read anew for every seed. Or a function: seed → batches, also a DataLoader.
     lowest, highest, steps
-        The rate rises from the one to the other in so many steps, each by the same factor. `highest` is at least 100
-        times `lowest`, and 8 steps or more take the rate up by a factor of 4: `steps` is at least
-        1 + 8·ln(highest/lowest)/ln 4, 81 from 1e-6 to 1. A seed ends before when its loss (the median of the last 5)
-        is above 4 times its lowest, as long as that is above 0, or not finite.
+        The rate rises from `lowest` to `highest` in `steps` steps, each by the same factor. `highest` is at least 100
+        times `lowest`. `steps` is at least 1 + 8·ln(highest/lowest)/ln 4, so that 8 steps or more raise the rate by a
+        factor of 4: 81 from 1e-6 to 1. A seed ends early when its loss is not finite, or when the median of its last 5
+        losses is above 4 times the lowest such median, if that is above 0.
     seeds
-        Repetitions from the same start, with other orders of the data: the global generators, and those of a
+        Repetitions from the same start, with other orders of the data. The global generators, and those of a
         DataLoader, are seeded with 1, 2, …
     warm
-        Steps with a rate of 0 before; None: 2/(1−β), or 2/(1−μ) if more, at most 500, less those that the optimizer
-        has made already. Of Adam's two β the first counts: it corrects the bias of v.
+        Warm-up steps, with a rate of 0. None: 2/(1−β), or 2/(1−μ) if that is more, at most 500, less the steps that the
+        optimizer has executed. Of Adam's two β the first counts, as Adam corrects the bias of v.
     listen
-        Called after every step with the number of steps done and the number that there will be at most.
+        Called after every step with the number of steps done and the most that there can be.
 
     Returns
     -------
@@ -143,22 +141,22 @@ def find_lr(
 
     Notes
     -----
-    A training at a constant rate is what the suggestion is for, after its start is forgotten. Two things of a rule
-    matter to the test that do not matter there, and are left out of it: `initial_square_avg` (v starts at 0 unless the
-    optimizer has made steps already), and `lr_in_momentum`, whose buffer would hold the lower rates of the steps before
-    (up to 2.2 times too short a step for a momentum of 0.9 and 100 steps).
+    The suggestion is for a training at a constant rate, after its start is forgotten. Two settings matter to a short
+    test and not to such a training, so the test switches them off: `initial_square_avg` (v starts at 0 unless the
+    optimizer has executed steps), and `lr_in_momentum`, whose buffer would hold the lower rates of the steps before
+    (steps up to 2.2 times too short for a momentum of 0.9 and 100 steps).
 
-    A test with one seed suggests something for losses that are normal white noise in at most 1 of 100 cases, with three
-    seeds in far fewer (`rmsprop.monitor.lr_finder.curve`).
+    For losses that are normal white noise, a test with one seed suggests a rate in at most 1 of 100 cases. With three
+    seeds it hardly ever does (`rmsprop.monitor.lr_finder.curve`).
 
-    Put back bit for bit, also after an error or Ctrl-C: parameters, buffers, gradients, and every other Tensor, array,
+    Restored bit for bit, also after an error or Ctrl-C: parameters, buffers, gradients, and every other Tensor, array,
     number, container or random generator among the modules' attributes; training mode; the optimizer's state, groups
     and attributes; the global generators of torch (on the CPU and the devices of the parameters), NumPy and Python; the
-    attributes of a DataLoader, its samplers and data sets, in the same way. A note names what there is no way back for:
-    iterators under way, batches of a class of your own, and Tensors and arrays above 256 MiB of a data set, which are
-    taken for data. What objects of other classes, files, hooks or an iterator that a function returns hold is not
-    looked at. Schedulers are not asked. A `Monitor` sees none of the steps. The copies take as much memory as model,
-    gradients, state and data set do, twice.
+    attributes of a DataLoader, its samplers and data sets. A note names what is not restored: iterators under way,
+    batches of a class of your own, and Tensors and arrays above 256 MiB of a data set, which are taken for data.
+    Objects of other classes, files, hooks and iterators that a function returns are not looked into. Schedulers are not
+    advanced. A `Monitor` sees none of the steps. The copies take the memory of model, gradients, state and data set,
+    twice.
 
     Other finders begin with an empty v, set all groups to one rate, smooth with an average that lags, run one seed and
     always have an answer; see docs/lr-finder.md.

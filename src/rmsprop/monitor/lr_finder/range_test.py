@@ -1,4 +1,4 @@
-"""The steps of a learning-rate range test: those with a rate of 0, and those of one seed, whose rate rises."""
+"""The steps of a learning-rate range test: the warm-up, and the steps of one seed, whose rate rises."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader
 
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor.lr_finder.snapshot import Snapshot, generators
-from rmsprop.monitor.lr_finder.warm_start import leave_out_start
+from rmsprop.monitor.lr_finder.warm_start import forget_start
 
 Batches: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 
 STOP = 4.0  # a seed ends when its loss is this many times its lowest
 RETURN_LOSS = "return the mean loss of the batch: lambda model, batch: criterion(model(batch[0]), batch[1])"
-_TOGETHER = 5  # losses whose median is compared with that, so that one bad batch, or a lucky first one, ends nothing
+_TOGETHER = 5  # losses whose median is compared, so that one bad batch or a lucky first one ends nothing
 _MORE = "a generator is read once: return a new iterator, or an endless one"
 _GRADIENT = "leave out no_grad and detach, and let parameters require gradients"
 
@@ -44,21 +44,21 @@ class Steps:
         self._model, self._optimizer, self._loss, self._listen = model, optimizer, loss, listen
         self._sign = -1.0 if ascends else 1.0
         self._batches = batches
-        self._snapshots, self._sources = [before], list[Any]()  # sources: what was read, as a function returns it
+        self._snapshots, self._sources = [before], list[Any]()  # sources: collections that were read
         self._done = 0
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
         self.shares = _shares(optimizer.param_groups)
         for p in [*model.parameters(), *self._params]:
             p.grad = None
         for group in optimizer.param_groups:
-            leave_out_start(group)
+            forget_start(group)
         for own in (optimizer, *vars(optimizer).values()):  # one may be around another
             if isinstance(own, torch.optim.Optimizer) and (shared := vars(own).get("step_state")):
                 shared.observer = None  # of rmsprop.torch.RMSprop
         model.train()
 
     def warm(self, steps: int) -> None:
-        """Let the averages know the gradients."""
+        """Fill the averages, by steps with a rate of 0."""
         batches = self._order(0)
         self._set(0.0)
         for _ in range(steps):
@@ -66,12 +66,12 @@ class Steps:
             self._step()
 
     def snapshot(self) -> Snapshot:
-        """Return what all of it is now; sources of batches are added to it when they are first read."""
+        """Return a snapshot of now. Sources of batches are added to it when they are first read."""
         self._snapshots.append(Snapshot(self._model, self._optimizer, self._sources))
         return self._snapshots[-1]
 
     def rise(self, rates: NDArray[np.float64], seed: int) -> list[float]:
-        """Return the loss after a step with each of `rates`, as far as it is finite and not out of hand."""
+        """Return the loss after a step with each of `rates`, until it is not finite or above STOP times its lowest."""
         batches = self._order(seed)
         losses: list[float] = []
         best = math.inf

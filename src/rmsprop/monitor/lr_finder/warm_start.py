@@ -1,9 +1,9 @@
-"""What an optimizer's averages remember when a range test begins, and how many steps with a rate of 0 they need.
+"""The warm-up of a range test: how many steps with a rate of 0 an optimizer's averages need.
 
-The test asks what a training at a constant rate does once its start is forgotten. v and m need 2/(1−β) steps to know
-the gradients, a momentum buffer 2/(1−μ). Two things of a rule would keep the test from that and make no difference to
-such a training, so they are left out: v₀, which for v₀ = 1 and small gradients is most of v for long after, and
-`lr_in_momentum`, whose buffer holds the rates of the steps before: in a test these are all lower.
+The test asks what a training at a constant rate does once its start is forgotten. v and m need 2/(1−β) steps to
+represent the gradients, a momentum buffer 2/(1−μ). Two settings would keep a short test from that and make no
+difference to a long training, so they are switched off. v₀ = 1 is most of v for long where gradients are small. With
+`lr_in_momentum` the buffer holds the rates of the steps before, which in a test are all lower.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ START_LEFT = 1e-4  # weight of v₀ in v at which it counts as forgotten: square
 Group = dict[str, Any]
 
 
-def leave_out_start(group: Group) -> None:
-    """Let v start at 0, and the buffer gather u instead of η·u, in a group of rmsprop.torch.RMSprop."""
+def forget_start(group: Group) -> None:
+    """Let v start at 0, and the buffer sum up u instead of η·u, in a group of rmsprop.torch.RMSprop."""
     if _start(group):
         group["initial_square_avg"] = 0.0
     if group.get("lr_in_momentum"):
@@ -29,12 +29,12 @@ def leave_out_start(group: Group) -> None:
 
 
 def _start(group: Group) -> float:
-    """Return v₀ where it matters: bias correction takes it out of every step."""
+    """Return v₀ where it matters: bias correction removes it from every step."""
     return 0.0 if group.get("bias_correction") else float(group.get("initial_square_avg", 0.0))
 
 
 def warm_steps(optimizer: Optimizer) -> tuple[int, int]:
-    """Return how many steps the averages lack until they know the gradients, and how many they need in all."""
+    """Return how many warm-up steps are missing, and how many are needed in all."""
     worst = (0, 0)
     for group in optimizer.param_groups:
         # Of Adam's betas the second is that of v, whose bias is corrected: steps have their size from the first on.
@@ -46,20 +46,20 @@ def warm_steps(optimizer: Optimizer) -> tuple[int, int]:
             state = optimizer.state.get(p) or {}
             begun = steps_to_forget(Rule(decay=group["alpha"]), START_LEFT) if state and _start(group) else 0
             needed = max(usual, begun)
-            made = state.get("step", needed if state else 0)  # SGD does not count: what it has knows the gradients
+            made = state.get("step", needed if state else 0)  # SGD counts no steps: its buffer is warm
             if p.requires_grad:
                 worst = max(worst, (needed - int(made), needed))
     return worst
 
 
 def warm_notes(optimizer: Optimizer, warm: int) -> list[str]:
-    """Return what is to be known of a test that begins with `warm` steps of rate 0."""
+    """Return notes on a test that begins with `warm` steps of rate 0."""
     lacking, needed = warm_steps(optimizer)
     notes = []
     if warm < lacking:
         notes.append(
-            f"the averages lack {lacking - warm} of the {needed} steps in which they come to know the gradients: the "
-            "first steps with a rate were not yet those of a long training"
+            f"only {needed - lacking + warm} of {needed} warm-up steps were run: "
+            "low rates may look better than they are"
         )
     for group in optimizer.param_groups:
         start, decay = _start(group), group.get("alpha", 0.0)
