@@ -498,7 +498,7 @@ def test_every_file_holds_a_count_of_steps_exactly_or_refuses_it(
     path = tmp_path / f"a{ending}"
     if step > most:
         with pytest.raises(
-            InputError, match=f"step must be at most {most}, which is as far as a file of {kind} counts"
+            InputError, match=f"step must be at most {most}, the largest count in a file of {kind}"
         ):
             write(state, path)
         assert not path.exists()

@@ -45,11 +45,11 @@ def convert_state(request: Request, mapping: Mapping[str, Any]) -> Conversion:
     groups: list[Fields] = []
     states: dict[str, ParameterState] = {}
     for index in range(count):
-        own = members.get(index, [])
-        group, met = target_group(request, index, own)
+        moved = members.get(index, [])
+        group, met = target_group(request, index, moved)
         groups.append(group.fields)
         remarks += met
-        for move in own:
+        for move in moved:
             states[move.target], met = _moved(request, move, index, group)
             remarks += met
     remarks += rule_remarks(request, groups[0])

@@ -1,9 +1,10 @@
-"""What the trainable variables of a Keras model are, read from its configuration alone: nothing is built or run.
+"""The trainable variables of a Keras model, read from its configuration alone: nothing is built or run.
 
-A tensor on its way through the model is in one of these orders, which decide how a Flatten joins it:
+Each layer's output has one of these orders, which decide what a Flatten does to it:
 
-    SAME      PyTorch's program has it in the same order
-    SPATIAL   channels last here, channels first there
+    SAME      the same in PyTorch
+    SPATIAL   channels last in Keras, channels first in PyTorch
+    IMAGE     the model's input of four or more axes, in either order
     sizes     a vector that a Flatten joined from (height, width, channels)
     UNKNOWN   the configuration does not tell
 """
@@ -36,35 +37,35 @@ _GLOBAL = ("GlobalMaxPooling", "GlobalAveragePooling")
 
 
 def variables(model: Mapping[str, Any]) -> list[KerasVariable] | None:
-    """Return the trainable variables of a Sequential or Functional model in order; None if a layer is unknown."""
+    """Return the trainable variables of a Sequential or Functional model, in order; None if a layer is unknown."""
     if model.get("class_name") not in ("Sequential", "Functional"):
         return None
-    found: dict[str, list[KerasVariable]] = {}
+    by_layer: dict[str, list[KerasVariable]] = {}
     orders: dict[str, _Order] = {}
-    before: dict[str, list[str]] = {}
+    sources: dict[str, list[str]] = {}  # layers whose outputs a layer takes
     previous: list[str] = []
     for layer in model["config"]["layers"]:
         name, cls = layer["config"]["name"], layer["class_name"]
-        before[name] = list(_inbound(layer["inbound_nodes"])) if layer.get("inbound_nodes") else previous
-        inputs = [orders.get(each, UNKNOWN) for each in before[name]]
-        if cls not in _MERGING and len(set(inputs)) > 1:  # a layer that is shared
+        sources[name] = list(_inbound(layer["inbound_nodes"])) if layer.get("inbound_nodes") else previous
+        inputs = [orders.get(each, UNKNOWN) for each in sources[name]]
+        if cls not in _MERGING and len(set(inputs)) > 1:  # a shared layer
             inputs = [UNKNOWN]
-        own = _variables(layer, inputs[0] if inputs else UNKNOWN)
-        if own is None or layer.get("registered_name"):  # unknown, or another one that is only called so
+        own = _layer_variables(layer, inputs[0] if inputs else UNKNOWN)
+        if own is None or layer.get("registered_name"):  # unknown, or a custom class with a known name
             return None
-        found[name] = own if layer["config"].get("trainable", True) else []
+        by_layer[name] = own if layer["config"].get("trainable", True) else []
         orders[name] = _order(layer, inputs)
         if cls == "Reshape" and orders[name] == UNKNOWN:
-            sizes = layer["config"]["target_shape"]
+            sizes = tuple(layer["config"]["target_shape"])
             if inputs[:1] == [SAME] and len(sizes) > 1:
-                _reshaped(layer, name, before, found)
+                by_layer |= _reshaped(sizes, name, sources, by_layer)
                 orders[name] = SPATIAL if len(sizes) > 2 else UNKNOWN
         previous = [name]
-    return [variable for own in found.values() for variable in own]
+    return [variable for each in by_layer.values() for variable in each]
 
 
 def _inbound(nodes: Any) -> Iterator[str]:
-    """Yield the names of the layers that a layer's call is fed by."""
+    """Yield the names of the layers whose outputs a layer takes."""
     if isinstance(nodes, dict):
         if nodes.get("class_name") == "__keras_tensor__":
             yield nodes["config"]["keras_history"][0]
@@ -76,7 +77,8 @@ def _inbound(nodes: Any) -> Iterator[str]:
             yield from _inbound(each)
 
 
-def _variables(layer: Mapping[str, Any], order: _Order) -> list[KerasVariable] | None:
+def _layer_variables(layer: Mapping[str, Any], order: _Order) -> list[KerasVariable] | None:
+    """Return the variables of a layer whose input has this order; None for an unknown layer."""
     cls, config = layer["class_name"], layer["config"]
     name, n = config["name"], int(cls[-2]) if cls[-2:] in ("1D", "2D", "3D") else 0
 
@@ -168,13 +170,13 @@ def _order(layer: Mapping[str, Any], inputs: list[_Order]) -> _Order:
 
 
 def _flattened(order: _Order, shape: list[Any], first: bool) -> _Order:
-    """Return the order of the vector that a Flatten makes of a tensor of this shape, the batch included."""
+    """Return the order of the vector that a Flatten makes of a tensor; the first axis of `shape` is the batch."""
     sizes = shape[1:]
     if len(sizes) < 2:
         return order if isinstance(order, tuple) or order == UNKNOWN else SAME
     if any(type(size) is not int for size in sizes):
         return SAME if order == SAME and not first else UNKNOWN
-    if first:  # Keras puts channels last before it joins; the tensor has them first, as PyTorch's
+    if first:  # Keras moves the channels to the end before it joins
         return (*sizes[1:], sizes[0]) if order == SAME else UNKNOWN
     if order == IMAGE and sizes[-1] != 1:
         return UNKNOWN
@@ -182,23 +184,25 @@ def _flattened(order: _Order, shape: list[Any], first: bool) -> _Order:
 
 
 def _reshaped(
-    layer: Mapping[str, Any], name: str, before: Mapping[str, list[str]], found: dict[str, list[KerasVariable]]
-) -> None:
-    """Mark the variables whose outputs a Reshape takes apart: those up to the dense layer that made them."""
-    sizes = tuple(layer["config"]["target_shape"])
+    sizes: Sizes, name: str, sources: Mapping[str, list[str]], by_layer: Mapping[str, list[KerasVariable]]
+) -> dict[str, list[KerasVariable]]:
+    """Return the variables of layers whose outputs the Reshape `name` splits: up to the dense layer before it."""
     whole = len(sizes) > 2 and all(type(size) is int and size > 0 for size in sizes)
-    names = list(before[name])
-    seen = {name}
-    while names:
-        here = names.pop()
-        if here in seen:
+    changed: dict[str, list[KerasVariable]] = {}
+    visited = {name}
+    waiting = list(sources[name])
+    while waiting:
+        layer = waiting.pop()
+        if layer in visited:
             continue
-        seen.add(here)
-        own = found.get(here, [])
-        for i, variable in enumerate(own):
-            if whole:
-                own[i] = replace(variable, change=replace(variable.change or LayoutChange(), outputs=sizes), ask=None)
-            else:
-                own[i] = replace(variable, ask="reshape")
+        visited.add(layer)
+        own = by_layer.get(layer, [])
+        if whole:
+            changed[layer] = [
+                replace(each, change=replace(each.change or LayoutChange(), outputs=sizes), ask=None) for each in own
+            ]
+        else:
+            changed[layer] = [replace(each, ask="reshape") for each in own]
         if not (own and own[0].name == "kernel"):
-            names += before.get(here, [])
+            waiting += sources.get(layer, [])
+    return changed

@@ -44,7 +44,7 @@ class KerasVariable:
     Parameters
     ----------
     layer, cls, name
-        Name and class of its layer, and its own name there.
+        Name and class of its layer, and the name of the variable in it.
     ndim
         Number of its axes.
     change

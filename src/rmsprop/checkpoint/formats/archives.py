@@ -26,24 +26,24 @@ def check_archive(source: Path | IO[bytes], budget: ReadBudget) -> None:
 
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
-    """Raise InputError if a name is there twice: which of the two counts differs between readers."""
+    """Raise InputError if a name appears twice: readers disagree on which of the two counts."""
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise InputError(str(path), "a file with each name once", Received(f"{twice[:80]!r} again"), "save it again")
 
 
 def read_json(path: Path, text: str | bytes) -> Any:
-    """Return what JSON holds; a name twice is refused."""
+    """Return what JSON holds; a name that appears twice is an InputError."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         check_unique(path, [name for name, _ in pairs])
         return dict(pairs)
 
-    return json.loads(text, object_pairs_hook=once)
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def replace_entry(like: Path, name: str, content: bytes) -> bytes:
-    """Return the zip archive `like` with another content of the entry `name`."""
+    """Return the zip archive `like` with `content` as its entry `name`."""
     check_archive(like, ReadBudget(like))
     buffer = io.BytesIO()
     with zipfile.ZipFile(like) as old, zipfile.ZipFile(buffer, "w") as new:

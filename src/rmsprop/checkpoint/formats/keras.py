@@ -118,8 +118,8 @@ class KerasFile(CheckpointFile):
         arrays = {names[i]: value for i, value in changed.items()}
         if any(p.weight is not None for p in checkpoint.parameters):
             paths = keras_weights.paths(self.path, self._content, checkpoint.parameters, self.budget)
-            for p, own in zip(checkpoint.parameters, paths, strict=True):
-                arrays |= {name: getattr(p, field) for field, name in own.items() if getattr(p, field) is not None}
+            for p, weights in zip(checkpoint.parameters, paths, strict=True):
+                arrays |= {name: getattr(p, field) for field, name in weights.items() if getattr(p, field) is not None}
         content = _hdf5_bytes(arrays, self._content)
         if target.suffix != ".h5":
             content = replace_entry(self.path, _WEIGHTS, content)

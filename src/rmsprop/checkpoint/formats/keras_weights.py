@@ -15,14 +15,14 @@ from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.state import WEIGHTS, KerasVariable, ParameterState
 from rmsprop.errors import InputError, Received
 
-_SEEDS = "seed_generator"  # of dropout and the like: no weights
-_CELL = "cell"  # whose variables a recurrent layer's are
+_SEEDS = "seed_generator"  # holds no weights
+_CELL = "cell"  # holds the variables of a recurrent layer
 
 
 def read(
     path: Path, content: bytes, parameters: Sequence[ParameterState], budget: ReadBudget
 ) -> tuple[ParameterState, ...]:
-    """Return the parameters with their weights, and the statistics of batch normalizations with the first of each."""
+    """Return the parameters with their weights. A batch normalization's first weight brings its statistics along."""
     filled = []
     with import_package("h5py").File(io.BytesIO(content), "r") as file:
         for parameter, names in zip(parameters, _paths(path, file, parameters, budget), strict=True):
@@ -46,25 +46,25 @@ def _paths(path: Path, file: Any, parameters: Sequence[ParameterState], budget: 
     """See `paths`; a model with other weights, too, is refused."""
     layers: list[KerasVariable] = [parameter.layer for parameter in parameters if parameter.layer is not None]
     if len(layers) < len(parameters) or not layers:
-        found = Received("layers that are not known, or weights alone")
+        received = Received("layers that are not known, or weights alone")
         remedy = "save a Sequential or Functional model of Keras' own layers as .keras"
-        raise InputError(str(path), "a model whose weights can be told apart", found, remedy)
+        raise InputError(str(path), "a model whose weights can be told apart", received, remedy)
     stored = {name: (where, count) for where, name, count in _stored(file, budget)}
     result: list[dict[str, str]] = []
     taken: dict[str, int] = {}
     for variable in layers:
         if variable.layer not in stored:
-            found = Received(f"none of {variable.layer}")
-            raise InputError(str(path), "a file with the weights of each layer", found, "save it with a newer Keras")
+            received = Received(f"none of {variable.layer}")
+            raise InputError(str(path), "a file with the weights of each layer", received, "save it with a newer Keras")
         where, count = stored[variable.layer]
-        number = taken.get(variable.layer, 0)
-        taken[variable.layer] = number + 1
-        own = {"weight": f"{where}/{number}"}
-        if variable.cls == "BatchNormalization" and number == 0:
-            own |= {field: f"{where}/{count - 2 + i}" for i, field in enumerate(WEIGHTS[1:])}
-        result.append(own)
-    known = {each.layer: taken[each.layer] + 2 * (each.cls == "BatchNormalization") for each in layers}
-    other = next((name for name, (_, count) in stored.items() if count != known.get(name, 0)), None)
+        index = taken.get(variable.layer, 0)
+        taken[variable.layer] = index + 1
+        names = {"weight": f"{where}/{index}"}
+        if variable.cls == "BatchNormalization" and index == 0:
+            names |= {field: f"{where}/{count - 2 + i}" for i, field in enumerate(WEIGHTS[1:])}
+        result.append(names)
+    counts = {each.layer: taken[each.layer] + 2 * (each.cls == "BatchNormalization") for each in layers}
+    other = next((name for name, (_, count) in stored.items() if count != counts.get(name, 0)), None)
     if other is not None:
         remedy = "a frozen layer is not the optimizer's: make it trainable, build the optimizer, and save it again"
         raise InputError(str(path), "a model whose optimizer trains all layers", Received(f"also {other}"), remedy)
@@ -72,7 +72,7 @@ def _paths(path: Path, file: Any, parameters: Sequence[ParameterState], budget: 
 
 
 def _stored(file: Any, budget: ReadBudget) -> Iterator[tuple[str, str, int]]:
-    """Yield where the variables of each layer stand, its name, and how many there are."""
+    """Yield the path of each layer's variables, the layer's name, and how many there are."""
     h5py = import_package("h5py")
     layers = file.get("layers")
     for key in layers if isinstance(layers, h5py.Group) else ():
@@ -86,7 +86,7 @@ def _stored(file: Any, budget: ReadBudget) -> Iterator[tuple[str, str, int]]:
         if inner == [_CELL] and not len(group["vars"]):
             where = f"layers/{key}/{_CELL}/vars"
         elif inner:
-            name = f"{name}/{inner[0]}"  # a layer of layers, which no table knows
+            name = f"{name}/{inner[0]}"  # a layer of layers: no model configuration has this name
         count = len(file[where])
         budget.visit(count)
         if any(not isinstance(file[where].get(str(i), getlink=True), h5py.HardLink) for i in range(count)):

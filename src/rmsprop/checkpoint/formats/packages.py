@@ -10,7 +10,7 @@ import numpy as np
 
 
 def import_package(name: str, extra: str = "convert", needed_for: str = "") -> ModuleType:
-    """Import a package of the extra `convert`; without it say in one line how to install it."""
+    """Import a package; if it is missing, raise ModuleNotFoundError that says how to install it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -21,7 +21,7 @@ def import_package(name: str, extra: str = "convert", needed_for: str = "") -> M
 
 
 def bfloat16() -> np.dtype[Any]:
-    """Return NumPy's dtype for bfloat16, which comes with JAX, Keras and TensorFlow."""
+    """Return NumPy's dtype for bfloat16, from a package that comes with JAX, Keras and TensorFlow."""
     try:
         from ml_dtypes import bfloat16 as dtype
     except ModuleNotFoundError:

@@ -10,11 +10,11 @@ import numpy as np
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.safe_pickle import SCALARS, Name, PickledArray, Record
 
-_VISITS_OF_A_COPY = 8  # what is pickled once may be copied many times
+_VISITS_OF_A_COPY = 8  # a value that is pickled once may be copied many times
 
 
 def children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a value holds, and how a program would reach it."""
+    """Yield each value that `value` holds, after the expression by which a program reaches it."""
     if isinstance(value, dict):
         yield from (
             (f"[{key!r}]" if isinstance(key, SCALARS) else f"[{type(key).__name__}]", each)
@@ -29,30 +29,30 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
 def search(
     value: Any, budget: ReadBudget, wanted: Callable[[Any], bool | None], depth: int
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return what is wanted in a value, each with how a program would reach it; nearer ones come first.
+    """Return what is wanted within a value, each after the expression by which a program reaches it; nearest first.
 
-    `wanted` returns None for what is not to be looked into.
+    `wanted` returns True for a find, False to look into a value, and None to pass it by.
     """
-    found, seen, layer = [], {id(value)}, [("", value)]
+    matches, visited, layer = [], {id(value)}, [("", value)]
     for _ in range(depth):
         deeper: list[tuple[str, Any]] = []
         for where, each in layer:
             answer = wanted(each)
             if answer:
-                found.append((where, each))
+                matches.append((where, each))
             if answer is not False:
                 continue
             for key, inner in children(each):
                 budget.visit()
-                if id(inner) not in seen and isinstance(inner, (dict, list, tuple, Record)):
-                    seen.add(id(inner))
+                if id(inner) not in visited and isinstance(inner, (dict, list, tuple, Record)):
+                    visited.add(id(inner))
                     deeper.append((where + key[:80], inner))
         layer = deeper
-    return found
+    return matches
 
 
 def plain(value: Any, budget: ReadBudget, depth: int = 8) -> Any:
-    """Return a value of numbers, text, arrays, lists and dicts alone, or raise LookupError with what else it holds."""
+    """Return a value of numbers, text, arrays, lists and dicts; raise LookupError that names anything else in it."""
     budget.visit(_VISITS_OF_A_COPY)
     if isinstance(value, (*SCALARS, np.ndarray)):
         return value

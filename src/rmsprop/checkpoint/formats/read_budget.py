@@ -1,4 +1,4 @@
-"""What reading one file may cost: checked before memory is allocated, in every format."""
+"""How much memory and work reading one file may take. Every format asks before it allocates."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from rmsprop.errors import InputError, Received
 
 _VARIABLE = "RMSPROP_READ_LIMIT"
-# Optimizer state is noise to a compressor, and hardly any file holds more than twice its size. Tables of zeros do, and
-# compress to nothing: small files may unfold to the free part.
+# Optimizer state hardly compresses: few files unfold to more than twice their size. Tables of zeros do, hence the free
+# part.
 _FREE_BYTES, _BYTES_PER_BYTE = 2**28, 8
 _FREE_VISITS, _BYTES_PER_VISIT = 2**21, 8
 
 
 class ReadBudget:
-    """Memory and visits that reading one file may take: a free part, and a part in proportion to its size.
+    """Bytes and visits that reading one file may take: a free part, and a part in proportion to its size.
 
     Parameters
     ----------
     path
         The file, as errors name it.
     size
-        Its bytes on disk; those of `path` if None.
+        Bytes of the file on disk; read from the disk if None.
     """
 
     def __init__(self, path: Path, size: int | None = None) -> None:
@@ -38,22 +38,22 @@ class ReadBudget:
         self._visits = self._most_visits = times * (_FREE_VISITS + size // _BYTES_PER_VISIT)
 
     def spend(self, size: int, what: str) -> None:
-        """Take `size` bytes for `what`, or raise InputError."""
+        """Take `size` bytes for `what`; raise InputError if fewer are left."""
         self.check(size, what)
         self._bytes -= size
 
     def check(self, size: int, what: str) -> None:
-        """Raise InputError if `size` bytes for `what` are more than is left."""
+        """Raise InputError if fewer than `size` bytes are left for `what`."""
         if size > self._bytes:
             limit = f"a file that unfolds to at most {self._most_bytes} bytes (2**28, and 8 times its size)"
             raise self._over(limit, f"one whose {what} brings it to {self._most_bytes - self._bytes + size}")
 
     def visit(self, count: int = 1) -> None:
-        """Count `count` entries that are looked at, or raise InputError."""
+        """Count `count` visited entries; raise InputError if there are too many."""
         self._visits -= count
         if self._visits < 0:
             raise self._over(f"a file of at most {self._most_visits} entries", "one of more")
 
-    def _over(self, limit: str, found: str) -> InputError:
+    def _over(self, limit: str, received: str) -> InputError:
         remedy = f"if you trust it, set {_VARIABLE}=10 in the environment for ten times as much"
-        return InputError(str(self.path), limit, Received(found), remedy)
+        return InputError(str(self.path), limit, Received(received), remedy)

@@ -1,7 +1,7 @@
-"""Pickles read without executing anything: objects become inert records.
+"""Pickles, read without executing anything: unknown objects become records.
 
-`pickle` runs whatever function a file names. Here no name is ever looked up: those in `_CALLS` stand for plain values
-of our own making (a path for its text, an OrderedDict for a dict), all others for a `Record`.
+`pickle` calls whatever function a file names. This reader looks up no name. The calls in `_CALLS` give plain values:
+the text of a path, a dict for an OrderedDict. All other calls give a `Record`.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ SCALARS = (str, bytes, int, float, bool, type(None))
 
 
 class Name(NamedTuple):
-    """The name of a class or function, never looked up."""
+    """The name of a class or function, as text alone."""
 
     module: str
     name: str
 
     def __str__(self) -> str:
-        """Return it as a program writes it."""
+        """Return the name as a program writes it."""
         return f"{self.module}.{self.name}"
 
 
 @dataclass(eq=False)
 class Record:
-    """An object of a class that is not ours to make: what it was made of."""
+    """An object of an unknown class: the arguments, state and items that it was pickled with."""
 
-    cls: Name | str  # ours where it is text
+    cls: Name | str  # text where this reader names it
     args: tuple[Any, ...] = ()
     state: Any = None
     items: list[Any] = field(default_factory=list)
 
     def extend(self, items: list[Any]) -> None:
-        """Take the items of a list or a set."""
+        """Add the items of a list or a set."""
         self.items += items
 
     def append(self, item: Any) -> None:
-        """Take an item."""
+        """Add an item."""
         self.items.append(item)
 
     add = append
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Take an entry of a dict."""
+        """Add an entry of a dict."""
         self.items.append((key, value))
 
 
-class Owner(Protocol):
-    """What knows the tensors that a pickle refers to."""
+class TensorSource(Protocol):
+    """The file that holds the tensors of a pickle."""
 
     budget: ReadBudget
 
@@ -64,11 +64,11 @@ class Owner(Protocol):
         """Return what a persistent id stands for."""
 
     def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
-        """Return what torch._utils._rebuild_tensor_v2 and _v3 would make."""
+        """Return what stands for the result of torch._utils._rebuild_tensor_v2 or _v3."""
 
 
 class Readable(Protocol):
-    """A tensor that has not been read yet."""
+    """A tensor whose numbers are read when asked for."""
 
     def array(self) -> Array:
         """Return its numbers."""
@@ -87,7 +87,7 @@ class _Dtype:
 
 @dataclass(eq=False)
 class PickledArray:
-    """A NumPy array, empty until the pickle gives its numbers."""
+    """A NumPy array; None until the pickle gives its numbers."""
 
     value: Array | None = None
 
@@ -123,14 +123,14 @@ for _module in ("pathlib", "pathlib._local"):
 
 
 def _pairs(args: tuple[Any, ...]) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
+    pairs: dict[Any, Any] = {}
     for key, value in args[0] if args else ():
-        _put(made, key, value)
-    return made
+        _put(pairs, key, value)
+    return pairs
 
 
 def _put(target: Any, key: Any, value: Any) -> None:
-    """Set an entry; keys within keys are refused, as hashing them may never end."""
+    """Set an entry. Nested keys are refused: hashing them may take forever."""
     plain = isinstance(key, SCALARS) or (type(key) is tuple and all(isinstance(part, SCALARS) for part in key))
     if isinstance(target, (dict, Record)):
         target[key if plain or isinstance(target, Record) else _key(key)] = value
@@ -145,47 +145,47 @@ def _key(key: Any) -> Any:
 
 
 class Unpickler(pickle._Unpickler):
-    """The steps of `pickle` with everything that would call, import or allocate replaced."""
+    """The unpickler of the standard library without the steps that call, import or allocate."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
-    # What the standard library's keeps for each step, without types.
+    # Attributes of the standard library's class, which states no types.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, file: Any, owner: Owner) -> None:
-        self.owner = owner
-        super().__init__(_Counted(file, owner.budget), encoding="utf-8", errors="strict")
+    def __init__(self, file: Any, source: TensorSource) -> None:
+        self._tensors = source
+        super().__init__(_CountedReads(file, source.budget), encoding="utf-8", errors="strict")
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a name, and look nothing up."""
+        """Return a name as it is."""
         return Name(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return what stands for a tensor's numbers."""
-        return self.owner.referred(pid)
+        """Return what a persistent id stands for: a tensor's storage."""
+        return self._tensors.referred(pid)
 
     def _call(self, function: Any, args: Any) -> Any:
         if not isinstance(function, Name) or not isinstance(args, tuple):
             raise TypeError("a call of something else than a name")
-        for part in args:  # what is remembered once may be copied any number of times
+        for part in args:  # one memoized value may be copied any number of times
             if isinstance(part, (str, bytes)):
-                self.owner.budget.spend(len(part), "text")
+                self._tensors.budget.spend(len(part), "text")
             elif isinstance(part, (list, tuple, dict)):
-                self.owner.budget.visit(len(part))
+                self._tensors.budget.visit(len(part))
         module, name = function
         if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             module, name = "numpy", f"core.multiarray.{name}"
         if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
-            return self.owner.tensor(*args)
+            return self._tensors.tensor(*args)
         if (
             (module, name) == ("torch._tensor", "_rebuild_from_type_v2")
             and len(args) == 4
             and isinstance(args[2], tuple)
         ):
             return self._call(args[0], args[2])
-        known = _CALLS.get((module, name))
-        return Record(function, args) if known is None else known(*args)
+        call = _CALLS.get((module, name))
+        return Record(function, args) if call is None else call(*args)
 
     def _op_reduce(self) -> None:
         args = self.stack.pop()
@@ -203,22 +203,22 @@ class Unpickler(pickle._Unpickler):
     def _instantiate(self, cls: Any, args: Any) -> None:
         if not isinstance(cls, Name):
             raise TypeError("an object of something else than a class")
-        self.owner.budget.visit(len(args))
+        self._tensors.budget.visit(len(args))
         self.append(Record(cls, tuple(args)))
 
     def _op_build(self) -> None:
         state = self.stack.pop()
-        made = self.stack[-1]
-        if isinstance(made, Record):
-            made.state = state
-        elif isinstance(made, _Dtype) and isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
-            made.text = f"{state[1]}{made.text.lstrip('<>=|')}"
-        elif isinstance(made, PickledArray) and isinstance(state, tuple) and len(state) == 5:
+        target = self.stack[-1]
+        if isinstance(target, Record):
+            target.state = state
+        elif isinstance(target, _Dtype) and isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
+            target.text = f"{state[1]}{target.text.lstrip('<>=|')}"
+        elif isinstance(target, PickledArray) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, raw = state
             if isinstance(dtype, _Dtype) and isinstance(raw, bytes):
-                self.owner.budget.spend(len(raw), "array")
+                self._tensors.budget.spend(len(raw), "array")
                 value = np.frombuffer(raw, dtype.numpy()).reshape(shape, order="F" if fortran else "C")
-                made.value = value.astype(value.dtype.newbyteorder("="))
+                target.value = value.astype(value.dtype.newbyteorder("="))
 
     def _op_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -231,10 +231,10 @@ class Unpickler(pickle._Unpickler):
 
     def _op_dict(self) -> None:
         items = self.pop_mark()
-        made: dict[Any, Any] = {}
+        entries: dict[Any, Any] = {}
         for i in range(0, len(items), 2):
-            _put(made, items[i], items[i + 1])
-        self.append(made)
+            _put(entries, items[i], items[i + 1])
+        self.append(entries)
 
     def _op_empty_set(self) -> None:
         self.append(Record("set"))
@@ -256,14 +256,14 @@ for _step, _names in _REPLACED.items():
     Unpickler.dispatch.update(dict.fromkeys((getattr(pickle, _name)[0] for _name in _names.split()), _step))
 
 
-class _Counted:
-    """A file whose reads are visits, and which gives no more than it has."""
+class _CountedReads:
+    """A file that counts its reads as visits. A read asks for no more than the file has."""
 
     def __init__(self, file: Any, budget: ReadBudget) -> None:
         self._file, self._budget = file, budget
-        here = file.tell()
+        position = file.tell()
         self._end = file.seek(0, 2)
-        file.seek(here)
+        file.seek(position)
 
     def read(self, size: int) -> bytes:
         self._budget.visit()

@@ -1,4 +1,4 @@
-"""Averages in PyTorch state dicts as arrays: bfloat16, eight bits of rmsprop.torch and of bitsandbytes."""
+"""Averages of PyTorch state dicts as arrays, those in bfloat16 and in eight bits included."""
 
 from __future__ import annotations
 
@@ -26,43 +26,45 @@ def is_packed(value: Any) -> bool:
     return value is not None and str(value.dtype).removeprefix("torch.") == "uint8"
 
 
-def averages_in_float32(path: Path, name: str, own: dict[str, Any], budget: ReadBudget) -> dict[str, Any]:
-    """Return the state of a parameter with averages in bfloat16 or eight bits as float32."""
+def averages_in_float32(path: Path, name: str, state: dict[str, Any], budget: ReadBudget) -> dict[str, Any]:
+    """Return the state of a parameter, with averages that rmsprop.torch keeps in fewer bits as float32."""
     torch = import_package("torch", "torch", "a file of rmsprop.torch")
     from rmsprop.torch.low_precision import packed_size, unpack
 
     for field in AVERAGES:
-        if field not in own:
+        if field not in state:
             continue
-        value = own[field] if isinstance(own[field], torch.Tensor) else to_tensor(own[field])
+        value = state[field] if isinstance(state[field], torch.Tensor) else to_tensor(state[field])
         if value.dtype == torch.uint8:
-            if SHAPE_KEY not in own:
-                found = Received(f"{field} of {name} in eight bits alone")
-                raise InputError(str(path), "averages with the shape of their parameter", found, "save state_dict()")
-            shape = torch.empty([int(size) for size in own[SHAPE_KEY]], device="meta")
+            if SHAPE_KEY not in state:
+                received = Received(f"{field} of {name} in eight bits alone")
+                raise InputError(str(path), "averages with the shape of their parameter", received, "save state_dict()")
+            shape = torch.empty([int(size) for size in state[SHAPE_KEY]], device="meta")
             if value.shape != (packed_size(shape.numel()),):
-                found = Received(f"{field} of {name} of {value.numel()} bytes for shape {tuple(shape.shape)}")
-                raise InputError(str(path), f"{packed_size(shape.numel())} bytes there", found, "save or copy it again")
+                received = Received(f"{field} of {name} of {value.numel()} bytes for shape {tuple(shape.shape)}")
+                raise InputError(
+                    str(path), f"{packed_size(shape.numel())} bytes there", received, "save or copy it again"
+                )
             budget.spend(4 * shape.numel(), f"{field} of {name}")
             value = unpack(value, shape, signed=field != "square_avg")
-        own[field] = value.float() if value.dtype == torch.bfloat16 else value
-    return own
+        state[field] = value.float() if value.dtype == torch.bfloat16 else value
+    return state
 
 
-def bitsandbytes_square_avg(own: Mapping[str, Any]) -> Array:
-    """Return v, from 8 bits by the table qmap1 and the scale of each block absmax1."""
-    own = own.get("__bnb_optimizer_quant_state__", own)
-    state = to_array(own["state1"])
-    if state.dtype != np.uint8:
-        return state
-    table, scales = to_array(own["qmap1"]), to_array(own["absmax1"])
-    blocks = np.arange(state.size) // _BLOCK
-    v = table[state.reshape(-1)] * scales[blocks]
-    return v.reshape(state.shape)
+def bitsandbytes_square_avg(state: Mapping[str, Any]) -> Array:
+    """Return v of bitsandbytes. Eight bits are indices into the table qmap1, times the scale absmax1 of each block."""
+    state = state.get("__bnb_optimizer_quant_state__", state)
+    values = to_array(state["state1"])
+    if values.dtype != np.uint8:
+        return values
+    table, scales = to_array(state["qmap1"]), to_array(state["absmax1"])
+    blocks = np.arange(values.size) // _BLOCK
+    v = table[values.reshape(-1)] * scales[blocks]
+    return v.reshape(values.shape)
 
 
 def to_array(tensor: Any) -> Array:
-    """Return a torch tensor as an array; bfloat16, which NumPy alone lacks, too."""
+    """Return a torch tensor as an array, bfloat16 included."""
     if isinstance(tensor, np.ndarray):
         return tensor
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
@@ -75,7 +77,7 @@ def to_array(tensor: Any) -> Array:
 
 
 def to_tensor(array: Array) -> Tensor:
-    """Return an array as a torch tensor of its own; bfloat16, too."""
+    """Return a copy of an array as a torch tensor, bfloat16 included."""
     import torch
 
     array = array.copy(order="C")

@@ -1,4 +1,4 @@
-"""What torch.save wrote, read without torch and without executing anything; tensors are read when asked for."""
+"""Files of torch.save, read without torch and without executing anything. Tensors are read when asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rmsprop.checkpoint.formats.safe_pickle import Name, Record, Unpickler
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Array
 
-_MAGIC = 0x1950A86A20F9469CFC6C  # of the form before torch 1.6
+_MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch before 1.6
 _DTYPES = {
     "Double": "f8", "Float": "f4", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1",
     "Bool": "?", "ComplexFloat": "c8", "ComplexDouble": "c16", "BFloat16": "bfloat16",
@@ -27,20 +27,20 @@ _MOST_AXES = 32
 
 
 def _width(dtype: str) -> int:
-    """Return the bytes of an element."""
+    """Return the bytes of an element; 1 where no dtype is stated."""
     return 1 if not dtype else 2 if dtype == "BFloat16" else np.dtype(_DTYPES[dtype]).itemsize
 
 
 class Storage(NamedTuple):
-    """Where numbers lie in the file."""
+    """The numbers of one or more tensors in the file."""
 
     key: str
-    dtype: str  # that of torch, "" for bytes
+    dtype: str  # torch's name; "" for bytes
     size: int  # elements
 
 
 class Stored:
-    """A tensor in a file that has not been read yet."""
+    """A tensor in a file, whose numbers are read when asked for."""
 
     def __init__(self, file: TorchFile, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str) -> None:
         if max(len(shape), len(stride)) > _MOST_AXES:
@@ -54,10 +54,10 @@ class Stored:
             raise ValueError(f"a tensor of {dtype}")
         last = offset + sum((n - 1) * step for n, step in zip(self.shape, self._stride, strict=True))
         if math.prod(self.shape) and last >= storage.size:
-            raise ValueError("a tensor larger than what it is kept in")
+            raise ValueError("a tensor larger than its storage")
 
     def array(self) -> Array:
-        """Return its numbers, in the machine's byte order."""
+        """Return the numbers in the machine's byte order."""
         size = math.prod(self.shape)
         width = _width(self.dtype)
         self._file.budget.spend(size * width, f"tensor of shape {self.shape}")
@@ -66,13 +66,13 @@ class Stored:
         kind = np.dtype("u2" if self.dtype == "BFloat16" else _DTYPES[self.dtype]).newbyteorder(order)
         flat = np.frombuffer(raw, kind)[self._offset :] if size else np.empty(0, kind)
         steps = [step * width for step in self._stride]
-        seen = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
-        value = seen.astype(kind.newbyteorder("="), order="C")
+        view = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+        value = view.astype(kind.newbyteorder("="), order="C")
         return value.view(bfloat16()) if self.dtype == "BFloat16" else value
 
 
 class TorchFile:
-    """A file of torch.save: `value` is what was saved, tensors as `Stored`, unknown objects as `Record`.
+    """A file of torch.save. `value` is what was saved, with tensors as `Stored` and unknown objects as `Record`.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class TorchFile:
         self.order: Literal["<", ">"] = "<"
         self._source = source
         self._raw: dict[str, bytes] = {}
-        self._places: dict[str, tuple[int, int]] | None = None  # offset and bytes, in the old form
+        self._positions: dict[str, tuple[int, int]] | None = None  # offset and bytes of storages, in the old form
         if zipfile.is_zipfile(source):
             self.value = self._zipped()
         else:
@@ -98,17 +98,17 @@ class TorchFile:
         if storage.key in self._raw:
             return self._raw[storage.key]
         width = _width(storage.dtype)
-        if self._places is None:
+        if self._positions is None:
             with zipfile.ZipFile(self._source) as archive:
                 entry = archive.getinfo(f"{self._prefix}data/{storage.key}")
                 if entry.file_size < storage.size * width:
-                    raise ValueError("a tensor larger than what it is kept in")
+                    raise ValueError("a tensor larger than its storage")
                 self.budget.spend(entry.file_size, "numbers")
                 raw = archive.read(entry)
         else:
-            start, size = self._places[storage.key]
+            start, size = self._positions[storage.key]
             if size < storage.size * width:
-                raise ValueError("a tensor larger than what it is kept in")
+                raise ValueError("a tensor larger than its storage")
             self.budget.spend(size, "numbers")
             with self._open() as file:
                 file.seek(start)
@@ -137,7 +137,7 @@ class TorchFile:
         return self._load(io.BytesIO(content))
 
     def _legacy(self) -> Any:
-        """Read the form before torch 1.6: pickles one after the other, then the storages."""
+        """Read the form before torch 1.6: one pickle after the other, then the storages."""
         with closing(self._open()) as file:
             if self._load(file) != _MAGIC:
                 raise ValueError("not what torch.save wrote")
@@ -146,10 +146,10 @@ class TorchFile:
                 self.order = ">"
             value = self._load(file)
             sizes = dict(self._sizes)
-            self._places = {}
+            self._positions = {}
             for key in self._load(file):
                 count = int.from_bytes(file.read(8), "little" if self.order == "<" else "big")
-                self._places[key] = (file.tell(), size := count * sizes[key])
+                self._positions[key] = (file.tell(), size := count * sizes[key])
                 self.budget.visit()
                 file.seek(size, 1)
         return value
@@ -173,7 +173,7 @@ class TorchFile:
         return Storage(key, dtype, count)
 
     def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
-        """Return what torch._utils._rebuild_tensor_v2 and _v3 would make."""
+        """Return what stands for the result of torch._utils._rebuild_tensor_v2 or _v3."""
         if not isinstance(storage, Storage):
             return Record("torch.Tensor")
         if storage.dtype:

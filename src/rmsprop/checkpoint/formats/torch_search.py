@@ -40,15 +40,17 @@ def unpacked(path: Path, budget: ReadBudget) -> tuple[Path | io.BytesIO, bool]:
 
 def only_state_dict(path: Path, saved: Any, budget: ReadBudget) -> dict[str, Any]:
     """Return the one state dict of an optimizer in what was saved."""
-    found = search(saved, budget, _is_state_dict, depth=6)
-    if len(found) == 1:
-        return found[0][1]
-    if not found:
+    matches = search(saved, budget, _is_state_dict, depth=6)
+    if len(matches) == 1:
+        return matches[0][1]
+    if not matches:
         remedy = "save {'optimizer': optimizer.state_dict()}"
         raise InputError(str(path), "a file with one optimizer's state_dict()", Received("none in it"), remedy)
-    names = ", ".join(where for where, _ in found[:4])
-    remedy = f"save one: torch.save(torch.load({path.name!r}){found[0][0]}, 'one.pt')"
-    raise InputError(str(path), "a file with one optimizer's state_dict()", Received(f"{len(found)}: {names}"), remedy)
+    names = ", ".join(where for where, _ in matches[:4])
+    remedy = f"save one: torch.save(torch.load({path.name!r}){matches[0][0]}, 'one.pt')"
+    raise InputError(
+        str(path), "a file with one optimizer's state_dict()", Received(f"{len(matches)}: {names}"), remedy
+    )
 
 
 def loaded_by_torch(content: Path | io.BytesIO) -> Any:

@@ -1,4 +1,4 @@
-"""The state dict of a PyTorch model beside its optimizer's, in what torch.save wrote."""
+"""The weights of a PyTorch model, whose state dict is saved beside the optimizer's."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _REMEDY = "save {'model': model.state_dict(), 'optimizer': optimizer.state_dict(
 def read(
     path: Path, value: Any, parameters: Sequence[ParameterState], several: bool, budget: ReadBudget
 ) -> tuple[ParameterState, ...]:
-    """Return the parameters with their weights, the statistics of batch normalizations with the weight of each."""
+    """Return the parameters with their weights. A batch normalization's weight brings its statistics along."""
     model = find(path, value, budget)
     names = names_of(path, model, parameters, several)
     filled = []
     for parameter, name in zip(parameters, names, strict=True):
         stem = name.removesuffix("weight")
-        own = {
+        statistics = {
             field: model[stem + key].array()
             for field, key in _STATISTICS.items()
             if name != stem and stem + key in model
         }
-        filled.append(replace(parameter, weight=model[name].array(), weight_name=name, **own))
+        filled.append(replace(parameter, weight=model[name].array(), weight_name=name, **statistics))
     return tuple(filled)
 
 
@@ -49,7 +49,7 @@ def fill(model: dict[str, Any], parameters: Sequence[ParameterState], tensor: An
 
 
 def _is_model(value: Any) -> bool | None:
-    """Return whether a value is a model's state dict; None for an optimizer's, which holds none."""
+    """Return whether a value is a model's state dict; None for an optimizer's, which is not searched."""
     if not isinstance(value, dict) or not value:
         return False
     if "param_groups" in value:
@@ -59,31 +59,30 @@ def _is_model(value: Any) -> bool | None:
 
 def find(path: Path, value: Any, budget: ReadBudget) -> dict[str, Any]:
     """Return the one state dict of a model in what was saved."""
-    found = search(value, budget, _is_model, depth=4)
-    usual = [each for each in found if each[0] in _MODELS]
-    chosen = usual if len(usual) == 1 else found
+    matches = search(value, budget, _is_model, depth=4)
+    usual = [each for each in matches if each[0] in _MODELS]
+    chosen = usual if len(usual) == 1 else matches
     if len(chosen) != 1:
-        names = ", ".join(where for where, _ in found[:4]) or "none"
+        names = ", ".join(where for where, _ in matches[:4]) or "none"
         raise InputError(str(path), "a file with one model's state_dict()", Received(names), _REMEDY)
     return chosen[0][1]
 
 
 def names_of(path: Path, model: dict[str, Any], parameters: Sequence[ParameterState], several: bool) -> list[str]:
-    """Return the name in the model's state dict of each of the optimizer's parameters."""
+    """Return the name of each of the optimizer's parameters in the model's state dict."""
     names = [name for name in model if name.rpartition(".")[2] not in (*_STATISTICS, _COUNT)]
-    said = [parameter.name for parameter in parameters]
-    named = [name for name in said if not name.isdecimal()]
-    if named:
-        whole = {name.removeprefix("module.").removeprefix("_orig_mod."): name for name in names}
-        found = [whole.get(name.removeprefix("module.").removeprefix("_orig_mod."), "") for name in said]
+    own_names = [parameter.name for parameter in parameters]
+    if not all(name.isdecimal() for name in own_names):
+        by_plain_name = {name.removeprefix("module.").removeprefix("_orig_mod."): name for name in names}
+        chosen = [by_plain_name.get(name.removeprefix("module.").removeprefix("_orig_mod."), "") for name in own_names]
     elif several and len(names) > 1:
         remedy = "give the optimizer names, as in RMSprop(model.named_parameters()), and save it again"
         raise InputError(str(path), "one whose optimizer has names, or one group", Received("several groups"), remedy)
     else:
-        found = names
+        chosen = names
     shapes = [None if p.square_avg is None else p.square_avg.shape for p in parameters]
-    fits = len(found) == len(said) and "" not in found and set(found) == set(names)
-    if not fits or any(s is not None and tuple(model[n].shape) != s for n, s in zip(found, shapes, strict=True)):
-        what = Received(f"a model of {len(names)} weights and an optimizer of {len(said)}, or of other shapes")
+    fits = len(chosen) == len(own_names) and "" not in chosen and set(chosen) == set(names)
+    if not fits or any(s is not None and tuple(model[n].shape) != s for n, s in zip(chosen, shapes, strict=True)):
+        what = Received(f"a model of {len(names)} weights and an optimizer of {len(own_names)}, or of other shapes")
         raise InputError(str(path), "a model whose weights are the optimizer's parameters", what, _REMEDY)
-    return found
+    return chosen

@@ -1,7 +1,10 @@
 """Trees of arrays in .npz, .safetensors and flax's .msgpack, as {keys from the root: array}, read without pickle.
 
-In .npz and .safetensors a name is the keys joined by "/" (or as `jax.tree_util.keystr` writes them). In .msgpack trees
-are nested; a node without leaves is {} in it, and None stays None.
+.npz and .safetensors are flat: a name is the keys joined by "/", or as `jax.tree_util.keystr` writes them. .msgpack is
+nested: a node without leaves is {}, and None stays None.
+
+`numpy.load` allocates what a header claims before it looks for the numbers: 1 GiB for a file of 300 bytes. flax keeps
+the last of two equal names, and a file of empty maps takes 72 times its size. These readers check first.
 """
 
 from __future__ import annotations
@@ -33,15 +36,15 @@ _SAFETENSORS = {
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """Return the dtype of an array of numbers by its name."""
+    """Return the dtype of numbers with this name."""
     dtype = bfloat16() if name == "bfloat16" else np.dtype(name)
     if dtype.kind not in "fiuc" and name != "bfloat16":
-        raise InputError("a dtype", "one of numbers", name, "check what the file was written by")
+        raise InputError("a dtype", "one of numbers", name, "check which library wrote the file")
     return dtype
 
 
 def read_tree(path: Path, budget: ReadBudget) -> Tree:
-    """Return the tree in a file; its ending tells the format."""
+    """Return the tree in a file. The ending of its name tells the format."""
     if path.suffix == ".msgpack":
         return _read_msgpack(path, budget)
     flat = _read_npz(path, budget) if path.suffix == ".npz" else read_safetensors(path, budget)[0]
@@ -50,7 +53,7 @@ def read_tree(path: Path, budget: ReadBudget) -> Tree:
 
 
 def tree_bytes(tree: Tree, ending: str) -> bytes:
-    """Return the content of a file with this ending that holds `tree`."""
+    """Return the content of a new file of the format that `ending` tells."""
     if ending == ".msgpack":
         return _msgpack_bytes(tree)
     flat = {"/".join(keys): value for keys, value in tree.items() if isinstance(value, np.ndarray)}
@@ -58,23 +61,24 @@ def tree_bytes(tree: Tree, ending: str) -> bytes:
 
 
 def _read_npz(path: Path, budget: ReadBudget) -> Flat:
-    """Return the arrays of an .npz, without unpickling and without making room for more than there is."""
-    check_archive(path, budget)  # each entry's size is checked against its header
-    flat = {}
+    """Return the arrays of an .npz, of which each header must state the size of its entry."""
+    check_archive(path, budget)
+    flat: Flat = {}
     with zipfile.ZipFile(path) as archive:
         check_unique(path, [entry.filename.removesuffix(".npy") for entry in archive.infolist()])
         for entry in archive.infolist():
             with archive.open(entry) as file:
                 first = np.lib.format.read_magic(file) == (1, 0)
                 header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                shape, _, dtype = header(file)
+                shape, fortran, dtype = header(file)
                 size = math.prod(shape) * dtype.itemsize
                 if dtype.kind not in "fiuc" or size + file.tell() != entry.file_size:
-                    found = Received(f"{entry.filename} of {dtype} {shape}")
-                    raise InputError(str(path), "a file of arrays of numbers", found, "save bfloat16 as .safetensors")
-            budget.spend(size, entry.filename)
-            with archive.open(entry) as file:
-                flat[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+                    received = Received(f"{entry.filename} of {dtype} {shape}")
+                    remedy = "save bfloat16 as .safetensors"
+                    raise InputError(str(path), "a file of arrays of numbers", received, remedy)
+                budget.spend(size, entry.filename)
+                array = np.frombuffer(bytearray(file.read()), dtype).reshape(shape, order="F" if fortran else "C")
+            flat[entry.filename.removesuffix(".npy")] = array
     return flat
 
 
@@ -88,13 +92,13 @@ def _npz_bytes(flat: Flat) -> bytes:
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a .safetensors, whose header the library checks against the file."""
+    """Return the metadata of a .safetensors. The library checks its header against the file."""
     safetensors = import_package("safetensors")
     with path.open("rb") as raw:
         size = int.from_bytes(raw.read(8), "little")
         if size <= path.stat().st_size:
-            with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError):  # the library says what is wrong
-                read_json(path, raw.read(size))  # the library keeps one of two equal names
+            with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError):  # the library's error says more
+                read_json(path, raw.read(size))  # refuses equal names, of which the library keeps one
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
@@ -105,13 +109,13 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
 def read_safetensors(path: Path, budget: ReadBudget) -> tuple[Flat, dict[str, str]]:
     """Return the arrays of a .safetensors, bfloat16 too, and its metadata."""
     metadata = safetensors_metadata(path)
-    flat = {}
+    flat: Flat = {}
     content = path.read_bytes()
-    for name, told in import_package("safetensors").deserialize(content):
+    for name, entry in import_package("safetensors").deserialize(content):
         budget.visit()
-        budget.spend(len(told["data"]), name)
-        dtype = dtype_of(_SAFETENSORS.get(told["dtype"], told["dtype"]))
-        flat[name] = np.frombuffer(told["data"], dtype).reshape(told["shape"]).copy()
+        budget.spend(len(entry["data"]), name)
+        dtype = dtype_of(_SAFETENSORS.get(entry["dtype"], entry["dtype"]))
+        flat[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"]).copy()
     return flat, metadata
 
 
@@ -125,7 +129,7 @@ def safetensors_bytes(flat: Flat, metadata: Mapping[str, str] | None = None) -> 
     return content
 
 
-# -- flax's msgpack: an array is extension 1, a scalar 3, of (shape, dtype's name, bytes); huge ones come in chunks ----
+# -- flax's msgpack: an array is extension 1, a scalar 3, of (shape, dtype's name, bytes); above 1 GiB in chunks -------
 
 _CHUNK = 2**30  # bytes
 _MOST_AXES = 64
@@ -144,7 +148,7 @@ def _read_msgpack(path: Path, budget: ReadBudget) -> Tree:
         budget.spend(len(raw), "array")
         return np.frombuffer(raw, dtype_of(name)).reshape(shape).copy()
 
-    def once(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
         budget.visit(len(pairs))
         check_unique(path, [str(key) for key, _ in pairs if isinstance(key, (str, int))])
         return {str(key): value for key, value in pairs}
@@ -163,9 +167,9 @@ def _read_msgpack(path: Path, budget: ReadBudget) -> Tree:
     tree = msgpack.unpackb(
         content,
         ext_hook=array,
-        object_pairs_hook=once,
+        object_pairs_hook=unique,
         strict_map_key=False,
-        max_array_len=_MOST_AXES,  # flax writes lists as maps: only shapes are arrays
+        max_array_len=_MOST_AXES,  # only shapes are arrays: flax writes lists as maps
         max_map_len=min(len(content) // 2, _MOST_ENTRIES),
     )
     return dict(walk((), tree))
