@@ -497,9 +497,7 @@ def test_every_file_holds_a_count_of_steps_exactly_or_refuses_it(
     state = convert(Checkpoint(kind, state_of(step), (fields,)), kind).checkpoint
     path = tmp_path / f"a{ending}"
     if step > most:
-        with pytest.raises(
-            InputError, match=f"step must be at most {most}, the largest count in a file of {kind}"
-        ):
+        with pytest.raises(InputError, match=f"step must be at most {most}, the largest count in a file of {kind}"):
             write(state, path)
         assert not path.exists()
     else:

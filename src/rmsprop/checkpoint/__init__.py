@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rmsprop.checkpoint.conversion import convert_state
-from rmsprop.checkpoint.files import check_target, check_written, read_checkpoint, write_checkpoint
+from rmsprop.checkpoint.files import check_written, read_checkpoint, read_template, write_checkpoint
 from rmsprop.checkpoint.state import AVERAGES, DTYPES, WEIGHTS, Checkpoint, Conversion, Fields, ParameterState
 from rmsprop.checkpoint.target_rule import Request
 from rmsprop.errors import InputError, Received, check_number
@@ -32,49 +32,39 @@ def read(path: str | Path, kind: str | None = None, *, weights: bool = False, **
     ----------
     path
         torch, timm, sb3, bitsandbytes: what torch.save wrote (alone or in a dict), a .zip that SB3 saved, or
-        .safetensors. keras: .keras or .weights.h5. tf1: the checkpoint's prefix or .index. optax, rmsprop.jax:
-        .npz, .safetensors or flax's .msgpack. Nothing in it is executed.
+        .safetensors. keras: .keras, a whole model's .h5, or .weights.h5. tf1: the checkpoint's prefix or .index.
+        optax, rmsprop.jax: .npz, .safetensors or flax's .msgpack. Nothing in the file is executed.
     kind
         One of `KINDS`; None to tell by the file, which fails where that is ambiguous.
     weights
-        Read the model's weights, too: those of a .keras file, or of the model's state_dict() beside the optimizer's in
-        a file of torch.save.
+        Read the model's weights, too: from a .keras file, or from the model's state_dict() beside the optimizer's in a
+        file of torch.save.
     **known
         Fields of `Rule` that the file does not state, such as decay=0.9; momentum and centered for a .weights.h5.
 
     Raises
     ------
     InputError
-        If the file is damaged or foreign, states something else than `known` or than `kind` can be, or a value that
-        no RMSprop has.
+        If the file is damaged or foreign, contradicts `known` or `kind`, or holds a value that no RMSprop has.
     """
     return read_checkpoint(Path(path), kind, known, weights=weights).state
 
 
 def write(checkpoint: Checkpoint, path: str | Path, *, like: str | Path | None = None) -> None:
-    """Write a checkpoint as its kind's file, under a temporary name first; an existing file is not replaced.
+    """Write a checkpoint as a new file of its kind, whole or not at all.
 
     Parameters
     ----------
     checkpoint
         From `convert` or `read`.
     path
-        Where to; its ending decides the format as in `read`.
+        The new file; its ending decides the format, as in `read`. An existing file is never replaced.
     like
-        The checkpoint that was `convert`'s `like`: all of it is kept but the optimizer's state. Needed for .keras,
-        TensorFlow 1 and SB3's .zip, and for optax where the chain is not that of optax.rmsprop alone.
+        The file of the checkpoint that was `convert`'s `like`: all of it is kept except the optimizer's state. Needed
+        for .keras, TensorFlow 1 and SB3's .zip, and for optax where the chain is not that of optax.rmsprop alone.
     """
-    path = Path(path)
-    if like is None:
-        write_checkpoint(checkpoint, path)
-        return
-    check_target(checkpoint.kind, path)
-    like = Path(like)
-    given: dict[str, Any] = {}
-    if like.suffix == ".h5":  # which does not say what it holds
-        given["momentum"] = 0.9 if any(p.momentum_buffer is not None for p in checkpoint.parameters) else 0.0
-        given["centered"] = any(p.grad_avg is not None for p in checkpoint.parameters)
-    write_checkpoint(checkpoint, path, read_checkpoint(like, checkpoint.kind, given))
+    template = None if like is None else read_template(Path(like), checkpoint)
+    write_checkpoint(checkpoint, Path(path), template)
 
 
 def convert(
@@ -92,30 +82,30 @@ def convert(
     source
         The state to move.
     to
-        One of `KINDS` but bitsandbytes.
+        One of `KINDS` except bitsandbytes.
     lr
-        η of the next step, if the file does not state it or the next step takes another one.
+        η of the next step, if the file does not state it or the next step has another one.
     like
-        A checkpoint of the program that will go on: its names, order, groups, shapes and dtypes are the target's.
-        What it states of the rule counts where `source` does not.
+        A checkpoint of the program that will go on. The target takes its names, order, groups, shapes and dtypes, and
+        its fields of `Rule` where `source` does not state them.
     mapping
-        {name in source: name in target, or {"to": name, "transpose": axes, "flatten": sizes}}; axes as in
-        `numpy.transpose`, sizes (height, width, channels) that a Flatten joined into a dense layer's inputs; "reshape"
-        the same of outputs that are taken apart, "blocks" the order of equal parts of the outputs. Needed for every
-        array of two or more dimensions between PyTorch's layout and that of TensorFlow, Keras and JAX, unless a .keras
-        file tells its layers, and where names do not tell which parameter is which. "weight" is the name in the
-        model's state_dict() of PyTorch, where weights are moved and `like` has no model. Where the target goes by
-        order, the names in it are the numbers from 0 on.
+        {name in source: name in target, or {"to": name, "transpose": axes, "flatten": sizes}}. Needed where names do
+        not tell which parameter is which. Also needed for every array of two or more dimensions between PyTorch's
+        layout and that of TensorFlow, Keras and JAX, unless a .keras file describes the layers. "transpose" has axes
+        as in `numpy.transpose`. "flatten" has the sizes (height, width, channels) that a Flatten joined into a dense
+        layer's inputs, "reshape" those into which its outputs are split. "blocks" is the order of equal parts of the
+        outputs. "weight" is the name in the PyTorch model's state_dict(), where weights are moved and `like` has no
+        model. Where the target goes by order, its names are the indices from 0 on.
 
     Raises
     ------
     InputError
-        If the state cannot move; `plan` has the whole list.
+        If the state cannot move; `plan` returns every problem.
 
     Notes
     -----
     Averages are copied bit for bit. M = η·b and b = M/η are computed in float64 and rounded once, to half a unit in
-    the last place. dtypes are kept; where `like` has another one, only an exact change is made.
+    the last place. dtypes are kept. Where `like` has another dtype, only an exact change is allowed.
 
     Examples
     --------
@@ -145,9 +135,9 @@ def plan(
     like: Checkpoint | None = None,
     mapping: Mapping[str, Any] | None = None,
 ) -> Conversion:
-    """Return what `convert` would, and with `problems` everything that keeps it from moving `source`.
+    """Return what `convert` would, with everything that prevents the conversion in `problems`.
 
-    Where there are problems the checkpoint is not to be used. The arguments are those of `convert`.
+    Do not use the checkpoint if there are problems. The arguments are those of `convert`.
     """
     check_written(to)
     if like is not None and like.kind != to:

@@ -60,9 +60,18 @@ def read_checkpoint(path: Path, kind: str | None, given: Mapping[str, Any], *, w
     return ReadCheckpoint(file, state)
 
 
+def read_template(path: Path, checkpoint: Checkpoint) -> ReadCheckpoint:
+    """Read the file that `checkpoint` is to be written like."""
+    given: dict[str, Any] = {}
+    if path.suffix == ".h5":  # which does not say what it holds
+        given["momentum"] = 0.9 if any(p.momentum_buffer is not None for p in checkpoint.parameters) else 0.0
+        given["centered"] = any(p.grad_avg is not None for p in checkpoint.parameters)
+    return read_checkpoint(path, checkpoint.kind, given)
+
+
 def write_checkpoint(checkpoint: Checkpoint, target: Path, like: ReadCheckpoint | None = None) -> None:
     """Write a new file; see `rmsprop.checkpoint.write`."""
-    format_ = check_target(checkpoint.kind, target)
+    format_ = _check_target(checkpoint.kind, target)
     if like is None:
         format_.write_new(checkpoint, target)
     else:
@@ -77,7 +86,7 @@ def check_written(kind: str) -> None:
         raise InputError("to", f"one of {allowed}", kind, "bitsandbytes is only read")
 
 
-def check_target(kind: str, target: Path) -> type[CheckpointFile]:
+def _check_target(kind: str, target: Path) -> type[CheckpointFile]:
     """Return the format of a new file of `kind`, or raise InputError if it cannot be written there."""
     check_written(kind)
     format_ = _FORMATS[KINDS[kind].format]
