@@ -641,7 +641,7 @@ BAD: list[tuple[list[str], str]] = [
         ["train", f"{MINE}:lone_last"],
         "task regression must be able to run one batch of the last training data, 1 of 100, got ValueError: Expected "
         "more than 1 value per channel when training, got input size torch.Size([1, 4]); try it in Python on one "
-        "batch, or take another batch size: after batches of 33, so many are left",
+        "batch, or take another batch size: that many are left after batches of 33",
     ),
     (["train", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),
     (["find-lr", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),

@@ -1,8 +1,8 @@
-"""Time of a step on this machine, beside torch's: what `rmsprop bench` measures.
+"""`rmsprop bench`: the time of a step on this machine, beside torch's.
 
-The contenders of a case take turns within every repeat; a ratio is the median over the repeats of one contender's
-time by ours in the same repeat, so that what else the machine does touches both alike. The memory limit is a loop that
-reads and writes what a plain step must, 20 bytes an element, with hardly any arithmetic, on the same threads.
+The contenders of a case take turns within every repeat. A ratio is the median over the repeats of a contender's time
+divided by ours in the same repeat: other work of the machine slows both alike. The memory limit is a loop that reads
+and writes as many bytes as a plain step must, 20 an element, with hardly any arithmetic, on the same threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RICH = {"centered": True, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 class Case(NamedTuple):
-    """What is stepped, by whom beside us, how often in a repeat, and how many repeats."""
+    """One measurement: its contenders, their calls in a repeat, and the repeats."""
 
     title: str
     contenders: Callable[[float], dict[str, Step]]  # with sizes scaled
@@ -200,9 +200,9 @@ CASES = {
 def bench(
     names: Iterable[str] = (), listen: Callable[[str, int, int], None] = lambda *_: None, scale: float = 1.0
 ) -> dict[str, Any]:
-    """Measure the cases with these names (all, if none) and return what was found, ready for JSON.
+    """Measure the named cases, or all of them, and return the times, ready for JSON.
 
-    `listen` is told case, repeat and repeats. `scale` shrinks the sizes, for a trial of the measurement itself.
+    `listen` is called with case, repeat and repeats. `scale` shrinks the sizes, to try the measurement itself.
     """
     chosen = list(names) or list(CASES)
     for name in chosen:
@@ -222,7 +222,7 @@ def bench(
 
 
 def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int], None]) -> dict[str, list[float]]:
-    """Return seconds a step for every contender and repeat; the first repeat is for warming up."""
+    """Return seconds a step for every contender and repeat; a repeat before them warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(case.repeats + 1):
         for name, step in steps.items():
@@ -236,7 +236,7 @@ def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int]
 
 
 def rows(steps: dict[str, Step], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Return median time of each contender, and median and middle half of its time by ours."""
+    """Return each contender's median time, and the median and middle half of its ratio to ours."""
     rows = []
     for name, own in seconds.items():
         low, ratio, high = quantiles([x / y for x, y in zip(own, seconds[OURS], strict=True)], n=4)

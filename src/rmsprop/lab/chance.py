@@ -1,4 +1,4 @@
-"""What a prediction that never looks at its input would score: the level that a training has to rise above."""
+"""The score of the best constant prediction: a training that does no better has learned nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from rmsprop.lab.loss_call import LossCall
 
-MOST = 2**20  # real values that are kept to find their median
-MARGIN = 2.0  # standard errors of an accuracy at chance
-SHARE = 0.01  # of the best constant's loss: what a loss must at least fall below it to count as better
+MOST = 2**20  # real values kept to find their median; with more, the level is not known
+MARGIN = 2.0  # standard errors above chance from which an accuracy counts as better
+SHARE = 0.01  # of the constant's loss: a loss this far below it counts as better
 
 
 class Constant(NamedTuple):
-    """Loss and metric of the best prediction that is the same for every example; None where it cannot be known."""
+    """Loss and metric of the best prediction that is the same for every example; None where not known."""
 
     loss: float | None = None
     metric: float | None = None
@@ -26,7 +26,7 @@ class Constant(NamedTuple):
 def no_better(
     score: float, constant: float | None, margin: float = 0.0, *, higher_is_better: bool = False
 ) -> bool | None:
-    """Return whether `score` is at the level of a constant prediction, or worse; None where that is not known.
+    """Return whether `score` is no better than a constant prediction; None where that is not known.
 
     An accuracy must be `MARGIN` standard errors above it to count as better, a loss by the share `SHARE` below it.
 
@@ -43,20 +43,20 @@ def no_better(
 
 
 class Targets:
-    """The targets of a split, as far as the best constant prediction depends on them.
+    """Gather what the best constant prediction for the targets of a split depends on.
 
-    Targets of several columns (dimension 1, such as the labels of a multi-label task) have a constant for each.
+    Each column of the targets (dimension 1, for example labels) has a constant of its own.
     """
 
     def __init__(self) -> None:
         self._known = True
-        self._call: LossCall | None = None  # the last one: all are alike but for their tensors
+        self._call: LossCall | None = None  # the newest; calls differ in their tensors only
         self._sums = torch.zeros(0, 0, dtype=torch.float64)
         self._values: list[Tensor] = []
         self._kept = 0
 
     def add(self, call: LossCall | None) -> None:
-        """Take the targets of a batch; None stands for a batch whose loss tells nothing of them."""
+        """Add the targets of a batch. None: its loss is no call of torch's."""
         if call is None or (self._call is not None and call.form != self._call.form):
             self._known = False
         if call is None or not self._known:
@@ -71,9 +71,9 @@ class Targets:
             self._sums = sums if not len(self._sums) else _plus(self._sums, sums)
 
     def constant(self, divisor: float) -> Constant:
-        """Return what the best constant scores; `divisor` is what the sum of the loss over the split is divided by.
+        """Return what the best constant scores. `divisor` turns the sum of the loss over the split into its mean.
 
-        The metric is the share of elements that `LossCall.correct` would find right; None for real values.
+        The metric is an accuracy, as `LossCall.correct` counts it; None for real values.
         """
         call = self._call
         if call is None or not self._known or not divisor:
@@ -96,7 +96,7 @@ class Targets:
 
 
 def _of_classes(call: LossCall) -> Tensor:
-    """Return the targets of each class by their weight in the loss, and how many of them count."""
+    """Return two rows: the summed weight of the targets of each class, and how many of them count."""
     weights = call.weights().flatten()
     counted = weights != 0
     target, classes = call.target.flatten()[counted], call.classes
@@ -111,14 +111,14 @@ def _of_probabilities(call: LossCall) -> Tensor:
 
 
 def _of_binary(call: LossCall) -> Tensor:
-    """Return of each column how many targets there are and their sum; how many count, and how many of those are 1."""
+    """Return four rows, by column: number of targets, their sum, number that count, number of these that are 1."""
     target, counted = _rows(call.target), _rows(call.weights() != 0)
     rows = (torch.ones_like(target), target, counted, counted * (target > 0.5))
     return torch.stack([row.sum(dim=0) for row in rows])
 
 
 def _loss_of_classes(call: LossCall, weighted: Tensor, divisor: float) -> Tensor | None:
-    """Return the cross-entropy of the targets with their own frequencies."""
+    """Return the cross-entropy of the targets under their own frequencies."""
     total, smoothing = weighted.sum(), call.options.get("label_smoothing", 0.0)
     if smoothing and call.options.get("weight") is not None:
         return None
@@ -128,7 +128,7 @@ def _loss_of_classes(call: LossCall, weighted: Tensor, divisor: float) -> Tensor
 
 
 def _loss_of_values(call: LossCall, values: Tensor) -> float:
-    """Return the summed loss of each column's mean or median, whichever is better: of MSE and L1 that is the best."""
+    """Return the summed loss of each column's mean or median, the better of them: the best constant for MSE and L1."""
     options = {name: call.options[name] for name in ("beta", "delta") if name in call.options}
     losses = [
         call.function(center.expand_as(values), values, reduction="none", **options).sum(dim=0)
@@ -138,13 +138,13 @@ def _loss_of_values(call: LossCall, values: Tensor) -> float:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Return a tensor as rows of its columns, which are its dimension 1; of one column if it has none."""
+    """Return a tensor as a matrix whose columns are its dimension 1; without one, as one column."""
     rows = tensor.movedim(1, -1) if tensor.ndim > 1 else tensor.reshape(-1, 1)
     return rows.reshape(-1, rows.shape[-1]).double()
 
 
 def _plus(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum; columns that one of them lacks count as 0."""
+    """Return the sum; a column that one of them lacks counts as 0."""
     columns = max(a.shape[1], b.shape[1])
     x, y = (torch.nn.functional.pad(each, (0, columns - each.shape[1])) for each in (a, b))
     return x + y

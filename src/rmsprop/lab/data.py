@@ -1,4 +1,4 @@
-"""Splits and batches."""
+"""Split data, and iterate over batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset,
 
 
 def parts(batch: Any) -> tuple[list[Any], Any]:
-    """Return the inputs of a batch, and its target.
+    """Return the inputs and the target of a batch.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def parts(batch: Any) -> tuple[list[Any], Any]:
 
 
 def batches(data: Dataset[Any], batch_size: int, order: int | None = None) -> Iterator[Any]:
-    """Return an iterator over the batches of `data`, shuffled by the seed `order`, or as they stand if it is None."""
+    """Return an iterator over the batches of `data`, shuffled with the seed `order`; None keeps their order."""
     generator = torch.Generator().manual_seed(order or 0)
     if type(data) is TensorDataset:  # one indexing per batch; a subclass may treat each example on its own
         sampler = SequentialSampler(data) if order is None else RandomSampler(data, generator=generator)

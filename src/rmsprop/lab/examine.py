@@ -18,10 +18,10 @@ def examine_run(run: RunDirectory) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the directory holds no run of train, or one that did not diverge, of which nothing was measured and whose
-        losses say nothing.
+        If the directory holds no run of train, or if there is nothing to say: nothing was measured, the losses show
+        no problem, and the run did not diverge.
     """
-    config = run.config()  # says what is wrong with a directory that is no run
+    config = run.config()  # raises for a directory that is no run
     if config["kind"] != "train":
         found = Received(f"{run.path}, of {config['kind']}")
         raise InputError("the run", "one of train", found, f"see it with: rmsprop report {run.path}")

@@ -1,4 +1,4 @@
-"""Confidence intervals of paired differences: what comparisons and claims are judged by."""
+"""Confidence intervals of paired differences."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What a task's loss is: which of torch's losses it calls, with which output and target.
+"""Find which loss of torch a task's loss calls, with which output and target.
 
-A loss may be a module, a function of torch, a `partial` of one, or a function of the user's own that picks entries of a
-dict, masks or transposes before it calls torch. All of them are seen the same way: torch tells a `TorchFunctionMode`
-of every call.
+A task's loss may be a module, a function of torch, a `partial` of one, or a function of the user's own that masks or
+transposes before it calls torch. A `TorchFunctionMode` sees the call in all of them.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _FORMS: dict[Callable[..., Any], Form] = {
 
 @dataclass(frozen=True)
 class LossCall:
-    """One call of a loss of torch whose result is what the task's loss returned."""
+    """The call of a loss of torch whose result the task's loss returned."""
 
     function: Callable[..., Tensor]
     form: Form  # what the target holds: class indices, class probabilities, 0 and 1, or real values
@@ -52,11 +51,11 @@ class LossCall:
 
     @property
     def classes(self) -> int:
-        """Number of classes to choose from: dimension 1 of the output, if there is a batch."""
+        """Number of classes: dimension 1 of the output, or 0 without a batch."""
         return self.output.shape[1 if self.output.ndim > 1 else 0]
 
     def class_weights(self) -> Tensor:
-        """Return a weight for each class: of the argument `weight`, or ones."""
+        """Return the weight of each class: the argument `weight`, or ones."""
         weight = self.options.get("weight")
         return torch.ones(self.classes, dtype=torch.float64) if weight is None else weight.double()
 
@@ -70,20 +69,20 @@ class LossCall:
         return ones if weight is None else ones * weight
 
     def divisor(self) -> float:
-        """Return what a mean over the batch was divided by."""
+        """Return the number that a mean over the batch divides by."""
         if self.form == "classes":
             return float(self.weights().sum())
         return self.target.numel() / (self.classes if self.form == "probabilities" else 1)
 
     def correct(self) -> Tensor:
-        """Return which elements of the target the output tells right: the likeliest class, or the likelier of two."""
+        """Return which elements of the target the output predicts: its likeliest class, or the likelier of 0 and 1."""
         if self.form == "classes":
             return self.output.argmax(dim=1 if self.output.ndim > 1 else 0) == self.target
         border = 0.0 if self.function is F.binary_cross_entropy_with_logits else 0.5
         return (self.output > border) == (self.target > 0.5)
 
 
-class _Listener(TorchFunctionMode):
+class _Calls(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[LossCall | None, Tensor]] = []
@@ -92,7 +91,7 @@ class _Listener(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _FORMS:
             return func(*args, **kwargs)
-        call = _understood(func, args, kwargs)  # raises before torch only warns
+        call = _loss_call(func, args, kwargs)  # raises where torch would only warn
         self.calls.append((call, func(*args, **kwargs)))
         return self.calls[-1][1]
 
@@ -103,14 +102,14 @@ def observe(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> tup
     Raises
     ------
     InputError
-        If torch's loss would stretch an output such as (N, 1) and a target such as (N,) to (N, N), or if it has one
-        class to choose from: it computes a number then, but not what is meant.
+        If torch would broadcast an output such as (N, 1) and a target such as (N,) to (N, N), or if there is one class
+        only. Torch computes a number then, but not what is meant.
     """
-    with _Listener() as listener:
+    with _Calls() as seen:
         value = loss(output, target)
-    if len(listener.calls) != 1 or not isinstance(value, Tensor):
+    if len(seen.calls) != 1 or not isinstance(value, Tensor):
         return value, None
-    ((call, result),) = listener.calls
+    ((call, result),) = seen.calls
     same = value is result or (result.numel() == value.numel() == 1 and _equal(value, result))
     return value, call if same else None
 
@@ -120,12 +119,12 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return x == y or (x != x and y != y)
 
 
-def _understood(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LossCall | None:
+def _loss_call(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LossCall | None:
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     options = dict(bound.arguments)
     output, target, form = options.pop("input"), options.pop("target"), _FORMS[function]
-    old = any(options.get(name) is not None for name in ("size_average", "reduce"))  # torch's names of long ago
+    old = any(options.get(name) is not None for name in ("size_average", "reduce"))  # deprecated arguments
     if old or options["reduction"] not in ("mean", "sum"):
         return None
     if form == "classes":
@@ -135,12 +134,12 @@ def _understood(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: 
         form = "probabilities" if target.is_floating_point() else "classes"
     elif output.shape != target.shape:
         try:
-            stretched = np.broadcast_shapes(output.shape, target.shape)
+            broadcast = np.broadcast_shapes(output.shape, target.shape)
         except ValueError:
-            stretched = None
-        if stretched is None or math.prod(stretched) > max(output.numel(), target.numel()):
+            broadcast = None
+        if broadcast is None or math.prod(broadcast) > max(output.numel(), target.numel()):
             found = Received(f"{tuple(target.shape)} beside {tuple(output.shape)}")
-            remedy = "reshape one of them: torch would stretch both to another shape, or fail"
+            remedy = "reshape one of them: torch would broadcast both to another shape, or fail"
             raise InputError("the target in the loss", "of the output's shape", found, remedy)
         if output.numel() != target.numel():
             return None
@@ -151,17 +150,17 @@ def _understood(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: 
 
 
 def adds_up(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, examples: int) -> bool:
-    """Return whether a loss of the user's own is a sum over the batch: the batch twice over has twice the loss."""
+    """Return whether a loss of the user's own is a sum over the batch: a doubled batch doubles the loss."""
     try:
         once = float(loss(output, target))
         again = float(loss(_twice(output, examples), _twice(target, examples)))
     except Exception:
-        return False  # a batch that cannot be doubled: the loss is taken for the mean that it should be
+        return False  # the batch cannot be doubled: take the loss for a mean
     return abs(again - 2 * once) < 1e-4 * abs(once)
 
 
 def _twice(value: Any, examples: int) -> Any:
-    """Return `value` with every tensor of so many rows repeated, in dicts, lists and tuples, too."""
+    """Return `value` with every tensor of `examples` rows doubled, in dicts, lists and tuples, too."""
     if isinstance(value, Tensor):
         return torch.cat([value, value]) if value.ndim and len(value) == examples else value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How a task is judged: by its own metric, or by what output, target and loss together say what they are."""
+"""Score a task: by its own metric, or by a score derived from its loss."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _LOSSES = {  # names of scores that are the loss itself
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the share of the targets, classes as integers, that have the largest entry along dimension 1 of `output`.
+    """Return the share of targets (integer classes) that have the largest entry along dimension 1 of `output`.
 
     Raises
     ------
     InputError
-        If the shapes are not those of class scores and classes, (N, C, ...) and (N, ...).
+        If the shapes are not (N, C, ...) for class scores and (N, ...) for classes.
     """
     if output.ndim < 2 or output.shape[1] < 2 or output.shape[:1] + output.shape[2:] != target.shape:
         found = Received(f"outputs of shape {tuple(output.shape)}, targets of {tuple(target.shape)}")
@@ -44,7 +44,7 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def is_share(name: str) -> bool:
-    """Return whether a score of this name is a share from 0 to 1, which is shown as a percentage."""
+    """Return whether a score of this name is a share from 0 to 1. Shares are shown as percentages."""
     return name == "accuracy" or name.endswith(" accuracy")
 
 
@@ -57,7 +57,7 @@ def score_words(value: float | None, metric: str) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """What a trained model is judged by.
+    """The number that a trained model is judged by.
 
     `kind` is "metric" (the task's own), "accuracy" (derived from the loss) or "loss" (the loss itself).
     """
@@ -77,12 +77,12 @@ class Evaluation(NamedTuple):
 
 
 def described(metric: Metric, name: str | None, higher_is_better: bool | None, *, loss_is_sum: bool) -> Score:
-    """Return the score of a task with a metric: its name and direction are the caller's, or the metric's own.
+    """Return the score of a task with a metric. Its name and direction are given, or known from the metric.
 
     Raises
     ------
     InputError
-        If nothing says in which direction the metric is better.
+        If neither `higher_is_better` nor the metric says which direction is better.
     """
     function = str(getattr(metric, "__name__", type(metric).__name__))
     if name is None:
@@ -99,11 +99,11 @@ def described(metric: Metric, name: str | None, higher_is_better: bool | None, *
 
 
 def derive(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, examples: int) -> Score:
-    """Return the score of a task without a metric, from a batch of so many examples.
+    """Return the score of a task without a metric, from a batch with this number of examples.
 
-    - Classes (integers, `cross_entropy` or `nll_loss`): accuracy, of the elements that the loss does not ignore.
-    - 0 and 1 (`binary_cross_entropy`, with logits or without): accuracy; a logit above 0 and a probability above 1/2
-      stand for 1. Where an example has several of them (several labels, pixels), it is that of single elements.
+    - Integer classes (`cross_entropy`, `nll_loss`): accuracy of the elements that the loss does not ignore.
+    - 0 and 1 (`binary_cross_entropy`, with logits or without): accuracy; a logit above 0, or a probability above 1/2,
+      means 1. With several targets in an example (labels, pixels): the accuracy of single elements.
     - Anything else: the loss itself, lower is better.
     """
     _, call = observe(loss, output, target)
@@ -119,20 +119,20 @@ def derive(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, example
 
 
 class Tally:
-    """Adds up the batches of a split.
+    """Average loss and score over the batches of a split.
 
-    The loss of a batch counts by what it is the mean of: elements that torch's loss does not ignore, with their class
-    weights; examples, where the loss is a sum, or one of the user's own. A metric of the user's own counts by examples.
+    A loss of torch that is a mean weighs a batch by the elements it does not ignore, times their class weights. A loss
+    that is a sum, and losses and metrics of the user's own, weigh a batch by its number of examples.
     """
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], metric: Metric | None, score: Score) -> None:
         self._loss, self._metric, self._score = loss, metric, score
         self._exact, self._by_examples, self._metrics = _Mean(), _Mean(), _Mean()
         self._targets = Targets()
-        self._known = not score.loss_is_sum  # whether every batch told what its loss is the mean of
+        self._known = not score.loss_is_sum  # every batch so far has a divisor of its own
 
     def add(self, output: Any, target: Any, examples: int) -> None:
-        """Take a batch of so many examples."""
+        """Add a batch with this number of examples."""
         loss, call = observe(self._loss, output, target)
         self._targets.add(call)
         self._by_examples.add(float(loss), examples, is_sum=self._score.loss_is_sum)
@@ -150,7 +150,7 @@ class Tally:
             self._metrics.add(float((call.correct() & counted).sum()), float(counted.sum()), is_sum=True)
 
     def result(self) -> Evaluation:
-        """Return the means; not-a-number where nothing was counted."""
+        """Return the means; NaN where nothing was counted."""
         losses = self._exact if self._known else self._by_examples
         loss, constant = losses.value(), self._targets.constant(losses.weight)
         if self._score.kind == "loss":
@@ -165,7 +165,7 @@ class _Mean:
         self.sum = self.weight = 0.0
 
     def add(self, value: float, weight: float, *, is_sum: bool = False) -> None:
-        if weight:  # a batch of which all is ignored has no mean
+        if weight:  # a batch whose elements are all ignored has no mean
             self.sum += value if is_sum else value * weight
             self.weight += weight
 

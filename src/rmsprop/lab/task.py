@@ -1,4 +1,4 @@
-"""What is trained: the `Task`, and how one is found by name or in a file."""
+"""The `Task`: what is trained. Tasks are found by name or in a file."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ _EXAMPLE = "a task is a function without arguments that returns rmsprop.lab.Task
 
 @dataclass(frozen=True)
 class Task:
-    """A model with its data, loss and metric: what `train` and `compare` need to know.
+    """A model with its data, loss and metric.
 
     A data set yields tuples or lists, inputs first and target last; each of them may be a tensor, or a dict, list or
     tuple of them. The model is called with the inputs, and `loss` and `metric` with the model's output and the target.
 
-    Without a metric, the score is derived from the call of a loss of torch that `loss` makes, be it a module, a
-    function of torch or one of your own around it:
+    Without a metric, the score is derived from the loss of torch that `loss` calls: a module, a function of torch, or a
+    function of your own around it.
 
-    - `cross_entropy`, `nll_loss` with integer targets: accuracy, of the elements that the loss does not ignore.
+    - `cross_entropy`, `nll_loss` with integer targets: accuracy of the elements that the loss does not ignore.
     - `binary_cross_entropy_with_logits`, `binary_cross_entropy` with targets 0 and 1: accuracy by the sign of the
-      logit, or by the probability 1/2; with several targets in an example, such as labels, the accuracy of single ones.
-    - Anything else, such as `mse_loss`, or a loss of your own: the loss itself, lower is better.
+      logit, or by the probability 1/2. With several targets in an example, such as labels: accuracy of single ones.
+    - Anything else, such as `mse_loss` or a loss of your own: the loss itself; lower is better.
 
-    Losses and derived scores are means over the whole split, of the elements that the loss of torch counts and with
-    its class weights. A loss of your own, such as one that masks, and a metric of your own are taken per batch, and
-    batches count by their number of examples, not of what is left by a mask. A loss that is a sum over the batch is
-    divided by the number of examples.
+    A loss of torch and a derived score are means over the whole split: of the elements that the loss counts, with its
+    class weights. A loss or metric of your own is taken for each batch, and batches are weighed by their number of
+    examples, whatever a mask leaves. A loss that is a sum over the batch is divided by the number of examples.
 
     Parameters
     ----------
@@ -55,15 +54,15 @@ class Task:
     model
         Function that returns a new model, drawn from torch's global random generator.
     train, validation, test
-        Data sets (`torch.utils.data.Dataset` with a length). Learning rates are picked on validation; test is used
-        once per trained model, and only `compare` insists on it.
+        Data sets (`torch.utils.data.Dataset` with a length). Learning rates are picked on validation. Test data are
+        used once per trained model; only `compare` needs them.
     loss
         (output, target) → mean (or sum) over the batch, one element.
     metric, metric_name, higher_is_better
-        (output, target) → mean over the batch of what is to be judged, its name (the function's own if left out), and
-        in which direction it is better. What is called accuracy is a share from 0 to 1, and higher is better.
+        (output, target) → mean over the batch; the metric's name, by default the function's; and its direction. A
+        metric called accuracy is a share from 0 to 1, and higher is better.
     batch_size, epochs
-        Used unless the command line says otherwise.
+        Defaults of the command line.
 
     Examples
     --------
@@ -111,14 +110,14 @@ class Task:
                 raise InputError(f"Task.{name}", "a torch Dataset with a length", found, "see TensorDataset")
         if self.higher_is_better is not None:
             check_flag("Task.higher_is_better", self.higher_is_better)
-        if self.metric is not None:  # refuse one of which the direction is not known
+        if self.metric is not None:  # refuse a metric without a known direction
             described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=False)
         check_count("Task.batch_size", self.batch_size, "64 is usual")
         check_count("Task.epochs", self.epochs, "try 10")
 
     @cached_property
     def score(self) -> Score:
-        """What results are judged by; where it is derived, a new model is run on the first batch of validation data."""
+        """The score of trained models. Deriving one runs a new model on the first batch of the validation data."""
         state = torch.get_rng_state()
         try:
             return self._score_of(self.model().eval(), self.batch_size)
@@ -135,9 +134,9 @@ class Task:
         return described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=found.loss_is_sum)
 
     def try_out(self, batch_size: int | None = None) -> None:
-        """Run a batch of each part through model, loss and metric, so that a mistake shows before any training.
+        """Run one batch of each part through model, loss and metric, so that mistakes show before any training.
 
-        Of the training data it is the last one of an epoch, which may be small.
+        The training batch is the last one of an epoch, which may be smaller than the others.
         """
         remedy = "try it in Python on one batch"
         state = torch.get_rng_state()
@@ -165,7 +164,7 @@ class Task:
                         with torch.no_grad():
                             metrics.append(self.metric(output, target))
             what = f"of the last training data, {len(last)} of {len(self.train)}"  # type: ignore[arg-type]
-            remedy = f"{remedy}, or take another batch size: after batches of {size}, so many are left"
+            remedy = f"{remedy}, or take another batch size: that many are left after batches of {size}"
             inputs, target = parts(next(iter(DataLoader(Subset(self.train, last), batch_size=len(last)))))
             model.train()
             observe(self.loss, model(*inputs), target)
@@ -200,8 +199,8 @@ def seed_everything(seed: int) -> None:
 def load_task(spec: str) -> Task:
     """Return the task that `spec` names: a built-in one, or `path/to/file.py:function`.
 
-    The file and the function run with the global random generators seeded with 0, so that a task whose data are
-    drawn at random is the same in every process and after every interruption.
+    The file and the function run with the global random generators seeded with 0: a task that draws its data at
+    random is the same in every process and after every interruption.
     """
     seed_everything(0)
     if spec in TASKS:
@@ -252,7 +251,7 @@ def _import_file(path: Path) -> Any:
     sys.modules[name] = module
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # as for a script: the file may import its neighbours, now or when it is called
+        sys.path.insert(0, folder)  # as for a script: the file may import modules beside it, now or later
     try:
         found_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

@@ -17,12 +17,12 @@ from rmsprop.monitor.findings import Finding, consistent, find
 def find_in_run(run: RunDirectory, summary: TrainSummary | None) -> list[Finding]:
     """Return what the losses and the measured steps of a training say, the gravest first.
 
-    What came of it is judged where there is a `summary` of a training that did not diverge. Long steps are no finding
-    where the training went well nevertheless.
+    The result is judged if there is a `summary` and the training did not diverge. Long steps are no finding where the
+    loss went down well nevertheless.
     """
     rule, statistics, history = run.config()["rule"], measured_steps(run), LossHistory(run.records())
     steps = find(statistics)
-    if rule["maximize"]:  # a loss that rises is then what is meant
+    if rule["maximize"]:  # the loss is meant to rise
         return steps
     losses = [] if (away := find_runaway_loss(history, rule["lr"])) is None else [away]
     if summary is not None and not losses and summary["status"] != "diverged":

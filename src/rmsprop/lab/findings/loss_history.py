@@ -1,4 +1,4 @@
-"""The losses and scores of a training, epoch by epoch, as its records have them."""
+"""The losses and scores of a training, epoch by epoch, from its records."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class LossHistory:
     Attributes
     ----------
     before
-        The loss before the first step: that of the validation data or, if larger, the training loss of the first step,
-        as a model may behave otherwise in training (dropout). None if it is not known.
+        The loss before the first step: of the validation data, or the training loss of the first step if that is
+        larger, as with dropout. None if it is not known.
     training
-        Epoch → median of the training losses in it, which a few bad batches do not move. The newest may be incomplete.
+        Epoch → median of its training losses: a few bad batches do not move it. The newest epoch may be incomplete.
     validation
         The epochs whose validation loss is finite.
     losses
@@ -44,7 +44,7 @@ class LossHistory:
     constant
         Loss, metric and its standard error of the best constant prediction, as far as they are known.
     has_scale
-        Whether one loss can be said to be so many times another one: not where they are ever negative, or begin at 0.
+        Whether ratios of losses mean anything: not where a loss is ever negative, or 0 before the first step.
     """
 
     def __init__(self, records: Sequence[TrainRecord]) -> None:

@@ -1,4 +1,4 @@
-"""What came of a training, by its losses and scores: nothing, little so far, or less than in an earlier epoch."""
+"""Findings about the result of a training: learned nothing, too slow, or worse than in an earlier epoch."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from rmsprop.monitor.findings.finding import higher, lower, percent
 from rmsprop.monitor.findings.history import History
 from rmsprop.monitor.record import Record
 
-WAY = 0.1  # of the way from chance to an accuracy of 1: with less, nothing was learned
-FITTED = 0.9  # of the loss before the first step: a training loss below it has learned its own data
-JUMP = 1.2  # times the loss before the first step: a training loss above it was thrown there by its steps
-MOVED = 1.0  # of its size: a weight matrix that all steps together could move less than that has hardly moved
-SLOW = 0.9  # of the validation loss before the first step: a run that ends above it has hardly begun
-STEADY = 0.3  # of the fall came in the second half of the epochs: the loss was still falling
+WAY = 0.1  # of the way from chance to an accuracy of 1; below it, nothing was learned
+FITTED = 0.9  # of the loss before the first step; a training loss below it fits the training data
+JUMP = 1.2  # times the loss before the first step; steps threw a training loss above it
+MOVED = 1.0  # of its size; a weight matrix that all steps together could move less has hardly moved
+SLOW = 0.9  # of the validation loss before the first step; a run that ends above it has hardly begun
+STEADY = 0.3  # of the fall in the second half of the epochs; with more, the loss was still falling
 GAVE_BACK = 0.25  # of the fall of the validation loss
 GAVE_BACK_SCORE = 0.05  # of the gain of the score
-WELL = 0.1  # of the loss before the first step: a training that comes below it was not harmed by its steps
-THROWN = 1.5  # times the loss before the first step: where long first steps threw the loss
-STEPS = ("first step", "long steps", "spike", "oscillation")  # findings about the length of steps
+WELL = 0.1  # of the loss before the first step; long steps did not harm a training that ends below it
+THROWN = 1.5  # times the loss before the first step; long first steps threw a loss above it
+STEPS = ("first step", "long steps", "spike", "oscillation")  # kinds of findings about long steps
 
 
 class Judged(NamedTuple):
-    """A training as it is judged."""
+    """What a finished training is judged by."""
 
     history: LossHistory
     rule: dict[str, Any]
     metric: str
     higher_is_better: bool
-    moved: float  # by which share of its size all steps together could move a weight matrix, at most; NaN if not known
+    moved: float  # share of its size by which all steps together could move a weight matrix; NaN if not known
 
     def score_of(self, epoch: Epoch) -> str:
-        """Return the words for a score, empty where it is the loss."""
+        """Return the words for a score; none where the score is the loss."""
         return "" if self.metric == "loss" else f"; {self.metric} {score_words(epoch.score, self.metric)}"
 
 
 def outcome(judged: Judged) -> Iterator[Finding]:
-    """Yield what came of a finished training, if it is nothing good: one finding at most."""
+    """Yield what is wrong with the result of a finished training: one finding at most."""
     epochs = judged.history.validation
     if judged.history.lost or not judged.history.losses or len(epochs) < 2 or epochs[0].number:
         return
@@ -50,14 +50,14 @@ def outcome(judged: Judged) -> Iterator[Finding]:
 
 
 def harmless(finding: Finding, history: LossHistory) -> bool:
-    """Return whether steps were long, and training went well nevertheless: its loss says so."""
+    """Return whether the finding is about long steps and the loss went down well nevertheless."""
     if finding.kind not in STEPS:
         return False
     return history.left <= WELL or (finding.kind == "first step" and history.jump <= THROWN)
 
 
 def movement(statistics: Sequence[Record], steps: int) -> float:
-    """Return how far `steps` steps could move the weight matrix that moves most, by its size, as far as is known."""
+    """Return how far `steps` steps could move the weight matrix that moves most, by its size; NaN if not known."""
     history = History(statistics)
     matrices = [name for name, seen in history.tensors.items() if len(seen[-1].values["shape"]) >= 2]
     ratios = [history.typical(name, "update_ratio") for name in matrices]
@@ -65,7 +65,7 @@ def movement(statistics: Sequence[Record], steps: int) -> float:
 
 
 def learned_nothing(judged: Judged) -> list[Finding]:
-    """Find a training after which the validation data are predicted no better than before it, or by a constant."""
+    """Find a training that predicts the validation data no better than before, or no better than a constant."""
     history, lr = judged.history, judged.rule["lr"]
     first, last = history.validation[0], history.validation[-1]
     constant = history.constant.loss
@@ -128,13 +128,13 @@ def _scores(judged: Judged, epoch: Epoch) -> bool:
 
 
 def too_slow(judged: Judged) -> list[Finding]:
-    """Find a training whose loss has hardly fallen, and still falls."""
+    """Find a training whose loss has hardly fallen and still falls."""
     epochs, lr = judged.history.validation, judged.rule["lr"]
     first, middle, last = epochs[0], epochs[len(epochs) // 2], epochs[-1]
     fall = first.loss - last.loss
     if not judged.history.has_scale or not 0 < fall <= (1 - SLOW) * first.loss or len(epochs) < 3:
         return []
-    if first.loss < SLOW * (judged.history.constant.loss or 0.0):  # it was trained before, and goes on as slowly
+    if first.loss < SLOW * (judged.history.constant.loss or 0.0):  # the model was trained before
         return []
     late = (middle.loss - last.loss) / fall
     if not (late >= STEADY and judged.moved < MOVED):
@@ -156,7 +156,7 @@ def too_slow(judged: Judged) -> list[Finding]:
 
 
 def got_worse(judged: Judged) -> list[Finding]:
-    """Find a training that lost a good part of what it had learned."""
+    """Find a training that lost part of what it had learned."""
     history, lr = judged.history, judged.rule["lr"]
     first, last = history.validation[0], history.validation[-1]
     best = min(history.validation, key=lambda epoch: epoch.loss)
@@ -194,7 +194,7 @@ def got_worse(judged: Judged) -> list[Finding]:
 
 
 def _score_fell(judged: Judged) -> bool:
-    """Return whether the score gave back its share of what it had gained."""
+    """Return whether the score lost `GAVE_BACK_SCORE` of its gain."""
     sign = 1 if judged.higher_is_better else -1
     scores = [sign * e.score for e in judged.history.validation if e.score is not None and math.isfinite(e.score)]
     if len(scores) < len(judged.history.validation):

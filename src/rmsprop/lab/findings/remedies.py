@@ -1,4 +1,4 @@
-"""Remedies as a shell takes them: the command of a run with an option changed."""
+"""Spell remedies as shell commands: the command of a run with an option changed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _RULE = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 
 def with_commands(finding: Finding, config: TrainConfig, given: Given) -> FindingFacts:
-    """Return a finding of the run of `config` as plain values, its remedy spelled as commands.
+    """Return a finding about the run of `config` as plain values, with its remedy as commands.
 
-    `given` holds epochs and batch_size of the command line, None where they were left out.
+    `given` has the options of the command line, None where they were left out.
     """
     parts = [finding.spelled(lambda change: train_command(config, given, change))]
     if any("lr" in change and "group" not in change for change in finding.changes):
@@ -26,7 +26,7 @@ def with_commands(finding: Finding, config: TrainConfig, given: Given) -> Findin
 
 
 def train_command(config: TrainConfig, given: Given, change: dict[str, Any]) -> str | None:
-    """Return the command that trains the run of `config` with a change; None if no option makes it."""
+    """Return the command for the run of `config` with a change; None if no option makes that change."""
     if not change.keys() <= {*_RULE, "epochs"}:
         return None
     usual = {**_RULE, **{name: getattr(TrainOptions, name) for name in ("seed", "schedule", "epochs", "batch_size")}}
@@ -53,6 +53,6 @@ def _command(name: str, task: str, options: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    """Return a number in as few digits as say it exactly."""
+    """Return a number with as few digits as give it exactly."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)

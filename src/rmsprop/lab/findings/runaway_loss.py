@@ -1,4 +1,4 @@
-"""What the losses of a training say by themselves: that it ran away, although they stayed finite."""
+"""Find a training loss that ran away although it stayed finite."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.monitor.findings import Finding
 from rmsprop.monitor.findings.finding import lower
 
-TIMES = 3.0  # the loss before the first step: not training would have been better
-LOST = 0.5, 0.1  # of it: it ends above the first share, and was once below the second one
+TIMES = 3.0  # times the loss before the first step; above it, not training would have been better
+LOST = 0.5, 0.1  # of the loss before the first step: it ends above the first and was once below the second
 
 
 def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
-    """Return the finding that a training's loss has run away, None if it has not.
+    """Return the finding that a training's loss has run away; None if it has not.
 
     A loss without a scale (see `LossHistory`) is not judged. Training losses are compared: validation losses also rise
     where a model learns its training data by heart.

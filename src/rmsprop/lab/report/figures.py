@@ -17,7 +17,7 @@ from rmsprop.lab.runs.schema import FinalRow, TrialRow
 from rmsprop.lab.runs.training import QUANTILES
 from rmsprop.text import printable
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; lines differ in dashes as well.
+# Okabe and Ito's palette, made for colour-blind readers, too. Lines differ in dashes as well.
 STYLES: dict[str, tuple[str, Any]] = {
     "RMSprop": ("#0072B2", "-"),
     "SGD": ("#555555", (0, (1, 1))),
@@ -27,9 +27,9 @@ STYLES: dict[str, tuple[str, Any]] = {
     "Adam": ("#D55E00", (0, (6, 1, 1, 1))),
 }
 _SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
-_SHORT = 1e3  # factor from end to end of a logarithmic axis up to which it has ticks between the powers of ten
-# Names of tensors and metrics are shown as they are, whatever is in them and in the reader's own settings.
-as_they_are = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
+_SHORT = 1e3  # factor between the ends of a logarithmic axis, below which it has ticks between powers of ten
+# Names of tensors and metrics are shown verbatim, whatever characters they hold and matplotlib's settings are.
+verbatim = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _UNNAMED = re.compile(r"_child\d+")  # what matplotlib calls a line without a label
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -100,7 +100,7 @@ def layer_data(recorded: Sequence[dict[str, list[float | None]]]) -> list[Layer]
     return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
 
 
-@as_they_are
+@verbatim
 def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
     """Draw curves with bands against the epoch; return an SVG."""
     figure, axes = _axes()
@@ -119,7 +119,7 @@ def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
     return _svg(figure)
 
 
-@as_they_are
+@verbatim
 def draw_test(results: dict[str, list[float]], y_label: str) -> str:
     """Draw every seed as a dot and the median as a line, one column per optimizer; return an SVG."""
     figure, axes = _axes()
@@ -134,7 +134,7 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
     return _svg(figure)
 
 
-@as_they_are
+@verbatim
 def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str, *, log: bool = False) -> str:
     """Draw the validation metric against the learning rate; return an SVG."""
     figure, axes = _axes()
@@ -153,7 +153,7 @@ def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str
     return _svg(figure)
 
 
-@as_they_are
+@verbatim
 def draw_layers(layers: list[Layer], lr: float) -> str:
     """Draw each layer's effective rates: range as a hairline, 5-95 % thin, 25-75 % thick, median; return an SVG."""
     figure, axes = _axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
@@ -176,7 +176,7 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
     return _svg(figure)
 
 
-@as_they_are
+@verbatim
 def draw_bars(values: Mapping[Any, float], x_label: str) -> str:
     """Draw one horizontal bar per entry with its value; return an SVG."""
     figure, axes = _axes(height=max(1.6, 0.8 + 0.3 * len(values)))
@@ -199,30 +199,30 @@ def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 class _Between(LogLocator):
-    """Ticks between the powers only where these are few: to place dozens takes half of the time of a figure."""
+    """Ticks between powers of ten on short axes only: placing dozens takes half of the time of a figure."""
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-        found: Sequence[float] = super().tick_values(vmin, vmax) if 0 < vmax < _SHORT * vmin else []
-        return found
+        ticks: Sequence[float] = super().tick_values(vmin, vmax) if 0 < vmax < _SHORT * vmin else []
+        return ticks
 
 
 class _Powers(LogFormatterSciNotation):
-    """Labels such as 10⁻³, or 0.003 on a short axis, as plain text: formulas take a third of the time of a figure."""
+    """Labels such as 10⁻³, or 0.003 on a short axis, as plain text: formulas take a third of a figure's time."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         axis: Any = self.axis  # set before any label is asked for
         low, high = sorted(axis.get_view_interval())
-        found = re.fullmatch(r"\$\\mathdefault\{(?:(.*)\\times)?10\^\{(.*)\}\}\$", super().__call__(x, pos))
-        if found is None:
+        power = re.fullmatch(r"\$\\mathdefault\{(?:(.*)\\times)?10\^\{(.*)\}\}\$", super().__call__(x, pos))
+        if power is None:
             return ""
         if high < _SHORT * low and 1e-4 <= x < 1e5:
             return f"{x:g}"
-        factor, exponent = found.groups()
+        factor, exponent = power.groups()
         return (f"{factor}×" if factor else "") + "10" + exponent.translate(_RAISED)
 
 
 def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
-    # Figure without pyplot: no global state, no choice of backend is touched.
+    # Without pyplot no global state and no backend changes.
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -232,7 +232,7 @@ def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, columns: int = 3) -> None:
-    """Name the lines that have a label; matplotlib itself leaves out those that begin with _, but not such texts."""
+    """Name the lines that have a label, also labels with a leading _, which matplotlib itself leaves out."""
     lines = [line for axes in figure.axes for line in axes.lines if not _UNNAMED.fullmatch(str(line.get_label()))]
     numbers = [str(number) for number in range(len(lines))]
     legend = figure.legend(lines, numbers, loc="outside upper center", fontsize=8, frameon=False, ncols=columns)
@@ -244,5 +244,5 @@ def _svg(figure: Figure) -> str:
     with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # the same numbers give the same file
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = printable(buffer.getvalue())  # of its comments, which repeat every label
+    text = printable(buffer.getvalue())  # matplotlib repeats every label in a comment
     return text[text.index("<svg") :]

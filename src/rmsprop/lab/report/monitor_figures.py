@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 
-from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg, as_they_are, log_scale
+from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg, log_scale, verbatim
 from rmsprop.text import printable
 
-MANY = 10  # tensors, from which on only the extremes, the middle and the range are drawn
-FEW = 8  # tensors, up to which each has a heatmap of its own
+MANY = 10  # tensors from which on the range, the median and the extremes stand for all
+FEW = 8  # tensors up to which each has a heatmap of its own
 _COLUMNS = 300  # of a heatmap at most
 _PARTS = 4  # rows of a heatmap to a factor of two
 _COLOURS = [colour for colour, _ in STYLES.values()]
@@ -35,7 +35,7 @@ class Series(NamedTuple):
 
     @property
     def middle(self) -> float:
-        """The median of the values that are known, NaN if none is."""
+        """The median of the known values; NaN if there are none."""
         known = [v for v in self.values if not math.isnan(v)]
         return median(known) if known else math.nan
 
@@ -70,25 +70,25 @@ def heat_data(records: Sequence[Mapping[str, Any]], name: str | None = None) -> 
         tensors = record["tensors"].values() if name is None else [record["tensors"].get(name, {})]
         rates = [t["effective_lr"] for t in tensors if t.get("effective_lr")]
         columns.append([(math.log2(r["lr"]), r["first"], r["counts"]) for r in rates if r["lr"] > 0])
-    bins = [each for column in columns for each in column]
-    if not bins:
+    spectra = [each for column in columns for each in column]
+    if not spectra:
         return None
     # Bin e, of elements with 2ᵉ ≤ d < 2ᵉ⁺¹, reaches from log2 η − e − 1 to log2 η − e.
-    lowest = math.floor(min(eta - first - len(counts) for eta, first, counts in bins))
-    highest = math.ceil(max(eta - first for eta, first, _ in bins))
+    lowest = math.floor(min(eta - first - len(counts) for eta, first, counts in spectra))
+    highest = math.ceil(max(eta - first for eta, first, _ in spectra))
     centers = lowest + (np.arange(_PARTS * (highest - lowest)) + 0.5) / _PARTS
     shares = np.zeros((len(centers), len(records)))
     for column, parts in enumerate(columns):
         for eta, first, counts in parts:
-            places = np.ceil(eta - centers - 1).astype(int) - first
-            inside = (places >= 0) & (places < len(counts))
-            shares[inside, column] += np.array(counts)[places[inside]]
+            bins = np.ceil(eta - centers - 1).astype(int) - first
+            inside = (bins >= 0) & (bins < len(counts))
+            shares[inside, column] += np.array(counts)[bins[inside]]
         shares[:, column] /= max(1, sum(sum(counts) for _, _, counts in parts))
     lrs = [float(record["groups"][0]["lr"]) for record in records]
     return Heat([record["step"] for record in records], lowest, shares, lrs)
 
 
-@as_they_are
+@verbatim
 def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | None = None) -> str:
     """Draw a statistic of every tensor over the steps, or of many tensors the extremes and the middle; return an SVG.
 
@@ -105,7 +105,7 @@ def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | 
         _draw_many(axes, series)
     for line in axes.lines:
         if np.isfinite(np.asarray(line.get_ydata(), float)).sum() == 1:
-            line.set_marker("o")  # a line needs two points to be seen
+            line.set_marker("o")  # a line of one point would be invisible
     if mark is not None:
         axes.axhline(mark, color="#555555", linewidth=1, linestyle=(0, (4, 2)), zorder=1)
     if log and series:
@@ -121,13 +121,13 @@ def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | 
 
 
 def _styles(names: list[str]) -> list[tuple[str, Any]]:
-    """Return a colour for each module and dashes for each of its parameters, so that a layer is seen as one."""
+    """Return a colour for each module and dashes for each of its parameters: a layer shows as one."""
     modules: dict[str, list[str]] = {}
     for name in names:
         modules.setdefault(name.rpartition(".")[0], []).append(name)
-    places = {n: (i, j) for i, (_, inside) in enumerate(modules.items()) for j, n in enumerate(inside)}
+    positions = {n: (i, j) for i, (_, inside) in enumerate(modules.items()) for j, n in enumerate(inside)}
     count = len(_COLOURS)
-    return [(_COLOURS[i % count], _DASHES[(i // count + j) % len(_DASHES)]) for i, j in (places[n] for n in names)]
+    return [(_COLOURS[i % count], _DASHES[(i // count + j) % len(_DASHES)]) for i, j in (positions[n] for n in names)]
 
 
 def _draw_many(axes: Axes, series: list[Series]) -> None:
@@ -143,14 +143,16 @@ def _draw_many(axes: Axes, series: list[Series]) -> None:
     axes.plot(x, middle, color="#0072B2", linewidth=2.2, label=f"median of {len(series)}")
 
 
-@as_they_are
+@verbatim
 def draw_heat(heats: dict[str, Heat]) -> str:
     """Draw how effective learning rates are spread: one Heat over the steps, or several side by side; return an SVG."""
     figure, axes = _axes()
     figure.dpi = 200  # of the cells, which are pixels, not paths: the picture stays small
     axes.grid(visible=False)
     axes.set_facecolor(mpl.colormaps["Blues"](0))  # beyond the rates of a tensor there are no elements either
-    norm = PowerNorm(0.5, vmin=0, vmax=max(float(heat.shares.max()) for heat in heats.values()))  # few are seen, too
+    norm = PowerNorm(
+        0.5, vmin=0, vmax=max(float(heat.shares.max()) for heat in heats.values())
+    )  # small shares stay visible
     shades: Any = None
     for number, heat in enumerate(heats.values()):
         edges, steps = np.array(_edges(heat.steps)), np.array(heat.steps, float)
@@ -184,7 +186,7 @@ def _edges(steps: list[int]) -> list[float]:
 
 
 def extremes_words(series: list[Series], form: str) -> str:
-    """Return which tensors end highest and lowest, in words, for those who do not see the picture."""
+    """Return in words which tensors end highest and lowest, for readers who do not see the picture."""
     last = [(s.name, known[-1]) for s in series if (known := [v for v in s.values if not math.isnan(v)])]
     if len(last) < 2:
         return "".join(f"{name} ends at {_number(value, form)}." for name, value in last)

@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a run: it opens offline and asks no host for anything."""
+"""Write one self-contained HTML file about a run: it opens offline and loads nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _FAR = f"{_ZERO} at the top and do not move."
 
 
 class Figure(NamedTuple):
-    """A picture with what it shows, for those who see it and those who do not."""
+    """A picture, and in words what it shows."""
 
     title: str
     picture: str  # data URI
@@ -57,7 +57,7 @@ class Figure(NamedTuple):
 
 
 def write_report(run: RunDirectory, path: Path | None = None) -> Path:
-    """Write the report of `run` to `path` (report.html in its directory if None) and return where it is."""
+    """Write the report of `run` to `path`, by default report.html in its directory; return the file's path."""
     if run.config()["kind"] == "compare":
         content = _comparison(run.config(), run.summary(), run.records())
         content["watched"] = None
@@ -211,7 +211,7 @@ def _training(config: TrainConfig, summary: TrainSummary | None, records: list[T
 
 
 def _watched(run: RunDirectory, summary: TrainSummary | None) -> dict[str, Any] | None:
-    """Return what losses and monitor say, in words and pictures; None where nothing was measured or found."""
+    """Return findings and figures of what the optimizer did; None where nothing was measured or found."""
     records, findings = measured_steps(run), findings_to_show(run, summary)
     if not (records or findings):
         return None
@@ -281,7 +281,7 @@ def _settings(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _together(text: str) -> str:
-    """Return `text` with its percent signs on the line of their numbers."""
+    """Keep percent signs on the line of their numbers."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 

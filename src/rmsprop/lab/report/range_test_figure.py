@@ -6,14 +6,14 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from rmsprop.lab.report.figures import _axes, _svg, as_they_are, log_scale
+from rmsprop.lab.report.figures import _axes, _svg, log_scale, verbatim
 from rmsprop.monitor.lr_finder import Found
 from rmsprop.monitor.lr_finder.curve import stops
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 
 
-@as_they_are
+@verbatim
 def draw_range_test(found: Found, title: str = "") -> str:
     """Draw each seed's losses, the smoothed curve with its band, and the suggestion; return an SVG.
 
@@ -47,7 +47,7 @@ def draw_range_test(found: Found, title: str = "") -> str:
 
 
 def _limits(low: NDArray[np.float64], middle: NDArray[np.float64]) -> tuple[float, float]:
-    """Return where the figure ends: it shows where the curve begins and is lowest, not how far it rises in the end."""
+    """Return the limits of the y axis: they show where the curve begins and is lowest, not how far it rises."""
     if not len(middle):  # no seed has come past its first rate
         return 0.0, 1.0
     begin, bottom = float(np.median(middle[:5])), float(min(low.min(), middle.min()))

@@ -1,4 +1,4 @@
-"""Results in words: the sentences of the terminal and of the report."""
+"""Results as sentences, for the terminal and for the report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # findings that ne
 
 
 def range_words(score: ScoreFacts, metric: str, *, higher_is_better: bool) -> str:
-    """Return the worst and the best seed of a score; a seed that diverged has no score and is the worst."""
+    """Return the worst and the best seed of a score; a seed that diverged is the worst."""
     ends = (score["low"], score["high"]) if higher_is_better else (score["high"], score["low"])
     return "–".join("diverged" if x is None else score_words(x, metric).removesuffix(" %") for x in ends)
 
 
 def difference_words(score: ScoreFacts, metric: str, unit: str = "") -> str:
-    """Return the difference of a score to RMSprop with its interval; shares differ by percentage points."""
+    """Return the difference of a score to RMSprop with its interval; of shares, in percentage points."""
     if score["interval"] is None or score["difference"] is None:
         return "–"
     scale, digits = (100, ".1f") if is_share(metric) else (1, ".4g")
@@ -29,7 +29,7 @@ def difference_words(score: ScoreFacts, metric: str, unit: str = "") -> str:
 
 
 def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -> list[str]:
-    """Return what a comparison found, a sentence a line."""
+    """Return the results of a comparison, a sentence a line."""
     if summary is None:
         return ["This comparison is not finished; what follows is what it has recorded so far."]
     metric, scores = summary["metric"], summary["scores"]
@@ -39,7 +39,7 @@ def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -
         f"(median of {config['seeds']} seeds; worst to best "
         f"{range_words(own, metric, higher_is_better=summary['higher_is_better'])}"
         f"{'' if summary['higher_is_better'] else '; lower is better'}).",
-        *_nothing_told(summary),
+        *_what_it_cannot_tell(summary),
     ]
     for verdict, words in (
         ("better", "better than RMSprop"),
@@ -76,8 +76,8 @@ def _grid_words(summary: CompareSummary) -> list[str]:
     return lines
 
 
-def _nothing_told(summary: CompareSummary) -> list[str]:
-    """Return what a comparison cannot tell: where all score the same, or no better than a constant prediction."""
+def _what_it_cannot_tell(summary: CompareSummary) -> list[str]:
+    """Return whether all optimizers score the same, and which are no better than a constant prediction."""
     scores, metric, lines = summary["scores"], summary["metric"], []
     if all(s["interval"] is not None and {s["difference"], *s["interval"]} == {0} for s in scores[1:]):
         lines.append(f"All optimizers have exactly the same {metric} in every seed: it does not tell them apart.")
@@ -130,7 +130,7 @@ def _count(number: int, name: str) -> str:
 
 
 def describe_findings(findings: list[FindingFacts], count: int, first: int | None, last: int | None) -> str:
-    """Return how many findings there are in the losses and in `count` measured steps, which `first` and `last` end."""
+    """Return how many findings there are, in the losses and in `count` measured steps from `first` to `last`."""
     of_losses = sum(f["kind"] in OF_LOSSES for f in findings)
     losses = f"{_found(of_losses)} in the losses"
     if not count:
@@ -145,12 +145,12 @@ def _found(number: int) -> str:
 
 
 def findings_by_advice(findings: list[FindingFacts]) -> list[list[FindingFacts]]:
-    """Return the findings with those next to each other together that have cause, threshold and remedy in common."""
+    """Group neighbouring findings that have the same cause, threshold and remedy."""
     return [list(same) for _, same in groupby(findings, lambda f: (f["cause"], f["threshold"], f["remedy"]))]
 
 
 def evidence_words(evidence: dict[str, Any]) -> str:
-    """Return the numbers behind a finding, as far as they are known: names and values."""
+    """Return the known numbers behind a finding: names and values."""
     known = {name: value for name, value in evidence.items() if value is not None}
     return ", ".join(f"{name.replace('_', ' ')} {value_words(value)}" for name, value in known.items())
 

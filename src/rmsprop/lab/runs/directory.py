@@ -1,4 +1,4 @@
-"""Run directories: what a run is (run.json), what it recorded (JSON lines), and where it stands (checkpoint.pt)."""
+"""Run directories: what was asked (run.json), what was recorded (JSON lines), and where it stands (checkpoint.pt)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def to_json(value: Any) -> str:
     """Return strict JSON: not-a-number and infinities become null."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:  # seldom, and looking for it takes longer than writing
+    except ValueError:  # rare: looking for it first would take longer than writing
         return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
 
 
@@ -226,10 +226,9 @@ class RunDirectory:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
     def keep_records(self, which: Callable[[Any], Hashable], name: str = RECORDS) -> int:
-        """Drop records of the file `name`, and return how many are left.
+        """Keep the first record of each key that `which` returns, and none of key None; return how many are left.
 
-        What remains is one record of each value of `which` that is not None. Two may be alike where two processes went
-        on with one run. Lines that a power cut damaged are dropped, too.
+        Two records have one key where two processes wrote one run. Lines that a power cut damaged are dropped, too.
         """
         kept: dict[Hashable, dict[str, Any]] = {}
         for record in self._lines(name):
@@ -247,7 +246,7 @@ class RunDirectory:
             warnings.warn(f"{lost}: the run goes on without them, and figures have a gap", stacklevel=3)
 
     def _sync_records(self) -> None:
-        """Put the records on the disk, before a file that counts on them."""
+        """Write the records through to the disk, before a file that counts them."""
         for path in self.path.glob("*.jsonl"):
             with path.open("ab") as file:
                 os.fsync(file.fileno())
@@ -260,13 +259,13 @@ class RunDirectory:
         write_atomically(self.path / CHECKPOINT, buffer.getvalue())
 
     def load_checkpoint(self, use: Callable[[dict[str, Any]], None]) -> bool:
-        """Hand the checkpoint to `use` and return True; False if there is none. Loads tensors and plain values only."""
+        """Pass the checkpoint to `use` and return True; False if there is none. Only tensors and plain values load."""
         path = self.path / CHECKPOINT
         if not path.exists():
             return False
         try:
             use(torch.load(path, weights_only=True))
-        except InputError as error:  # undamaged, but of something else: it tells of what
+        except InputError as error:  # undamaged, but of another model or run
             raise InputError(f"{path}: {error.name}", error.allowed, error.value, error.remedy) from error
         except (
             OSError,
@@ -291,11 +290,11 @@ class RunDirectory:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Return the JSON object that `text` is; ValueError if it is none."""
+    """Return the JSON object in `text`; raise ValueError if there is none."""
     try:
         value = json.loads(text)
     except RecursionError:
-        raise ValueError("lists in lists in lists") from None
+        raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value
@@ -322,7 +321,7 @@ def _warn_of_another_torch(began: MadeWith, now: MadeWith) -> None:
 
 
 def is_unused(path: Path) -> bool:
-    """Return whether a directory is not there or holds nothing but what a killed process left."""
+    """Return whether a directory is missing, or empty but for what a killed process left."""
     if not path.exists():
         return True
     left = {*temporary_files(path), path / LOCK}
@@ -330,12 +329,12 @@ def is_unused(path: Path) -> bool:
 
 
 def new_path(kind: str, task: str, *, resume: bool) -> Path:
-    """Return runs/KIND-TASK, or with a number at its end: the first free one, made here, or to resume the last one."""
+    """Return runs/KIND-TASK, numbered: the first free one, made here, or with `resume` the last one."""
     path, number = Path("runs") / f"{kind}-{task}", 1
     last = path
     while True:
         try:
-            if not resume:  # making it keeps it from other commands that start at the same time
+            if not resume:  # made at once, or a command that starts now would take it, too
                 path.mkdir(parents=True)
                 return path
         except FileExistsError:

@@ -1,4 +1,4 @@
-"""Stopping on request: Ctrl-C and SIGTERM end a run where it can be resumed, not in the middle of something."""
+"""Ctrl-C and SIGTERM end a run between two steps, where it can be resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Yield a list that receives SIGINT and SIGTERM instead of their interrupting a step; a second one interrupts."""
+    """Yield a list that collects SIGINT and SIGTERM; a second signal raises KeyboardInterrupt at once."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -24,7 +24,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone may handle signals
+    except ValueError:  # only the main thread may handle signals
         yield received
         return
     try:
@@ -36,7 +36,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def children_deaf_to_ctrl_c() -> Iterator[None]:
-    """Hold SIGINT back, here until the end and for ever in processes that are started meanwhile."""
+    """Block SIGINT: here until the end of the context, in processes started meanwhile for good."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""The lock of a directory: one process at a time works in it, and a killed process leaves it free."""
+"""Lock a directory: one process at a time works in it. A killed process holds no lock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _held: set[int] = set()  # open lock files of this process
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of `directory`, which is made if it is not there; removed again if it is then still empty.
+    """Hold the lock of `directory`. Make it if it is missing; remove it at the end if it was made and is empty.
 
     Raises
     ------
@@ -38,12 +38,12 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if handle in _held:  # else this is a child that was forked from the holder
+            if handle in _held:  # else this is a forked child of the holder
                 _held.remove(handle)
                 _release(handle, directory / LOCK)
     finally:
         for path in made:
-            with contextlib.suppress(OSError):  # it holds something
+            with contextlib.suppress(OSError):  # it is not empty
                 path.rmdir()
 
 
@@ -65,14 +65,14 @@ def _acquire(directory: Path) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # the last holder removed this file before the lock was got: try the new one
+        os.close(handle)  # its last holder removed this file in the meantime: try the new one
 
 
 def _release(handle: int, file: Path) -> None:
     if sys.platform != "win32":
         file.unlink(missing_ok=True)
     os.close(handle)
-    if sys.platform == "win32":  # which removes no open file
+    if sys.platform == "win32":  # Windows removes no open file
         with contextlib.suppress(OSError):
             file.unlink()
 
@@ -80,7 +80,7 @@ def _release(handle: int, file: Path) -> None:
 def _try_lock(handle: int) -> bool:
     """Lock an open file; return whether nobody else had it locked."""
     if sys.platform == "win32":
-        os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the text, since locked bytes cannot be read
+        os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the text: locked bytes cannot be read
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -99,7 +99,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def _forget_in_child() -> None:
-    """Close the lock files in a forked child, which would else hold the locks after its parent's end."""
+    """Close the lock files in a forked child, or it would hold the locks after its parent ends."""
     for handle in _held:
         os.close(handle)
     _held.clear()

@@ -30,7 +30,7 @@ class StepRecorder:
 
     def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
         self._run = run
-        self._new: list[dict[str, Any]] = []  # measured, and not yet in the file
+        self._new: list[dict[str, Any]] = []  # not yet in the file
         self._written = 0
         self._monitor = (
             Monitor(training.optimizer, training.model, every=every, last=KEPT, sinks=[self._new.append])
@@ -39,19 +39,19 @@ class StepRecorder:
         )
 
     def write(self) -> None:
-        """Add what was measured since the last call to the file."""
+        """Append the records made since the last call to the file."""
         if self._new:
             self._run.append(self._new, STATISTICS)
             self._written += len(self._new)
             self._new.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to measure as if it had not been interrupted."""
+        """Return what a resumed run needs to measure on without a gap."""
         monitor = None if self._monitor is None else self._monitor.state_dict()
         return {"written": self._written, "monitor": monitor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Restore a state that `state_dict` returned."""
         self._written = state["written"]
         if self._monitor is not None:
             self._monitor.load_state_dict(state["monitor"])

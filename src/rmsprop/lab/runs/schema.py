@@ -201,12 +201,12 @@ class PostMortemFacts(TypedDict):
 class FindingFacts(TypedDict):
     """A `rmsprop.monitor.findings.Finding` with its remedy as commands."""
 
-    kind: str
+    kind: NotRequired[str]  # always there, but not read from files
     sentence: str
     cause: str
     threshold: str
     remedy: str
-    evidence: dict[str, Any]
+    evidence: NotRequired[dict[str, Any]]  # as kind is
 
 
 class Given(TypedDict):

@@ -1,7 +1,7 @@
-"""What a task's code says, so that a run goes on only with the code that it began with.
+"""Digest a task's code, so that a run is resumed only with the code that it began with.
 
-The code is that of the task's file and of the user's own modules that it imports, wherever the import stands; installed
-packages and Python's own modules are left out. Comments, formatting and docstrings do not count.
+The digest covers the task's file and the user's own modules that it imports, anywhere in them. Installed packages,
+Python's own modules, comments, formatting and docstrings do not count.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from typing import TypeAlias
 import rmsprop
 from rmsprop.lab_options import TASKS
 
-Code: TypeAlias = dict[
-    str, dict[str, str]
-]  # module → function, method or class → digest; "" is what is outside of them
+# Module → function, method or class → digest. The key "" holds what is outside of functions and classes.
+Code: TypeAlias = dict[str, dict[str, str]]
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _INSTALLED = {"site-packages", "dist-packages"}
-_NOT_OF_USERS = tuple(
+_NOT_USERS_OWN = tuple(
     Path(path).resolve()
     for path in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), Path(rmsprop.__file__).parent)
 )
@@ -43,7 +42,7 @@ def task_code(spec: str) -> Code | None:
         try:
             tree = ast.parse(source)
             code[module] = _digests(tree)
-        except (SyntaxError, ValueError, RecursionError):  # of another kind than Python's text: all of it counts
+        except (SyntaxError, ValueError, RecursionError):  # no Python text: every byte counts
             code[module] = {"": _digest(repr(source))}
             continue
         for name in _imported(tree, package):
@@ -58,7 +57,7 @@ def task_code(spec: str) -> Code | None:
 
 
 def changes(before: Code, now: Code) -> list[str]:
-    """Return in words what has changed from one code to another."""
+    """Return what differs between two versions of the code, as words."""
     words = []
     for module in sorted({*before, *now}):
         if module not in before or module not in now:
@@ -74,7 +73,7 @@ def changes(before: Code, now: Code) -> list[str]:
 
 
 def _digests(tree: ast.Module) -> dict[str, str]:
-    """Return a digest of each function, of each method and the rest of each class, and of the rest of a module."""
+    """Return digests of functions, methods, what is left of classes, and what is left of the module."""
     parts: dict[str, list[str]] = {}
 
     def add(node: ast.stmt, inside: str) -> None:
@@ -94,7 +93,7 @@ def _digests(tree: ast.Module) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """Return a part of a syntax tree as text, the same for all versions of Python that parse it alike."""
+    """Return a part of a syntax tree as text that does not depend on the version of Python."""
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     if not isinstance(value, ast.AST):
@@ -118,7 +117,7 @@ def _digest(text: str) -> str:
 
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:
-    """Yield the full names of all modules that a module of `package` may import, and those around them."""
+    """Yield the full names of all modules that a module of `package` may import, and of their parents."""
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
@@ -126,14 +125,14 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{base}.{alias.name}" for alias in node.names]  # it may be a module, or something in one
+            names = [f"{base}.{alias.name}" for alias in node.names]  # each may be a module or a name in one
         for name in names:
             parts = name.split(".")
             yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """Return where a module is, without importing it; None if it is nowhere, or is no file."""
+    """Return the spec of a module without importing it; None if it is not found or is no file."""
     top, *rest = name.split(".")
     try:
         found = importlib.util.find_spec(top)
@@ -148,4 +147,4 @@ def _find(name: str) -> ModuleSpec | None:
 
 def _is_users(file: Path) -> bool:
     path = file.resolve()
-    return path.is_file() and not _INSTALLED & set(path.parts) and not any(map(path.is_relative_to, _NOT_OF_USERS))
+    return path.is_file() and not _INSTALLED & set(path.parts) and not any(map(path.is_relative_to, _NOT_USERS_OWN))

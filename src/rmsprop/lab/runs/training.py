@@ -1,4 +1,4 @@
-"""One training, a function of task, optimizer and seed alone, that can stop after any step and go on later."""
+"""One training: a function of task, optimizer and seed alone. It can stop after any step and go on later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimi
 SCHEDULES = ("constant", "linear")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _LOSSES_PER_EPOCH = 10
-_SAMPLE = 1_000_000  # elements of a layer that its quantiles are taken from, evenly spaced
+_SAMPLE = 1_000_000  # evenly spaced elements of a layer, from which its quantiles are taken
 
 
 class Training:
@@ -37,7 +37,7 @@ class Training:
     task
         What is trained.
     make_optimizer
-        Parameters → optimizer.
+        Function of the parameters that returns their optimizer.
     seed
         Decides the model's start and, with the epoch's number, the order of the data.
     epochs, batch_size
@@ -64,7 +64,7 @@ class Training:
         torch.manual_seed(seed)
         self.model = task.model()
         self.optimizer = make_optimizer(self.model.parameters())
-        self.step, self.epoch, self.batch = 0, 0, 0  # optimizer steps; finished epochs; batches of the current epoch
+        self.step, self.epoch, self.batch = 0, 0, 0  # steps made; epochs finished; batches of this epoch
         self.diverged = False
         self._losses: list[float] = []  # since the last record
         self.steps_per_epoch = math.ceil(len(task.train) / self.batch_size)  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ class Training:
         for _ in range(skip):
             next(iterator)
         if skip:
-            _set_random_state(random_state)  # what skipping drew was drawn before the interruption
+            _set_random_state(random_state)  # the skipped batches drew their numbers before the interruption
         self.model.train()
         began = time.perf_counter()
         for batch in iterator:
@@ -174,7 +174,7 @@ class Training:
         return tally.result()
 
     def effective_lr(self) -> dict[str, list[float | None]]:
-        """Return for each layer the `QUANTILES` of its effective learning rates; nothing if the optimizer has none."""
+        """Return the `QUANTILES` of each layer's effective learning rates; empty if the optimizer has none."""
         measure: Callable[[Tensor], Tensor] | None = getattr(self.optimizer, "effective_lr", None)
         if measure is None:
             return {}
@@ -184,7 +184,7 @@ class Training:
                 rates = measure(p).flatten()
                 rates = rates[:: max(1, len(rates) // _SAMPLE)].double()
                 with np.errstate(invalid="ignore"):  # between infinities
-                    layers[plain_name(name)] = np.quantile(rates.numpy(), QUANTILES).tolist()  # torch sorts them all
+                    layers[plain_name(name)] = np.quantile(rates.numpy(), QUANTILES).tolist()  # torch's sorts them all
         return layers
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Restore a state that `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})

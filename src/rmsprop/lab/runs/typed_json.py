@@ -22,7 +22,7 @@ from rmsprop.errors import InputError, Received
 
 
 class Limit(NamedTuple):
-    """What `Annotated` adds to a type: a condition, and words for it."""
+    """A condition that `Annotated` adds to a type, and the words for it."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -45,7 +45,7 @@ class _Wrong(Exception):  # noqa: N818  (it becomes an InputError, which knows t
 
 
 def checker(kind: Any) -> Callable[[Any, str], None]:
-    """Return a function that raises InputError, with the place of the value and its field, unless a value is a `kind`.
+    """Return a function (value, where) that raises InputError unless the value is a `kind`; it names the field.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def checker(kind: Any) -> Callable[[Any, str], None]:
 
 
 def _shown(value: object) -> object:
-    """Return a value as a message has it: not whole, where it is long."""
+    """Return a value as a message shows it: shortened where it is long."""
     if isinstance(value, dict | list) and value:
         return Received("an object" if isinstance(value, dict) else "a list")
     return Received(f"{value[:40]!r}…") if isinstance(value, str) and len(value) > 40 else value
@@ -159,7 +159,7 @@ def _any_of(checks: list[_Check], null: bool) -> _Check:
             except _Wrong as wrong:
                 wrongs.append(wrong)
         deepest = max(wrongs, key=lambda wrong: len(wrong.path))
-        if len(deepest.path) > len(path):  # the right kind of thing, with something wrong in it
+        if len(deepest.path) > len(path):  # the right type, with a wrong value in it
             raise deepest
         raise _Wrong(path, " or ".join(wrong.allowed for wrong in wrongs), value)
 

@@ -1,4 +1,4 @@
-"""Worker processes: so many calls at a time, and fewer where memory does not suffice for all of them."""
+"""Worker processes: a number of jobs at a time, and fewer when memory runs out."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ import torch
 
 from rmsprop.lab.runs.interrupts import children_deaf_to_ctrl_c
 
-Task = TypeVar("Task")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 class WorkerLost(Exception):  # noqa: N818  (named for what happened)
-    """A worker process ended before its work was done; what was recorded stays, and the run can be resumed."""
+    """A worker process ended before its job; the run can be resumed with what was recorded."""
 
 
 class Workers:
-    """A pool of processes of one thread each, which end with this one.
+    """A pool of processes of one thread each. They end when this process ends.
 
     Parameters
     ----------
     count
-        Processes at a time. It is halved when one is killed as the system does when memory runs out (SIGKILL), or
-        cannot allocate memory.
+        Processes at a time. Halved when one cannot allocate memory or is killed by SIGKILL, as systems kill when memory
+        runs out.
     """
 
     def __init__(self, count: int) -> None:
@@ -48,25 +48,25 @@ class Workers:
         self._end(at_once=error is not None)
 
     def results(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task], check: Callable[[], None]
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], check: Callable[[], None]
     ) -> Iterator[Result]:
-        """Yield what `function` returns for each task, as they are done.
+        """Yield what `function` returns for each job, in the order in which they end.
 
-        `check` is called again and again meanwhile, and may raise.
+        `check` is called five times a second or more, and may raise.
 
         Raises
         ------
         WorkerLost
-            If a process ended and fewer of them would not help. Tasks whose result was not yielded are not done.
+            If a process ended and fewer of them would not help. Jobs whose result was not yielded are not done.
         """
-        left = list(tasks)
+        left = list(jobs)
         while left:
             try:
-                for task, result in self._once(function, left, check):
-                    left.remove(task)
+                for job, result in self._once(function, left, check):
+                    left.remove(job)
                     yield result
             except BrokenProcessPool:
-                self._end(at_once=False)  # the pool ends its other processes itself; from then on exit codes are known
+                self._end(at_once=False)  # the pool ends its other processes; exit codes are known after that
                 self._fewer(*_cause(self._processes))
             except Exception as error:
                 if not _out_of_memory(error):
@@ -75,18 +75,18 @@ class Workers:
                 self._fewer("a worker process could not allocate memory", True)
 
     def _once(
-        self, function: Callable[[Task], Result], tasks: list[Task], check: Callable[[], None]
-    ) -> Iterator[tuple[Task, Result]]:
+        self, function: Callable[[Job], Result], jobs: list[Job], check: Callable[[], None]
+    ) -> Iterator[tuple[Job, Result]]:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool, self._processes = ProcessPoolExecutor(self.count, context, initializer=_start), set()
         others = set(multiprocessing.active_children()) - self._processes
-        with children_deaf_to_ctrl_c():  # the parent decides what it means; submitting starts the processes
-            pending = {self._pool.submit(function, task): task for task in tasks}
+        with children_deaf_to_ctrl_c():  # this process decides what Ctrl-C means; `submit` starts processes
+            pending = {self._pool.submit(function, job): job for job in jobs}
         self._processes |= set(multiprocessing.active_children()) - others
         while pending:
             finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in sorted(finished, key=_failed):  # results first: they are not done again
+            for future in sorted(finished, key=_failed):  # results first, or their jobs would run again
                 try:
                     yield pending.pop(future), future.result()
                 except SystemExit as error:  # its status is not that of this process
@@ -105,7 +105,7 @@ class Workers:
         self.count = fewer
 
     def _end(self, *, at_once: bool) -> None:
-        """End the processes, `at_once` with what they are at."""
+        """End the processes; `at_once` in the middle of their jobs."""
         if self._pool is None:
             return
         if at_once:
@@ -121,7 +121,7 @@ def _failed(future: Future[Any]) -> bool:
 
 
 def _cause(processes: Iterable[BaseProcess]) -> tuple[str, bool]:
-    """Return how a process of a broken pool ended, and whether it was as if killed for memory."""
+    """Return how a process of a broken pool ended, and whether lack of memory may have killed it."""
     codes = [process.exitcode for process in processes]
     if -signal.SIGKILL in codes:
         return "a worker process was killed by SIGKILL, as it is where memory runs out", True
@@ -140,7 +140,7 @@ def _start() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent has been killed; it would wait for work for ever."""
+    """End this worker when its parent was killed: it would wait for jobs forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
