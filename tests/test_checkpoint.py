@@ -111,7 +111,7 @@ KEEP = {str(i): {"transpose": list(range(len(shape)))} for i, shape in enumerate
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
-def test_every_rule_goes_on_from_our_torch_to_itself_bit_for_bit(rule: Rule, ending: str, tmp_path: Path) -> None:
+def test_every_rule_continues_in_our_torch_bit_for_bit(rule: Rule, ending: str, tmp_path: Path) -> None:
     """Through a file and back, in the middle of the run, where the rate changes."""
     start, gradients = start_and_gradients()
     whole = RMSprop.from_rule(tensors(start), rule)
@@ -133,7 +133,7 @@ def test_every_rule_goes_on_from_our_torch_to_itself_bit_for_bit(rule: Rule, end
 
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
-def test_torch_goes_on_in_torch_and_in_ours(centered: bool, momentum: float, tmp_path: Path) -> None:
+def test_a_torch_run_continues_in_torch_and_in_ours(centered: bool, momentum: float, tmp_path: Path) -> None:
     start, gradients = start_and_gradients()
     whole = torch.optim.RMSprop(
         tensors(start), lr=0.03, alpha=0.8, eps=0.02, momentum=momentum, centered=centered, weight_decay=0.1
@@ -210,7 +210,7 @@ def test_optax_goes_on_in_ours_and_the_other_way(
 
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
-def test_our_jax_goes_on_in_our_torch_with_every_rule(rule: Rule, tmp_path: Path) -> None:
+def test_every_rule_continues_from_our_jax_in_our_torch(rule: Rule, tmp_path: Path) -> None:
     with jax.enable_x64(True):
         start, gradients = start_and_gradients()
         params: Any = {str(i): jnp.asarray(p) for i, p in enumerate(start)}
@@ -262,7 +262,7 @@ def test_at_a_constant_rate_the_converted_state_gives_the_same_steps(kind: str, 
 
 
 @given(data=st.data())
-def test_states_return_from_every_kind_as_they_left(data: st.DataObject) -> None:
+def test_a_state_survives_the_way_to_any_kind_and_back(data: st.DataObject) -> None:
     """Copies, signs and permutations lose nothing; the rate is a power of two, whose product and quotient are exact."""
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=4, max_side=3))
     dtype = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
@@ -288,7 +288,7 @@ def test_states_return_from_every_kind_as_they_left(data: st.DataObject) -> None
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16", "complex64"])
 @pytest.mark.parametrize("ending", [".pt", ".safetensors", ".npz", ".msgpack", ".weights.h5"])
-def test_files_keep_every_dtype_or_say_that_they_cannot(ending: str, dtype: str, tmp_path: Path) -> None:
+def test_files_keep_every_dtype_or_refuse_it(ending: str, dtype: str, tmp_path: Path) -> None:
     names = {".npz": "rmsprop.jax", ".msgpack": "rmsprop.jax", ".weights.h5": "keras"}
     name = names.get(ending, "rmsprop.torch")
     if name != "rmsprop.torch" and dtype == "complex64":
@@ -375,7 +375,7 @@ def test_timm_s_buffer_is_m_unless_its_group_says_otherwise(tmp_path: Path) -> N
         read(tmp_path / "c.pt")
 
 
-def test_averages_that_the_rule_does_not_use_are_not_moved(tmp_path: Path) -> None:
+def test_averages_that_the_rule_does_not_use_are_dropped(tmp_path: Path) -> None:
     """Momentum that was switched off during the run leaves its buffer behind."""
     write(checkpoint("torch"), tmp_path / "a.pt")
     saved = torch.load(tmp_path / "a.pt", weights_only=True)
@@ -587,7 +587,7 @@ def test_a_template_names_what_is_missing_extra_and_of_another_shape() -> None:
     equal(convert(turned, "torch", like=source, mapping=mapping).checkpoint, source)
 
 
-def test_a_template_decides_what_is_kept_and_says_so() -> None:
+def test_a_template_decides_what_is_kept() -> None:
     plain = checkpoint("torch", centered=False, momentum=0.0)
     dropped = convert(checkpoint("torch"), "torch", like=plain)
     assert {(p.grad_avg, p.momentum_buffer) for p in dropped.checkpoint.parameters} == {(None, None)}
@@ -604,7 +604,7 @@ def test_a_template_decides_what_is_kept_and_says_so() -> None:
         assert (p.square_avg == q.square_avg).all()
 
 
-def test_another_rule_after_the_move_is_said() -> None:
+def test_a_note_says_that_the_target_follows_another_rule() -> None:
     notes = " ".join(convert(checkpoint("keras", weight_decay=0.1), "torch", mapping=KEEP).notes)
     assert "keras divides by √(v + ε), torch by √v + ε" in notes
     assert "weight decay shrinks the parameters in keras, adds to the gradient in torch" in notes
@@ -616,14 +616,14 @@ def test_another_rule_after_the_move_is_said() -> None:
 @pytest.mark.parametrize(
     "known", [{"decay": 2.0}, {"momentum": -1}, {"alpha": 0.9, "decay": 0.9}, {"rhoo": 1}, {"decay": 0.5}]
 )
-def test_what_is_said_of_the_source_is_checked(known: dict[str, Any], tmp_path: Path) -> None:
+def test_given_fields_are_checked_against_the_source(known: dict[str, Any], tmp_path: Path) -> None:
     write(checkpoint("torch"), tmp_path / "a.pt")
     with pytest.raises(InputError):
         read(tmp_path / "a.pt", **known)
     equal(read(tmp_path / "a.pt", decay=0.8), checkpoint("torch"))
 
 
-def test_the_state_is_checked() -> None:
+def test_a_state_is_validated() -> None:
     with pytest.raises(InputError, match="average of squares"):
         ParameterState("w", np.array([1.0, -1.0]))
     with pytest.raises(InputError, match="shape"):

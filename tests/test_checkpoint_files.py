@@ -98,7 +98,7 @@ def test_rates_as_numpy_numbers_and_tensors_are_numbers(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "b.pt", weights_only=True)["param_groups"][0]["initial_lr"] == 0.25
 
 
-def test_trainers_lists_and_text_keys_are_found(tmp_path: Path) -> None:
+def test_state_dicts_in_lists_and_under_text_keys_are_found(tmp_path: Path) -> None:
     optimizer = trained()
     saved = optimizer.state_dict()
     torch.save({"epoch": 1, "optimizer_states": [saved], "state_dict": {}}, tmp_path / "a.ckpt")
@@ -112,7 +112,7 @@ def test_trainers_lists_and_text_keys_are_found(tmp_path: Path) -> None:
     same_state(tmp_path / "c.pt", optimizer)
 
 
-def test_of_several_optimizers_one_is_to_be_chosen_by_the_printed_line(
+def test_the_error_for_several_optimizers_prints_how_to_save_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_of_several_optimizers_one_is_to_be_chosen_by_the_printed_line(
         read("b.pt")
 
 
-def test_a_template_that_holds_settings_is_written_anew_and_one_of_unknown_classes_refused(tmp_path: Path) -> None:
+def test_a_template_with_settings_is_rewritten_and_one_with_unknown_classes_refused(tmp_path: Path) -> None:
     optimizer = trained()
     beside = {name: BESIDE[name] for name in ("argparse", "date", "rng")}
     torch.save({"optimizer": optimizer.state_dict(), **beside}, tmp_path / "a.pt")
@@ -162,7 +162,7 @@ def test_views_big_endian_numbers_and_empty_tensors_are_read(tmp_path: Path) -> 
         assert np.array_equal(p.square_avg, view.numpy())  # type: ignore[arg-type]
 
 
-def test_folders_say_what_makes_a_file_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_a_folder_says_how_to_make_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "dcp").mkdir()
     (tmp_path / "dcp" / ".metadata").write_bytes(b"")
     assert run(["convert", str(tmp_path / "dcp"), "b.pt", "--from", "torch"]) != 0
@@ -303,7 +303,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_file_that_would_unfold_is_one_line(
+def test_a_file_that_would_unfold_is_refused_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -326,7 +326,7 @@ def test_a_file_that_would_unfold_is_one_line(
     assert sum(taken) <= 2**28 + 8 * Path(path).stat().st_size  # nothing more was allocated
 
 
-def test_the_limit_can_be_raised_by_whoever_trusts_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_raises_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.pt"
     groups = [{"params": [0], "lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0, "foreach": None}]
     state = {0: {"step": torch.tensor(1.0), "square_avg": torch.ones(1).expand(2**26 + 2**14)}}
@@ -464,7 +464,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_number_that_no_optimizer_keeps_is_one_line(
+def test_an_impossible_value_is_refused_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -489,9 +489,7 @@ def state_of(step: int | None, **fields: Any) -> tuple[ParameterState, ...]:
         ("torch", ".pt", 2**53), ("rmsprop.torch", ".safetensors", 2**53),
     ],
 )  # fmt: skip
-def test_every_file_holds_a_count_of_steps_exactly_or_refuses_it(
-    kind: str, ending: str, most: int, step: int, tmp_path: Path
-) -> None:
+def test_step_counts_are_exact_or_refused(kind: str, ending: str, most: int, step: int, tmp_path: Path) -> None:
     fields = {**PLAIN, "centered": False, "weight_decay": 0.0, "maximize": False}
     fields |= {"eps_inside_sqrt": False, "lr_in_momentum": False} if kind == "torch" else {}
     state = convert(Checkpoint(kind, state_of(step), (fields,)), kind).checkpoint
@@ -506,7 +504,7 @@ def test_every_file_holds_a_count_of_steps_exactly_or_refuses_it(
         assert read(path, kind, **known).step == step
 
 
-def test_a_counter_that_may_have_stopped_is_said(tmp_path: Path) -> None:
+def test_a_note_says_that_a_step_count_may_have_stopped(tmp_path: Path) -> None:
     with_step(torch.tensor(256, dtype=torch.bfloat16))(tmp_path / "a.pt")
     state = read(tmp_path / "a.pt")
     assert "step was kept in bfloat16, which counts no further than 256: the true count is unknown" in state.notes
@@ -524,7 +522,7 @@ def test_big_endian_averages_become_the_machine_s(tmp_path: Path) -> None:
     assert read(tmp_path / "b.safetensors").parameters[0].square_avg.tolist() == [1.0, 2.0]  # type: ignore[union-attr]
 
 
-def test_a_state_that_has_diverged_moves_and_is_said() -> None:
+def test_a_note_says_that_a_state_has_diverged() -> None:
     bad = ParameterState("0", np.array([np.nan, 1.0]), step=1)
     notes = convert(Checkpoint("torch", (bad,), ({**PLAIN, "lr_in_momentum": False},)), "rmsprop.torch").notes
     assert "square_avg of 0 holds NaN or infinity: the run had diverged" in notes

@@ -49,7 +49,7 @@ PLAIN = {"lr": 0.5, "decay": 0.9, "eps": 1e-7, "momentum": 0.0, "eps_inside_sqrt
 
 
 @pytest.mark.parametrize("to", ["torch", "rmsprop.torch", "keras"])
-def test_where_order_counts_the_mapping_gives_numbers(to: str) -> None:
+def test_a_mapping_gives_indices_where_order_counts(to: str) -> None:
     """Names alone would leave the source's order, and parameters of the same shape would change places."""
     source = Checkpoint("optax", VECTORS, (PLAIN,))
     for mapping in ({"a": "weight", "b": "bias"}, {"a": "1", "b": "x"}, {"a": "1", "b": "2"}):
@@ -62,7 +62,7 @@ def test_where_order_counts_the_mapping_gives_numbers(to: str) -> None:
     assert [(p.name, p.square_avg[0]) for p in named if p.square_avg is not None] == [("x", 2.0), ("y", 1.0)]
 
 
-def test_twelve_parameters_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_twelve_parameters_keep_the_order_of_their_indices(tmp_path: Path) -> None:
     """Not in the source's, nor in the alphabet's."""
     states = tuple(ParameterState(f"p{i}", np.full(2, float(i)), None, None, 1) for i in (3, 11, 0, 5, 1, 2, 9, 4, 8, 6, 10, 7))  # fmt: skip  # noqa: E501
     moved = convert(Checkpoint("optax", states, (PLAIN,)), "torch", mapping={p.name: p.name[1:] for p in states})
@@ -186,7 +186,7 @@ def test_a_schedule_s_end_just_below_0_is_0(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("empty", [0, 1], ids=["first", "last"])
 @pytest.mark.parametrize("to", ["torch", "rmsprop.torch"])
-def test_groups_without_parameters_stay(to: str, empty: int, tmp_path: Path) -> None:
+def test_empty_groups_are_kept(to: str, empty: int, tmp_path: Path) -> None:
     layer = torch.nn.Linear(3, 3)
     groups: list[dict[str, Any]] = [{"params": list(layer.parameters()), "lr": 0.25}]
     groups.insert(empty, {"params": [], "lr": 0.125})
@@ -208,7 +208,7 @@ def test_groups_without_parameters_stay(to: str, empty: int, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("with_like", [False, True])
-def test_a_schedule_goes_on_with_what_it_left_in_the_groups(with_like: bool, tmp_path: Path) -> None:
+def test_a_schedule_finds_its_keys_in_the_groups(with_like: bool, tmp_path: Path) -> None:
     """And with a template, all else in its file stays."""
     layer, optimizer = trained(torch.optim.RMSprop, lr=0.25, maximize=True, foreach=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=10, cycle_momentum=False)
@@ -239,12 +239,12 @@ def test_a_schedule_goes_on_with_what_it_left_in_the_groups(with_like: bool, tmp
     assert (group["name"], group["max_lr"], group["maximize"]) == ("decoder", 0.5, True)
 
 
-def test_a_template_gives_way_where_the_source_knows() -> None:
+def test_the_source_takes_precedence_over_a_template() -> None:
     source = checkpoint("torch", decay=0.7)
     assert convert(source, "torch", like=checkpoint("torch", decay=0.8)).checkpoint.groups[0]["decay"] == 0.7
 
 
-def test_nesterov_goes_with_the_momentum() -> None:
+def test_nesterov_is_dropped_with_the_momentum() -> None:
     source, like = checkpoint("rmsprop.torch", nesterov=True), checkpoint("rmsprop.torch", momentum=0.0)
     (group,) = convert(source, "rmsprop.torch", like=like).checkpoint.groups
     assert (group["momentum"], group["nesterov"]) == (0.0, False)
@@ -361,7 +361,7 @@ def test_trees_without_names_and_with_slashes_in_them(params: Any, ending: str, 
     assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), again, state))
 
 
-def test_zeros_that_were_compressed_are_no_trap_but_a_flood_is(tmp_path: Path) -> None:
+def test_compressed_zeros_are_read_up_to_the_limit(tmp_path: Path) -> None:
     zeros: Any = {"0/nu/w": np.zeros(2_000_000)}
     np.savez_compressed(tmp_path / "a.npz", **zeros)
     (state,) = read(tmp_path / "a.npz").parameters
@@ -387,7 +387,7 @@ def test_bfloat16_in_hdf5_is_marked_as_keras_marks_it(tmp_path: Path) -> None:
     equal(read(tmp_path / "b.weights.h5", momentum=0.5), source)
 
 
-def test_what_a_keras_template_keeps_is_said() -> None:
+def test_notes_say_what_a_keras_template_keeps() -> None:
     moved = convert(checkpoint("torch", decay=0.75), "keras", like=checkpoint("keras", lr=0.5), mapping=KEEP)
     assert "the file keeps decay=0.8 of --like, the source has 0.75: set it" in moved.notes
     assert not any(" lr=" in note for note in moved.notes)
@@ -401,7 +401,7 @@ def test_what_a_keras_template_keeps_is_said() -> None:
 
 
 @pytest.mark.parametrize("kind", ["torch", "keras", "rmsprop.jax"])
-def test_a_write_that_fails_leaves_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / {"torch": "a.pt", "keras": "a.weights.h5", "rmsprop.jax": "a.npz"}[kind]
 
     def full(_: int) -> None:

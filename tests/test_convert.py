@@ -49,7 +49,7 @@ def save_map(content: Any = None) -> None:
 # -- what works -------------------------------------------------------------------------------------------------------
 
 
-def test_it_says_what_moved_and_how_exactly(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_says_what_moved_and_how_exactly(capsys: pytest.CaptureFixture[str]) -> None:
     save_torch()
     save_map()
     assert run(["convert", "a.pt", "b.msgpack", "--to", "optax", "--map", "map.json"]) == 0
@@ -157,7 +157,7 @@ def test_torch_s_state_goes_into_sb3_s_archive() -> None:
     assert read("new.zip").kind == "torch"
 
 
-def test_all_of_the_rule_can_be_said() -> None:
+def test_options_state_the_whole_rule() -> None:
     arrays: dict[str, Any] = {"square_avg/w": np.ones(2), "step": np.int32(3)}
     np.savez("a.npz", **arrays)
     Path("map.json").write_text('{"w": "0"}')
@@ -202,7 +202,7 @@ def test_all_of_the_rule_can_be_said() -> None:
         (["a.pt", "b.keras", "--like", "a.pt", "--to", "keras"], "the kind of a.pt must be one of torch"),
     ],
 )
-def test_bad_input_is_one_line_and_no_file(
+def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_torch()
@@ -348,7 +348,7 @@ def adam() -> bytes:
 
 
 @pytest.mark.parametrize(("name", "content"), BAD.values(), ids=BAD)
-def test_a_bad_file_is_one_line_and_nothing_happens(
+def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(
     name: str, content: Callable[[], bytes], capsys: pytest.CaptureFixture[str], in_empty_directory: Path
 ) -> None:
     data = content()
@@ -364,6 +364,6 @@ def test_a_bad_file_is_one_line_and_nothing_happens(
     assert not (in_empty_directory.parent / "policy.optimizer.pth").exists()
 
 
-def test_the_bomb_is_one() -> None:
+def test_pickle_itself_would_run_the_malicious_file() -> None:
     pickle.loads(pickle.dumps(Bomb()))
     assert Path(MARKER).exists()

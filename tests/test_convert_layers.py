@@ -35,7 +35,7 @@ def joined(height: int, width: int, channels: int, outputs: int) -> tuple[Any, A
 
 
 @pytest.mark.parametrize("kind", ["keras", "optax", "tf1"])
-def test_a_flatten_that_the_map_tells_is_undone_both_ways(kind: str) -> None:
+def test_a_flatten_in_the_map_is_undone_both_ways(kind: str) -> None:
     there, here = joined(2, 3, 4, 5)
     entry = {"0": {"transpose": [1, 0], "flatten": [2, 3, 4]}}
     moved = convert(Checkpoint(kind, states(there), (RULE,)), "rmsprop.torch", mapping=entry).checkpoint
@@ -166,7 +166,7 @@ def told(*layers: dict[str, Any]) -> Any:
         ((INPUT, CONV, layer("Reshape", [None, 4, 4, 2], target_shape=[-1]), DENSE), ((4, 4, 2), None, None)),
     ],
 )  # fmt: skip
-def test_the_model_tells_what_was_flattened(layers: Any, kernel: Any) -> None:
+def test_the_model_configuration_tells_what_was_flattened(layers: Any, kernel: Any) -> None:
     (inputs, outputs, unknown) = kernel
     assert told(*layers)[-2] == ("kernel", (inputs, outputs), unknown)
     assert told(*layers)[-1] == ("bias", None, None)
@@ -306,7 +306,7 @@ def test_layers_that_cannot_move_are_refused(
     assert not Path("a.pt").exists()
 
 
-def test_a_gru_goes_by_its_gates() -> None:
+def test_the_gates_of_a_gru_are_reordered() -> None:
     """Update, reset, new in Keras; reset, update, new in PyTorch."""
     layers = [layer("InputLayer", batch_shape=[None, 4, 3]), layer("GRU", [None, 4, 3], use_bias=False)]
     found = variables({"class_name": "Sequential", "config": {"layers": layers}}) or []
@@ -318,7 +318,7 @@ def test_a_gru_goes_by_its_gates() -> None:
     assert moved.square_avg[:, 0].tolist() == [2, 2, 1, 1, 3, 3]  # type: ignore[index]
 
 
-def test_a_model_that_was_not_compiled_is_said(tmp_path: Path) -> None:
+def test_a_model_that_was_not_compiled_is_refused(tmp_path: Path) -> None:
     keras_file(tmp_path / "m.keras", [START, (WHERE, [KERNEL, BIAS], 2)], compiled=False)
     with pytest.raises(InputError, match="must be a compiled model"):
         read(tmp_path / "m.keras")
