@@ -456,7 +456,7 @@ def test_rates_at_the_end_of_a_schedule_are_not_too_small() -> None:
         assert [f.kind for f in find(monitor.records) if "steps" in f.kind] == kinds
 
 
-def test_steps_left_out_are_counted() -> None:
+def test_skipped_steps_are_counted() -> None:
     records = SCRIPT.digits(nonfinite="skip", before_step=SCRIPT.break_down)
     finding = of_kind("nonfinite", records)[0]
     assert finding.tensor is None
@@ -467,8 +467,8 @@ def test_steps_left_out_are_counted() -> None:
     ("mode", "after"),
     [
         ("propagate", "they went into v and stay there."),
-        ("skip", "they were left out, and the whole step with them."),
-        ("zero", "they were left out, each counted as 0."),
+        ("skip", "they made the optimizer skip the whole step."),
+        ("zero", "they each counted as 0."),
     ],
 )
 def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> None:
@@ -489,8 +489,8 @@ def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> 
     ("mode", "after"),
     [
         ("propagate", "it went into v and stays there."),
-        ("skip", "it was left out, and the whole step with it."),
-        ("zero", "it was left out, counted as 0."),
+        ("skip", "it made the optimizer skip the whole step."),
+        ("zero", "it counted as 0."),
     ],
 )
 def test_one_element_that_is_not_finite_is_told_in_the_singular(mode: str, after: str) -> None:
@@ -505,7 +505,7 @@ def test_one_element_that_is_not_finite_is_told_in_the_singular(mode: str, after
         record["groups"][0]["nonfinite"] = mode
     told = of_kind("nonfinite", monitor.records)[0].sentence
     assert told == f"1 element of the gradient of 0.0 was not finite in step 2, the first such step seen; {after}"
-    for record in monitor.records:  # as where a step that was left out was not measured
+    for record in monitor.records:  # as where a skipped step was not measured
         record["tensors"]["0.0"]["nonfinite"] = 0
     assert "were met in 1 step; they" in of_kind("nonfinite", monitor.records)[0].sentence
 
@@ -791,8 +791,8 @@ def test_elements_that_count_as_0_are_told_of_each_tensor_and_step() -> None:
         record["nonfinite_steps"] = (record["step"] >= 3) + (record["step"] >= 9)
     told = of_kind("nonfinite", records)[0].sentence
     assert told == (
-        "2 elements of the gradient of a were not finite in step 3, the first such step seen; they were left out, "
-        "each counted as 0. By step 9 it was so in 2 of 3 tensors. In all there were 2 such steps."
+        "2 elements of the gradient of a were not finite in step 3, the first such step seen; they each "
+        "counted as 0. By step 9 it was so in 2 of 3 tensors. In all there were 2 such steps."
     )
 
 
@@ -811,7 +811,7 @@ def scaled_loss(bad: float, **options: Any) -> tuple[Monitor, Any]:
     return monitor, optimizer
 
 
-def test_a_step_that_a_loss_scaler_leaves_out_is_no_news() -> None:
+def test_a_step_that_a_loss_scaler_skips_is_no_finding() -> None:
     monitor, optimizer = scaled_loss(math.inf)
     assert monitor.records[-1]["nonfinite_steps"] == monitor.records[-1]["skipped_steps"] == 1
     assert find(monitor.records) == []
@@ -831,15 +831,15 @@ def test_a_step_that_a_loss_scaler_leaves_out_is_no_news() -> None:
     assert resumed.state_dict()["skipped_steps"] == 0
 
 
-def test_steps_left_out_and_steps_that_were_not_are_told_apart() -> None:
+def test_skipped_and_executed_steps_are_told_apart() -> None:
     skipped, _ = scaled_loss(math.inf, nonfinite="skip")
     told = of_kind("nonfinite", skipped.records)[0].sentence
-    assert told.endswith("met in 1 step; they were left out, and the whole step with them.")
+    assert told.endswith("met in 1 step; they made the optimizer skip the whole step.")
     monitor, _ = scaled_loss(math.inf)
-    monitor.records[-1]["nonfinite_steps"] = 3  # two that no record saw, beside the one left out
+    monitor.records[-1]["nonfinite_steps"] = 3  # two that no record saw, beside the skipped one
     finding = of_kind("nonfinite", monitor.records)[0]
     assert "were met in 2 steps; they went into v and stay there" in finding.sentence
-    assert "a checkpoint of step 4 or before" in finding.cause  # step 5 has the one that was left out
+    assert "a checkpoint of step 4 or before" in finding.cause  # step 5 has the skipped one
 
 
 # -- many of one kind, and records of every sort -----------------------------------------------------------------------
@@ -964,6 +964,7 @@ def test_no_remedy_undoes_that_of_a_graver_finding() -> None:
 
 def test_of_two_tensors_that_want_other_rates_the_graver_finding_is_told() -> None:
     """One that is far too small for lr, and one that is far too large."""
+    torch.manual_seed(0)
     params = [torch.full((2, 2), size, dtype=torch.float64) for size in (1e-3, 1e9)]
     optimizer = RMSprop(params, lr=1e-3, bias_correction=True)
     monitor = Monitor(optimizer, every=1)

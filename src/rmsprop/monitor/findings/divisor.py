@@ -1,6 +1,6 @@
-"""Findings about what gradients are divided by: v that has not forgotten v₀ or does not fall, ε, the variance's floor.
+"""Findings about the divisor d: v that has not forgotten v₀ or does not fall, ε, the variance's floor.
 
-Each function takes the history of a run and yields what it finds, the worst tensor first; see `findings_gradients`.
+Each function takes the history of a run and yields what it finds, the worst tensor first; see `gradients`.
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ def eps(history: History) -> Iterator[Finding]:
 
     for name, share, seen in history.ranked(measure, above=limit):
         inside, usual = seen.group["eps_inside_sqrt"], history.typical(name, "gradient_rms")
-        word, floor = ("√ε", math.sqrt(seen("eps"))) if inside else ("ε", seen("eps"))
+        term, floor = ("√ε", math.sqrt(seen("eps"))) if inside else ("ε", seen("eps"))
         rate = over(seen("lr"), floor)
         sgd = "SGD with momentum" if seen("momentum") else "SGD"
         sentence = (
             f"ε governs {percent(share)} of the elements of {name} that have a gradient: you are running {sgd} there, "
-            f"with rate η/{word} = {rate:.3g}."
+            f"with rate η/{term} = {rate:.3g}."
         )
         root = "√s, s = v − m²" if seen.group["centered"] else "√v"
-        cause = f"{word} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
+        cause = f"{term} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
         others = history.median_gradient
         faint = over(usual, others) <= 1 / OUTLIER
         if seen.group["centered"]:  # that of the deviation from the mean

@@ -21,8 +21,8 @@ class Finding:
     sentence: str  # what was found, with its numbers
     cause: str
     evidence: dict[str, Any]  # the numbers by name
-    threshold: str  # what was asked for
-    advice: str = ""  # what no option does, in words
+    threshold: str  # from where on this is a finding
+    advice: str = ""  # a remedy in words, beyond options
     changes: tuple[dict[str, Any], ...] = ()  # options to change, each a remedy by itself, the surest first
 
     @property
@@ -31,7 +31,7 @@ class Finding:
         return self.spelled(in_python)
 
     def spelled(self, spell: Callable[[dict[str, Any]], str | None]) -> str:
-        """Return the remedy with its changes as `spell` writes them, those left out of which it makes None."""
+        """Return the remedy with its changes as `spell` writes them, without those that it spells as None."""
         changes = [words for change in self.changes if (words := spell(change)) is not None]
         return "; or ".join([*changes, *([self.advice] if self.advice else [])])
 

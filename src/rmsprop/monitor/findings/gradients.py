@@ -1,8 +1,8 @@
 """Findings about gradients: not finite, spiking, flipping, clipped, absent.
 
 Each function takes the history of a run and yields what it finds, the worst tensor first. Symbols are those of
-`rmsprop.rule`. Lasting conditions are judged by the median of the newest records, so that one unusual step says
-nothing; events are looked for in all records.
+`rmsprop.rule`. Lasting conditions are judged by the median of the newest records, so that one unusual step does not
+count. Events are looked for in all records.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rmsprop.monitor.findings.history import MEDIAN, NAN, RECENT, SEVERAL, Histo
 from rmsprop.monitor.findings.steps import first_step
 from rmsprop.monitor.record import Record
 
-# What became of gradients that were not finite, one or several, by the group's choice for them.
+# What became of one gradient that was not finite, and of several, by the group's `nonfinite`.
 _AFTER = {
     "propagate": ("went into v and stays there", "went into v and stay there"),
-    "skip": ("was left out, and the whole step with it", "were left out, and the whole step with them"),
-    "zero": ("was left out, counted as 0", "were left out, each counted as 0"),
+    "skip": ("made the optimizer skip the whole step", "made the optimizer skip the whole step"),
+    "zero": ("counted as 0", "each counted as 0"),
 }
-_BY_GROUP = "were dealt with as each group has it"
+_BY_GROUP = "were treated as each group's nonfinite says"
 _CAUSE = "a gradient beyond the range of its type, or one whose square is"
 _LOOK = "mend the batch or the operation that makes them, such as a division by zero or an overflow in half precision"
 
 
 def _free(history: History, mode: str) -> str:
-    """Return the words for which checkpoints are free of gradients that went into v."""
+    """Say which checkpoints are free of gradients that went into v."""
     if mode != "propagate":
         return _CAUSE
     *_, clean = None, *takewhile(lambda record: not _applied(record), history.records)
@@ -47,12 +47,12 @@ def _counted(record: Record, name: Literal["nonfinite_steps", "skipped_steps"]) 
 
 
 def _applied(record: Record) -> int:
-    """Return how many of the steps so far met a gradient that was not finite and were not left out for it."""
+    """Return how many of the steps so far met a gradient that was not finite and were not skipped for it."""
     return _counted(record, "nonfinite_steps") - _counted(record, "skipped_steps")
 
 
 def nonfinite(history: History) -> Iterator[Finding]:
-    """Find gradients that are not finite, or whose square is not, where they were first seen: others may follow."""
+    """Find where gradients, or their squares, were first not finite: others may follow."""
     steps, skipped = (
         max((_counted(record, name) for record in history.records), default=0)
         for name in ("nonfinite_steps", "skipped_steps")
@@ -63,7 +63,7 @@ def nonfinite(history: History) -> Iterator[Finding]:
         return
     modes = {g.get("nonfinite", "propagate") for r in history.records[-1:] for g in r["groups"]}
     if skipped >= steps:
-        modes &= {"skip"}  # else it was a GradScaler, which finds its scale by that
+        modes &= {"skip"}  # a GradScaler skips steps to find its scale, which is no finding
     elif "skip" not in modes:
         steps -= skipped
     if steps and modes:
@@ -92,7 +92,7 @@ def _nonfinite_of(record: Record) -> list[str]:
 
 
 def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) -> Finding:
-    """Return what is to be said where the gradients of tensors `found` in these steps were not finite."""
+    """Return the finding where gradients were not finite, from the tensors `found` by step."""
     first, names = next(iter(found.items()))
     at = next(i for i, record in enumerate(history.records) if record["step"] == first)
     record, before = history.records[at], history.records[at - 1]["step"] if at else None

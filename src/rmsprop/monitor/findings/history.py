@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 from rmsprop.monitor.record import GroupRecord, Record, TensorRecord
 
 RECENT = 10  # newest records of a tensor, from which lasting conditions are judged
-SEVERAL = 3  # fewer of them say nothing about what differs from step to step
+SEVERAL = 3  # the least number of records that tell what differs from step to step
 OUTLIER = 100.0  # times smaller than others: a gradient that may be noise
 MEDIAN = f"median of the newest {RECENT} records"
-NAN = math.nan  # stands for every number that is missing: it exceeds no threshold
+NAN = math.nan  # a missing number: it exceeds no threshold
 
 
 class Observation(NamedTuple):
@@ -52,14 +52,14 @@ class Observation(NamedTuple):
     def eps_share(self) -> float:
         """Share of the elements with a gradient that ε governs, at least.
 
-        An element that never had a gradient has v = 0, and ε governs it, which is no news. All elements without a
-        gradient in this step count as such, and are left out above and below the line.
+        Elements without a gradient in this step are left out of the share: their v may be 0, and ε then governs them
+        in any healthy run.
         """
         return (self("eps_share") - self("zero_gradient_share")) / self.active_share
 
     @property
     def divisor(self) -> float:
-        """Median of d among the elements that ε does not govern, to a factor of √2: they have the largest d."""
+        """Median of d, to a factor of √2, over the elements with the largest d: those that ε does not govern."""
         histogram = self.values.get("effective_lr")
         if histogram is None:
             return NAN
@@ -80,7 +80,7 @@ class History:
     Parameters
     ----------
     records
-        In the order of their steps; kinds other than "statistics" are left out.
+        In the order of their steps. Records of other kinds than "statistics" are ignored.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -92,7 +92,7 @@ class History:
                 self.tensors.setdefault(name, []).append(seen)
 
     def recent(self, name: str, most: int = RECENT) -> list[Observation]:
-        """Return the newest records of a tensor, without that of step 1 if there are others: it is a special one."""
+        """Return the newest observations of a tensor, without step 1 if there are others: the first step is special."""
         seen = self.tensors[name]
         return ([s for s in seen if s.step > 1] or seen)[-most:]
 
@@ -101,16 +101,16 @@ class History:
         return typical((s(value) if isinstance(value, str) else value(s)) for s in self.recent(name))
 
     def rate(self, name: str) -> float:
-        """Return the largest learning rate of a tensor, which is what its options say where a schedule lowers it."""
+        """Return the largest learning rate of a tensor: the one in its options, where a schedule lowers it."""
         return max((lr for s in self.tensors[name] if math.isfinite(lr := s("lr"))), default=NAN)
 
     @cached_property
     def cancelled(self) -> set[str]:
         """Names of biases whose gradient is a hundredth, or less, of that of a weight beside them.
 
-        Terms that cancel, but for rounding, are its only gradient where later operations subtract what a bias adds: one
-        before BatchNorm, or that of attention's keys. What becomes of it changes nothing. A weight beside a bias is
-        a tensor whose name begins alike, with two dimensions or more, one of which is as long as the bias.
+        A bias before BatchNorm, or of attention's keys, has zero gradient up to rounding, as later operations subtract
+        it. Its value changes nothing. A weight is beside a bias if its name begins alike and it has two dimensions or
+        more, one of which is as long as the bias.
         """
         weights: dict[tuple[str, int], float] = {}
         gradients = {name: self.typical(name, "gradient_rms") for name in self.tensors}
@@ -126,17 +126,17 @@ class History:
 
     @cached_property
     def median_gradient(self) -> float:
-        """The median of the tensors' root mean squares of gradients; NaN if they are too few for one to stand out."""
+        """The median over tensors of the gradient's root mean square; NaN for fewer than SEVERAL tensors."""
         names = [name for name in self.tensors if name not in self.cancelled]
         return typical(self.typical(name, "gradient_rms") for name in names) if len(names) >= SEVERAL else NAN
 
     def ranked(
         self, measure: Callable[[str], float], *, above: float, matrices: bool = False
     ) -> Iterator[tuple[str, float, Observation]]:
-        """Yield name, value and newest record of the tensors whose value is above a threshold, the largest first.
+        """Yield name, value and newest observation of the tensors whose value is above a threshold, the largest first.
 
-        Those that are `cancelled` are left out. `matrices` leaves out tensors of fewer than two dimensions, too: biases
-        may start at 0, and scales are few.
+        `cancelled` biases are left out. With `matrices`, all tensors of fewer than two dimensions are: biases may start
+        at 0, and scales are few.
         """
         found = [(measure(name), name) for name, seen in self.tensors.items()
                  if name not in self.cancelled and (not matrices or len(seen[-1].values["shape"]) >= 2)]  # fmt: skip

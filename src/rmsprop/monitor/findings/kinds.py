@@ -46,8 +46,8 @@ KINDS: Mapping[str, Check] = {
     "clipping": gradients.clipping,
 }
 
-_OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # what every one has, also an older one
-_APART = 3  # findings of one kind that stand alone; more of them are joined
+_OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # keys that every record has, also an older one
+_APART = 3  # at most so many findings of one kind are told apart; more are joined
 
 
 def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
@@ -57,7 +57,7 @@ def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
     ----------
     records
         Those of `rmsprop.monitor.Monitor`, in the order of their steps, also when read back from JSON, or those of
-        `from_optax` or `from_keras`. Records of other kinds than "statistics" are left out.
+        `from_optax` or `from_keras`. Records of other kinds than "statistics" are ignored.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
 
 
 def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[Finding]:
-    """Return the findings without changes that undo those of a graver one, and without those that no change is left of.
+    """Return findings without changes that undo those of a graver one; a finding that loses all its changes goes.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[
 
 
 def _ways(change: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, bool]:
-    """Return for each number or flag that a change makes another one whether it raises it, for all tensors."""
+    """Return for each option that a change sets for all tensors whether it raises it."""
     if "group" in change:
         return {}
     known = {k: x for k in change if isinstance(x := options.get(k), int | float) and x != change[k]}

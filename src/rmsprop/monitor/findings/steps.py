@@ -1,6 +1,6 @@
 """Findings about how long steps are: at first, later, in one tensor beside others, and where they are rounded away.
 
-Each function takes the history of a run and yields what it finds, the worst tensor first; see `findings_gradients`.
+Each function takes the history of a run and yields what it finds, the worst tensor first; see `gradients`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from rmsprop.monitor.findings.finding import Finding, higher, lower, percent, rounded
 from rmsprop.monitor.findings.history import MEDIAN, NAN, OUTLIER, SEVERAL, History, Observation, over, square, typical
 
-LONG = 0.2  # of a parameter's size, in each step: too long a one
-STEP = 0.005  # of it: a usual step
+LONG = 0.2  # of a parameter's size in each step: too long
+STEP = 0.005  # of a parameter's size: a usual step
 _HALF_GAP = {"bfloat16": "0.2 to 0.4 %", "float16": "0.02 to 0.05 %", "float32": "3e-6 to 6e-6 %"}  # of a value
 
 

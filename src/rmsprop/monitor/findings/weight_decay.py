@@ -1,6 +1,6 @@
 """Findings about weight decay: L2 decay that shrinks parameters at another rate than η·λ, or hardly acts.
 
-The function takes the history of a run and yields what it finds, the worst tensor first; see `findings_gradients`.
+The function takes the history of a run and yields what it finds, the worst tensor first; see `gradients`.
 """
 
 from __future__ import annotations
