@@ -410,7 +410,7 @@ class Run(RuleBasedStateMachine):
             DONE["steps left out"] += 1
         left = {
             (part.group, i)
-            for part in self.optimizer.step_state.report[0].left
+            for part in self.optimizer.step_state.report[0][2]
             for i in (range(99) if part.indices is None else part.indices)
         }
         places = [(n, i) for n, g in enumerate(self.optimizer.param_groups) for i in range(len(g["params"]))]

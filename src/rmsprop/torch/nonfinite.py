@@ -34,13 +34,20 @@ _RUN = Judgement(Verdict.RUN)
 
 def judge(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
     """Return whether to execute the step that `engines` have gathered. Every rank has to ask."""
-    skipping = [group for group in inputs.groups if group["nonfinite"] == "skip"]
-    if not skipping:
-        return _RUN
+    for group in inputs.groups:
+        if group["nonfinite"] == "skip":
+            return _judge_skipping(inputs, engines)
+    return _RUN
+
+
+def _judge_skipping(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
     flag = either(engine.nonfinite(inputs) for engine in reversed(engines))
     if flag is None or flag.device.type == "cpu":
         # On the parameters' device, where ranks that have gradients have it, too.
-        device = next((p.device for group in skipping for p in group["params"]), torch.device("cpu"))
+        device = next(
+            (p.device for group in inputs.groups if group["nonfinite"] == "skip" for p in group["params"]),
+            torch.device("cpu"),
+        )
         flag = (torch.tensor(False, device="cpu") if flag is None else flag).to(device)
     flag = any_rank(flag)
     on_device = flag.device.type != "cpu" or any(group["capturable"] for group in inputs.groups)

@@ -467,7 +467,7 @@ class RMSprop(Optimizer):
         Before the first step, how it will run as far as the parameters tell.
         """
         report = self.step_state.report
-        if not any(taken.stepped or taken.left for taken in report):
+        if not any(taken or left for _, taken, left in report):
             report = expected([engine() for engine in stepping.ENGINES], self.param_groups)
         return describe(report, self.param_groups)
 

@@ -19,10 +19,9 @@ from rmsprop.torch import nonfinite, statistics
 from rmsprop.torch.engines.cpu_kernel import CpuKernel
 from rmsprop.torch.engines.engine import Engine, Measured, Remaining, StepInputs, parameter_offsets
 from rmsprop.torch.engines.param_step import repeats
-from rmsprop.torch.engines.report import Taken
+from rmsprop.torch.engines.report import Report
 from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.engines.tensor_ops import TensorOps
-from rmsprop.torch.groups import check_storage
 from rmsprop.torch.nonfinite import Verdict
 from rmsprop.torch.observer import Observer
 from rmsprop.torch.state import ParamGroup
@@ -53,8 +52,6 @@ def step(
         return
     if shared.lags:
         catch_up_all(states, shared.lags, of_dense_gradients=True)
-    for group in groups:
-        check_storage(group)
     level = sweep_level if sweep_level > copy_level else copy_level
     inputs = StepInputs(
         optimizer,
@@ -72,27 +69,27 @@ def step(
     except IndexError:  # the first step, or another thread is stepping
         all_engines = tuple(engine() for engine in ENGINES)
     shared.report = report = _gather(all_engines, inputs, _all_of(len(groups)) if parts is None else parts)
-    engines = [taken.engine for taken in report if taken.stepped]
+    engines = [engine for engine, taken, _ in report if taken]
     verdict, skip, counted = nonfinite.judge(inputs, engines)
-    if observer is not None and verdict is Verdict.ON_DEVICE and level and bool(skip):
+    if verdict is Verdict.ON_DEVICE and level and bool(skip):
         verdict = Verdict.SKIPPED
     if verdict is Verdict.SKIPPED:
         for engine in engines:
             engine.clear()
-        flags = [counted]
         if observer is not None:
             observer.skipped(*statistics.nonfinite_counts(inputs))
     else:
         if inputs.copy_level:
             for engine in engines:
                 engine.copy_before(inputs)
-        flags = [counted, *_run(report, inputs, skip)]
-    if (flag := nonfinite.either(flags)) is not None:  # before the observer is told, who may ask for the count
-        shared.nonfinite_steps = nonfinite.add(shared.nonfinite_steps, flag)
+        if cleaned := _run(engines, inputs, skip):
+            counted = nonfinite.either([counted, *cleaned])
+    if counted is not None:  # before the observer is told, who may ask for the count
+        shared.nonfinite_steps = nonfinite.add(shared.nonfinite_steps, counted)
     if inputs.grad_scale != 1:
         _unscale(groups, inputs.grad_scale)
     if observer is not None and verdict is not Verdict.SKIPPED:
-        _tell(observer, shared, report, inputs, skip)
+        _tell(observer, shared, engines, inputs, skip)
     shared.spare_engines.append(all_engines)  # not before: what was measured are views of their memory
 
 
@@ -101,31 +98,32 @@ def _all_of(groups: int) -> tuple[Remaining, ...]:
     return tuple(Remaining(index, None, "") for index in range(groups))
 
 
-def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Taken]:
+def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[Remaining]) -> Report:
     """Let each engine take what it can step of the parameters that the ones before have left."""
-    report = []
+    report: Report = []
     for engine in engines:
         remaining = engine.gather(inputs, remaining)
-        report.append(Taken(engine, len(engine), remaining))
+        report.append((engine, len(engine), remaining))
         if not remaining:
             return report
     part = remaining[0]
-    remedy = "rmsprop.update has every variant; an engine that implements it is missing here"
+    remedy = "rmsprop.update has every variant"
     raise InputError("the rule", f"one that an engine can step for {part.where}", Received(part.reason), remedy)
 
 
-def _run(report: list[Taken], inputs: StepInputs, skip: Tensor | None) -> list[Tensor | None]:
+def _run(engines: list[Engine], inputs: StepInputs, skip: Tensor | None) -> list[Tensor]:
     """Run the engines; return their flags of gradients that counted as 0."""
-    flags, done = [], 0
-    try:
-        for engine, count, _ in report:
-            if count:
-                flags.append(engine.run(inputs, skip))
-            done += count
-    except Exception as error:
-        if count := sum(taken.stepped for taken in report) - done:
-            error.add_note(f"rmsprop: {done} parameters have made this step, {count} have not or in part")
-        raise
+    flags = []
+    for position, engine in enumerate(engines):
+        try:
+            flag = engine.run(inputs, skip)
+        except Exception as error:
+            if position:
+                done = ", ".join(each.name for each in engines[:position])
+                error.add_note(f"rmsprop: this step is incomplete: {done} stepped its parameters before this error")
+            raise
+        if flag is not None:
+            flags.append(flag)
     return flags
 
 
@@ -136,14 +134,15 @@ def _unscale(groups: list[ParamGroup], scale: float) -> None:
             p.grad = p.grad / scale if repeats(p.grad) else p.grad.div_(scale)
 
 
-def _tell(observer: Observer, shared: StepState, report: list[Taken], inputs: StepInputs, skip: Tensor | None) -> None:
+def _tell(
+    observer: Observer, shared: StepState, engines: list[Engine], inputs: StepInputs, skip: Tensor | None
+) -> None:
     """Tell the observer what the step has done."""
-    executed = [engine for engine, count, _ in report if count]
-    if not executed:
+    if not engines:
         return
     level = inputs.sweep_level or inputs.copy_level
     if skip is not None and not level:
         shared.unsynced_skips = nonfinite.add(shared.unsynced_skips, skip)
-    parts: list[Measured] = [part for engine in executed for part in engine.measured(inputs)] if level else []
+    parts: list[Measured] = [part for engine in engines for part in engine.measured(inputs)] if level else []
     keys, sums, histograms = statistics.joined(parts, inputs.offsets, shared.keys)
     observer.measured(keys, sums, histograms if level > 1 else None)

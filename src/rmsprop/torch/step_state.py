@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rmsprop.torch.engines.engine import Engine
-from rmsprop.torch.engines.report import Taken
+from rmsprop.torch.engines.report import Report
 from rmsprop.torch.engines.sparse_rows import Lags
 from rmsprop.torch.observer import Observer
 from rmsprop.torch.statistics import KeyCache
@@ -20,7 +20,7 @@ class StepState:
     """What an optimizer remembers of its steps. Wrappers that copy the attributes of an optimizer share it."""
 
     spare_engines: list[Sequence[Engine]] = field(default_factory=list)  # a set for each thread that steps
-    report: Sequence[Taken] = ()  # of the last step
+    report: Report = field(default_factory=list)  # of the last step
     sparse: set[int] = field(default_factory=set)  # the id of every state that had a sparse gradient
     lags: Lags = field(default_factory=dict)  # the rows that lag
     nonfinite_steps: Tensor | None = None  # a count; None before the first one

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,16 @@ from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
 from rmsprop.torch.engines.param_step import check_writable
 from rmsprop.torch.engines.sparse_rows import Lag, Rows
-from rmsprop.torch.groups import RULE_NAMES, check_constant, check_lr, lr_number, rule_from, rule_of, rule_values
+from rmsprop.torch.groups import (
+    RULE_NAMES,
+    check_constant,
+    check_lr,
+    check_storage,
+    lr_number,
+    rule_from,
+    rule_of,
+    rule_values,
+)
 from rmsprop.torch.private import connect_kernel, dispatch_modes
 from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient, complete_state
 
@@ -269,22 +279,28 @@ def kernel_rule_of(group: ParamGroup) -> _KernelRule:
         return _kernel_rule(*rule_values(group))
 
 
-def _precision(state_dtype: str | None, stochastic_rounding: int, nonfinite: str) -> Any:
+_STORAGE = ("state_dtype", "stochastic_rounding", "nonfinite", "sparse")
+_storage_values = itemgetter(*_STORAGE)
+
+
+def _precision(*values: Any) -> Any:
+    check_storage(dict(zip(_STORAGE, values, strict=True)))
+    state_dtype, stochastic_rounding, nonfinite, _ = values
     bits = {None: 0, "bfloat16": 16, "uint8": 8}[state_dtype]
     mode = getattr(native.kernel.Nonfinite, nonfinite)  # type: ignore[union-attr]
     seed = int(stochastic_rounding)
     return native.kernel.Precision(state=bits, stochastic=seed > 0, seed=seed or 1, nonfinite=mode)  # type: ignore[union-attr]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)
 def _cached_precision(*values: Any) -> Any:
     check_constant(values)
     return _precision(*values)
 
 
 def kernel_precision_of(group: ParamGroup) -> Any:
-    """Return how the parameters of `group` are stored and rounded, as the kernel takes it."""
-    values = group["state_dtype"], group["stochastic_rounding"], group["nonfinite"]
+    """Return how the parameters of `group` are stored and rounded, as the kernel takes it, checked."""
+    values = _storage_values(group)
     try:
         return _cached_precision(*values)
     except TypeError:  # a seed that may change in place

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 from rmsprop.torch.engines.engine import Engine, Remaining
 from rmsprop.torch.state import ParamGroup
 
-
-class Taken(NamedTuple):
-    """What one engine has taken in a step, and what it left to the next one."""
-
-    engine: Engine
-    stepped: int
-    left: list[Remaining]
+# For each engine that was asked: how many parameters it took, and which it left to the next one.
+Report: TypeAlias = list[tuple[Engine, int, list[Remaining]]]
 
 
-def expected(engines: Sequence[Engine], groups: list[ParamGroup]) -> list[Taken]:
+def expected(engines: Sequence[Engine], groups: list[ParamGroup]) -> Report:
     """Return which engine will step what, as far as groups and parameters tell before there are gradients and state."""
     remaining = [Remaining(index, list(range(len(group["params"]))), "") for index, group in enumerate(groups)]
-    report = []
+    report: Report = []
     for engine in engines:
         left = []
         for part in remaining:
@@ -30,8 +25,8 @@ def expected(engines: Sequence[Engine], groups: list[ParamGroup]) -> list[Taken]
                 continue
             reasons = [(i, engine.param_refusal(group["params"][i])) for i in indices]
             left += [Remaining(part.group, [i], reason) for i, reason in reasons if reason]
-        stepped = sum(map(_size, remaining)) - sum(map(_size, left))
-        report.append(Taken(engine, stepped, left))
+        taken = sum(map(_size, remaining)) - sum(map(_size, left))
+        report.append((engine, taken, left))
         remaining = left
         if not remaining:
             break
@@ -42,13 +37,13 @@ def _size(part: Remaining) -> int:
     return len(part.indices or ())
 
 
-def describe(report: Sequence[Taken], groups: list[ParamGroup]) -> str:
+def describe(report: Report, groups: list[ParamGroup]) -> str:
     """Return in words which engine steps what: "A", "B (why not A)", or "A, but B for some (why not A)"."""
     asked: list[Remaining] = []
     words: list[str] = []
-    for position, (engine, stepped, left) in enumerate(report):
+    for position, (engine, taken, left) in enumerate(report):
         left = [part for part in left if part.indices is not None or groups[part.group]["params"]]
-        if stepped or not left:
+        if taken or not left:
             reasons = _reasons(asked, whole=not words)
             words.append(f"{engine.name}{' for some' if words else ''}{f' ({reasons})' if position else ''}")
         if not left:

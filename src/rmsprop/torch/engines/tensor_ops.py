@@ -17,7 +17,7 @@ from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missin
 from rmsprop.torch.engines.param_step import ParamStep, check, check_writable, scaled
 from rmsprop.torch.engines.rounding import is_rounded, step_rounded
 from rmsprop.torch.engines.sparse_rows import Rows
-from rmsprop.torch.groups import FIELDS, rule_of
+from rmsprop.torch.groups import FIELDS, check_storage, rule_of
 from rmsprop.torch.nonfinite import any_nonfinite, cleaned, either
 from rmsprop.torch.private import check_graph_capture, foreach_is_default
 from rmsprop.torch.state import ParamGroup, check_gradient, complete_state, kappa_of, real
@@ -61,6 +61,7 @@ class TensorOps:
         left, taken = [], []
         for part in remaining:
             group = inputs.groups[part.group]
+            check_storage(group)
             rule = rule_of(group)
             if reason := missing_field(group, self.fields, "tensor operations"):
                 left.append(part._replace(reason=reason))
