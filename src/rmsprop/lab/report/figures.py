@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
@@ -243,6 +244,7 @@ def _legend(figure: Figure, columns: int = 3) -> None:
 def _svg(figure: Figure) -> str:
     with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # the same numbers give the same file
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        canvas = FigureCanvasSVG(figure)  # figure.savefig would draw twice
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     text = printable(buffer.getvalue())  # matplotlib repeats every label in a comment
     return text[text.index("<svg") :]
