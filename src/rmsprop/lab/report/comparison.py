@@ -1,0 +1,82 @@
+"""The report of a comparison."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from rmsprop.explain import explain
+from rmsprop.lab.intervals import median_of_known
+from rmsprop.lab.report import figures
+from rmsprop.lab.report.content import ETA, Content, Figure, figure, settings
+from rmsprop.lab.report.sentences import describe_comparison, difference_words, range_words
+from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FinalRow, TrialRow
+from rmsprop.rule import Rule
+
+_HALF = "Each optimizer at its best rate: median over the seeds; the band holds the middle half of them."
+
+
+def comparison_content(config: CompareConfig, summary: CompareSummary | None, rows: list[TrialRow]) -> Content:
+    """Return what the report of a comparison shows; without a summary, what was recorded so far."""
+    metric = summary["metric"] if summary else "metric"
+    scores = summary["scores"] if summary else []
+    rate = next((s["lr"] for s in scores if s["optimizer"] == "RMSprop"), None)
+    higher = summary["higher_is_better"] if summary else True
+    tuning = [row for row in rows if row["stage"] == "tune"]
+    final = cast(list[FinalRow], [row for row in rows if row["stage"] == "final"])
+    drawn: list[Figure] = []
+    if tuning:
+        drawn.append(_learning_rates(tuning, metric, log=not higher))
+    if final:
+        drawn += _curves(final, metric, log=not higher)
+        if scores:
+            drawn.append(_test_scores(final, [s["optimizer"] for s in scores], metric))
+        drawn += _effective_rates(final, rate or 0.0)
+        drawn.append(_times(final, config, summary))
+    rule = Rule(**cast(dict[str, Any], config["rule"]), lr=Rule().lr if rate is None else rate)
+    return {
+        "title": f"RMSprop compared on {summary['task'] if summary else config['task']}",
+        "lines": describe_comparison(config, summary),
+        "summary": summary,
+        "rows": [(s, range_words(s, metric, higher_is_better=higher), difference_words(s, metric)) for s in scores],
+        "figures": drawn,
+        "watched": None,
+        "equations": explain(rule),
+        "settings": settings(config),
+    }
+
+
+def _learning_rates(tuning: list[TrialRow], metric: str, *, log: bool) -> Figure:
+    picture = figures.draw_sensitivity(figures.sensitivity_data(tuning), f"validation {metric}", log=log)
+    return figure("Learning rates", picture, "Validation score of every rate on the grid, mean over the tuning seeds.")
+
+
+def _curves(final: list[FinalRow], metric: str, *, log: bool) -> list[Figure]:
+    """Draw losses and scores over the epochs; on a `log` axis scores such as errors, which differ by factors."""
+    loss = figures.draw_bands(figures.curve_data(final, "loss_curve", 1), "training loss", log=True)
+    score = figures.draw_bands(figures.curve_data(final, "validation_curve", 2), f"validation {metric}", log=log)
+    return [figure("Training loss", loss, _HALF), figure(f"Validation {metric}", score, _HALF)]
+
+
+def _test_scores(final: list[FinalRow], optimizers: list[str], metric: str) -> Figure:
+    picture = figures.draw_test(figures.test_data(final, optimizers), f"test {metric}")
+    return figure(f"Test {metric}", picture, "One dot per seed, the line is the median.")
+
+
+def _effective_rates(final: list[FinalRow], rate: float) -> list[Figure]:
+    rates = [r["effective_lr"] for r in final if r["optimizer"] == "RMSprop" and r["effective_lr"]]
+    if not rates:
+        return []
+    picture = figures.draw_layers(figures.layer_data(rates), rate)
+    caption = (
+        "η/d of the elements of each layer halfway through training (η has fallen to half): range, 5–95 %, 25–75 % and "
+        f"median. {ETA}"
+    )
+    return [figure("Effective learning rates of RMSprop", picture, caption)]
+
+
+def _times(final: list[FinalRow], config: CompareConfig, summary: CompareSummary | None) -> Figure:
+    times = {o: median_of_known(r["optimizer_us"] for r in final if r["optimizer"] == o) for o in config["optimizers"]}
+    picture = figures.draw_bars({o: us for o, us in times.items() if us is not None}, "microseconds")
+    jobs = f", {summary['jobs']} trainings at a time" if summary else ""
+    caption = f"Median over steps and seeds, one thread per training{jobs}. "
+    return figure("Time of one optimizer step", picture, f"{caption}RMSprop is this library's, the others are torch's.")
