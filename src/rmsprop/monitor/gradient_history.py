@@ -1,4 +1,4 @@
-"""One tensor through the steps that are known of it, with its gradient in units of its history.
+"""The known steps of one tensor, with its gradient in units of its history.
 
 The history is √(mean v) before a step, corrected as E5 of `rmsprop.rule` does for a v that is young or began at v₀:
 about the gradient's root mean square over the last 1/(1−β) steps.
@@ -31,7 +31,7 @@ class Point:
 
 @dataclass(frozen=True)
 class GradientHistory:
-    """One tensor in the steps that are known, oldest first."""
+    """The known steps of one tensor, oldest first."""
 
     name: str
     propagates: bool  # what is not finite goes into the averages
@@ -39,7 +39,7 @@ class GradientHistory:
 
 
 def of_sums(rule: Rule, age: int, step: int, elements: int, sums: Kept) -> Point:
-    """Return the Point of sums by column; `elements` is 0 where their number is not known.
+    """Return the Point of a step's sums; `elements` is 0 where their number is not known.
 
     `age` is how many steps the tensor had made before.
     """
@@ -58,7 +58,7 @@ def of_sums(rule: Rule, age: int, step: int, elements: int, sums: Kept) -> Point
 
 
 def of_record(rule: Rule, age: int, step: int, described: Mapping[str, Any]) -> Point:
-    """Return the Point of what a record says of a tensor (see `statistics.describe`)."""
+    """Return the Point of a tensor in a record."""
     elements = described["elements"]
     squares = [
         math.nan if described[key] is None else described[key] ** 2 * elements
@@ -93,7 +93,7 @@ def _point(
     if age > 0 and (elements or not rule.initial_square_avg):
         power = rule.decay**age
         fresh = (history - power * rule.initial_square_avg * elements) / (1 - power)
-        # A difference at the rounding noise of v says nothing.
+        # A difference at the rounding noise of v means nothing.
         if 0 < fresh < math.inf and fresh > 1e-6 * history and not math.isnan(gradient):
             level, rise = fresh / (elements or 1), math.sqrt(gradient / fresh)
     mean_g, mean_v = (x / elements if elements else None for x in (gradient, history))

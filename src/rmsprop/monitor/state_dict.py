@@ -1,4 +1,4 @@
-"""What a monitor saves: numbers in one string, which JSON and `torch.load` take; on loading, held against the model.
+"""A monitor's state dict: made, read, and checked against the model on loading.
 
 A state dict has a few short lists, and the many numbers as base64 of their bytes: lists of them take several times as
 long to write and to read, and strict JSON has no NaN, which is in them where a run has diverged.
@@ -26,7 +26,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 class Saved(NamedTuple):
-    """What a state dict says, as `Monitor` has it."""
+    """The content of a state dict."""
 
     step: int
     skipped_last: int
@@ -38,7 +38,7 @@ class Saved(NamedTuple):
 
 
 def pack(numbers: Numbers) -> str:
-    """Return numbers as text: base64 of their eight bytes each, the lowest first."""
+    """Return numbers as text: base64 of little-endian float64."""
     return base64.b64encode(numbers.astype("<f8").tobytes()).decode()
 
 
@@ -65,17 +65,17 @@ def samples_dict(samples: Samples) -> dict[str, Any]:
 
 def ring_dict(ring: Ring) -> dict[str, Any]:
     """Return the steps that a ring holds as plain values."""
-    steps, places, sums = ring.held()
-    return {"steps": steps, "places": list(map(list, places)), "sums": pack(sums)}
+    steps, keys, sums = ring.held()
+    return {"steps": steps, "places": list(map(list, keys)), "sums": pack(sums)}
 
 
 def elements_list(elements: Mapping[ParamKey, int]) -> list[list[int]]:
-    """Return the number of elements at each place as plain values."""
-    return [[*place, count] for place, count in elements.items()]
+    """Return the number of elements of each tensor as plain values."""
+    return [[*key, count] for key, count in elements.items()]
 
 
 def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[ParamKey, str], last: int) -> Saved:
-    """Return what a monitor's state dict says, with a ring of `last` steps.
+    """Return the content of a monitor's state dict, with a ring of `last` steps.
 
     Raises
     ------
@@ -99,36 +99,36 @@ def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[
     return Saved(step, skipped_last, nonfinite, skipped, samples, ring, elements)
 
 
-def _places(given: Iterable[Any]) -> list[ParamKey]:
+def _keys(given: Iterable[Any]) -> list[ParamKey]:
     return [(int(index), int(number)) for index, number in given]
 
 
 def _samples(state: Mapping[str, Any]) -> Samples:
-    places, lengths = _places(state["places"]), [int(n) for n in state["lengths"]]
+    keys, lengths = _keys(state["places"]), [int(n) for n in state["lengths"]]
     values = unpack(state["values"], sum(lengths))
     pieces = np.split(values, np.cumsum(lengths)[:-1])
-    return torch_record.joined(int(state["step"]), dict(zip(places, pieces, strict=True)))
+    return torch_record.joined(int(state["step"]), dict(zip(keys, pieces, strict=True)))
 
 
 def _ring(state: Mapping[str, Any], last: int) -> Ring:
-    steps, places = [int(step) for step in state["steps"]], _places(state["places"])
+    steps, keys = [int(step) for step in state["steps"]], _keys(state["places"])
     ring = Ring(last)
-    ring.hold(steps, places, unpack(state["sums"], len(steps), len(places), len(Kept._fields)))
+    ring.hold(steps, keys, unpack(state["sums"], len(steps), len(keys), len(Kept._fields)))
     return ring
 
 
 def _check_model(
-    places: Iterable[ParamKey],
+    keys: Iterable[ParamKey],
     elements: Mapping[ParamKey, int],
     groups: list[dict[str, Any]],
     names: Mapping[ParamKey, str],
 ) -> None:
-    """Raise InputError at the first tensor that is not there, or has another size; 0 stands for one that varies."""
-    for place in places:
-        if place not in names:
-            found = f"parameter {place[1]} of group {place[0]}, where groups have {[len(g['params']) for g in groups]}"
-        elif elements.get(place, 0) not in (0, own := torch_record.elements_of(groups[place[0]]["params"][place[1]])):
-            found = f"{elements[place]} elements of {names[place]}, which has {own}"
+    """Raise InputError for the first tensor that is missing or has another size; size 0 is one that varies."""
+    for key in keys:
+        if key not in names:
+            found = f"parameter {key[1]} of group {key[0]}, where groups have {[len(g['params']) for g in groups]}"
+        elif elements.get(key, 0) not in (0, own := torch_record.elements_of(groups[key[0]]["params"][key[1]])):
+            found = f"{elements[key]} elements of {names[key]}, which has {own}"
         else:
             continue
         raise InputError("state", "that of a model with the same tensors", Received(found), "load that of this model")

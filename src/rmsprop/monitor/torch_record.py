@@ -1,6 +1,6 @@
-"""What a monitor reads of PyTorch's tensors: their names, a sample of their gradients, and rows that are dead.
+"""What a monitor reads from PyTorch's tensors: names, samples of gradients, dead rows.
 
-PyTorch is imported when tensors are there.
+PyTorch is imported only inside functions that are given tensors.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ Tensor = Any  # torch.Tensor
 
 
 def names_of(groups: list[dict[str, Any]], model: Any) -> dict[ParamKey, str]:
-    """Return a name for each parameter: its group's, else the model's, else its group's number and its own: "0.3".
+    """Return a name for each parameter: from its group, else from the model, else "0.3", after its indices.
 
-    A name that is there twice has these numbers after it.
+    A name that occurs twice has these indices after it.
     """
     known: dict[int, str] = {}
     if model is not None:
         own = dict(model.named_parameters())
         known = {id(p): name for name, p in zip(plain_names(own), own.values(), strict=True)}
     names: dict[ParamKey, str] = {}
-    for index, group in enumerate(groups):
+    for group_index, group in enumerate(groups):
         given: list[str | None] = [*plain_names(group.get("param_names") or ())] or [
             known.get(id(p)) for p in group["params"]
         ]
-        names |= {(index, number): name or f"{index}.{number}" for number, name in enumerate(given)}
+        names |= {(group_index, index): name or f"{group_index}.{index}" for index, name in enumerate(given)}
     uses = Counter(names.values())
-    return {place: name if uses[name] == 1 else f"{name} ({place[0]}.{place[1]})" for place, name in names.items()}
+    return {key: name if uses[name] == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in names.items()}
 
 
 def check_model(groups: list[dict[str, Any]], model: Any) -> None:
@@ -81,7 +81,7 @@ def describe_group(group: dict[str, Any], states: Any) -> GroupRecord:
 
 
 def describe_state(p: Tensor, state: dict[str, Tensor]) -> Stored:
-    """Return what a record says of how a parameter that was stepped is stored, and of the steps it made before."""
+    """Return how a stepped parameter is stored, and how many steps it made before."""
     dtype, state_dtype = (str(x).removeprefix("torch.") for x in (p.dtype, state["square_avg"].dtype))
     return {"dtype": dtype, "state_dtype": state_dtype, "age": int(state["step"]) - 1}
 
@@ -100,30 +100,28 @@ def elements_of(x: Tensor) -> int:
 
 
 def measured_of(p: Tensor) -> tuple[int, bool]:
-    """Return how many elements of a parameter were measured, two for a complex one, and whether rows of it."""
+    """Return how many elements of a parameter were measured, two for a complex one, and whether only touched rows."""
     is_sparse = p.grad is not None and p.grad.is_sparse
     return elements_of(p.grad.coalesce().values() if is_sparse else p), is_sparse
 
 
 @dataclasses.dataclass
 class Samples:
-    """Some elements of every dense gradient that is not empty, always the same ones."""
+    """Some elements of every dense gradient that is not empty: the same ones in each step."""
 
     step: int
-    starts: dict[ParamKey, int]  # of each tensor's elements in `values`
+    starts: dict[ParamKey, int]  # offset of each tensor's elements in `values`
     values: npt.NDArray[np.float64]
 
     def changes(self, before: Samples) -> dict[ParamKey, Change]:
-        """Return how they differ from those of the step before, of the tensors that are in both."""
+        """Compare them with those of the step before, for the tensors that are in both."""
         if self.step != before.step + 1:
             return {}
         now, old = self, before
         if now.starts != old.starts or len(now.values) != len(old.values):
             mine, theirs = now.pieces(), old.pieces()
-            both = [place for place in mine if place in theirs and len(mine[place]) == len(theirs[place])]
-            now, old = (
-                joined(x.step, {place: own[place] for place in both}) for x, own in ((now, mine), (old, theirs))
-            )
+            both = [key for key in mine if key in theirs and len(mine[key]) == len(theirs[key])]
+            now, old = (joined(x.step, {key: own[key] for key in both}) for x, own in ((now, mine), (old, theirs)))
         told = record.changes(now.values, old.values, list(now.starts.values()))
         return dict(zip(now.starts, told, strict=True))
 
@@ -135,17 +133,17 @@ class Samples:
 
 
 def joined(step: int, pieces: dict[ParamKey, npt.NDArray[np.float64]]) -> Samples:
-    """Return samples in one row."""
+    """Return samples of several tensors as one."""
     return Samples(step, _starts(pieces), np.concatenate([*pieces.values(), np.empty(0)]))
 
 
 def _starts(pieces: dict[ParamKey, Any]) -> dict[ParamKey, int]:
-    """Return where each piece begins, if they are put in one row."""
+    """Return the offset of each piece in their concatenation."""
     return dict(zip(pieces, accumulate((x.shape[0] for x in pieces.values()), initial=0), strict=False))
 
 
 def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
-    """Return the samples of the gradients that are there; a device is asked once for all of its."""
+    """Return samples of all gradients, by one transfer from each device."""
     import torch
 
     by_device: dict[torch.device, dict[ParamKey, Tensor]] = {}
@@ -154,7 +152,7 @@ def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
             if p.grad is None or p.grad.layout != torch.strided:
                 continue
             g = local(p.grad)
-            if not g.numel():  # of a tensor that is spread over ranks, this one may hold nothing
+            if not g.numel():  # this rank may hold nothing of a DTensor
                 continue
             if g.is_complex():
                 g = torch.view_as_real(g.resolve_conj())
@@ -165,7 +163,7 @@ def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
     ]
     if len(parts) == 1:
         return parts[0]
-    return joined(step, {place: piece for part in parts for place, piece in part.pieces().items()})
+    return joined(step, {key: piece for part in parts for key, piece in part.pieces().items()})
 
 
 def dead_rows(p: Tensor, state: dict[str, Tensor], zeros: float) -> int:
