@@ -215,7 +215,7 @@ def test_the_kernel_has_the_columns_and_bins_of_the_definition() -> None:
     words = [re.sub(r"\W", "", name).removeprefix("k").lower() for name in enum.split(",")]
     assert words.pop() == "columns"
     assert [name.split("_")[0] for name in definition.COLUMNS] == words
-    assert f"kBins = {definition.BINS}, kFirst = {definition.FIRST};" in header
+    assert f"kBins = {definition.BINS}, kFirstBin = {definition.FIRST};" in header
 
 
 def stepped(rule: Rule, kind: str, options: dict[str, Any], recorder: Recorder | None) -> list[torch.Tensor]:

@@ -1,12 +1,12 @@
-"""The step under `torch.compile`: one graph, which is not compiled anew whatever the hyperparameters become.
+"""The step under `torch.compile`: one graph, which changed hyperparameters do not recompile.
 
 Dynamo guards on the value of every hyperparameter that traced code reads: a graph that has read the learning rate is
-compiled anew when a schedule changes it. Hence graphs hold tensors and the number of an optimizer, and the operators
-below look up the optimizer of that number and read its groups when they run:
+recompiled when a schedule changes it. Hence graphs hold tensors and the number of an optimizer. The operators below
+look up the optimizer of that number and read its groups when they run:
 
-    rmsprop::step     makes the whole step as without compilation: where the kernel steps, which a compiler makes no
-                      faster, and for what the host decides (`nonfinite`, GradScaler, low precision)
-    rmsprop::rates    gives η and μ as tensors, where tensor operations step: these are traced, so that they are fused
+    rmsprop::step     executes the whole step as without a compiler. Used where the kernel steps, which a compiler does
+                      not make faster, and where the host decides (`nonfinite`, GradScaler, low precision).
+    rmsprop::rates    returns η and μ as tensors. Used where tensor operations step: they are traced and fused.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def _number_of(optimizer: Optimizer) -> int:
 
 
 def step(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-    """Make a step of `optimizer` while torch traces it."""
+    """Execute a step of `optimizer` while torch traces it."""
     number = _number_of(optimizer)
     # Read as an attribute, dynamo would guard on everything in it.
     groups: list[ParamGroup] = optimizer.__dict__["param_groups"]
-    # Gradients come before state: what has none is then known by its place in a group, not by that in the state.
+    # Gradients are read before state: dynamo then identifies a parameter without gradient by its index in the group.
     params: list[Tensor] = []
     grads: list[Tensor] = []
     places: list[tuple[int, int]] = []
@@ -103,10 +103,10 @@ def run_step(
     found_inf: Tensor | None,
     grad_scale: Tensor | None = None,
 ) -> None:
-    """Make a step of the optimizer of that number, with the given tensors for its parameters and their gradients.
+    """Execute a step of the optimizer of that number, with the given tensors for its parameters and their gradients.
 
-    `places` are, for each parameter, the number of its group and its own in it. The tensors may be those that the
-    optimizer holds, or others that a compiler has put in their place and that are to be written instead.
+    `places` are, for each parameter, the index of its group and its index in the group. The tensors may be those of the
+    optimizer. A compiler may also pass others, which are then written instead.
     """
     with _leaving_grad_mode_on():
         _run_step(_optimizers[number], params, grads, places, found_inf, grad_scale)
@@ -116,7 +116,7 @@ def run_step(
 def _leaving_grad_mode_on() -> Iterator[None]:
     """Switch autograd on again if an operator raises: code that dynamo has compiled does not leave its no_grad then.
 
-    Where the caller has switched it off, its own `with` does what is right when the error leaves that.
+    Where the caller has switched it off, the end of the caller's own `with` restores it.
     """
     try:
         yield
@@ -173,7 +173,7 @@ for _name in ("step", "scaled_step"):
 
 @torch.library.custom_op("rmsprop::rates", mutates_args=(), **_TAGGED)
 def rates(number: int, group: int, device: torch.device) -> Tensor:
-    """Return η and μ of a group of the optimizer of that number, on `device`, which is not waited for."""
+    """Return η and μ of a group of the optimizer of that number, on `device`, without a synchronization."""
     optimizer = _optimizers[number]
     refuse(step_state(optimizer).observer, "torch.compile")
     optimizer.__dict__["_opt_called"] = True
@@ -214,7 +214,7 @@ def _is_traced(group: ParamGroup) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _prepare(optimizer: Optimizer) -> None:
-    """Make the state that a step needs, its counters where the parameters are. Dynamo runs this, when it traces."""
+    """Complete the state for a step, with counters on the parameters' devices. Dynamo runs this when it traces."""
     _make_state(optimizer)
 
 
@@ -231,14 +231,14 @@ def _make_state(optimizer: Optimizer) -> None:
 
 
 def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
-    """Step group number `index` by tensor operations."""
+    """Step the group at `index` by tensor operations."""
     group: ParamGroup = optimizer.__dict__["param_groups"][index]
     execution = {name: group[name] for name in EXECUTION}
     by_device: dict[torch.device, list[ParamStep]] = {}
     for p, g in zip(params, grads, strict=True):
         state = optimizer.__dict__["state"][p]
         m = real(state["grad_avg"]) if group["centered"] else None
-        # With a buffer, μ is not looked at: it may change. Without one it is 0, and if that changes, one is made.
+        # Dynamo must not guard on momentum, or schedules recompile: it is read only while there is no buffer.
         b = real(state["momentum_buffer"]) if "momentum_buffer" in state or group["momentum"] else None
         own = ParamStep(real(p), real(scaled(g, 1.0)), state["step"], real(state["square_avg"]), m, b)
         by_device.setdefault(p.device, []).append(own)
@@ -250,6 +250,6 @@ def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], 
             off = (mu == 0).double()
             kept: Any = torch._foreach_mul(buffers, off) if buffers else []
             step_params({**execution, "lr": lr, "capturable": True}, rule, steps)
-            if buffers:  # while there is no momentum, they stay as they are
+            if buffers:  # while momentum is 0, they do not change
                 torch._foreach_mul_(buffers, 1 - off)
                 torch._foreach_add_(buffers, kept)

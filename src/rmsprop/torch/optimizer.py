@@ -1,4 +1,4 @@
-"""The optimizer class: its arguments, groups and state. A step is made in `stepping`, a state dict in `saving`."""
+"""The optimizer class: its arguments, groups and state. `step` executes a step, `state_dict` saves and loads."""
 
 from __future__ import annotations
 
@@ -97,22 +97,22 @@ class RMSprop(Optimizer):
         `rmsprop.torch.low_precision`).
     stochastic_rounding
         Round bfloat16 parameters up or down at random so that the mean is right: no step is lost, however small. An
-        integer is the seed of the noise (True is 1), which depends on nothing else but the parameter's number in the
+        integer is the seed of the noise (True is 1). The noise depends on the seed, the parameter's index in the
         optimizer, the step and the element: threads and devices change no bit. Replicas need the same seed.
     sparse
-        What sparse gradients do: "exact": what dense ones would, the rows without gradient being caught up with when
-        they are next touched. "lazy": rows without gradient keep their averages, as in TensorFlow.
+        What sparse gradients do. "exact": what dense ones would; rows without gradient are caught up with when they are
+        next touched. "lazy": rows without gradient keep their averages, as in TensorFlow.
     nonfinite
-        What a gradient does that is not finite, or whose square is not (from 1.8e19 in float32): "propagate": goes
-        into the averages (one in eight bits is NaN then, with those of its block of 32). "skip": the whole step is
-        left out, on every rank of torch.distributed, all of which have to step. "zero": counts as 0.
-        `nonfinite_steps` counts the steps in which there was one, unless they propagate.
+        What a gradient does that is not finite, or whose square is not (from 1.8e19 in float32). "propagate": it goes
+        into the averages (in eight bits, its block of 32 becomes NaN). "skip": the whole step is skipped, on every rank
+        of torch.distributed; every rank has to call `step`. "zero": it counts as 0. `nonfinite_steps` counts the steps
+        that met one, unless they propagate.
 
     Raises
     ------
     InputError
         A ValueError, for an argument out of range: its name, the range, the value and a remedy. From `step`, for what
-        cannot be stepped (memory, shapes, devices, values in groups): no parameter, state or counter has moved then.
+        cannot be stepped (memory, shapes, devices, values in groups): no parameter, average or counter has changed.
 
     Notes
     -----
@@ -162,35 +162,13 @@ class RMSprop(Optimizer):
         sparse: str = "exact",
         nonfinite: str = "propagate",
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "capturable": capturable,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "fused": fused,
-            "nesterov": nesterov,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "initial_square_avg": initial_square_avg,
-            "lr_in_momentum": lr_in_momentum,
-            "bias_correction": bias_correction,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "state_dtype": state_dtype,
-            "stochastic_rounding": stochastic_rounding,
-            "sparse": sparse,
-            "nonfinite": nonfinite,
-        }
-        defaults = check_values(defaults)
+        arguments = {name: value for name, value in locals().items() if name in FIELDS or name in EXECUTION}
+        defaults = check_values(arguments)
         if fused and cpu_kernel.UNAVAILABLE:
             raise InputError("fused", "None or False here", True, cpu_kernel.UNAVAILABLE)
         super().__init__(params, defaults)
         self.step_state = StepState()
-        # Of all groups that have it from here, one at least; groups that say it themselves are checked one by one.
+        # The default must apply to at least one bfloat16 parameter. Explicit groups are checked when they are added.
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
         if stochastic_rounding and torch.bfloat16 not in rounded:
             raise _unrounded(stochastic_rounding)
@@ -455,7 +433,7 @@ class RMSprop(Optimizer):
     def nonfinite_steps(self) -> int:
         """How many steps of this object met a gradient that is not finite, with nonfinite "skip" or "zero".
 
-        Steps that a GradScaler leaves out are not among them.
+        Steps that a GradScaler skips are not counted.
         """
         count = self.step_state.nonfinite_steps
         return 0 if count is None else int(count)

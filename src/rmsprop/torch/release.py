@@ -1,4 +1,4 @@
-"""Gradients that live for a moment: each parameter is stepped inside of the backward pass and its gradient freed."""
+"""Gradient release: each parameter is stepped inside of the backward pass, and its gradient freed at once."""
 
 from __future__ import annotations
 

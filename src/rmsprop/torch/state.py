@@ -19,7 +19,7 @@ COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # else 
 
 
 def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, Any]) -> dict[str, Tensor]:
-    """Return the state of a parameter of `group` that has a gradient, with what was missing made."""
+    """Return the state of a parameter of `group` that has a gradient, with what was missing allocated."""
     p = group["params"][index]
     check_gradient(group, index)
     state: dict[str, Tensor] = states[p]
@@ -85,7 +85,7 @@ def check_gradient(group: ParamGroup, index: int) -> None:
 
 
 def shape_of(p: Tensor) -> Tensor:
-    """Return the sizes of `p`, which the state of packed averages has: their bytes do not tell."""
+    """Return the shape of `p` for its state: the bytes of packed averages do not tell it."""
     return torch.tensor(p.shape, dtype=torch.int64, device="cpu")
 
 
@@ -149,7 +149,7 @@ def real(x: Tensor) -> Tensor:
 
 
 def step_counter(p: Tensor, capturable: bool, value: float = 0.0) -> Tensor:
-    """Return a new step counter for `p`; on the CPU unless a graph is to be captured."""
+    """Return a new step counter for `p`, on the CPU unless a graph is to be captured."""
     return counting(torch.tensor(float(value), dtype=torch.float64, device="cpu"), p.device if capturable else None)
 
 

@@ -1,17 +1,18 @@
-"""Sparse gradients: of a parameter, the rows that they touch are stepped, as a parameter of that size would be.
+"""Sparse gradients: only the rows that they touch are stepped, as a parameter of that size would be.
 
-Rows are what the gradient's sparse dimensions count: of an embedding's table, the vectors. In a row without gradient
-g is 0, for which E1 to E9 leave p as it is and multiply v and m by β (without momentum and weight decay). Hence
+A row is what the gradient's sparse dimensions index: in an embedding's table, one vector. In a row without gradient g
+is 0: E1 to E9 leave p unchanged and multiply v and m by β (without momentum and weight decay). Hence
 
-    sparse="exact"   k steps without gradient are made up for when the row is next touched: v ← βᵏ·v, m ← βᵏ·m.
-                     Until then the row lags: a `Lag` holds the step of the parameter at which it stands.
+    sparse="exact"   k steps without gradient are caught up with when the row is next touched: v ← βᵏ·v, m ← βᵏ·m.
+                     Until then the row lags: a `Lag` holds the last step that each row has.
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
 
 The native kernel steps rows in place (kernel/rows.hpp). Rows that it does not take (another device, memory that is not
 in row-major order), and rows that an observer measures, are copied, stepped, and put back, by what is here.
 
-A step takes as long as the touched rows take, however long the table is. Exceptions are the first one, which makes
-state, and what needs all rows (`catch_up`): a state dict, a copy, a dense gradient, a changed alpha or centered.
+The time of a step depends on the number of touched rows, not on the length of the table. There are two exceptions. The
+first step allocates state. `catch_up` needs all rows: for a state dict, a copy, a dense gradient, a changed alpha or
+centered.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ Index: TypeAlias = tuple[Tensor, ...]  # one Tensor of places for each sparse di
 
 
 class Lag(NamedTuple):
-    """The rows of a parameter that may lag, and what they are to be made up for with."""
+    """The rows of a parameter that may lag, and how to catch up with them."""
 
     state: dict[str, Any]  # of the parameter; held, so that its id stays its own
-    row_step: Tensor  # the step of the parameter at which each row stands
+    row_step: Tensor  # the last step of the parameter that each row has
     alpha: float
     centered: bool
     before: list[int]  # one number: the step of the parameter before its last sparse gradient
 
     def now(self, state: dict[str, Any]) -> int:
-        """Return the step up to which rows are to be made up for: that of the parameter, but where it was set by hand.
+        """Return the step up to which rows are caught up with: that of the parameter, unless it was set by hand.
 
-        A counter that says something else than 0 or 1 steps since the last sparse gradient was set. The averages are
-        then those of the steps that were made, whatever the counter says.
+        The counter is 0 or 1 steps after the last sparse gradient. Any other count was set by hand: the averages then
+        belong to the steps that were executed.
         """
         step = int(state["step"])
         return step if step in (self.before[0], self.before[0] + 1) else self.before[0] + 1
 
     @torch.no_grad()
     def make_up(self, state: dict[str, Any]) -> None:
-        """Make up for the steps of all rows in `state`, that of the parameter or a copy."""
+        """Catch up with the steps of all rows in `state`, which is that of the parameter or a copy."""
         v, m = state["square_avg"], state["grad_avg"] if self.centered else None
         for name, x in (("square_avg", v), ("grad_avg", m)):
             if x is not None and x.shape[: self.row_step.dim()] != self.row_step.shape:
@@ -82,7 +83,7 @@ class Rows(NamedTuple):
 
     @torch.no_grad()
     def put(self) -> None:
-        """Put the rows where they belong, and note at which step they stand."""
+        """Put the rows where they belong, and record their step."""
         copies = [x for x in (self.copies.p, *self.copies.averages()) if x is not None]
         if self.seed:
             copies[0] = self._rounded()
@@ -149,14 +150,14 @@ def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *,
 
 
 def catch_up(state: dict[str, Any], lags: Lags) -> None:
-    """Make up for the steps of all rows of a parameter that lag, and forget that they did."""
+    """Catch up with all rows of a parameter that lag."""
     if lag := lags.get(id(state)):
         lag.make_up(state)
         del lags[id(state)]
 
 
 def catch_up_all(states: Mapping[Tensor, Any], lags: Lags, *, of_dense_gradients: bool = False) -> None:
-    """Make up for the steps of rows that lag: of all parameters, or of those that now have a dense gradient."""
+    """Catch up with rows that lag: of all parameters, or of those that now have a dense gradient."""
     for p, state in states.items() if lags else ():
         if id(state) in lags and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
             catch_up(state, lags)  # lags that stay are of states set aside, which may come back
