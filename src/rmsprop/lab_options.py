@@ -26,7 +26,7 @@ def option_name(field: str) -> str:
     return _OPTIONS.get(field, field).replace("_", "-")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainOptions:
     """Options of one training.
 
@@ -67,7 +67,7 @@ class TrainOptions:
         _check_count(self, "every", "leave it out for a tenth of the run; 0 measures nothing", least=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CompareOptions:
     """Options of a comparison.
 
@@ -113,7 +113,7 @@ class CompareOptions:
         _check_count(self, "jobs", "leave it out for one per core")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FindLrOptions:
     """Options of a range test.
 

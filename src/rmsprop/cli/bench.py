@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import TaskID
 from rich.table import Table
 
 from rmsprop.cli.common import Flag, print_result
 from rmsprop.cli.terminal import Bars, print_table, stderr, stdout
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 def bench(*cases: str, json: Flag = False) -> None:
@@ -50,7 +52,7 @@ class BenchProgress(Bars):
     def listen(self, case: str, done: int, total: int) -> None:
         """Show how many repeats of a case are done."""
         if case not in self._bars:
-            self._bars[case] = self.add_task(case, total=total, news="")
+            self._bars[case] = self.add_bar(case, total)
             if not self.console.is_terminal:
                 self.console.print(f"measuring: {case}", markup=False)
         self.update(self._bars[case], completed=done)

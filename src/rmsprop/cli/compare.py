@@ -65,7 +65,7 @@ class ComparisonProgress(Bars):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bars = {stage: self.add_task(words, total=None, news="") for stage, words in _STAGES.items()}
+        self._bars = {stage: self.add_bar(words) for stage, words in _STAGES.items()}
 
     def listen(self, stage: str, done: int, total: int, row: TrialRow | None) -> None:
         """Show how many of a stage's trainings are done, and the newest."""

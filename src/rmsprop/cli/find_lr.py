@@ -58,7 +58,7 @@ class RangeTestProgress(Bars):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bar = self.add_task("testing rates", total=None, news="")
+        self._bar = self.add_bar("testing rates")
 
     def listen(self, done: int, total: int) -> None:
         """Show how many steps are done."""

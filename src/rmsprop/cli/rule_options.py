@@ -21,7 +21,7 @@ _PROFILE = Parameter(
 def _options(name: str, *fields: tuple[str, Any, None], group: str = "Rule") -> Any:
     """Return a dataclass of options, each of them None until it is given, as a command's annotation."""
     namespace = {"__doc__": stdout.shown(Rule.__doc__ or ""), "__module__": __name__}
-    options = dataclasses.make_dataclass(name, fields, frozen=True, namespace=namespace)
+    options = dataclasses.make_dataclass(name, fields, namespace=namespace, eq=False, repr=False)
     return Annotated[options | None, Parameter(name="*", group=group)]
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from rmsprop.text import in_ascii, printable
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+    from rich.table import Table
 
 _WIDTH_WITH_NEWS = 70  # of a terminal with room for a bar and the newest result beside it, in columns
 IN_ASCII = "rmsprop.in_ascii"  # name of the error handler of streams that cannot encode a character
@@ -67,17 +69,38 @@ def print_table(console: Console, table: Table) -> None:
         console.print(text)
 
 
-class Bars(Progress):
+class Bars:
     """Progress bars on a terminal. Elsewhere nothing is drawn: a command prints lines instead."""
 
     def __init__(self, console: Console) -> None:
-        news = [TextColumn("{task.fields[news]}", markup=False)] if console.width >= _WIDTH_WITH_NEWS else []
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+        from rich import progress  # a tenth of the start-up time, and most commands show none
+
+        news = [progress.TextColumn("{task.fields[news]}", markup=False)] if console.width >= _WIDTH_WITH_NEWS else []
+        self.console = console
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
             *news,
             console=console,
             disable=not console.is_terminal,
         )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def add_bar(self, description: str, total: int | None = None) -> TaskID:
+        """Add a bar below the others."""
+        return self._progress.add_task(description, total=total, news="")
+
+    def update(
+        self, bar: TaskID, *, completed: int | None = None, total: int | None = None, news: str | None = None
+    ) -> None:
+        """Move a bar, or show other news beside it."""
+        fields: dict[str, Any] = {} if news is None else {"news": news}
+        self._progress.update(bar, completed=completed, total=total, **fields)

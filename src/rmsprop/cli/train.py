@@ -66,7 +66,7 @@ class TrainingProgress(Bars):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bar = self.add_task("training", total=None, news="")
+        self._bar = self.add_bar("training")
 
     def listen(self, training: Training, records: list[TrainRecord]) -> None:
         """Show where the training is, and what its new records say."""
