@@ -25,11 +25,11 @@ from rmsprop.lab.report.sentences import (
     describe_training,
     difference_words,
     range_words,
-    score_words,
 )
 from rmsprop.lab.runs import trial as trial_module
 from rmsprop.lab.runs.directory import RunDirectory, to_json
 from rmsprop.lab.runs.trial import OPTIMIZERS, Trial, run_trial
+from rmsprop.lab.score import score_words
 from rmsprop.lab.train import train
 from rmsprop.lab.verdicts import judge
 

@@ -23,8 +23,8 @@ from rmsprop.files import finite, write_atomically
 from rmsprop.lab import load_task
 from rmsprop.lab.find_lr import on_task
 from rmsprop.lab.report.range_test_figure import draw_range_test
-from rmsprop.lab.report.sentences import score_words
 from rmsprop.lab.runs.training import Training
+from rmsprop.lab.score import score_words
 from rmsprop.lab.task import Task
 from rmsprop.monitor.lr_finder.curve import judge
 from rmsprop.torch import RMSprop

@@ -75,8 +75,8 @@ SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
 OUTCOME = Source("lab/findings/outcome.py", "tests/test_thresholds.py")
-LOCK = Source("lab/runs/lock.py", "tests/test_store.py")
-STORE = Source("lab/runs/directory.py", "tests/test_store.py")
+LOCK = Source("lab/runs/lock.py", "tests/test_run_directory.py")
+RUN_DIRECTORY = Source("lab/runs/directory.py", "tests/test_run_directory.py")
 TASK_CODE = Source("lab/runs/task_code.py", "tests/test_task_code.py")
 GRADIENTS = Source("monitor/findings/gradients.py", "tests/test_thresholds.py")
 DECAYS = Source("monitor/findings/weight_decay.py", "tests/test_thresholds.py")
@@ -304,7 +304,7 @@ MUTANTS = [
     Mutant("post-mortem: far", POST_MORTEM, "LEAP = 1000.0", "LEAP = 750.0"),
     Mutant("post-mortem: alike", POST_MORTEM, "_ALIKE = 6.0", "_ALIKE = 7.5"),
     Mutant("lock: of a file that was removed", LOCK, "if os.path.samestat(os.fstat(handle), file.stat()):", "if True:"),
-    Mutant("records: those of the checkpoint's step", STORE, 'if r["step"] <= step', 'if r["step"] < step'),
+    Mutant("records: those of the checkpoint's step", RUN_DIRECTORY, 'if r["step"] <= step', 'if r["step"] < step'),
     Mutant("reading: a quarter more", BUDGET, "2**28, 8", "2**28 + 2**26, 8"),
     Mutant("reading: a number beyond the storage", TORCH_FILE, "last >= storage.size", "last > storage.size"),
     Mutant("reading: expanded tensors for nothing", TORCH_FILE, "spend(size * width", "spend(0 * width"),

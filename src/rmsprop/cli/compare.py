@@ -93,7 +93,8 @@ def show_comparison(console: Console, run: RunDirectory, report: Path | None) ->
 
 def comparison_table(summary: dict[str, Any]) -> Table:
     """Return the scores of a comparison as a table."""
-    from rmsprop.lab.report.sentences import difference_words, range_words, score_words
+    from rmsprop.lab.report.sentences import difference_words, range_words
+    from rmsprop.lab.score import score_words
 
     metric = summary["metric"]
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -88,7 +88,7 @@ class TrainingProgress(Bars):
 
 
 def _epoch_words(training: Training, record: EpochRecord) -> str:
-    from rmsprop.lab.report.sentences import score_words
+    from rmsprop.lab.score import score_words
 
     name = training.score.name
     metric = score_words(record["validation_metric"], name)

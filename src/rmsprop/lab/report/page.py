@@ -9,9 +9,10 @@ import jinja2
 
 from rmsprop.files import write_atomically
 from rmsprop.lab.report.comparison import comparison_content
-from rmsprop.lab.report.sentences import evidence_words, score_words, value_words
+from rmsprop.lab.report.sentences import evidence_words, value_words
 from rmsprop.lab.report.training import training_content
 from rmsprop.lab.runs.directory import REPORT, RunDirectory
+from rmsprop.lab.score import score_words
 
 
 def write_report(run: RunDirectory, path: Path | None = None) -> Path:

@@ -6,8 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FindingFacts, ScoreFacts, TrainConfig, TrainSummary
-from rmsprop.lab.score import is_share
-from rmsprop.lab.score import score_words as score_words
+from rmsprop.lab.score import is_share, score_words
 
 OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # findings that need no measured step
 
