@@ -121,6 +121,16 @@ def test_links_of_the_documents_lead_to_files() -> None:
             assert target.startswith("https://") or target in headings or (target[0] != "#" and file), target
 
 
+def test_files_and_tests_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    folders = [ROOT / name for name in ("src", "tests", "scripts", "docs", "conformance")]
+    files = {path.name for folder in folders for path in folder.rglob("*.py")}
+    assert not set(re.findall(r"\w+\.py\b", text)) - files
+    tests = re.findall(r"(tests/\w+\.py)::(\w+)", text)
+    assert len(tests) > 10
+    assert [name for file, name in tests if f"def {name}(" not in (ROOT / file).read_text()] == []
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in Keras
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_of_docstrings_give_what_they_say(name: str) -> None:

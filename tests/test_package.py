@@ -13,6 +13,7 @@ from importlib.metadata import metadata, version
 from pathlib import Path
 
 import rmsprop
+from rmsprop.lab_options import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src" / "rmsprop"
@@ -52,6 +53,10 @@ def _imports(path: Path, modules: Collection[str]) -> set[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             imported |= {name if name in modules else str(node.module) for name in names}
     return imported & set(modules)
+
+
+def test_every_built_in_task_has_a_file() -> None:
+    assert {path.stem for path in (SOURCES / "lab" / "tasks").glob("*.py")} == {"__init__", *TASKS}
 
 
 def test_every_mutant_finds_the_text_that_it_replaces() -> None:

@@ -18,7 +18,18 @@ PUBLIC = (
     "rmsprop.monitor.statistics", "rmsprop.native", "rmsprop.profiles", "rmsprop.pytensor", "rmsprop.recipes",
     "rmsprop.rule", "rmsprop.scaling", "rmsprop.torch",
 )  # fmt: skip
+PRIVATE = {  # at the top of the package
+    "cli", "environment", "errors", "files", "hyperparameters", "lab_options", "libraries", "names", "statistics",
+    "text",
+}  # fmt: skip
 DOCUMENTS = [ROOT / "README.md", ROOT / "conformance" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_module_at_the_top_is_public_or_private() -> None:
+    modules = {path.stem for path in (ROOT / "src" / "rmsprop").iterdir() if path.suffix == ".py" or path.is_dir()}
+    public = {name.split(".")[1] for name in PUBLIC if "." in name}
+    assert modules - {"__init__", "__main__", "__pycache__", "kernel"} == PRIVATE | public
+    assert not PRIVATE & public
 
 
 def source(module: str) -> ast.Module:

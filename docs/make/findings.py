@@ -325,7 +325,7 @@ def block(found: dict[str, Any]) -> str:
 
 
 def cost_block(found: dict[str, Any]) -> str:
-    """Return what watching costs `rmsprop train`, as Markdown."""
+    """Return the cost of monitoring in `rmsprop train`, as Markdown."""
     lines = [
         "| task | a step | more between records | a record | of its own run | of a long one |",
         "|---|" + "---:|" * 5,

@@ -118,7 +118,7 @@ def averages(rule: Any) -> tuple[str, ...]:
 
 
 def missing_fields(rule: Any, fields: Collection[str]) -> list[str]:
-    """Return the fields of a rule that are not at their default and not among `fields`, those somebody implements."""
+    """Return the fields of a rule that differ from their default and are not among `fields`."""
     own = dataclasses.fields(rule)
     return [each.name for each in own if each.name not in fields and getattr(rule, each.name) != each.default]
 

@@ -294,7 +294,7 @@ gradient_accumulation_steps, name
                 step_lists(group | {"lr": learning_rate}, lists)
 
     def _built_rule(self) -> Rule:
-        """Return the rule; InputError if it needs another state than that which was built."""
+        """Return the rule; InputError if it needs other state than was built."""
         rule = self._rule()
         if self.averages.keys() != set(averages(rule)):
             got = Received(f"momentum={rule.momentum:g}, centered={rule.centered} after it")

@@ -37,7 +37,7 @@ def choose(higher_is_better: bool, rows: Sequence[TrialRow]) -> Choice:
 
 
 def rates_beyond(grid: Sequence[float], choices: Iterable[Choice]) -> list[float]:
-    """Return rates to widen an ascending grid with: `WIDENED_BY` beyond each end that is somebody's choice.
+    """Return rates to widen an ascending grid with: `WIDENED_BY` beyond each end that an optimizer chose.
 
     They go on as the grid ends.
 

@@ -1,7 +1,7 @@
 """Snapshot of a model, its optimizer and its source of batches, from which a range test restores them bit for bit.
 
-Tensors, arrays, containers and random generators stay the same objects and get back the content they had: whoever else
-holds one sees what it was. Modules, samplers and data sets are looked into. Objects of other classes are not. What is
+Tensors, arrays, containers and random generators stay the same objects and get their old content back: other holders
+of such an object see it, too. Modules, samplers and data sets are searched. Objects of other classes are not. What is
 known to be lost is named in `Snapshot.not_restored`.
 """
 

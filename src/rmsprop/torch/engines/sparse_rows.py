@@ -8,7 +8,7 @@ is 0: E1 to E9 leave p unchanged and multiply v and m by β (without momentum an
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
 
 The native kernel steps rows in place (kernel/rows.hpp). Rows that it does not take (another device, memory that is not
-in row-major order), and rows that an observer measures, are copied, stepped, and put back, by what is here.
+in row-major order), and rows that an observer measures, are copied, stepped and written to their rows by this module.
 
 The time of a step depends on the number of touched rows, not on the length of the table. There are two exceptions. The
 first step allocates state. `catch_up` needs all rows: for a state dict, a copy, a dense gradient, a changed alpha or
