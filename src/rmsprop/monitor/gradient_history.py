@@ -92,9 +92,9 @@ def _point(
     level = rise = None
     if age > 0 and (elements or not rule.initial_square_avg):
         power = rule.decay**age
-        fresh = (history - power * rule.initial_square_avg * elements) / (1 - power)
+        corrected = (history - power * rule.initial_square_avg * elements) / (1 - power)
         # A difference at the rounding noise of v means nothing.
-        if 0 < fresh < math.inf and fresh > 1e-6 * history and not math.isnan(gradient):
-            level, rise = fresh / (elements or 1), math.sqrt(gradient / fresh)
+        if 0 < corrected < math.inf and corrected > 1e-6 * history and not math.isnan(gradient):
+            level, rise = corrected / (elements or 1), math.sqrt(gradient / corrected)
     mean_g, mean_v = (x / elements if elements else None for x in (gradient, history))
     return Point(step, mean_g, mean_v, level, rise, update_ratio, nonfinite, broken)
