@@ -98,7 +98,7 @@ def test_a_path_with_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[st
     assert "report: x[lr]/report.html" in capsys.readouterr().out
 
 
-def test_train_measures_every_so_many_steps_and_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_measures_at_an_interval_and_prints_its_findings(capsys: pytest.CaptureFixture[str]) -> None:
     """The defaults' first step is 10·η for every weight, which is most of what digits' weights are."""
     assert run(["train", "digits", "--epochs", "1", "--every", "7", "--out", "seven"]) == 0
     shown = capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_train_measures_every_so_many_steps_and_says_what_it_found(capsys: pytes
     assert same(weights("seven"), weights("none"))  # to be watched changes nothing
 
 
-def test_only_a_handful_of_findings_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_prints_the_first_five_findings(capsys: pytest.CaptureFixture[str]) -> None:
     one = {"cause": "c", "threshold": "t", "remedy": "r", "evidence": {}}
     several = [{**one, "sentence": f"Sentence {i}."} for i in range(7)]
     train(f"{MINE}:regression", out=Path("run"))
@@ -129,7 +129,7 @@ def test_only_a_handful_of_findings_is_printed(capsys: pytest.CaptureFixture[str
     assert "Sentence 4.\n  remedy: r\nand 2 more: rmsprop doctor run\nreport:" in capsys.readouterr().out
 
 
-def test_doctor_says_what_the_optimizer_of_a_run_did(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_prints_the_findings_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     train("digits", epochs=1, every=50, out=Path("hasty"))
     train("digits", Rule(lr=0.003, bias_correction=True), epochs=1, every=5, out=Path("calm"))
     assert run(["doctor", "calm"]) == 0
@@ -160,7 +160,7 @@ def test_doctor_says_what_the_optimizer_of_a_run_did(capsys: pytest.CaptureFixtu
     )
 
 
-def test_json_is_all_that_is_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_json_standard_output_holds_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:regression", "--json", "--out", "here"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["status"], summary["task"], summary["metric"], summary["steps"]) == (
@@ -188,7 +188,7 @@ def test_explain_prints_the_equations_and_the_worked_example(capsys: pytest.Capt
     assert text.splitlines()[-1].split() == ["2", "y", "0.02", "4.9e-05", "1.42857", "-0.0285714"]
 
 
-def test_explain_takes_a_recipe_and_asks_for_what_its_source_leaves_open(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_takes_a_recipe_and_names_the_values_missing_in_its_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["explain", "--recipe", "impala-atari"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("impala-atari: IMPALA on Atari")
@@ -258,7 +258,7 @@ def test_a_narrow_window_folds_no_table(columns: str, tmp_path: Path) -> None:
     assert lines[2] == "momentum    0.3         96.7 %   95.6–97.5  +2.2 [+1.5, +2.9]  better"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     command = [sys.executable, "-m", "rmsprop", "recipes", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -276,14 +276,14 @@ def rmsprop_in_shell(line: str, **environment: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("columns", ["0", "1"])
-def test_a_terminal_of_no_width_shows_everything(columns: str) -> None:
+def test_a_terminal_without_width_shows_everything(columns: str) -> None:
     done = rmsprop_in_shell("rmsprop explain --worked-example --lr 0.01; rmsprop train x", COLUMNS=columns)
     assert done.stdout.endswith("2  y              0.02  4.99e-06    4.47659   -0.0895319\n")
     assert done.stderr.startswith("rmsprop: task must be one of digits, mnist, shakespeare or ")
     assert (done.stderr.count("\n"), done.returncode) == (1, 2)
 
 
-def test_a_closed_standard_output_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+def test_a_closed_standard_output_is_refused_at_once(tmp_path: Path) -> None:
     done = rmsprop_in_shell(f"rmsprop train {MINE}:regression >&-")
     line = "rmsprop: standard output must be open, got a closed one; send it to /dev/null to see nothing\n"
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (2, line, [])
@@ -292,7 +292,7 @@ def test_a_closed_standard_output_is_refused_before_anything_is_done(tmp_path: P
     assert "Traceback" not in Path("runs/train-regression/records.jsonl").read_text()
 
 
-def test_a_reader_of_the_progress_that_has_seen_enough_stops_the_command() -> None:
+def test_a_closed_pipe_of_progress_stops_the_command() -> None:
     done = rmsprop_in_shell(f"(light train {MINE}:regression --out run; echo $? >&3) 3>status 2>&1 | head -1")
     assert (done.stdout.count("\n"), done.stderr, Path("status").read_text()) == (1, "", "141\n")
     assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 0
@@ -301,7 +301,7 @@ def test_a_reader_of_the_progress_that_has_seen_enough_stops_the_command() -> No
         assert (done.stderr, Path("status").read_text()) == ("", "141\n")
 
 
-def test_a_terminal_without_greek_letters_gets_whole_json() -> None:
+def test_json_is_ascii_where_a_terminal_has_no_greek_letters() -> None:
     done = rmsprop_in_shell("rmsprop recipes --json", PYTHONIOENCODING="ascii")
     assert json.loads(done.stdout) == {name: each.facts() for name, each in RECIPES.items()}
 
@@ -343,7 +343,7 @@ SHORT = ["--seeds", "5", "--tuning-seeds", "1", "--epochs", "1", "--lrs", "0.1",
     [["train", "own.py:noisy"], ["compare", "own.py:noisy", *SHORT], ["find-lr", "own.py:noisy", "--seeds", "1"]],
     ids=["train", "compare", "find-lr"],
 )
-def test_what_a_task_prints_is_no_part_of_the_json(arguments: list[str]) -> None:
+def test_prints_of_a_task_go_to_standard_error_with_json(arguments: list[str]) -> None:
     Path("own.py").write_text(NOISY)
     done = subprocess.run([*LIGHT, *arguments, "--json"], capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["task"] == "regression", done.stderr
@@ -351,7 +351,7 @@ def test_what_a_task_prints_is_no_part_of_the_json(arguments: list[str]) -> None
         assert words in done.stderr
 
 
-def test_what_a_task_prints_is_on_standard_output_without_json(capfd: pytest.CaptureFixture[str]) -> None:
+def test_prints_of_a_task_go_to_standard_output_without_json(capfd: pytest.CaptureFixture[str]) -> None:
     Path("own.py").write_text(NOISY)
     assert run(["train", "own.py:noisy", "--out", "x"]) == 0
     assert "a loss\n" in capfd.readouterr().out
@@ -371,7 +371,7 @@ def test_what_a_task_prints_is_on_standard_output_without_json(capfd: pytest.Cap
         ),
     ],
 )
-def test_a_task_that_ends_the_program_is_no_success(
+def test_a_task_that_calls_exit_fails(
     arguments: list[str], status: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("own.py").write_text(NOISY)
@@ -390,7 +390,7 @@ def test_a_task_that_ends_the_program_is_no_success(
         ["train", "bad\udcff.py:make"],
     ],
 )
-def test_a_path_that_is_no_text_is_refused_before_anything_is_done(
+def test_a_path_that_is_not_text_is_refused_at_once(
     arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(arguments) == 2
@@ -398,7 +398,7 @@ def test_a_path_that_is_no_text_is_refused_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_that_is_no_text_is_written_as_json_has_it(tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_is_escaped_in_json(tmp_path: Path) -> None:
     run_, _ = train(f"{MINE}:regression", out=tmp_path / "bad\udcff", command="rmsprop train bad\udcff")
     summary = run_.summary()
     assert summary is not None
@@ -445,7 +445,7 @@ def test_doctor_finds_a_wrong_path(capsys: pytest.CaptureFixture[str], monkeypat
     assert text.endswith(f"\n9 of {sound.count('ok: ')} paths are wrong.\n")
 
 
-def test_doctor_says_why_the_kernel_does_not_step_torch(
+def test_doctor_prints_why_the_kernel_does_not_step_torch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rmsprop.cli import installation
@@ -459,7 +459,7 @@ def test_doctor_says_why_the_kernel_does_not_step_torch(
     assert not any("kernel" in path["path"] for path in told["paths"])
 
 
-def test_doctor_goes_on_where_a_framework_is_broken(
+def test_doctor_continues_after_a_broken_framework(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rmsprop.cli import installation
@@ -480,7 +480,7 @@ def test_doctor_goes_on_where_a_framework_is_broken(
     assert "ok: 0 ulp" in text
 
 
-def test_every_command_is_listed_and_its_help_has_examples_and_loads_no_framework() -> None:
+def test_help_lists_every_command_shows_examples_and_loads_no_framework() -> None:
     files = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
     assert files - {"__init__", "app", "common", "installation", "rule_options", "terminal"} == set(app.COMMANDS)
     code = f"""
@@ -500,7 +500,7 @@ print("torch" in sys.modules)
         assert re.search(rf"Try:\n  rmsprop {name.replace('_', '-')}\b", shown), name
 
 
-def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> None:
+def test_random_data_are_the_same_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("width = 3\n")
     (tmp_path / "own.py").write_text(
         Path(MINE).read_text()
@@ -517,7 +517,7 @@ def test_data_drawn_at_random_are_the_same_in_every_process(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_resumes_to_the_same_bits() -> None:
+def test_a_killed_run_resumes_to_the_same_bits() -> None:
     arguments = ["train", f"{MINE}:slow", "--every", "7"]
     assert run([*arguments, "--out", "whole"]) == 0
     process = command(*arguments, "--out", "cut")
@@ -541,7 +541,9 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_training_prints_the_command_that_resumes_it(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = command("train", f"{MINE}:slow", "--out", "cut", "--epochs", "20")
     wait_for_checkpoint(Path("cut"), process)
     process.send_signal(number)
@@ -577,7 +579,9 @@ def processes_below(pid: int) -> set[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_comparison_goes_on_where_it_was(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_resumes_without_repeating_trainings(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [
         "compare",
         f"{MINE}:slow",
@@ -703,7 +707,7 @@ def test_bad_input_gets_one_line_and_changes_nothing(
     assert sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in str(p)) == before
 
 
-def test_another_runs_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_of_another_run_is_refused_with_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:regression", "--out", "run"]) == 0
     before = {p: p.read_bytes() for p in Path("run").iterdir()}
     capsys.readouterr()
@@ -730,9 +734,7 @@ def test_another_runs_configuration_is_named(capsys: pytest.CaptureFixture[str])
         ["find-lr", "digits"],
     ],
 )
-def test_a_directory_in_which_another_command_works_is_refused(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_locked_directory_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with locked(Path("run")):
         assert run([*arguments, "--out", "run"]) == 2
         shown = capsys.readouterr()
@@ -747,7 +749,7 @@ def test_a_directory_in_which_another_command_works_is_refused(
 @pytest.mark.parametrize(
     "arguments", [["train", "own.py:make"], ["compare", "own.py:make", *SHORT]], ids=["train", "compare"]
 )
-def test_a_changed_task_is_named_and_accepted_on_demand(
+def test_a_changed_task_is_refused_unless_changes_are_accepted(
     arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     own, nearby = tmp_path / "own.py", tmp_path / f"nearby_{arguments[0]}.py"
@@ -781,7 +783,7 @@ def test_a_changed_task_is_named_and_accepted_on_demand(
     assert run([*arguments, "--resume"]) == 0  # nothing has changed since
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_named_and_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:regression", "--out", "run"]) == 0
     Path("run/summary.json").unlink()
     checkpoint = Path("run/checkpoint.pt")
@@ -798,7 +800,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(capsys: pytest.CaptureFixture[st
     assert checkpoint.stat().st_size == 1000
 
 
-def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(
+def test_a_full_disk_gives_one_line_and_keeps_the_last_checkpoint(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(["train", f"{MINE}:regression", "--out", "run"]) == 0
@@ -823,7 +825,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(
     assert run(["train", f"{MINE}:regression", "--out", "run", "--resume"]) == 0
 
 
-def test_a_disk_that_is_full_at_the_end_leaves_the_result_on_the_screen(
+def test_a_disk_full_at_the_end_still_prints_the_result(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(run: RunDirectory) -> None:
@@ -840,13 +842,13 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_result_on_the_screen(
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a directory that not even root can write to")
-def test_a_directory_that_cannot_be_written_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_that_cannot_be_written_gives_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:regression", "--out", "/proc/self/run"]) == 1
     shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rmsprop:")]
     assert shown == ["rmsprop: /proc/self/run: No such file or directory; what was there before is untouched"]
 
 
-def test_a_training_that_diverges_fails_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverged_training_fails_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:regression", "--lr", "1e30", "--decay", "0"]) == 1
     shown = capsys.readouterr().out
     assert "The loss stopped being finite at step" in shown
@@ -856,7 +858,7 @@ def test_a_training_that_diverges_fails_and_says_why(capsys: pytest.CaptureFixtu
     assert began in capsys.readouterr().out
 
 
-def test_missing_packages_are_named_with_the_command_that_installs_them() -> None:
+def test_a_missing_package_is_named_with_its_install_command() -> None:
     hide = (
         "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
         "        if name == sys.argv[1]: raise ModuleNotFoundError(f'No module named {name}', name=name)\n"
