@@ -101,17 +101,17 @@ def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | 
     """Return what was read, what moved, and what stands in the way."""
     from rmsprop.checkpoint import AVERAGES, WEIGHTS
 
-    made = conversion.checkpoint
+    converted = conversion.checkpoint
     done = not conversion.problems
-    moved = [name for name in (*AVERAGES, *WEIGHTS) if any(getattr(p, name) is not None for p in made.parameters)]
+    moved = [name for name in (*AVERAGES, *WEIGHTS) if any(getattr(p, name) is not None for p in converted.parameters)]
     return {
         "from": source.kind,
-        "to": made.kind,
+        "to": converted.kind,
         "parameters": sum(p.square_avg is not None for p in source.parameters),
         "step": source.step,
         "source_rule": [dict(group) for group in source.groups],
         "moved": moved if done else [],
-        "target_rule": [dict(group) for group in made.groups] if done else [],
+        "target_rule": [dict(group) for group in converted.groups] if done else [],
         "notes": list(conversion.notes) if done else [],
         "problems": list(conversion.problems),
         "written": str(target) if target else None,
