@@ -747,7 +747,7 @@ def valley(lowest: float, *, depth: float = 1.5, noise: float = 0.01, seed: int 
 
 
 def test_half_of_the_rate_where_the_median_curve_is_lowest() -> None:
-    verdict = curve.judge(RATES, [valley(x, seed=i) for i, x in enumerate((0.01, 0.012, 0.03))])
+    verdict = curve.suggest(RATES, [valley(x, seed=i) for i, x in enumerate((0.01, 0.012, 0.03))])
     assert verdict.facts["lowest_at"] == pytest.approx(0.012 / 2**0.5, rel=0.2)  # see the next test
     assert verdict.lr == pytest.approx(verdict.facts["lowest_at"] / 2, rel=0.05)
     assert verdict.facts["fall"] == pytest.approx(1.5, rel=0.1)
@@ -781,7 +781,7 @@ def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None
     ],
 )
 def test_an_unclear_curve_has_no_suggestion_but_a_reason(losses: list[list[float]], words: str) -> None:
-    verdict = curve.judge(RATES, losses)
+    verdict = curve.suggest(RATES, losses)
     assert verdict.lr is None
     assert words in verdict.reason
     assert (verdict.beyond == "higher") == ("still falls" in words)
@@ -792,17 +792,17 @@ def test_where_one_seed_was_stopped_the_others_are_not_judged_beyond() -> None:
     whole = [valley(0.02, seed=i) for i in range(3)]
     end = int(np.searchsorted(RATES, 0.005))
     cut = [whole[0][:end], *whole[1:]]
-    verdict = curve.judge(RATES, cut)
-    assert curve.judge(RATES, whole).lr is not None
+    verdict = curve.suggest(RATES, cut)
+    assert curve.suggest(RATES, whole).lr is not None
     assert verdict.lr is None
     assert "right where 1 of 3 seeds were stopped, and the others went on" in verdict.reason
     assert max(verdict.facts["lowest_at_by_seed"]) <= RATES[end - 1]
     assert len(curve.curve(RATES, cut).rates) == end
     assert curve.stops(RATES, cut) == [RATES[end - 1]]
-    most = curve.judge(RATES, [own[:end] for own in whole])  # all of them: the loss rises there
+    most = curve.suggest(RATES, [own[:end] for own in whole])  # all of them: the loss rises there
     assert most.lr == pytest.approx(RATES[end - 1] / 2, rel=0.3)
     assert ", where 3 of 3 seeds ended; half of that rate is one that a training can stay at" in most.reason
-    assert ", and no further; half of that rate" in curve.judge(RATES, whole).reason
+    assert ", and no further; half of that rate" in curve.suggest(RATES, whole).reason
 
 
 @pytest.mark.parametrize(("decades", "steps"), [(2, 28), (6, 81)])
@@ -810,7 +810,7 @@ def test_noise_gets_no_suggestion(decades: int, steps: int) -> None:
     rates = np.geomspace(10.0**-decades, 1.0, steps)
     assert steps >= curve.least_steps(rates[0], 1.0)
     noise = np.random.default_rng(steps).normal(size=(100, steps))
-    verdicts = [curve.judge(rates, [list(own)]) for own in noise]
+    verdicts = [curve.suggest(rates, [list(own)]) for own in noise]
     assert sum(verdict.lr is not None for verdict in verdicts) <= 2  # 1, and luck
     scatters = [verdict.facts["scatter"] for verdict in verdicts]
     assert np.median(scatters) == pytest.approx(1, rel=0.1)
@@ -1098,7 +1098,7 @@ def test_a_slow_end_of_the_fall_is_told_from_one_that_goes_on(above: float, sugg
     rates = np.geomspace(1e-6, 1.0, 200)
     done = np.log(rates * 1e6) / np.log(1e6 / above)  # 0 at the lowest rate, 1 at the highest divided by `above`
     losses = 2 - np.where(done < 1, 0.9 * done, 0.9 + 0.1 * (done - 1) / (done[-1] - 1))
-    verdict = curve.judge(rates, [losses.tolist()] * 3)
+    verdict = curve.suggest(rates, [losses.tolist()] * 3)
     assert (verdict.lr is not None) == suggests
     if verdict.lr is not None:
         assert verdict.lr == pytest.approx(1 / above / 2, rel=0.2)

@@ -91,7 +91,7 @@ def stops(rates: NDArray[np.float64], losses: Losses) -> list[float]:
     return sorted(float(rates[max(len(own) - 1, 0)]) for own in losses if len(own) < len(rates))
 
 
-def judge(rates: NDArray[np.float64], losses: Losses) -> Verdict:
+def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     """Return the best of `rates` by these losses, or why there is none.
 
     Parameters

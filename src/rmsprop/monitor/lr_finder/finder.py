@@ -208,7 +208,7 @@ def find_lr(
         for seed in range(1, seeds + 1):
             start.restore()
             losses.append(test.rise(rates, seed))
-    verdict = curve.judge(rates, losses)
+    verdict = curve.suggest(rates, losses)
     notes += [*_seed_notes(rates, losses), *_use_notes(optimizer, ascends)]
     return Found(
         lr=verdict.lr,
