@@ -26,7 +26,7 @@ from rmsprop.lab.report.range_test_figure import draw_range_test
 from rmsprop.lab.runs.training import Training
 from rmsprop.lab.score import score_words
 from rmsprop.lab.task import Task
-from rmsprop.monitor.lr_finder.curve import judge
+from rmsprop.monitor.lr_finder.curve import suggest
 from rmsprop.torch import RMSprop
 
 DOCS = Path(__file__).resolve().parent.parent
@@ -90,7 +90,7 @@ def suggested_for_noise(decades: int, steps: int) -> dict[str, float]:
     rates, source = np.geomspace(10.0**-decades, 1.0, steps), np.random.default_rng(0)
 
     def suggested(seeds: int) -> bool:
-        return judge(rates, source.normal(size=(seeds, steps)).tolist()).lr is not None
+        return suggest(rates, source.normal(size=(seeds, steps)).tolist()).lr is not None
 
     return {str(seeds): sum(suggested(seeds) for _ in range(tests)) / tests for seeds, tests in TESTS.items()}
 
