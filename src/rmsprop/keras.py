@@ -19,7 +19,7 @@ import numpy as np
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, averages, check_fields, names_in
 from rmsprop.profiles import profile
-from rmsprop.rule import AVERAGES, Rule, variance
+from rmsprop.rule import Rule, variance
 
 try:
     import keras
@@ -278,7 +278,7 @@ gradient_accumulation_steps, name
 
         rule = self._built_rule()
         steps = ops.convert_to_tensor(self.iterations).to("cpu", torch.float64)  # executed so far
-        columns = [self.averages.get(name) for name in AVERAGES]
+        columns = [self.averages.get(name) for name in ("square_avg", "grad_avg", "momentum_buffer")]
         groups: dict[bool, list[list[Any]]] = {}  # by whether weight decay reaches a variable
         for gradient, variable in zip(grads, variables, strict=True):
             decays = bool(rule.weight_decay) and self._use_weight_decay(variable)

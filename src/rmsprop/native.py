@@ -24,6 +24,7 @@ except ImportError as error:
     kernel, _error = None, error
 
 FIELDS = EVERYWHERE  # the fields of Rule that the kernel implements
+KERNEL_AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")  # those that the kernel steps, in its order
 GRAIN = 0  # least number of elements of a thread; 0: the measured default (kernel/run.cpp)
 
 _threads: int | None = None

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from rmsprop import native
 from rmsprop.errors import InputError
-from rmsprop.rule import AVERAGES
 from rmsprop.torch.engines import copied_statistics, sparse_rows
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
@@ -193,7 +192,7 @@ class CpuKernel:
     def _add_in_place(
         self, settings: tuple[Any, Any, float], p: Tensor, state: dict[str, Tensor], lag: Lag | None, index: int
     ) -> bool:
-        averages = [state.get(name) for name in AVERAGES]
+        averages = [state.get(name) for name in native.KERNEL_AVERAGES]
         row_step = None if lag is None else lag.row_step.numpy()
         where, values = p.grad._indices().numpy(), p.grad._values().contiguous()  # type: ignore[union-attr]
         refusal = self._batch.add_rows(*settings, p, where, values, state["step"], *averages, row_step, index)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmsprop.rule import AVERAGES, Rule
+from rmsprop.rule import Rule
 from rmsprop.torch import low_precision
 from rmsprop.torch.engines import arithmetic
 from rmsprop.torch.engines.param_step import ParamStep
@@ -39,7 +39,7 @@ def step_rounded(group: ParamGroup, rule: Rule, lr: Any, own: ParamStep, power: 
         p = chunk.p.to(compute)
         v, m, b = (
             None if x is None else average({name: x}, name, chunk.p).to(compute)
-            for name, x in zip(AVERAGES, chunk.averages(), strict=True)
+            for name, x in zip(("square_avg", "grad_avg", "momentum_buffer"), chunk.averages(), strict=True)
         )
         arithmetic.step(rule, lr, p, chunk.g.to(compute), v, m, b, power, kappa_of(stored), exact=True)
         if stochastic or stored == torch.bfloat16:
