@@ -1,6 +1,6 @@
-"""RMSprop for PyTorch: `RMSprop`, a drop-in for `torch.optim.RMSprop` that knows every variant.
+"""RMSprop for PyTorch: `RMSprop` is a drop-in for `torch.optim.RMSprop` with every variant.
 
-`decay_groups` leaves biases and norms out of weight decay; `release_gradients` steps inside of the backward pass.
+`decay_groups` exempts biases and norms from weight decay. `release_gradients` steps inside the backward pass.
 """
 
 try:

@@ -1,12 +1,12 @@
-"""The step under `torch.compile`: one graph, which changed hyperparameters do not recompile.
+"""Trace the step under `torch.compile` as one graph that changed hyperparameters do not recompile.
 
-Dynamo guards on the value of every hyperparameter that traced code reads: a graph that has read the learning rate is
-recompiled when a schedule changes it. Hence graphs hold tensors and the number of an optimizer. The operators below
-look up the optimizer of that number and read its groups when they run:
+Dynamo guards on the value of every hyperparameter that traced code reads. A graph that has read the learning rate is
+recompiled when a schedule changes the rate. Hence graphs hold tensors and the number of an optimizer. The operators
+below look up the optimizer by its number and read its groups when the graph runs:
 
-    rmsprop::step     executes the whole step as without a compiler. Used where the kernel steps, which a compiler does
-                      not make faster, and where the host decides (`nonfinite`, GradScaler, low precision).
-    rmsprop::rates    returns η and μ as tensors. Used where tensor operations step: they are traced and fused.
+    rmsprop::step     executes the whole step as without a compiler. Used for the kernel, which a compiler does not make
+                      faster, and where the host decides (`nonfinite`, GradScaler, low precision).
+    rmsprop::rates    returns η and μ as tensors. Used for tensor operations, which are traced and fused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _numbers = count(1)
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _number_of(optimizer: Optimizer) -> int:
-    """Return the number of `optimizer`. Dynamo runs this instead of tracing it, and guards on which object it is."""
+    """Return the key of `optimizer` in `_optimizers`.
+
+    Dynamo executes this function instead of tracing it, and guards on the identity of `optimizer`.
+    """
     for number, known in _optimizers.items():
         if known is optimizer:
             return number
@@ -51,11 +54,11 @@ def _number_of(optimizer: Optimizer) -> int:
 
 
 def step(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-    """Execute a step of `optimizer` while torch traces it."""
+    """Trace a step of `optimizer`."""
     number = _number_of(optimizer)
-    # Read as an attribute, dynamo would guard on everything in it.
+    # `__dict__`, because dynamo would guard on everything in an attribute.
     groups: list[ParamGroup] = optimizer.__dict__["param_groups"]
-    # Gradients are read before state: dynamo then identifies a parameter without gradient by its index in the group.
+    # Read gradients before state: dynamo then identifies a parameter without gradient by its index in the group.
     params: list[Tensor] = []
     grads: list[Tensor] = []
     places: list[tuple[int, int]] = []
@@ -81,7 +84,7 @@ def step(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | No
 
 
 def zero_grad(optimizer: Optimizer, set_to_none: bool) -> None:
-    """Do what `torch.optim.Optimizer.zero_grad` does, while torch traces it."""
+    """Trace what `torch.optim.Optimizer.zero_grad` does."""
     for group in optimizer.__dict__["param_groups"]:
         for p in group["params"]:
             if set_to_none:
@@ -93,7 +96,7 @@ def zero_grad(optimizer: Optimizer, set_to_none: bool) -> None:
 # -- the whole step as one operator -----------------------------------------------------------------------------------
 
 
-# Dynamo also calls it outside graphs, where it cannot trace: for sparse gradients.
+# Dynamo cannot trace sparse gradients and then calls `run_step` outside graphs.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def run_step(
     params: Sequence[Tensor],
@@ -103,10 +106,10 @@ def run_step(
     found_inf: Tensor | None,
     grad_scale: Tensor | None = None,
 ) -> None:
-    """Execute a step of the optimizer of that number, with the given tensors for its parameters and their gradients.
+    """Execute a step of optimizer `number` on `params` and `grads`.
 
-    `places` are, for each parameter, the index of its group and its index in the group. The tensors may be those of the
-    optimizer. A compiler may also pass others, which are then written instead.
+    `places` has two numbers for each parameter: the index of its group and its index in the group. A compiler may pass
+    tensors other than the optimizer's. The step then writes these.
     """
     with _leaving_grad_mode_on():
         _run_step(_optimizers[number], params, grads, places, found_inf, grad_scale)
@@ -114,9 +117,9 @@ def run_step(
 
 @contextmanager
 def _leaving_grad_mode_on() -> Iterator[None]:
-    """Switch autograd on again if an operator raises: code that dynamo has compiled does not leave its no_grad then.
+    """Switch autograd on again if an operator raises: compiled code then does not leave its no_grad.
 
-    Where the caller has switched it off, the end of the caller's own `with` restores it.
+    If the caller has switched autograd off, the caller's own `with` restores the mode.
     """
     try:
         yield
@@ -134,7 +137,7 @@ def _run_step(
     grad_scale: Tensor | None,
 ) -> None:
     refuse(step_state(optimizer).observer, "torch.compile")
-    optimizer.__dict__["_opt_called"] = True  # what `step` sets has no effect where it is traced
+    optimizer.__dict__["_opt_called"] = True  # for schedulers: `RMSprop.step` does not set it under a compiler
     groups = optimizer.param_groups
     pairs = zip(params, grads, strict=True)
     given = dict(zip(zip(places[::2], places[1::2], strict=True), pairs, strict=True))
@@ -155,7 +158,7 @@ def _run_step(
 
 
 _library: Any = torch.library.Library("rmsprop", "DEF")  # type: ignore[no-untyped-call]
-# Results depend on more than the arguments. Before torch 2.13 nothing is traced, and no operator of ours is in a graph.
+# Results also depend on the optimizer's groups. Before torch 2.13 no step is traced and no graph has these operators.
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.nondeterministic_seeded) if TRACES else ()
 _TAGGED: dict[str, Any] = {"tags": _TAGS} if TRACES else {}
 _ARGUMENTS = "int[] places, int number, Tensor? found_inf"
@@ -173,13 +176,13 @@ for _name in ("step", "scaled_step"):
 
 @torch.library.custom_op("rmsprop::rates", mutates_args=(), **_TAGGED)
 def rates(number: int, group: int, device: torch.device) -> Tensor:
-    """Return η and μ of a group of the optimizer of that number, on `device`, without a synchronization."""
+    """Return η and μ of group `group` of optimizer `number` on `device`, without a synchronization."""
     optimizer = _optimizers[number]
     refuse(step_state(optimizer).observer, "torch.compile")
     optimizer.__dict__["_opt_called"] = True
     hyperparameters = optimizer.param_groups[group]
     with _leaving_grad_mode_on():
-        rule_of(hyperparameters)  # checks them
+        rule_of(hyperparameters)  # raises for a value out of range
         if isinstance(hyperparameters["lr"], Tensor) and hyperparameters["lr"].requires_grad:
             found = Received("one that requires a gradient")
             raise InputError("lr", "one that needs no gradient, in a compiled step", found, "do not compile step")
@@ -198,12 +201,12 @@ def _no_rates(number: int, group: int, device: torch.device) -> Tensor:
     return torch.empty(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
-# A rule as `arithmetic.step` reads it, with μ as a tensor. `rates` checks the values.
+# The fields that `arithmetic.step` reads, with μ as a tensor. `rates` checks the values.
 _TracedRule = dataclasses.make_dataclass("_TracedRule", [FIELDS[name] for name in RULE_NAMES])
 
 
 def _is_traced(group: ParamGroup) -> bool:
-    """Return whether tensor operations step `group` and are to be traced."""
+    """Return whether the step of `group` is traced, as tensor operations."""
     if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
         return False
     off = group["fused"] is not None and not group["fused"]
@@ -214,11 +217,11 @@ def _is_traced(group: ParamGroup) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _prepare(optimizer: Optimizer) -> None:
-    """Complete the state for a step, with counters on the parameters' devices. Dynamo runs this when it traces."""
+    """Complete the state, with counters on the parameters' devices. Dynamo executes this while tracing."""
     _make_state(optimizer)
 
 
-# A step that a sparse gradient has once kept from being traced as a whole runs outside of graphs, function by function.
+# After a sparse gradient has broken the graph, dynamo compiles the step function by function.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _make_state(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
@@ -231,14 +234,14 @@ def _make_state(optimizer: Optimizer) -> None:
 
 
 def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
-    """Step the group at `index` by tensor operations."""
+    """Trace the tensor operations of a step of the group at `index`."""
     group: ParamGroup = optimizer.__dict__["param_groups"][index]
     execution = {name: group[name] for name in EXECUTION}
     by_device: dict[torch.device, list[ParamStep]] = {}
     for p, g in zip(params, grads, strict=True):
         state = optimizer.__dict__["state"][p]
         m = real(state["grad_avg"]) if group["centered"] else None
-        # Dynamo must not guard on momentum, or schedules recompile: it is read only while there is no buffer.
+        # Read momentum only while there is no buffer: dynamo guards on the value, and schedules would recompile.
         b = real(state["momentum_buffer"]) if "momentum_buffer" in state or group["momentum"] else None
         own = ParamStep(real(p), real(scaled(g, 1.0)), state["step"], real(state["square_avg"]), m, b)
         by_device.setdefault(p.device, []).append(own)
@@ -250,6 +253,6 @@ def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], 
             off = (mu == 0).double()
             kept: Any = torch._foreach_mul(buffers, off) if buffers else []
             step_params({**execution, "lr": lr, "capturable": True}, rule, steps)
-            if buffers:  # while momentum is 0, they do not change
+            if buffers:  # restore them where μ is 0: the graph steps with momentum whatever μ is
                 torch._foreach_mul_(buffers, 1 - off)
                 torch._foreach_add_(buffers, kept)

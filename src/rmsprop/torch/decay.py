@@ -1,4 +1,4 @@
-"""Which of a module's parameters weight decay reaches: all but biases and norms, or as a recipe says."""
+"""Split a module's parameters into those with weight decay and those without: by default, biases and norms."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm
 def decay_groups(
     module: nn.Module, weight_decay: float, *, without: tuple[str, ...] = ("biases", "norms"), named: bool = False
 ) -> list[dict[str, Any]]:
-    """Return a module's parameters in two groups: those that weight decay reaches, and the others.
+    """Return a module's parameters in two groups: with weight decay, and without.
 
     Parameters
     ----------
     module
-        Each of its parameters is taken once, in the order of `module.parameters()`. Frozen parameters are taken, too:
-        they may be unfrozen later.
+        Each parameter is taken once, in the order of `module.parameters()`. Frozen parameters are included, since they
+        may be unfrozen later.
     weight_decay
         λ of the first group; the second group has 0.
     without
-        The parameters that weight decay leaves out:
+        The kinds of parameters without weight decay:
 
-        - "biases": parameters with bias as a word of their name (bias, in_proj_bias, bias_ih_l0), or of the name of the
-          `ParameterList` or `ParameterDict` that holds them.
+        - "biases": parameters with "bias" as a word of their name (bias, in_proj_bias, bias_ih_l0). The name of a
+          `ParameterList` or `ParameterDict` counts for the parameters in it.
         - "norms": all parameters of torch's BatchNorm, InstanceNorm, GroupNorm, LayerNorm and RMSNorm.
         - "depthwise": the kernels of convolutions with one input channel in each group.
         - "vectors": parameters with at most one dimension.
 
         Parameters from which a parametrization computes a tensor (`torch.nn.utils.parametrize`, weight and spectral
-        norm) count as that tensor.
+        norm) are of the kinds of that tensor.
     named
-        Return names with the parameters. They then stand in the optimizer's groups and in its state dict, without the
-        words of wrappers (torch.compile, FSDP, activation checkpointing, DDP).
+        Return names with the parameters. The optimizer's groups and state dict then hold the names, without the
+        prefixes of wrappers (torch.compile, FSDP, activation checkpointing, DDP).
 
     Returns
     -------
     list of dict
-        Parameter groups for any `torch.optim.Optimizer`, without an empty one. A parameter that is used in two places
-        is not decayed if one of the two is left out.
+        Parameter groups for any `torch.optim.Optimizer`; an empty group is dropped. A parameter that is used twice is
+        not decayed if either use is of a kind in `without`.
 
     Raises
     ------
     InputError
-        For something else than a module, a negative or infinite λ, an unknown kind, and a module whose parameters FSDP
-        has flattened into one.
+        If `module` is not a module, λ is negative or infinite, a kind is unknown, or FSDP has flattened the parameters
+        into one.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def _uses(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     """Yield every use of a parameter: the layer, the name in the layer, the parameter."""
     for layer in module.modules():
         if isinstance(layer, ParametrizationList) or (isinstance(layer, _Containers) and layer is not module):
-            continue  # the layer that holds it yields its parameters
+            continue  # its parent yields its parameters
         for name, p in layer.named_parameters(recurse=False):
             yield layer, name, p
         for name, child in layer.named_children():
@@ -104,7 +104,7 @@ def _uses(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 
 def _kinds(layer: nn.Module, name: str, p: Tensor) -> list[str]:
-    """Return the kinds, of `KINDS`, of a parameter in a layer."""
+    """Return those of `KINDS` that a parameter of `layer` belongs to."""
     depthwise = isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups == layer.in_channels
     kinds = {
         "biases": "bias" in name.split("_"),

@@ -1,6 +1,6 @@
-"""What this process holds of tensors that are spread over ranks, and what it asks the other ranks.
+"""Read the local shards of DTensors, and combine flags of all ranks.
 
-A rank is one process of torch.distributed. A DTensor (FSDP2, tensor parallelism) is spread over ranks; each rank holds
+A rank is one process of torch.distributed. A DTensor (FSDP2, tensor parallelism) is spread over ranks: each rank holds
 its local shard.
 """
 
@@ -18,24 +18,24 @@ def is_sharded(x: Tensor) -> bool:
 
 
 def local_shard(x: Tensor) -> Tensor:
-    """Return what this rank holds of a DTensor, and any other tensor as it is."""
+    """Return this rank's shard of a DTensor, or any other tensor unchanged."""
     shard: Tensor = x.to_local() if hasattr(x, "to_local") else x
     return shard
 
 
 def placements(x: Tensor) -> Any:
-    """Return how a DTensor is spread over ranks, None for any other tensor."""
+    """Return the placements of a DTensor; None for any other tensor."""
     return getattr(x, "placements", None)
 
 
 def world_size() -> int:
-    """Return the number of ranks, 1 where torch.distributed is not in use."""
+    """Return the number of ranks; 1 without torch.distributed."""
     distributed = torch.distributed
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def any_rank(flag: Tensor) -> Tensor:
-    """Return whether `flag` is true on any rank. Every rank has to ask."""
+    """Return whether `flag` is true on any rank. Collective: every rank must call it."""
     if world_size() == 1:
         return flag
     value = flag.float()

@@ -1,4 +1,4 @@
-"""Parameter groups of an optimizer: their hyperparameters, under torch's names, checked and as rules."""
+"""Check the hyperparameters of parameter groups, and convert groups to rules and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rmsprop.hyperparameters import ALIASES, EVERYWHERE, HYPERPARAMETERS, names_
 from rmsprop.rule import Rule
 from rmsprop.torch.private import dispatch_modes
 
-# The fields of Rule that tensor operations implement, under the keys that they have in a parameter group.
+# {key in a parameter group: field of Rule}, for the fields that tensor operations implement.
 FIELDS = names_in("torch", EVERYWHERE)
 # The other arguments of RMSprop, with their defaults: how a step is executed and what its state is stored in.
 EXECUTION = {
@@ -29,7 +29,7 @@ EXECUTION = {
     "sparse": "exact",
     "nonfinite": "propagate",
 }
-# Arguments that are one of a few words: the words, and the remedy for another value.
+# {argument: (allowed values, remedy for another value)}.
 _CHOICES: dict[str, tuple[tuple[str | None, ...], str]] = {
     "state_dtype": ((None, "bfloat16", "uint8"), "None keeps float32 for float16 and bfloat16 parameters"),
     "sparse": (("exact", "lazy"), "'exact' equals dense gradients, 'lazy' is TensorFlow's rule"),
@@ -40,7 +40,7 @@ rule_values = itemgetter(*RULE_NAMES)
 _storage_values = itemgetter(*_CHOICES, "stochastic_rounding")
 _FLAGS = tuple(name for name, field in FIELDS.items() if HYPERPARAMETERS[field].below is None)
 _TORCH_NAMES = {field: name for name, field in FIELDS.items()}
-# Names that a user may write for a key of a group: another library's, or Rule's.
+# {name in another library or in Rule: key in a parameter group}; `add_param_group` warns of these names.
 _OTHER_NAMES = {
     name: _TORCH_NAMES[field]
     for name, field in {**ALIASES, **{field: field for field in _TORCH_NAMES}}.items()
@@ -54,14 +54,14 @@ def lr_number(lr: float | Tensor) -> float:
 
 
 def rule_of(group: dict[str, Any]) -> Rule:
-    """Return the rule of a group, checked. Its lr is the default: a Tensor lr may be on a device."""
+    """Check a group and return its rule. The rule's lr is the default, since reading a Tensor lr may synchronize."""
     check_lr(group)
     if torch.compiler.is_compiling():  # dynamo cannot trace itemgetter, and would trace into the cache
         return rule_from(*[group[name] for name in RULE_NAMES])
     values = rule_values(group)
     try:
         return _cached_rule(*values)
-    except TypeError:  # no cache may hold it: a list, which Rule refuses, or a Tensor that may change
+    except TypeError:  # not cacheable: unhashable, which Rule refuses, or a number that may change in place
         return rule_from(*values)
 
 
@@ -71,7 +71,7 @@ def group_of(rule: Rule) -> dict[str, Any]:
 
 
 def check_lr(group: dict[str, Any]) -> None:
-    """Raise InputError if a group's lr is out of range. A Tensor on a device is not read: the host would wait."""
+    """Raise InputError if a group's lr is out of range. A Tensor off the CPU is not read: the host would wait."""
     lr = group["lr"]
     if type(lr) is float and 0 <= lr < math.inf:
         return
@@ -85,7 +85,7 @@ def check_lr(group: dict[str, Any]) -> None:
             return  # only a transform of torch.func knows its value
         if 0 <= lr < math.inf:
             return
-    # A schedule that falls to 0 may end at its rounding noise below 0, as LinearLR does.
+    # A schedule that falls to 0 may end below 0 by a rounding error, as LinearLR does.
     is_noise = isinstance(lr, float) and -1e-12 * group.get("initial_lr", 0.0) <= lr < 0
     HYPERPARAMETERS["lr"].checked(0.0 if is_noise else lr)
 
@@ -96,7 +96,7 @@ def _check_one_element(lr: Tensor) -> None:
 
 
 def rule_from(*values: Any) -> Rule:
-    """Return the rule of the values of RULE_NAMES in a group, checked."""
+    """Check the values of a group, in the order of RULE_NAMES, and return their rule."""
     try:
         return Rule(**{FIELDS[name]: value for name, value in zip(RULE_NAMES, values, strict=True)})
     except InputError as error:
@@ -110,22 +110,22 @@ def _cached_rule(*values: Any) -> Rule:
 
 
 def check_constant(values: Iterable[Any]) -> None:
-    """Raise TypeError, as hashing a list does, if one of `values` may change in place: no cache may hold it."""
+    """Raise TypeError, as hashing a list does, if one of `values` may change in place: caches must not hold it."""
     if any(map(may_change, values)):
         raise TypeError("a number that may change in place")
 
 
 def other_names(group: Mapping[str, Any]) -> dict[str, str]:
-    """Return {key: argument} for keys by which another library calls an argument that the group lacks."""
+    """Return {key: argument} for every key that is another library's name of an argument which `group` lacks."""
     return {name: ours for name, ours in _OTHER_NAMES.items() if name in group and ours not in group}
 
 
 def check_storage(group: dict[str, Any]) -> None:
-    """Raise InputError if a group's state_dtype, sparse, nonfinite or stochastic_rounding is not allowed."""
+    """Raise InputError if a group's state_dtype, sparse, nonfinite or stochastic_rounding is out of range."""
     values = _storage_values(group)
     try:
         _check_storage_once(*values)
-    except TypeError:  # no cache may hold it
+    except TypeError:  # not cacheable
         _check_storage(*values)
 
 
@@ -146,10 +146,10 @@ def _check_storage_once(*values: Any) -> None:
 
 
 def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, Any]:
-    """Return `group` with its hyperparameters as Python's numbers, else raise InputError. Other keys stay.
+    """Check `group` and return a copy with hyperparameters as Python numbers. Other keys stay.
 
-    A number in a Tensor stays there, since its owner may change it, unless it was `restored` from a file. A Tensor lr
-    always stays.
+    A number in a Tensor stays a Tensor, since its owner may change the number, unless it was `restored` from a file. A
+    Tensor lr always stays. Raises InputError for a value out of range.
     """
     group = dict(group)
     for name in (*FIELDS, *EXECUTION):
@@ -159,7 +159,7 @@ def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, 
     lr = group["lr"]
     if isinstance(lr, Tensor):
         _check_one_element(lr)
-        if lr.device.type not in ("cpu", "meta"):  # no step runs yet: a device may be read
+        if lr.device.type not in ("cpu", "meta"):  # no step waits for this synchronization
             HYPERPARAMETERS["lr"].checked(lr)
     rule = rule_of(group)
     group |= {name: getattr(rule, FIELDS[name]) for name in _FLAGS}

@@ -1,4 +1,4 @@
-"""A step of parameters in lists, with or without a compiler: what `rmsprop.keras` calls."""
+"""Step parameters in lists, for `rmsprop.keras`, with or without torch's compiler."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WRITTEN = ("params", "steps", "square_avgs", "grad_avgs", "momentum_buffers")
 
 
 def step_lists(group: ParamGroup, lists: list[Any]) -> None:
-    """Step parameters that stand in lists, traced or not: by the kernel where it can, else by tensor operations.
+    """Step parameters in lists, by the kernel where possible, else by tensor operations.
 
     `lists` are parameters, gradients, step counters, square averages, gradient averages and momentum buffers. The last
-    two are empty where `group` does not use them.
+    two are empty if `group` does not use them.
     """
     wanted = group["fused"] is not False and group["foreach"] is None and not group["differentiable"]
     if wanted and cpu_kernel.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
@@ -36,7 +36,7 @@ def step_lists(group: ParamGroup, lists: list[Any]) -> None:
 
 
 def _param_steps(lists: list[Any]) -> list[ParamStep]:
-    """Return the parameters of parallel lists in the order of `ParamStep`; averages may be empty."""
+    """Return a `ParamStep` for each index of parallel lists; lists of averages may be empty."""
     size = len(lists[0])
     params, grads, steps, *averages = [column or [None] * size for column in lists]
     grads = [scaled(g, 1.0) for g in grads]
@@ -55,9 +55,9 @@ def kernel_step(
     lr_tensor: Tensor | None,
     rule: Sequence[float],
 ) -> None:
-    """Step `params` in place, as one group. `lr_tensor` goes before `lr`; averages not in use are empty lists.
+    """Step `params` in place, as one group. `lr_tensor` takes precedence over `lr`; unused averages are empty lists.
 
-    `rule` has a number for each of RULE_NAMES. A graph that was exported with other fields raises here.
+    `rule` has a number for each of RULE_NAMES. A graph exported with another number of fields raises ValueError.
     """
     values = {
         name: bool(value) if isinstance(getattr(Rule, FIELDS[name]), bool) else value
@@ -86,4 +86,4 @@ step_lists_operator = torch.library.custom_op(
 
 @step_lists_operator.register_fake
 def _(*_: Any) -> None:
-    """Nothing is returned: there is no shape to tell."""
+    """Return nothing, as `kernel_step` does."""

@@ -1,19 +1,19 @@
-"""Stochastic rounding: averages in bfloat16 or eight bits, and parameters in bfloat16.
+"""Round stochastically: averages in bfloat16 or eight bits, and parameters in bfloat16.
 
 Rounding to nearest loses every change smaller than half the distance to the next number. At β = 0.999 an average in
-bfloat16 would stand still, whatever the gradients. Here a number x between two numbers a < b of the stored format
-becomes b with the probability (x − a)/(b − a). The expectation of the stored number is x: errors average out.
+bfloat16 would never change. Stochastic rounding turns a number x between two stored numbers a < b into b with the
+probability (x − a)/(b − a). The expectation of the stored number is x: errors average out.
 
-The noise is a hash of the seed, the parameter's index in the optimizer, the step and the element. It needs no generator
-and no state, and is the same on every device and for any number of threads. The native kernel
+The noise is a hash of the seed, the parameter's index in the optimizer, the step and the element. The hash needs no
+generator and no state, and does not depend on device or number of threads. The native kernel
 (kernel/low_precision.hpp, noise.hpp) gives the same bits.
 
-Eight bits are a block floating point: 32 numbers in row-major order share a power of two. A code has three bits of
-mantissa. Codes of square averages have five bits of exponent and no sign: 31 binades below the largest number of the
-block. Codes of the other averages have four bits of exponent and a sign. One flat tensor holds the codes, then the
-exponents + 127 of the blocks: 33 bytes for 32 numbers. A square average that is not 0 is at least the smallest code. A
-number that is not finite makes its block NaN. The OCP Microscaling formats (2023) share an exponent among 32 numbers,
-too; their codes and rounding differ.
+Eight-bit averages are a block floating-point format: 32 numbers in row-major order share a power of two. A code has
+three bits of mantissa. Codes of square averages have five bits of exponent and no sign: 31 binades below the largest
+number of the block. Codes of the other averages have four bits of exponent and a sign. One flat tensor holds the codes,
+then exponent + 127 of each block: 33 bytes for 32 numbers. A square average above 0 is at least the smallest code. A
+non-finite number makes its block NaN. The OCP Microscaling formats (2023) also share an exponent among 32 numbers; the
+codes and the rounding differ.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _TOP = {False: 31, True: 15}  # exponent of the codes of [1, 2), without and wit
 
 
 def packed_size(size: int) -> int:
-    """Return the bytes of an average of `size` numbers in eight bits."""
+    """Return the number of bytes of an eight-bit average of `size` numbers."""
     return size + -(-size // BLOCK)
 
 
 def noise_keys(seed: int, index: int, step: Integer) -> list[Any]:
-    """Return the keys of the noise for the parameter and its three averages; `step` may be a Tensor of integers."""
+    """Return the noise keys of the parameter and its three averages; `step` may be an integer Tensor."""
     key = _hash(_hash(_hash(seed) ^ index) ^ (step & _MASK))
     return [_hash((key + i) & _MASK) for i in range(4)]
 
@@ -53,7 +53,7 @@ def _hash(x: Any) -> Any:
 
 
 def order_of(p: Tensor) -> tuple[int, ...]:
-    """Return the strides of the elements' indices: those of `p` if they leave no gaps, else row-major ones."""
+    """Return the strides that number the elements of `p`: its own if its memory has no gaps, else row-major ones."""
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(p.stride(), p.shape, strict=True) if size != 1):
         if stride != expected:
@@ -63,13 +63,13 @@ def order_of(p: Tensor) -> tuple[int, ...]:
 
 
 def positions(p: Tensor) -> Tensor:
-    """Return the index of every element of `p`: its offset in memory without gaps, else its row-major index."""
+    """Return the index of every element: the offset in memory if `p` has no gaps, else the row-major index."""
     indices = torch.arange(p.numel(), device=p.device)
     return indices.as_strided(p.shape, order_of(p)) if p.numel() else indices.view(p.shape)
 
 
 def round_bfloat16(x: Tensor, key: Integer, indices: Tensor) -> Tensor:
-    """Return float32 `x` as bfloat16, up or down by the noise of `key` at `indices`; finite numbers stay finite."""
+    """Round float32 `x` to bfloat16 by the noise of `key` at `indices`. Finite numbers stay finite."""
     noise = (_hash((indices + key) & _MASK) >> 16).int()
     magnitude = x.abs().view(torch.int32)
     rounded = ((magnitude.clamp(max=0x7F7FFFFF) + noise) >> 16).clamp(max=0x7F7F) << 16
@@ -77,16 +77,16 @@ def round_bfloat16(x: Tensor, key: Integer, indices: Tensor) -> Tensor:
 
 
 def pack(x: Tensor, *, signed: bool, key: Integer | None) -> Tensor:
-    """Return `x` in eight bits, rounded up or down by the noise of `key`, to nearest without one."""
+    """Return `x` in eight bits, rounded by the noise of `key`; to nearest if `key` is None."""
     x = x.detach().float().reshape(-1)
     normal, quantum, offset = _numbers(signed)
     blocks = -(-x.numel() // BLOCK)
     bits = x.abs().view(torch.int32)
     most = torch.nn.functional.pad(bits, (0, blocks * BLOCK - x.numel())).view(blocks, BLOCK).amax(1).long()
-    # Above 1.875 the next power of two: rounding up stays in range.
+    # A mantissa above 1.875 takes the next power of two: rounding up then stays in range.
     shared = torch.where(most >= 0x7F800000, 255, ((most + (1 << 20) - 1) >> 23).clamp(max=254))
     exponent = shared.clamp(max=254) - 127
-    half = exponent >> 1  # two factors, since 2⁻¹²⁷ is no normal number
+    half = exponent >> 1  # two factors, since 2⁻¹²⁷ is subnormal
     y = x.abs() * _spread(_power_of_two(-half), x) * _spread(_power_of_two(half - exponent), x)
     if key is None:
         noise = torch.full_like(bits, 1 << 19)
@@ -95,31 +95,31 @@ def pack(x: Tensor, *, signed: bool, key: Integer | None) -> Tensor:
     small = (y.clamp(max=normal).nan_to_num() * (1 / quantum) + noise.float() * 2.0**-20).int()
     large = ((y.view(torch.int32).clamp(max=0x7F800000) + noise) >> 20) - offset
     codes = torch.where(y < normal, small, large).clamp(max=_TOP[signed] << 3 | 7)
-    # Only an average of zeros is 0: rounding may shorten a step, but not lengthen it.
+    # A square average above 0 never rounds to 0: the step would divide by ε alone.
     codes = codes | (x.signbit().int() << 7) if signed else codes.maximum((x != 0).int())
     codes = codes.masked_fill(_spread(shared, x) == 255, 0)
     return torch.cat([codes.to(torch.uint8), shared.to(torch.uint8)])
 
 
 def packed_full(size: int, value: float, *, signed: bool, device: torch.device) -> Tensor:
-    """Return `size` times `value` in eight bits, rounded to nearest."""
+    """Return an eight-bit average of `size` numbers equal to `value`, rounded to nearest."""
     code, exponent = pack(torch.full((1,), value, device=device), signed=signed, key=None)
     return torch.cat([code.expand(size), exponent.expand(packed_size(size) - size)])
 
 
 def take(packed: Tensor, start: int, stop: int, size: int) -> Tensor:
-    """Return elements `start` to `stop` of a packed average of `size`, packed; `start` begins a block."""
+    """Return elements `start` to `stop` of a packed average of `size` numbers, packed; `start` begins a block."""
     return torch.cat([packed[start:stop], packed[size + start // BLOCK : size - (-stop // BLOCK)]])
 
 
 def put(codes: Tensor, packed: Tensor, start: int, count: int, size: int) -> None:
-    """Write `count` packed elements over those from `start` on."""
+    """Write `count` elements, packed in `codes`, into a packed average of `size` numbers, from `start` on."""
     packed[start : start + count] = codes[:count]
     packed[size + start // BLOCK :][: codes.numel() - count] = codes[count:]
 
 
 def unpack(packed: Tensor, like: Tensor, *, signed: bool) -> Tensor:
-    """Return an average in eight bits as float32 numbers in the shape of `like`."""
+    """Return an eight-bit average in float32 and in the shape of `like`."""
     _, quantum, offset = _numbers(signed)
     codes, shared = packed[: like.numel()].int(), packed[like.numel() :].int()
     k = codes & 127 if signed else codes
@@ -131,7 +131,7 @@ def unpack(packed: Tensor, like: Tensor, *, signed: bool) -> Tensor:
 
 
 def _numbers(signed: bool) -> tuple[float, float, int]:
-    """Return the smallest normal number, the distance of subnormal numbers, and the offset of codes from float32."""
+    """Return the smallest normal number, the spacing of subnormal numbers, and the offset of codes from float32."""
     normal = 2.0 ** (1 - _TOP[signed])
     return normal, normal / 8, (127 - _TOP[signed]) << 3
 
@@ -141,5 +141,5 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 
 
 def _spread(of_block: Tensor, like: Tensor) -> Tensor:
-    """Return the value of its block for every element of `like`."""
+    """Return, for every element of `like`, the value of its block."""
     return of_block.repeat_interleave(BLOCK)[: like.numel()]

@@ -1,4 +1,4 @@
-"""Gradients that are not finite, or whose square is not: what happens to a step that has one."""
+"""Decide what a step does with a non-finite gradient: one with an element that is not finite or whose square is not."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rmsprop.torch.engines.engine import Engine, StepInputs
 
 
 class Verdict(Enum):
-    """Whether a step is executed."""
+    """Whether to execute a step."""
 
     RUN = "run"
     SKIPPED = "skipped"
-    ON_DEVICE = "on device"  # only a device knows; the engines restore what they step where it says so
+    ON_DEVICE = "on device"  # a flag that the host does not read; engines restore what they stepped where it is true
 
 
 class Judgement(NamedTuple):
-    """The verdict on a step and the flags behind it, which stay on their devices."""
+    """The verdict on a step, with flags that stay on their devices."""
 
     verdict: Verdict
     skip: Tensor | None = None  # with ON_DEVICE: whether to skip the step
-    nonfinite: Tensor | None = None  # whether a gradient was not finite, where that is known before the step
+    nonfinite: Tensor | None = None  # whether a gradient is not finite; None if not checked before the step
 
 
 _RUN = Judgement(Verdict.RUN)
 
 
 def judge(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
-    """Return whether to execute the step that `engines` have gathered. Every rank has to ask."""
+    """Return whether to execute the step that `engines` have gathered. Collective: every rank must call it."""
     for group in inputs.groups:
         if group["nonfinite"] == "skip":
             return _judge_skipping(inputs, engines)
@@ -43,7 +43,7 @@ def judge(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
 def _judge_skipping(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
     flag = either(engine.nonfinite(inputs) for engine in reversed(engines))
     if flag is None or flag.device.type == "cpu":
-        # On the parameters' device, where ranks that have gradients have it, too.
+        # Ranks with gradients have the flag on the parameters' device. A collective needs one kind of device.
         device = next(
             (p.device for group in inputs.groups if group["nonfinite"] == "skip" for p in group["params"]),
             torch.device("cpu"),
@@ -57,26 +57,29 @@ def _judge_skipping(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
 
 
 def is_finite(g: Tensor) -> Tensor:
-    """Return for every element whether it is finite and so is its square where it is computed; for complex, of both."""
+    """Return for every element whether it and its square are finite in the compute dtype.
+
+    A complex element is finite if both its parts are.
+    """
     if g.is_complex():
         return is_finite(torch.view_as_real(g)).all(-1)
-    return g.abs() < 2.0 ** (512 if g.dtype == torch.float64 else 64)  # in float16: below infinity
+    return g.abs() < 2.0 ** (512 if g.dtype == torch.float64 else 64)  # float16: 2⁶⁴ is inf
 
 
 def any_nonfinite(g: Tensor) -> Tensor:
-    """Return whether an element is not finite; of a gradient that is spread over ranks, one of this rank's."""
+    """Return whether an element of `g` is not finite; of a DTensor, an element of this rank's shard."""
     return ~is_finite(local_shard(g)).all()
 
 
 def cleaned(g: Tensor) -> Tensor:
-    """Return `g` with 0 for what is not finite."""
+    """Return `g` with 0 in place of elements that are not finite."""
     if g.is_complex():
         return torch.view_as_complex(cleaned(torch.view_as_real(g)))
     return g.masked_fill(~is_finite(g), 0)
 
 
 def either(flags: Iterable[Tensor | None]) -> Tensor | None:
-    """Return whether one of the flags is true, on the device of the first one; None without flags."""
+    """Return whether a flag is true, on the device of the first flag; None without flags."""
     result = None
     for flag in flags:
         if flag is not None:
@@ -85,5 +88,5 @@ def either(flags: Iterable[Tensor | None]) -> Tensor | None:
 
 
 def add(count: Tensor | None, flag: Tensor) -> Tensor:
-    """Return the count of steps with one that is counted where `flag` is true; nothing is read from a device."""
+    """Return `count`, plus 1 if `flag` is true, without a synchronization."""
     return flag.long() if count is None else count.add_(flag.to(count.device))  # in place, for captured graphs

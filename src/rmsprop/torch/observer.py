@@ -1,4 +1,4 @@
-"""The observer of an optimizer: `RMSprop.watch` takes one, and `rmsprop.monitor.Monitor` is one."""
+"""Define the observer of an optimizer: the argument of `RMSprop.watch`, such as `rmsprop.monitor.Monitor`."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ ParamKey: TypeAlias = tuple[int, int]  # the index of a parameter's group, and i
 
 @runtime_checkable
 class Observer(Protocol):
-    """What an optimizer calls: `wanted` before every step, and after it `measured` or `skipped`.
+    """The methods that an optimizer calls: `wanted` before every step, then `measured` or `skipped`.
 
-    Neither is called if the step raises or if no parameter has a gradient: no step was executed then. Both are called
-    by the thread that has called `wanted`.
+    After a step that raised or that had no gradient to step, `measured` is not called. All three are called by the
+    thread that steps.
     """
 
     def wanted(self) -> tuple[int, int]:
-        """Return what is to be measured of the next step: 0 nothing, 1 the sums, 2 the histograms, too.
+        """Return two levels of what to measure of the next step: 0 nothing, 1 sums, 2 sums and histograms.
 
-        The first number is for engines that measure while they step: the CPU kernel, where the sums add about a tenth
-        of the step. The second one is for engines that copy what a step overwrites: tensor operations. If both are
-        above 0, the higher one counts for both.
+        The first level is for engines that measure while they step: the CPU kernel, where the sums add about a tenth of
+        the step's time. The second level is for engines that copy what a step overwrites: tensor operations. If both
+        are above 0, the higher one counts for both.
         """
 
     def measured(
         self, keys: Sequence[ParamKey], sums: NDArray[np.float64], histograms: NDArray[np.int64] | None, /
     ) -> None:
-        """Take what a step did to the parameters with these keys; there are none if nothing was wanted.
+        """Receive the statistics of an executed step: a row for each key. `keys` is empty if nothing was wanted.
 
-        A row of `sums` has the columns of `rmsprop.statistics.COLUMNS`, a row of `histograms` its bins. The next step
-        overwrites the arrays: copy what is to be kept.
+        The columns of `sums` are those of `rmsprop.statistics.COLUMNS`, the columns of `histograms` the bins of
+        `rmsprop.statistics`. The next step overwrites the arrays: copy what you keep.
         """
 
     def skipped(self, keys: Sequence[ParamKey], nonfinite: list[int], /) -> None:
-        """Take note that the step was skipped. `nonfinite` counts the elements that are not finite, for each key.
+        """Receive a skipped step. `nonfinite` is the number of elements that are not finite, for each key.
 
-        There are no keys if a GradScaler or another rank of torch.distributed has found such elements. Where nothing
-        was wanted and only a device knows that the step was skipped, `measured` is called instead. The step is then
-        counted in `unsynced_skips` of the optimizer's `StepState`.
+        `keys` is empty if a GradScaler or another rank of torch.distributed has found the elements. If nothing was
+        wanted and the step was skipped on a device, `measured` is called instead. `unsynced_skips` of the optimizer's
+        `StepState` then counts the step.
         """
 
 
 def refuse(observer: Observer | None, by: str) -> None:
-    """Raise InputError if there is an observer: steps by `by` are not reported."""
+    """Raise InputError if there is an observer: steps by `by` would not be reported."""
     if observer is not None:
         found = Received(f"one with {type(observer).__name__}")
         raise InputError("optimizer", f"one without an observer for {by}", found, "call optimizer.watch(None) first")

@@ -43,7 +43,7 @@ TRACES = torch.__version__ >= "2.13"  # older compilers trace optimizers in thei
 
 
 def connect_kernel() -> str | None:
-    """Connect the native kernel with torch; return None, or why it cannot step torch's tensors, in one line."""
+    """Connect the native kernel with torch. Return None, or one line that says why the kernel cannot step tensors."""
     if native.kernel is None:
         return native.missing()
     try:
@@ -57,7 +57,7 @@ def connect_kernel() -> str | None:
 
 
 def check_graph_capture(optimizer: Optimizer) -> None:
-    """Raise if a graph is captured and `optimizer` is not capturable; warn once of the opposite."""
+    """Raise if a graph is captured without `capturable`. Warn once of `capturable` without a capture."""
     for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # until torch 2.9
         if (check := getattr(optimizer, name, None)) is not None:
             check()
@@ -70,11 +70,11 @@ def foreach_is_default(params: list[Tensor], differentiable: bool) -> bool:
 
 
 def untraced(optimizer: Optimizer, method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Return a method of torch's `Optimizer`, bound to `optimizer`, without the import of torch's compiler.
+    """Return a method of torch's `Optimizer`, bound to `optimizer`, that does not import torch's compiler.
 
     torch wraps these methods so that its compiler does not trace them. The wrapper imports the compiler, which takes 2
-    seconds when the first optimizer is built. While nobody has imported the compiler, nothing is traced, and the
-    wrapper is not needed. A method that replaces torch's own is returned as it is.
+    seconds when the first optimizer is built. Before the compiler is imported, nothing is traced and the wrapper is not
+    needed. A method that replaces torch's own is returned unchanged.
     """
     function = getattr(method, "__func__", None)
     code = getattr(function, "__code__", None)
