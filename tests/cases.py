@@ -1,4 +1,4 @@
-"""The table of cases that every implementation is tested with, and the oracle that the rule itself is tested with."""
+"""The table of variants that every implementation is tested with, and the oracle for the rule itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rmsprop import Rule
 from rmsprop.hyperparameters import Hyperparameter
 
-# No value below is a default, so that one that is ignored or misplaced shows. eps is large enough to be seen.
+# No value is a default: an ignored or misplaced value shows. eps is large enough to matter.
 PLAIN = Rule(lr=0.03, decay=0.8, eps=0.02)
 RULES: dict[str, Rule] = {
     "plain": PLAIN,
@@ -46,7 +46,7 @@ STATE = ("square_avg", "grad_avg", "momentum_buffer")  # the averages of a state
 
 @dataclasses.dataclass(frozen=True)
 class Variant(Rule):
-    """A rule with a field more, which only NumPy knows; HYPERPARAMETERS needs CLIP for it."""
+    """A rule with one more field, which only NumPy steps. HYPERPARAMETERS must get CLIP for it."""
 
     clip: float = 0.0
 
@@ -55,7 +55,7 @@ CLIP = Hyperparameter("clip", 1.0, "0 clips nothing")
 
 
 def problem(dtype: type[np.floating], size: int = 60, seed: int = 0) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-    """Return a start and STEPS gradients whose sizes span four orders of magnitude, some of them zero."""
+    """Return a start and STEPS gradients. Their sizes span four orders of magnitude; some are zero."""
     generator = np.random.default_rng(seed)
     scale = np.logspace(-2, 2, size)
     gradients = generator.standard_normal((STEPS, size)) * scale
@@ -64,16 +64,16 @@ def problem(dtype: type[np.floating], size: int = 60, seed: int = 0) -> tuple[ND
 
 
 def lr_at(step: int) -> float:
-    """Return a learning rate that changes: what a momentum buffer holds shows only then."""
+    """Return a learning rate that changes. Only then do steps show what a momentum buffer holds."""
     return 0.03 if step < STEPS // 2 else 0.004
 
 
 def oracle(
     rule: Rule, start: float, gradients: list[float], *, kappa: float = 2.0**-50, lr: Any = lr_at
 ) -> list[tuple[float, ...]]:
-    """Return p, v, m and b after each step for one parameter, from sums instead of recursions, in 50 digits.
+    """Return p, v, m and b of one parameter after each step, from sums in 50 digits instead of recursions.
 
-    v = βᵗ·v₀ + (1−β)·Σ βᵗ⁻ⁱ·gᵢ² and so on: written without looking at the rule's code. `lr` gives the rate of a step;
+    v = βᵗ·v₀ + (1−β)·Σ βᵗ⁻ⁱ·gᵢ² and so on, written without looking at the rule's code. `lr` maps a step to its rate.
     `kappa` is κ of E5, by default that of float64.
     """
 
@@ -131,6 +131,6 @@ def rules(draw: st.DrawFn) -> Rule:
 
 
 def gradients() -> st.SearchStrategy[list[float]]:
-    """Draw gradients that count as finite in float32 (up to 1.8e19, where the square is); zeros and subnormals too."""
+    """Draw gradients whose square is finite in float32 (up to 1.8e19), zeros and subnormals included."""
     values = st.floats(-(2.0**60), 2.0**60, width=32) | st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-30, 1e-20])
     return st.lists(values, min_size=1, max_size=8)

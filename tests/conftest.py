@@ -1,4 +1,4 @@
-"""Settings for every test: warnings are errors (see pyproject.toml), one thread, no deadline for hypothesis."""
+"""Settings of every test: warnings are errors (see pyproject.toml), one thread, no deadline for hypothesis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import lighter
 import pytest
 import torch
 
-os.environ.setdefault("KERAS_BACKEND", "jax")  # where a test imports Keras here; one process has one backend
+os.environ.setdefault("KERAS_BACKEND", "jax")  # for tests that import Keras in this process; a process has one backend
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
@@ -18,7 +18,7 @@ hypothesis.settings.load_profile("default")
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Path of a Chromium; without one the test is skipped, and fails where CI is set."""
+    """Return the path of a Chromium. Without one, skip the test, or fail where CI is set."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         path = shutil.which(name)
         if path:
@@ -30,11 +30,10 @@ def chromium() -> str:
 
 @pytest.fixture
 def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train comparisons in this process."""
+    """Train comparisons in this process, without workers."""
     lighter.without_workers(monkeypatch)
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write reports without figures."""
     lighter.without_figures(monkeypatch)

@@ -1,8 +1,8 @@
 """A state machine that does to `rmsprop.torch.RMSprop` whatever a training run may do, in any order.
 
-After everything that is no step, every bit is where it was. A step is held against `rmsprop.rule` for each parameter
-on its own, from the state that stood before it: bit for bit where the native kernel stepped, else within the bounds
-of `fuzz_oracle`. `python tests/fuzz.py --seconds 120 --seed 1` runs it for a stated time; `test_fuzz.py` runs a bit.
+An action that is no step changes no bit. Each step is compared with `rmsprop.rule`, parameter by parameter, from the
+state before the step: bit for bit where the native kernel stepped, else within the bounds of `fuzz_oracle`. `python
+tests/fuzz.py --seconds 120 --seed 1` runs it for a given time; `test_fuzz.py` makes a short run.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from rmsprop.torch.groups import EXECUTION, FIELDS
 
 HALF = (torch.float16, torch.bfloat16)
 REAL = (torch.float32, torch.float64, *HALF)
-DONE: Counter[str] = Counter()  # what was done, by kind
+DONE: Counter[str] = Counter()  # how often each kind of action was done
 
-# Values of every hyperparameter; none that makes a step of half precision overflow.
+# Values of every hyperparameter. None makes a step in half precision overflow.
 VALUES: dict[str, list[Any]] = {
     "lr": [0.0, 1e-5, 0.01, 0.3],
     "alpha": [0.0, 0.5, 0.9, 0.99, 0.999],
@@ -52,7 +52,7 @@ VALUES: dict[str, list[Any]] = {
     "lr_in_momentum": [False, True],
     "bias_correction": [False, True],
     "decoupled_weight_decay": [False, True],
-    # No part of the rule, but of how it is run.
+    # Not of the rule: how the optimizer applies it.
     "nonfinite": ["propagate", "propagate", "zero", "skip"],
     "sparse": ["exact", "lazy"],
     "state_dtype": [None, None, None, "bfloat16", "uint8"],
@@ -79,7 +79,7 @@ GRADIENTS = ("normal", "sparse", "sparse, twice", "normal", "wide", "zero", "som
 
 @st.composite
 def hyperparameters(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw some hyperparameters, the others being PyTorch's."""
+    """Draw values of some hyperparameters; the others keep PyTorch's defaults."""
     group = draw(st.fixed_dictionaries({}, optional={k: st.sampled_from(values) for k, values in VALUES.items()}))
     if not group.get("momentum"):
         group.pop("nesterov", None)
@@ -87,7 +87,7 @@ def hyperparameters(draw: st.DrawFn) -> dict[str, Any]:
 
 
 class Kind(NamedTuple):
-    """What a parameter is like."""
+    """Dtype, layout, size and seed of a parameter."""
 
     dtype: torch.dtype
     layout: str
@@ -113,7 +113,7 @@ KINDS = st.builds(
 
 
 def laid_out(x: Tensor, layout: str, p: Tensor | None = None) -> Tensor:
-    """Return the numbers of `x` in another layout, if its dimensions allow that, or in that of `p`."""
+    """Return the numbers of `x` in another layout, or in that of `p`. Unchanged if `x` has too few dimensions."""
     if layout == "as the parameter" and p is not None:
         return torch.empty_like(p, requires_grad=False).copy_(x)
     if layout == "transposed" and x.dim() > 1:
@@ -130,7 +130,7 @@ def numbers(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def gradient(p: Tensor, kind: str, seed: int) -> Tensor:
-    """Return a gradient for `p`, of its dtype; finite ones are finite in that dtype, and so is their square."""
+    """Return a gradient of the dtype of `p`. Finite elements have a finite square in that dtype."""
     shape = tuple(p.shape) + ((2,) if p.is_complex() else ())
     x = numbers(seed, shape)
     spread = 10.0 ** (numbers(seed + 1, shape) * 1.5)
@@ -151,7 +151,7 @@ def gradient(p: Tensor, kind: str, seed: int) -> Tensor:
 
 
 def sparse_gradient(p: Tensor, kind: str, seed: int) -> Tensor:
-    """Return a sparse gradient for some rows of `p`; where `kind` says so, some rows are in it twice."""
+    """Return a sparse gradient for some rows of `p`; "twice" in `kind` repeats some of them."""
     some = torch.arange(len(p))[numbers(seed, (len(p),)) > 0]
     rows = torch.cat([some, some[::2]]) if "twice" in kind else some
     values = numbers(seed + 1, (len(rows), *p.shape[1:])).to(p.dtype)
@@ -159,7 +159,7 @@ def sparse_gradient(p: Tensor, kind: str, seed: int) -> Tensor:
 
 
 def wide(p: Tensor) -> torch.dtype:
-    """Return the dtype in which `p` is computed."""
+    """Return the compute dtype of `p`."""
     return torch.float32 if p.dtype in HALF else p.dtype
 
 
@@ -173,7 +173,7 @@ def bits(x: Tensor | None) -> bytes:
 
 
 class Run(RuleBasedStateMachine):
-    """A training run: `self.optimizer`, and beside it what its groups should say."""
+    """A training run: `self.optimizer`, and the values that its groups should have."""
 
     @initialize(kinds=st.lists(KINDS, min_size=1, max_size=3), group=hyperparameters(), path=st.sampled_from(PATHS))
     def start(self, kinds: list[Kind], group: dict[str, Any], path: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ class Run(RuleBasedStateMachine):
         return result
 
     def caught_up(self, p: Tensor) -> dict[str, Tensor]:
-        """Return a copy of the state of `p`, the rows that lag made up for."""
+        """Return a copy of the state of `p` in which lagging rows are caught up."""
         live = self.optimizer.state.get(p, {})
         own: dict[str, Any] = {name: x.clone() if isinstance(x, Tensor) else x for name, x in live.items()}
         if lag := self.optimizer.step_state.lags.get(id(live)):
@@ -207,7 +207,7 @@ class Run(RuleBasedStateMachine):
         for group, expected in zip(self.optimizer.param_groups, self.groups, strict=True):
             assert {k: float(v) if k == "lr" else v for k, v in group.items() if k in expected} == expected
 
-    # -- what is no step: no bit of parameters and state changes -----------------------------------------------------
+    # -- actions that are no step: no bit of parameters and state changes ---------------------------------------------
 
     @precondition(lambda self: len(self.groups) < 4)
     @rule(kinds=st.lists(KINDS, max_size=3), group=hyperparameters(), path=st.sampled_from(PATHS))
@@ -252,7 +252,7 @@ class Run(RuleBasedStateMachine):
     @rule(way=st.sampled_from(["deepcopy", "pickle"]))
     def copy(self, way: str) -> None:
         before = self.picture()
-        kept = [p.grad for p in self.params()]  # pickle leaves gradients out, unless a Parameter's
+        kept = [p.grad for p in self.params()]  # pickle drops gradients, unless the tensor is a Parameter
         self.optimizer = (
             copy.deepcopy(self.optimizer) if way == "deepcopy" else pickle.loads(pickle.dumps(self.optimizer))
         )
@@ -260,12 +260,12 @@ class Run(RuleBasedStateMachine):
             p.grad = g
         assert self.picture() == before
         self.check_groups()
-        self.nonfinite_steps = 0  # it counts the steps of one object
+        self.nonfinite_steps = 0  # the count belongs to one object
         DONE[f"copies by {way}"] += 1
 
     @rule(lr=st.sampled_from([7.0]), centered=st.booleans(), stepped=st.booleans())
     def reload(self, lr: float, centered: bool, stepped: bool) -> None:
-        """Into a new optimizer with other arguments, through a file; perhaps one that has state already."""
+        """Load the state through a file into a new optimizer with other arguments, which may have state already."""
         if any(self._narrowed(p) for p in self.params()):
             return
         before, file = self.picture(), io.BytesIO()
@@ -283,7 +283,7 @@ class Run(RuleBasedStateMachine):
                 p.data, p.grad = value, None
                 p.grad = grad
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that state_dtype is now another one
+            warnings.simplefilter("ignore", UserWarning)  # state_dtype changes
             other.load_state_dict(torch.load(file, weights_only=True))
         self.optimizer, self.nonfinite_steps = other, other.nonfinite_steps
         assert self.picture() == before
@@ -292,7 +292,7 @@ class Run(RuleBasedStateMachine):
 
     @rule()
     def through_torchs_own_class(self) -> None:
-        """Its state dict is that of torch.optim.RMSprop, which gives it back as it was."""
+        """torch.optim.RMSprop loads the state dict and saves it unchanged."""
         if any(p.dtype in HALF or self._narrowed(p) for p in self.params()) or any(
             g["state_dtype"] for g in self.groups
         ):
@@ -307,7 +307,7 @@ class Run(RuleBasedStateMachine):
         DONE["trips through torch.optim.RMSprop"] += 1
 
     def _narrowed(self, p: Tensor) -> bool:
-        """Whether the state of `p` has another dtype than new state would have (loading changes it)."""
+        """Return whether the state of `p` has another dtype than new state would have (loading changes it)."""
         own = self.optimizer.state.get(p)
         group = next(g for g in self.optimizer.param_groups if any(p is q for q in g["params"]))
         wanted = {"bfloat16": torch.bfloat16, "uint8": torch.uint8}.get(group["state_dtype"], wide(p))
@@ -315,8 +315,8 @@ class Run(RuleBasedStateMachine):
 
     @rule(data=st.data(), dtype=st.sampled_from(REAL))
     def move(self, data: st.DataObject, dtype: torch.dtype) -> None:
-        """As `Module.to` does it: the data of a parameter and of its gradient, in another dtype."""
-        self.optimizer.state_dict()  # rows that lag are made up for in the old dtype, not in the new one
+        """Move the data of a parameter and of its gradient to another dtype, as `Module.to` does."""
+        self.optimizer.state_dict()  # catches lagging rows up in the old dtype
         real = [p for p in self.params() if not p.is_complex()]
         if real:
             p = data.draw(st.sampled_from(range(len(real))))
@@ -344,7 +344,7 @@ class Run(RuleBasedStateMachine):
         seed=st.integers(0, 999),
     )
     def backward(self, given: list[tuple[str, str, str]], seed: int) -> None:
-        """Give parameters gradients, add to those they have, or leave them without."""
+        """Give parameters new gradients, add to their gradients, or set them to None."""
         for i, (p, (way, kind, layout)) in enumerate(zip(self.params(), itertools.cycle(given), strict=False)):
             if way == "none":
                 p.grad = None
@@ -422,14 +422,14 @@ class Run(RuleBasedStateMachine):
                 assert new[0] == old[0]
                 fuzz_oracle.is_where_it_was(self.caught_up(p), story)
             else:
-                # A row that lagged is multiplied by βᵏ, not k times by β.
+                # A row that lagged is multiplied once by βᵏ, not k times by β.
                 exact = place not in left and not (p.grad is not None and p.grad.is_sparse)
                 assert exact or not self.is_simple(self.groups[place[0]], p), self.optimizer.implementation
                 fuzz_oracle.compare(p, self.caught_up(p), story, exact)
                 DONE["parameters stepped by the kernel" if exact else "parameters stepped by tensor operations"] += 1
 
     def make_possible(self, number: int, group: dict[str, Any]) -> None:
-        """Change what a step would refuse: `test_low_precision.py` and `test_sparse.py` see to that."""
+        """Remove what a step would refuse; `test_low_precision.py` and `test_sparse.py` test the refusals."""
         theirs = self.optimizer.param_groups[number]
         with_gradient = [p for p in theirs["params"] if p.grad is not None]
         if group["state_dtype"] and any(p.dtype not in (torch.float32, *HALF) for p in theirs["params"]):
@@ -441,7 +441,7 @@ class Run(RuleBasedStateMachine):
                 p.grad = p.grad.to_dense() if p.grad is not None else None
 
     def judge(self) -> tuple[bool, bool]:
-        """Return whether the step will be left out, and whether it counts as one with bad gradients."""
+        """Return whether the step will be skipped, and whether it counts as a step with bad gradients."""
         bad = {"propagate": False, "zero": False, "skip": False}
         for number, group in enumerate(self.groups):
             for p in self.optimizer.param_groups[number]["params"]:
@@ -450,7 +450,7 @@ class Run(RuleBasedStateMachine):
         return bad["skip"], bad["skip"] or bad["zero"]
 
     def is_simple(self, group: dict[str, Any], p: Tensor) -> bool:
-        """Whether nothing keeps the kernel from stepping `p`."""
+        """Return whether the kernel can step `p`."""
         tensors = [p, p.grad, *(x for name, x in self.optimizer.state[p].items() if name in STATE)]
         return (
             UNAVAILABLE is None
@@ -462,7 +462,7 @@ class Run(RuleBasedStateMachine):
 
 
 def fuzz(seconds: float, seed: int, *, runs: int = 25) -> str | None:
-    """Do runs until the time is over; return the shortest program that shows a finding, None without one."""
+    """Run programs until the time is over. Return the shortest one that fails, or None."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if finding := look(seed, runs, shrink=False):
@@ -473,7 +473,7 @@ def fuzz(seconds: float, seed: int, *, runs: int = 25) -> str | None:
 
 
 def look(seed: int, runs: int, *, shrink: bool) -> str | None:
-    """Return what hypothesis finds in `runs` runs that follow from `seed`."""
+    """Return what hypothesis finds in `runs` programs drawn from `seed`."""
     wanted = settings(
         max_examples=runs,
         stateful_step_count=40,

@@ -1,4 +1,4 @@
-"""What the fuzzer holds a step against: the rule for one parameter, and how far tensor operations may be from it."""
+"""What the fuzzer compares a step with: the rule for one parameter, and error bounds of tensor operations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rmsprop.torch.groups import FIELDS
 from rmsprop.torch.state import converted
 
 Array = NDArray[Any]
-ULPS = 6.0  # roundings that one quantity may differ by between two orders of the same operations
+ULPS = 6.0  # roundings by which two orders of the same operations may differ
 
 
 class Outcome(NamedTuple):
-    """One step of the rule, and for each result how far another order of operations may be from it."""
+    """One step of the rule, and how far another order of operations may be from each result."""
 
     p: Array
     state: State
@@ -31,22 +31,22 @@ class Outcome(NamedTuple):
 
 @np.errstate(all="ignore")
 def outcome(rule: Rule, p: Array, g: Array, state: State) -> Outcome:
-    """Return what `rule` makes of `p` and `state`, and the error bounds, element by element.
+    """Return one step of `rule` from `p` and `state`, and error bounds for each element.
 
-    The bounds follow the roundings through E1 to E9 as intervals: a bound is a few units in the last place of the
-    quantity, and wider exactly where the rule itself takes a difference of nearly equal numbers.
+    The bounds follow the roundings through E1 to E9 as intervals. A bound is a few units in the last place of its
+    quantity. It is wider where the rule subtracts nearly equal numbers.
     """
     p_new, new = update(rule, p, g, state)
     info, t = np.finfo(p.dtype), new.step
     unit, least = ULPS * info.eps, ULPS * float(info.smallest_subnormal)
     v, m, b = new.square_avg, new.grad_avg, new.momentum_buffer
     coupled = bool(rule.weight_decay) and not rule.decoupled_weight_decay
-    size = np.abs(g) + (rule.weight_decay * np.abs(p) if coupled else 0)  # of the terms of E2
+    size = np.abs(g) + (rule.weight_decay * np.abs(p) if coupled else 0)  # size of the terms of E2
     error_g = unit * size if coupled else np.zeros_like(p)
     fresh = 1 - rule.decay
     error_v = unit * (v + fresh * size * size) + least
     error_m = np.zeros_like(p) if m is None else unit * (np.abs(m) + np.abs(state_m(state, p)) + fresh * size) + least
-    # E5: the variance before the mean is subtracted, and after.
+    # E5: the variance before the mean is subtracted, then after.
     weight = 1 - rule.decay**t if rule.bias_correction else 1.0
     kappa = 4 * float(info.eps)
     plain = dataclasses.replace(rule, centered=False, eps=0.0, eps_inside_sqrt=False)
@@ -92,7 +92,7 @@ def outcome(rule: Rule, p: Array, g: Array, state: State) -> Outcome:
 
 
 def state_m(state: State, p: Array) -> Array:
-    """Return the gradient average of `state`, zero where there is none yet."""
+    """Return the gradient average of `state`, or zeros if there is none yet."""
     return np.zeros_like(p) if state.grad_avg is None else state.grad_avg
 
 
@@ -102,20 +102,20 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class Story(NamedTuple):
-    """What a step should make of a parameter."""
+    """The expected result of a step of one parameter."""
 
     before: dict[str, Tensor]  # the averages, in the dtype that they should have after the step
     rule: Rule
     outcome: Outcome
     state_dtype: str | None
-    seed: int  # of stochastic rounding
+    seed: int  # seed of stochastic rounding
     number: int
-    still: NDArray[np.bool_] | None  # rows that a lazy step leaves as they are
+    still: NDArray[np.bool_] | None  # rows that a lazy step does not touch
 
 
 @np.errstate(all="ignore")
 def foretold(group: dict[str, Any], number: int, p: Tensor, own: dict[str, Tensor]) -> Story | None:
-    """Return what a parameter of `group`, `number` of all, and its state `own` should become; None without gradient."""
+    """Return what a step should make of parameter `number` of `group` and its state `own`; None without a gradient."""
     if p.grad is None:
         return None
     rule = Rule(**{field: group[name] for name, field in FIELDS.items()})
@@ -127,7 +127,7 @@ def foretold(group: dict[str, Any], number: int, p: Tensor, own: dict[str, Tenso
         reduced, dtype.to_complex() if p.is_complex() else dtype
     )
     there = {name: own[name] for name in STATE if name in own}
-    # Packing again what is packed may find another power of two for the same numbers.
+    # Packed averages stay as they are: packing them again may pick another power of two for the same numbers.
     before = {name: x if x.dtype == stored else converted(x, name, p, stored) for name, x in there.items()}
     v, m, b = (as_numbers(before[name], name, p, dtype) if name in before else None for name in STATE)
     value, g = as_numpy(p, dtype), as_numpy(p.grad, dtype)
@@ -143,7 +143,7 @@ def foretold(group: dict[str, Any], number: int, p: Tensor, own: dict[str, Tenso
     if group["nonfinite"] == "zero":
         g = np.where(is_bad(p.grad).numpy(), 0, g).astype(g.dtype)
     out = outcome(rule, value, g, State(int(own.get("step", 0)), v, m, b))
-    if reduced:  # the floors of E5 are higher then
+    if reduced:  # low-precision state has higher floors in E5
         none = np.zeros_like(value)
         new = rounding.step(
             rule,
@@ -168,7 +168,7 @@ def foretold(group: dict[str, Any], number: int, p: Tensor, own: dict[str, Tenso
 
 
 def is_bad(g: Tensor) -> Tensor:
-    """Return where a gradient or its square is not finite, of complex ones each part."""
+    """Return where a gradient or its square is not finite; complex numbers as two parts."""
     g = (
         g.to(torch.complex64 if g.is_complex() else torch.float32)
         if g.dtype not in (torch.float64, torch.complex128)
@@ -179,9 +179,9 @@ def is_bad(g: Tensor) -> Tensor:
 
 
 def as_numpy(x: Tensor, dtype: torch.dtype) -> Array:
-    """Return a copy of the numbers of `x`, complex ones as pairs, in `dtype`."""
+    """Return a copy of the numbers of `x` in `dtype`; complex numbers as pairs."""
     x = x.detach()
-    if x.is_sparse:  # summed in `dtype`
+    if x.is_sparse:  # entries of one row are added in `dtype`
         x = x.to(dtype.to_complex() if x.is_complex() else dtype).to_dense()
     x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     return x.to(dtype).clone().numpy()
@@ -195,7 +195,7 @@ def as_numbers(x: Tensor, name: str, p: Tensor, dtype: torch.dtype) -> Array:
 
 
 def is_where_it_was(own: dict[str, Tensor], story: Story) -> None:
-    """Assert that averages and step counter are those before a step that was left out."""
+    """Assert that a skipped step changed neither the averages nor the step counter."""
     assert int(own["step"]) == story.outcome.state.step - 1
     for name, x in story.before.items():
         assert own[name].dtype == x.dtype
@@ -206,7 +206,7 @@ def is_where_it_was(own: dict[str, Tensor], story: Story) -> None:
 
 
 def compare(p: Tensor, own: dict[str, Tensor], story: Story, exact: bool) -> None:
-    """Hold a parameter and its state after a step against the rule."""
+    """Compare a parameter and its state after a step with the rule."""
     out, reduced, seed, t = story.outcome, story.state_dtype, story.seed, story.outcome.state.step
     assert int(own["step"]) == t
     dtype = torch.float64 if out.p.dtype == np.float64 else torch.float32
@@ -245,7 +245,7 @@ def compare(p: Tensor, own: dict[str, Tensor], story: Story, exact: bool) -> Non
 
 @np.errstate(all="ignore")
 def kept(value: Array, error: Any, before: Array, still: Any, used: bool) -> tuple[Array, Any]:
-    """Return `value` and `error` with those of rows that stay as they are, or of all, if the average is not in use."""
+    """Return `value` and `error`, with `before` and 0 in untouched rows; in all rows if the average is not `used`."""
     rows = np.ones(value.shape, dtype=bool)
     if used:
         rows[...] = still.reshape(-1, *[1] * (value.ndim - 1))
@@ -254,7 +254,7 @@ def kept(value: Array, error: Any, before: Array, still: Any, used: bool) -> tup
 
 @np.errstate(all="ignore")
 def close_when_rounded(name: str, found: Tensor, p: Tensor, value: Array, error: Any, key: int) -> None:
-    """Assert that `found` is what `value` is rounded to by the noise of `key`, or one that is within `error` of it."""
+    """Assert that `found` is `value`, or a number within `error` of it, rounded with the noise of `key`."""
     order = memory_order(p) if found.dtype == torch.bfloat16 else np.arange(value.size)
     ends = []
     for sign in (0,) if error is None else (-1, 1):
@@ -288,7 +288,7 @@ def close_when_rounded(name: str, found: Tensor, p: Tensor, value: Array, error:
 
 
 def memory_order(p: Tensor) -> NDArray[np.int64]:
-    """Return the elements of `p` in the order in which they lie in memory; row by row, if its memory has gaps."""
+    """Return the element indices of `p` in memory order; row by row if its memory has gaps."""
     if not p.numel() or torch.empty_like(p).stride() != p.stride():
         return np.arange(p.numel())
     places = sum(
@@ -300,9 +300,9 @@ def memory_order(p: Tensor) -> NDArray[np.int64]:
 
 @np.errstate(all="ignore")
 def close(what: str, found: Any, expected: Any, error: Any, kept: torch.dtype | None = None) -> None:
-    """Assert that `found` lies within `error` of `expected`, both ends rounded to the dtype `kept`; exactly, if None.
+    """Assert that `found` lies within `error` of `expected`, both ends rounded to the dtype `kept`; exactly if None.
 
-    Where the rule gives no finite number, operations in another order, or fused ones, may give another such number.
+    Where the rule gives a number that is not finite, another order of operations may give another such number.
     """
     expected = np.asarray(expected)
     low, high = (np.asarray(expected + sign * (0 if error is None else error)) for sign in (-1, 1))

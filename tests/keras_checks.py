@@ -1,4 +1,4 @@
-"""What rmsprop.keras.RMSprop must do on one backend; test_keras.py runs this file once for each, with KERAS_BACKEND."""
+"""What rmsprop.keras.RMSprop must do on one backend; test_keras.py runs this file for each, with KERAS_BACKEND."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from rmsprop.keras import FIELDS, STATE, RMSprop
 Array = NDArray[Any]
 BACKEND = keras.backend.backend()
 EPS = float(np.finfo(np.float32).eps)
-# NumPy asks this of Keras' variables, whenever Keras turns one into an array.
+# NumPy warns whenever Keras turns one of its variables into an array.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-# On JAX and PyTorch Keras trains eagerly where it does not compile. To compile on PyTorch takes half a minute.
+# Without jit_compile, Keras trains eagerly on JAX and PyTorch. Compiling on PyTorch takes half a minute.
 EXECUTIONS = {
     "tensorflow": [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}],
     "jax": [{"run_eagerly": True}, {"jit_compile": True}],
@@ -37,7 +37,7 @@ EXECUTIONS = {
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    """Make float64 the dtype of everything, the learning rate included."""
+    """Make float64 the default dtype, also of the learning rate."""
     if BACKEND == "jax":
         import jax
 
@@ -55,7 +55,7 @@ def cut(x: Array) -> list[Array]:
 
 
 def number(x: Any) -> Array:
-    """Return a tensor or variable of any backend and dtype in NumPy; bfloat16 as float32."""
+    """Return a tensor or variable of any backend as a NumPy array; bfloat16 as float32."""
     x = ops.convert_to_tensor(x)
     return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32") if "bfloat16" in str(x.dtype) else x))
 
@@ -92,7 +92,7 @@ def stepper(optimizer: Any, parts: list[Any]) -> Callable[[Sequence[Array]], Non
 
 
 def states(optimizer: RMSprop, rule: Rule, count: int) -> dict[str, list[Any]]:
-    """Return the state variables by name; that they stand in Keras' order is checked on the way."""
+    """Return the state variables by name, and check that they are in Keras' order."""
     kept = {"square_avg": True, "momentum_buffer": rule.momentum > 0, "grad_avg": rule.centered}
     names = [name for name in STATE if kept[name]]
     mine = optimizer.variables[2:]
@@ -108,7 +108,7 @@ def states(optimizer: RMSprop, rule: Rule, count: int) -> dict[str, list[Any]]:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
-    """Variables and every state, after every step, in double, while the rate changes."""
+    """Compares variables and all state after every step, in float64, while the rate changes."""
     start, gradients = cases.problem(np.float64)
     parts, optimizer = variables(cut(start), "float64"), RMSprop.from_rule(rule)
     expected = [(p, init(rule, p)) for p in cut(start)]
@@ -128,7 +128,7 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule) -> None:
-    """Each step starts from the rule's own state, so that errors cannot add up or cancel."""
+    """Each step starts from the rule's own state: errors cannot add up or cancel."""
     start, gradients = cases.problem(np.float32)
     parts, optimizer = variables(cut(start), "float32"), RMSprop.from_rule(rule)
     expected = [(p, init(rule, p)) for p in cut(start)]
@@ -141,7 +141,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
         for i, (value, state) in enumerate(expected):
             size = np.abs(before[i]) + np.abs(value - before[i])
             assert np.all(np.abs(number(parts[i]) - value) <= 8 * EPS * size * lost(rule, state) + 1e-12)
-            # g + λ·p loses digits, too, where the two almost cancel.
+            # g + λ·p also loses digits where the two almost cancel.
             terms = np.square(np.abs(g[i]) + rule.weight_decay * np.abs(before[i]))
             difference = np.abs(number(blocks["square_avg"][i]) - state.square_avg)
             assert np.all(difference <= 4 * EPS * (state.square_avg + (1 - rule.decay) * terms))
@@ -151,7 +151,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
 
 
 def lost(rule: Rule, state: State) -> Array | float:
-    """Return how much s magnifies errors of v and m: by subtraction it loses the digits that its terms share."""
+    """Return how much s magnifies errors of v and m: the subtraction loses the digits that its terms share."""
     if state.grad_avg is None and not (rule.bias_correction and rule.initial_square_avg):
         return 1.0
     v, power = state.square_avg, rule.decay**state.step if rule.bias_correction else 0.0
@@ -177,7 +177,7 @@ def test_updates_are_counted_beyond_what_float32_holds() -> None:
 
 @pytest.mark.parametrize("centered", [False, True])
 def test_steps_have_their_length_where_v0_is_subtracted_from_tiny_gradients(centered: bool) -> None:
-    """Rounding noise decides there, and E5's floors bound what it does; the rule's own is held in test_floor.py."""
+    """Rounding noise decides these steps, and E5's floors bound them; test_floor.py tests the rule's own."""
     rule = Rule(lr=1e-3, centered=centered, bias_correction=True, initial_square_avg=1.0)
     generator, scale = np.random.default_rng(0), np.logspace(-6, 1, 80)
     parts, optimizer = variables([np.zeros(80, np.float32)], "float32"), RMSprop.from_rule(rule)
@@ -204,7 +204,7 @@ def test_half_precision_is_the_float32_rule_rounded_once(dtype: str, name: str) 
         step(optimizer, parts, rounded)
         for i, p in enumerate(parts):
             value, kept[i] = update(optimizer.rule(), before[i], rounded[i], kept[i])
-            # A value at the border of two half numbers may fall on either side; hence one unit of the half type.
+            # A value halfway between two half numbers may round either way: hence one unit of the half dtype.
             np.testing.assert_allclose(number(p).astype(np.float32), value, rtol=unit, atol=1e-6)
             assert keras.backend.standardize_dtype(p.dtype) == dtype
     assert {v.dtype for block in states(optimizer, rule, 3).values() for v in block} == {"float32"}
@@ -214,7 +214,7 @@ def test_half_precision_is_the_float32_rule_rounded_once(dtype: str, name: str) 
 @given(rule=cases.rules(), gradients=cases.gradients())
 @settings(max_examples=25)
 def test_finite_gradients_give_finite_variables(dtype: str, rule: Rule, gradients: list[float]) -> None:
-    # In half precision the steps must fit, too: those of a variance at its floor are 1e3 times lr and more.
+    # In half precision the steps must be finite, too: at the floor of the variance they are 1e3 times lr or more.
     optimizer = RMSprop.from_rule(dataclasses.replace(rule, lr=1e-6) if dtype == "float16" else rule)
     parts = variables([np.ones(2, np.float32)], dtype)
     for x in gradients:
@@ -223,7 +223,7 @@ def test_finite_gradients_give_finite_variables(dtype: str, rule: Rule, gradient
 
 
 def test_bias_correction_is_accurate_in_float32_for_a_long_average() -> None:
-    """1 − βᵗ is 1e-6 at the first step: from 1 − exp(…) in float32 it would be 5 % off."""
+    """1 − βᵗ is 1e-6 at the first step; computed as 1 − exp(…) in float32 it would be 5 % off."""
     rule = Rule(lr=0.5, decay=1 - 1e-6, eps=0.0, bias_correction=True)
     parts, optimizer = variables([np.zeros(3, np.float32)], "float32"), RMSprop.from_rule(rule)
     step(optimizer, parts, [np.array([1e-3, 1.0, -1e3], np.float32)])
@@ -232,7 +232,7 @@ def test_bias_correction_is_accurate_in_float32_for_a_long_average() -> None:
 
 # -- equal to keras.optimizers.RMSprop --------------------------------------------------------------------------------
 
-# The decay is a float32 number: Keras rounds it to one on TensorFlow.
+# TensorFlow's Keras rounds the decay to float32; this decay is a float32 number.
 LIKE_KERAS: dict[str, dict[str, Any]] = {
     "plain": {},
     "momentum": {"momentum": 0.9},
@@ -250,7 +250,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def trajectory(make: Callable[..., Any], steps: int = 1000, **arguments: Any) -> Array:
-    """Return every variable after every step, under a rate that is cut to a tenth half-way."""
+    """Return every variable after every step; the rate drops to a tenth half-way."""
     generator = np.random.default_rng(0)
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([steps // 2], [1e-3, 1e-4])
     parts = variables([generator.standard_normal(20)], "float64")
@@ -262,7 +262,7 @@ def trajectory(make: Callable[..., Any], steps: int = 1000, **arguments: Any) ->
 
 
 def distance(path: Array, other: Array) -> float:
-    """Return the largest difference, relative to how far the parameters have come by then."""
+    """Return the largest difference, relative to how far the parameters have moved by then."""
     way = np.maximum.accumulate(np.abs(other - other[0]) + 1e-3, axis=0)
     return float(np.max(np.abs(path - other) / way))
 
@@ -282,7 +282,7 @@ def test_a_rule_that_is_not_that_of_keras_is_noticed(change: dict[str, Any]) -> 
 
 
 def test_keras_arguments_come_first_with_its_defaults() -> None:
-    theirs = list(inspect.signature(keras.optimizers.RMSprop.__init__).parameters.values())[:-1]  # without **kwargs
+    theirs = list(inspect.signature(keras.optimizers.RMSprop.__init__).parameters.values())[:-1]  # all but **kwargs
     ours = list(inspect.signature(RMSprop.__init__).parameters.values())
     assert [(p.name, p.default) for p in ours[: len(theirs)]] == [(p.name, p.default) for p in theirs]
     assert {p.name for p in ours[len(theirs) :]} | {p.name for p in theirs} >= set(FIELDS)
@@ -324,7 +324,7 @@ def test_the_arguments_of_every_keras_optimizer_work_as_in_keras(arguments: dict
     ours, theirs, without = results
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    if arguments != {"loss_scale_factor": 8.0}:  # which RMSprop does not feel, but for eps
+    if arguments != {"loss_scale_factor": 8.0}:  # without eps, RMSprop does not depend on the scale of the loss
         assert not all(np.allclose(a, b, rtol=1e-3) for a, b in zip(ours, without, strict=False))
 
 
@@ -455,7 +455,7 @@ def test_from_rule_takes_a_rule() -> None:
 
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere every variable is stepped by itself")
 def test_on_pytorch_the_native_kernel_makes_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And tensor operations where it cannot; the numbers are the same."""
+    """Tensor operations step where the kernel cannot, with the same numbers."""
     from rmsprop import native
     from rmsprop.torch import keras_lists
     from rmsprop.torch.engines import cpu_kernel
@@ -474,7 +474,7 @@ def test_on_pytorch_the_native_kernel_makes_the_step(monkeypatch: pytest.MonkeyP
         excluded, *rest = variables([np.ones(3), np.ones(4), np.ones(5)], "float32")
         optimizer = RMSprop.from_rule(dataclasses.replace(RICH, maximize=True))
         optimizer.exclude_from_weight_decay(var_list=[excluded])
-        for g in (1.0, -2.0, 3.0):  # of constant ones, rounding would decide the variance
+        for g in (1.0, -2.0, 3.0):  # with constant gradients, rounding would decide the variance
             optimizer.apply([g * ops.ones(3), g * ops.ones(4), g * ops.ones(5)], [excluded, *rest])
         found.append([number(v) for v in (excluded, *rest)])
     assert sorted(calls) == [1, 1, 1, 2, 2, 2]
@@ -580,7 +580,7 @@ def test_training_goes_on_bit_for_bit_after_a_model_was_saved_and_loaded(tmp_pat
 
 
 def test_state_saved_by_one_loads_into_the_other(tmp_path: Path) -> None:
-    """Half of a training in each class is the whole training in one: keras.optimizers.RMSprop first, and last."""
+    """Half of a training in each class equals the whole training in one, whichever class comes first."""
     x, y = (a[:512] for a in digits())
     arguments: dict[str, Any] = {"learning_rate": 1e-3, "momentum": 0.5, "centered": True, "epsilon": 1e-3}
     for first, second in ((RMSprop, keras.optimizers.RMSprop), (keras.optimizers.RMSprop, RMSprop)):
@@ -605,7 +605,7 @@ def test_state_saved_by_one_loads_into_the_other(tmp_path: Path) -> None:
 def test_training_on_digits_is_that_of_keras_and_learns(execution: dict[str, Any]) -> None:
     x, y = digits()
     ours, theirs = (network(cls(3e-3), **execution) for cls in (RMSprop, keras.optimizers.RMSprop))
-    eager = "run_eagerly" in execution  # slow, and learns the same
+    eager = "run_eagerly" in execution  # eager execution is slow and learns the same
     rows = 256 if eager else 1280
     for model in (ours, theirs):
         fit(model, x[:rows], y[:rows])
@@ -619,7 +619,7 @@ def test_training_on_digits_is_that_of_keras_and_learns(execution: dict[str, Any
 @pytest.mark.skipif(BACKEND == "torch", reason="PyTorch's gradient of Keras' Embedding is dense")
 @pytest.mark.parametrize("name", ["L2", "decoupled", "TensorFlow 1"])
 def test_gradients_in_sparse_form_give_what_the_dense_ones_give(name: str) -> None:
-    """Rows that come more than once are added up first; keras.optimizers.RMSprop squares them one by one."""
+    """Repeated rows are added up first; keras.optimizers.RMSprop squares each on its own."""
     start, slices = np.ones((4, 2), np.float32), np.arange(1.0, 7.0, dtype=np.float32).reshape(3, 2)
     rows = np.array([1, 1, 2])
     dense = np.zeros_like(start)
@@ -644,7 +644,7 @@ def test_gradients_in_sparse_form_give_what_the_dense_ones_give(name: str) -> No
 
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
 def test_an_embedding_is_trained_in_every_row_that_it_uses(execution: dict[str, Any]) -> None:
-    """Through fit: TensorFlow hands over IndexedSlices there. The others are checked against it by the rule."""
+    """TensorFlow's fit passes IndexedSlices. The other backends are compared with the rule."""
     rule = profile("keras", lr=0.01)
     keras.utils.set_random_seed(0)
     embedding = keras.layers.Embedding(5, 3)

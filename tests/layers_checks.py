@@ -1,6 +1,6 @@
-"""Models in Keras and the same in PyTorch: weights and state moved by convert, the same outputs, the same training.
+"""Models in Keras and the same in PyTorch: convert moves weights and state; outputs and training stay the same.
 
-Run by test_convert_layers.py in a process of its own, as Keras takes its backend when it is imported.
+test_convert_layers.py runs this file in a process of its own, because Keras reads its backend when it is imported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RULE: dict[str, Any] = {"momentum": 0.5, "centered": True}
 
 
 class Last(nn.Module):
-    """The outputs of a recurrent layer at the last step."""
+    """Returns the outputs of a recurrent layer at the last step."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class Last(nn.Module):
 
 
 class Turned(nn.Module):
-    """(batch, length, channels) to (batch, channels, length)."""
+    """Turns (batch, length, channels) into (batch, channels, length)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.transpose(1, 2)
 
 
 class Largest(nn.Module):
-    """Global maximum pooling; Keras takes means in float32."""
+    """Global maximum pooling, because Keras computes means in float32."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.amax((2, 3))
@@ -72,7 +72,7 @@ def image() -> tuple[Any, nn.Module, tuple[int, ...]]:
 
 
 def normalized() -> tuple[Any, nn.Module, tuple[int, ...]]:
-    """Keras computes these in float32 whatever the dtype."""
+    """Keras computes these layers in float32, whatever their dtype."""
     there = [
         keras.Input((4, 3, 3)), layers.Conv2D(4, 2), layers.BatchNormalization(), layers.Flatten(),
         layers.BatchNormalization(), layers.LayerNormalization(), layers.Dense(2),
@@ -117,7 +117,7 @@ def series() -> tuple[Any, nn.Module, tuple[int, ...]]:
 
 
 def recurrent() -> tuple[Any, nn.Module, tuple[int, ...]]:
-    """Keras begins these with a state in float32."""
+    """Keras starts these layers with a state in float32."""
     there = [
         keras.Input((4, 3)), layers.LSTM(5, use_bias=False, return_sequences=True), layers.GRU(4, use_bias=False),
         layers.Dense(2),

@@ -1,4 +1,4 @@
-"""The command `rmsprop` as in `python -m rmsprop`, without the figures of reports: python light_rmsprop.py train …"""
+"""The command `rmsprop` as in `python -m rmsprop`, without figures in reports: python light_rmsprop.py train …"""
 
 from __future__ import annotations
 

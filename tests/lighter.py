@@ -1,4 +1,4 @@
-"""Leave out what takes most of the time of a test of commands and is tested elsewhere: worker processes, figures."""
+"""Skip the slow parts of a test of commands that other tests cover: worker processes and figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 class InThisProcess:
-    """Stands in for `Workers`: works through the tasks here, one after another."""
+    """Stands in for `Workers`: executes the tasks here, one after another."""
 
     count = 1
 
@@ -29,12 +29,12 @@ class InThisProcess:
 
 
 def without_workers(patch: pytest.MonkeyPatch) -> None:
-    """Compare in this process, where no worker imports torch anew; test_compare.py holds the results to be the same."""
+    """Compare in this process: no worker imports torch again. test_compare.py checks that results are the same."""
     patch.setattr("rmsprop.lab.compare.Workers", InThisProcess)
 
 
 def without_figures(patch: pytest.MonkeyPatch) -> None:
-    """Write reports without figures; their numbers are worked out nevertheless. test_report.py draws them."""
+    """Write reports without figures, but with their numbers; test_report.py draws the figures."""
     from rmsprop.lab.report import figures, monitor_figures
 
     for module in (figures, monitor_figures):

@@ -1,4 +1,4 @@
-"""Tasks of a user's own, good and bad, that the command-line tests name as tests/mine.py:FUNCTION."""
+"""Good and bad tasks of a user, which the command-line tests name as tests/mine.py:FUNCTION."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_A_FUNCTION = 3
 
 
 def regression() -> Task:
-    """A task whose metric is better when lower."""
+    """A task whose metric is better when it is lower."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 3, generator=generator)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.1 * torch.randn(300, 1, generator=generator)
@@ -34,7 +34,7 @@ def regression() -> Task:
 
 
 def slow() -> Task:
-    """A task whose steps take as long as STEP_SECONDS says: long enough to be killed in the middle."""
+    """A task whose steps take STEP_SECONDS: long enough to be killed in the middle."""
     pause = float(os.environ.get("STEP_SECONDS", "0"))
 
     class Slow(nn.Linear):
@@ -46,7 +46,7 @@ def slow() -> Task:
 
 
 def killed_once() -> Task:
-    """A task that is killed in a worker process in its fifth training, as by the system; KILLED is to be the mark."""
+    """A task whose fifth training is killed in a worker process, as by the system. KILLED is the file that marks it."""
     made = itertools.count()
 
     class Killed(nn.Linear):
@@ -82,13 +82,13 @@ def wrong_shape() -> Task:
 
 
 def lone_last() -> Task:
-    """A task whose last batch in training has one example, of which BatchNorm can make no variance."""
+    """A task whose last training batch has one example, which BatchNorm refuses."""
     model = lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))  # noqa: E731
     return dataclasses.replace(regression(), model=model, batch_size=33)
 
 
 def rising() -> Task:
-    """A task of which an objective is to rise: from about 3 far above."""
+    """A task with an objective that rises, from about 3 without limit."""
 
     def objective(output: Tensor, target: Tensor) -> Tensor:
         return 3 + (output * target).mean() - 0.1 * output.square().mean()
@@ -120,7 +120,7 @@ def no_parameters() -> Task:
 
 
 def random_data() -> Task:
-    """Data drawn without a seed."""
+    """A task whose data are drawn without a seed."""
     x = torch.randn(60, 3)
     part = TensorDataset(x, x.sum(dim=1, keepdim=True))
     return dataclasses.replace(regression(), name="random", train=part, validation=part, test=part)
@@ -132,7 +132,7 @@ def one_model_for_all() -> Task:
 
 
 def not_finite() -> Task:
-    """Validation is not finite although training is."""
+    """A task whose validation loss is not finite although its training loss is."""
 
     class Broken(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def not_finite() -> Task:
 
 
 def odd() -> Task:
-    """A negative loss, an empty parameter, examples of different lengths, one to a batch, in plain lists."""
+    """A negative loss, an empty parameter, plain lists of examples of different lengths, batches of one."""
 
     class Odd(nn.Linear):
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""What is stored in two bytes or one, a second time: from the definition, in NumPy, number by number where it can be.
+"""Averages in two bytes or one, written a second time in NumPy from their definition.
 
-`rmsprop.torch.low_precision` and the native kernel are held against this; it shares no code with them.
+`rmsprop.torch.low_precision` and the native kernel are compared with this file. It shares no code with them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK = 32
 
 
 def scramble(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the hash that the noise is made of, in arithmetic modulo 2³²."""
+    """Return the hash behind the noise, in arithmetic modulo 2³²."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
     return x ^ (x >> np.uint32(16))
@@ -38,7 +38,7 @@ def noise(key: int, size: int) -> NDArray[np.uint32]:
 
 
 def bfloat16(x: Floats, key: int) -> Floats:
-    """Return `x` rounded to bfloat16: up where the lower 16 bits and 16 bits of noise add up to 2¹⁶ or more."""
+    """Return `x` rounded to bfloat16: up where the lower 16 bits plus 16 bits of noise reach 2¹⁶."""
     result = np.empty_like(x)
     for i, (value, r) in enumerate(zip(x.tolist(), noise(key, x.size).tolist(), strict=True)):
         if not math.isfinite(value):
@@ -52,7 +52,7 @@ def bfloat16(x: Floats, key: int) -> Floats:
 
 
 def pack(x: Floats, signed: bool, key: int) -> NDArray[np.uint8]:
-    """Return codes and exponents of `x`; the definition is that of `rmsprop.torch.low_precision`."""
+    """Return codes and exponents of `x`, as `rmsprop.torch.low_precision` defines them."""
     top = 15 if signed else 31
     codes, exponents = np.zeros(x.size, np.uint8), []
     random = noise(key, x.size)
@@ -63,7 +63,7 @@ def pack(x: Floats, signed: bool, key: int) -> NDArray[np.uint8]:
             exponents.append(255)
             continue
         exponent = min(max(math.frexp(largest)[1] - 1, -127), 127) if largest else -127
-        border = 1.875 if exponent > -127 else 1.75  # subnormal numbers lie farther apart
+        border = 1.875 if exponent > -127 else 1.75  # subnormal numbers are farther apart
         if largest > border * 2.0**exponent and exponent < 127:
             exponent += 1
         exponents.append(exponent + 127)
@@ -80,7 +80,7 @@ def pack(x: Floats, signed: bool, key: int) -> NDArray[np.uint8]:
 
 
 def unpack(packed: NDArray[np.uint8], size: int, signed: bool) -> Floats:
-    """Return the numbers that codes and exponents mean."""
+    """Return the numbers that codes and exponents stand for."""
     top = 15 if signed else 31
     result = np.empty(size, np.float32)
     for i in range(size):
@@ -94,7 +94,7 @@ def unpack(packed: NDArray[np.uint8], size: int, signed: bool) -> Floats:
 
 
 def stored(x: Floats, which: int, dtype: str | None, seed: int, number: int, step: int) -> Any:
-    """Return average v, m or b (`which` = 1, 2, 3) as it is stored: float32, bfloat16 (as float32) or packed."""
+    """Return average v, m or b (`which` = 1, 2, 3) as stored: float32, bfloat16 (as float32) or packed."""
     if dtype == "bfloat16":
         return bfloat16(x, key(seed, number, step, which))
     return x if dtype is None else pack(x, which > 1, key(seed, number, step, which))
@@ -112,7 +112,7 @@ KAPPA = {None: 4 * float(np.finfo(np.float32).eps), "bfloat16": 2.0**-5, "uint8"
 def step(
     rule: Rule, t: int, p: Floats, g: Floats, v: Floats, m: Floats, b: Floats, kappa: float
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return p, v, m and b after step `t` of the rule in float32, E5's κ being that of how averages are stored."""
+    """Return p, v, m and b after step `t` of the rule in float32; κ of E5 depends on how averages are stored."""
     eta, beta, mu, lam, v0 = rule.lr, rule.decay, rule.momentum, rule.weight_decay, rule.initial_square_avg
     g = -g if rule.maximize else g
     if rule.decoupled_weight_decay:

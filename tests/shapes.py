@@ -1,4 +1,4 @@
-"""Small tasks without a metric, one for each shape of data, and how each is evaluated by hand."""
+"""Small tasks without a metric, one for each shape of data, and the evaluation of each by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ By = Callable[[nn.Module, Any], tuple[float, float]]  # model, whole split → l
 
 @dataclass
 class Out:
-    """An output as libraries give it."""
+    """An output as libraries return it."""
 
     logits: Tensor
 
@@ -29,7 +29,7 @@ def _x(part: int, *shape: int) -> Tensor:
 
 
 def _examples(*columns: Any) -> list[Any]:
-    """Return a data set that is a list of examples; a dict or tuple of tensors becomes one of each example."""
+    """Return a data set as a list of examples; a dict or tuple of tensors is split into one per example."""
 
     def pick(value: Any, i: int) -> Any:
         if isinstance(value, dict):
@@ -58,7 +58,7 @@ def binary() -> Task:
 
 
 def classes() -> Task:
-    """One of three classes, which the loss weights."""
+    """One of three classes, weighted in the loss."""
 
     def part(i: int) -> TensorDataset:
         return TensorDataset(_x(i, 3), _x(i, 3).argmax(dim=1))
@@ -67,7 +67,7 @@ def classes() -> Task:
 
 
 def labels() -> Task:
-    """Three labels that are there or not."""
+    """Three independent labels."""
 
     def part(i: int) -> TensorDataset:
         return TensorDataset(_x(i, 3), (_x(i, 3) > 0.5).float())
@@ -76,7 +76,7 @@ def labels() -> Task:
 
 
 def regression() -> Task:
-    """A real value, of which the loss is the sum of squares over the batch."""
+    """A real value; the loss is the sum of squares over the batch."""
 
     def part(i: int) -> TensorDataset:
         return TensorDataset(_x(i, 3), _x(i, 3).sum(dim=1, keepdim=True))
@@ -95,7 +95,7 @@ class _Sequence(nn.Module):
 
 
 def sequence() -> Task:
-    """A class for each of five positions; those from an example's length on are ignored."""
+    """A class at each of five positions; positions beyond an example's length are ignored."""
 
     def part(i: int) -> TensorDataset:
         x = _x(i, 5, 3)
@@ -129,7 +129,7 @@ class _Tuples(nn.Linear):
 
 
 def tuples() -> Task:
-    """Two inputs, one of them two tensors, and two targets."""
+    """Two inputs, one of them a pair of tensors, and two targets."""
 
     def part(i: int) -> list[Any]:
         return _examples(_x(i, 1), (_x(i, 1), _x(i, 1)), (_x(i, 1), (_x(i, 1), _x(i, 2))))
@@ -141,7 +141,7 @@ def tuples() -> Task:
 
 
 def masked() -> Task:
-    """Errors of which a mask of the target says which count: a mean of the user's own."""
+    """The user's own mean over the errors that a mask in the target selects."""
 
     def part(i: int) -> list[Any]:
         mask = torch.arange(4) <= torch.arange(SIZE)[:, None] % 4
@@ -154,7 +154,7 @@ def masked() -> Task:
 
 
 def left_over() -> Task:
-    """The last one of its split is far off, and alone in its batch."""
+    """A split whose last example is far off and alone in its batch."""
 
     def part(i: int) -> list[Any]:
         y = _x(i, 3).sum(dim=1, keepdim=True)
@@ -165,7 +165,7 @@ def left_over() -> Task:
 
 
 def imbalanced() -> Task:
-    """One of twenty is of the other class, which nothing in the input tells."""
+    """One example in twenty is of the other class; the input does not tell which."""
 
     def part(i: int) -> TensorDataset:
         return TensorDataset(_x(i, 3), (torch.arange(SIZE) % 20 == 0).float())
@@ -180,7 +180,7 @@ def imbalanced() -> Task:
 
 
 def _in_batches(data: Any, loss: Callable[[slice], Tensor]) -> tuple[float, float]:
-    """Return the mean over batches by their number of examples, twice: loss and score."""
+    """Return the mean over batches, weighted by their number of examples, as loss and as score."""
     sizes = [len(range(SIZE)[first : first + BATCH]) for first in range(0, SIZE, BATCH)]
     losses = [float(loss(slice(first, first + BATCH))) for first in range(0, SIZE, BATCH)]
     mean = sum(size * each for size, each in zip(sizes, losses, strict=True)) / len(data)

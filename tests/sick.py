@@ -1,4 +1,4 @@
-"""Tasks that go wrong at a known step, which tests of `rmsprop train` name as tests/sick.py:FUNCTION."""
+"""Tasks that go wrong at a known step; tests of `rmsprop train` name them as tests/sick.py:FUNCTION."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WELL = 205  # steps before the first bad one
 
 
 class Growing(nn.Linear):
-    """A linear map whose output grows a hundredfold with every step after WELL; what counts them is saved with it."""
+    """A linear map whose output grows a hundredfold with every step after WELL. Its step count is in the checkpoint."""
 
     calls: Tensor
 
@@ -37,7 +37,7 @@ _seen = 0  # steps of all runs of this process
 
 
 class Forgetful(Growing):
-    """One that counts its steps where no checkpoint sees it, so that nothing repeats itself."""
+    """A model that counts its steps outside of the checkpoint: a resumed run does not repeat the first one."""
 
     def forward(self, x: Tensor) -> Tensor:
         global _seen
@@ -50,7 +50,7 @@ def forgetful() -> Task:
 
 
 def blind() -> Task:
-    """One whose validation is not finite from the second epoch on, while its training is well."""
+    """A task whose validation loss is not finite from the second epoch on, while training goes well."""
 
     class Blind(Growing):
         def forward(self, x: Tensor) -> Tensor:
@@ -60,20 +60,20 @@ def blind() -> Task:
 
 
 def lost_at_the_end() -> Task:
-    """One whose gradient, and not its loss, is infinite in the last step."""
+    """A task whose gradient, but not its loss, is infinite in the last step."""
 
     class Lost(Growing):
         def forward(self, x: Tensor) -> Tensor:
             output = super().forward(x)
             if self.training and int(self.calls) == 12:
-                return output + torch.sqrt(output - output.detach())  # 0, of infinite slope
+                return output + torch.sqrt(output - output.detach())  # 0, with an infinite slope
             return output
 
     return dataclasses.replace(growing(), name="lost", model=Lost, batch_size=25, epochs=3)
 
 
 def noisy() -> Task:
-    """One that can learn its 30 examples by heart, and its validation data for as long as it does not."""
+    """A task with 30 examples that a model can learn by heart; validation improves only until it does."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(330, 20, generator=generator)
     y = x[:, :1] + torch.randn(330, 1, generator=generator)
