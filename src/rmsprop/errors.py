@@ -35,12 +35,12 @@ class InputError(ValueError):
         self.name, self.allowed, self.value, self.remedy = name, allowed, value, remedy
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, object, str]]:
-        """Pickle by the four parts (errors cross process borders)."""
+        """Pickle the four parts: workers send errors to other processes."""
         return InputError, (self.name, self.allowed, self.value, self.remedy)
 
 
 class Received(str):
-    """Words that describe what was received, printed without quotes."""
+    """A description of the received value. Messages print it without quotes."""
 
     __slots__ = ()
 
@@ -52,23 +52,23 @@ def require(ok: bool, name: str, allowed: str, got: object, remedy: str = "") ->
 
 
 def plain(value: Any) -> Any:
-    """Return a scalar of NumPy, or an array or tensor of one element, as a Python number; others as they are."""
+    """Return a NumPy scalar or a one-element array or tensor as a Python number, any other value unchanged."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and math.prod(shape) == 1 and callable(item := getattr(value, "item", None)):
-        with contextlib.suppress(TypeError, RuntimeError):  # traced, or without memory: no number yet
+        with contextlib.suppress(TypeError, RuntimeError):  # traced, or on the meta device: no value yet
             return item()
     return value
 
 
 def may_change(value: object) -> bool:
-    """Return whether the owner of a number can change it in place: no cache may hold it then."""
+    """Return whether a number can change in place. Caches must not hold such a number."""
     return hasattr(value, "item") and not isinstance(value, np.generic)
 
 
 def check_number(name: str, value: object, remedy: str, *, below: float = math.inf) -> float:
     """Return `value` as a float if it is a real number in [0, below), else raise InputError.
 
-    Scalars of NumPy, and arrays and tensors of one element, are numbers, too.
+    NumPy scalars and one-element arrays and tensors count as numbers.
     """
     number = plain(value)
     with contextlib.suppress(OverflowError):  # an integer beyond what a float holds
@@ -89,9 +89,9 @@ def check_count(name: str, value: object, remedy: str, *, least: int = 1) -> int
 
 
 def check_flag(name: str, value: object, remedy: str = "pass True or False") -> bool:
-    """Return `value` as a bool if it is one, or 0 or 1, else raise InputError (text such as "no" would count as true).
+    """Return True, False, 0 or 1 as a bool, else raise InputError.
 
-    Scalars of NumPy, and arrays and tensors of one element, count as their value.
+    Text is refused: bool("no") is True. NumPy scalars and one-element arrays and tensors count as their value.
     """
     flag = plain(value)
     if isinstance(flag, Real) and flag in (0, 1):
@@ -102,7 +102,7 @@ def check_flag(name: str, value: object, remedy: str = "pass True or False") -> 
 def number_of_text(value: object) -> str | None:
     """Return the remedy for a number given as text, None for anything else.
 
-    YAML 1.1 reads 1e-5 as text: a number with an exponent needs a point there.
+    YAML 1.1 reads 1e-5 as text: with an exponent, a number needs a decimal point.
     """
     if not isinstance(value, str):
         return None

@@ -13,11 +13,11 @@ from rmsprop.rule import Rule, denominator, init, update
 
 __all__ = ["Numbers", "WorkedStep", "equations", "explain", "numbers", "worked_example"]
 
-FIELDS = EVERYWHERE  # the fields of Rule that the equations below have words for
+FIELDS = EVERYWHERE  # the fields of Rule that `equations` covers
 
 
 def equations(rule: Rule) -> list[str]:
-    """Return a line for each operation of a step of `rule`, in order, with the rule's values."""
+    """Return the operations of one step of `rule`, one line each, with the rule's values."""
     eta, beta, eps, mu, lam = (f"{x:g}" for x in (rule.lr, rule.decay, rule.eps, rule.momentum, rule.weight_decay))
     one_minus_beta = f"{1 - rule.decay:.6g}"
     lines = []
@@ -55,13 +55,13 @@ def equations(rule: Rule) -> list[str]:
 
 
 class Numbers(NamedTuple):
-    """What a rule's values mean, for one element."""
+    """Memory, step sizes and floor of a rule, for one element."""
 
     window: float  # 1/(1−β), steps
     window_weight: float  # the window's share of the average's weight
-    half_life: float  # steps after which a gradient counts half
+    half_life: float  # steps after which a gradient has half its weight
     first_step: float | None  # length of the first step for a large gradient; None: it depends on the gradient
-    small_gradient: float | None  # ε shortens the first step of gradients near it and below; None as first_step
+    small_gradient: float | None  # ε shortens the first step of smaller gradients; None where first_step is
     largest_step: float | None  # bound of every step; None: no useful bound (variance by subtraction)
     floor: float  # smallest possible denominator
 
@@ -71,10 +71,10 @@ def numbers(rule: Rule) -> Numbers:
 
     The window 1/(1−β) holds 1 − β^(1/(1−β)), about 63 %, of the weight. The half-life is ln 2/−ln β.
 
-    From v₀ = 0 the first step is η/√(1−β), with bias correction η, when centered η/√(β(1−β)). It does not depend on
-    a gradient far above the floor (ε or √ε) times the same factor.
+    From v₀ = 0 the first step is f·η. The factor f is 1/√(1−β); with bias correction 1; centered 1/√(β(1−β)). Nesterov
+    momentum multiplies the step by 1 + μ. All gradients far above f times the floor (ε or √ε) have this first step.
 
-    No step exceeds η/√(1−β), since v ≥ (1−β)·g². Momentum lets steps add up to 1/(1−μ) of that.
+    No step exceeds η/√(1−β), since v ≥ (1−β)·g². With momentum, the bound is 1/(1−μ) times as large.
     """
     window = 1 / (1 - rule.decay)
     half_life = math.log(2) / -math.log(rule.decay) if rule.decay else 0.0
@@ -158,9 +158,9 @@ WORKED_GRADIENTS = ((10.0, 0.01), (8.0, 0.02))
 
 
 def worked_example(rule: Rule) -> list[WorkedStep]:
-    """Return two steps of `rule` on two parameters whose gradients differ a thousandfold, from p = 0.
+    """Return two steps of `rule` on two parameters with very different gradients, from p = 0.
 
-    Step 1 has the gradients 10 and 0.01, step 2 has 8 and 0.02: RMSprop moves both parameters about equally.
+    Step 1 has the gradients 10 and 0.01, step 2 has 8 and 0.02. RMSprop moves both parameters about equally.
     """
     if rule.momentum or rule.weight_decay:
         name = "momentum" if rule.momentum else "weight_decay"

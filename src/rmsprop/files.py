@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and JSON that every reader takes."""
+"""Atomic writes of files, and JSON values without NaN and infinity."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.ASCII)  # name of the file to be, process that writes it
-_OLD = 600  # seconds without a change, after which a write that a dead process began is given up
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.ASCII)  # final name, process id of the writer
+_OLD = 600  # seconds without a change; then the temporary file of a dead process is removed
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that, whatever happens, it holds the old content or the new one, never a part.
+    """Write a file atomically: it holds the old content or the new one, never a part.
 
-    A killed process leaves its temporary file behind; the next write of the same file removes it.
+    A killed process leaves its temporary file behind. A later write of the same file removes it.
     """
-    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content  # as JSON has it
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content  # surrogates as in JSON
     remove_temporary(_abandoned(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,25 +37,25 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """Return the temporary files that `write_atomically` has in `folder`, of living processes and of dead ones."""
+    """Return the temporary files of `write_atomically` in `folder`, those of dead processes included."""
     return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
 
 
 def remove_temporary(paths: Iterable[Path]) -> None:
-    """Remove temporary files; another process may be faster."""
+    """Remove temporary files. Ignore errors: another process may have removed them first."""
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def _abandoned(path: Path) -> list[Path]:
-    """Return the temporary files of `path` that nobody writes any more: old, and of a process that is dead."""
+    """Return the old temporary files of `path` whose process is dead."""
     found = []
-    with contextlib.suppress(OSError):  # no such folder: the write will say so
+    with contextlib.suppress(OSError):  # no such folder: the write reports it
         for each in path.parent.iterdir():
             match = _TEMPORARY.fullmatch(each.name)
             if match and match[1] == path.name and not _lives(int(match[2])):
-                # Its process may live on another machine that shares the disk, hence the age.
+                # The age counts too: on a shared disk, the process may live on another machine.
                 with contextlib.suppress(OSError):
                     if time.time() - each.stat().st_mtime > _OLD:
                         found.append(each)
@@ -63,20 +63,20 @@ def _abandoned(path: Path) -> list[Path]:
 
 
 def _lives(process: int) -> bool:
-    """Return whether a process of this machine has that number."""
+    """Return whether this machine has a process with this id."""
     if os.name == "nt":  # os.kill would end it
         return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # of another user
+    except OSError:  # the process belongs to another user
         pass
     return True
 
 
 def finite(value: Any) -> Any:
-    """Return dicts, lists and numbers with null in place of what is not finite, which JSON does not have."""
+    """Return dicts, lists and numbers with None for NaN and infinity, which JSON cannot hold."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""The one table of hyperparameters: an entry for each field of `rmsprop.Rule`, in the order of its fields.
+"""The table of hyperparameters: one entry for each field of `rmsprop.Rule`, in the same order.
 
-`Rule` checks its values by it. Names in other libraries, the arguments of the adapters and the state that a rule needs
-are derived from it. Defaults and descriptions stand in `Rule`, which readers open first.
+The table has ranges, names in other libraries, and the averages that a rule keeps. Defaults and descriptions are in
+`Rule`, which readers open first.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from rmsprop.errors import check_flag, check_number, require
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """What the project knows of one field of `Rule`.
+    """One field of `Rule`: its range, its names in other libraries, its average.
 
     Parameters
     ----------
     name
         The field.
     below
-        Numbers lie in [0, below). None: True or False.
+        Numbers lie in [0, below). None means True or False.
     remedy
         The end of the message for a value out of range.
     names
-        Its argument in the libraries that call it otherwise, by profile.
+        Its name in each library that uses another one, by profile.
     average
-        The average that the rule keeps only while this value is not 0 or False: a change asks for other state.
+        The average that the rule keeps only while this value is neither 0 nor False.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Hyperparameter:
     average: str | None = None
 
     def checked(self, value: object, name: str = "") -> float | bool:
-        """Return `value` as a float or bool, else raise InputError, which calls it `name` if that is given."""
+        """Return `value` as a float or bool, or raise InputError, with `name` in place of the field's name."""
         name = name or self.name
         if self.below is None:
             return check_flag(name, value, self.remedy)
         return check_number(name, value, self.remedy, below=self.below)
 
     def name_in(self, library: str) -> str:
-        """Return the argument of a library, named by its profile."""
+        """Return the field's name in a library. `library` is a profile."""
         return self.names.get(library, self.name)
 
 
@@ -87,13 +87,13 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     )
 }  # fmt: skip
 
-# What `explain` and every adapter implement. Their FIELDS add a variant that others lack.
+# The fields that `explain` and every adapter implement. A module that implements more adds them in its FIELDS.
 EVERYWHERE = (
     "lr", "decay", "eps", "momentum", "weight_decay", "centered", "nesterov", "eps_inside_sqrt", "initial_square_avg",
     "lr_in_momentum", "bias_correction", "decoupled_weight_decay", "maximize",
 )  # fmt: skip
 
-# Every name of another library, with the field of Rule.
+# {name in another library: field of Rule}
 ALIASES: dict[str, str] = {name: each.name for each in HYPERPARAMETERS.values() for name in each.names.values()}
 
 
@@ -124,7 +124,7 @@ def missing_fields(rule: Any, fields: Collection[str]) -> list[str]:
 
 
 def check_fields(rule: Any, fields: Collection[str], adapter: str) -> None:
-    """Raise InputError if a rule sets a field that `adapter` does not implement; `fields` are those that it does."""
+    """Raise InputError if a rule sets a field outside `fields`, the fields that `adapter` implements."""
     defaults = {each.name: each.default for each in dataclasses.fields(rule)}
     for name in missing_fields(rule, fields):
         allowed = f"{defaults[name]!r} in {adapter}"

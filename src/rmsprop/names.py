@@ -1,4 +1,4 @@
-"""Names of parameters without the words of wrappers."""
+"""Parameter names without the parts that wrappers add."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_mo
 
 
 def plain_name(name: str) -> str:
-    """Return a parameter's name without the words of torch.compile, FSDP, activation checkpointing and DDP.
+    """Return a parameter's name without the parts that torch.compile, FSDP, activation checkpointing and DDP add.
 
-    DDP and DataParallel call their model `module`. Only a leading `module` is removed: a model may use the word itself.
+    DDP and DataParallel call their model `module`. Only a leading `module` is removed: a model may use the name itself.
 
     >>> plain_name("module._orig_mod.encoder._checkpoint_wrapped_module.weight")
     'encoder.weight'
@@ -24,7 +24,7 @@ def plain_name(name: str) -> str:
 
 
 def plain_names(names: Iterable[str]) -> list[str]:
-    """Return `plain_name` of each name; names whose plain names would be the same stay as they are."""
+    """Return `plain_name` of each name. Names that would become equal stay unchanged."""
     names = list(names)
     plain = [plain_name(name) for name in names]
     uses, distinct = Counter(plain), Counter(names)

@@ -1,4 +1,4 @@
-"""The native kernel from Python: whether it was built, its number of threads, and `update`, which can use it."""
+"""The native kernel in Python: whether it is available, its number of threads, and `update` in place."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ except ImportError as error:
     kernel, _error = None, error
 
 FIELDS = EVERYWHERE  # the fields of Rule that the kernel implements
-KERNEL_AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")  # those that the kernel steps, in its order
-GRAIN = 0  # least number of elements of a thread; 0: the measured default (kernel/run.cpp)
+KERNEL_AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")  # the averages that the kernel steps, in its order
+GRAIN = 0  # least number of elements per thread; 0 takes the measured default of kernel/run.cpp
 
 _threads: int | None = None
 
 
 def missing() -> str | None:
-    """Return None if the kernel is loaded, else why not, what that costs, and the remedy, in one line."""
+    """Return None if the kernel is loaded, else one line: the reason, the cost and the remedy."""
     if kernel is not None:
         return None
     built = "was not built" if isinstance(_error, ModuleNotFoundError) else f"cannot be loaded ({_error})"
@@ -44,8 +44,8 @@ def missing() -> str | None:
 def get_num_threads() -> int:
     """Return the number of threads that `rmsprop.update(..., out=...)` may use.
 
-    Unless `set_num_threads` was called, it is the number of processors that this process may use, at most
-    OMP_NUM_THREADS. `rmsprop.torch` uses `torch.get_num_threads()` instead.
+    The default is the number of processors that this process may use, at most OMP_NUM_THREADS. `rmsprop.torch` uses
+    `torch.get_num_threads()` instead.
     """
     if _threads is not None:
         return _threads
@@ -61,7 +61,7 @@ def set_num_threads(threads: int) -> None:
 
 
 def kernel_rule(rule: Rule) -> Any:
-    """Return `rule` as the kernel takes it, without lr."""
+    """Return `rule` as the kernel's own object, without lr."""
     fields = {name: getattr(rule, name) for name in FIELDS if name != "lr"}
     return kernel.Rule(**fields)  # type: ignore[union-attr]
 
@@ -74,15 +74,16 @@ def update(
     Parameters
     ----------
     rule, param, grad, state
-        As in `rmsprop.rule.update`. Without `out` they are left as they were.
+        As in `rmsprop.rule.update`. Without `out` they do not change.
     out
-        A parameter and a state whose arrays take the results, from the native kernel: the same bits, many times faster.
-        They may be those of `param` and `state`. Without the kernel, or where arrays are not contiguous, NumPy steps.
+        A parameter and a state whose arrays take the results. They may be the arrays of `param` and `state`. The native
+        kernel computes the same bits many times faster. NumPy steps without the kernel, and where arrays overlap or are
+        not contiguous.
 
     Raises
     ------
     InputError
-        For arrays that differ from `param` in shape or dtype, and for arrays of `out` that cannot be written.
+        For arrays that differ from `param` in shape or dtype, and for read-only arrays in `out`.
     """
     if out is None:
         return numpy_update(rule, param, grad, state)
@@ -110,12 +111,11 @@ def update(
 
 
 def _averages(state: State) -> dict[str, Array]:
-    """Return the averages that a state has, by name."""
     return {name: array for name in AVERAGES if (array := getattr(state, name)) is not None}
 
 
 def _fit_the_kernel(targets: dict[str, Array], sources: dict[str, Array], grad: Array) -> bool:
-    """Return whether arrays are contiguous, and no target lies in the memory of another array but its source."""
+    """Return whether arrays are contiguous and aligned, and no target overlaps an array that is not its source."""
     if not all(x.flags.c_contiguous and x.flags.aligned for x in (grad, *targets.values())):
         return False
     for name, target in targets.items():

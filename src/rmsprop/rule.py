@@ -14,10 +14,10 @@ Symbols: parameter p, gradient g, square average v, gradient average m, momentum
     E8  b ← μ·b + u, r ← b  (nesterov: u + μ·b)      lr_in_momentum: with η·u in place of u
     E9  p ← p − η·r  (u for r without momentum)      lr_in_momentum: p ← p − r
 
-E5's floors lie at the rounding noise of their subtractions: they change no meaningful result, keep the variance
-from being negative, and bound the step. Other libraries have no such floor and make NaN there. The noise is that of
-v: where βᵗ·v₀ was subtracted, the little that is left carries the noise of all that there was.
-Scalars such as 1−β are computed in double and rounded once; the order of operations is fixed.
+E5's floors lie at the rounding noise of their subtractions. They change no meaningful result, keep the variance
+from becoming negative and bound the step. Other libraries have no such floor and return NaN there. The floors are
+relative to v, not to v − βᵗ·v₀: the difference may be small, but it carries the rounding noise of v.
+Scalars such as 1−β are computed in double and rounded once. The order of operations is fixed.
 Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); Graves, arXiv:1308.0850 (2013), eq. 38-45.
 """
 
@@ -43,7 +43,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Rule:
-    """Every choice that makes one RMSprop differ from another; the defaults are PyTorch's. See the module for E1-E9.
+    """One variant of RMSprop and its hyperparameters; the defaults are PyTorch's. `rmsprop.rule` lists E1 to E9.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Rule:
     initial_square_avg
         Start v₀ of the square average: 0 (PyTorch, Keras) or 1 (TensorFlow 1).
     lr_in_momentum
-        The buffer gathers η·u (TensorFlow, Keras, optax) instead of u (PyTorch); same while η is constant.
+        The buffer sums η·u (TensorFlow, Keras, optax) instead of u (PyTorch); the same while η is constant.
     bias_correction
         Divide the averages by 1 − βᵗ, as Adam does. With centered, the first variance is zero: warm lr up.
     decoupled_weight_decay
@@ -97,7 +97,7 @@ class Rule:
     decoupled_weight_decay: bool = False
     maximize: bool = False
 
-    explain: ClassVar[Callable[[Rule], str]]  # rmsprop.explain.explain: the equations and numbers of this rule, as text
+    explain: ClassVar[Callable[[Rule], str]]  # set by rmsprop.explain
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -109,10 +109,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class State:
-    """What the rule remembers about one parameter array; arrays have its shape and dtype."""
+    """State of the rule for one parameter array. All arrays have the shape and dtype of the parameter."""
 
-    step: int  # t, the number of updates made
-    square_avg: Array  # v, changed by every update
+    step: int  # t, number of executed updates
+    square_avg: Array  # v
     grad_avg: Array | None = None  # m, only when centered
     momentum_buffer: Array | None = None  # b, only with momentum
 
@@ -138,9 +138,10 @@ def init(rule: Rule, param: Array) -> State:
 def variance(
     rule: Rule, v: Any, m: Any, power: Any, weight: Any, kappa: float, maximum: Callable[[Any, Any], Any] = np.maximum
 ) -> tuple[Any, Any]:
-    """Return s and m̂ of E5, for arrays of any library, whose `maximum` it is.
+    """Return s and m̂ of E5, for arrays of any library.
 
-    `power` is βᵗ and `weight` 1 − βᵗ; they count with bias correction only.
+    `maximum` is the elementwise maximum of that library. `power` is βᵗ and `weight` is 1 − βᵗ; both are read only with
+    bias correction.
     """
     s = v
     if rule.bias_correction:
@@ -153,7 +154,7 @@ def variance(
 
 
 def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
-    """Return d of E5 and E6, by which the gradient is divided; η/d is the effective learning rate."""
+    """Return the denominator d of E5 and E6; η/d is the effective learning rate."""
     kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
     power = rule.decay**t
     s, _ = variance(rule, v, m, power, 1 - power, kappa)  # E5
@@ -162,10 +163,10 @@ def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
 
 @np.errstate(over="ignore", under="ignore", invalid="ignore")
 def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, State]:
-    """Return the parameter after one step and the new state; the inputs are left as they were.
+    """Return the parameter after one step and the new state. The inputs do not change.
 
-    `param` and `grad` agree in shape and dtype (float32 or float64). A gradient that is not finite, or whose square
-    is not (above 1.8e19 in float32), stays in v. Buffers that `rule` needs and `state` lacks start at zero.
+    `param` and `grad` have the same shape and dtype: float32 or float64. After a gradient whose square is not finite
+    (above 1.8e19 in float32), v stays non-finite. If `rule` needs m or b and `state` lacks it, it starts at zero.
     """
     p, g = np.asarray(param), np.asarray(grad)
     v, m, b = state.square_avg, state.grad_avg, state.momentum_buffer

@@ -1,21 +1,21 @@
-"""Formulas of hyperparameters: another batch size, ε inside or outside of the root, how long a rule remembers.
+"""Formulas for hyperparameters: another batch size, ε inside or outside the root, how long a rule remembers.
 
-The square-root scaling rule. A batch κ times as large has gradients whose noise is √κ times as small. Where noise
-outweighs the mean gradient, the root √v is as small, too, so that a step is √κ times as long for its learning rate, and
-a run is the same run, seen over the examples instead of the steps, if
+The square-root scaling rule: a batch κ times as large divides the noise of gradients by √κ. Where noise outweighs the
+mean gradient, √v is divided by √κ as well, and steps become √κ times as long at the same learning rate. Seen over
+examples instead of steps, a run stays the same with
 
-    η → √κ·η    1−β → κ(1−β)    ε → ε/√κ outside of the root, ε/κ inside    steps → steps/κ
+    η → √κ·η    1−β → κ(1−β)    ε → ε/√κ outside the root, ε/κ inside    steps → steps/κ
 
 Malladi, Lyu, Panigrahi and Arora (NeurIPS 2022, arXiv:2205.10287) prove that RMSprop with constant β and ε outside
-follows a stochastic differential equation in which κ does not appear, to first order in the size of a step. The rest
-here is that equation's change of variables applied to what else a `Rule` has; docs/scaling.md derives it:
+follows a stochastic differential equation without κ, to first order in the size of a step. The same change of variables
+gives the formulas for the other fields of `Rule`; docs/scaling.md derives them:
 
-    ε inside               it stands beside v, which shrinks by κ
+    ε inside               is added to v, which shrinks by κ
     initial_square_avg     v₀ → v₀/κ, for the same reason
-    momentum               1−μ → κ(1−μ), as for Adam's average. The heavy-ball buffer sums 1/(1−μ) updates where Adam
-                           averages them: η/(1−μ) is what grows by √κ, so that η → κ^1.5·η
+    momentum               1−μ → κ(1−μ), as for Adam's average. Adam averages updates; the heavy-ball buffer sums
+                           1/(1−μ) of them. So η/(1−μ) must grow by √κ, and η → κ^1.5·η
     weight_decay, L2       λ stays: λ·p is part of the mean gradient
-    weight_decay, decoupled   λ → λ·κ·η/η′, so that the parameters still shrink as much per example
+    weight_decay, decoupled   λ → λ·κ·η/η′: the parameters shrink as much per example as before
     centered, bias_correction, nesterov, lr_in_momentum, maximize   stay as they are
 """
 
@@ -34,16 +34,16 @@ __all__ = [
     "warmup_steps", "window",
 ]  # fmt: skip
 
-_CLOSE = 0.5  # share of a memory lost in a step; from here on a note says that the memory is short
+_CLOSE = 0.5  # share of an average that one step replaces; from here on a note is added
 
 
 class Scaled(NamedTuple):
-    """What `scale_batch_size` returns."""
+    """Result of `scale_batch_size`."""
 
     rule: Rule  # for the new batch
     kappa: float  # κ, the new batch over the old one
-    steps: int | None  # as many as see the same number of examples; None without steps=
-    notes: tuple[str, ...]  # where the formulas may not hold, in words
+    steps: int | None  # steps that see the same number of examples; None without steps=
+    notes: tuple[str, ...]  # sentences: where the formulas may not hold
 
 
 def scale_batch_size(
@@ -51,18 +51,19 @@ def scale_batch_size(
 ) -> Scaled:
     """Return the rule that trains with another batch size as `rule` does with its own, example for example.
 
-    κ = to_batch·accumulation/from_batch; the formulas are those of the module. κ < 1 is allowed. Scaling there and
-    back changes nothing; scaling twice equals scaling at once.
+    κ = to_batch·accumulation/from_batch; `rmsprop.scaling` has the formulas. κ < 1 is allowed. Scaling there and back
+    changes nothing. Scaling in two steps equals scaling in one.
 
     The formulas hold under two conditions. First, v must remember more than one step: κ(1−β) must stay well below 1.
-    From 1 on InputError is raised, from 0.5 on there is a note. The same holds for momentum and decoupled weight decay.
-    Second, gradient noise must outweigh the mean gradient of each parameter at the larger batch. Elsewhere √v no longer
-    shrinks with the batch, and steps are √((1+r)/(1+κ·r)) times as long as they should be, where r is mean² over
-    variance at `from_batch`. A rule does not know its gradients: for κ > 1 a note states the condition. With
-    `centered`, d comes from the variance alone, and steps keep their length.
+    From 0.5 there is a note, from 1 an InputError. The same holds for momentum and decoupled weight decay.
 
-    Older advice is for SGD and leaves β and ε as they are: the learning rate in proportion to the batch (Goyal et al.
-    2017, arXiv:1706.02677), or to its root (Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).
+    Second, gradient noise must outweigh the mean gradient of each parameter at the larger batch. Elsewhere √v shrinks
+    less, and steps are √((1+r)/(1+κ·r)) times as long as they should be. Here r is mean² over variance at `from_batch`.
+    A rule does not know its gradients, so a note states the condition unless κ = 1. With `centered`, d depends on the
+    variance alone, and steps keep their length.
+
+    Older advice is for SGD and keeps β and ε: multiply the learning rate by κ (Goyal et al. 2017, arXiv:1706.02677), or
+    by √κ (Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).
 
     Parameters
     ----------
@@ -71,14 +72,14 @@ def scale_batch_size(
     from_batch, to_batch
         Number of examples whose gradients are averaged, over all workers.
     steps
-        Number of steps of the run with `from_batch`. Divide warm-up and the periods of schedules and of weight averages
-        by κ, too.
+        Number of steps of the run with `from_batch`. Also divide warm-up and the periods of schedules and weight
+        averages by κ.
     accumulation
-        Number of backward passes of `to_batch` examples before each step of the new run. Averaged gradients of several
-        passes are those of one large batch.
+        Number of backward passes of `to_batch` examples before each step of the new run. Their averaged gradients are
+        those of one large batch.
     summed
         Whether the gradients of the passes are added instead of averaged. Gradients and √v are then `accumulation`
-        times as large, and ε, v₀ and λ of L2, which are added to them, grow as well.
+        times as large. ε, v₀ and the λ of L2 grow with them.
 
     Returns
     -------
@@ -115,7 +116,7 @@ def scale_batch_size(
         )
 
     def shortened(name: str, share: float, symbols: str, remedy: str) -> float:
-        """Return κ times the share that a memory loses in a step, if some of it is left."""
+        """Return κ times `share`, the share of an average that one step replaces. Raise where that is all."""
         scaled = kappa * share
         if kappa > 1 and scaled >= 1 - 1e-9:  # 10·(1−0.9) is a little below 1 in floating point
             raise InputError(f"{symbols} of {name}", "below 1", Received(f"{scaled:g}"), remedy)
@@ -151,18 +152,18 @@ def scale_batch_size(
 
 
 class ConvertedEps(NamedTuple):
-    """What `convert_eps` returns."""
+    """Result of `convert_eps`."""
 
     eps: float
-    largest_ratio: float  # how far the two denominators can differ, over all v: a factor, 1 if they never do
+    largest_ratio: float  # between the two denominators, over all v; 1 if they never differ
 
 
 def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) -> ConvertedEps:
     """Return the ε for the other side of the root that gives the same denominator at one square average.
 
-    √(v + ε_in) = √v + ε_out gives ε_in = ε_out² + 2·ε_out·√v. At v = 0 the floors of both denominators agree,
-    √ε_in = ε_out; they then differ most where v = ε_in, by the factor √2, the one outside being the larger. At
-    another v they agree there, and differ at other values by √ε_in/ε_out (at 0) or √(1 + ε_out²/ε_in) at most.
+    √(v + ε_in) = √v + ε_out gives ε_in = ε_out² + 2·ε_out·√v. With v = 0 the floors agree: √ε_in = ε_out. The
+    denominators then differ most at a square average of ε_in, where the one with ε outside is √2 times as large. With
+    another v they agree there. Elsewhere they differ at most by √ε_in/ε_out (at 0) or √(1 + ε_out²/ε_in).
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) ->
     Raises
     ------
     InputError
-        If the result is beyond what a float holds.
+        If a float cannot hold the result.
 
     Examples
     --------
@@ -196,7 +197,7 @@ def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) ->
         outside, inside = eps, eps * (eps + 2 * math.sqrt(v))
         result = inside
     elif to == "outside":
-        # √(v + ε) − √v without the difference, which cancels.
+        # √(v + ε) − √v without the subtraction, which cancels.
         inside, outside = eps, eps / (math.sqrt(v + eps) + math.sqrt(v)) if eps else 0.0
         result = outside
     else:
@@ -211,7 +212,7 @@ def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) ->
 
 
 def window(rule: Rule) -> float:
-    """Return 1/(1−β), the averaging window of v in steps; it holds 63 % of the weight, or a little more.
+    """Return 1/(1−β), the averaging window of v in steps. It holds at least 63 % of the weight.
 
     Examples
     --------
@@ -222,7 +223,7 @@ def window(rule: Rule) -> float:
 
 
 def half_life(rule: Rule) -> float:
-    """Return ln 2/−ln β, the number of steps after which a gradient counts half in v.
+    """Return ln 2/−ln β, the number of steps after which a gradient has half its weight in v.
 
     Examples
     --------
@@ -246,9 +247,10 @@ def sample_size(rule: Rule) -> float:
 
 
 def steps_to_forget(rule: Rule, share: float = 0.01) -> int:
-    """Return the number of steps after which v₀, or any one value of v, has at most the weight `share` (0 to 1) in v.
+    """Return the number of steps after which v₀ has at most the weight `share` in v.
 
-    That weight is βᵗ. With bias_correction, v₀ is taken out of the denominator in every step; v itself is the same.
+    After t steps the weight is βᵗ; the same holds for any earlier v. With bias_correction, each step takes v₀ out of
+    the denominator, but not out of v.
 
     Raises
     ------
@@ -264,16 +266,16 @@ def steps_to_forget(rule: Rule, share: float = 0.01) -> int:
         raise InputError("share", "more than 0", share, "0.01 is one per cent")
     if rule.decay == 0:
         return 1
-    # The logarithms are rounded: a whole number of steps must not become one more.
+    # Rounding of the logarithms must not turn a whole number of steps into one more.
     return math.ceil(math.log(share) / math.log(rule.decay) * (1 - 1e-12))
 
 
 def warmup_steps(rule: Rule) -> int:
-    """Return 2/(1−β), rounded: over how many steps to raise the learning rate from 0, linearly.
+    """Return 2/(1−β), rounded: the number of steps of a linear warm-up of the learning rate from 0.
 
-    Ma and Yarats, On the adequacy of untuned warmup for adaptive optimization (AAAI 2021, arXiv:1910.04209), give it
-    for Adam, whose first steps are as long as those of RMSprop with bias correction. Without it, v starts at 0 and
-    the first step is η/√(1−β) for a rate of η: a warm-up is needed the more.
+    Ma and Yarats, On the adequacy of untuned warmup for adaptive optimization (AAAI 2021, arXiv:1910.04209), give this
+    length for Adam. Adam's first steps are as long as those of RMSprop with bias correction. Without bias correction v
+    starts at 0 and the first step is η/√(1−β), so warm-up matters more.
 
     Examples
     --------

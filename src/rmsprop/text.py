@@ -1,12 +1,12 @@
-"""Text made fit to show: names of others without control characters, formulas in ASCII."""
+"""Text for terminals and figures: control characters replaced, formulas in ASCII."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# Control characters but tab and line break: they may move a terminal's cursor, make an SVG unreadable or reverse the
-# direction of writing.
+# Control characters except tab and line break. They may move a terminal's cursor, break an SVG or reverse the direction
+# of writing.
 _UNSAFE = [c for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\t\n"] + [
     *range(0x202A, 0x202F), *range(0x2066, 0x206A),
 ]  # fmt: skip
@@ -15,7 +15,7 @@ _ESCAPED = {c: f"\\u{c:04x}" for c in _UNSAFE}
 
 
 def printable(text: str) -> str:
-    """Return `text` with a replacement character for every control character; tabs and line breaks stay."""
+    """Return `text` with a replacement character for every control character except tab and line break."""
     return text if text.isprintable() else text.translate(_MARKED)
 
 
@@ -24,7 +24,7 @@ def printable_json(text: str) -> str:
     return text.translate(_ESCAPED)
 
 
-# The ASCII forms of characters in formulas. Greek letters are spelled by name, other characters by Unicode's own forms.
+# ASCII forms of characters in formulas. Greek letters become their names, other characters their Unicode NFKD form.
 _ASCII = {
     "ε": "eps", "λ": "lambda", "µ": "u", "·": "*", "×": "x", "−": "-", "–": "-", "—": "-", "±": "+-", "∞": "inf",
     "√": "sqrt ", "←": "<-", "→": "->", "≤": "<=", "≥": ">=", "≠": "!=", "½": "1/2", "′": "'",
@@ -48,7 +48,7 @@ def in_ascii(text: str) -> str:
 
 
 def _spelled(c: str) -> str:
-    """Return the name of a Greek letter, the ASCII form of another character, or its number."""
+    """Return the name of a Greek letter, the ASCII form of another character, or its escape."""
     name = unicodedata.name(c, "").split(" LETTER ")
     if name[0] in ("GREEK SMALL", "GREEK CAPITAL"):
         return name[1].capitalize() if name[0] == "GREEK CAPITAL" else name[1].lower()
