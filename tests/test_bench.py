@@ -1,4 +1,4 @@
-"""rmsprop bench measures what it says, on small sizes; how fast anything is is no test's business."""
+"""rmsprop bench measures the contenders that it names, on small sizes. No test asks how fast anything is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTENDERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch warns while it compiles
 def test_every_case_is_measured_beside_its_contenders() -> None:
     seen: list[tuple[str, int, int]] = []
     found = bench.bench(listen=lambda *progress: seen.append(progress), scale=1e-3)
@@ -43,7 +43,7 @@ def test_every_case_is_measured_beside_its_contenders() -> None:
 
 
 def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a case made short; in JSON nothing but JSON is on standard output."""
+    """Runs a shortened case. With --json, standard output holds JSON alone."""
     short = bench.CASES["policy-training"]._replace(calls=1, repeats=3)
     monkeypatch.setitem(bench.CASES, "policy-training", short)
     assert run(["bench", "policy-training", "--json"]) == 0

@@ -1,4 +1,4 @@
-"""What the best constant prediction scores: against a search over constants, in each form of target."""
+"""The score of the best constant prediction, compared with a search over constants, for each form of target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 def constant_of(loss: Loss, output: Tensor, target: Tensor, size: int = 7) -> Constant:
-    """Return what a split in batches of `size` gives."""
+    """Return the best constant of a split in batches of `size`."""
     score = derive(loss, output[:size], target[:size], size)
     tally = Tally(loss, None, score)
     for first in range(0, len(target), size):
@@ -28,7 +28,7 @@ def constant_of(loss: Loss, output: Tensor, target: Tensor, size: int = 7) -> Co
 
 
 def best(loss: Loss, target: Tensor, shape: tuple[int, ...]) -> float:
-    """Return the least loss over the whole split of one output of `shape` for every example."""
+    """Return the least loss over the whole split if every example gets the same output of `shape`."""
     constant = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([constant], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
@@ -76,12 +76,12 @@ def test_the_best_constant_of_absolute_errors_is_the_median() -> None:
         near = constant_of(loss, torch.zeros_like(VALUES), VALUES).loss
         assert near is not None
         least = best(loss, VALUES, (2,))
-        assert least <= near <= 1.02 * least  # the better one of mean and median
+        assert least <= near <= 1.02 * least  # found is the better of mean and median
 
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_lone_example_without_a_batch_counts_as_one(soft: bool) -> None:
-    """As a model gives that squeezes the last batch."""
+    """A model that squeezes its output drops the batch dimension of a last batch of one."""
     target = F.one_hot(CLASSES, 3).double() * 0.8 + 0.2 / 3 if soft else CLASSES
     loss, output = nn.CrossEntropyLoss(), torch.randn(60, 3, generator=GENERATOR).double()
     tally = Tally(loss, None, derive(loss, output, target, 60))
@@ -99,7 +99,7 @@ def test_the_share_of_the_most_frequent_class() -> None:
     share = float((CLASSES == 0).double().mean())
     assert found.metric == pytest.approx(share)
     assert found.margin == pytest.approx(math.sqrt(share * (1 - share) / 60))
-    left = CLASSES[CLASSES != 0]  # of the elements that are not ignored
+    left = CLASSES[CLASSES != 0]  # the elements that are not ignored
     found = constant_of(nn.CrossEntropyLoss(ignore_index=0), torch.zeros(60, 3), CLASSES)
     assert found.metric == pytest.approx(float((left == 1).double().mean()))
 
@@ -125,9 +125,9 @@ def test_what_cannot_be_known_is_none() -> None:
 
 
 def test_a_score_at_chance_is_told_from_a_better_one() -> None:
-    assert no_better(0.119, 0.1, 0.01, higher_is_better=True)  # two standard errors
+    assert no_better(0.119, 0.1, 0.01, higher_is_better=True)  # within two standard errors
     assert not no_better(0.121, 0.1, 0.01, higher_is_better=True)
-    assert no_better(1.981, 2.0)  # one in a hundred
+    assert no_better(1.981, 2.0)  # within 1 % of the constant
     assert not no_better(1.979, 2.0)
     assert no_better(-1.019, -1.0 - 0.01) is True
     assert no_better(-2.021, -2.0) is False

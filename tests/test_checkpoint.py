@@ -1,4 +1,4 @@
-"""rmsprop.checkpoint: states read from real files, moved by the mathematics, and continued without a seam."""
+"""rmsprop.checkpoint: states read from real files, converted by the formulas, and training continued exactly."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ MOMENTUM: dict[str, Any] = {"momentum": 0.6}
 
 
 def checkpoint(kind: str, *, seed: int = 0, dtype: Any = np.float64, **fields: Any) -> Checkpoint:
-    """Return a state of `kind` with everything in it, parameters numbered."""
+    """Return a state of `kind` with every average; parameters are named by index."""
     generator = np.random.default_rng(seed)
     rule = {**dataclasses.asdict(Rule()), **RULE, "lr_in_momentum": True, **fields, **KINDS[kind].fixed}
     states = tuple(
@@ -90,7 +90,7 @@ def checkpoint(kind: str, *, seed: int = 0, dtype: Any = np.float64, **fields: A
 
 
 def equal(a: Checkpoint, b: Checkpoint) -> None:
-    """Compare states bit for bit, dtype and names included."""
+    """Assert that two states are equal bit for bit, with dtypes and names."""
     assert [p.name for p in a.parameters] == [p.name for p in b.parameters]
     for p, q in zip(a.parameters, b.parameters, strict=True):
         for name in STATE:
@@ -106,13 +106,13 @@ def problems(*arguments: Any, **options: Any) -> list[str]:
 
 KEEP = {str(i): {"transpose": list(range(len(shape)))} for i, shape in enumerate(SHAPES)}
 
-# -- a run goes on without a seam -------------------------------------------------------------------------------------
+# -- a run continues exactly ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_rule_continues_in_our_torch_bit_for_bit(rule: Rule, ending: str, tmp_path: Path) -> None:
-    """Through a file and back, in the middle of the run, where the rate changes."""
+    """Saves and loads in the middle of the run, where the rate changes."""
     start, gradients = start_and_gradients()
     whole = RMSprop.from_rule(tensors(start), rule)
     torch_steps(whole, gradients[:MIDDLE], cases.lr_at)
@@ -171,7 +171,7 @@ def from_file(state: Any, path: Path) -> Any:
 def test_optax_goes_on_in_ours_and_the_other_way(
     centered: bool, corrected: bool, momentum: float | None, nesterov: bool, tmp_path: Path
 ) -> None:
-    """Every trait of optax.rmsprop; lr is cut where the run moves, and ours keeps it in the buffer as optax does."""
+    """Every trait of optax.rmsprop. The rate changes where the run moves; ours keeps it in the buffer as optax does."""
     if nesterov and not momentum:
         pytest.skip("Nesterov needs momentum")
     with jax.enable_x64(True):
@@ -239,7 +239,7 @@ def test_every_rule_continues_from_our_jax_in_our_torch(rule: Rule, tmp_path: Pa
 @pytest.mark.parametrize("to", [kind for kind, each in KINDS.items() if each.written])
 @pytest.mark.parametrize("kind", [kind for kind, each in KINDS.items() if each.written])
 def test_at_a_constant_rate_the_converted_state_gives_the_same_steps(kind: str, to: str) -> None:
-    """By the rule itself: what differs between kinds other than the buffer is set alike on both sides."""
+    """Runs the rule on both states; all traits but the one of the buffer are set alike."""
     source = checkpoint(kind)
     target = convert(source, to, mapping=KEEP).checkpoint
     gradients = start_and_gradients()[1]
@@ -263,7 +263,7 @@ def test_at_a_constant_rate_the_converted_state_gives_the_same_steps(kind: str, 
 
 @given(data=st.data())
 def test_a_state_survives_the_way_to_any_kind_and_back(data: st.DataObject) -> None:
-    """Copies, signs and permutations lose nothing; the rate is a power of two, whose product and quotient are exact."""
+    """Copies, signs and permutations lose nothing. The rate is a power of two: multiplying and dividing are exact."""
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=4, max_side=3))
     dtype = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
     width = np.dtype(dtype).itemsize * 8
@@ -279,7 +279,7 @@ def test_a_state_survives_the_way_to_any_kind_and_back(data: st.DataObject) -> N
     assert there.parameters[0].square_avg is not None
     assert there.parameters[0].square_avg.shape == tuple(shape[axis] for axis in axes)
     back = convert(there, origin, mapping={"0": {"transpose": [axes.index(i) for i in range(len(axes))]}}).checkpoint
-    if back.groups[0]["lr_in_momentum"] == fields["lr_in_momentum"]:  # else it came back as b, which is M/η
+    if back.groups[0]["lr_in_momentum"] == fields["lr_in_momentum"]:  # otherwise it came back as b, which is M/η
         equal(back, source)
     else:
         assert back.parameters[0].momentum_buffer is not None
@@ -317,11 +317,11 @@ def test_a_quotient_is_rounded_once() -> None:
         assert (np.abs(q.momentum_buffer - exact) <= 0.5 * np.spacing(np.abs(q.momentum_buffer))).all()
 
 
-# -- what each kind's files say ---------------------------------------------------------------------------------------
+# -- what the files of each kind hold ---------------------------------------------------------------------------------
 
 
 def test_groups_frozen_parameters_and_names_survive(tmp_path: Path) -> None:
-    """Two groups with rates of their own, of which one parameter never had a gradient."""
+    """Two groups have their own rates, and one parameter never had a gradient."""
     layer, other = torch.nn.Linear(2, 3).double(), torch.nn.Linear(3, 1).double()
     groups: Any = [
         {"params": [(f"a.{n}", p) for n, p in layer.named_parameters()], "lr": 0.25},
@@ -338,7 +338,7 @@ def test_groups_frozen_parameters_and_names_survive(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert source.parameters[3].square_avg is None
     timm = convert(source, "timm").checkpoint
-    assert timm.groups[1]["lr_in_momentum"] is False  # b itself is kept: timm can
+    assert timm.groups[1]["lr_in_momentum"] is False  # timm can keep b itself
     moved = convert(source, "rmsprop.torch")
     write(moved.checkpoint, tmp_path / "b.pt")
     saved = torch.load(tmp_path / "b.pt", weights_only=True)
@@ -352,7 +352,7 @@ def test_groups_frozen_parameters_and_names_survive(tmp_path: Path) -> None:
 
 
 def test_timm_s_buffer_is_m_unless_its_group_says_otherwise(tmp_path: Path) -> None:
-    """A timm state dict loads into torch without complaint, and its next steps are too short by the rate."""
+    """A timm state dict loads into torch without an error; then its first steps would be too short by the rate."""
     group = {
         "lr": 0.25, "momentum": 0.5, "alpha": 0.9, "eps": 1e-10, "centered": False, "weight_decay": 0.0,
         "decoupled_decay": False, "lr_in_momentum": True, "caution": False, "params": [0],
@@ -376,7 +376,7 @@ def test_timm_s_buffer_is_m_unless_its_group_says_otherwise(tmp_path: Path) -> N
 
 
 def test_averages_that_the_rule_does_not_use_are_dropped(tmp_path: Path) -> None:
-    """Momentum that was switched off during the run leaves its buffer behind."""
+    """Momentum that was switched off during a run leaves its buffer in the state."""
     write(checkpoint("torch"), tmp_path / "a.pt")
     saved = torch.load(tmp_path / "a.pt", weights_only=True)
     saved["param_groups"][0] |= {"momentum": 0, "centered": False}
@@ -398,7 +398,7 @@ def test_torch_and_sb3_groups_look_alike_without_later_arguments(tmp_path: Path)
 
 @pytest.mark.parametrize("eightbit", [False, True])
 def test_bitsandbytes_is_read(eightbit: bool, tmp_path: Path) -> None:
-    """Blocks of 256 codes share a scale; the layout is that of bitsandbytes 0.49."""
+    """256 codes share a scale; the layout is that of bitsandbytes 0.49."""
     generator = torch.Generator().manual_seed(0)
     own: dict[str, Any] = {"state1": torch.rand(20, 30, generator=generator)}
     expected = own["state1"].numpy()
@@ -412,7 +412,7 @@ def test_bitsandbytes_is_read(eightbit: bool, tmp_path: Path) -> None:
     torch.save(saved, tmp_path / "a.pt")
     source = read(tmp_path / "a.pt")
     assert (source.kind, source.step, source.groups[0]["decay"]) == ("bitsandbytes", 2, 0.95)
-    assert source.groups[0]["momentum"] == 0.0  # betas[1] is taken and never used
+    assert source.groups[0]["momentum"] == 0.0  # bitsandbytes accepts betas[1] and never uses it
     assert source.parameters[0].square_avg is not None
     assert (source.parameters[0].square_avg == expected).all()
     assert convert(source, "torch").checkpoint.groups[0]["weight_decay"] == 0.1
@@ -523,7 +523,7 @@ def test_sb3_archives_keep_everything_else(tmp_path: Path) -> None:
         assert archive.read("data") == b"{}"
 
 
-# -- what cannot be ---------------------------------------------------------------------------------------------------
+# -- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

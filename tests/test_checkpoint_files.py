@@ -1,4 +1,4 @@
-"""Files that hold an optimizer's state beside other things, and files that would cost more than they are worth."""
+"""Files with other things beside an optimizer's state, and small files that would take much memory or time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAIN = {"lr": 0.5, "decay": 0.9, "eps": 1e-7, "momentum": 0.0, "eps_inside_sqrt
 
 
 class Colour(enum.Enum):
-    """An enumeration of a user's script, which no reader knows."""
+    """An enumeration from a user's script, unknown to any reader."""
 
     RED = 1
 
@@ -84,7 +84,7 @@ def test_a_file_may_hold_anything_beside_the_state(beside: str, legacy: bool, tm
 
 
 def test_rates_as_numpy_numbers_and_tensors_are_numbers(tmp_path: Path) -> None:
-    """As torch's LambdaLR leaves them behind a lambda of NumPy."""
+    """torch's LambdaLR leaves NumPy numbers in a group if its lambda returns them."""
     optimizer = trained()
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: np.float64(0.5))
     saved = optimizer.state_dict()
@@ -203,7 +203,7 @@ def test_a_whole_model_s_h5_is_read_and_written(tmp_path: Path) -> None:
         read(tmp_path / "a.h5")
 
 
-# -- small files that would unfold ------------------------------------------------------------------------------------
+# -- small files that expand ------------------------------------------------------------------------------------------
 
 
 def expanded(path: Path) -> None:
@@ -221,7 +221,7 @@ def linked(path: Path) -> None:
 
 
 def shared(path: Path) -> None:
-    """1500³ visits."""
+    """Nested dicts that share their values: 1500³ visits."""
     level: Any = {}
     for _ in range(3):
         level = dict.fromkeys(range(1500), level)
@@ -241,13 +241,13 @@ def swollen(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", b"\0" * 2**10)
     content = bytearray(path.read_bytes())
-    size = content.rindex(b"PK\x01\x02") + 24  # in the central directory: what the entry unfolds to
+    size = content.rindex(b"PK\x01\x02") + 24  # the uncompressed size in the central directory
     content[size : size + 4] = struct.pack("<I", 2**31)
     path.write_bytes(content)
 
 
 def keys_of_keys(path: Path) -> None:
-    """A tuple of tuples whose hash takes 2⁶⁰ steps."""
+    """A key of nested tuples whose hash takes 2⁶⁰ steps."""
     doubled = pickle.EMPTY_TUPLE + (pickle.DUP + pickle.TUPLE2) * 60
     content = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + doubled + pickle.NONE + pickle.SETITEM + pickle.STOP
     with zipfile.ZipFile(path, "w") as archive:
@@ -255,7 +255,7 @@ def keys_of_keys(path: Path) -> None:
 
 
 def copied(path: Path) -> None:
-    """Text that is remembered once and encoded a million times."""
+    """A text that is stored once and encoded a million times."""
     encode = b"c_codecs\nencode\n"
     text = b"X" + struct.pack("<I", 2**20) + b"a" * 2**20
     again = b"h\x00h\x01\x85R0" * 2**16
@@ -323,7 +323,7 @@ def test_a_file_that_would_unfold_is_refused_in_one_line(
     assert len(shown.err) < 1000
     assert shown.out == ""
     assert not Path("b.pt").exists()
-    assert sum(taken) <= 2**28 + 8 * Path(path).stat().st_size  # nothing more was allocated
+    assert sum(taken) <= 2**28 + 8 * Path(path).stat().st_size  # no more was allocated
 
 
 def test_an_environment_variable_raises_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_a_budget_counts_what_is_taken(tmp_path: Path) -> None:
         budget.visit()
 
 
-# -- numbers that no optimizer keeps ----------------------------------------------------------------------------------
+# -- numbers that no optimizer has ------------------------------------------------------------------------------------
 
 
 def with_step(step: Any, **options: Any) -> Callable[[Path], None]:

@@ -1,4 +1,4 @@
-"""rmsprop.checkpoint: what a template keeps, groups and their keys, and files that are not what they are said to be."""
+"""rmsprop.checkpoint: what a template keeps, groups and their keys, and files that are not what their names say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rmsprop.torch import RMSprop
 
 
 def trained(cls: Any = torch.optim.RMSprop, **options: Any) -> tuple[torch.nn.Linear, Any]:
-    """Return a layer of which both arrays have the same size in one direction, and its optimizer after a step."""
+    """Return a square layer and its optimizer after a step."""
     layer = torch.nn.Linear(3, 3).double()
     optimizer = cls(layer.parameters(), **options)
     layer(torch.ones(1, 3).double()).square().sum().backward()
@@ -45,12 +45,12 @@ def jax_state(optimizer: Any, params: Any) -> Any:
 VECTORS = tuple(ParameterState(name, np.full(2, size), None, None, 3) for name, size in (("a", 1.0), ("b", 2.0)))
 PLAIN = {"lr": 0.5, "decay": 0.9, "eps": 1e-7, "momentum": 0.0, "eps_inside_sqrt": True, "lr_in_momentum": True}
 
-# -- which parameter is which, where the target goes by order ---------------------------------------------------------
+# -- which parameter is which, where the target orders them -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("to", ["torch", "rmsprop.torch", "keras"])
 def test_a_mapping_gives_indices_where_order_counts(to: str) -> None:
-    """Names alone would leave the source's order, and parameters of the same shape would change places."""
+    """Names alone would keep the source's order, and parameters of the same shape would be swapped."""
     source = Checkpoint("optax", VECTORS, (PLAIN,))
     for mapping in ({"a": "weight", "b": "bias"}, {"a": "1", "b": "x"}, {"a": "1", "b": "2"}):
         (problem,) = problems(source, to, mapping=mapping)
@@ -63,7 +63,7 @@ def test_a_mapping_gives_indices_where_order_counts(to: str) -> None:
 
 
 def test_twelve_parameters_keep_the_order_of_their_indices(tmp_path: Path) -> None:
-    """Not in the source's, nor in the alphabet's."""
+    """The order is neither the source's nor alphabetical."""
     states = tuple(ParameterState(f"p{i}", np.full(2, float(i)), None, None, 1) for i in (3, 11, 0, 5, 1, 2, 9, 4, 8, 6, 10, 7))  # fmt: skip  # noqa: E501
     moved = convert(Checkpoint("optax", states, (PLAIN,)), "torch", mapping={p.name: p.name[1:] for p in states})
     write(moved.checkpoint, tmp_path / "a.pt")
@@ -99,7 +99,7 @@ def test_a_parameter_cannot_hold_others() -> None:
     assert problems(source, "optax", mapping={"0": "w", "1": "wb/c"}) == []
 
 
-# -- files that are not what they are said to be ----------------------------------------------------------------------
+# -- files that are not what their names say --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_from_cannot_contradict_the_file(kind: str, said: str, options: dict[str
 
 
 def test_our_state_that_torch_loaded_and_saved_is_torch_s(tmp_path: Path) -> None:
-    """torch keeps the keys of groups that it does not know; they say what it does."""
+    """torch keeps group keys that it does not know. They still state the rule."""
     _, ours = trained(RMSprop, lr=0.25, momentum=0.5)
     layer, theirs = trained()
     theirs.load_state_dict(ours.state_dict())
@@ -138,7 +138,7 @@ def test_timm_s_momentum_is_not_read_as_torch_s(tmp_path: Path) -> None:
     (group,) = (saved := torch.load(tmp_path / "a.pt", weights_only=True))["param_groups"]
     group |= {"foreach": None, "corrected_weight_decay": True, "max_lr_snapshot": 0.1, "weight_decay": 0.1}
     torch.save(saved, tmp_path / "b.pt")
-    with pytest.raises(InputError, match="corrected_weight_decay"):  # η²/max η in place of η
+    with pytest.raises(InputError, match="corrected_weight_decay"):  # decay by η²/max η instead of η
         read(tmp_path / "b.pt")
 
 
@@ -209,7 +209,7 @@ def test_empty_groups_are_kept(to: str, empty: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_like", [False, True])
 def test_a_schedule_finds_its_keys_in_the_groups(with_like: bool, tmp_path: Path) -> None:
-    """And with a template, all else in its file stays."""
+    """With a template, everything else in the template's file stays."""
     layer, optimizer = trained(torch.optim.RMSprop, lr=0.25, maximize=True, foreach=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=10, cycle_momentum=False)
     optimizer.param_groups[0]["name"] = "decoder"
@@ -252,7 +252,7 @@ def test_nesterov_is_dropped_with_the_momentum() -> None:
 
 @pytest.mark.parametrize("kind", ["torch", "keras", "rmsprop.jax"])
 def test_a_template_that_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
-    """HDF5 would spread (1,) over (3,), and leave the third of two parameters out, without a word."""
+    """HDF5 would broadcast (1,) to (3,), and drop the third of three parameters for two, without an error."""
     ending = {"torch": ".pt", "keras": ".weights.h5", "rmsprop.jax": ".npz"}[kind]
     whole = checkpoint(kind)
     like = tmp_path / f"like{ending}"
@@ -397,7 +397,7 @@ def test_notes_say_what_a_keras_template_keeps() -> None:
     assert not any("of --like" in note for note in convert(checkpoint("torch"), "keras", mapping=KEEP).notes)
 
 
-# -- files are whole or not there -------------------------------------------------------------------------------------
+# -- files are written whole or not at all ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["torch", "keras", "rmsprop.jax"])
@@ -414,11 +414,11 @@ def test_a_failed_write_leaves_nothing(kind: str, tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-# -- what Keras' files must hold --------------------------------------------------------------------------------------
+# -- what Keras files must hold ---------------------------------------------------------------------------------------
 
 
 def keras_file(path: Path, *shapes: tuple[int, ...]) -> Path:
-    """Write an optimizer's variables of these shapes, all of them 1, in the order of their numbers."""
+    """Write an optimizer's variables of these shapes, all 1, in the order of their indices."""
     with h5py.File(path, "w") as file:
         group = file.create_group("optimizer/vars")
         group["0"], group["1"] = np.int32(1), np.float32(0.5)
@@ -436,7 +436,7 @@ def test_blocks_of_keras_variables_have_equal_shapes(tmp_path: Path) -> None:
 
 
 def test_a_keras_file_holds_all_of_its_numbers(tmp_path: Path) -> None:
-    """HDF5 reads 0 where nothing was written: the averages would be lost without a word."""
+    """HDF5 reads 0 where nothing was written: the averages would be lost without an error."""
     path = keras_file(tmp_path / "hollow.weights.h5")
     with h5py.File(path, "r+") as file:
         file["optimizer/vars"].create_dataset("2", (4,), "f4", chunks=(2,))

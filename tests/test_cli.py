@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it ends, and what it leaves behind."""
+"""The command line: what it prints, its exit status, and the files it leaves."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a process of its own, in which the task `slow` is slow."""
+    """Start the command in a process of its own; the task `slow` is slow there."""
     return subprocess.Popen(
         [*LIGHT, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "STEP_SECONDS": "0.02"},
@@ -99,7 +99,7 @@ def test_a_path_with_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[st
 
 
 def test_train_measures_at_an_interval_and_prints_its_findings(capsys: pytest.CaptureFixture[str]) -> None:
-    """The defaults' first step is 10·η for every weight, which is most of what digits' weights are."""
+    """The defaults' first step is 10·η for every weight, most of the size of digits' weights."""
     assert run(["train", "digits", "--epochs", "1", "--every", "7", "--out", "seven"]) == 0
     shown = capsys.readouterr().out
     assert [r["step"] for r in measured_steps(RunDirectory(Path("seven")))] == [1, 7, 14]
@@ -115,7 +115,7 @@ def test_train_measures_at_an_interval_and_prints_its_findings(capsys: pytest.Ca
     train("digits", Rule(), epochs=1, every=0, out=Path("none"))
     assert not Path("none/statistics.jsonl").exists()
     assert "findings" not in json.loads(Path("none/summary.json").read_text())
-    assert same(weights("seven"), weights("none"))  # to be watched changes nothing
+    assert same(weights("seven"), weights("none"))  # monitoring changes nothing
 
 
 def test_train_prints_the_first_five_findings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_doctor_prints_the_findings_of_a_run(capsys: pytest.CaptureFixture[str])
     assert run(["doctor", "hasty"]) == 1
     assert capsys.readouterr().out.startswith("hasty: not finished\n")
     damaged = Path("calm/statistics.jsonl")
-    damaged.write_text(damaged.read_text()[:-20])  # cut short by a crash
+    damaged.write_text(damaged.read_text()[:-20])  # cut off by a crash
     assert run(["doctor", "calm"]) == 0
     assert "in 3 measured steps (1 to 10)" in capsys.readouterr().out
     damaged.write_text("{\n" + damaged.read_text())
@@ -227,7 +227,7 @@ def test_compare_takes_a_profile_that_demands_a_rate(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_formulas_are_spelled_where_a_terminal_has_no_greek_letters(encoding: str) -> None:
-    """In tables and help before they are laid out: columns and borders stay in line."""
+    """Letters are replaced before tables and help are laid out: columns and borders stay aligned."""
     lines = ("explain --centered --bias-correction", "explain --worked-example", "explain --help", "train x --lr η")
     done = rmsprop_in_shell("; ".join(f"rmsprop {line}" for line in lines), PYTHONIOENCODING=encoding, COLUMNS="80")
     for words in (
@@ -268,7 +268,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def rmsprop_in_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell's line in which `rmsprop` is this command, and `light` the same without figures."""
+    """Run a shell line in which `rmsprop` is this command, and `light` is this command without figures."""
     define = f'rmsprop() {{ "{sys.executable}" -m rmsprop "$@"; }}; light() {{ {shlex.join(LIGHT)} "$@"; }}; '
     return subprocess.run(
         define + line, shell=True, env={**os.environ, **environment}, capture_output=True, text=True, check=False
@@ -417,7 +417,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(capsys: pytest.Ca
         assert "]0;gone" in shown
         assert not set("\x1b\x07\x9b\u202e") & set(shown)
     assert any(evil in finding["sentence"] for finding in json.loads(shown)["findings"])
-    stdout.print(Text(evil))  # rich itself takes the bell away
+    stdout.print(Text(evil))  # rich itself removes the bell
     assert capsys.readouterr().out == "\ufffd]0;gone\ufffd31m\ufffd\n"
 
 
@@ -513,7 +513,7 @@ def test_random_data_are_the_same_in_every_process(tmp_path: Path) -> None:
     assert same(weights("here"), weights("there"))
 
 
-# -- stopping and going on --------------------------------------------------------------------------------------------
+# -- interrupting and resuming ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -561,7 +561,7 @@ def test_an_interrupted_training_prints_the_command_that_resumes_it(
 
 
 def processes_below(pid: int) -> set[int]:
-    """Return the processes that descend from `pid`, as /proc has them."""
+    """Return the descendants of process `pid`, read from /proc."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -607,7 +607,7 @@ def test_an_interrupted_comparison_resumes_without_repeating_trainings(
     workers = processes_below(process.pid)
     process.send_signal(number)
     if number == signal.SIGINT:
-        for worker in workers:  # as a terminal does
+        for worker in workers:  # a terminal signals the whole process group
             os.kill(worker, number)
     _, err = process.communicate()
     if number != signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""Comparisons: the pick, the verdicts, and that neither the number of processes nor a resume changes anything."""
+"""Comparisons: the choice of rates and the verdicts; neither the number of processes nor a resume changes a result."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def final(optimizer: str, metrics: list[float | None]) -> list[Any]:
 CHOICES = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD", "Adam", "AdaGrad")}
 ROWS: list[Any] = [
     *final("RMSprop", [0.80, 0.82, 0.84, 0.86, 0.88]),
-    *final("SGD", [0.70, 0.73, 0.74, 0.77, 0.78]),  # clearly lower, seed by seed
-    *final("Adam", [0.90, 0.92, 0.95, 0.96, 0.99]),  # clearly higher
-    *final("AdaGrad", [0.88, 0.78, 0.86, 0.80, 0.89]),  # about the same
+    *final("SGD", [0.70, 0.73, 0.74, 0.77, 0.78]),  # lower with every seed
+    *final("Adam", [0.90, 0.92, 0.95, 0.96, 0.99]),  # higher with every seed
+    *final("AdaGrad", [0.88, 0.78, 0.86, 0.80, 0.89]),  # about as high
 ]
 
 
@@ -86,11 +86,11 @@ def test_verdicts_follow_the_paired_intervals() -> None:
     rmsprop, adam = scores[:2]
     assert (rmsprop.metric, rmsprop.low, rmsprop.high, rmsprop.difference) == (0.84, 0.80, 0.88, None)
     assert adam.difference == pytest.approx(0.104)
-    assert adam.metric == 0.95  # the median, which is not the mean here
+    assert adam.metric == 0.95  # the median; the mean differs
 
 
 class Canned:
-    """Workers that train nothing: a trial's metric is what `metric` says of it."""
+    """Workers that train nothing: `metric` returns the result of a trial."""
 
     def __init__(self, metric: Callable[[Trial], float]) -> None:
         self.count, self.metric, self.trials = 1, metric, list[Trial]()
@@ -115,7 +115,7 @@ class Canned:
             yield {**what, **row, **curves, "implementation": "", "diverged": False}
 
     def rates(self, optimizer: str) -> list[float]:
-        """Return the rates at which an optimizer was tuned with the first seed."""
+        """Return the rates that were tried for an optimizer with the first seed."""
         return [t.lr for t in self.trials if (t.stage, t.optimizer, t.seed) == ("tune", optimizer, 0)]
 
 
@@ -177,7 +177,7 @@ def test_a_widened_comparison_is_resumed_where_it_stopped(tmp_path: Path, monkey
 
     _, whole, summary = compare_canned(monkeypatch, error, out=tmp_path / "whole")
     rows = whole.records()
-    for kept in (7, 5 * 2 * 6 + 3, len(rows) - 4):  # in the grid, beyond it, in the final stage
+    for kept in (7, 5 * 2 * 6 + 3, len(rows) - 4):  # in the grid, in its extension, in the final stage
         part = RunDirectory(tmp_path / str(kept))
         part.path.mkdir()
         (part.path / "run.json").write_bytes((whole.path / "run.json").read_bytes())
@@ -236,7 +236,7 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
 
 
 def test_intervals_hold_jointly() -> None:
-    """Were all optimizers the same, at most 5 % of comparisons would find any difference at all."""
+    """If all optimizers were the same, at most 5 % of comparisons would find any difference."""
     generator = np.random.default_rng(1)
     names = ["RMSprop", "a", "b", "c", "d", "e"]
     choices = {name: Choice(0.1, at_edge=False) for name in names}
@@ -283,7 +283,7 @@ def test_a_task_that_is_never_finite_is_compared_to_the_end(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
-    """And one seed means one start and one order of the data for all optimizers."""
+    """With the same seed, all optimizers get the same start and the same order of the data."""
     rule = Rule(decay=0.9, bias_correction=True)
     results = []
     for jobs in (1, 2):
@@ -300,7 +300,7 @@ def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
         assert summary["scores"][0]["optimizer"] == "RMSprop"
         assert {s["optimizer"] for s in summary["scores"]} == set(OPTIMIZERS)
     assert results[0] == results[1]
-    # The rule is the one that was asked for: a run of train with it comes to the same loss.
+    # compare used the rule it was given: a run of train with that rule ends with the same loss.
     key = next(k for k in results[0] if k[:2] == ("final", "RMSprop"))
     asked = dataclasses.replace(rule, lr=key[2])
     _, alone = train(f"{MINE}:regression", asked, seed=key[3], schedule="linear", out=tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""rmsprop.torch under torch.compile: one graph, the same results as without, and no schedule compiles it anew."""
+"""rmsprop.torch under torch.compile: one graph, the same results as without, and no schedule recompiles it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rmsprop.torch.groups import rule_values
 
 pytestmark = [
     pytest.mark.skipif(native.kernel is None, reason=native.missing() or ""),
-    pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning"),  # torch's own, while it compiles
+    pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning"),  # torch warns while it compiles
 ]
 RULE = cases.RULES["all of it, the other way"]
 SUMS: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}  # the same operations in another order
@@ -53,7 +53,7 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def pair(rule: Rule = RULE, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[RMSprop, RMSprop]:
-    """Return two optimizers of equal parameters, of which one is going to be compiled."""
+    """Return two optimizers of equal parameters; a test compiles one."""
     leaf = (lambda x: x) if options.get("differentiable") else nn.Parameter
     sets = [[leaf(randn(*s, seed=i, dtype=dtype)) for i, s in enumerate(SHAPES)] for _ in range(2)]
     a, b = (RMSprop.from_rule(params, rule, **options) for params in sets)
@@ -65,14 +65,14 @@ def params(optimizer: RMSprop) -> list[Tensor]:
 
 
 def give(a: RMSprop, b: RMSprop, seed: int, missing: tuple[int, ...] = ()) -> None:
-    """Give both the same new gradients."""
+    """Give both optimizers the same new gradients."""
     for i, (p, q) in enumerate(zip(params(a), params(b), strict=True)):
         p.grad = None if i in missing else randn(*p.shape, seed=100 * seed + i, dtype=p.dtype)
         q.grad = None if p.grad is None else p.grad.clone()
 
 
 def agree(a: RMSprop, b: RMSprop, *, exactly: bool) -> None:
-    """Hold parameters and all state against each other."""
+    """Assert that parameters and all state agree."""
     how = {"rtol": 0, "atol": 0} if exactly else SUMS
     for p, q in zip(params(a), params(b), strict=True):
         torch.testing.assert_close(p.detach().clone(), q.detach().clone(), **how)
@@ -84,7 +84,7 @@ def agree(a: RMSprop, b: RMSprop, *, exactly: bool) -> None:
 def counted(
     function: Callable[..., Any], backend: str = "eager"
 ) -> tuple[Callable[..., Any], CompileCounterWithBackend]:
-    """Return `function` compiled into one graph, and the counter of compilations."""
+    """Return `function` compiled into one graph, and the counter of its compilations."""
     counter = CompileCounterWithBackend(backend)
     return torch.compile(function, backend=counter, fullgraph=True), counter
 
@@ -93,7 +93,7 @@ def counted(
 
 
 def of_paths() -> list[Any]:
-    """Pair every path with the two rules that have all, and every rule with the kernel and a traced path."""
+    """Pair every path with the two rules that use every variant, and every rule with the kernel and one traced path."""
     others = [name for name in cases.RULES if not name.startswith("all of it")]
     found = [(path, name) for path in PATHS for name in cases.RULES if name not in others]
     for i, name in enumerate(others):
@@ -104,7 +104,7 @@ def of_paths() -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "rule"), of_paths())
 def test_a_compiled_step_is_one_graph_that_does_the_same(path: str, rule: Rule) -> None:
-    """While the rate changes, and is a Tensor in between; without a compiler every rule goes on every path."""
+    """The rate changes, and is a Tensor in between."""
     a, b = pair(rule, **PATHS[path])
     step, counter = counted(a.step)
     for t in range(4):
@@ -135,7 +135,7 @@ def test_backends_that_rewrite_the_graph_keep_what_it_does(path: str, backend: s
         first = counter.frame_count if t == 0 else first
         b.step()
     agree(a, b, exactly=path == "native kernel")
-    # torch looks twice at a graph with a float64 number on the CPU, such as a step counter, when it is first compiled.
+    # torch may compile a graph with a float64 number on the CPU, such as a step counter, twice at first.
     assert counter.frame_count == first <= 2
 
 
@@ -221,10 +221,10 @@ def test_a_compiled_training_step_trains_as_the_plain_one_does_while_the_rate_ch
         train(other, b, randn(6, 4, seed=t))
         counts.append(counter.frame_count)
     agree(a, b, exactly=False)
-    assert counts[1:] == counts[1:2] * 4  # the second step finds gradients and state, which the first one made
+    assert counts[1:] == counts[1:2] * 4  # the second step finds the gradients and the state of the first one
 
 
-# -- never compiled anew ----------------------------------------------------------------------------------------------
+# -- never recompiled -------------------------------------------------------------------------------------------------
 
 Scheduler = Callable[[torch.optim.Optimizer], Any]
 SCHEDULERS: dict[str, Scheduler] = {
@@ -255,8 +255,8 @@ STEPPED: dict[str, dict[str, Any]] = {"kernel": {}, "one by one": {"foreach": Fa
 
 
 def of_schedulers() -> list[Any]:
-    """Pair every scheduler with a number and a Tensor as rate, on paths that take turns; one of each kind with all."""
-    whole = ("LambdaLR", "ReduceLROnPlateau", "OneCycleLR")  # sets the rate, sets it when told, sets momentum, too
+    """Pair every scheduler with a number and a Tensor rate; paths alternate. One scheduler of each kind gets all."""
+    whole = ("LambdaLR", "ReduceLROnPlateau", "OneCycleLR")  # these set the rate, set it on request, set momentum too
     found = []
     for i, name in enumerate(SCHEDULERS):
         for k, form in enumerate(("number", "Tensor")):
@@ -267,7 +267,7 @@ def of_schedulers() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "options", "tensor_lr"), of_schedulers())
 def test_no_scheduler_compiles_the_step_anew(name: str, options: dict[str, Any], tensor_lr: bool) -> None:
-    """In 100 steps, of which some make a Tensor rate a number; the scheduler is there before the step is compiled."""
+    """The scheduler exists before the step is compiled. In 100 steps, a Tensor rate becomes a number once."""
     lr = torch.tensor(0.03, dtype=torch.float64) if tensor_lr else 0.03
     sets = [[nn.Parameter(randn(3)), nn.Parameter(randn(2, seed=1))] for _ in range(2)]
     a, b = (RMSprop(ps, copy.deepcopy(lr), 0.8, 0.02, momentum=0.6, **options) for ps in sets)
@@ -297,7 +297,7 @@ def test_no_scheduler_compiles_the_step_anew(name: str, options: dict[str, Any],
 
 @pytest.mark.parametrize("path", ["native kernel", "one by one", "foreach"])
 def test_what_happens_between_compiled_steps_is_heeded(path: str) -> None:
-    """Each of these may compile anew; none may use what was there before. Guards do not depend on the backend."""
+    """Each change may recompile; none may use old values. Guards do not depend on the backend."""
     a, b = pair(RULE, **PATHS[path])
     step = torch.compile(a.step, backend="aot_eager" if path == "native kernel" else "eager", fullgraph=True)
 
@@ -348,7 +348,7 @@ def test_a_copy_steps_its_own_parameters(path: str) -> None:
     assert all(torch.equal(p, q) for p, q in zip(params(a), before, strict=True))
 
 
-# -- limits and manners -----------------------------------------------------------------------------------------------
+# -- limits and errors ------------------------------------------------------------------------------------------------
 
 
 def test_sparse_gradients_break_the_graph_and_are_stepped_as_without_a_compiler() -> None:
@@ -369,7 +369,7 @@ def test_sparse_gradients_break_the_graph_and_are_stepped_as_without_a_compiler(
 
 
 def test_a_rate_that_autograd_follows_is_refused_in_a_compiled_step() -> None:
-    """Its derivative would be lost."""
+    """The compiled step would lose its derivative."""
     p = torch.ones(2)
     optimizer = RMSprop([p], differentiable=True)
     optimizer.param_groups[0]["lr"] = torch.tensor(0.1, requires_grad=True)
@@ -467,7 +467,7 @@ def test_zero_grad_is_compiled(set_to_none: bool) -> None:
 
 
 def test_the_operators_of_an_optimizer_keep_their_word_to_torch() -> None:
-    """What they change, what their fakes say, and how they are traced."""
+    """Checks which arguments the operators change, what their fakes return, and how torch traces them."""
     a, _ = pair()
     number = compiled._number_of(a)
     own = [p.detach() for p in params(a)]
@@ -523,7 +523,7 @@ for i in (1, 3):
 
 
 def test_torchs_compiler_is_imported_by_those_who_compile() -> None:
-    """Its import takes seconds; what the compiler needs of ours is imported while it traces."""
+    """Its import takes seconds. What the compiler needs from this library is imported during tracing."""
     done = subprocess.run([sys.executable, "-c", _TRAINING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,4 @@
-"""The vectors of conformance/: well formed, of the profiles they name, and followed by the rule and the torch paths."""
+"""The vectors of conformance/ are well formed and have their profile's rule; rule and torch paths follow them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_vector_has_the_hyperparameters_of_its_profile(name: str) -> None:
     if "betas" in given:
         assert given["betas"][0] == 0
         given["beta2"] = given.pop("betas")[1]
-    if "Centered" in vector["framework"]:  # the operation's name says it, no argument
+    if "Centered" in vector["framework"]:  # the name says so; there is no argument
         given["centered"] = True
     assert profile(vector["profile"], **given) == Rule(**vector["hyperparameters"])
     assert Path(CONFORMANCE.parent / vector["script"]).is_file()
@@ -78,7 +78,7 @@ def test_the_kernel_and_torch_are_among_them() -> None:
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_a_vector_notices_a_wrong_rule(name: str) -> None:
-    """Every variant switched, and every number but eps 1 % off."""
+    """Switches every variant, and changes every number but eps by 1 %."""
     vector = VECTORS[name]
     right = Rule(**vector["hyperparameters"])
     wrong = controls.perturbed(right)
@@ -155,7 +155,7 @@ JSON = st.recursive(
 @given(data=st.data())
 @settings(max_examples=50)
 def test_no_content_makes_the_check_of_a_file_raise(data: st.DataObject) -> None:
-    """Any JSON in any place, down to a number of a list."""
+    """Puts any JSON at any place, down to one number of a list."""
     vector = copy.deepcopy(VECTORS["torch-momentum"])
     place: Any = vector
     while True:
@@ -193,7 +193,7 @@ def test_nan_is_an_error() -> None:
 
 @pytest.mark.parametrize("quantity", vectors.QUANTITIES)
 def test_our_implementations_must_report_every_quantity(quantity: str) -> None:
-    """One that stops to report a state would not be compared with it."""
+    """Otherwise, a state that is no longer reported would no longer be compared."""
 
     def silent(*arguments: Any) -> Any:
         return [{k: x for k, x in r.items() if k != quantity} for r in implementations.numpy_rule(*arguments)]
@@ -217,7 +217,7 @@ def test_arrays_changed_in_place_are_refused() -> None:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """README's example as a file."""
+    """Return a file with README's example."""
     (block,) = re.findall(r"```python\n(.*?)```", (CONFORMANCE / "README.md").read_text(), flags=re.DOTALL)
     path = tmp_path / "mine.py"
     path.write_text(block)
@@ -296,7 +296,7 @@ def test_rows_are_given_only_to_functions_that_take_them() -> None:
     assert run.check(plain, vector) <= run.TOLERANCE
     assert run.check(lambda a, b, c, d: plain(a, b, c, d), vector) is None
     dense = partial(lambda a, b, c, d, rows: plain(a, b, c, [_dense(c, g, r) for g, r in zip(d, rows, strict=True)]))
-    assert run.check(dense, vector) > 0.01  # all rows decay
+    assert run.check(dense, vector) > 0.01  # a dense step decays all rows
 
 
 def _dense(table: Any, gradient: Any, rows: Any) -> Any:

@@ -1,4 +1,4 @@
-"""rmsprop convert: what it prints, what it leaves behind, and what damaged, foreign and malicious files come to."""
+"""rmsprop convert: what it prints, what it writes, and how it treats damaged, foreign and malicious files."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_dry_run_names_every_problem_and_writes_nothing(capsys: pytest.Capture
 
 
 def test_a_keras_template_takes_its_layout_from_the_source(capsys: pytest.CaptureFixture[str]) -> None:
-    """A .weights.h5 does not say what it holds: what the source says of momentum and centered tells."""
+    """A .weights.h5 does not name its arrays: the source's momentum and centered tell which there are."""
     save_torch(centered=True)
     turned = {"0": {"transpose": [1, 0]}}
     save_map(turned)
@@ -120,7 +120,7 @@ def test_a_keras_template_takes_its_layout_from_the_source(capsys: pytest.Captur
 
 
 def test_the_template_says_what_the_target_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """Not the target's name: torch's groups in our optimizer would leave it the wrong lr_in_momentum."""
+    """The template, not the target's name: torch's groups would give our optimizer the wrong lr_in_momentum."""
     param = torch.nn.Parameter(torch.ones(2))
     options: dict[str, Any] = {"lr": 0.25, "momentum": 0.5, "nesterov": True, "lr_in_momentum": True}
     optimizer = RMSprop([param], eps_inside_sqrt=True, **options)
@@ -146,11 +146,11 @@ def test_the_template_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(StateDictFile, "__init__", counted)
     assert run(["convert", "a.pt", "b.pt", "--like", "a.pt", "--from", "torch"]) == 0
-    assert reads == ["a.pt", "a.pt"]  # as the source, and as the template
+    assert reads == ["a.pt", "a.pt"]  # once as the source, once as the template
 
 
 def test_torch_s_state_goes_into_sb3_s_archive() -> None:
-    """A model of Stable-Baselines3 trains with any optimizer; its archive does not make it RMSpropTFLike."""
+    """A Stable-Baselines3 model trains with any optimizer; an archive alone does not mean RMSpropTFLike."""
     save_torch("policy.optimizer.pth")
     Path("like.zip").write_bytes(zipped("policy.optimizer.pth", Path("policy.optimizer.pth").read_bytes()))
     assert run(["convert", "policy.optimizer.pth", "new.zip", "--like", "like.zip"]) == 0
@@ -240,7 +240,7 @@ def test_a_missing_package_is_named_with_its_command(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """Unpickled without care, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path(MARKER),)
@@ -265,7 +265,7 @@ def npy(shape: str, descr: str, content: bytes = b"") -> bytes:
 
 
 def hollow_h5(external: bool) -> bytes:
-    """Promise 8 TB, or point to another file."""
+    """Return a file that promises 8 TB, or links to another file."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         group = file.create_group("optimizer/vars")
@@ -360,7 +360,7 @@ def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(
     assert shown.err.startswith("rmsprop: ")
     assert shown.err.count("\n") == 1
     assert shown.out == ""
-    assert {p.name for p in in_empty_directory.iterdir()} == {name}  # neither an output nor what a bomb would make
+    assert {p.name for p in in_empty_directory.iterdir()} == {name}  # neither an output nor the file of a bomb
     assert not (in_empty_directory.parent / "policy.optimizer.pth").exists()
 
 

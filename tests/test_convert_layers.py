@@ -1,4 +1,4 @@
-"""rmsprop convert between Keras' layout and PyTorch's: what the layers of a model, or the map, tell of each array."""
+"""rmsprop convert between Keras' layout and PyTorch's: the model's layers, or the map, decide each array's layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def states(*arrays: Any) -> tuple[ParameterState, ...]:
 
 
 def joined(height: int, width: int, channels: int, outputs: int) -> tuple[Any, Any]:
-    """Return the same dense kernel behind a Flatten, as Keras and as PyTorch has it."""
+    """Return one dense kernel after a Flatten, in Keras' layout and in PyTorch's."""
     apart = np.random.default_rng(0).random((height, width, channels, outputs))
     return apart.reshape(-1, outputs), np.moveaxis(apart, (3, 2), (0, 1)).reshape(outputs, -1)
 
@@ -45,7 +45,7 @@ def test_a_flatten_in_the_map_is_undone_both_ways(kind: str) -> None:
 
 
 def test_a_dense_layer_behind_a_convolution_must_say_whether_it_was_flattened() -> None:
-    """Axes alone fit, and the state of 6 of 8 inputs would be another's."""
+    """The axes fit either way, but 6 of 8 inputs would get the state of another input."""
     there, here = joined(2, 2, 2, 5)
     axes = {"0": {"transpose": [3, 2, 0, 1]}, "1": {"transpose": [1, 0]}}
     source = Checkpoint("keras", states(np.ones((3, 3, 1, 2)), there), (RULE,))
@@ -59,7 +59,7 @@ def test_a_dense_layer_behind_a_convolution_must_say_whether_it_was_flattened() 
     back = Checkpoint("torch", states(np.ones((2, 1, 3, 3)), here), (RULE,))
     named: dict[str, Any] = {"0": {"to": "a", "transpose": [2, 3, 1, 0]}, "1": {"to": "b", "transpose": [1, 0]}}
     assert len(plan(back, "optax", mapping=named).problems) == 1
-    # A normalization between the two has the same order, and one behind global pooling no other.
+    # A normalization before the dense layer has the same order. After global pooling there is no other order.
     source = Checkpoint("keras", states(np.ones((3, 3, 1, 2)), np.ones(8), there, np.ones((2, 5))), (RULE,))
     axes = {
         "0": {"transpose": [3, 2, 0, 1]},
@@ -126,7 +126,7 @@ def test_a_dry_run_prints_a_map_that_can_be_filled_in(
     again = json.loads(capsys.readouterr().out)["map"]
     assert again["2"]["flatten"].startswith("FILL IN: [height, width, channels], or null")
     Path("map.json").write_text(json.dumps(again))
-    assert run([*command, "--map", "map.json"]) != 0  # as it is, it is no map
+    assert run([*command, "--map", "map.json"]) != 0  # the printed map must be completed first
     again["2"]["flatten"] = [2, 2, 2]
     Path("map.json").write_text(json.dumps(again))
     capsys.readouterr()
@@ -155,7 +155,7 @@ def told(*layers: dict[str, Any]) -> Any:
         ((INPUT, CONV, FLATTEN, DENSE), ((4, 4, 2), None, None)),
         ((INPUT, CONV, layer("MaxPooling2D"), FLATTEN, layer("ReLU"), DENSE), ((4, 4, 2), None, None)),
         ((INPUT, CONV, layer("GlobalAveragePooling2D"), DENSE), (None, None, None)),
-        ((INPUT, FLATTEN, DENSE), (None, None, "flatten")),  # images as they come in: PyTorch's program may have either
+        ((INPUT, FLATTEN, DENSE), (None, None, "flatten")),  # PyTorch's program may flatten its input in either order
         ((layer("InputLayer", batch_shape=[None, 6, 6]), layer("Flatten", [None, 6, 6]), DENSE), (None, None, None)),
         ((INPUT, layer("Conv2D", data_format="channels_first"), FLATTEN, DENSE), (None, None, None)),
         ((INPUT, layer("Flatten", [None, 6, 6, 3]), DENSE), (None, None, "flatten")),
@@ -190,7 +190,7 @@ def test_the_model_tells_what_is_reshaped_and_what_it_does_not_know() -> None:
 
 
 def keras_file(path: Path, layers: list[tuple[dict[str, Any], list[Any], int]], compiled: bool = True) -> None:
-    """Write what Keras writes: for each layer its configuration, its variables, and how many of them are trained."""
+    """Write a Keras model file: each layer's configuration, its variables, and how many of them are trained."""
     optimizer = {
         "class_name": "RMSprop",
         "config": {"rho": 0.9, "epsilon": 1e-7, "momentum": 0.0, "learning_rate": 0.5},
@@ -221,7 +221,7 @@ START: tuple[dict[str, Any], list[Any], int] = (layer("InputLayer", batch_shape=
 
 
 def model(path: Path) -> tuple[Any, Any]:
-    """Write a small model, and return its dense kernel as Keras and as PyTorch has it."""
+    """Write a small model, and return its dense kernel in Keras' layout and in PyTorch's."""
     there, here = joined(2, 2, 2, 5)
     norm = layer("BatchNormalization", epsilon=1e-3, momentum=0.99)
     flatten, dense = layer("Flatten", [None, 2, 2, 2]), layer("Dense", [None, 8])
@@ -265,7 +265,7 @@ def test_weights_and_statistics_move_with_the_state_and_back(
         assert np.array_equal(p.weight, 2 * value)  # type: ignore[arg-type]
     assert np.array_equal(back[2].running_mean, 2 * NORM[2])  # type: ignore[arg-type]
     assert np.array_equal(back[2].running_var, 2 * NORM[3])  # type: ignore[arg-type]
-    # Without the flag the weights of --like stay.
+    # Without --weights, the weights of --like stay.
     assert run(["convert", "b.pt", "d.keras", "--like", "m.keras"]) == 0
     assert np.array_equal(read("d.keras", weights=True).parameters[0].weight, KERNEL)  # type: ignore[arg-type]
 
@@ -307,7 +307,7 @@ def test_layers_that_cannot_move_are_refused(
 
 
 def test_the_gates_of_a_gru_are_reordered() -> None:
-    """Update, reset, new in Keras; reset, update, new in PyTorch."""
+    """Keras has update, reset, new; PyTorch has reset, update, new."""
     layers = [layer("InputLayer", batch_shape=[None, 4, 3]), layer("GRU", [None, 4, 3], use_bias=False)]
     found = variables({"class_name": "Sequential", "config": {"layers": layers}}) or []
     assert [each.change and each.change.blocks for each in found] == [(1, 0, 2), (1, 0, 2)]

@@ -1,4 +1,4 @@
-"""Step counters count beyond 2²⁴, where float32 stands still: from any dtype, on every path, to torch and back."""
+"""Step counters count beyond 2²⁴, where float32 stops: from any dtype, on every path, to torch and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 
 
 def started(p: Tensor, at: Any = FAR, **options: Any) -> RMSprop:
-    """Return an optimizer of `p` that has made a step with a gradient of 1, its counter set to `at` afterwards."""
+    """Return an optimizer of `p` that has made a step with a gradient of 1; its counter is then set to `at`."""
     optimizer = RMSprop([p], **options)
     p.grad = torch.ones_like(p)
     optimizer.step()
@@ -65,7 +65,7 @@ def test_compiled_steps_are_counted_beyond_float32(options: dict[str, Any]) -> N
 
 @paths
 def test_noise_goes_on_from_step_to_step(path: dict[str, Any]) -> None:
-    """The same noise in every step moved a fortieth of the elements, each far too far."""
+    """A counter that stands still repeats its noise: a fortieth of the elements moved, each far too far."""
     p = torch.ones(4000, dtype=torch.bfloat16)
     optimizer = started(p, FAR + 2, lr=0.0, alpha=0.0, stochastic_rounding=True, **path)
     optimizer.param_groups[0]["lr"] = 1e-4
@@ -160,7 +160,7 @@ def test_counters_of_other_dtypes_count_on(path: dict[str, Any], how: str, at: T
 
 @pytest.mark.parametrize("capturable", [False, True])
 def test_a_loaded_count_is_whole(capturable: bool) -> None:
-    """torch's load_state_dict makes float32 of counters that are to be captured."""
+    """torch's load_state_dict casts counters of capturable groups to float32."""
     p = torch.ones(3)
     saved = started(torch.ones(3), FAR + 5, capturable=capturable).state_dict()
     optimizer = RMSprop([p], capturable=capturable)
@@ -236,7 +236,7 @@ def test_jax_and_pytensor_count_in_integers() -> None:
     for _ in range(4):
         _, state = optimizer.update(jax.numpy.ones(2), state)
     assert int(state.step) == FAR + 4
-    # Its last number is where it stays, as optax's do; βᵗ is 0 long before.
+    # The counter stays at its last number, as optax's do; βᵗ is 0 long before.
     state = state._replace(step=jax.numpy.int32(2**31 - 2))
     for _ in range(3):
         _, state = optimizer.update(jax.numpy.ones(2), state)

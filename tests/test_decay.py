@@ -1,4 +1,4 @@
-"""decay_groups: what weight decay reaches, on modules that people train."""
+"""decay_groups: which parameters get weight decay, in modules that people train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rmsprop.torch import RMSprop, decay_groups
 
 
 class Net(nn.Module):
-    """One of each kind of layer; `head` shares its weight with `embed`, `shift` is a bias of its own name."""
+    """One layer of each kind; `head` shares its weight with `embed`, and `shift` is a bias with its own name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_every_parameter_is_there_once_frozen_ones_too_and_the_optimizer_decays_
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in given:
         p.grad = torch.zeros_like(p)
-    optimizer.step()  # g = λ·p: every decayed element moves by lr/√(1−β), 0 excepted
+    optimizer.step()  # g = λ·p: every decayed element moves by lr/√(1−β), except zeros
     for name, p in model.named_parameters():
         moved = torch.where(before[name] == 0, 0.0, before[name].sign())
         decayed = name in WEIGHTS | {"conv.0.weight", "shift"}
@@ -120,7 +120,7 @@ class Doubled(nn.Module):
 
 
 class Holding(nn.Module):
-    """Parameters in lists and dicts, as models of sets of experts have them."""
+    """Parameters in lists and dicts, as mixtures of experts have them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_a_parametrized_weight_that_is_tied_is_left_out_if_one_of_its_uses_is() 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_names_are_those_without_wrappers() -> None:
-    """Of torch.compile, activation checkpointing, FSDP and DDP; a word of the model's own stays."""
+    """Removes prefixes of torch.compile, activation checkpointing, FSDP and DDP, but no word of the model's own."""
     inner = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     inner[1] = checkpoint_wrapper(inner[1])
     compiled: Any = torch.compile(inner)
@@ -210,7 +210,7 @@ def test_names_are_those_without_wrappers() -> None:
 
 
 def test_a_flat_parameter_of_fsdp_is_refused() -> None:
-    """It holds biases and weights in one, which no group can tell apart."""
+    """A flat parameter holds biases and weights together; no group can separate them."""
     layer = nn.Linear(2, 2)
     layer.weight._is_flat_param = True  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="use_orig_params=True"):

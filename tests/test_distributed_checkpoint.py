@@ -48,7 +48,7 @@ def whole(model: nn.Module) -> list[torch.Tensor]:
 
 
 def tools() -> tuple[Any, Any]:
-    """Return torch's modules, of which not all is typed."""
+    """Return torch's modules, which are only partly typed."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint import state_dict
 
@@ -56,7 +56,7 @@ def tools() -> tuple[Any, Any]:
 
 
 def go_on(folder: str, pair: str, form: str, ranks: int) -> None:
-    """Load into another optimizer of another model, train on, and compare with the run that was not interrupted."""
+    """Load into another optimizer of another model, train on, and compare with the uninterrupted run."""
     from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
     checkpoint, states = tools()

@@ -1,4 +1,4 @@
-"""What README says is true: its code runs, its outputs and tables are what the scripts produce."""
+"""What the documents say is true: their code runs, and their outputs and tables are what the scripts produce."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def readme_script() -> ModuleType:
 def test_the_python_of_the_documents_runs_in_order(
     name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lines that print say in a comment what they print; the task of README is one that train accepts."""
+    """A comment after each print states its output. `rmsprop train` accepts README's task."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert len(blocks) == count
@@ -63,7 +63,7 @@ def test_the_python_of_the_documents_runs_in_order(
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(blocks)],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTENSOR_FLAGS": "blas__ldflags="},  # or it may warn of the BLAS that it does not find
+        env={**os.environ, "PYTENSOR_FLAGS": "blas__ldflags="},  # PyTensor warns if it finds no BLAS
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.splitlines() == expected
@@ -140,7 +140,7 @@ def test_examples_of_docstrings_give_what_they_say(name: str) -> None:
 
 
 def test_what_the_readme_says_of_torch_is_so() -> None:
-    """The right column of the table is tested in test_torch; this is the left one."""
+    """Tests the left column of the table; test_torch tests the right one."""
     import torch
 
     zero = torch.ones(2)

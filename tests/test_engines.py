@@ -1,4 +1,4 @@
-"""The seam between a step and its engines: another engine, fields that an engine lacks, errors in mid-step."""
+"""The protocol between a step and its engines: another engine, fields that an engine lacks, errors in mid-step."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def train(optimizer: RMSprop, params: list[Tensor], steps: int = 3) -> None:
 
 
 def without(engine: Any, field: str, patched: pytest.MonkeyPatch) -> None:
-    """Let an engine lack a field of Rule."""
+    """Remove a field of Rule from an engine."""
     patched.setattr(engine, "fields", FIELDS - {field})
     patched.setattr(cpu_kernel, "_cached_rule", cpu_kernel._kernel_rule)
 

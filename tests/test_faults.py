@@ -1,4 +1,4 @@
-"""What cannot be stepped is named before anything has moved: parameters, state, groups, on every engine."""
+"""A parameter, state or group that cannot be stepped is named before anything has moved, on every engine."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rmsprop import InputError
 from rmsprop.torch import RMSprop, release_gradients
 
 Fault = Callable[[RMSprop, Tensor], Any]
-GOES_ON, REFUSED, EITHER = "goes on", "refused", "either"  # EITHER: an engine that can step it does
+GOES_ON, REFUSED, EITHER = "goes on", "refused", "either"  # EITHER: an engine may refuse it or step it
 
 
 def put(**values: Any) -> Fault:
-    """Return the fault of a parameter's state with these values."""
+    """Return a fault that puts these values into a parameter's state."""
     return lambda optimizer, p: optimizer.state[p].update(values)
 
 
 def set_group(**values: Any) -> Fault:
-    """Return the fault of the last group with these values."""
+    """Return a fault that puts these values into the last group."""
     return lambda optimizer, p: optimizer.param_groups[-1].update(values)
 
 
@@ -35,13 +35,13 @@ def set_data(make: Callable[[Tensor], Tensor]) -> Fault:
 
 
 def grow_at_the_start(optimizer: RMSprop, p: Tensor) -> None:
-    """The gradient alone is then of another shape, since the state is made anew."""
+    """Only the gradient has another shape, because the state is built anew."""
     del optimizer.state[p]
     p.data = torch.ones(5)
 
 
 def half_gradient(optimizer: RMSprop, p: Tensor) -> None:
-    """A model that was moved to another dtype between backward and step."""
+    """Move the model to another dtype between backward and step."""
     p.data = p.data.bfloat16()
     p.grad = torch.ones_like(p)
     p.data = p.data.float()
@@ -59,7 +59,7 @@ def inference_state(optimizer: RMSprop, p: Tensor) -> None:
 
 
 def sparse_gradient(optimizer: RMSprop, p: Tensor) -> None:
-    """Of a row that the parameter does not have."""
+    """The gradient names a row that the parameter does not have."""
     p.grad = torch.sparse_coo_tensor(torch.tensor([[7]]), torch.ones(1), (3,), check_invariants=False)
 
 
@@ -107,7 +107,7 @@ ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def bits(x: Any) -> Any:
-    """Return what a value is made of, to be compared bit for bit."""
+    """Return the parts of a value, for a comparison bit for bit."""
     if not isinstance(x, Tensor):
         return x
     if x.is_sparse:
@@ -116,14 +116,14 @@ def bits(x: Any) -> Any:
 
 
 def everything(optimizer: RMSprop, params: list[Tensor]) -> str:
-    """Return all that a step may change, as text, in which NaN equals NaN."""
+    """Return all that a step may change, as text: there NaN equals NaN."""
     states = [{name: bits(x) for name, x in optimizer.state.get(p, {}).items()} for p in params]
     groups = [{name: bits(x) for name, x in group.items() if name != "params"} for group in optimizer.param_groups]
     return repr([[bits(p) for p in params], [bits(p.grad) for p in params], states, groups, optimizer.nonfinite_steps])
 
 
 def build(engine: str) -> tuple[RMSprop, list[Tensor], Tensor]:
-    """Return an optimizer of five parameters, a sparse table among them, after a step, and the one to spoil."""
+    """Return an optimizer of five parameters, one sparse, after a step; its parameters; and the one to spoil."""
     first, last = ENGINES[engine]
     table = nn.Parameter(torch.ones(4, 2))
     params: list[Tensor] = [nn.Parameter(torch.ones(3)) for _ in range(4)]
@@ -135,7 +135,7 @@ def build(engine: str) -> tuple[RMSprop, list[Tensor], Tensor]:
         table.grad = torch.sparse_coo_tensor(torch.tensor([[2]]), torch.ones(1, 2), (4, 2), check_invariants=True)
         if not optimizer.state:
             optimizer.step()
-            optimizer.state_dict()  # catches up with the rows that lag
+            optimizer.state_dict()  # catches lagging rows up
     return optimizer, [*params, table], params[2]
 
 
@@ -160,7 +160,7 @@ def test_nothing_moves_where_a_step_cannot_be_made(name: str, engine: str) -> No
 
 @pytest.mark.parametrize("engine", ["operations", "foreach"])
 def test_a_gradient_of_another_dtype_steps_as_one_of_the_parameter_s(engine: str) -> None:
-    """torch's own class goes on, too, unless it is centered."""
+    """torch's own class steps too, unless it is centered."""
     results = []
     for spoil in (half_gradient, lambda o, p: setattr(p, "grad", torch.ones(3))):
         optimizer, params, spoiled = build(engine)
@@ -200,7 +200,7 @@ def test_nothing_moves_in_a_backward_pass_that_steps(name: str, engine: str) -> 
 
 @pytest.mark.parametrize("execution", [{}, {"fused": False}, {"foreach": True}])
 def test_an_expanded_parameter_is_named(execution: dict[str, Any]) -> None:
-    """torch's own class raises, too, after it has moved the first parameter."""
+    """torch's own class also raises, but moves the first parameter before."""
     first, expanded = nn.Parameter(torch.ones(3)), torch.ones(1).expand(3)
     first.grad, expanded.grad = torch.ones(3), torch.ones(3)
     optimizer = RMSprop([first, expanded], **execution)
@@ -214,7 +214,7 @@ def test_an_expanded_parameter_is_named(execution: dict[str, Any]) -> None:
 
 
 def test_an_expanded_gradient_is_scaled_as_others_are() -> None:
-    """A GradScaler leaves the division to the step, which must not fail after it."""
+    """A GradScaler leaves the division to the step. The step must not fail after dividing."""
     p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     optimizer = RMSprop([p, q])
     p.grad, q.grad = torch.ones(1).expand(3), torch.ones(3)
