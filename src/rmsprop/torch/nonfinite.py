@@ -18,7 +18,7 @@ class Verdict(Enum):
 
     RUN = "run"
     SKIPPED = "skipped"
-    ON_DEVICE = "on device"  # a flag that the host does not read; engines restore what they stepped where it is true
+    ON_DEVICE = "on device"  # a flag on a device decides: engines restore what they stepped where it is true
 
 
 class Judgement(NamedTuple):

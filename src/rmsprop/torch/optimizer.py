@@ -1,4 +1,4 @@
-"""The optimizer class: its arguments, groups and state. `step` executes a step, `state_dict` saves and loads."""
+"""Define `RMSprop`: its arguments and groups. The modules `step` and `state_dict` execute, save and load."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple
 
 
 class RMSprop(Optimizer):
-    r"""RMSprop with every variant; a drop-in for `torch.optim.RMSprop`, whose arguments and defaults come first.
+    r"""RMSprop with every variant: a drop-in for `torch.optim.RMSprop`, whose arguments and defaults come first.
 
     For a parameter p with gradient g, at each step (η = lr, β = alpha, ε = eps, μ = momentum, λ = weight_decay)::
 
@@ -48,16 +48,16 @@ class RMSprop(Optimizer):
         b ← μ·b + g/(√s + ε)
         p ← p − η·b                    (without momentum: p ← p − η·g/(√s + ε))
 
-    `rmsprop.rule` has the equations with all variants; `optimizer.rule().explain()` those that are active.
+    `rmsprop.rule` has the equations of all variants. `optimizer.rule().explain()` prints the active ones.
 
     Parameters
     ----------
     params
-        Tensors, named tensors, or groups (dicts) that may override every argument below up to `differentiable`
-        and every variant. Other keys are kept for their owner, such as a wrapper.
+        Tensors, named tensors, or groups (dicts). A group may override every argument below. Other keys are kept for
+        their owner, such as a wrapper.
     lr
-        Learning rate η; a one-element Tensor is read at every step, or with `capturable` stays on its device. One on
-        the CPU is checked at every step, one on another device is followed whatever it is.
+        Learning rate η. A one-element Tensor is read at every step; with `capturable` or `differentiable` it stays on
+        its device. On the CPU, the value is checked at every step; elsewhere, when the group is added or loaded.
     alpha
         Decay β of the averages, in [0, 1).
     eps
@@ -71,58 +71,64 @@ class RMSprop(Optimizer):
     capturable
         Keep the step counter on the parameter's device, for graph capture.
     foreach
-        Update many tensors per call (more memory). None: on CUDA as torch decides, elsewhere no.
+        Update many tensors per call (more memory). None: as torch decides on accelerators; on the CPU, no.
     maximize
         Ascend.
     differentiable
         Let autograd record the step.
     fused
-        None: the native kernel for CPU tensors that it can step (see `implementation`), tensor operations for others
-        and where `foreach`, `capturable` or `differentiable` is given. True: raise where the kernel cannot. False: no.
+        None: the native kernel steps the CPU tensors that it supports (see `implementation`). Tensor operations step
+        the others, and all tensors if `foreach`, `capturable` or `differentiable` is given. True: raise if the kernel
+        cannot step a parameter. False: no kernel.
     nesterov
         Nesterov momentum; needs momentum > 0.
     eps_inside_sqrt
         √(v + ε) instead of √v + ε.
     initial_square_avg
-        Start of v; 1 in TensorFlow 1.
+        Initial v; 1 in TensorFlow 1.
     lr_in_momentum
-        Gather η·g/d in the momentum buffer instead of g/d.
+        Accumulate η·g/d in the momentum buffer instead of g/d.
     bias_correction
         Divide the averages by 1 − βᵗ.
     decoupled_weight_decay
         Shrink p by η·λ before the step instead of adding λ·p to the gradient.
     state_dtype
-        None: averages are float32, for float64 and complex parameters in the parameter's dtype. "bfloat16": two bytes
-        each, rounded stochastically. "uint8": one byte each and one more for every 32 (see
-        `rmsprop.torch.low_precision`).
+        The dtype of the averages. None: float32, or the parameter's dtype for float64 and complex parameters.
+        "bfloat16": two bytes for each number, rounded stochastically. "uint8": one byte for each number and one more
+        for every 32 (see `rmsprop.torch.low_precision`).
     stochastic_rounding
-        Round bfloat16 parameters up or down at random so that the mean is right: no step is lost, however small. An
-        integer is the seed of the noise (True is 1). The noise depends on the seed, the parameter's index in the
-        optimizer, the step and the element: threads and devices change no bit. Replicas need the same seed.
+        Round bfloat16 parameters up or down at random. The expectation is exact: small steps are not lost. An integer
+        is the seed of the noise (True is 1). The noise depends on the seed, the parameter's index in the optimizer, the
+        step and the element, not on threads or devices. Replicas need the same seed.
     sparse
-        What sparse gradients do. "exact": what dense ones would; rows without gradient are caught up with when they are
-        next touched. "lazy": rows without gradient keep their averages, as in TensorFlow.
+        How sparse gradients are stepped. "exact": as dense ones. A row without gradient catches up when it is next
+        touched. "lazy": rows without gradient keep their averages, as in TensorFlow.
     nonfinite
-        What a gradient does that is not finite, or whose square is not (from 1.8e19 in float32). "propagate": it goes
-        into the averages (in eight bits, its block of 32 becomes NaN). "skip": the whole step is skipped, on every rank
-        of torch.distributed; every rank has to call `step`. "zero": it counts as 0. `nonfinite_steps` counts the steps
-        that met one, unless they propagate.
+        What happens to gradient elements that are not finite or whose square is not (from 1.8e19 in float32).
+        "propagate": they enter the averages (in eight bits, their block of 32 becomes NaN). "skip": the whole step is
+        skipped, on every rank of torch.distributed; every rank must call `step`. "zero": they count as 0.
+        `nonfinite_steps` counts the steps with such elements, except for "propagate".
 
     Raises
     ------
     InputError
-        A ValueError, for an argument out of range: its name, the range, the value and a remedy. From `step`, for what
-        cannot be stepped (memory, shapes, devices, values in groups): no parameter, average or counter has changed.
+        A ValueError, for an argument out of range: its name, the range, the value and a remedy. From `step`, for
+        tensors or groups that cannot be stepped (memory, shapes, devices, values). No parameter, average or counter has
+        then changed.
 
     Notes
     -----
-    Differences from `torch.optim.RMSprop`: `centered` cannot take the root of a negative number; float16 and bfloat16
-    parameters are computed in float32 with float32 state; eps = 0 gives no NaN; momentum or centered may be switched
-    on during a run; alpha and momentum must be below 1; `capturable` and a Tensor lr with `foreach`
-    work on the CPU, too. The step counter is float64, since float32 counts to 2²⁴ only; either class loads the
-    other's. A parameter that has another shape than its averages is refused before anything moves. With `fused=True`,
-    as with torch's fused optimizers, `torch.amp.GradScaler` leaves dividing by its scale and skipping to `step`:
-    hooks then see scaled gradients.
+    Differences from `torch.optim.RMSprop`:
+
+    - `centered` never takes the root of a negative number. eps = 0 gives no NaN.
+    - float16 and bfloat16 parameters are computed in float32 with float32 state.
+    - `momentum` or `centered` may be switched on during a run. `alpha` and `momentum` must be below 1.
+    - `capturable` works on the CPU, too, and so does a Tensor lr with `foreach`.
+    - The step counter is float64, since float32 counts to 2²⁴ only. Each class loads the other's counter.
+    - If a parameter and its averages differ in shape, `step` raises before the first change.
+
+    With `fused=True`, as with torch's fused optimizers, `step` divides by the scale of `torch.amp.GradScaler` and skips
+    its steps. Hooks then see scaled gradients.
 
     Examples
     --------
@@ -175,7 +181,7 @@ class RMSprop(Optimizer):
 
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:
-        """Return an optimizer that follows `rule`; `execution` takes the arguments that are no part of a rule."""
+        """Return an optimizer that follows `rule`; `execution` are the arguments that are not in a rule."""
         if not isinstance(rule, Rule):
             raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("tf1", lr=0.01)')
         check_fields(rule, FIELDS.values(), "rmsprop.torch")
@@ -185,16 +191,16 @@ class RMSprop(Optimizer):
         return cls(params, **{name: getattr(rule, field) for name, field in FIELDS.items()}, **execution)
 
     def rule(self, group: int = 0) -> Rule:
-        """Return the rule that parameter group number `group` follows now (a Tensor lr is read)."""
+        """Return the current rule of the parameter group with index `group`, with the value of a Tensor lr."""
         hyperparameters = self.param_groups[group]
         return dataclasses.replace(rule_of(hyperparameters), lr=max(0.0, lr_number(hyperparameters["lr"])))
 
     def effective_lr(self, param: Tensor) -> Tensor:
         """Return η/d, the effective learning rate of every element of `param`, as of its last step.
 
-        The shape is that of `param` (for a complex one that of `torch.view_as_real(param)`), the dtype that in which
-        its steps are computed. 0 stands where d = 0. Averages in fewer bits are read as they are stored, rounded after
-        the step. Raises InputError if `param` has made no step with this optimizer.
+        The shape is that of `param` (of `torch.view_as_real(param)` if complex), the dtype the compute dtype. Elements
+        with d = 0 have 0. Averages in bfloat16 or eight bits are read as stored: rounded after the step. Raises
+        InputError if this optimizer has not stepped `param`.
         """
         group = next((g for g in self.param_groups if any(p is param for p in g["params"])), None)
         state = self.state.get(param, {})
@@ -212,10 +218,10 @@ class RMSprop(Optimizer):
         return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group (see `torch.optim.Optimizer.add_param_group`); its values are checked before it is added.
+        """Check a group and add it (see `torch.optim.Optimizer.add_param_group`).
 
-        Keys that are no arguments of this class are kept for their owner, such as a wrapper. A key by which another
-        library calls one of the arguments is warned of, once.
+        Keys that are not arguments of this class are kept for their owner, such as a wrapper. A key that is another
+        library's name of an argument gives one warning.
         """
         if isinstance(param_group, dict):  # torch raises for anything else
             others = other_names(param_group)
@@ -232,7 +238,7 @@ class RMSprop(Optimizer):
             self.param_groups.pop()
             raise
         group.update({name: values[name] for name in (*FIELDS, *EXECUTION)})
-        # In the group: what torch's own tools load, compare or replace are groups with the keys of `state_dict()`.
+        # In the live group, too: torch's tools compare its keys with those of `state_dict()`.
         group.setdefault(VERSION_KEY, VERSION)
         if others and not any(others.keys() & earlier.keys() for earlier in self.param_groups[:-1]):
             advice = " and ".join(f"{ours!r} for {name!r}" for name, ours in others.items())
@@ -245,9 +251,9 @@ class RMSprop(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "step_state" not in self.__dict__:  # a copy
+        if "step_state" not in self.__dict__:  # copied or unpickled
             self.step_state = StepState()
-        self.step_state.lags.clear()  # the state is another one
+        self.step_state.lags.clear()  # of the replaced state
         for values in (self.defaults, *self.param_groups):
             for name, field in FIELDS.items():
                 values.setdefault(name, getattr(Rule, field))
@@ -263,12 +269,11 @@ class RMSprop(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the groups, as `torch.optim.Optimizer.state_dict` describes them.
 
-        Its groups and states have the keys of the live ones, which torch's own tools compare. Among them are
-        `state_version`, the version of this form, and, where averages are packed in eight bits, the `shape` of their
-        parameter, by which they are checked when they are loaded. Numbers of NumPy in groups become Python's, which
-        `torch.load` reads with weights_only. As in torch, the tensors are
-        the live ones, but for parameters with sparse gradients, whose rows may lag after the next step: of those they
-        are copies.
+        Groups and states have the keys of the live ones, since torch's tools compare these. Each group has
+        `state_version`, the version of this form. The state of a parameter with eight-bit averages has the `shape` of
+        the parameter, which loading checks. NumPy numbers in groups become Python numbers, which `torch.load` reads
+        with weights_only. As in torch, the tensors are the live ones. Parameters with exact sparse gradients are the
+        exception: their state is copied, since rows may lag after the next step.
         """
         return state_dicts.make(self, untraced(self, super().state_dict))
 
@@ -278,37 +283,37 @@ class RMSprop(Optimizer):
         Parameters
         ----------
         state_dict
-            What `state_dict()` returned; whose it is, its groups tell, but for SB3 and a torch before 1.12.
+            The dict that `state_dict()` returned. Its groups tell the library, except for SB3 and torch before 1.12.
         source
-            Whose it is, where they do not: "torch" or "sb3".
+            The library where the groups do not tell: "torch" or "sb3".
 
         Raises
         ------
         InputError
-            For the first mismatch that `check_state_dict` names; nothing is loaded then.
+            For the first mismatch that `check_state_dict` returns. Nothing is loaded then.
 
         Warns
         -----
         UserWarning
-            If an average cannot keep its dtype, and if the dict's `state_dtype` replaces another one.
+            If an average changes its dtype, and if the `state_dtype` of the dict replaces another one.
 
         Notes
         -----
-        As in torch, the saved groups replace the present ones, and what they do not speak of (the variants, in a dict
-        from torch) stays as it is; where averages of torch would be misread by it, InputError is raised. Groups of timm
-        and SB3 speak of all of the rule: ε inside the root, averages that begin at 1, and for timm whether
-        `momentum_buffer` holds η·g/d; the run goes on as it would have there. timm's `caution` and
-        `corrected_weight_decay` are rules of its own and are refused.
+        As in torch, the saved groups replace the present ones. Arguments that the saved groups lack stay: the variants,
+        for a dict from torch. A variant that would misread torch's averages raises InputError. Groups of timm and SB3
+        determine the whole rule: ε inside the root, averages that start at 1, and for timm whether `momentum_buffer`
+        holds η·g/d. The run continues as in that library. timm's `caution` with momentum and `corrected_weight_decay`
+        with weight decay raise InputError: no other RMSprop has these rules.
 
-        State is found under the keys in `params` of the groups, under the same as text ("0", as some stores have it),
-        and under `param_names`. Keys of groups that are no arguments of this class are a wrapper's and are kept. If
-        loading fails, a hook's included, nothing has changed.
+        State is looked up by the keys in `params` of the groups, by the same keys as text (some stores turn 0 into
+        "0"), and by `param_names`. Group keys that are not arguments of this class belong to a wrapper and are kept. If
+        loading fails, also in a hook, nothing has changed.
 
-        As in torch, tensors of the dict are taken over and not copied where they fit: `copy.deepcopy` that of an
-        optimizer that goes on. Unlike in torch, `differentiable` stays as this optimizer's groups have it.
+        As in torch, the optimizer shares tensors of the dict that need no conversion: `copy.deepcopy` the dict of an
+        optimizer that trains on. Unlike in torch, `differentiable` of this optimizer's groups stays.
 
-        Averages stay as they were saved: float32 for parameters in half precision, bfloat16 or eight bits with the
-        `state_dtype` of their group. torch itself casts them to the parameter's dtype.
+        Averages keep their saved dtype: float32 for parameters in half precision, bfloat16 or eight bits with the
+        `state_dtype` of their group. torch casts them to the parameter's dtype.
 
         Examples
         --------
@@ -326,9 +331,9 @@ class RMSprop(Optimizer):
         state_dicts.load(self, state_dict, source, untraced(self, super().load_state_dict))
 
     def check_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> list[str]:
-        """Return what keeps a state dict from being loaded, one sentence for each mismatch; nothing is changed.
+        """Return a sentence for each mismatch that prevents loading a state dict, and change nothing.
 
-        The arguments are those of `load_state_dict`, which raises the first. Hooks on loading are not called.
+        The arguments are those of `load_state_dict`, which raises the first mismatch. Load hooks are not called.
 
         Examples
         --------
@@ -346,27 +351,27 @@ class RMSprop(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one step; `closure`, if given, reevaluates the model and returns the loss, which is returned.
+        """Execute one step; `closure`, if given, reevaluates the model and returns the loss, which is returned.
 
-        Hooks see it by its name, however it was passed; those of torch's optimizers, as it was passed.
+        Step hooks get `closure` as a keyword argument. torch's optimizers pass it to hooks as the caller did.
         """
         try:
             if self._is_watched():
                 return _watched_step(self) if closure is None else _watched_step(self, closure=closure)
             return self._step(closure)
-        except BaseException:  # GradScaler would find them at its next step, and multiply scales
+        except BaseException:  # a stale grad_scale would multiply the next scale of GradScaler
             for name in ("grad_scale", "found_inf"):
                 self.__dict__.pop(name, None)
             raise
 
-    # torch would wrap step in a record for the profiler, which takes longer than the step of a small network.
+    # Keeps torch from wrapping `step` in a profiler record, which takes longer than the step of a small network.
     step.hooked = True  # type: ignore[attr-defined]
-    # Schedulers would wrap it to learn whether it was called, which `_opt_called` tells, and dynamo traces no wrapper.
+    # Keeps schedulers from wrapping `step`: dynamo traces no wrapper. `_opt_called` tells them that `step` was called.
     step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
 
     def _is_watched(self) -> bool:
-        """Return whether hooks or the profiler want to know of the step (a subclass's own step tells them itself)."""
-        watchers = (  # len: dynamo guards on it, and not on whether a dict is empty
+        """Return whether `step` must call hooks or the profiler. torch wraps the `step` of a subclass for that."""
+        watchers = (  # len: dynamo guards on len, but not on whether a dict is empty
             len(self._optimizer_step_pre_hooks)
             or len(self._optimizer_step_post_hooks)
             or len(global_pre_hooks)
@@ -383,27 +388,27 @@ class RMSprop(Optimizer):
         found_inf, grad_scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")  # from GradScaler
         if torch.compiler.is_compiling():
             if TRACES:
-                from rmsprop.torch import compiled  # which imports torch's compiler
+                from rmsprop.torch import compiled  # imports torch's compiler
 
                 compiled.step(self, grad_scale, found_inf)
             else:
                 _untraced_step(self, grad_scale, found_inf)
         else:
-            self._opt_called = True  # schedulers ask
+            self._opt_called = True  # for schedulers
             stepping.step(self, self.param_groups, self.state, grad_scale, found_inf)
         return loss
 
     def watch(self, observer: Observer | None) -> None:
         """Report every step to `observer`, from the next one on; None ends the reports.
 
-        `rmsprop.monitor.Monitor` is an observer; `rmsprop.torch.observer.Observer` says what one has to do. Statistics
-        of a sparse gradient cover the rows that it touches. Statistics of a DTensor cover this rank's shard.
+        `rmsprop.monitor.Monitor` is an observer. `rmsprop.torch.observer.Observer` lists the methods of an observer.
+        Statistics of a sparse gradient cover the rows that it touches. Statistics of a DTensor cover this rank's shard.
 
         Raises
         ------
         InputError
-            If there is one already, if gradients are released (`release_gradients`), and from a step of
-            `torch.compile(optimizer.step)`.
+            If there is an observer already, or if gradients are released (`release_gradients`). Steps of
+            `torch.compile(optimizer.step)` raise while there is an observer.
         """
         if observer is not None and not isinstance(observer, Observer):
             remedy = "rmsprop.monitor.Monitor is one"
@@ -416,7 +421,7 @@ class RMSprop(Optimizer):
         self.step_state.observer = observer
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients or, with `set_to_none=False`, set them to zero; see `torch.optim.Optimizer`."""
+        """Set the gradients to None or, with `set_to_none=False`, to zero; see `torch.optim.Optimizer`."""
         if TRACES and torch.compiler.is_compiling():
             from rmsprop.torch import compiled
 
@@ -425,24 +430,24 @@ class RMSprop(Optimizer):
         if not set_to_none or profiler_enabled():
             untraced(self, super().zero_grad)(set_to_none)
             return
-        for group in self.param_groups:  # without torch's record for the profiler, as in step
+        for group in self.param_groups:  # without torch's profiler record, as in `step`
             for p in group["params"]:
                 p.grad = None
 
     @property
     def nonfinite_steps(self) -> int:
-        """How many steps of this object met a gradient that is not finite, with nonfinite "skip" or "zero".
+        """Return how many steps of this object met a non-finite gradient, with nonfinite "skip" or "zero".
 
-        Steps that a GradScaler skips are not counted.
+        Steps that a GradScaler skips are not counted. State dicts do not hold the count.
         """
         count = self.step_state.nonfinite_steps
         return 0 if count is None else int(count)
 
     @property
     def implementation(self) -> str:
-        """How the last step ran, in words: by the native kernel, by tensor operations and why, or some of each.
+        """Return in words how the last step ran: by the native kernel, by tensor operations and why, or by both.
 
-        Before the first step, how it will run as far as the parameters tell.
+        Before the first step, describe the expected engines, from parameters and groups.
         """
         report = self.step_state.report
         if not any(taken or left for _, taken, left in report):
@@ -451,9 +456,9 @@ class RMSprop(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether torch's GradScaler leaves dividing and skipping to `step`: with fused=True, as in torch.
+        """Return whether GradScaler leaves dividing and skipping to `step`: with fused=True, as in torch.
 
-        Also with released gradients, so that `step` learns of it and can refuse it.
+        Also with released gradients: a hook before `step` then sees the scaler and raises.
         """
         return "released" in self.__dict__ or all(bool(group["fused"]) for group in self.param_groups)
 

@@ -1,4 +1,4 @@
-"""Gradient release: each parameter is stepped inside of the backward pass, and its gradient freed at once."""
+"""Release gradients: step each parameter inside the backward pass, and free its gradient at once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rmsprop.torch.step_state import step_state
 
 
 class Released:
-    """What `release_gradients` returns: `remove()`, or the end of a `with` block, makes the backward pass ordinary."""
+    """A handle on released gradients: `remove()`, or the end of a `with` block, ends the release."""
 
     def __init__(self, optimizer: RMSprop, handles: list[Any]) -> None:
         self._optimizer, self._handles = optimizer, handles
 
     def remove(self) -> None:
-        """Leave gradients where they are again, for `optimizer.step()`; a second call does nothing."""
+        """Let `backward` keep gradients for `optimizer.step()` again; a second call does nothing."""
         for handle in self._handles:
             handle.remove()
         if self._handles:
@@ -43,40 +43,41 @@ class Released:
 
 
 def release_gradients(optimizer: RMSprop) -> Released:
-    """Step every parameter as soon as its gradient is complete, inside of `backward`, and free the gradient.
+    """Step every parameter inside `backward`, as soon as its gradient is complete, and free the gradient.
 
-    At no time are there gradients of all parameters: the peak of memory is lower by nearly the size of the model. The
-    bits are those of ordinary steps. The training loop may stay as it is: `optimizer.step()` finds no gradients and
-    does nothing, but calls its hooks, which see none either, and lets schedulers count; a rate set before `backward` is
-    the one that counts.
+    The gradients of all parameters never exist at once: peak memory is lower by nearly the size of the model. The
+    results are bit for bit those of ordinary steps. The training loop may keep `optimizer.step()`: the call finds no
+    gradients and steps nothing. Hooks on `step` are still called, without gradients, and schedulers still count. Set
+    the learning rate before `backward`.
 
     Parameters
     ----------
     optimizer
-        Its parameters that require a gradient now are released. Others (frozen, or of groups added later) are
-        stepped by `optimizer.step()` as ever. One that is taken out of its groups keeps its gradient and is not
-        stepped.
+        Releases the gradients of its parameters that now require one. `optimizer.step()` still steps other parameters:
+        frozen ones and those of groups added later. A parameter that you remove from its group keeps its gradient and
+        is not stepped.
 
     Returns
     -------
     Released
-        A handle with `remove()`, and a context manager.
+        A handle with `remove()`, which is also a context manager.
 
     Raises
     ------
     InputError
-        For `nonfinite="skip"`, which has to see all gradients before the first step; for `differentiable=True`; for a
-        subclass with a `step` of its own; if the gradients are released already; for an optimizer with an observer; on
-        several ranks of torch.distributed, unless parameters are DTensors: DDP averages gradients after they are
-        complete here. From `optimizer.step()` if a GradScaler calls it: it has not seen the gradients that were
-        stepped.
+        - For `nonfinite="skip"`, which has to see all gradients before the first change.
+        - For `differentiable=True`, for a subclass with its own `step`, and for an optimizer with an observer.
+        - If the gradients are released already.
+        - On two or more ranks of torch.distributed, unless parameters are DTensors: DDP averages gradients only after
+          they are complete here.
+        - From `optimizer.step()` if a GradScaler calls it: the scaler has not checked the gradients.
 
     Notes
     -----
-    Every `backward` is a step: gradients of several batches cannot be accumulated, and nothing that needs all gradients
-    at once (`clip_grad_norm_`) can be done; a bound on each, or a change of one, can, by `Tensor.register_hook`. A
-    weight used in several places is stepped once, after its last use, unless it is shared between segments that
-    `torch.utils.checkpoint` computes again with `use_reentrant=True`: each is a backward pass of its own.
+    Every `backward` is a step. Gradients of two batches cannot be accumulated, and functions that need all gradients at
+    once (`clip_grad_norm_`) cannot be used. `Tensor.register_hook` can clip or change each gradient. A shared weight is
+    stepped once, after its last use. With `use_reentrant=True`, each segment of `torch.utils.checkpoint` is a backward
+    pass of its own: a weight shared between segments is stepped once for each.
 
     Examples
     --------
@@ -127,14 +128,14 @@ def _check(group: ParamGroup) -> None:
 
 
 def _refuse_scaler(optimizer: Any, *_: Any) -> None:
-    """Raise if a GradScaler makes this step; it has told `optimizer` so."""
+    """Raise if a GradScaler calls this step: it has set `grad_scale` on `optimizer`."""
     if "grad_scale" in optimizer.__dict__:
         found, remedy = Received("a step of one"), "train in bfloat16, which needs no scaling, or call remove()"
         raise InputError("GradScaler", "left out with released gradients", found, remedy)
 
 
 def _hook(optimizer: RMSprop, index: int, i: int) -> Callable[[Tensor], None]:
-    """Return the hook of parameter `i` of the group of that index."""
+    """Return the hook that steps parameter `i` of group `index`."""
 
     def step(p: Tensor) -> None:
         groups, shared = optimizer.param_groups, step_state(optimizer)
@@ -143,18 +144,18 @@ def _hook(optimizer: RMSprop, index: int, i: int) -> Callable[[Tensor], None]:
             return
         report = shared.report
         try:
-            for group in groups:  # loading a state dict makes new ones
+            for group in groups:  # again, since loading a state dict replaces groups
                 _check(group)
             stepping.step(optimizer, groups, optimizer.state, None, None, [Remaining(key[0], [key[1]], "")])
         finally:
-            shared.report = report  # of all parameters
+            shared.report = report  # restored: the report covers all parameters
             p.grad = None
 
     return step
 
 
 def _find(groups: list[ParamGroup], p: Tensor, index: int, i: int) -> ParamKey | None:
-    """Return group and index in it of `p`, which is expected to be parameter `i` of group `index`; None if in none."""
+    """Return the key of `p`, probably (`index`, `i`); None if `p` is in no group."""
     if index < len(groups) and i < len(groups[index]["params"]) and groups[index]["params"][i] is p:
         return index, i
     return next(((k, j) for k, group in enumerate(groups) for j, q in enumerate(group["params"]) if q is p), None)

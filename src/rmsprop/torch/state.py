@@ -1,4 +1,4 @@
-"""The state of one parameter: its averages and step counter, completed before a step and checked."""
+"""Complete and check the state of one parameter before a step: its averages and step counter."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rmsprop.profiles import SHAPE_KEY
 from rmsprop.rule import AVERAGES
 from rmsprop.torch import low_precision
 
-ParamGroup: TypeAlias = dict[str, Any]  # torch's: its keys are FIELDS and EXECUTION of `groups`, and others' own
+ParamGroup: TypeAlias = dict[str, Any]  # torch's type; keys: FIELDS and EXECUTION of `groups`, and those of wrappers
 
-COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # else a dtype computes in itself
+COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # other dtypes compute in themselves
 
 
 def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, Any]) -> dict[str, Tensor]:
-    """Return the state of a parameter of `group` that has a gradient, with what was missing allocated."""
+    """Check the state of a parameter with a gradient, allocate the missing parts, and return the state."""
     p = group["params"][index]
     check_gradient(group, index)
     state: dict[str, Tensor] = states[p]
@@ -38,7 +38,7 @@ def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, An
     if "square_avg" in state and state["square_avg"].dtype != dtype:
         own = state["square_avg"].dtype
         if group["state_dtype"] is not None or not own.is_floating_point or torch.promote_types(own, dtype) != own:
-            # Asked for, or the model was moved to a wider dtype: its state follows.
+            # Convert on request, from packed, or to a wider dtype after the model was moved. A wider average stays.
             state.update({name: converted(state[name], name, p, dtype) for name in AVERAGES if name in state})
     dtype = state["square_avg"].dtype if "square_avg" in state else dtype
     starts = {"square_avg": complex(fill, fill) if p.is_complex() else fill}
@@ -57,7 +57,7 @@ def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, An
 
 
 def check_gradient(group: ParamGroup, index: int) -> None:
-    """Raise if the gradient of a parameter of `group` has another shape, or is sparse and not to be stepped so."""
+    """Raise if a gradient has another shape than its parameter, or is sparse and `group` cannot step it."""
     p = group["params"][index]
     if p.grad.shape != p.shape:
         found, remedy = Received(str(tuple(p.grad.shape))), "give it back the shape that it had"
@@ -76,21 +76,21 @@ def check_gradient(group: ParamGroup, index: int) -> None:
             raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
     if group["sparse"] == "exact":
         for name in ("momentum", "weight_decay"):
-            if group[name]:  # a row would have to move before it is read, not only when it is touched
+            if group[name]:  # rows without gradient would move at every step, too
                 remedy = f"pass sparse='lazy' or dense gradients, or switch {name} off for this group"
                 raise InputError(name, f"0 with sparse gradients and sparse='exact' {where}", group[name], remedy)
-    elif group["bias_correction"]:  # nobody counts the steps of a row
+    elif group["bias_correction"]:  # rows have no step counters
         allowed, remedy = "False with sparse gradients and sparse='lazy'", "pass sparse='exact', or dense gradients"
         raise InputError("bias_correction", f"{allowed} {where}", True, remedy)
 
 
 def shape_of(p: Tensor) -> Tensor:
-    """Return the shape of `p` for its state: the bytes of packed averages do not tell it."""
+    """Return the shape of `p` as a Tensor, for the state: packed averages lose the shape."""
     return torch.tensor(p.shape, dtype=torch.int64, device="cpu")
 
 
 def check_shapes(group: ParamGroup, index: int, state: dict[str, Tensor]) -> None:
-    """Raise if the averages of a parameter of `group` are of another shape than it has now, as after `p.data = …`."""
+    """Raise if a parameter and its averages differ in shape, as after `p.data = …`."""
     p = group["params"][index]
     for name in AVERAGES:
         if (x := state.get(name)) is None:
@@ -107,7 +107,7 @@ def check_shapes(group: ParamGroup, index: int, state: dict[str, Tensor]) -> Non
 
 
 def state_dtype(group: ParamGroup, p: Tensor) -> torch.dtype:
-    """Return the dtype that new averages of `p` have."""
+    """Return the dtype of new averages of `p`; raise if `group` asks for one that `p` cannot have."""
     wanted = group["state_dtype"]
     if wanted is None:
         return COMPUTE.get(p.dtype, p.dtype)
@@ -123,7 +123,7 @@ def state_dtype(group: ParamGroup, p: Tensor) -> torch.dtype:
 
 
 def average(state: dict[str, Tensor], name: str, p: Tensor) -> Tensor:
-    """Return an average of `p` as numbers to compute with, complex ones seen as real."""
+    """Return an average of `p` in its compute dtype, a complex one viewed as real."""
     x = state[name]
     if x.dtype == torch.uint8:
         return low_precision.unpack(x, p, signed=name != "square_avg")
@@ -144,17 +144,17 @@ def converted(x: Tensor, name: str, p: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def real(x: Tensor) -> Tensor:
-    """Return a complex tensor as a real one with a last dimension of 2."""
+    """View a complex tensor as a real one with a last dimension of 2; return other tensors unchanged."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
 def step_counter(p: Tensor, capturable: bool, value: float = 0.0) -> Tensor:
-    """Return a new step counter for `p`, on the CPU unless a graph is to be captured."""
+    """Return a new step counter for `p`: on its device if `capturable`, else on the CPU."""
     return counting(torch.tensor(float(value), dtype=torch.float64, device="cpu"), p.device if capturable else None)
 
 
 def counting(step: Tensor, device: torch.device | None = None) -> Tensor:
-    """Return a step counter in float64, on `device` or where it is: in float32, it would stand still from 2²⁴ on."""
+    """Return a step counter in float64 on `device` or its own device. A float32 counter would stop at 2²⁴."""
     device = step.device if device is None else device
     return step.to(device, torch.float32 if device.type == "mps" else torch.float64)  # MPS has no float64
 

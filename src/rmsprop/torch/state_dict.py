@@ -1,6 +1,6 @@
-"""Make and load the state dict of an optimizer: torch's own methods do it, and our hooks add what they lose.
+"""Make and load the state dict of an optimizer: by torch's methods, with hooks for what these lose.
 
-`state_dict_checks` says what keeps a state dict from being loaded.
+`state_dict_checks` finds the errors that prevent loading.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rmsprop.torch.step_state import step_state
 
 
 def make(optimizer: Optimizer, torch_state_dict: Callable[[], StateDict]) -> StateDict:
-    """Return the state dict of `optimizer`, see `RMSprop.state_dict`; `torch_state_dict` is torch's own method."""
+    """Return the state dict of `optimizer` (see `RMSprop.state_dict`); `torch_state_dict` is torch's method."""
 
     def finish(_: Optimizer, made: StateDict) -> StateDict:
         return _finished(optimizer, made)
@@ -41,7 +41,7 @@ def make(optimizer: Optimizer, torch_state_dict: Callable[[], StateDict]) -> Sta
 
 
 def _finished(optimizer: Optimizer, made: StateDict) -> StateDict:
-    """Return torch's dict with Python's numbers, shapes of packed parameters and copies of state that may lag."""
+    """Return torch's dict with Python numbers, the shapes of packed parameters, and copies of state that may lag."""
     state = dict(made["state"])
     for group, saved in zip(optimizer.param_groups, made["param_groups"], strict=True):
         for name in (*FIELDS, *EXECUTION, "initial_lr"):
@@ -52,7 +52,7 @@ def _finished(optimizer: Optimizer, made: StateDict) -> StateDict:
             if not isinstance(values, dict):
                 continue
             if any(name in values and values[name].dtype == torch.uint8 for name in AVERAGES):
-                # On the parameter's device: torch's tools for checkpoints want all of a state on one.
+                # torch's checkpoint tools need all tensors of a state on one device.
                 values = {**values, SHAPE_KEY: values.get(SHAPE_KEY, shape_of(p)).to(p.device)}
             if _may_lag(optimizer, group, p):
                 values = {name: x.clone() if isinstance(x, Tensor) else x for name, x in values.items()}
@@ -75,7 +75,7 @@ def load(
     source: str | None,
     torch_load_state_dict: Callable[[StateDict], None],
 ) -> None:
-    """Load a state dict into `optimizer`, see `RMSprop.load_state_dict`; the last argument is torch's own method."""
+    """Load a state dict into `optimizer` (see `RMSprop.load_state_dict`); `torch_load_state_dict` is torch's method."""
     if not isinstance(state_dict, Mapping):
         raise first_error(checked(optimizer.param_groups, state_dict, source)[1])
     loaded: StateDict = {}
@@ -113,7 +113,7 @@ def load(
 
 
 def _restore_averages(optimizer: Optimizer, loaded: StateDict) -> Counter[tuple[torch.dtype, torch.dtype]]:
-    """Put the averages back as they were saved: torch has cast them. Count the parameters by a change of dtype."""
+    """Restore the averages, which torch has cast. Return the number of parameters for each (old, new) dtype."""
     changes: Counter[tuple[torch.dtype, torch.dtype]] = Counter()
     for group, saved in zip(optimizer.param_groups, loaded["param_groups"], strict=True):
         for p, key in zip(group["params"], saved["params"], strict=True):
@@ -126,13 +126,13 @@ def _restore_averages(optimizer: Optimizer, loaded: StateDict) -> Counter[tuple[
             for name, value in averages.items():
                 value = value if value.dtype == dtype else converted(value, name, p, dtype)
                 if dtype != torch.uint8 and type(value) is Tensor and value.stride() != p.stride():
-                    # The kernel steps averages that lie in memory as their parameter does.
+                    # The kernel steps only averages with the strides of their parameter.
                     value = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value)
                 state[name] = value.to(p.device)
             state.pop(SHAPE_KEY, None)
             if averages and dtype == torch.uint8:
                 state[SHAPE_KEY] = shape_of(p)
-            if isinstance(values.get("step"), Tensor):  # torch may have made float32 of it, too small for some counts
+            if isinstance(values.get("step"), Tensor):  # torch may have cast it to float32, which counts to 2²⁴
                 state["step"] = counting(values["step"], state["step"].device)
     return changes
 
@@ -150,7 +150,7 @@ def _dtype_changes(changes: Counter[tuple[torch.dtype, torch.dtype]]) -> Iterato
 
 
 def _replaced_dtypes(old_dtypes: Sequence[Any], groups: Groups) -> Iterator[str]:
-    """Yield in words which `state_dtype` of a group the loaded groups have replaced."""
+    """Yield a phrase for each `state_dtype` that the loaded groups have replaced."""
     new_dtypes = [group["state_dtype"] for group in groups]
     for (old, new), count in Counter(zip(old_dtypes, new_dtypes, strict=True)).items():
         if old != new:

@@ -1,4 +1,4 @@
-"""What keeps a state dict from being loaded: one InputError for each mismatch, with nothing changed."""
+"""Check a state dict before it is loaded: one InputError for each mismatch, with nothing changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rmsprop.torch.state import state_dtype
 Groups: TypeAlias = list[dict[str, Any]]
 StateDict: TypeAlias = dict[str, Any]
 
-_KNOWN_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # libraries whose groups have keys that no other library has
+_KNOWN_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # their groups have a key that tells the library
 _OTHER_OPTIMIZERS = {"exp_avg", "acc_delta", "sum", "state2"}  # Adam, Adadelta, Adagrad; Adam of bitsandbytes
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -29,9 +29,10 @@ _UNCHANGED, _SAME_MODEL = "load the dict that state_dict() gave", "load it for t
 
 
 def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateDict, list[InputError]]:
-    """Return `state_dict` in the form that replaces `groups` and their state, and what keeps it from being loaded.
+    """Return the state and groups to load from `state_dict` into `groups`, and the errors that prevent loading.
 
-    `source` names the library of a dict whose groups do not tell. The dict is empty if its form is not that of one.
+    `source` names the library if the groups in the dict do not tell. The returned dict is empty if `state_dict` is
+    malformed or has other sizes than `groups`.
     """
     if error := _form_error(state_dict):
         return {}, [error]
@@ -42,7 +43,7 @@ def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateD
     state = {key: _with_number(own) for key, own in state_by_key(state_dict["state"], saved_groups).items()}
     new_groups: Groups = []
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        # Whether a step is differentiated is decided where the optimizer is built, not by the run that goes on.
+        # The program that builds the optimizer decides on `differentiable`, not the saved run.
         new = {**group, **group_as_ours(kind, saved), "differentiable": group["differentiable"]}
         new_groups.append(new)
         states = [state.get(key, {}) for key in saved["params"]]
@@ -56,7 +57,7 @@ def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateD
 
 
 def first_error(errors: Sequence[InputError]) -> InputError:
-    """Return the first error, with the number of the others in its remedy."""
+    """Return the first error, with the number of further errors in its remedy."""
     first, others = errors[0], len(errors) - 1
     if not others:
         return first
@@ -78,7 +79,7 @@ def short_name(dtype: torch.dtype | torch.layout) -> str:
 
 
 def _form_error(state_dict: Any) -> InputError | None:
-    """Return why something does not have the form of a state dict, None if it has."""
+    """Return the error of a malformed state dict, else None."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         is_dict = isinstance(state_dict, Mapping)
         got = Received(f"a dict of {', '.join(map(str, state_dict))}" if is_dict else repr(state_dict)[:60])
@@ -110,12 +111,12 @@ def _group_form_error(index: int, group: Any) -> InputError | None:
 def _are_distinct(keys: Sequence[Any]) -> bool:
     try:
         return len(set(keys)) == len(keys)
-    except TypeError:  # a list, for example, which can be no key
+    except TypeError:  # unhashable, as a list is
         return False
 
 
 def _kind(groups: Groups, source: str | None) -> tuple[str, list[InputError]]:
-    """Return the library of a state dict: the one that its groups tell, else `source`."""
+    """Return the library of a state dict, from its groups or else `source`, and errors in `source`."""
     told = kind_of_groups(groups)
     if source not in (None, "torch", "sb3"):
         return told or "torch", [InputError("source", "'torch' or 'sb3'", source, "leave it out where groups tell")]
@@ -134,7 +135,7 @@ def _size_error(groups: Groups, saved_groups: Groups) -> InputError | None:
     sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved_groups))
     if sizes == saved_sizes:
         return None
-    # Programs look for these words of torch.
+    # Programs search messages for these words of torch.
     torch_words = "has a different number of parameter groups"
     if len(sizes) == len(saved_sizes):
         torch_words = "contains a parameter group that doesn't match the size of optimizer's group"
@@ -157,7 +158,7 @@ def _key_errors(state: Mapping[Any, Any], groups: Groups) -> Iterator[InputError
         yield InputError("a number in params of the state dict", "that of one parameter", got, _UNCHANGED)
     for key, own in state.items():
         is_state = isinstance(own, Mapping) and not own.keys().isdisjoint(AVERAGES)
-        if key not in distinct and (isinstance(key, int) or is_state):  # other entries are a user's own
+        if key not in distinct and (isinstance(key, int) or is_state):  # other entries belong to the user
             got = Received(repr(key)[:60])
             yield InputError("the state dict", "the state of its groups' parameters", got, _UNCHANGED)
 
@@ -168,7 +169,7 @@ def _key_errors(state: Mapping[Any, Any], groups: Groups) -> Iterator[InputError
 def _group_errors(
     index: int, group: dict[str, Any], saved: dict[str, Any], new: dict[str, Any], kind: str, states: list[Any]
 ) -> Iterator[InputError]:
-    """Check a saved group; `new` will stand in place of `group` and gets checked values."""
+    """Yield the errors of a saved group. Write checked values into `new`, which will replace `group`."""
     if not set(saved) <= {"params", "param_names"} and not is_group_of(kind, saved):
         got = Received(f"a group of {', '.join(map(str, saved.keys() - {'params'}))}")
         yield InputError("the state dict", "one of RMSprop", got, "load it into its optimizer")
@@ -189,7 +190,7 @@ def _group_errors(
 
 
 def _check_torch_averages(group: dict[str, Any], states: list[Any]) -> None:
-    """Raise if a variant that torch does not have, and its dict leaves as it is, would misread its averages."""
+    """Raise if a variant of `group` that torch lacks would misread averages saved by torch."""
     begun = [own for own in states if own]
     if group["lr_in_momentum"] and any("momentum_buffer" in own for own in begun):
         remedy = "build the optimizer without it, or use rmsprop convert"
@@ -203,7 +204,7 @@ def _check_torch_averages(group: dict[str, Any], states: list[Any]) -> None:
 
 
 def _with_number(own: Any) -> Any:
-    """Return the state of a parameter with its step count as a number, if NumPy holds it."""
+    """Return the state of a parameter, with a NumPy step count as a Python number."""
     if isinstance(own, dict) and isinstance(own.get("step"), np.generic | np.ndarray):
         return {**own, "step": plain(own["step"])}
     return own
@@ -211,7 +212,7 @@ def _with_number(own: Any) -> Any:
 
 def _state_errors(where: str, p: Tensor, own: Any, group: dict[str, Any]) -> Iterator[InputError]:
     if isinstance(own, dict) and own.keys().isdisjoint({"step", *AVERAGES, SHAPE_KEY, *_OTHER_OPTIMIZERS}):
-        return  # no step was made; other keys are a wrapper's
+        return  # no step was executed; other keys belong to a wrapper
     if not isinstance(own, dict) or not {"step", "square_avg"} <= own.keys() or own.keys() & _OTHER_OPTIMIZERS:
         got = Received(f"one with {', '.join(map(str, own))}" if isinstance(own, dict) else type(own).__name__)
         allowed = "one of RMSprop, with step and square_avg"
@@ -219,10 +220,10 @@ def _state_errors(where: str, p: Tensor, own: Any, group: dict[str, Any]) -> Ite
         return
     step = own["step"]
     count: Any = step.item() if isinstance(step, Tensor) and step.numel() == 1 else step
-    is_number = isinstance(count, Real) and not isinstance(count, bool)  # Real: NumPy's, too
+    is_number = isinstance(count, Real) and not isinstance(count, bool)  # Real includes NumPy's numbers
     if not (is_number and 0 <= count < 2**63):
         yield InputError(f"step of {where}", "a number of steps", Received(str(step)[:60]), _UNCHANGED)
-    if group["state_dtype"] in (None, *DTYPES):  # else an error of the group names it
+    if group["state_dtype"] in (None, *DTYPES):  # else the group already has an error
         try:
             state_dtype(group, p)
         except InputError as error:
@@ -233,7 +234,7 @@ def _state_errors(where: str, p: Tensor, own: Any, group: dict[str, Any]) -> Ite
 
 
 def _average_errors(name: str, p: Tensor, value: Any, shape: Any) -> Iterator[InputError]:
-    """Yield why `value` can be no average of `p`; `shape` is that of the parameter whose average was packed."""
+    """Yield the errors of `value` as an average of `p`. `shape` is that of the saved parameter, if packed."""
 
     def error(allowed: str, got: str, remedy: str) -> InputError:
         return InputError(name, allowed, Received(got), remedy)

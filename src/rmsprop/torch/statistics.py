@@ -1,4 +1,4 @@
-"""What an observer is told of a step: the statistics of every engine, put together under the parameters' keys."""
+"""Join the statistics of all engines for an observer, under the keys of the parameters."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rmsprop.torch.state import COMPUTE, real
 
 
 def param_key(index: int, offsets: list[int]) -> ParamKey:
-    """Return group and index in it of the parameter of that index among all; `offsets` are the groups' first ones."""
+    """Return the key of the parameter with that index among all; `offsets` are the first indices of the groups."""
     group = bisect_right(offsets, index) - 1
     return group, index - offsets[group]
 
 
 class KeyCache:
-    """The keys of measured parameters, kept from one step to the next: for the same parameters, the same object."""
+    """A cache of the keys of measured parameters: steps of the same parameters get the same tuple."""
 
     def __init__(self) -> None:
         self._cached: tuple[bytes, list[int], tuple[ParamKey, ...]] = (b"", [], ())
 
     def keys(self, indices: bytes, offsets: list[int]) -> tuple[ParamKey, ...]:
         """Return the key of each of `indices` (of uint32)."""
-        of, under, keys = self._cached  # at once: another thread may step, too
+        of, under, keys = self._cached  # one read: another thread may replace the tuple
         if of is not indices or under != offsets:
             keys = tuple(param_key(index, offsets) for index in np.frombuffer(indices, np.uint32).tolist())
             self._cached = indices, offsets, keys
@@ -42,7 +42,7 @@ class KeyCache:
 def joined(
     parts: Sequence[Measured], offsets: list[int], cache: KeyCache
 ) -> tuple[tuple[ParamKey, ...], NDArray[np.float64], NDArray[np.int64]]:
-    """Return keys, sums and histograms of all `parts`."""
+    """Return the keys, sums and histograms of all `parts`."""
     if not parts:
         return (), np.empty((0, len(COLUMNS))), np.empty((0, BINS), np.int64)
     keys = cache.keys(parts[0].indices, offsets)
@@ -54,7 +54,7 @@ def joined(
 
 
 def nonfinite_counts(inputs: StepInputs) -> tuple[list[ParamKey], list[int]]:
-    """Return which parameters' gradients have elements that are not finite, and how many."""
+    """Return the keys of parameters with non-finite gradients, and the number of non-finite elements of each."""
     keys, counts = [], []
     for index, group in enumerate(inputs.groups):
         for i, p in enumerate(group["params"]):

@@ -1,6 +1,6 @@
-"""One step of an optimizer: engines gather what they can step, gradients are judged, the engines run.
+"""Execute one step: engines gather the parameters that they can step, gradients are judged, engines run.
 
-Everything that may raise comes before the first change.
+All checks come before the first change.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ def step(
     found_inf: Tensor | None,
     parts: Sequence[Remaining] | None = None,
 ) -> None:
-    """Step the parameters of `groups`, whose state is in `states`: those of `optimizer`, or stand-ins for them.
+    """Step the parameters of `groups` and their state in `states`: the optimizer's own, or stand-ins for them.
 
-    `grad_scale` and `found_inf` are what a GradScaler leaves to the step. `parts`, if given, are the parameters to be
-    stepped, else all that have a gradient.
+    `grad_scale` and `found_inf` come from a GradScaler. `parts` are the parameters to step; None: all with a gradient.
     """
     shared = step_state(optimizer)
     observer = shared.observer
@@ -84,13 +83,13 @@ def step(
                 engine.copy_before(inputs)
         if cleaned := _run(engines, inputs, skip):
             counted = nonfinite.either([counted, *cleaned])
-    if counted is not None:  # before the observer is told, who may ask for the count
+    if counted is not None:  # before the observer runs, which may read the count
         shared.nonfinite_steps = nonfinite.add(shared.nonfinite_steps, counted)
     if inputs.grad_scale != 1:
         _unscale(groups, inputs.grad_scale)
     if observer is not None and verdict is not Verdict.SKIPPED:
         _tell(observer, shared, engines, inputs, skip)
-    shared.spare_engines.append(all_engines)  # not before: what was measured are views of their memory
+    shared.spare_engines.append(all_engines)  # last: measured arrays are views of the engines' memory
 
 
 @lru_cache(maxsize=64)
@@ -99,7 +98,7 @@ def _all_of(groups: int) -> tuple[Remaining, ...]:
 
 
 def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[Remaining]) -> Report:
-    """Let each engine take what it can step of the parameters that the ones before have left."""
+    """Let each engine take parameters from those that the engines before it have left; return who took which."""
     report: Report = []
     for engine in engines:
         remaining = engine.gather(inputs, remaining)
@@ -112,7 +111,7 @@ def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[R
 
 
 def _run(engines: list[Engine], inputs: StepInputs, skip: Tensor | None) -> list[Tensor]:
-    """Run the engines; return their flags of gradients that counted as 0."""
+    """Run the engines; return their flags for gradient elements that counted as 0."""
     flags = []
     for position, engine in enumerate(engines):
         try:
@@ -137,7 +136,7 @@ def _unscale(groups: list[ParamGroup], scale: float) -> None:
 def _tell(
     observer: Observer, shared: StepState, engines: list[Engine], inputs: StepInputs, skip: Tensor | None
 ) -> None:
-    """Tell the observer what the step has done."""
+    """Report an executed step to the observer. A step skipped on a device counts as executed until a sync."""
     if not engines:
         return
     level = inputs.sweep_level or inputs.copy_level

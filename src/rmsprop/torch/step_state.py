@@ -1,4 +1,4 @@
-"""What an optimizer remembers of its steps beside its state, shared by the modules that work on one optimizer."""
+"""Hold the data that an optimizer keeps between steps beside its state, for all modules that work on it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rmsprop.torch.statistics import KeyCache
 
 @dataclass
 class StepState:
-    """What an optimizer remembers of its steps. Wrappers that copy the attributes of an optimizer share it."""
+    """The data that an optimizer keeps between steps. Wrappers that copy the optimizer's attributes share it."""
 
-    spare_engines: list[Sequence[Engine]] = field(default_factory=list)  # a set for each thread that steps
+    spare_engines: list[Sequence[Engine]] = field(default_factory=list)  # one sequence for each thread that steps
     report: Report = field(default_factory=list)  # of the last step
     sparse: set[int] = field(default_factory=set)  # the id of every state that had a sparse gradient
-    lags: Lags = field(default_factory=dict)  # the rows that lag
+    lags: Lags = field(default_factory=dict)  # rows of sparse parameters that lag
     nonfinite_steps: Tensor | None = None  # a count; None before the first one
     observer: Observer | None = None
-    unsynced_skips: Tensor | None = None  # skipped on a device; reported to the observer as executed until it asks
+    unsynced_skips: Tensor | None = None  # skipped on a device; reported as executed until the observer syncs
     keys: KeyCache = field(default_factory=KeyCache)
 
 
