@@ -1,1 +1,1 @@
-"""What can step a parameter: the CPU kernel, or tensor operations."""
+"""The engines that step parameters: the native CPU kernel and tensor operations."""

@@ -1,8 +1,8 @@
 """E1 to E9 of `rmsprop.rule` in tensor operations: any device, differentiable, capturable.
 
-The step is written once, for a `Tensor` or for a `TensorList`: many tensors whose methods are one `torch._foreach_*`
-call each. Results agree with `rmsprop.rule` to a few units in the last place; state is updated in place. With `exact`,
-each operation of the rule is one of its own, rounded as there: more passes, and the same bits.
+`step` is written once, for a `Tensor` or a `TensorList`, where each method is one `torch._foreach_*` call for many
+tensors. Results agree with `rmsprop.rule` to a few units in the last place. State is updated in place. With `exact`,
+no two operations of the rule are fused: this takes more passes and gives the bits of `rmsprop.rule`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rmsprop.rule import Rule
 
-Number: TypeAlias = "float | Tensor"  # a Tensor has one element and is never read back by the host
+Number: TypeAlias = "float | Tensor"  # a Tensor has one element, and the host never reads it
 
 
 class TensorList:
-    """Tensors of one device and dtype that are operated on together, with the methods of `Tensor` used below.
+    """Tensors of one device and dtype, operated on together by the methods of `Tensor` that are used below.
 
-    It holds a list and is none: torch.compile takes plain lists only as arguments of torch's functions.
+    The class is no subclass of list: torch.compile takes plain lists only as arguments of torch's functions.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -86,17 +86,17 @@ Operand: TypeAlias = Any  # Tensor or TensorList; the functions below use only m
 
 
 def bias_power(rule: Rule, steps: list[Tensor], *, capturable: bool) -> list[Number]:
-    """Return βᵗ for each step counter, in double; without `capturable` as Python numbers."""
+    """Return βᵗ for each step counter, in double (MPS: float32); as Tensors if `capturable`, else as Python numbers."""
     if not capturable:
         return [rule.decay ** step.item() for step in steps]
     return [rule.decay ** (step if step.device.type == "mps" else step.double()) for step in steps]
 
 
 def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *, exact: bool = False) -> Operand:
-    """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7).
+    """Return d of E5 and E6, with ∞ in place of 0: g/d is then 0, as E7 says.
 
-    `power` is βᵗ (a list of them for a TensorList) and is used for bias correction only; `m` when centered only;
-    `kappa` is κ, 8 × the unit roundoff of the compute dtype or, if that is coarser, of what the averages are stored in.
+    `power` is βᵗ, or a list of them for a TensorList. Only bias correction uses `power`; only centered rules use `m`.
+    `kappa` is κ: 8 × the unit roundoff of the dtype that stores the averages.
     """
     s = v
     if rule.bias_correction:
@@ -119,7 +119,7 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *,
         s = s.add(rule.eps)
     d = _exact_root(s) if exact else s.sqrt()
     if not rule.eps_inside_sqrt:
-        d = d.add(rule.eps) if torch.is_grad_enabled() else d.add_(rule.eps)  # autograd keeps the root
+        d = d.add(rule.eps) if torch.is_grad_enabled() else d.add_(rule.eps)  # autograd needs the root unchanged
     dtype = d.tensors[0].dtype if isinstance(d, TensorList) else d.dtype
     if rule.eps >= torch.finfo(dtype).tiny:
         return d
@@ -129,7 +129,7 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *,
 
 
 def _bias_scalars(rule: Rule, power: Number, dtype: torch.dtype) -> tuple[Number, Number]:
-    """Return −βᵗ·v₀ and 1−βᵗ, rounded once to `dtype` if they are Tensors (a number is when it is used)."""
+    """Return −βᵗ·v₀ and 1−βᵗ. Tensors are rounded to `dtype` here; torch rounds Python numbers when it uses them."""
     pair = power * -rule.initial_square_avg, 1 - power
     return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in pair)  # type: ignore[return-value]
 
@@ -147,7 +147,7 @@ def step(
     *,
     exact: bool = False,
 ) -> None:
-    """Make one step of `rule` at rate `lr` (in place of rule.lr): update p, v, m and b, of one dtype, in place."""
+    """Update p, v, m and b, all of one dtype, in place by one step of `rule` with `lr` instead of rule.lr."""
     mu, beta, lam = rule.momentum, rule.decay, rule.weight_decay
     if rule.maximize:
         g = g.neg()  # E1
@@ -185,12 +185,12 @@ def _add_ratio_(x: Operand, g: Operand, d: Operand, scale: Number, exact: bool) 
 
 
 def _exact_root(x: Operand) -> Operand:
-    """Return the root, of float32 numbers rounded correctly: that of torch on the CPU is not always."""
+    """Return √x, correctly rounded for float32; torch's own float32 root on the CPU is not always correctly rounded."""
     if isinstance(x, TensorList):
         return TensorList(_exact_root(each) for each in x.tensors)
     return x.double().sqrt().to(x.dtype)
 
 
 def _kept(x: Operand) -> Operand:
-    """Return x, or a copy if autograd records: it needs the present value when the next step has changed x."""
+    """Return x, or a copy while autograd records: the backward pass needs this value after x has changed in place."""
     return x.clone() if torch.is_grad_enabled() else x

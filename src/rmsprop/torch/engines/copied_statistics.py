@@ -1,7 +1,6 @@
-"""Statistics of parameters that the native kernel does not measure: copied before the step, summed after it.
+"""Measure parameters that the native kernel does not measure: copy before the step, sum after it.
 
-`rmsprop.statistics` defines every number, in NumPy; symbols here are those of its table. Sums are in double
-where the device has it.
+`rmsprop.statistics` defines every number and symbol. Sums are in double, on MPS in float32.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from rmsprop.torch.engines.sparse_rows import Rows
 from rmsprop.torch.nonfinite import cleaned, is_finite
 from rmsprop.torch.state import ParamGroup, average, kappa_of, real
 
-_ROUNDED = (torch.bfloat16, torch.uint8)  # averages that are stored in fewer bits than they are computed in
+_ROUNDED = (torch.bfloat16, torch.uint8)  # dtypes of averages that are rounded when stored
 
 
 class Before(NamedTuple):
-    """A parameter before its step: copies of what the step overwrites, and where to find the rest after it."""
+    """A parameter before its step: copies of what the step overwrites, and access to what it leaves."""
 
     group: ParamGroup
     rule: Rule
-    own: ParamStep  # its gradient as it was, divided by the loss scale
-    stored: Callable[[], Tensor]  # returns p as it is now
+    own: ParamStep  # its gradient is not cleaned, but divided by the loss scale
+    stored: Callable[[], Tensor]  # returns the current p
     p: Tensor
     v: Tensor
-    m: Tensor | None  # only where what is stored after the step is rounded
+    m: Tensor | None  # only if the averages are stored in a dtype of _ROUNDED
 
 
 @torch.no_grad()
 def before(group: ParamGroup, rule: Rule, own: ParamStep, rows: Rows | None = None) -> Before:
-    """Return a parameter before its step, or those of its rows that a sparse gradient touches."""
+    """Copy what a step will overwrite of a parameter, or of the rows that a sparse gradient touches."""
     own = own.local()
     if rows is None:
         table, where = own.p, None
@@ -57,7 +56,7 @@ def before(group: ParamGroup, rule: Rule, own: ParamStep, rows: Rows | None = No
 
 
 def after(befores: list[Before], level: int) -> Measured:
-    """Return what the step did to parameters: sums, and from level 2 on histograms."""
+    """Measure what the step did to parameters: sums, and at level 2 histograms (else zeros)."""
     sums = np.empty((len(befores), len(COLUMNS)))
     histograms = np.zeros((len(befores), BINS), np.int64)
     for row, histogram, each in zip(sums, histograms, befores, strict=True):
@@ -82,7 +81,7 @@ def _sums(known: Before) -> tuple[Tensor, Tensor]:
         return x.maximum(floor)
 
     s, mean = variance(rule, v, m, power, 1 - power, kappa_of(own.v.dtype), maximum)
-    # The root as the kernel and NumPy have it; that of torch on the CPU is not always rounded correctly.
+    # In double: torch's float32 root on the CPU is not always correctly rounded, the kernel's and NumPy's are.
     root = _wide(s + rule.eps if rule.eps_inside_sqrt else s).sqrt().to(s.dtype)
     d = root if rule.eps_inside_sqrt else root + rule.eps
     change = _wide(p1) - _wide(p0)
@@ -105,7 +104,7 @@ def _sums(known: Before) -> tuple[Tensor, Tensor]:
 
 
 def _histogram(d: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return how many of `d` lie in each binade."""
+    """Return how many elements of `d` are in each binade."""
     exponents = torch.frexp(d[(d > 0) & (d < torch.inf)]).exponent - 1  # d = f·2ᵉ with ½ ≤ f < 1
     counts: np.ndarray[tuple[int], np.dtype[np.int64]]
     counts = torch.bincount((exponents - FIRST).clamp(0, BINS - 1), minlength=BINS).cpu().numpy()
@@ -113,14 +112,14 @@ def _histogram(d: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def _averages(known: Before) -> tuple[Tensor, Tensor | None]:
-    """Return v and m after E3 and E4, in their compute dtype and before they are rounded to what is stored."""
+    """Return v and m after E3 and E4 in the compute dtype, before they are rounded to the stored dtype."""
     own, rule = known.own, known.rule
     if own.v.dtype not in _ROUNDED:
         return own.v, own.m
     v, m, p = known.v.clone(), None if known.m is None else known.m.clone(), known.p.to(known.v.dtype)
     g = own.g.to(v.dtype)
     g = cleaned(g) if known.group["nonfinite"] == "zero" else g
-    # p is a copy: of this step, v and m are of interest only.
+    # p is a copy: only v and m of this step are used.
     arithmetic.step(rule, 0.0, p, g, v, m, None, 0.5, kappa_of(own.v.dtype), exact=True)
     return v, m
 

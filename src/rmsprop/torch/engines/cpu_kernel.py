@@ -1,9 +1,10 @@
 """The native CPU kernel: the engine that steps dense tensors in memory, and the touched rows of sparse gradients.
 
-Nothing is cached from one step to the next that could go stale: the kernel reads the address, dtype and layout of every
-parameter, gradient and average anew, through functions that torch publishes in C (some 0.1 µs each). For the same
-reason no pass over all parameters completes their state before: it would cost 4 % of a step of 1000 tensors of 32×32.
-The kernel finds the state that lacks something while it gathers; that is completed, and the parameter added again.
+In each step, the kernel reads the address, dtype and layout of every parameter, gradient and average anew. It calls
+functions that torch publishes in C (about 0.1 µs each). No cache of tensors can go stale.
+
+No pass before the kernel completes the parameters' state: for 1000 tensors of 32×32 it would take 4 % of the step.
+Instead, the kernel refuses parameters with incomplete state. Their state is completed, and they are added again.
 """
 
 from __future__ import annotations
@@ -58,43 +59,43 @@ REASONS = {
 }
 
 
-_INCOMPLETE = ("state", "step")  # reasons that completing the state may remove
+_INCOMPLETE = ("state", "step")  # completing the state may remove these reasons
 _SPARSE = REASONS["gradient layout"]
 UNAVAILABLE = connect_kernel()
 
 
 class _KernelRule(NamedTuple):
-    """A rule as the kernel takes it, or the reason why the kernel cannot step it."""
+    """The kernel's form of a rule, or the reason why the kernel cannot step the rule."""
 
     rule: Any
     refusal: str | None
 
 
 class CpuKernel:
-    """The engine that calls the native kernel (see `engine.Engine`). One thread at a time may use an object."""
+    """The engine that calls the native kernel (see `engine.Engine`). An object is not thread-safe."""
 
     fields = native.FIELDS
     follows_devices = False
 
     def __init__(self) -> None:
         self._batch: Any = None if UNAVAILABLE is not None else native.kernel.Batch()  # type: ignore[union-attr]
-        self._rows: list[tuple[ParamGroup, Rows]] = []  # copies that the kernel steps
+        self._rows: list[tuple[ParamGroup, Rows]] = []  # copies of touched rows, stepped by the kernel
         self._before: list[Before] = []
 
     @property
     def name(self) -> str:
-        """Return the name with the instruction set in use."""
+        """Return the engine's name, with the instruction set in use."""
         return f"native kernel ({native.kernel.instruction_set()})" if native.kernel else "native kernel"
 
     def __len__(self) -> int:
         return 0 if self._batch is None else len(self._batch)
 
     def group_refusal(self, group: ParamGroup) -> str | None:
-        """Return why no parameter of `group` is stepped, else None: how it is executed, or a field of its rule."""
+        """Return why the kernel steps no parameter of `group`: its execution or a field of its rule; else None."""
         return execution_refusal(group) or missing_field(group, self.fields, "the native kernel")
 
     def param_refusal(self, p: Tensor) -> str | None:
-        """Return why `p` is not stepped, as far as class, device and dtype tell."""
+        """Return why the class, device or dtype of `p` keeps the kernel from stepping `p`; else None."""
         if type(p) not in (Tensor, torch.nn.Parameter) and not torch.nn.parameter.is_lazy(p):
             return REASONS["class"]
         if p.device.type != "cpu":
@@ -103,9 +104,9 @@ class CpuKernel:
         return None if is_known else REASONS["dtype"]
 
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
-        """Take the dense CPU tensors and the rows of sparse gradients that the kernel can read; return the others."""
+        """Take the parameters with dense or sparse gradients that the kernel can step; return the others."""
         left: list[Remaining] = []
-        sparse: list[tuple[int, int]] = []  # group and index in it
+        sparse: list[tuple[int, int]] = []  # group, and index in the group
         for part in remaining:
             group = inputs.groups[part.group]
             if reason := execution_refusal(group):
@@ -130,14 +131,14 @@ class CpuKernel:
     def _gather_dense(
         self, inputs: StepInputs, group: ParamGroup, rule: Any, offset: int, indices: list[int] | None
     ) -> list[tuple[int, str]]:
-        """Add the parameters of a group with dense gradients to the batch; return index and reason of the others."""
+        """Add a group's parameters with dense gradients to the batch; return index and reason of those not added."""
         add, precision, lr = self._batch.add, kernel_precision_of(group), group["lr"]
         lr = lr if type(lr) is float else lr_number(lr)
         params = group["params"] if isinstance(group["params"], list) else list(group["params"])
         if indices is None and not inputs.sparse:
             refused = add(rule, precision, lr, params, inputs.states, offset) or []
         else:
-            # torch takes milliseconds to tell the kernel that a sparse tensor has no memory of its own.
+            # The kernel would refuse sparse gradients itself, but torch takes milliseconds for each refusal.
             asked = [i for i in (range(len(params)) if indices is None else indices) if params[i].grad is not None]
             dense = [i for i in asked if not params[i].grad.is_sparse]
             refused = [(i, "gradient layout") for i in asked if params[i].grad.is_sparse]
@@ -156,13 +157,13 @@ class CpuKernel:
         return left
 
     def _check_fused(self, inputs: StepInputs, left: list[Remaining]) -> None:
-        """Raise InputError if one of `left` was to be stepped by the kernel, by fused=True."""
+        """Raise InputError if a group with fused=True has parameters in `left`."""
         for part in left:
             if inputs.groups[part.group]["fused"]:
                 raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; leave fused out")
 
     def _gather_sparse(self, inputs: StepInputs, sparse: list[tuple[int, int]]) -> Iterator[Remaining]:
-        """Add the rows that sparse gradients touch to the batch; yield the parameters for which that is impossible."""
+        """Add the rows that sparse gradients touch to the batch; yield parameters that the kernel cannot step."""
         for index, i in sparse:
             check_gradient(inputs.groups[index], i)
         for index, i in sparse:
@@ -171,7 +172,10 @@ class CpuKernel:
                 yield Remaining(index, [i], _SPARSE)
 
     def _add_rows(self, inputs: StepInputs, group_index: int, i: int) -> bool:
-        """Add the rows that a sparse gradient touches; in place or, if that is impossible or to be measured, copies."""
+        """Add the rows that a sparse gradient touches to the batch; return whether the kernel takes them.
+
+        The kernel steps rows in place. It steps copies if the rows are measured, or if it cannot step them in place.
+        """
         group, index = inputs.groups[group_index], inputs.offsets[group_index] + i
         p, state = group["params"][i], complete_state(group, i, inputs.states)
         lag = sparse_rows.lag_of(group, i, state, inputs.lags)
@@ -199,7 +203,7 @@ class CpuKernel:
         return refusal is None
 
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
-        """Return whether a gradient of a group with nonfinite="skip" is not finite."""
+        """Return whether a gradient in groups with nonfinite="skip" is not finite; None without parameters."""
         if not len(self._batch):
             return None
         finite = self._batch.finite(torch.get_num_threads(), native.GRAIN, inputs.grad_scale)
@@ -212,7 +216,7 @@ class CpuKernel:
             self._before.append(copied_statistics.before(group, rule_of(group), own, rows))
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
-        """Step what was taken. Return whether elements of gradients counted as 0."""
+        """Step the parameters taken. Return True as a Tensor if gradient elements counted as 0, else None."""
         good = self._batch.run(torch.get_num_threads(), native.GRAIN, inputs.grad_scale, inputs.sweep_level)
         for _, rows in self._rows:
             rows.put()
@@ -228,7 +232,7 @@ class CpuKernel:
         return [*parts, copied_statistics.after(before, inputs.copy_level)] if before else parts
 
     def clear(self) -> None:
-        """Forget what was taken."""
+        """Forget the parameters taken."""
         if self._batch is not None:
             self._batch.clear()
         self._rows.clear()
@@ -236,7 +240,7 @@ class CpuKernel:
 
 
 def execution_refusal(group: ParamGroup) -> str | None:
-    """Return why the kernel steps no parameter of `group`, whatever its rule, else None."""
+    """Return why the kernel cannot step `group` with any rule, else None."""
     off = group["fused"] is not None and not group["fused"]
     if off or group["foreach"] is not None or group["capturable"] or group["differentiable"]:
         defaults = {"fused": None, "foreach": None, "capturable": False, "differentiable": False}
@@ -247,7 +251,7 @@ def execution_refusal(group: ParamGroup) -> str | None:
 
 
 def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first index and the one after the last of every run without a gap."""
+    """Yield start and stop of every run of consecutive indices."""
     start = 0
     for i in range(1, len(indices) + 1):
         if i == len(indices) or indices[i] != indices[i - 1] + 1:
@@ -268,13 +272,13 @@ def _cached_rule(*values: Any) -> _KernelRule:
 
 
 def kernel_rule_of(group: ParamGroup) -> _KernelRule:
-    """Return the rule of `group` as the kernel takes it, checked."""
+    """Check the rule of `group`; return the kernel's form of it, or why the kernel cannot step it."""
     lr = group["lr"]
     if type(lr) is not float or not 0 <= lr < math.inf:
         check_lr(group)
     try:
         return _cached_rule(*rule_values(group))
-    except TypeError:  # something unhashable, such as a list, which Rule will name
+    except TypeError:  # a value that is unhashable or may change; Rule names it if it is refused
         return _kernel_rule(*rule_values(group))
 
 
@@ -298,15 +302,15 @@ def _cached_precision(*values: Any) -> Any:
 
 
 def kernel_precision_of(group: ParamGroup) -> Any:
-    """Return how the parameters of `group` are stored and rounded, as the kernel takes it, checked."""
+    """Check how parameters of `group` are stored and rounded; return that as the kernel's Precision."""
     values = _storage_values(group)
     try:
         return _cached_precision(*values)
-    except TypeError:  # a seed that may change in place
+    except TypeError:  # the seed may change in place
         return _precision(*values)
 
 
 @lru_cache(maxsize=8)
 def warn_once(reason: str) -> None:
-    """Warn that steps on the CPU run without the kernel, the first time in this process."""
+    """Warn that steps on the CPU run without the kernel, once per process and reason."""
     warnings.warn(f"rmsprop: {reason}", stacklevel=2)

@@ -1,7 +1,8 @@
-"""What an engine is: code that steps parameters, and that says of every parameter it does not step why not.
+"""Define an engine: code that steps parameters, and gives the reason for every parameter that it does not step.
 
-`rmsprop.torch.step` asks its engines in order of preference. Each takes what it can step and returns the rest, with
-reasons, for the next one. A new engine is a class with the methods of `Engine` and one line in `step.ENGINES`.
+`rmsprop.torch.step` asks its engines in order of preference. Each engine takes the parameters that it can step. It
+returns the others, with reasons, for the next engine. A new engine is a class with the methods of `Engine` and one
+entry in `step.ENGINES`.
 """
 
 from __future__ import annotations
@@ -22,92 +23,92 @@ from rmsprop.torch.state import ParamGroup
 
 
 class Remaining(NamedTuple):
-    """Parameters of a group that no engine has taken yet, and why the last one that was asked did not."""
+    """Parameters of a group that no engine has taken yet, and why the last engine asked did not take them."""
 
     group: int
-    indices: list[int] | None  # in the group; None: every parameter that has a gradient
+    indices: list[int] | None  # in the group; None: all parameters that have a gradient
     reason: str
 
     @property
     def where(self) -> str:
-        """Return where they are, in words."""
+        """Return the group, or the first parameter and its group, as text."""
         return f"group {self.group}" if self.indices is None else f"parameter {self.indices[0]} of group {self.group}"
 
 
 class StepInputs(NamedTuple):
-    """What the engines read in one step."""
+    """Inputs of one step, the same for all engines."""
 
     optimizer: Optimizer
     groups: list[ParamGroup]
     states: defaultdict[Tensor, Any]
-    offsets: list[int]  # the index of each group's first parameter among those of all groups
-    grad_scale: float  # by which gradients are to be divided
-    sweep_level: int  # what an engine measures while it steps: 0 nothing, 1 sums, 2 histograms, too
-    copy_level: int  # the same for engines that have to copy what a step overwrites
-    lags: Lags  # rows of sparse parameters that lag
-    sparse: set[int]  # the id of every state that had a sparse gradient
+    offsets: list[int]  # for each group: the index of its first parameter among all parameters
+    grad_scale: float  # the loss scale: gradients are divided by it
+    sweep_level: int  # what engines measure while they step: 0 nothing, 1 sums, 2 also histograms
+    copy_level: int  # the same, for engines that measure by copying what a step overwrites
+    lags: Lags  # the rows that lag after sparse gradients
+    sparse: set[int]  # id(state) of every parameter that has had a sparse gradient
 
 
 class Measured(NamedTuple):
-    """What a step did to parameters: a row for each."""
+    """The statistics of a step: one row per parameter."""
 
-    indices: bytes  # of uint32, among the parameters of all groups
+    indices: bytes  # uint32 each, among the parameters of all groups
     sums: NDArray[np.float64]
     histograms: NDArray[np.int64]
 
 
 class Engine(Protocol):
-    """One way to step parameters. An object holds what it has taken for one step, and is used again for the next one.
+    """One way to step parameters. An object holds the parameters taken for one step, and is reused for the next step.
 
-    `gather` may raise, for what no engine can step; no parameter, average or counter has changed then. `run` is called
-    when all engines have gathered, and should not fail.
+    `gather` may raise for parameters that no engine can step: nothing has been stepped then. `run` is called after all
+    engines have gathered, and should not fail.
     """
 
     @property
     def name(self) -> str:
-        """Return its name in `RMSprop.implementation`."""
+        """Return the engine's name in `RMSprop.implementation`."""
 
     @property
     def fields(self) -> Collection[str]:
-        """Return the fields of Rule that it implements."""
+        """Return the fields of Rule that the engine implements."""
 
     @property
     def follows_devices(self) -> bool:
-        """Return whether `run` can skip the step by a flag that the host has not read."""
+        """Return whether `run` can skip the step by a flag on a device that the host does not read."""
 
     def __len__(self) -> int:
-        """Return how many parameters it has taken."""
+        """Return how many parameters the engine has taken."""
 
     def group_refusal(self, group: ParamGroup) -> str | None:
-        """Return why it steps no parameter of `group`, else None: a field of its rule, or how it is to be executed."""
+        """Return why the engine steps no parameter of `group`: its execution or a field of its rule; else None."""
 
     def param_refusal(self, p: Tensor) -> str | None:
-        """Return why it does not step `p`, as far as class, device and dtype tell; None if they tell nothing."""
+        """Return why the class, device or dtype of `p` keeps the engine from stepping `p`; else None."""
 
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
-        """Take the parameters of `remaining` that it can step and complete their state; return the others."""
+        """Take the parameters of `remaining` that the engine can step, complete their state, and return the others."""
 
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
-        """Return whether a gradient has an element that is not finite, of groups with nonfinite="skip"; None: none."""
+        """Return whether a gradient in groups with nonfinite="skip" has a non-finite element; None means no."""
 
     def copy_before(self, inputs: StepInputs) -> None:
-        """Copy what statistics need and the step overwrites. Called for a `copy_level` above 0 only."""
+        """Copy what statistics need and the step overwrites. Called only if `copy_level` is above 0."""
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
-        """Step what it has taken, and forget it. Where `skip` is true, everything stays as it is.
+        """Step the parameters taken, and forget them. If `skip` is true, change nothing.
 
-        Return whether an element of a gradient counted as 0, for nonfinite="zero"; None if none can have.
+        Return whether a gradient element counted as 0, for nonfinite="zero"; None means no.
         """
 
     def measured(self, inputs: StepInputs) -> list[Measured]:
-        """Return what it has measured in the last `run`. The next one writes over it."""
+        """Return the statistics of the last `run`. The next `run` overwrites them."""
 
     def clear(self) -> None:
-        """Forget what it has taken."""
+        """Forget the parameters taken."""
 
 
 def missing_field(group: ParamGroup, fields: Collection[str], engine: str) -> str | None:
-    """Return None if an engine that implements `fields` can step the rule of `group`, else the reason."""
+    """Return which field the rule of `group` needs and `fields` lacks, as a reason of `engine`; else None."""
     for name in RULE_NAMES:
         if FIELDS[name] not in fields and group[name] != getattr(Rule, FIELDS[name]):
             return f"its rule has {name}={group[name]!r}, unknown to {engine}"
@@ -115,7 +116,7 @@ def missing_field(group: ParamGroup, fields: Collection[str], engine: str) -> st
 
 
 def parameter_offsets(groups: list[ParamGroup]) -> list[int]:
-    """Return the index of each group's first parameter among those of all groups."""
+    """Return for each group the index of its first parameter among all parameters."""
     offsets, count = [], 0
     for group in groups:
         offsets.append(count)

@@ -1,7 +1,7 @@
-"""What tensor operations read and write for one parameter, and the checks of it before the first change.
+"""The tensors that a step of one parameter reads and writes, and the checks before the first change.
 
-torch's operations look at their own tensors only: an error in one of the last parameters would leave the first ones
-stepped. Hence every `ParamStep` is checked before any parameter moves.
+Every `ParamStep` is checked before any parameter changes. torch's operations check only their own tensors: an error in
+a late parameter would leave the earlier ones stepped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FIELDS = {"p": "", "g": "the gradient of ", "v": "square_avg of ", "m": "grad_a
 
 
 class ParamStep(NamedTuple):
-    """The tensors of one parameter for one step; complex tensors are seen as real ones."""
+    """The tensors of one parameter for one step; complex tensors are viewed as real."""
 
     p: Tensor
     g: Tensor
@@ -30,20 +30,20 @@ class ParamStep(NamedTuple):
     v: Tensor
     m: Tensor | None
     b: Tensor | None
-    param_index: int = 0  # among all parameters, for the noise of stochastic rounding
+    param_index: int = 0  # among all parameters; stochastic rounding derives its noise from it
 
     def averages(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return v, m and b."""
         return self.v, self.m, self.b
 
     def local(self) -> ParamStep:
-        """Return what this rank holds, if the tensors are spread over ranks (DTensor)."""
+        """Return the step with this rank's shard in place of every DTensor."""
         shards: dict[str, Any] = {name: local_shard(x) for name, x in self._asdict().items() if isinstance(x, Tensor)}
         return self._replace(**shards)
 
 
 def scaled(g: Tensor, grad_scale: float) -> Tensor:
-    """Return `g` divided by `grad_scale`, in its compute dtype, and without a pending conjugation."""
+    """Return `g` divided by `grad_scale` in the compute dtype (1: in its own dtype), without a pending conjugation."""
     g = g.resolve_conj()
     return g if grad_scale == 1 else g.to(COMPUTE.get(g.dtype, g.dtype)) * (1 / grad_scale)
 
@@ -71,7 +71,7 @@ def check(own: ParamStep, *, differentiable: bool) -> None:
         if is_plain and x.is_contiguous():
             try:
                 start = x.data_ptr()
-            except RuntimeError:  # within a transform of torch.func
+            except RuntimeError:  # in a transform of torch.func, tensors have no address
                 is_plain = False
                 continue
             spans.append((start, start + x.nbytes, x))
@@ -92,7 +92,7 @@ def check_writable(name: str, x: Tensor) -> None:
 
 
 def repeats(x: Tensor) -> bool:
-    """Return whether elements of `x` share memory, as those of an expanded tensor do."""
+    """Return whether elements of `x` share memory, as in an expanded tensor."""
     return not x.is_contiguous() and any(
         stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape, strict=True)
     )
@@ -104,7 +104,7 @@ def _name(own: ParamStep, x: Tensor) -> str:
 
 
 def _check_shards(own: ParamStep) -> None:
-    """Raise InputError if a gradient or average is spread over ranks in another way than its parameter."""
+    """Raise InputError if a gradient or average has other DTensor placements than its parameter."""
     expected = placements(own.p)
     for x in (own.g, *own.averages()):
         if x is not None and placements(x) != expected:
@@ -113,7 +113,7 @@ def _check_shards(own: ParamStep) -> None:
 
 
 def _check_overlap(own: ParamStep, spans: list[tuple[int, int, Tensor]]) -> None:
-    """Raise InputError if two tensors share a part of their memory, as torch's operations do."""
+    """Raise InputError if two tensors share part of their memory; torch's operations refuse that, too."""
     spans.sort(key=lambda span: span[:2])
     for (start, end, x), (other_start, other_end, other) in pairwise(spans):
         if start and other_start < end and (start, end) != (other_start, other_end):

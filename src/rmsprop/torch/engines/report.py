@@ -1,4 +1,4 @@
-"""Which engine steps which parameters, and why not the one before: the words of `RMSprop.implementation`."""
+"""Report which engine steps which parameters, and why earlier engines do not: text of `RMSprop.implementation`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TypeAlias
 from rmsprop.torch.engines.engine import Engine, Remaining
 from rmsprop.torch.state import ParamGroup
 
-# For each engine that was asked: how many parameters it took, and which it left to the next one.
+# For each engine asked: the engine, how many parameters it took, and the parameters left to the next engine.
 Report: TypeAlias = list[tuple[Engine, int, list[Remaining]]]
 
 
 def expected(engines: Sequence[Engine], groups: list[ParamGroup]) -> Report:
-    """Return which engine will step what, as far as groups and parameters tell before there are gradients and state."""
+    """Predict the report of a step from groups and parameters alone, before there are gradients and state."""
     remaining = [Remaining(index, list(range(len(group["params"]))), "") for index, group in enumerate(groups)]
     report: Report = []
     for engine in engines:
@@ -38,7 +38,7 @@ def _size(part: Remaining) -> int:
 
 
 def describe(report: Report, groups: list[ParamGroup]) -> str:
-    """Return in words which engine steps what: "A", "B (why not A)", or "A, but B for some (why not A)"."""
+    """Return a report as text: "A", "B (why not A)", or "A, but B for some (why not A)"."""
     asked: list[Remaining] = []
     words: list[str] = []
     for position, (engine, taken, left) in enumerate(report):
@@ -53,7 +53,7 @@ def describe(report: Report, groups: list[ParamGroup]) -> str:
 
 
 def _reasons(parts: list[Remaining], *, whole: bool) -> str:
-    """Return the reasons of `parts`, each with the first place; without places if it is one reason for everything."""
+    """Return the reasons of `parts`, each after its first place. With `whole`, a single reason stands alone."""
     where: dict[str, list[str]] = {}
     for part in parts:
         where.setdefault(part.reason, []).append(part.where)

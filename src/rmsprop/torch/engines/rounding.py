@@ -1,6 +1,6 @@
-"""A step of one parameter that is stored in fewer bits than it is computed in, rounded by noise.
+"""Step one parameter with stochastic rounding of the parameter or of its averages.
 
-The operations are those of the native kernel, one by one, so that the bits are the same.
+The operations and their order are those of the native kernel: results have the same bits.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rmsprop.torch.engines import arithmetic
 from rmsprop.torch.engines.param_step import ParamStep
 from rmsprop.torch.state import ParamGroup, average, kappa_of
 
-_CHUNK = 1 << 20  # elements stepped at a time, which bounds the memory; whole blocks of eight bits
+_CHUNK = 1 << 20  # elements per chunk, to bound memory; a multiple of low_precision.BLOCK
 
 
 def is_rounded(group: ParamGroup, own: ParamStep) -> bool:
-    """Return whether something of `own` is rounded by noise."""
+    """Return whether a tensor of `own` is rounded stochastically."""
     stochastic = bool(group["stochastic_rounding"]) and own.p.dtype == torch.bfloat16
     return stochastic or own.v.dtype in low_precision.KAPPA
 
@@ -58,7 +58,7 @@ def step_rounded(group: ParamGroup, rule: Rule, lr: Any, own: ParamStep, power: 
 
 
 def _chunk(own: ParamStep, start: int, stop: int) -> ParamStep:
-    """Return the step of some elements; averages in eight bits are copies."""
+    """Return elements `start` to `stop` of the tensors: views, but copies of 8-bit averages."""
     size = own.p.numel()
 
     def cut(x: Tensor | None) -> Tensor | None:

@@ -1,14 +1,14 @@
-"""Sparse gradients: only the rows that they touch are stepped, as a parameter of that size would be.
+"""Sparse gradients: step only the rows that a gradient touches.
 
-A row is what the gradient's sparse dimensions index: in an embedding's table, one vector. In a row without gradient g
-is 0: E1 to E9 leave p unchanged and multiply v and m by β (without momentum and weight decay). Hence
+A row is what the gradient's sparse dimensions index: in an embedding's table, one vector. In a row without gradient, g
+is 0. Without momentum and weight decay, E1 to E9 then leave p unchanged and multiply v and m by β. Hence two modes:
 
-    sparse="exact"   k steps without gradient are caught up with when the row is next touched: v ← βᵏ·v, m ← βᵏ·m.
-                     Until then the row lags: a `Lag` holds the last step that each row has.
+    sparse="exact"   a row catches up when it is next touched: k steps without gradient are v ← βᵏ·v, m ← βᵏ·m.
+                     Until then the row lags. A `Lag` holds the last step of each row.
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
 
-The native kernel steps rows in place (kernel/rows.hpp). Rows that it does not take (another device, memory that is not
-in row-major order), and rows that an observer measures, are copied, stepped and written to their rows by this module.
+The native kernel steps rows in place (kernel/rows.hpp). This module copies rows and writes the stepped copies to the
+table where the kernel cannot: on another device, in memory that is not row-major, and when an observer measures.
 
 The time of a step depends on the number of touched rows, not on the length of the table. There are two exceptions. The
 first step allocates state. `catch_up` needs all rows: for a state dict, a copy, a dense gradient, a changed alpha or
@@ -30,30 +30,30 @@ from rmsprop.torch import low_precision
 from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.state import ParamGroup, real
 
-Index: TypeAlias = tuple[Tensor, ...]  # one Tensor of places for each sparse dimension
+Index: TypeAlias = tuple[Tensor, ...]  # for each sparse dimension, the indices of all rows
 
 
 class Lag(NamedTuple):
-    """The rows of a parameter that may lag, and how to catch up with them."""
+    """The last step of each row of a parameter, and how lagging rows decay."""
 
-    state: dict[str, Any]  # of the parameter; held, so that its id stays its own
-    row_step: Tensor  # the last step of the parameter that each row has
+    state: dict[str, Any]  # of the parameter; held so that no other object gets its id
+    row_step: Tensor  # for each row: the last step of the parameter that the row includes
     alpha: float
     centered: bool
-    before: list[int]  # one number: the step of the parameter before its last sparse gradient
+    before: list[int]  # one number, changed in place: the step counter before the last sparse gradient
 
     def now(self, state: dict[str, Any]) -> int:
-        """Return the step up to which rows are caught up with: that of the parameter, unless it was set by hand.
+        """Return the step that rows catch up to: the step counter, unless the user has set it.
 
-        The counter is 0 or 1 steps after the last sparse gradient. Any other count was set by hand: the averages then
-        belong to the steps that were executed.
+        The counter is `before` or one more. Any other count was set by the user: rows then catch up to the last
+        executed step.
         """
         step = int(state["step"])
         return step if step in (self.before[0], self.before[0] + 1) else self.before[0] + 1
 
     @torch.no_grad()
     def make_up(self, state: dict[str, Any]) -> None:
-        """Catch up with the steps of all rows in `state`, which is that of the parameter or a copy."""
+        """Decay v and m of all lagging rows in `state`, the parameter's state or a copy of it."""
         v, m = state["square_avg"], state["grad_avg"] if self.centered else None
         for name, x in (("square_avg", v), ("grad_avg", m)):
             if x is not None and x.shape[: self.row_step.dim()] != self.row_step.shape:
@@ -63,27 +63,27 @@ class Lag(NamedTuple):
         _shrink(self.alpha, (self.now(state) - self.row_step.to(v.device)).clamp(min=0), v, m)
 
 
-Lags: TypeAlias = dict[int, Lag]  # by id(state): they stay with a state that is given to another parameter
+Lags: TypeAlias = dict[int, Lag]  # by id(state): a lag stays with its state if another parameter gets the state
 
 
 class Rows(NamedTuple):
-    """The touched rows of a parameter and its state, as copies to be stepped, and where they belong."""
+    """Copies of the touched rows of a parameter and its averages, with the tables and indices they come from."""
 
-    copies: ParamStep  # complex ones are complex
+    copies: ParamStep  # complex tensors are not viewed as real
     where: Index
-    tables: list[Tensor]  # the parameter, and v, m, b as far as there are
-    row_step: Tensor | None  # when exact
-    seed: int  # of the noise that rounds a bfloat16 parameter, 0 without
+    tables: list[Tensor]  # the parameter, v, and m and b if they are used
+    row_step: Tensor | None  # of the whole table; None with sparse="lazy"
+    seed: int  # of the noise that rounds a bfloat16 parameter; 0: round to nearest
 
     def param_step(self, grad_scale: float) -> ParamStep:
-        """Return the copies for tensor operations, the gradient divided by `grad_scale`."""
+        """Return the copies viewed as real, with the gradient divided by `grad_scale`."""
         p, g, step, v, m, b, index = self.copies
         m, b = (None if x is None else real(x) for x in (m, b))
         return ParamStep(real(p), real(scaled(g, grad_scale)), step, real(v), m, b, index)
 
     @torch.no_grad()
     def put(self) -> None:
-        """Put the rows where they belong, and record their step."""
+        """Write the rows to their tables, and record their step."""
         copies = [x for x in (self.copies.p, *self.copies.averages()) if x is not None]
         if self.seed:
             copies[0] = self._rounded()
@@ -93,7 +93,7 @@ class Rows(NamedTuple):
             self.row_step[self.where] = int(self.copies.step.item())
 
     def _rounded(self) -> Tensor:
-        """Return the parameter's rows in bfloat16, by the noise that a dense step has for their elements."""
+        """Return the parameter's rows rounded to bfloat16 with the noise that a dense step uses for these elements."""
         table, p = self.tables[0], self.copies.p
         indices: list[Tensor] = [x.view(-1, *[1] * (p.dim() - 1)) for x in self.where]
         for i, size in enumerate(p.shape[1:]):
@@ -107,9 +107,9 @@ class Rows(NamedTuple):
 
 @torch.no_grad()
 def lag_of(group: ParamGroup, i: int, state: dict[str, Any], lags: Lags) -> Lag | None:
-    """Return which rows of parameter `i` of a group lag, for a step with its gradient; None when lazy.
+    """Return the lag of parameter `i` of a group for a step with its gradient; None with sparse="lazy".
 
-    `lags` is updated. Rows whose lag no longer fits the group or the gradient are caught up with.
+    `lags` is updated. If the lag no longer fits the group or the gradient, all rows catch up first.
     """
     param, exact, step = group["params"][i], group["sparse"] == "exact", int(state["step"].item())
     shape, decay = param.shape[: param.grad.sparse_dim()], (float(plain(group["alpha"])), bool(group["centered"]))
@@ -129,9 +129,10 @@ def lag_of(group: ParamGroup, i: int, state: dict[str, Any], lags: Lags) -> Lag 
 
 @torch.no_grad()
 def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *, index: int) -> Rows:
-    """Return the rows that the gradient of parameter `i` of a group touches, caught up with.
+    """Copy the rows that the gradient of parameter `i` of a group touches; the copies have caught up.
 
-    `index` is that of the parameter among all; `state` is complete. The gradient is summed, not divided by a scale.
+    `index` is the parameter's index among all parameters. `state` must be complete. The gradient of a row is the sum of
+    its entries, not divided by the loss scale.
     """
     param = group["params"][i]
     grad, step = param.grad, int(state["step"].item())
@@ -150,21 +151,21 @@ def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *,
 
 
 def catch_up(state: dict[str, Any], lags: Lags) -> None:
-    """Catch up with all rows of a parameter that lag."""
+    """Let all lagging rows of one parameter catch up, and forget their lag."""
     if lag := lags.get(id(state)):
         lag.make_up(state)
         del lags[id(state)]
 
 
 def catch_up_all(states: Mapping[Tensor, Any], lags: Lags, *, of_dense_gradients: bool = False) -> None:
-    """Catch up with rows that lag: of all parameters, or of those that now have a dense gradient."""
+    """Let lagging rows catch up: of all parameters, or only of those that now have a dense gradient."""
     for p, state in states.items() if lags else ():
         if id(state) in lags and not (of_dense_gradients and (p.grad is None or p.grad.layout != torch.strided)):
-            catch_up(state, lags)  # lags that stay are of states set aside, which may come back
+            catch_up(state, lags)  # lags of states that are not in `states` stay: such a state may be restored
 
 
 def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
-    """Return the index of every row that `grad` has an entry for, once, and its gradient: the sum of its entries."""
+    """Return the index of every row that `grad` touches, once, and the row's gradient: the sum of its entries."""
     indices, values, sizes = grad._indices(), grad._values().to(dtype), grad.shape[: grad.sparse_dim()]
     if not len(sizes):
         indices, sizes = indices.new_zeros(1, len(values)), torch.Size([1])
@@ -175,7 +176,7 @@ def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
         shape = (*sizes, *values.shape[1:])
         whole = torch.sparse_coo_tensor(indices, values, shape, device=values.device, check_invariants=False).coalesce()
         return whole.indices().unbind(0), whole.values()
-    # Sorting numbers in NumPy takes a tenth of the time that torch takes to sort them with their places.
+    # NumPy sorts integers that pack row and position in a tenth of the time of torch's sort with positions.
     packed = np.sort((_row_numbers(indices, sizes) << bits | torch.arange(len(values), device="cpu")).numpy())
     rows, places = packed >> bits, torch.from_numpy(packed & ((1 << bits) - 1))
     is_new = np.ones(len(rows), dtype=bool)
@@ -184,25 +185,25 @@ def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
     total = values.index_select(0, first)
     if len(first) < len(places):
         again = np.flatnonzero(~is_new)
-        row = torch.from_numpy(again - np.arange(1, len(again) + 1))  # as many are not new up to there
-        # torch may multiply complex numbers by 1 first, which makes NaN beside infinity.
+        row = torch.from_numpy(again - np.arange(1, len(again) + 1))  # repeats up to and including this one
+        # As real numbers: torch may multiply complex ones by 1 first, which makes NaN beside infinity.
         real(total).index_add_(0, row, real(values.index_select(0, places[torch.from_numpy(again)])))
     return indices.index_select(1, first).unbind(0), total
 
 
 def _row_numbers(indices: Tensor, sizes: torch.Size) -> Tensor:
-    """Return the number of each row in row-major order, from its place in every sparse dimension."""
+    """Return the row-major index of each row from its indices in the sparse dimensions."""
     numbers = indices[0]
     for places, size in zip(indices[1:], sizes[1:], strict=False):
         numbers = numbers * size + places
     return numbers
 
 
-_CHUNK = 1 << 20  # numbers
+_CHUNK = 1 << 20  # numbers per chunk, to bound memory
 
 
 def _powers(alpha: float, lag: Tensor) -> Tensor:
-    """Return αᵏ for every lag k: on the CPU by the power that the kernel has, which torch's misses by a bit."""
+    """Return αᵏ for every lag k. On the CPU, Python's power has the kernel's bits; torch's last bit may differ."""
     if lag.device.type != "cpu":
         return torch.pow(alpha, lag.double())
     lags, where = np.unique(lag.numpy(), return_inverse=True)
@@ -211,16 +212,16 @@ def _powers(alpha: float, lag: Tensor) -> Tensor:
 
 
 def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
-    """Multiply v and m by αᵏ, k being the steps that each row lags."""
+    """Multiply v and m of each row by αᵏ, where k is the row's lag in steps."""
     power = _powers(float(alpha), lag)
-    work = []  # all of it before the first change
+    work = []  # completed before the first change: an error leaves v and m as they were
     for x in (v, m):
         if x is None:
             continue
         rows = real(x)
         weight = power.to(rows.dtype)
         gone = (weight == 0).nonzero() if alpha else lag.new_empty(0, lag.dim())
-        if len(gone):  # ∞ times 0: one step at a time, ∞ would stay
+        if len(gone):  # αᵏ underflows: ∞·0 is NaN, but ∞ stays ∞ if multiplied by α k times
             weight[gone.unbind(1)] = 1
         work.append((rows, weight.view(*lag.shape, *[1] * (rows.dim() - lag.dim())), gone))
     for rows, weight, gone in work:
@@ -233,7 +234,7 @@ def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
 
 
 def _table(x: Tensor, grad: Tensor) -> Tensor:
-    """Return `x` as the table whose rows `grad` counts: without a sparse dimension all of it is one row."""
+    """Return `x` as the table whose rows `grad` indexes; without a sparse dimension, `x` is one row."""
     return x if grad.sparse_dim() else x.unsqueeze(0)
 
 
@@ -242,7 +243,7 @@ def _take(table: Tensor, index: Index) -> Tensor:
 
 
 def _put(table: Tensor, index: Index, rows: Tensor) -> None:
-    """Copy `rows` into `table`, in numbers of 16 bytes where that is possible: torch copies rows number by number."""
+    """Copy `rows` into `table`, if possible as 16-byte numbers: torch copies rows number by number."""
     ratio = 16 // table.element_size()
     if (
         table.device.type == "cpu"

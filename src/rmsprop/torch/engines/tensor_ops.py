@@ -1,4 +1,4 @@
-"""Tensor operations: the engine that steps what no other does, on any device, one by one or many at a time."""
+"""Tensor operations: the engine that steps all parameters that no other engine takes, on any device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rmsprop.torch.state import ParamGroup, check_gradient, complete_state, kapp
 
 
 class _GroupWork(NamedTuple):
-    """What is to be stepped of a group."""
+    """The parameters of one group to be stepped."""
 
     group_index: int
     group: ParamGroup
@@ -41,22 +41,22 @@ class TensorOps:
 
     def __init__(self) -> None:
         self._work: list[_GroupWork] = []
-        self._rows: dict[int, Rows] = {}  # touched by sparse gradients, by the index of the parameter
+        self._rows: dict[int, Rows] = {}  # touched by sparse gradients; keys are parameter indices
         self._before: list[Before] = []
 
     def __len__(self) -> int:
         return sum(len(work.steps) for work in self._work)
 
     def group_refusal(self, group: ParamGroup) -> str | None:
-        """Return why no parameter of `group` is stepped, else None: a field of its rule."""
+        """Return why the engine steps no parameter of `group`: a field of its rule; else None."""
         return missing_field(group, self.fields, "tensor operations")
 
     def param_refusal(self, p: Tensor) -> str | None:
-        """Return None: every class, device and dtype is taken."""
+        """Return None: the engine steps every class, device and dtype."""
         return None
 
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
-        """Take all of `remaining` but groups whose rule is unknown, and check every tensor."""
+        """Take all of `remaining` except groups whose rule has an unknown field, and check every tensor."""
         check_graph_capture(inputs.optimizer)
         left, taken = [], []
         for part in remaining:
@@ -84,7 +84,7 @@ class TensorOps:
         return left
 
     def _param_step(self, inputs: StepInputs, work: _GroupWork, i: int) -> ParamStep:
-        """Return the tensors of a parameter for this step; of one with a sparse gradient, the touched rows."""
+        """Return the tensors of a parameter for this step: with a sparse gradient, of the touched rows."""
         group, index, scale = work.group, inputs.offsets[work.group_index] + i, inputs.grad_scale
         state = complete_state(group, i, inputs.states)
         p = group["params"][i]
@@ -105,7 +105,7 @@ class TensorOps:
         return rows.param_step(scale)
 
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
-        """Return whether a gradient of a group with nonfinite="skip" is not finite, on its device."""
+        """Return, on the device, whether a gradient in groups with nonfinite="skip" is not finite."""
         skipping = [work.steps for work in self._work if work.group["nonfinite"] == "skip"]
         return either(any_nonfinite(own.g) for steps in skipping for own in steps)
 
@@ -117,7 +117,7 @@ class TensorOps:
                 self._before.append(copied_statistics.before(work.group, work.rule, own, rows))
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
-        """Step what was taken. Return whether elements of gradients counted as 0."""
+        """Step the parameters taken. Return whether gradient elements counted as 0."""
         flags = []
         for _, group, rule, steps in self._work:
             if group["nonfinite"] == "zero":
@@ -131,20 +131,20 @@ class TensorOps:
         return either(flags)
 
     def measured(self, inputs: StepInputs) -> list[Measured]:
-        """Return the statistics of the last run, for which `copy_before` was called."""
+        """Return the statistics of the last run, if `copy_before` was called before it."""
         before, self._before = self._before, []
         return [copied_statistics.after(before, inputs.copy_level)] if before else []
 
     def clear(self) -> None:
-        """Forget what was taken."""
+        """Forget the parameters taken."""
         self._work.clear()
         self._rows.clear()
 
 
 def step_params(group: ParamGroup, rule: Rule, steps: list[ParamStep], skip: Tensor | None = None) -> None:
-    """Update parameters and state in place, one by one or in lists, as `foreach` of the group says.
+    """Step parameters in place, one by one or in lists, as the group's `foreach` says.
 
-    Where `skip` is true, everything stays as it is. The host does not read it, so that no device is waited for.
+    If `skip` is true, nothing changes. The host does not read `skip`, and so waits for no device.
     """
     if skip is not None:
         steps = [own.local() for own in steps]
@@ -160,21 +160,21 @@ def step_params(group: ParamGroup, rule: Rule, steps: list[ParamStep], skip: Ten
 
 
 def _lists(group: ParamGroup, steps: list[ParamStep]) -> list[list[ParamStep]]:
-    """Return `steps` in lists that one call can update: by device and dtype with foreach, else one by one."""
+    """Divide `steps` into lists that one call can step: by device and dtype with foreach, else one by one."""
     foreach = group["foreach"]
     if foreach is None:
         foreach = foreach_is_default([own.p for own in steps], group["differentiable"])
     if not foreach:
         return [[own] for own in steps]
     lists: dict[tuple[Any, ...], list[ParamStep]] = {}
-    for own in steps:  # foreach takes no DTensors beside plain tensors
+    for own in steps:  # one foreach call takes DTensors or plain tensors, not both
         lists.setdefault((own.p.device, own.p.dtype, own.v.dtype, is_sharded(own.p)), []).append(own)
     return list(lists.values())
 
 
 def _step_together(group: ParamGroup, rule: Rule, steps: list[ParamStep]) -> None:
-    """Update the parameters and state of `steps`, which share device and dtype."""
-    # A compiled graph loses what `add_` does to a float64 tensor of no dimension on the CPU (torch 2.13).
+    """Step the parameters of `steps`, which share device and dtype."""
+    # foreach: a compiled graph loses `add_` on a 0-dimensional float64 tensor on the CPU (torch 2.13).
     torch._foreach_add_([own.step for own in steps], 1)
     lr = group["lr"]
     if isinstance(lr, Tensor):
