@@ -1,8 +1,8 @@
-"""What the optimizer does, measured while it does it, and told in words.
+"""Measure what an optimizer does while it trains, and report problems as sentences.
 
-`Monitor` watches a `rmsprop.torch.RMSprop`; `from_optax` and `from_keras` make the same records of JAX and Keras;
-`find` turns records into findings. `rmsprop.monitor.statistics` defines what is measured, `rmsprop.monitor.sinks` are
-places for records, `rmsprop.monitor.lr_finder` suggests a learning rate. Frameworks are imported when they are used.
+`Monitor` observes a `rmsprop.torch.RMSprop`. `from_optax` and `from_keras` make the same records for JAX and Keras.
+`find` turns records into findings. `rmsprop.monitor.statistics` describes tensors in a record, `rmsprop.monitor.sinks`
+stores records, and `rmsprop.monitor.lr_finder` suggests a learning rate. Frameworks are imported on first use.
 """
 
 from rmsprop.monitor.findings import Finding, find

@@ -1,4 +1,4 @@
-"""`Monitor`: one line in a training loop, and every step of the optimizer is measured."""
+"""`Monitor`: one line in a training loop measures every step of the optimizer."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from rmsprop.monitor.wrappers import watchable
 if TYPE_CHECKING:
     from rmsprop.torch.observer import ParamKey
 
-KEPT_RECORDS = 1000  # in memory, and fewer where they are large:
-KEPT_TENSORS = 20_000  # in all records together, about 1.5 kB each
+KEPT_RECORDS = 1000  # records in memory
+KEPT_TENSORS = 20_000  # tensors in all records in memory, about 1.5 kB each
 
 
 class Monitor:
-    """Measure what a `rmsprop.torch.RMSprop` does, from the next step on, until `close`.
+    """Measure what a `rmsprop.torch.RMSprop` does, from the next step until `close`.
 
-    On step 1 and every multiple of `every` it makes a record: a plain dict with the statistics of every tensor that has
-    a gradient. `rmsprop.statistics` defines them. On the other steps it keeps the sums of the tensors that the native
-    kernel steps, for `post_mortem`. That costs a few microseconds a step and, in the kernel, about a tenth of its time.
-    With `last=0`, nothing is measured between records.
+    The monitor makes a record on step 1 and on every multiple of `every`. A record is a plain dict with the statistics
+    of every tensor that has a gradient; `rmsprop.statistics` defines them. On the other steps, the monitor keeps the
+    sums of tensors that the native kernel steps, for `post_mortem`. This costs a few microseconds a step, and about a
+    tenth of the kernel's time. With `last=0`, only records and the step before each record are measured.
 
     Parameters
     ----------
     optimizer
-        A `rmsprop.torch.RMSprop`, also inside of Lightning's or Accelerate's wrapper.
+        A `rmsprop.torch.RMSprop`, also inside Lightning's or Accelerate's wrapper.
     model
-        The module whose parameters it steps, for their names. Names given to the optimizer come first. Without a model,
-        other parameters are called "0.3", after the index of their group and their own.
+        The module that is trained. Records take the names of its parameters. Names given to the optimizer take
+        precedence. A parameter without a name is called "0.3": group 0, index 3.
     every
         Steps from one record to the next.
     last
-        Steps whose sums are kept for `post_mortem`, 96 bytes for each tensor and step; 0 keeps those of records only.
-        Of earlier steps, only records are known.
+        Number of newest steps whose sums are kept for `post_mortem`: 96 bytes for each tensor and step. Earlier steps
+        are known by their records only. With 0, all steps are.
     sinks
-        Callables that take each record, for example those of `rmsprop.monitor.sinks`. A sink that fails at its first
-        record raises, from `optimizer.step()`. Later, when hours of training could be lost, a failing sink is dropped
-        with a warning.
+        Callables that take each record, such as those of `rmsprop.monitor.sinks`. A sink that fails at its first record
+        raises, from `optimizer.step()`. A sink that fails later is dropped with a warning: an error could lose hours of
+        training.
 
     Attributes
     ----------
     records
-        The first record and the newest ones: 1000 in all, fewer where they hold more than 20 000 tensors together.
+        The first record and the newest ones: at most 1000, and fewer if they would hold more than 20 000 tensors.
 
     Raises
     ------
     InputError
-        For another optimizer, for one that is watched already or whose gradients are released, for a model without
-        parameters of the optimizer, and for arguments out of range.
+        If the optimizer is of another class, has an observer or releases its gradients; if the model has none of the
+        optimizer's parameters; if an argument is out of range.
 
     Notes
     -----
@@ -71,27 +71,28 @@ class Monitor:
          "groups": [{every field of the group's Rule, "state_dtype", "param_dtype", "stochastic_rounding",
                      "nonfinite"}, ...],
          "tensors": {name: {"group", "shape",
-                            "dtype", "state_dtype": how it and its square_avg are stored,
+                            "dtype", "state_dtype": of the tensor and of its square_avg,
                             "age": steps of this tensor before this one,
                             what `describe` returns,
                             "gradient_cosine", "sign_flips": against the gradient one step before, by 256 elements,
                             "dead_rows", "rows": None without rows}},
          "gradient_norm", "update_norm": of all tensors together,
-         "nonfinite_steps": steps so far that are known to have met a gradient that is not finite,
-         "skipped_steps": of these, the ones skipped as a whole, for nonfinite="skip" or by a GradScaler}
+         "nonfinite_steps": steps so far that are known to have met a non-finite gradient,
+         "skipped_steps": number of nonfinite_steps that were skipped, by nonfinite="skip" or a GradScaler}
 
-    None stands for what is not finite or not known. Of a sparse gradient, the rows that it touches are measured. With
-    DTensors, each rank measures what it holds.
+    None stands for a value that is unknown or not finite. For a sparse gradient, the touched rows are measured. For a
+    DTensor, each rank measures its shard.
 
     Steps are counted as the optimizer counts them. Skipped steps, steps that raise and steps without any gradient do
-    not count. One thread steps the optimizer. When the optimizer loads a state, the count goes on from there. Records
-    of later steps are dropped, and `post_mortem` knows earlier steps by their records only, unless `load_state_dict`
-    follows. A copy of a watched optimizer is not watched.
+    not count. Only one thread may step the optimizer. When the optimizer loads a state, the count continues from the
+    step of that state, and records of later steps are dropped. `post_mortem` then knows earlier steps by their records
+    only, unless `load_state_dict` follows. A copy of the optimizer has no observer.
 
-    Where the line goes in Lightning: `on_fit_start`, with `self.optimizers()`. With Hugging Face's Trainer: in a
-    `TrainerCallback`, `on_train_begin(self, args, state, control, model, optimizer, **kwargs)`, or before the Trainer
-    is made. Load what `state_dict` returned after the optimizer's own state: in `on_train_start`, in `on_train_begin`.
-    With Accelerate, `accelerator.register_for_checkpointing(monitor)` does both.
+    In Lightning, create the monitor in `on_fit_start`, with `self.optimizers()`. With Hugging Face's Trainer, create it
+    before the Trainer, or in `on_train_begin(self, args, state, control, model, optimizer, **kwargs)` of a
+    `TrainerCallback`. To resume, call `load_state_dict` after the optimizer has loaded its state: in `on_train_start`
+    with Lightning, in `on_train_begin` with the Trainer. With Accelerate,
+    `accelerator.register_for_checkpointing(monitor)` saves and loads the state.
 
     Examples
     --------
@@ -130,14 +131,14 @@ class Monitor:
         self._recorder = Recorder(self._optimizer, model)
         self._counts = StepCounts(self._optimizer)
         self._ring = Ring(max(last, 1))
-        self._usual = (1, 0) if last else (0, 0)  # what to measure between records
+        self._usual = (1, 0) if last else (0, 0)  # levels of `wanted` between records
         self._optimizer.watch(self)
         self._loading = self._optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def wanted(self) -> tuple[int, int]:
-        """Tell the optimizer what to measure of the next step (see `rmsprop.torch.observer.Observer`)."""
+        """Return what to measure in the next step (see `rmsprop.torch.observer.Observer`)."""
         levels = self._levels(self._counts.begin())
-        if levels is not self._usual:  # the record needs the exact number of its step
+        if levels is not self._usual:  # a record needs the exact number of its step
             self._counts.sync()
             levels = self._levels(self._counts.step)
         return levels
@@ -146,12 +147,12 @@ class Monitor:
         since = step % self._every
         if since == 0 or step == 1:
             return 2, 2
-        return (1, 0) if since == self._every - 1 else self._usual  # above 0: gradients will be sampled
+        return (1, 0) if since == self._every - 1 else self._usual  # 1: a skip is known before gradients are sampled
 
     def measured(
         self, keys: Sequence[ParamKey], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
     ) -> None:
-        """Take what the optimizer measured (see `rmsprop.torch.observer.Observer`)."""
+        """Take the sums and histograms of a step (see `rmsprop.torch.observer.Observer`)."""
         step = self._counts.end()
         if step is None:
             return
@@ -173,14 +174,14 @@ class Monitor:
         self._delivery.give(made)
 
     def skipped(self, keys: Sequence[ParamKey], nonfinite: list[int], /) -> None:
-        """Take note that the step was skipped (see `rmsprop.torch.observer.Observer`)."""
+        """Count the step as skipped (see `rmsprop.torch.observer.Observer`)."""
         self._counts.skip()
 
     def _nonfinite_steps(self) -> int:
         return self._counts.nonfinite(self._ring.nonfinite_steps())
 
     def _loaded(self, _: Any) -> None:
-        """Go on from the state that the optimizer has loaded."""
+        """Continue from the state that the optimizer has loaded."""
         self._counts.sync()
         step, nonfinite = torch_record.executed_steps(self._optimizer.state), self._nonfinite_steps()
         self._restart(step, Ring(self._ring.last), nonfinite=nonfinite, skipped=self._counts.skipped)
@@ -192,15 +193,15 @@ class Monitor:
         self._counts.restart(step, nonfinite=nonfinite, measured=ring.nonfinite_steps(), skipped=skipped)
 
     def findings(self) -> list[Finding]:
-        """Return what the records say, in words: see `rmsprop.monitor.findings`."""
+        """Return the problems that the records show: see `rmsprop.monitor.findings`."""
         return find(self.records)
 
     def post_mortem(self) -> PostMortem | None:
-        """Return where the run diverged, or None if nothing known shows it: see `rmsprop.monitor.post_mortem`.
+        """Return where the run diverged, or None if no known step shows it: see `rmsprop.monitor.post_mortem`.
 
-        The last `last` steps are known of tensors that the kernel steps. Of other tensors, and of earlier steps, only
-        records are known. A divergence among the last steps is told with its step, if gradients rose by a factor of 10.
-        An earlier one is told between two records, if gradients rose by a factor of 1000 or were not finite.
+        For tensors that the kernel steps, the newest `last` steps are known. For other tensors and earlier steps, only
+        records are known. A divergence in the newest `last` steps is found with its step, if gradients rose by a factor
+        of 10. An earlier one is located between two records, if gradients rose by a factor of 1000 or were not finite.
         """
         self._counts.sync()
         now = self._counts.executed
@@ -208,15 +209,15 @@ class Monitor:
         return post_mortem(histories, now, self._counts.skipped_last, self._ring.last if self._usual[0] else 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on as an uninterrupted one does: short lists, numbers and strings.
+        """Return what a resumed run needs to continue like an uninterrupted one, as short lists, numbers and strings.
 
-        The resumed run makes the same records, and its `post_mortem` knows the last `last` steps across the
-        interruption. The records so far are not in the state. Read them back from a sink that wrote them, and hand them
-        over with `monitor.records[:] = ...`, for findings and for a post-mortem of earlier steps.
+        The resumed run makes the same records, and its `post_mortem` knows the newest `last` steps across the
+        interruption. The state holds no records. Findings and a post-mortem of earlier steps need them: read them from
+        the file of a sink, and assign them with `monitor.records[:] = ...`.
         """
         self._counts.sync()
         step, samples = self._counts.executed, self._recorder.samples
-        of_use = samples.step == step > 0  # to the next step
+        of_use = samples.step == step > 0  # the next step is compared with them
         return {
             "step": step,
             "left_out": self._counts.skipped_last,
@@ -228,15 +229,15 @@ class Monitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, after the optimizer has loaded its own state.
+        """Continue from what `state_dict` returned; call it after the optimizer has loaded its state.
 
         Records of later steps are dropped: the load has undone these steps.
 
         Raises
         ------
         InputError
-            For anything else, for a state that is cut off, and for one of a model with other tensors. Nothing has
-            changed then.
+            If `state` is something else, is truncated, or belongs to a model with other tensors. The monitor is
+            unchanged then.
         """
         saved = state_dict.read(state, self._optimizer.param_groups, self._recorder.names(), self._ring.last)
         self._counts.sync()
@@ -246,7 +247,7 @@ class Monitor:
         self._recorder.elements.update(saved.elements)
 
     def close(self) -> None:
-        """Measure no more, and close the sinks that can be closed. Records, findings and post-mortem stay."""
+        """Stop measuring, and close the sinks. Records, findings and post-mortem stay available."""
         if self._optimizer.step_state.observer is self:
             self._optimizer.watch(None)
         self._loading.remove()

@@ -1,4 +1,4 @@
-"""A record: what is known of one measured step. Its types, and the numbers that `statistics.describe` does not have."""
+"""Types of a record, and the numbers in it that `statistics.describe` does not compute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 
 class EffectiveLR(TypedDict):
-    """A histogram of effective learning rates: bin e = first + i counts those in (lr·2⁻ᵉ⁻¹, lr·2⁻ᵉ]."""
+    """A histogram of effective learning rates: counts[i] is the number in (lr·2⁻ᵉ⁻¹, lr·2⁻ᵉ], e = first + i."""
 
     lr: float
     first: int
@@ -23,7 +23,7 @@ class EffectiveLR(TypedDict):
 
 
 class Description(TypedDict):
-    """What `rmsprop.monitor.statistics.describe` says of a tensor. None stands for what is no finite number."""
+    """What `rmsprop.monitor.statistics.describe` returns for a tensor. None: unknown or not finite."""
 
     elements: int  # two for each complex one
     gradient_rms: float | None  # root mean square
@@ -43,14 +43,14 @@ class Description(TypedDict):
 
 
 class Change(TypedDict):
-    """How a gradient differs from that of the step before."""
+    """How a gradient differs from the gradient one step before."""
 
     gradient_cosine: float | None
     sign_flips: float | None
 
 
 class Stored(TypedDict, total=False):
-    """How a tensor and its square_avg are stored. Older records have this for whole groups only."""
+    """How a tensor and its square_avg are stored. Older records have dtypes of whole groups only."""
 
     dtype: str
     state_dtype: str
@@ -67,7 +67,7 @@ class TensorRecord(Stored, Description, Change):
 
 
 class GroupRecord(TypedDict):
-    """A parameter group in a record. It holds every field of its `Rule`; the type names those that findings read."""
+    """A parameter group in a record. It holds every field of its `Rule`; this type lists those that findings read."""
 
     lr: float
     decay: float
@@ -87,7 +87,7 @@ class GroupRecord(TypedDict):
 
 
 class Record(TypedDict):
-    """What a monitor measured in one step. Plain values, which JSON can hold."""
+    """What a monitor measured in one step, in plain values that JSON can hold."""
 
     kind: str  # "statistics"
     step: int
@@ -99,17 +99,18 @@ class Record(TypedDict):
     skipped_steps: NotRequired[int]
 
 
-SAMPLE = 256  # elements of a gradient that are compared with those of the step before
-DEAD = 1e-6  # of the root of a tensor's mean v
+SAMPLE = 256  # elements of a gradient that are compared with the step before
+DEAD = 1e-6  # √v of a dead row, relative to √(mean v) of its tensor
 ZERO, NONFINITE = COLUMNS.index("zero"), COLUMNS.index("nonfinite")
 _GRADIENT, _UPDATE = COLUMNS.index("gradient_sq"), COLUMNS.index("update_sq")
 
 
-@lru_cache(maxsize=4096)  # a model's tensors, whose numbers of elements stay
+@lru_cache(maxsize=4096)  # enough for the sizes of a model's tensors
 def stride(elements: int) -> int:
-    """Return the distance of the elements in a sample, of which there are at most SAMPLE.
+    """Return the stride with which a sample takes at most SAMPLE of `elements`.
 
-    It shares no factor with their number nor, therefore, with the length of a row: all columns of a matrix come up.
+    The stride shares no factor with the number of elements, nor with the length of a row. So the sample is spread over
+    the columns of a matrix.
     """
     distance = max(1, -(-elements // SAMPLE))
     while math.gcd(distance, elements) > 1:
@@ -118,13 +119,13 @@ def stride(elements: int) -> int:
 
 
 def reals(x: Array) -> npt.NDArray[np.float64]:
-    """Return an array in float64, a complex one with the two parts of its elements in a last dimension."""
+    """Convert an array to float64; real and imaginary parts become a last dimension."""
     x = np.stack([x.real, x.imag], -1) if np.iscomplexobj(x) else x
     return x.astype(np.float64)
 
 
 def sample(gradient: Array) -> npt.NDArray[np.float64]:
-    """Return some elements of a gradient, always the same ones."""
+    """Return elements of a gradient, at the same offsets in every step."""
     numbers = reals(gradient).reshape(-1)
     return numbers[:: stride(len(numbers))]
 
@@ -132,9 +133,9 @@ def sample(gradient: Array) -> npt.NDArray[np.float64]:
 def changes(now: npt.NDArray[np.float64], before: npt.NDArray[np.float64], starts: list[int]) -> list[Change]:
     """Compare samples of gradients with the same elements one step before, tensor by tensor.
 
-    `starts` are the offsets of the tensors' samples, none of which is empty. `gradient_cosine` is the cosine of the
-    angle between the two. `sign_flips` is the share of elements whose sign changed, among those that are 0 in neither.
-    Both are None where a gradient is 0, is not finite, or has a square beyond the range of double.
+    `starts` are the offsets of the tensors' samples; no sample is empty. `gradient_cosine` is the cosine of the angle
+    between the two gradients. `sign_flips` is the share of sign changes among the elements that are 0 in neither. Both
+    are None if a gradient is 0, is not finite, or has squares beyond the range of double.
     """
     if not starts:
         return []
@@ -155,7 +156,7 @@ UNKNOWN: Change = {"gradient_cosine": None, "sign_flips": None}
 
 
 def dead_rows(gradient: Array, square_avg: Array) -> int:
-    """Return how many rows have a gradient of 0 everywhere and √v at most DEAD times the root of the mean of v."""
+    """Count the rows whose gradient is 0 and whose √v is at most DEAD times √(mean v) of the tensor."""
     if not gradient.size:
         return 0
     still = ~(gradient != 0).reshape(len(gradient), -1).any(1)
@@ -171,7 +172,7 @@ def assemble(
     nonfinite_steps: int,
     skipped_steps: int = 0,
 ) -> Record:
-    """Return the record of a step; `sums` has a row for each of `tensors`."""
+    """Build the record of a step; `sums` has a row for each of `tensors`."""
     gradient_sq, update_sq = sum(sums[:, _GRADIENT].tolist()), sum(sums[:, _UPDATE].tolist())
     return {
         "kind": "statistics",

@@ -1,7 +1,7 @@
-"""A monitor's state dict: made, read, and checked against the model on loading.
+"""Write a monitor's state dict, read it, and check it against the model.
 
-A state dict has a few short lists, and the many numbers as base64 of their bytes: lists of them take several times as
-long to write and to read, and strict JSON has no NaN, which is in them where a run has diverged.
+A state dict has a few short lists. Large arrays are base64 of their bytes, for two reasons. Lists of numbers take
+several times as long to write and to read. Strict JSON has no NaN, and the sums of a diverged run have.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Saved(NamedTuple):
 
 
 def pack(numbers: Numbers) -> str:
-    """Return numbers as text: base64 of little-endian float64."""
+    """Encode numbers as text: base64 of little-endian float64."""
     return base64.b64encode(numbers.astype("<f8").tobytes()).decode()
 
 
 def unpack(text: str, *shape: int) -> Numbers:
-    """Return what `pack` was given, an array of this shape; raise InputError if the text is not as long."""
+    """Decode the text of `pack` to an array of this shape; raise InputError if the text has another length."""
     numbers = math.prod(shape)
     expected = 4 * -(-8 * numbers // 3)
     if len(text) != expected:
@@ -64,7 +64,7 @@ def samples_dict(samples: Samples) -> dict[str, Any]:
 
 
 def ring_dict(ring: Ring) -> dict[str, Any]:
-    """Return the steps that a ring holds as plain values."""
+    """Return the steps in a ring as plain values."""
     steps, keys, sums = ring.held()
     return {"steps": steps, "places": list(map(list, keys)), "sums": pack(sums)}
 
@@ -75,16 +75,16 @@ def elements_list(elements: Mapping[ParamKey, int]) -> list[list[int]]:
 
 
 def read(state: Mapping[str, Any], groups: list[dict[str, Any]], names: Mapping[ParamKey, str], last: int) -> Saved:
-    """Return the content of a monitor's state dict, with a ring of `last` steps.
+    """Read a monitor's state dict; the ring gets room for `last` steps.
 
     Raises
     ------
     InputError
-        If it is something else or not whole, or if it is of a model with other tensors than those in `groups`.
+        If `state` is something else, is truncated, or belongs to a model with other tensors than `groups`.
     """
     try:
         step, skipped_last, nonfinite = (int(state[key]) for key in ("step", "left_out", "nonfinite_steps"))
-        skipped = int(state.get("skipped_steps", 0))  # older ones do not have it
+        skipped = int(state.get("skipped_steps", 0))  # older states do not have this key
         elements = {(int(index), int(number)): int(count) for index, number, count in state["elements"]}
         samples = torch_record.joined(0, {}) if state["samples"] is None else _samples(state["samples"])
         ring = Ring(last) if state["ring"] is None else _ring(state["ring"], last)
@@ -123,7 +123,7 @@ def _check_model(
     groups: list[dict[str, Any]],
     names: Mapping[ParamKey, str],
 ) -> None:
-    """Raise InputError for the first tensor that is missing or has another size; size 0 is one that varies."""
+    """Raise InputError for the first tensor that is missing or has another size; 0 stands for a size that varies."""
     for key in keys:
         if key not in names:
             found = f"parameter {key[1]} of group {key[0]}, where groups have {[len(g['params']) for g in groups]}"

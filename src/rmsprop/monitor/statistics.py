@@ -1,4 +1,4 @@
-"""What the sums of a step mean: the numbers that a record has of each tensor."""
+"""Turn the sums of a step into the numbers of a record."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ __all__ = ["BINS", "COLUMNS", "FIRST", "Sums", "describe", "sums"]
 def describe(
     elements: int, sums: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64] | None, lr: float, centered: bool
 ) -> Description:
-    """Describe the sums of one tensor in plain values, which JSON can hold. None stands for what is no finite number.
+    """Describe one tensor in plain values that JSON can hold; None stands for a value that is unknown or not finite.
 
     Parameters
     ----------
     elements
-        How many elements were measured, two for each complex one.
+        Number of measured elements; a complex element counts as two.
     sums, histogram
-        What `rmsprop.statistics.sums` returns; the histogram may be None.
+        What `rmsprop.statistics.sums` returned. The histogram may be None.
     lr
         η of the step.
     centered
-        Whether the rule is centered. Only then there is a signal-to-noise ratio.
+        Whether the rule is centered. Only a centered rule has a signal-to-noise ratio.
 
     Returns
     -------
     dict
-        `elements`; `gradient_rms`, `update_rms`, `parameter_rms`, `history_rms` (the root of the mean of v before the
-        step): root mean squares; `update_ratio`: update_rms/parameter_rms; `largest_update`; `eps_share`,
-        `floor_share`, `zero_gradient_share`, `unchanged_share`: shares of the elements; `nonfinite`: a count;
-        `signal_to_noise`: Σm̂²/Σs; `effective_lr`: {"lr": η, "first": the lowest exponent e of d with a count,
-        "counts": [from there on]}; `effective_lr_median`, to a factor of √2: the geometric middle of the bin.
+        `elements`; `gradient_rms`, `update_rms`, `parameter_rms`, `history_rms` (√(mean v) before the step): root mean
+        squares; `update_ratio`: update_rms/parameter_rms; `largest_update`; `eps_share`, `floor_share`,
+        `zero_gradient_share`, `unchanged_share`: shares of the elements; `nonfinite`: a count; `signal_to_noise`:
+        Σm̂²/Σs; `effective_lr`: {"lr": η, "first": exponent e of the first nonempty bin of d, "counts": counts from
+        that bin to the last nonempty one}; `effective_lr_median`: geometric middle of the median's bin, to a factor
+        of √2.
 
     Examples
     --------
@@ -46,7 +47,7 @@ def describe(
     >>> described["gradient_rms"], described["update_ratio"], described["eps_share"]
     (1.0, 0.05, 0.25)
     """
-    # Plain Python: between the steps of a training, a few dozen numbers are described sooner than arrays of them are.
+    # For a few dozen numbers, plain Python is faster than NumPy.
     of = Sums(*sums.tolist())
 
     def root(total: float) -> float | None:
@@ -77,9 +78,9 @@ def describe(
 
 
 def _effective_lr(histogram: npt.NDArray[np.int64] | None, lr: float) -> tuple[EffectiveLR | None, float | None]:
-    """Return the histogram from its first count to its last, and its median as an effective learning rate."""
+    """Return the histogram without empty bins at its ends, and its median as an effective learning rate."""
     counts = [0] if histogram is None else histogram.tolist()
-    below = list(itertools.accumulate(counts))  # in each bin and those before it
+    below = list(itertools.accumulate(counts))  # cumulative counts
     total = below[-1]
     if not total:
         return None, None

@@ -1,4 +1,4 @@
-"""How many steps an optimizer executed and skipped, as far as its monitor knows."""
+"""Count the steps that an optimizer executed and skipped."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ if TYPE_CHECKING:
 
 
 class StepCounts:
-    """Counts steps as the optimizer does: skipped steps and those that raise are not executed.
+    """Counts steps as the optimizer does: skipped steps and steps that raise are not executed.
 
-    A device may skip a step without telling the host. Such a step counts as executed until `sync`.
+    A device may skip a step without reporting it to the host. Such a step counts as executed until `sync`.
 
     Attributes
     ----------
     skipped
-        Steps skipped so far, for nonfinite="skip" or by a GradScaler.
+        Steps skipped so far, by nonfinite="skip" or a GradScaler.
     skipped_last
-        The newest of these in a row, up to now.
+        Steps skipped since the newest executed step.
     """
 
     def __init__(self, optimizer: RMSprop) -> None:
         self._optimizer = optimizer
-        self._step: int | None = None  # with the one in progress; None: read it later, a state may yet be loaded
-        self._in_progress = False  # also after a step that raised: the next one has its number
-        self._unsynced = 0  # steps since `sync`
+        self._step: int | None = None  # counts the step in progress; None: not read yet, a state may be loaded first
+        self._in_progress = False  # stays True after a step that raised: the next step gets its number
+        self._unsynced = 0  # steps ended since `sync`
         self.skipped = self.skipped_last = 0
         self._nonfinite_offsets = -int(optimizer.nonfinite_steps), 0  # see `nonfinite`
 
     def begin(self) -> int:
-        """Return the number of the step that begins."""
+        """Begin a step, and return its number."""
         step = self.step
         if not self._in_progress:
             self._in_progress = True
@@ -41,12 +41,12 @@ class StepCounts:
         return step
 
     def end(self) -> int | None:
-        """Return the number of the step that was executed, None if a state was loaded in it."""
+        """End the step in progress, and return its number; None if a state was loaded during the step."""
         if not self._in_progress:
             return None
         self._in_progress = False
         self._unsynced += 1
-        if self._optimizer.step_state.unsynced_skips is None:  # else only `sync` tells whether it was skipped
+        if self._optimizer.step_state.unsynced_skips is None:  # else only `sync` knows whether it was skipped
             self.skipped_last = 0
         return self._step
 
@@ -59,7 +59,7 @@ class StepCounts:
 
     @property
     def step(self) -> int:
-        """The newest step, executed or in progress."""
+        """The number of the newest step, executed or in progress."""
         if self._step is None:
             self._step = executed_steps(self._optimizer.state)
         return self._step
@@ -70,7 +70,7 @@ class StepCounts:
         return self.step - self._in_progress
 
     def sync(self) -> None:
-        """Ask the devices which steps they skipped, and take these back."""
+        """Ask the devices how many steps they skipped, and count these as skipped."""
         shared, unsynced = self._optimizer.step_state, self._unsynced
         self._unsynced = 0
         if shared.unsynced_skips is None:
@@ -82,15 +82,16 @@ class StepCounts:
             self._step -= skips
 
     def nonfinite(self, measured: int) -> int:
-        """Return how many steps met a gradient that was not finite; `measured` are those that the ring saw.
+        """Return how many steps met a non-finite gradient; `measured` is the number that the ring knows.
 
-        The optimizer counts them, but not in every mode. What was measured and skipped is then the better count.
+        The optimizer does not count them in every mode. So the larger of two counts is returned: the optimizer's, and
+        measured plus skipped steps.
         """
         by_optimizer, by_monitor = self._nonfinite_offsets
         return max(by_optimizer + int(self._optimizer.nonfinite_steps), by_monitor + measured + self.skipped)
 
     def restart(self, step: int, *, nonfinite: int, measured: int, skipped: int) -> None:
-        """Go on from a state that the optimizer has loaded; `measured` of its `nonfinite` steps are in the ring."""
+        """Continue from a state that the optimizer has loaded; the ring knows `measured` of its `nonfinite` steps."""
         self._step, self._in_progress = step, False
         self.skipped, self.skipped_last = skipped, 0
         self._nonfinite_offsets = nonfinite - int(self._optimizer.nonfinite_steps), nonfinite - measured - skipped

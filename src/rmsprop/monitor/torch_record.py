@@ -1,6 +1,6 @@
-"""What a monitor reads from PyTorch's tensors: names, samples of gradients, dead rows.
+"""Read names, samples of gradients and dead rows from PyTorch's tensors.
 
-PyTorch is imported only inside functions that are given tensors.
+Functions that take tensors import PyTorch themselves.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Tensor = Any  # torch.Tensor
 
 
 def names_of(groups: list[dict[str, Any]], model: Any) -> dict[ParamKey, str]:
-    """Return a name for each parameter: from its group, else from the model, else "0.3", after its indices.
+    """Return a name for each parameter: from its group, else from the model, else its indices, such as "0.3".
 
-    A name that occurs twice has these indices after it.
+    A name that occurs twice gets the indices appended.
     """
     known: dict[int, str] = {}
     if model is not None:
@@ -44,7 +44,7 @@ def names_of(groups: list[dict[str, Any]], model: Any) -> dict[ParamKey, str]:
 
 
 def check_model(groups: list[dict[str, Any]], model: Any) -> None:
-    """Raise InputError if `model` has nothing to name."""
+    """Raise InputError unless `model` has a parameter of the groups."""
     if not callable(getattr(model, "named_parameters", None)):
         raise InputError("model", "a torch.nn.Module", model, "leave it out, or pass the module that is trained")
     own = {id(p) for _, p in model.named_parameters()}
@@ -54,14 +54,14 @@ def check_model(groups: list[dict[str, Any]], model: Any) -> None:
 
 
 def executed_steps(states: Any) -> int:
-    """Return how many steps an optimizer has executed, by the states of its parameters."""
+    """Return how many steps an optimizer has executed: the largest count of its parameters."""
     return max((int(state["step"]) for state in states.values() if "step" in state), default=0)
 
 
 def describe_group(group: dict[str, Any], states: Any) -> GroupRecord:
-    """Return what a record says of a group: its rule's fields, how numbers are stored, and its choice of `nonfinite`.
+    """Return a group's entry in a record: fields of its rule, dtypes, rounding and `nonfinite`.
 
-    Dtypes that differ within the group are joined: "bfloat16, float32".
+    Different dtypes within the group are joined: "bfloat16, float32".
     """
     from rmsprop.torch.groups import lr_number, rule_of
 
@@ -81,40 +81,40 @@ def describe_group(group: dict[str, Any], states: Any) -> GroupRecord:
 
 
 def describe_state(p: Tensor, state: dict[str, Tensor]) -> Stored:
-    """Return how a stepped parameter is stored, and how many steps it made before."""
+    """Return the dtypes of a stepped parameter and its v, and the number of its steps before this one."""
     dtype, state_dtype = (str(x).removeprefix("torch.") for x in (p.dtype, state["square_avg"].dtype))
     return {"dtype": dtype, "state_dtype": state_dtype, "age": int(state["step"]) - 1}
 
 
 def local(x: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor."""
+    """Return this rank's shard of a DTensor, and any other tensor as it is."""
     from rmsprop.torch.distributed import local_shard
 
     return local_shard(x)
 
 
 def elements_of(x: Tensor) -> int:
-    """Return how many numbers of a tensor this rank holds, two for a complex element."""
+    """Return how many elements of a tensor this rank holds; a complex element counts as two."""
     x = local(x)
     return int(x.numel()) * (2 if x.is_complex() else 1)
 
 
 def measured_of(p: Tensor) -> tuple[int, bool]:
-    """Return how many elements of a parameter were measured, two for a complex one, and whether only touched rows."""
+    """Return how many elements of a parameter were measured, and whether only touched rows were."""
     is_sparse = p.grad is not None and p.grad.is_sparse
     return elements_of(p.grad.coalesce().values() if is_sparse else p), is_sparse
 
 
 @dataclasses.dataclass
 class Samples:
-    """Some elements of every dense gradient that is not empty: the same ones in each step."""
+    """Elements of every dense gradient that is not empty, at the same offsets in every step."""
 
     step: int
     starts: dict[ParamKey, int]  # offset of each tensor's elements in `values`
     values: npt.NDArray[np.float64]
 
     def changes(self, before: Samples) -> dict[ParamKey, Change]:
-        """Compare them with those of the step before, for the tensors that are in both."""
+        """Compare tensors that are in both samples; return nothing unless `before` is from the step before."""
         if self.step != before.step + 1:
             return {}
         now, old = self, before
@@ -133,7 +133,7 @@ class Samples:
 
 
 def joined(step: int, pieces: dict[ParamKey, npt.NDArray[np.float64]]) -> Samples:
-    """Return samples of several tensors as one."""
+    """Join the elements of several tensors."""
     return Samples(step, _starts(pieces), np.concatenate([*pieces.values(), np.empty(0)]))
 
 
@@ -143,7 +143,7 @@ def _starts(pieces: dict[ParamKey, Any]) -> dict[ParamKey, int]:
 
 
 def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
-    """Return samples of all gradients, by one transfer from each device."""
+    """Sample all gradients, with one transfer from each device."""
     import torch
 
     by_device: dict[torch.device, dict[ParamKey, Tensor]] = {}
@@ -167,9 +167,9 @@ def samples(step: int, groups: list[dict[str, Any]]) -> Samples:
 
 
 def dead_rows(p: Tensor, state: dict[str, Tensor], zeros: float) -> int:
-    """Return how many rows of a dense parameter are dead, see `record.dead_rows`.
+    """Count the dead rows of a dense parameter; `record.dead_rows` defines them.
 
-    `zeros` is how many elements of the gradient are 0: where they are fewer than a row has, nothing is read.
+    `zeros` is the number of zeros in the gradient. Below the length of a row, no row is dead and nothing is read.
     """
     import torch
 
