@@ -1,10 +1,11 @@
 """RMSprop, exactly: every variant of the rule, and able to say what it does.
 
-`Rule`, `State`, `init` and `update` are the algorithm in NumPy; `profile` has the rules of other libraries and `recipe`
-published trainings, by name; `scale_batch_size` changes a rule for another batch size. `rmsprop.torch`, `rmsprop.jax`,
-`rmsprop.keras` and `rmsprop.pytensor` put the rule behind their frameworks' interfaces, `rmsprop.checkpoint` moves
-state between them, `rmsprop.monitor` says what an optimizer does, `rmsprop.lab` trains and compares on real data; the
-command `rmsprop` does so from a terminal.
+`Rule`, `State`, `init` and `update` are the algorithm in NumPy. By name, `profile` returns the rule of another library
+and `recipe` a published training. `scale_batch_size` scales a rule to another batch size.
+
+`rmsprop.torch`, `rmsprop.jax`, `rmsprop.keras` and `rmsprop.pytensor` are optimizers for these frameworks.
+`rmsprop.checkpoint` converts state between them. `rmsprop.monitor` reports what an optimizer does. `rmsprop.lab` trains
+and compares on real data. The command `rmsprop` offers all of this in a terminal.
 """
 
 from rmsprop.errors import InputError

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line; say how to install it where its packages are missing."""
+    """Run the command line. If its packages are missing, print how to install them."""
     try:
         from rmsprop.cli.app import run
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""RMSprop for JAX: `rmsprop`, an optax gradient transformation that knows every variant of the rule.
+"""RMSprop for JAX: `rmsprop`, an optax gradient transformation with every variant of the rule.
 
-E1 to E9 of `rmsprop.rule` in `jax.numpy`, in the same order; results agree to a few units in the last place. XLA may
-take numbers below the smallest normal one (1.2e-38 in float32) as zero; it does on CPUs.
+E1 to E9 of `rmsprop.rule` in `jax.numpy`, in the same order. Results agree to a few units in the last place. XLA may
+flush subnormal numbers (below 1.2e-38 in float32) to zero; on CPUs it does.
 """
 
 from __future__ import annotations
@@ -31,21 +31,20 @@ except ModuleNotFoundError as error:
 
 __all__ = ["RMSpropState", "rmsprop"]
 
-# The fields of Rule that this module implements.
-FIELDS = EVERYWHERE
-Tree: TypeAlias = Any  # of arrays; None where there is nothing to update
+FIELDS = EVERYWHERE  # the fields of Rule that this module implements
+Tree: TypeAlias = Any  # of arrays; None in place of an array without an update
 Scalar: TypeAlias = "float | jax.Array"
 Schedule: TypeAlias = Callable[[jax.Array], Any]
 
 
 class RMSpropState(NamedTuple):
-    """What `rmsprop` remembers, under PyTorch's names; every update changes all of it.
+    """State of `rmsprop`, under PyTorch's names.
 
-    The averages are trees like the parameters, with their shapes, shardings and dtypes; float16 and bfloat16 parameters
-    have float32 averages.
+    The averages are trees like the parameters, with the same shapes, shardings and dtypes. Averages of float16 and
+    bfloat16 parameters are float32.
     """
 
-    step: jax.Array  # t, the number of updates made: shape (), int32
+    step: jax.Array  # t, number of executed updates: shape (), int32
     square_avg: Tree  # v
     grad_avg: Tree | None  # m, only when centered
     momentum_buffer: Tree | None  # b, only with momentum
@@ -70,26 +69,27 @@ def rmsprop(
         b ← μ·b + g/(√s + ε)
         update = −η·b                  (without momentum: −η·g/(√s + ε))
 
-    `rmsprop.rule` has the equations with all variants; `rule.explain()` those that are active.
+    `rmsprop.rule` has the equations of all variants; `rule.explain()` has the active ones.
 
     Parameters
     ----------
     rule
-        A Rule, for example `rmsprop.profile("optax", lr=0.01)`. Or a learning rate, as below: it means `Rule()`,
-        PyTorch's RMSprop, at that rate.
+        A Rule, for example `rmsprop.profile("optax", lr=0.01)`. Or a learning rate, as below: PyTorch's RMSprop,
+        `Rule()`, at that rate.
     learning_rate
-        Replaces `rule.lr`: a number, a scalar array (traced ones, too), or a schedule. A schedule is called with the
-        number of updates made before, from 0. The value of an array is not checked.
+        Replaces `rule.lr`: a number, a scalar array (traced or not), or a schedule. A schedule is called with the
+        number of earlier updates, from 0. The value of an array is not checked.
     decay, eps, momentum, weight_decay, initial_square_avg
-        Replace the rule's: a number, or a scalar array (traced ones, too) whose value is not checked.
-        `optax.inject_hyperparams` makes an array of each argument. A momentum in an array always has a buffer, a weight
-        decay in an array always needs `params`. Arithmetic on an array, 1−β included, is in the array's precision.
+        Replace the rule's values: a number, or a scalar array (traced or not). The value of an array is not checked.
+        `optax.inject_hyperparams` passes each argument as an array. Momentum in an array always has a buffer. Weight
+        decay in an array always needs `params`. An array is converted to the averages' dtype before any arithmetic,
+        1−β included.
 
     Returns
     -------
     optax.GradientTransformationExtraArgs
         `init(params)` returns the `RMSpropState`. `update(grads, state, params)` returns the updates, for
-        `optax.apply_updates`, and the new state. Without weight decay `params` may be left out. optax passes further
+        `optax.apply_updates`, and the new state. Without weight decay `params` may be omitted. optax passes further
         keyword arguments to every part of a chain; `update` ignores them.
 
     Raises
@@ -101,18 +101,19 @@ def rmsprop(
     Notes
     -----
     The compute dtype of float16 and bfloat16 parameters is float32. Their state and updates are float32, whatever dtype
-    the gradients have: `optax.apply_updates` adds in float32 and rounds the parameter once. `optax.apply_if_finite` may
-    return zeros in place of updates and wants both in the gradients' dtype: convert the gradients to float32 before it.
+    the gradients have. `optax.apply_updates` then adds in float32 and rounds the parameter once.
+    `optax.apply_if_finite` needs updates in the gradients' dtype: convert the gradients to float32 before it.
     `optax.inject_hyperparams` rounds the rate to the parameters' dtype unless `hyperparam_dtype=jnp.float32` is given.
 
-    Complex parameters are two reals, as in PyTorch: real and imaginary parts have averages of their own. `jax.grad`
-    returns the conjugate of the direction of ascent: conjugate it before `update`, as for any optax transformation.
+    A complex parameter is stepped as two real ones, as in PyTorch: real and imaginary part have separate averages.
+    `jax.grad` returns the conjugate of the direction of ascent: conjugate it before `update`, as for any optax
+    transformation.
 
-    A gradient of None leaves its parameter and state as they are, and its update is None.
+    With a gradient of None, parameter and state do not change, and the update is None.
 
-    Differences from `optax.rmsprop`: PyTorch's defaults, momentum (the rate outside the buffer), weight decay and
-    maximize; the momentum buffer has the opposite sign (b = −trace); a variance that rounding makes negative and a
-    denominator of zero give no NaN; the step can be differentiated where the gradient is zero.
+    Differences from `optax.rmsprop`: PyTorch's defaults; the rate outside the momentum buffer; weight decay and
+    maximize. The momentum buffer has the opposite sign (b = −trace). A variance that rounding makes negative and a
+    denominator of zero give no NaN. The step can be differentiated where the gradient is zero.
 
     Examples
     --------
@@ -186,11 +187,11 @@ def rmsprop(
 
 
 def _with_numbers(rule: Rule, *given: ArrayLike | None) -> SimpleNamespace:
-    """Return the fields of `rule`, replaced by the numbers and arrays of `given`."""
+    """Return the fields of `rule`, with the numbers and arrays of `given` in place of its own."""
     names = ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")
     numbers = {name: x for name, x in zip(names, given, strict=True) if x is not None}
     arrays = {name: x for name, x in numbers.items() if isinstance(x, jax.Array | np.ndarray)}
-    # A Rule checks numbers. Arrays may be traced.
+    # `Rule` checks numbers. An array may be traced and have no value yet.
     rule = dataclasses.replace(rule, **{name: x for name, x in numbers.items() if name not in arrays})  # type: ignore[arg-type]
     return SimpleNamespace(**{**vars(rule), **{name: _checked(name, x) for name, x in arrays.items()}})
 
@@ -201,7 +202,7 @@ def _in_use(number: Scalar) -> bool:
 
 
 def _checked(name: str, value: Any) -> Scalar:
-    """Return a number as a float and an array, which may be traced, as a scalar array."""
+    """Return a number as a checked float, an array (traced or not) as a scalar array."""
     if not isinstance(value, jax.Array | np.ndarray):
         return HYPERPARAMETERS["lr"].checked(value, name)
     if value.shape != () or value.dtype == bool or jnp.iscomplexobj(value):
@@ -223,7 +224,7 @@ def _full_like(path: Any, p: Any, value: Scalar) -> jax.Array:
 
 
 def _leaf(rule: Any, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
-    """Return the update of one parameter and its new v, m and b; a complex array is stepped as two real ones."""
+    """Return the update of one parameter and its new v, m and b. Step a complex array as two real ones."""
     if g is None:
         return None, v, m, b
     p = p if _in_use(rule.weight_decay) else None
@@ -241,7 +242,7 @@ def _leaf(rule: Any, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p:
 
 
 def _step(rule: Any, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
-    """Return the update of E1 to E9 and the new v, m and b, of real arrays; p is for weight decay only."""
+    """Return the update of E1 to E9 and the new v, m and b, for real arrays. Only weight decay reads p."""
     eta, beta, mu, lam = rule.lr, rule.decay, rule.momentum, rule.weight_decay
     if rule.maximize:
         g = -g  # E1
@@ -276,7 +277,7 @@ def _denominator(rule: Any, v: jax.Array, m: jax.Array | None, t: jax.Array) -> 
 
 
 def _bias(decay: Scalar, t: jax.Array) -> tuple[Scalar, Scalar]:
-    """Return βᵗ and 1 − βᵗ; a subtraction would lose the digits that βᵗ shares with 1."""
+    """Return βᵗ and 1 − βᵗ. Near β = 1 a subtraction would cancel digits; expm1 keeps them."""
     if not isinstance(decay, jax.Array) and decay == 0:
         return 0.0, 1.0
     exponent = t * (jnp.log(decay) if isinstance(decay, jax.Array) else math.log(decay))

@@ -1,6 +1,6 @@
-"""RMSprop for Keras 3: `RMSprop`, a drop-in for `keras.optimizers.RMSprop` that knows every variant.
+"""RMSprop for Keras 3: `RMSprop`, a drop-in for `keras.optimizers.RMSprop` with every variant.
 
-The step is written in Keras' own operations, for every backend. On the PyTorch backend, `rmsprop.torch` steps all
+The step uses Keras' own operations and runs on every backend. On the PyTorch backend, `rmsprop.torch` steps all
 variables at once.
 """
 
@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
         message = f"Keras found no {error.name}: set KERAS_BACKEND to torch, jax or tensorflow, whichever is installed"
         raise ModuleNotFoundError(message, name=error.name) from None
     raise
-except ValueError as error:  # that is how Keras says it
+except ValueError as error:  # Keras raises it for an unknown backend
     if "backend" not in str(error):
         raise
     name = os.environ.get("KERAS_BACKEND", "that of keras.json")
@@ -52,7 +52,7 @@ KERAS = profile("keras")  # the defaults
 
 @keras.saving.register_keras_serializable(package="rmsprop")
 class RMSprop(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has no types
-    r"""RMSprop with every variant; a drop-in for `keras.optimizers.RMSprop`, whose arguments and defaults come first.
+    r"""RMSprop with every variant; a drop-in for `keras.optimizers.RMSprop`, with its arguments and defaults first.
 
     For a variable p with gradient g, at each step (η = learning_rate, β = rho, ε = epsilon, μ = momentum,
     λ = weight_decay)::
@@ -63,7 +63,7 @@ class RMSprop(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has no
         b ← μ·b + η·g/√(s + ε)
         p ← p − b                      (without momentum: p ← p − η·g/√(s + ε))
 
-    `rmsprop.rule` has the equations with all variants; `optimizer.rule().explain()` those that are active.
+    `rmsprop.rule` has the equations of all variants; `optimizer.rule().explain()` has the active ones.
 
     Parameters
     ----------
@@ -90,9 +90,9 @@ gradient_accumulation_steps, name
     initial_square_avg
         Start of v; 1 in TensorFlow 1.
     lr_in_momentum
-        Gather η·g/d in the momentum buffer, Keras' form; False: g/d, so that a change of η acts at once.
+        Sum η·g/d in the momentum buffer, Keras' form; False: g/d, and a change of η acts at once.
     bias_correction
-        Divide the averages by 1 − βᵗ, where t counts the updates made (not the gradients accumulated for them).
+        Divide the averages by 1 − βᵗ. t counts executed updates, not accumulated gradients.
     decoupled_weight_decay
         Keras' form of weight decay; False: L2.
     maximize
@@ -106,15 +106,16 @@ gradient_accumulation_steps, name
 
     Notes
     -----
-    `optimizer.averages` has the state after `build`: for "square_avg", "momentum_buffer" (with momentum) and "grad_avg"
-    (if centered) a list of variables, in the order of the trained ones and of their shapes and dtypes. They stand in
-    `optimizer.variables` in the order of `keras.optimizers.RMSprop`: saved state of one loads into the other. Import
-    `rmsprop.keras` before loading a saved model: Keras does not look for the class.
+    After `build`, `optimizer.averages` has a list of variables for "square_avg", "momentum_buffer" (with momentum) and
+    "grad_avg" (if centered). A list has the order, shapes and dtypes of the trained variables; averages of float16 and
+    bfloat16 variables are float32. `optimizer.variables` has the order of `keras.optimizers.RMSprop`: saved state of
+    one loads into the other. Import `rmsprop.keras` before loading a saved model: Keras does not import the class
+    itself.
 
-    Differences from `keras.optimizers.RMSprop`: `centered` cannot take the root of a negative number; ε = 0 gives no
-    NaN; float16 and bfloat16 variables are computed in float32 with float32 state; the learning rate may be an
-    integer; unknown arguments raise (Keras warns of `decay` and ignores it); slices of one row in a gradient
-    (`tf.IndexedSlices` of an embedding) are added up before they are squared.
+    Differences from `keras.optimizers.RMSprop`: `centered` never takes the root of a negative number. ε = 0 gives no
+    NaN. The compute dtype and state of float16 and bfloat16 variables are float32. The learning rate may be an
+    integer. Unknown arguments raise (Keras warns of `decay` and ignores it). Slices of one row in a gradient
+    (`tf.IndexedSlices` of an embedding) are added before they are squared.
 
     Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); keras-team/keras:
     keras/src/optimizers/rmsprop.py, base_optimizer.py (3.15).
@@ -190,8 +191,8 @@ gradient_accumulation_steps, name
     def from_rule(cls, rule: Rule, **keras_arguments: Any) -> RMSprop:
         """Return an optimizer that follows `rule`.
 
-        `keras_arguments` takes the arguments that are no part of a rule, and `learning_rate` for a schedule in place
-        of rule.lr.
+        `keras_arguments` are the optimizer's other arguments. `learning_rate` among them replaces rule.lr, for example
+        by a schedule.
 
         >>> from rmsprop import profile
         >>> RMSprop.from_rule(profile("tf1", lr=0.045, momentum=0.9), clipnorm=1.0).initial_square_avg
@@ -207,7 +208,7 @@ gradient_accumulation_steps, name
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate now. A number is checked when it is set; rates of a schedule or callable are not."""
+        """The current learning rate. A number is checked when set; rates of a schedule or callable are not."""
         return self._get_current_learning_rate()
 
     @learning_rate.setter
@@ -217,17 +218,17 @@ gradient_accumulation_steps, name
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def rule(self) -> Rule:
-        """Return the rule that this optimizer follows now. Its lr is the current learning rate, rounded by Keras."""
+        """Return the rule that this optimizer follows. Its lr is the current learning rate, rounded by Keras."""
         return self._rule(float(self.learning_rate))
 
     def _rule(self, lr: float = 0.0) -> Rule:
-        """Return the rule of the attributes, checked. In a graph the learning rate is a tensor: `lr` is left out."""
+        """Return the rule of the attributes, checked. `lr` is optional: in a graph the learning rate is a tensor."""
         values = {name: getattr(self, name) for name in FIELDS if name != "learning_rate"}
         if values["weight_decay"] is None:
             values["weight_decay"] = 0.0
         try:
             return _cached_rule(lr, **values)
-        except TypeError:  # something unhashable, such as a list: Rule's error names it
+        except TypeError:  # an unhashable value, such as a list: Rule's error names it
             return _rule_from(lr, **values)
 
     def build(self, variables: list[Variable]) -> None:
@@ -253,7 +254,7 @@ gradient_accumulation_steps, name
         }
 
     def add_variable(self, *args: Any, **kwargs: Any) -> Variable:
-        """Add a variable to the optimizer, see `keras.optimizers.Optimizer`; averages are float32 or float64."""
+        """Add a variable to the optimizer, as `keras.optimizers.Optimizer` does. Averages are float32 or float64."""
         if str(kwargs.get("name")).endswith(STATE):
             kwargs["dtype"] = COMPUTE[keras.backend.standardize_dtype(kwargs.get("dtype"))]
         return super().add_variable(*args, **kwargs)
@@ -294,7 +295,7 @@ gradient_accumulation_steps, name
                 step_lists(group | {"lr": learning_rate}, lists)
 
     def _built_rule(self) -> Rule:
-        """Return the rule; InputError if it needs other state than was built."""
+        """Return the rule, or raise InputError if it needs other averages than `build` created."""
         rule = self._rule()
         if self.averages.keys() != set(averages(rule)):
             got = Received(f"momentum={rule.momentum:g}, centered={rule.centered} after it")
@@ -303,7 +304,7 @@ gradient_accumulation_steps, name
         return rule
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
-        """Make one step of `variable`, E1 to E9 of `rmsprop.rule`; Keras calls it for every variable."""
+        """Step `variable` by E1 to E9 of `rmsprop.rule`; Keras calls this for every variable."""
         rule, index = self._built_rule(), self._get_variable_index(variable)
         mu, beta = rule.momentum, rule.decay
         lam = rule.weight_decay if rule.weight_decay and self._use_weight_decay(variable) else 0.0
@@ -324,7 +325,7 @@ gradient_accumulation_steps, name
             m = ops.convert_to_tensor(state["grad_avg"], dtype)
             m = m + (1 - beta) * (g - m)  # E4
             self.assign(state["grad_avg"], m)
-        # iterations counts executed updates: no skipped ones, and one for all gradients accumulated for an update.
+        # iterations counts executed updates. Skipped updates and accumulated gradients do not count.
         u = g / _denominator(rule, v, m, ops.cast(self.iterations + 1, dtype))  # E5 to E7
         if rule.lr_in_momentum:
             u = lr * u
@@ -336,7 +337,7 @@ gradient_accumulation_steps, name
         self.assign(variable, p - r if rule.lr_in_momentum else p - lr * r)  # E9
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make this optimizer anew, for `from_config` and for saved models."""
+        """Return the arguments that rebuild this optimizer, for `from_config` and for saved models."""
         config: dict[str, Any] = super().get_config()
         return config | {name: getattr(self, name) for name in FIELDS if name != "learning_rate"}
 
@@ -360,7 +361,7 @@ def _maximum(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _dense(gradient: Tensor) -> Tensor:
-    """Return a gradient as a dense tensor; slices of one row are added up."""
+    """Return a gradient as a dense tensor. Slices of one row are added."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -371,7 +372,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def _rule_from(lr: float, **values: Any) -> Rule:
-    """Return the rule of Keras' arguments, checked under their names."""
+    """Return the rule of Keras' arguments. Errors use their names."""
     try:
         return Rule(lr=lr, **{FIELDS[name]: value for name, value in values.items()})
     except InputError as error:

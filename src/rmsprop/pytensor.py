@@ -32,8 +32,7 @@ __all__ = ["updates"]
 Symbol: TypeAlias = Any  # a symbolic tensor
 Updates: TypeAlias = "OrderedDict[SharedVariable[Any, Any], Symbol]"
 
-# The fields of Rule that this module implements.
-FIELDS = EVERYWHERE
+FIELDS = EVERYWHERE  # the fields of Rule that this module implements
 DEFAULT = Rule()
 COMPUTE = {"float16": "float32", "float32": "float32", "float64": "float64"}
 
@@ -52,9 +51,9 @@ def updates(
     rule: Rule = DEFAULT,
     learning_rate: float | Symbol | None = None,
 ) -> Updates | Callable[..., Updates]:
-    """Return the updates that make one step of `rule`: for each parameter and each of its states, the next value.
+    """Return the updates of one step of `rule`: the next value of each parameter and average.
 
-    `rmsprop.rule` has the equations with all variants; `rule.explain()` those that are active.
+    `rmsprop.rule` has the equations of all variants; `rule.explain()` has the active ones.
 
     Parameters
     ----------
@@ -72,8 +71,8 @@ def updates(
     OrderedDict
         For `pytensor.function(..., updates=...)`. The keys are the parameters and new shared variables. A parameter
         named `w` (or `param0`, by its index) has `w_square_avg`, with centered `w_grad_avg` and with momentum
-        `w_momentum_buffer`, of its shape and dtype; those of a float16 parameter are float32. Bias correction adds one
-        `step` (int64), the number of steps made.
+        `w_momentum_buffer`. They have the parameter's shape and dtype, but float32 for float16. Bias correction adds
+        one `step` (int64), the number of executed steps.
 
         Without `loss_or_grads` and `params`, a function of these two that returns the updates. PyMC takes optimizers
         in this form: `pm.fit(obj_optimizer=updates(rule=rule))`.
@@ -81,17 +80,18 @@ def updates(
     Raises
     ------
     InputError
-        A ValueError, for one of `loss_or_grads` and `params` without the other; for parameters that are not dense
-        shared variables of these dtypes or come twice; for gradients whose number or shape is not that of the
-        parameters; and for a learning rate that is neither a number >= 0 nor a scalar. Where PyTensor does not know a
-        shape beforehand, each step checks it, and PyTensor's AssertionError names the two shapes.
+        A ValueError, for `loss_or_grads` without `params` or the reverse. For parameters that are not dense shared
+        variables of these dtypes, or occur twice. For gradients that differ from the parameters in number or shape. For
+        a learning rate that is neither a number >= 0 nor a scalar. A shape that PyTensor does not know in advance is
+        checked at each step; PyTensor's AssertionError names both shapes.
 
     Notes
     -----
-    Each call creates new state: call it once for a training. Differences from `pymc.rmsprop`: every field of `Rule`;
-    `centered` cannot take the root of a negative number; ε = 0 gives no NaN; float16 parameters are computed in
-    float32; parameters keep their dtype whatever that of the learning rate and of PyTensor's `floatX`; the default
-    learning rate is that of the rule, 0.01 and not 1.
+    Each call creates new state: call it once per training.
+
+    Differences from `pymc.rmsprop`: every field of `Rule`. `centered` never takes the root of a negative number. ε = 0
+    gives no NaN. The compute dtype of float16 parameters is float32. Parameters keep their dtype, whatever dtype the
+    learning rate and PyTensor's `floatX` have. The default learning rate is the rule's, 0.01 and not 1.
 
     Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); pymc-devs/pymc:
     pymc/variational/updates.py (5.28).
@@ -149,7 +149,7 @@ def _rate(rule: Rule, learning_rate: float | Symbol | None) -> float | Symbol:
 
 def _check_params(params: list[Symbol]) -> None:
     for i, param in enumerate(params):
-        # PyTensor's sparse types are tensor types, too, but not dense ones.
+        # PyTensor's sparse types are tensor types as well.
         dense = isinstance(param, SharedVariable) and isinstance(param.type, DenseTensorType)
         if not dense or param.type.dtype not in COMPUTE:
             found = Received(f"one of type {getattr(param, 'type', type(param).__name__)}")
@@ -167,7 +167,7 @@ def _gradients(loss_or_grads: Any, params: list[Symbol]) -> list[Symbol]:
             raise InputError("loss_or_grads", f"{len(params)} gradients, one for each parameter", found, "add the rest")
         grads = []
         for i, (grad, param) in enumerate(zip(map(pt.as_tensor, loss_or_grads), params, strict=True)):
-            shape, known = param.get_value(borrow=True).shape, grad.type.shape  # None where only a run will tell
+            shape, known = param.get_value(borrow=True).shape, grad.type.shape  # None: known at run time only
             if len(known) != len(shape) or any(n not in (None, size) for n, size in zip(known, shape, strict=True)):
                 found = Received(str(known))
                 raise InputError(f"the shape of loss_or_grads[{i}]", f"{shape}", found, "reshape the gradient")
@@ -182,7 +182,7 @@ def _gradients(loss_or_grads: Any, params: list[Symbol]) -> list[Symbol]:
 def _add_step(
     result: Updates, rule: Rule, rate: float | Symbol, name: str, param: Symbol, grad: Symbol, step: Symbol | None
 ) -> None:
-    """Add to `result` one step of one parameter, E1 to E9 of `rmsprop.rule`, and the next values of its states."""
+    """Add to `result` the next values of a parameter and its averages, by E1 to E9 of `rmsprop.rule`."""
     dtype = COMPUTE[param.type.dtype]
     number = partial(_number, dtype)
 
@@ -219,13 +219,13 @@ def _add_step(
 def _denominator(rule: Rule, v: Symbol, m: Symbol | None, step: Symbol | None) -> Symbol:
     """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `step` with bias correction only.
 
-    E5 is written anew, not taken from `rmsprop.rule.variance`: scalars are cast to the dtype of `v` one by one.
+    `rmsprop.rule.variance` cannot compute E5 here: each scalar must be cast to the dtype of `v`.
     """
     number, info = partial(_number, v.dtype), np.finfo(v.dtype)
     kappa = number(4 * float(info.eps))  # 8 × unit roundoff
     s = v
     if step is not None:
-        power = pt.constant(rule.decay, dtype="float64") ** step  # double: 1 − βᵗ loses digits where β is near 1
+        power = pt.constant(rule.decay, dtype="float64") ** step  # double: near β = 1, 1 − βᵗ cancels digits
         weight = number(1 - power)
         s = pt.maximum(v - number(power * rule.initial_square_avg), kappa * v) / weight
         v = v / weight
@@ -238,5 +238,5 @@ def _denominator(rule: Rule, v: Symbol, m: Symbol | None, step: Symbol | None) -
 
 
 def _number(dtype: str, value: float | Symbol) -> Symbol:
-    """Return a scalar in `dtype`: a float64 scalar would make its product with float32 float64."""
+    """Return a scalar in `dtype`: a float64 scalar times a float32 tensor would be float64."""
     return pt.cast(value, dtype) if isinstance(value, Variable) else pt.constant(value, dtype=dtype)

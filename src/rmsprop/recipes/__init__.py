@@ -1,4 +1,4 @@
-"""Published trainings by name: `recipe` returns one, `RECIPES` has them all."""
+"""Published trainings: `recipe` returns one by name, `RECIPES` has all of them."""
 
 from rmsprop.recipes.catalogue import RECIPES, recipe
 from rmsprop.recipes.clip import Clip

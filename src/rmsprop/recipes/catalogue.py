@@ -1,8 +1,8 @@
 """Published trainings by name: the rule, its schedule, clipping and weight averaging, with sources.
 
-`recipe("impala-atari")` gives a `Recipe`; `.explain()` says what it is, `.torch(model, ...)` and `.optax(...)` make it
-ready to train with. Every number was read in the sources that the recipe names. What they do not state is left open
-(`Recipe.open`) and has to be given; where a number comes from released code and not from the paper, the notes say so.
+`recipe("impala-atari")` returns a `Recipe`. `.explain()` describes it; `.torch(model, ...)` and `.optax(...)` build the
+optimizer. Every number was read in the sources that the recipe names. A value that no source states is open
+(`Recipe.open`): the caller must give it. The notes say which numbers come from released code and not from the paper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["RECIPES", "recipe"]
 
 
 def recipe(name: str) -> Recipe:
-    """Return a published training; see `Recipe` and, for all of them, `RECIPES`.
+    """Return a published training by name. `RECIPES` has all of them.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-# Sources that several recipes share.
+# Sources, notes and values that several recipes share.
 _EFFICIENTNET = "tensorflow/tpu: models/official/efficientnet/main.py, utils.py"
 _A3C_PORT = "ports take 0.1 (miyosuda/async_deep_reinforce) or 1e-5 (openai/baselines, A2C)"
 _SLIM = "tensorflow/models: research/slim/train_image_classifier.py"

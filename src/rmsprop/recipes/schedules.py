@@ -1,8 +1,8 @@
 """Learning rates of published trainings: a schedule gives the fraction of the peak rate at every step from 0.
 
-A step is one update of the optimizer; step 0 is the first. Every formula stands once, for Python's numbers (`xp` is
-`numpy`) and for JAX, jitted or not (`xp` is `jax.numpy`). Stairs are tables, made in exact fractions and in double:
-in float32, floor(step/2.4) is off by one at some steps, and 0.97 ** 2000 is wrong in the fifth digit.
+A step is one update of the optimizer; step 0 is the first. Each formula is written once: `xp` is `numpy` for Python
+numbers and `jax.numpy` for JAX, jitted or not. Stairs are tables, computed in exact fractions and in double. In
+float32, floor(step/2.4) is off by one at some steps, and 0.97 ** 2000 is wrong in the fifth digit.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 Number: TypeAlias = Any  # a number, or a scalar array of NumPy or JAX
-_END = 2**31  # no step is numbered so high: JAX counts in int32
-_NOTHING = 1e-30  # of the peak: stairs end below it
+_END = 2**31  # above every step: JAX counts in int32
+_NOTHING = 1e-30  # fraction of the peak; stairs end below it
 
 
 class Run(NamedTuple):
-    """What a schedule has to know of a run."""
+    """Facts of a run that a schedule needs."""
 
     peak: float  # the rate that fractions refer to
     steps_per_epoch: float | None = None  # need not be whole: images divided by the batch size
@@ -72,21 +72,21 @@ class Exponential:
     Parameters
     ----------
     factor
-        What the rate is multiplied by, in (0, 1).
+        Factor of the rate, in (0, 1).
     epochs
         Epochs between two multiplications; need not be whole.
     delay
-        Epochs before the first stair begins: the first multiplication comes after `delay + epochs`.
+        Epochs before the first stair begins; the first multiplication is after `delay + epochs` epochs.
     warmup_epochs
         Epochs of the warm-up.
     warmup_rate
-        Rate at the first step of the warm-up; it is a rate, not a fraction of the peak.
+        Rate at the first step of the warm-up: a rate, not a fraction of the peak.
     per_epoch
         Change the rate at the beginning of an epoch only (PyTorch's and timm's schedulers).
     whole
         Round the length of a stair down to whole steps (TensorFlow's slim).
     least
-        Smallest fraction, during the warm-up, too.
+        Smallest fraction, also during the warm-up.
     """
 
     factor: float
@@ -135,7 +135,7 @@ Schedule: TypeAlias = Constant | Linear | Exponential
 
 @lru_cache(maxsize=64)
 def _stairs(schedule: Exponential, steps_per_epoch: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
-    """Return the steps at which the rate is multiplied, exactly, and the fractions before, between and after them."""
+    """Return the exact steps at which the rate is multiplied, and the fractions before, between and after them."""
     epochs, per_epoch = Fraction(str(schedule.epochs)), Fraction(steps_per_epoch)
     result: list[int] = []
     for k in range(1, math.ceil(math.log(_NOTHING) / math.log(schedule.factor)) + 1):
@@ -158,28 +158,28 @@ def _starts(epochs: int, steps_per_epoch: float) -> npt.NDArray[np.int32]:
 
 
 def _count(steps: npt.NDArray[np.int32], step: Number, xp: Any) -> Number:
-    """Return how many of the sorted `steps` have come when `step` is made."""
+    """Return how many of the sorted `steps` are at or before `step`."""
     return xp.searchsorted(xp.asarray(steps), step, side="right")
 
 
 @dataclass(frozen=True)
 class WeightEma:
-    """A running average of the weights, kept beside them for evaluation: w̄ ← d·w̄ + (1 − d)·w after every step.
+    """A running average of the weights, for evaluation: w̄ ← d·w̄ + (1 − d)·w after every step.
 
     Parameters
     ----------
     decay
         Largest d.
     num_updates
-        TensorFlow's form: after step n = 1, 2, … the decay is min(decay, (1 + n)/(10 + n)), so that the start is
-        forgotten quickly. Otherwise d is `decay` from the first step.
+        TensorFlow's form: after step n = 1, 2, … d is min(decay, (1 + n)/(10 + n)), and the average forgets its start
+        quickly. Otherwise d is `decay` from the first step.
     """
 
     decay: float
     num_updates: bool = True
 
     def at(self, n: float) -> float:
-        """Return d after step number n, counted from 1."""
+        """Return d after step n, counted from 1."""
         return min(self.decay, (1 + n) / (10 + n)) if self.num_updates else self.decay
 
     def words(self) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 from rmsprop.recipes.schedules import Exponential, Run
 
-_STEPS = 1000  # in an epoch: the rates of milestones hold for any long enough epoch
+_STEPS = 1000  # steps per epoch in `milestones`; the rates are the same for any long epoch
 
 
 def rule_words(values: Mapping[str, Any]) -> str:
-    """Return what matters of a rule, other than the rate; a value that is left open is missing in `values`."""
+    """Return decay, ε, momentum and start of a rule in words. `values` lacks the open values."""
     inside = values["eps_inside_sqrt"]
     side = "inside" if inside else "outside"
     eps = f"eps open, {side} the root"
@@ -31,7 +31,7 @@ def rule_words(values: Mapping[str, Any]) -> str:
 
 
 def decay_words(values: Mapping[str, Any], not_decayed: Sequence[str]) -> str:
-    """Return the weight decay of a rule and what it leaves out; nothing if there is none."""
+    """Return weight decay and the parameters exempt from it, in words; empty without weight decay."""
     if not values["weight_decay"]:
         return ""
     kind = "decoupled" if values["decoupled_weight_decay"] else "L2"

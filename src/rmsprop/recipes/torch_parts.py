@@ -1,4 +1,4 @@
-"""What a recipe needs of PyTorch beside the optimizer: clipping, clamping and an average of the weights."""
+"""The parts of a recipe in PyTorch besides the optimizer: clipping, clamping and an average of the weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Training(NamedTuple):
-    """What `Recipe.torch` returns; a part that the recipe does not have is None.
+    """Result of `Recipe.torch`. A part that the recipe lacks is None.
 
-    In each step: `clamp(parameters)` where there is one; the backward pass; `clip(parameters)` where there is one;
-    `optimizer.step()`; `scheduler.step()`; `ema.update_parameters(model)` where there is one.
+    Call in each step, omitting missing parts: `clamp(parameters)`; the backward pass; `clip(parameters)`;
+    `optimizer.step()`; `scheduler.step()`; `ema.update_parameters(model)`.
     """
 
     optimizer: RMSprop
@@ -51,7 +51,7 @@ def clamp(parameters: Iterable[Tensor], limit: float) -> None:
 
 
 def averaged_model(model: nn.Module, weight_ema: WeightEma) -> AveragedModel:
-    """Return a model that averages the weights and buffers of `model`, and starts at their present values."""
+    """Return a model that averages the weights and buffers of `model`, starting at their current values."""
     import torch
     from torch.optim.swa_utils import AveragedModel
 
@@ -63,7 +63,7 @@ def averaged_model(model: nn.Module, weight_ema: WeightEma) -> AveragedModel:
 
     @torch.no_grad()
     def average(averages: Any, values: Any, n: Tensor | int) -> None:
-        decay = weight_ema.at(float(n))  # n counts the copy below, and so the steps from 1
+        decay = weight_ema.at(float(n))  # n counts the copy below: it is 1 at the first step
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point() or average.is_complex():
                 average.lerp_(value, 1 - decay)

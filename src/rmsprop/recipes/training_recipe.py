@@ -1,4 +1,4 @@
-"""A whole training in numbers: rule, schedule, clipping and weight averaging, made ready for PyTorch and optax."""
+"""A published training: rule, schedule, clipping and weight averaging, for PyTorch and optax."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ class Recipe:
     Parameters
     ----------
     name
-        What `rmsprop.recipe` is called with.
+        The argument of `rmsprop.recipe`.
     title
         What was trained, by whom and when.
     profile
-        The profile (`rmsprop.profiles`) that `values` complete.
+        The profile (`rmsprop.profiles`) with the values of all other fields.
     values
-        Values of `Rule`'s fields.
+        Values of fields of `Rule`.
     schedule
         The learning rate over the run.
     sources
         Where the numbers were read.
     notes
-        What else one has to know.
+        What else a user must know.
     open
-        Fields of the rule that no source states, with what others take; they have to be given.
+        Fields of the rule that no source states, with the values that others use. The caller must give them.
     clip, weight_clamp, weight_ema
         Clipping of the gradient; a bound on every weight before each step; a running average of the weights.
     batch_size, batch
-        Examples in a step where that is a fixed number, and what a batch is, in words.
+        Examples in a step, if the number is fixed; what a batch is, in words.
     rate_follows_batch
         The source's code scales the rate with the batch size: lr·B/batch_size.
     epochs
         Length of the run, where the source states it.
     not_decayed
-        What weight decay leaves out: "norms", "biases", "depthwise", "vectors"; see `torch`.
+        Parameters exempt from weight decay: "norms", "biases", "depthwise", "vectors"; see `torch`.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class Recipe:
     def rule(self, **overrides: Any) -> Rule:
         """Return the rule, with the values of `overrides` in place of the recipe's.
 
-        Raises InputError for a value that no source states and `overrides` do not give, and as `rmsprop.profile` does.
+        Raises InputError for an open value that `overrides` lacks, and where `rmsprop.profile` does.
         """
         whole = self.changed(**overrides)
         for name, others in whole.open.items():
@@ -95,7 +95,7 @@ class Recipe:
         return profile(self.profile, **whole.values)
 
     def changed(self, **overrides: Any) -> Recipe:
-        """Return the recipe with the values of `overrides`, checked, in place of its own and of those left open."""
+        """Return the recipe with the values of `overrides`, checked, in place of its own and open values."""
         given = canonical(overrides)
         Rule(**{**self._values(), **given})
         still_open = {name: others for name, others in self.open.items() if name not in given}
@@ -110,23 +110,23 @@ class Recipe:
         batch_size: int | None = None,
         lr: float | None = None,
     ) -> float:
-        """Return the learning rate of step number `step`, counted from 0: the rate of the first update is that of 0.
+        """Return the learning rate of one step. The first update is step 0.
 
         Parameters
         ----------
         step
-            Number of updates made before.
+            Number of earlier updates.
         steps_per_epoch, total_steps
-            Length of an epoch, or of the run, in updates: what `schedule.needs`, and nothing else.
+            Length of an epoch, or of the run, in updates. Give exactly those in `schedule.needs`.
         batch_size
             Scales the rate by batch_size/recipe.batch_size, where the source does (`rate_follows_batch`).
         lr
-            A rate in place of the recipe's; has to be given where the recipe leaves it open.
+            Replaces the recipe's rate. Required if the recipe's rate is open.
 
         Raises
         ------
         InputError
-            For something that the schedule needs and was not given, and for something given that it does not use.
+            If an argument that the schedule needs is missing, or one that it does not use is given.
         """
         if lr is None and "lr" in self.open:
             raise InputError("lr", f"given with recipe {self.name!r}", Received("none"), self.open["lr"])
@@ -149,8 +149,8 @@ class Recipe:
         Parameters
         ----------
         model
-            The module to train; or parameters or parameter groups, where the recipe neither averages weights nor
-            leaves some of them out of weight decay.
+            The module to train. Parameters or parameter groups are enough for a recipe that neither averages weights
+            nor exempts some from weight decay.
         steps_per_epoch, total_steps, batch_size
             As in `learning_rate`.
         **overrides
@@ -159,19 +159,19 @@ class Recipe:
         Returns
         -------
         Training
-            `scheduler` is a `torch.optim.lr_scheduler.LambdaLR`, to be stepped after every update: its rates are those
-            of `learning_rate`. `ema` is a `torch.optim.swa_utils.AveragedModel` that starts at the present weights.
-            All of them have `state_dict`.
+            `scheduler` is a `torch.optim.lr_scheduler.LambdaLR`. Step it after every update; its rates are those of
+            `learning_rate`. `ema` is a `torch.optim.swa_utils.AveragedModel` that starts at the current weights.
+            `optimizer`, `scheduler` and `ema` have `state_dict`.
 
         Raises
         ------
         InputError
-            As `learning_rate`; for parameters in place of a module where the module is needed; for a module in half
-            precision whose weights are to be averaged, since an average of half precision stands still.
+            Where `learning_rate` does. For parameters, if the module is needed. For a half-precision module whose
+            weights are to be averaged: a half-precision average stands still.
 
         Notes
         -----
-        What weight decay leaves out is told by module and name: see `rmsprop.torch.decay_groups`.
+        `rmsprop.torch.decay_groups` exempts parameters from weight decay by their module and name.
 
         `torch.nn.utils.clip_grad_norm_` divides by norm + 1e-6, where TensorFlow and optax divide by the norm.
 
@@ -188,7 +188,7 @@ class Recipe:
         >>> training.scheduler.get_last_lr()
         [0.0004752]
         """
-        from rmsprop.torch import RMSprop, decay_groups  # before torch: says how to install it where it is missing
+        from rmsprop.torch import RMSprop, decay_groups  # before torch: the error says how to install torch
 
         rule = self.rule(**overrides)
         run = self._run(rule.lr, steps_per_epoch, total_steps, batch_size)
@@ -235,15 +235,15 @@ class Recipe:
         steps_per_epoch, total_steps, batch_size
             As in `learning_rate`.
         decay_mask
-            Which parameters weight decay reaches: a tree of bools like the parameters, or a function that makes one of
-            them, or True for all. Has to be given where the source leaves some out (`not_decayed`).
+            The parameters with weight decay: a tree of bools, a function from parameters to such a tree, or True for
+            all. Required if the recipe exempts some (`not_decayed`).
         **overrides
             Fields of the rule, in place of the recipe's.
 
         Notes
         -----
-        A clamp or a running average of the weights (`weight_clamp`, `weight_ema`) is no transformation of gradients:
-        they are left to the training loop; `weight_ema.at(n)` is the decay after step n.
+        `weight_clamp` and `weight_ema` do not transform gradients: the training loop must apply them.
+        `weight_ema.at(n)` is the decay after step n.
 
         Examples
         --------
@@ -254,7 +254,7 @@ class Recipe:
         >>> updates
         Array([-0.00582086], dtype=float32)
         """
-        from rmsprop.jax import rmsprop  # before JAX itself: says how to install it where it is missing
+        from rmsprop.jax import rmsprop  # before JAX: the error says how to install JAX
 
         rule = self.rule(**overrides)
         run = self._run(rule.lr, steps_per_epoch, total_steps, batch_size)
@@ -290,7 +290,7 @@ class Recipe:
         return optax.chain(*clip, optax.masked(rmsprop(rule, rate), decay_mask), optax.masked(undecayed, not_masked))
 
     def explain(self) -> str:
-        """Return what the recipe is, as plain text."""
+        """Return rule, schedule, other parts, sources and notes as plain text."""
         values = self._values()
         lines = [("rule", rule_words(values))]
         if self.open:
@@ -315,7 +315,7 @@ class Recipe:
         return "\n".join([f"{self.name}: {self.title}", "", *(f"    {name:<15}{text}" for name, text in lines)])
 
     def facts(self) -> dict[str, Any]:
-        """Return all of it by name, ready for JSON; a value of the rule that is left open is None."""
+        """Return all fields by name, ready for JSON. Open values of the rule are None."""
         values = self._values()
         return {
             "name": self.name,
@@ -337,12 +337,12 @@ class Recipe:
         }
 
     def _values(self) -> dict[str, Any]:
-        """Return the values of the rule, without those that are open."""
+        """Return the values of the rule, without the open ones."""
         known = {name: PROFILES[self.profile].default(name) for name in FIELDS}
         return {name: value for name, value in {**known, **self.values}.items() if name not in self.open}
 
     def _run(self, lr: float, steps_per_epoch: Any, total_steps: Any, batch_size: Any) -> Run:
-        """Return what the schedule has to know, checked."""
+        """Return the facts that the schedule needs, checked."""
         for name, value, remedy in (
             ("steps_per_epoch", steps_per_epoch, "say how many updates an epoch has"),
             ("total_steps", total_steps, "say how many updates the run has"),
