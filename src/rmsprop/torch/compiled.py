@@ -96,7 +96,7 @@ def zero_grad(optimizer: Optimizer, set_to_none: bool) -> None:
 # -- the whole step as one operator -----------------------------------------------------------------------------------
 
 
-# Dynamo cannot trace sparse gradients and then calls `run_step` outside graphs.
+# With sparse gradients, dynamo cannot trace and calls `run_step` outside graphs.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def run_step(
     params: Sequence[Tensor],
@@ -206,7 +206,6 @@ _TracedRule = dataclasses.make_dataclass("_TracedRule", [FIELDS[name] for name i
 
 
 def _is_traced(group: ParamGroup) -> bool:
-    """Return whether the step of `group` is traced, as tensor operations."""
     if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
         return False
     off = group["fused"] is not None and not group["fused"]
@@ -234,7 +233,6 @@ def _make_state(optimizer: Optimizer) -> None:
 
 
 def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
-    """Trace the tensor operations of a step of the group at `index`."""
     group: ParamGroup = optimizer.__dict__["param_groups"][index]
     execution = {name: group[name] for name in EXECUTION}
     by_device: dict[torch.device, list[ParamStep]] = {}

@@ -104,7 +104,6 @@ def _uses(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 
 def _kinds(layer: nn.Module, name: str, p: Tensor) -> list[str]:
-    """Return those of `KINDS` that a parameter of `layer` belongs to."""
     depthwise = isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups == layer.in_channels
     kinds = {
         "biases": "bias" in name.split("_"),

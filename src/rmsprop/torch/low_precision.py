@@ -31,7 +31,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "uint8": torch.uint8}
 # κ of E5: 8 × unit roundoff, here of the stored format.
 KAPPA = {torch.bfloat16: 2.0**-5, torch.uint8: 2.0**-1}
 _MASK = 0xFFFFFFFF
-_TOP = {False: 31, True: 15}  # exponent of the codes of [1, 2), without and with a sign
+_TOP = {False: 31, True: 15}  # biased exponent of [1, 2), by `signed`
 
 
 def packed_size(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Define `RMSprop`: its arguments and groups. The modules `step` and `state_dict` execute, save and load."""
+"""Define the optimizer class `RMSprop`. Module `step` executes its steps, `state_dict` saves and loads it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RMSprop(Optimizer):
         b ← μ·b + g/(√s + ε)
         p ← p − η·b                    (without momentum: p ← p − η·g/(√s + ε))
 
-    `rmsprop.rule` has the equations of all variants. `optimizer.rule().explain()` prints the active ones.
+    `rmsprop.rule` has the equations of all variants. `optimizer.rule().explain()` returns the active ones.
 
     Parameters
     ----------
@@ -351,7 +351,7 @@ class RMSprop(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Execute one step; `closure`, if given, reevaluates the model and returns the loss, which is returned.
+        """Execute one step. If `closure` is given, call it first to reevaluate the model, and return its loss.
 
         Step hooks get `closure` as a keyword argument. torch's optimizers pass it to hooks as the caller did.
         """

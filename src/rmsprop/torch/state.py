@@ -15,7 +15,7 @@ from rmsprop.torch import low_precision
 
 ParamGroup: TypeAlias = dict[str, Any]  # torch's type; keys: FIELDS and EXECUTION of `groups`, and those of wrappers
 
-COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # other dtypes compute in themselves
+COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # compute dtypes; others: the same dtype
 
 
 def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, Any]) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, An
     if "square_avg" in state and state["square_avg"].dtype != dtype:
         own = state["square_avg"].dtype
         if group["state_dtype"] is not None or not own.is_floating_point or torch.promote_types(own, dtype) != own:
-            # Convert on request, from packed, or to a wider dtype after the model was moved. A wider average stays.
+            # Convert packed averages, on request, or to a wider dtype after the model was moved. A wider one stays.
             state.update({name: converted(state[name], name, p, dtype) for name in AVERAGES if name in state})
     dtype = state["square_avg"].dtype if "square_avg" in state else dtype
     starts = {"square_avg": complex(fill, fill) if p.is_complex() else fill}

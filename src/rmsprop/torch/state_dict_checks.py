@@ -79,7 +79,6 @@ def short_name(dtype: torch.dtype | torch.layout) -> str:
 
 
 def _form_error(state_dict: Any) -> InputError | None:
-    """Return the error of a malformed state dict, else None."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         is_dict = isinstance(state_dict, Mapping)
         got = Received(f"a dict of {', '.join(map(str, state_dict))}" if is_dict else repr(state_dict)[:60])

@@ -98,7 +98,7 @@ def _all_of(groups: int) -> tuple[Remaining, ...]:
 
 
 def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[Remaining]) -> Report:
-    """Let each engine take parameters from those that the engines before it have left; return who took which."""
+    """Let each engine take parameters from those that the engines before it have left; return the report."""
     report: Report = []
     for engine in engines:
         remaining = engine.gather(inputs, remaining)

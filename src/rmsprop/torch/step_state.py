@@ -1,4 +1,4 @@
-"""Hold the data that an optimizer keeps between steps beside its state, for all modules that work on it."""
+"""Hold what an optimizer keeps between steps besides its state, for all modules that work on the optimizer."""
 
 from __future__ import annotations
 
