@@ -1,4 +1,4 @@
-"""What a result was made with: versions and the machine."""
+"""Describe what produced a result: versions and the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -27,7 +27,7 @@ def processor() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return versions and machine as words, ready to print."""
+    """Return versions and a description of the machine, as text to print."""
     facts = {
         "rmsprop": rmsprop.__version__,
         "Python": platform.python_version(),

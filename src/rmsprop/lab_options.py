@@ -15,7 +15,7 @@ from rmsprop.errors import InputError, check_count, check_number
 
 # Built-in tasks. Each is a module in lab/tasks/, and the function of the same name in it.
 TASKS = ("digits", "mnist", "shakespeare")
-# Fields that have another name on the command line.
+# Fields whose option has another name.
 _OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to"}
 # Fields that change no result.
 _NO_RESULT = ("out", "resume", "accept_changes", "jobs")
@@ -156,12 +156,12 @@ Options: TypeAlias = TrainOptions | CompareOptions | FindLrOptions
 
 
 def result_options(options: Options) -> dict[str, Any]:
-    """Return the options that decide a run's result. run.json keeps them, and a resumed run must have the same."""
+    """Return the options that affect a run's result. run.json keeps them; a resumed run must have the same."""
     return {name: value for name, value in vars(options).items() if name not in _NO_RESULT}
 
 
 def _check_count(options: Options, field: str, remedy: str, *, least: int = 1) -> None:
-    """Raise InputError unless a field is a whole number from `least`, or left out."""
+    """Raise InputError unless a field is None or a whole number of at least `least`."""
     value = getattr(options, field)
     if value is not None:
         check_count(f"--{option_name(field)}", value, remedy, least=least)

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 try:
     import torch as _torch  # noqa: F401
 
-    if find_spec("sklearn") is None:  # its import takes two seconds, and not every task needs it
+    if find_spec("sklearn") is None:  # not imported: that takes two seconds, and not every task needs it
         raise ModuleNotFoundError(name="sklearn")
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"rmsprop.lab needs {error.name}: pip install 'rmsprop[lab]'", name=error.name) from None

@@ -1,8 +1,10 @@
-"""`rmsprop bench`: the time of a step on this machine, beside torch's.
+"""`rmsprop bench`: time a step on this machine, and torch's steps beside it.
 
-The contenders of a case take turns within every repeat. A ratio is the median over the repeats of a contender's time
-divided by ours in the same repeat: other work of the machine slows both alike. The memory limit is a loop that reads
-and writes as many bytes as a plain step must, 20 an element, with hardly any arithmetic, on the same threads.
+The contenders of a case take turns within every repeat. A ratio is the contender's time divided by our time in the
+same repeat, since other work of the machine slows both alike. The table shows the median ratio over the repeats.
+
+The contender "memory limit" reads and writes the 20 bytes per element that a plain step must. It does hardly any
+arithmetic, and uses the same number of threads.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ RICH = {"centered": True, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 class Case(NamedTuple):
-    """One measurement: its contenders, their calls in a repeat, and the repeats."""
+    """One measurement: contenders, calls per repeat, and number of repeats."""
 
     title: str
-    contenders: Callable[[float], dict[str, Step]]  # with sizes scaled
+    contenders: Callable[[float], dict[str, Step]]  # argument: factor on the sizes
     calls: int
     repeats: int
 
@@ -42,7 +44,7 @@ def _rmsprop(params: list[Tensor], **options: Any) -> Step:
 
 
 def _compiled(params: list[Tensor]) -> Step:
-    """Return torch's step through torch.compile, compiled (which may take minutes; `wait` says how long)."""
+    """Return torch's step, compiled by torch.compile. Compiling may take minutes: attribute `wait`, in seconds."""
     optimizer = torch.optim.RMSprop(params)
     logging.getLogger("torch").setLevel(logging.ERROR)
     step: Any = torch.compile(optimizer.step)
@@ -54,7 +56,7 @@ def _compiled(params: list[Tensor]) -> Step:
 
 
 def _moving(params: list[Tensor]) -> Step:
-    """Return the memory limit for `params`."""
+    """Return the contender "memory limit"."""
     arrays = [torch.zeros(sum(p.numel() for p in params)).numpy() for _ in range(3)]
     threads = torch.get_num_threads()
     return lambda: native.kernel.move(*arrays, threads, native.GRAIN)  # type: ignore[union-attr]
@@ -70,7 +72,7 @@ THEIRS: dict[str, Make] = {
 
 
 def _steps(shapes: Iterable[tuple[int, ...]], theirs: Iterable[str]) -> dict[str, Step]:
-    """Return a step of ours and of each of `theirs`, on parameters of their own with gradients in common."""
+    """Return our step and the steps of `theirs`. Each has its own parameters; all share the gradients."""
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     gradients = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -106,7 +108,7 @@ def _policy(scale: float) -> dict[str, Step]:
 
 
 class _Statistics:
-    """An observer that wants statistics of every step, and does nothing with them."""
+    """An observer that requests statistics of every step and ignores them."""
 
     def __init__(self, level: int) -> None:
         self.levels = level, 0
@@ -122,7 +124,7 @@ class _Statistics:
 
 
 def _watched(shapes: Iterable[tuple[int, ...]], **options: Any) -> dict[str, Step]:
-    """Return our step without and with statistics, each on parameters of its own with gradients in common."""
+    """Return our step without and with statistics. Each has its own parameters; all share the gradients."""
     gradients = [torch.randn(shape) for shape in shapes]
     steps = {}
     for name, level in ((OURS, None), ("with sums", 1), ("with sums and histograms", 2)):
@@ -137,7 +139,7 @@ def _watched(shapes: Iterable[tuple[int, ...]], **options: Any) -> dict[str, Ste
 
 
 def _training(make: Callable[[], nn.Module], data: tuple[Tensor, Tensor]) -> dict[str, Step]:
-    """Return a whole training step with our optimizer and with torch's: forward, backward, step."""
+    """Return a training step (forward, backward, step) with our optimizer and one with torch's."""
 
     def step_with(optimizer_class: Any) -> Step:
         torch.manual_seed(0)
@@ -162,7 +164,7 @@ def _policy_training(scale: float) -> dict[str, Step]:
 
 
 class Language(nn.Module):
-    """A word-level language model of two LSTM layers, 200 wide."""
+    """A word-level language model: two LSTM layers of 200 units."""
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -170,7 +172,7 @@ class Language(nn.Module):
         self.out = nn.Linear(200, words)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the scores of every next word: (length × batch, words)."""
+        """Return the scores of each next word, shape (length × batch, words)."""
         return self.out(self.lstm(self.embed(x))[0]).flatten(0, 1)  # type: ignore[no-any-return]
 
 
@@ -200,9 +202,15 @@ CASES = {
 def bench(
     names: Iterable[str] = (), listen: Callable[[str, int, int], None] = lambda *_: None, scale: float = 1.0
 ) -> dict[str, Any]:
-    """Measure the named cases, or all of them, and return the times, ready for JSON.
+    """Measure the cases `names`, or all, and return the times as plain values for JSON.
 
-    `listen` is called with case, repeat and repeats. `scale` shrinks the sizes, to try the measurement itself.
+    `listen` is called with the case's title, the repeats done and their total. `scale` multiplies the sizes: small
+    ones try out the measurement.
+
+    Raises
+    ------
+    InputError
+        If a name is no case, or the native kernel is missing.
     """
     chosen = list(names) or list(CASES)
     for name in chosen:
@@ -222,7 +230,7 @@ def bench(
 
 
 def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int], None]) -> dict[str, list[float]]:
-    """Return seconds a step for every contender and repeat; a repeat before them warms up."""
+    """Return the seconds per step of each contender in each repeat. One more repeat before them is the warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(case.repeats + 1):
         for name, step in steps.items():
@@ -236,7 +244,7 @@ def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int]
 
 
 def rows(steps: dict[str, Step], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Return each contender's median time, and the median and middle half of its ratio to ours."""
+    """Return each contender's median time, and the median and quartiles of its ratio to ours."""
     rows = []
     for name, own in seconds.items():
         low, ratio, high = quantiles([x / y for x, y in zip(own, seconds[OURS], strict=True)], n=4)

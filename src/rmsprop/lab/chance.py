@@ -1,4 +1,4 @@
-"""The score of the best constant prediction: a training that does no better has learned nothing."""
+"""Score the best constant prediction: a training that does no better has learned nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from rmsprop.lab.loss_call import LossCall
 
-MOST = 2**20  # real values kept to find their median; with more, the level is not known
-MARGIN = 2.0  # standard errors above chance from which an accuracy counts as better
-SHARE = 0.01  # of the constant's loss: a loss this far below it counts as better
+MOST = 2**20  # largest number of real values kept for their median; with more, the constant's loss is unknown
+MARGIN = 2.0  # an accuracy counts as better if it is more than this many standard errors above the constant's
+SHARE = 0.01  # a loss counts as better if it is more than this share of the constant's loss below it
 
 
 class Constant(NamedTuple):
-    """Loss and metric of the best prediction that is the same for every example; None where not known."""
+    """Loss and metric of the best prediction that is the same for every example; None if not known."""
 
     loss: float | None = None
     metric: float | None = None
@@ -26,9 +26,10 @@ class Constant(NamedTuple):
 def no_better(
     score: float, constant: float | None, margin: float = 0.0, *, higher_is_better: bool = False
 ) -> bool | None:
-    """Return whether `score` is no better than a constant prediction; None where that is not known.
+    """Return whether `score` is no better than that of a constant prediction; None if either is not known.
 
-    An accuracy must be `MARGIN` standard errors above it to count as better, a loss by the share `SHARE` below it.
+    To count as better, an accuracy must be more than `MARGIN` standard errors above `constant`. `margin` is one
+    standard error. A loss must be more than the share `SHARE` below `constant`.
 
     Examples
     --------
@@ -43,20 +44,20 @@ def no_better(
 
 
 class Targets:
-    """Gather what the best constant prediction for the targets of a split depends on.
+    """Gather the targets of a split, to find their best constant prediction.
 
-    Each column of the targets (dimension 1, for example labels) has a constant of its own.
+    Each column of the targets (dimension 1, such as labels) has its own constant.
     """
 
     def __init__(self) -> None:
         self._known = True
-        self._call: LossCall | None = None  # the newest; calls differ in their tensors only
+        self._call: LossCall | None = None  # the newest call; only the tensors of calls differ
         self._sums = torch.zeros(0, 0, dtype=torch.float64)
         self._values: list[Tensor] = []
         self._kept = 0
 
     def add(self, call: LossCall | None) -> None:
-        """Add the targets of a batch. None: its loss is no call of torch's."""
+        """Add the targets of a batch; `call` is None if its loss is not one call of a loss of torch."""
         if call is None or (self._call is not None and call.form != self._call.form):
             self._known = False
         if call is None or not self._known:
@@ -71,9 +72,10 @@ class Targets:
             self._sums = sums if not len(self._sums) else _plus(self._sums, sums)
 
     def constant(self, divisor: float) -> Constant:
-        """Return what the best constant scores. `divisor` turns the sum of the loss over the split into its mean.
+        """Return loss and accuracy of the best constant.
 
-        The metric is an accuracy, as `LossCall.correct` counts it; None for real values.
+        `divisor` turns the sum of the loss over the split into its mean. The accuracy counts `LossCall.correct`. It is
+        None if the targets are real values or class probabilities.
         """
         call = self._call
         if call is None or not self._known or not divisor:
@@ -96,7 +98,7 @@ class Targets:
 
 
 def _of_classes(call: LossCall) -> Tensor:
-    """Return two rows: the summed weight of the targets of each class, and how many of them count."""
+    """Return two rows, a column per class: the summed weight of its targets, and the number with a weight above 0."""
     weights = call.weights().flatten()
     counted = weights != 0
     target, classes = call.target.flatten()[counted], call.classes
@@ -111,14 +113,14 @@ def _of_probabilities(call: LossCall) -> Tensor:
 
 
 def _of_binary(call: LossCall) -> Tensor:
-    """Return four rows, by column: number of targets, their sum, number that count, number of these that are 1."""
+    """Return four rows: number of targets, their sum, number with a weight above 0, number of those that are 1."""
     target, counted = _rows(call.target), _rows(call.weights() != 0)
     rows = (torch.ones_like(target), target, counted, counted * (target > 0.5))
     return torch.stack([row.sum(dim=0) for row in rows])
 
 
 def _loss_of_classes(call: LossCall, weighted: Tensor, divisor: float) -> Tensor | None:
-    """Return the cross-entropy of the targets under their own frequencies."""
+    """Return the cross-entropy of the targets if their own frequencies are the prediction; None if not known."""
     total, smoothing = weighted.sum(), call.options.get("label_smoothing", 0.0)
     if smoothing and call.options.get("weight") is not None:
         return None
@@ -128,7 +130,10 @@ def _loss_of_classes(call: LossCall, weighted: Tensor, divisor: float) -> Tensor
 
 
 def _loss_of_values(call: LossCall, values: Tensor) -> float:
-    """Return the summed loss of each column's mean or median, the better of them: the best constant for MSE and L1."""
+    """Return the summed loss when each column is predicted by its mean or median, whichever has the lower loss.
+
+    The mean is best for MSE, the median for L1.
+    """
     options = {name: call.options[name] for name in ("beta", "delta") if name in call.options}
     losses = [
         call.function(center.expand_as(values), values, reduction="none", **options).sum(dim=0)
@@ -138,13 +143,13 @@ def _loss_of_values(call: LossCall, values: Tensor) -> float:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Return a tensor as a matrix whose columns are its dimension 1; without one, as one column."""
+    """Return a tensor as a matrix. Dimension 1 becomes the columns; a tensor without one becomes one column."""
     rows = tensor.movedim(1, -1) if tensor.ndim > 1 else tensor.reshape(-1, 1)
     return rows.reshape(-1, rows.shape[-1]).double()
 
 
 def _plus(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum; a column that one of them lacks counts as 0."""
+    """Return the sum. Columns that only one of the matrices has are added to 0."""
     columns = max(a.shape[1], b.shape[1])
     x, y = (torch.nn.functional.pad(each, (0, columns - each.shape[1])) for each in (a, b))
     return x + y

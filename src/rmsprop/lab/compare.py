@@ -1,15 +1,17 @@
-"""`rmsprop compare`: RMSprop beside other optimizers, each with the learning rate that suits it on validation data.
+"""`rmsprop compare`: compare RMSprop with other optimizers, each at its best learning rate on validation data.
 
-Stage 1 trains every optimizer at every rate of one grid. It picks for each the rate with the best mean validation
-metric (ties: validation loss). Where a rate at an end of the grid is best, the grid is widened there, once, and every
-optimizer is trained at the new rates: all are tuned equally.
+Stage 1 trains every optimizer at every rate of one grid. It picks the rate with the best mean validation metric of
+each optimizer; validation loss breaks ties. If an optimizer's best rate is an end of the grid, the grid is widened
+there, once. Every optimizer is trained at the new rates, so that all are tuned equally.
 
 Stage 2 trains each optimizer at its rate with other seeds. A seed fixes the model's start and the order of the data, so
-that optimizers are compared seed by seed. The test data are used only there, once per model. All rates fall linearly to
-zero over a training: a constant rate ends in noise of its own size, which would decide the comparison.
+that optimizers are compared seed by seed. Only stage 2 uses the test data, once per model.
 
-Intervals are Student's for the mean of paired differences, widened for the number of comparisons (Bonferroni), so that
-they hold jointly with 95 %.
+In both stages the rate falls linearly to zero over a training. With a constant rate, the noise of the last steps would
+decide the comparison.
+
+Intervals are Student's for the mean of paired differences. They are widened for the number of comparisons (Bonferroni):
+all of them hold jointly with 95 % confidence.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from rmsprop.lab.verdicts import CONFIDENCE, constant_score, judge
 from rmsprop.lab_options import CompareOptions, result_options
 from rmsprop.rule import Rule
 
-Listener = Callable[[str, int, int, TrialRow | None], None]  # stage, trainings done, of how many, the newest
+Listener = Callable[[str, int, int, TrialRow | None], None]  # stage, trainings done, their total, newest row
 
 
 def compare(
@@ -58,14 +60,22 @@ def compare(
 ) -> tuple[RunDirectory, Any]:
     """Compare `rule` with the other `OPTIMIZERS` on the task `spec`; return the run's directory and its CompareSummary.
 
-    Keywords are fields of `CompareOptions`, and count before those of `options`. The rule's lr is not used: it is
-    picked from `learning_rates`, as for the others, which keep torch's defaults.
+    Keywords are fields of `CompareOptions` and override `options`. The rate of every optimizer is picked from
+    `learning_rates`; the rule's lr is not used. The other optimizers keep torch's defaults, except that "momentum" is
+    SGD with a momentum of 0.9.
 
-    `jobs` trainings run at a time, one thread each, in processes of their own; their number changes no result.
-    With `resume`, trainings that are recorded are not repeated; if the task's code has changed since, `accept_changes`
-    is needed, and run.json then says so. SIGINT and SIGTERM raise Interrupted. Where memory does not suffice for as
-    many, it goes on with half of them; WorkerLost is raised where one is too many, and where a worker process ends
-    otherwise.
+    `jobs` trainings run at a time, each in a process of one thread. Their number changes no result. If memory runs
+    out, half as many run at a time. With `resume`, recorded trainings are not repeated. If the task's code has changed
+    since, `resume` needs `accept_changes`, and run.json lists the changes.
+
+    Raises
+    ------
+    InputError
+        If the rule maximizes, the task cannot be run or has no test data, or the directory cannot hold this run.
+    Interrupted
+        After SIGINT or SIGTERM.
+    WorkerLost
+        If memory does not suffice for a single training, or a worker process ends for another reason.
     """
     options, rule = dataclasses.replace(options or CompareOptions(), **keywords), rule or Rule()
     tuning_seeds, seeds = options.tuning_seeds, options.seeds
@@ -85,7 +95,7 @@ def compare(
         "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
         "optimizers": list(OPTIMIZERS),
         **result_options(used),
-        "learning_rates": grid,  # a list, as JSON has it
+        "learning_rates": grid,  # a list, as JSON reads it back; options hold a tuple
         "schedule": "linear",
         "made_with": {"torch": torch.__version__},
     }
@@ -120,7 +130,7 @@ def compare(
 
 
 class _Tuned(NamedTuple):
-    """The rates picked, and those that the grid was widened by."""
+    """The rates picked, and the rates added to the grid."""
 
     choices: dict[str, Choice]
     widened: list[float]
@@ -128,7 +138,7 @@ class _Tuned(NamedTuple):
 
 @dataclass
 class _Comparison:
-    """The trainings of a comparison: read from its records, or made by its workers."""
+    """The trainings of a comparison: read from its records, or run by its workers."""
 
     task: Task
     spec: str
@@ -137,10 +147,10 @@ class _Comparison:
     run: RunDirectory
     workers: Workers
     listen: Listener
-    stopped: list[int]  # signals received
+    stopped: list[int]  # numbers of the signals received
 
     def tune(self, grid: list[float], seeds: Iterable[int]) -> _Tuned:
-        """Pick a rate for each optimizer; widen the grid once where the best is at its end."""
+        """Pick a rate for each optimizer. Widen the grid once, at the ends that are best for an optimizer."""
         trials = [self._trial("tune", o, lr, s) for s in seeds for lr in grid for o in OPTIMIZERS]
         choices = self._choices(self._rows(trials))
         widened = rates_beyond(grid, choices.values())
@@ -150,7 +160,7 @@ class _Comparison:
         return _Tuned(choices, widened)
 
     def final(self, choices: dict[str, Choice], seeds: Iterable[int]) -> list[FinalRow]:
-        """Train each optimizer at its rate."""
+        """Train each optimizer at its rate with each of `seeds`."""
         trials = [self._trial("final", o, choices[o].lr, s) for s in seeds for o in OPTIMIZERS]
         return cast(list[FinalRow], self._rows(trials))
 
@@ -162,7 +172,7 @@ class _Comparison:
         return {o: choose(better, [row for row in rows if row["optimizer"] == o]) for o in OPTIMIZERS}
 
     def _rows(self, trials: list[Trial]) -> list[TrialRow]:
-        """Return a row for each trial of a stage, from the records or newly trained (and then recorded)."""
+        """Return the row of each trial of one stage. Trials without a record are trained and recorded."""
         stage = trials[0].stage
         done = {key_of(row): row for row in self.run.records() if row["stage"] == stage}
         wanted = [trial for trial in trials if trial.key not in done]

@@ -14,9 +14,9 @@ from rmsprop.errors import InputError, Received
 
 
 def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
-    """Return 60 % for training, 20 % for validation and 20 % for testing, each with the same shares of the labels.
+    """Split data into 60 % for training, 20 % for validation and 20 % for testing.
 
-    The split is the same in every run.
+    Labels have the same shares in all three (stratified). The split is the same in every run.
     """
     from sklearn.model_selection import train_test_split
 
@@ -35,7 +35,7 @@ def parts(batch: Any) -> tuple[list[Any], Any]:
     Raises
     ------
     InputError
-        If the data set yields no tuples or lists of two or more.
+        If the batch is no tuple or list of two or more.
     """
     if not isinstance(batch, (list, tuple)) or len(batch) < 2:
         found = Received(
@@ -47,9 +47,9 @@ def parts(batch: Any) -> tuple[list[Any], Any]:
 
 
 def batches(data: Dataset[Any], batch_size: int, order: int | None = None) -> Iterator[Any]:
-    """Return an iterator over the batches of `data`, shuffled with the seed `order`; None keeps their order."""
+    """Return an iterator over the batches of `data`, shuffled with the seed `order`; None does not shuffle."""
     generator = torch.Generator().manual_seed(order or 0)
-    if type(data) is TensorDataset:  # one indexing per batch; a subclass may treat each example on its own
+    if type(data) is TensorDataset:  # indexed once per batch; a subclass may transform single examples
         sampler = SequentialSampler(data) if order is None else RandomSampler(data, generator=generator)
         loader = DataLoader(
             data, sampler=BatchSampler(sampler, batch_size, drop_last=False), batch_size=None, generator=generator

@@ -1,4 +1,4 @@
-"""What `rmsprop doctor RUN` shows of a run."""
+"""Gather what `rmsprop doctor RUN` shows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rmsprop.lab.runs.schema import TrainSummary
 
 
 def examine_run(run: RunDirectory) -> dict[str, Any]:
-    """Return what `rmsprop doctor RUN` shows of a run, be it finished, interrupted or diverged.
+    """Return what `rmsprop doctor RUN` shows of a training: finished, interrupted or diverged.
 
     Raises
     ------
     InputError
-        If the directory holds no run of train, or if there is nothing to say: nothing was measured, the losses show
+        If the directory holds no run of train. Or if there is nothing to show: no step was measured, the losses show
         no problem, and the run did not diverge.
     """
-    config = run.config()  # raises for a directory that is no run
+    config = run.config()  # raises InputError if the directory holds no run
     if config["kind"] != "train":
         found = Received(f"{run.path}, of {config['kind']}")
         raise InputError("the run", "one of train", found, f"see it with: rmsprop report {run.path}")

@@ -1,4 +1,4 @@
-"""`rmsprop find-lr`: the range test of `rmsprop.monitor.lr_finder` on a task, with its figure."""
+"""`rmsprop find-lr`: run the range test of `rmsprop.monitor.lr_finder` on a task, and draw its figure."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ from rmsprop.torch import RMSprop
 
 Listener = Callable[[int, int], None]
 
-WIDER = 100  # times as wide is the range of a second test, where the best rate is beyond an end of the first
+WIDER = 100  # factor on an end of the range in the second test, if the best rate may lie beyond that end
 
 
 def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Listener, **range_: Any) -> Found:
-    """Return what the range test finds for `task` and `rule`, whose rate does not matter; `range_` as in `find_lr`."""
+    """Return the result of a range test of `rule` on `task`. The rule's lr is not used.
+
+    `range_` holds arguments of `rmsprop.monitor.lr_finder.find_lr`.
+    """
     size = batch_size or task.batch_size
 
     def order(seed: int) -> Iterator[Any]:
@@ -62,12 +65,19 @@ def find_lr(
     listen: Listener = lambda _done, _total: None,
     **keywords: Any,
 ) -> tuple[Path, dict[str, Any]]:
-    """Test rates on `spec` (see `load_task`); return the directory and what find-lr.json in it holds.
+    """Test learning rates on the task `spec`; return the run's directory and the content of its find-lr.json.
 
-    Keywords are fields of `FindLrOptions`, and count before those of `options`. The directory, which has find-lr.svg,
-    too, is made at the end: a test that is stopped leaves nothing. SIGINT and SIGTERM raise Interrupted.
+    `spec` is as in `load_task`. Keywords are fields of `FindLrOptions` and override `options`. If the best rate may lie
+    beyond an end of the range, a second test widens the range there, and a note says so.
 
-    Where the best rate is beyond an end of the range, a second test has a range that is wider there; a note says so.
+    find-lr.json and find-lr.svg are written at the end: a test that is stopped leaves nothing.
+
+    Raises
+    ------
+    InputError
+        If the task cannot be run, or the directory is not empty or cannot be written.
+    Interrupted
+        After SIGINT or SIGTERM.
     """
     options = dataclasses.replace(options or FindLrOptions(), **keywords)
     out, rule = options.out, rule or Rule()
@@ -75,7 +85,7 @@ def find_lr(
     task = load_task(spec)
     task.try_out(options.batch_size)
     with nullcontext() if out is None else locked(out), stop_signals() as stopped:
-        _check_place(out)  # another test may have ended here meanwhile
+        _check_place(out)  # another process may have written here before this one held the lock
 
         def heard(done: int, total: int) -> None:
             listen(done, total)
@@ -107,9 +117,9 @@ def find_lr(
 
 
 def wider_range(beyond: Beyond | None, options: FindLrOptions) -> FindLrOptions | None:
-    """Return options with a range `WIDER` times as wide where a rate may lie `beyond` its end; None if none does.
+    """Return options with the range's end `beyond` moved out by the factor `WIDER`; None if `beyond` is None.
 
-    The rate rises as much with each step as before.
+    Steps are added, so that the rate rises by the same factor per step as before.
     """
     if beyond is None:
         return None
@@ -121,13 +131,13 @@ def wider_range(beyond: Beyond | None, options: FindLrOptions) -> FindLrOptions 
 
 
 def _with_reason(first: Found, widened: FindLrOptions, found: Found) -> Found:
-    """Return what a widened range gave, with a note of why it was widened."""
+    """Return `found`, the result for the widened range, with a note of why the range was widened."""
     note = f"the range was widened once, to {widened.lowest:g} to {widened.highest:g}: {first.reason}"
     return dataclasses.replace(found, notes=[note, *found.notes])
 
 
 def _check_place(out: Path | None) -> None:
-    """Raise InputError unless `out` is unused and can be made and written to; runs/ need not be unused."""
+    """Raise InputError unless `out` is new or empty and can be written to. None checks that runs/ can be written to."""
     place = out or Path("runs")
     there = next(path for path in (place, *place.parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

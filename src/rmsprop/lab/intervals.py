@@ -10,7 +10,7 @@ from scipy import special
 
 
 def paired_interval(differences: list[float], confidence: float) -> tuple[float | None, tuple[float, float] | None]:
-    """Return the mean of paired differences and Student's interval for it; None where a run diverged."""
+    """Return the mean of paired differences and its Student interval; None for both if a run diverged."""
     if not all(math.isfinite(d) for d in differences):
         return None, None
     center, n = mean(differences), len(differences)

@@ -1,4 +1,4 @@
-"""The grid of learning rates, and the choice of one from trainings at each of them."""
+"""The grid of learning rates, and the choice of the best rate of an optimizer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import NamedTuple
 from rmsprop.lab.runs.schema import TrialRow
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
-WIDENED_BY = 2  # rates beyond an end of the grid
+WIDENED_BY = 2  # rates added beyond an end of the grid
 
 
 class Choice(NamedTuple):
     """The rate picked for one optimizer."""
 
     lr: float
-    at_edge: bool  # the grid's end: a better rate may lie beyond
+    at_edge: bool  # an end of the grid: a better rate may lie beyond
 
 
 def choose(higher_is_better: bool, rows: Sequence[TrialRow]) -> Choice:
-    """Return the rate whose rows (one per seed) have the best mean validation metric; diverged ones come last."""
+    """Pick the rate with the best mean validation metric over its rows, one row per seed.
+
+    Validation loss breaks ties. A rate at which any seed diverged comes last.
+    """
 
     def rank(lr: float) -> tuple[bool, float, float]:
         of_rate = [row for row in rows if row["lr"] == lr]
@@ -37,9 +40,9 @@ def choose(higher_is_better: bool, rows: Sequence[TrialRow]) -> Choice:
 
 
 def rates_beyond(grid: Sequence[float], choices: Iterable[Choice]) -> list[float]:
-    """Return rates to widen an ascending grid with: `WIDENED_BY` beyond each end that an optimizer chose.
+    """Return the rates that widen an ascending grid: `WIDENED_BY` beyond each end that an optimizer chose.
 
-    They go on as the grid ends.
+    New rates repeat the ratios of the last rates at that end.
 
     Examples
     --------

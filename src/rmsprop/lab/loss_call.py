@@ -1,7 +1,7 @@
 """Find which loss of torch a task's loss calls, with which output and target.
 
-A task's loss may be a module, a function of torch, a `partial` of one, or a function of the user's own that masks or
-transposes before it calls torch. A `TorchFunctionMode` sees the call in all of them.
+A task's loss may be a module, a function of torch, a `partial`, or the user's own function that masks or transposes
+before it calls torch. A `TorchFunctionMode` sees the call in all cases.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FORMS: dict[Callable[..., Any], Form] = {
 
 @dataclass(frozen=True)
 class LossCall:
-    """The call of a loss of torch whose result the task's loss returned."""
+    """One call of a loss of torch. The task's loss returned its result."""
 
     function: Callable[..., Tensor]
     form: Form  # what the target holds: class indices, class probabilities, 0 and 1, or real values
@@ -51,7 +51,7 @@ class LossCall:
 
     @property
     def classes(self) -> int:
-        """Number of classes: dimension 1 of the output, or 0 without a batch."""
+        """Number of classes: the size of the output's dimension 1, or of dimension 0 if there is no batch."""
         return self.output.shape[1 if self.output.ndim > 1 else 0]
 
     def class_weights(self) -> Tensor:
@@ -60,7 +60,10 @@ class LossCall:
         return torch.ones(self.classes, dtype=torch.float64) if weight is None else weight.double()
 
     def weights(self) -> Tensor:
-        """Return the weight of each element of the target in the loss; 0 where the loss ignores the element."""
+        """Return the weight of each element of the target in the loss; 0 if the loss ignores the element.
+
+        Not for targets that are class probabilities.
+        """
         if self.form == "classes":
             ignored = self.target == self.options["ignore_index"]
             return self.class_weights()[self.target.masked_fill(ignored, 0).long()].masked_fill(ignored, 0)
@@ -69,13 +72,13 @@ class LossCall:
         return ones if weight is None else ones * weight
 
     def divisor(self) -> float:
-        """Return the number that a mean over the batch divides by."""
+        """Return the divisor of a mean over the batch."""
         if self.form == "classes":
             return float(self.weights().sum())
         return self.target.numel() / (self.classes if self.form == "probabilities" else 1)
 
     def correct(self) -> Tensor:
-        """Return which elements of the target the output predicts: its likeliest class, or the likelier of 0 and 1."""
+        """Return which elements of the target equal the prediction: the likeliest class, or the likelier of 0 and 1."""
         if self.form == "classes":
             return self.output.argmax(dim=1 if self.output.ndim > 1 else 0) == self.target
         border = 0.0 if self.function is F.binary_cross_entropy_with_logits else 0.5
@@ -91,19 +94,21 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _FORMS:
             return func(*args, **kwargs)
-        call = _loss_call(func, args, kwargs)  # raises where torch would only warn
+        call = _loss_call(func, args, kwargs)  # before torch's call: raises InputError where torch would only warn
         self.calls.append((call, func(*args, **kwargs)))
         return self.calls[-1][1]
 
 
 def observe(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> tuple[Tensor, LossCall | None]:
-    """Return the loss of a batch, and the call of torch's loss that it comes from; None if it is not one such call.
+    """Return the loss of a batch, and the call of a loss of torch that computed it.
+
+    The call is None if the loss is not the unchanged result of exactly one such call.
 
     Raises
     ------
     InputError
-        If torch would broadcast an output such as (N, 1) and a target such as (N,) to (N, N), or if there is one class
-        only. Torch computes a number then, but not what is meant.
+        If torch would broadcast an output such as (N, 1) and a target such as (N,) to (N, N), or if there is only one
+        class. Torch then computes a number, but not the loss that the user means.
     """
     with _Calls() as seen:
         value = loss(output, target)
@@ -150,17 +155,17 @@ def _loss_call(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: d
 
 
 def adds_up(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, examples: int) -> bool:
-    """Return whether a loss of the user's own is a sum over the batch: a doubled batch doubles the loss."""
+    """Return whether the user's own loss is a sum over the batch, so that a doubled batch doubles the loss."""
     try:
         once = float(loss(output, target))
         again = float(loss(_twice(output, examples), _twice(target, examples)))
     except Exception:
-        return False  # the batch cannot be doubled: take the loss for a mean
+        return False  # the batch cannot be doubled: treat the loss as a mean
     return abs(again - 2 * once) < 1e-4 * abs(once)
 
 
 def _twice(value: Any, examples: int) -> Any:
-    """Return `value` with every tensor of `examples` rows doubled, in dicts, lists and tuples, too."""
+    """Return `value` with every tensor of `examples` rows repeated, also inside dicts, lists and tuples."""
     if isinstance(value, Tensor):
         return torch.cat([value, value]) if value.ndim and len(value) == examples else value
     if isinstance(value, dict):

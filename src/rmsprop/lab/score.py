@@ -15,7 +15,7 @@ from rmsprop.lab.loss_call import adds_up, observe
 
 Metric = Callable[[Any, Any], Tensor | float]
 
-_LOSSES = {  # names of scores that are the loss itself
+_LOSSES = {  # name of the score if the score is the loss itself
     F.mse_loss: "mean squared error",
     F.l1_loss: "mean absolute error",
     F.smooth_l1_loss: "smooth L1 loss",
@@ -27,12 +27,12 @@ _LOSSES = {  # names of scores that are the loss itself
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the share of targets (integer classes) that have the largest entry along dimension 1 of `output`.
+    """Return the share of targets (integer classes) whose class has the largest score in dimension 1 of `output`.
 
     Raises
     ------
     InputError
-        If the shapes are not (N, C, ...) for class scores and (N, ...) for classes.
+        If the shapes are not (N, C, ...) for class scores and (N, ...) for classes, or the classes are no integers.
     """
     if output.ndim < 2 or output.shape[1] < 2 or output.shape[:1] + output.shape[2:] != target.shape:
         found = Received(f"outputs of shape {tuple(output.shape)}, targets of {tuple(target.shape)}")
@@ -44,7 +44,7 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def is_share(name: str) -> bool:
-    """Return whether a score of this name is a share from 0 to 1. Shares are shown as percentages."""
+    """Return whether a score of this name is a share from 0 to 1, which is shown as a percentage."""
     return name == "accuracy" or name.endswith(" accuracy")
 
 
@@ -59,17 +59,17 @@ def score_words(value: float | None, metric: str) -> str:
 class Score:
     """The number that a trained model is judged by.
 
-    `kind` is "metric" (the task's own), "accuracy" (derived from the loss) or "loss" (the loss itself).
+    `kind` is "metric" (the task has one), "accuracy" (derived from the loss) or "loss" (the loss itself).
     """
 
     name: str
     higher_is_better: bool
     kind: str
-    loss_is_sum: bool  # over the batch: it is divided by the number of examples
+    loss_is_sum: bool  # a sum over the batch, which is shown divided by the number of examples
 
 
 class Evaluation(NamedTuple):
-    """Means over a split: of the loss, of the score, and of both for the best constant prediction."""
+    """Mean loss and mean score over a split, and those of the best constant prediction."""
 
     loss: float
     metric: float
@@ -77,12 +77,12 @@ class Evaluation(NamedTuple):
 
 
 def described(metric: Metric, name: str | None, higher_is_better: bool | None, *, loss_is_sum: bool) -> Score:
-    """Return the score of a task with a metric. Its name and direction are given, or known from the metric.
+    """Return the score of a task with a metric. A name or direction that is None is taken from the metric.
 
     Raises
     ------
     InputError
-        If neither `higher_is_better` nor the metric says which direction is better.
+        If `higher_is_better` is None and the metric's direction is not known.
     """
     function = str(getattr(metric, "__name__", type(metric).__name__))
     if name is None:
@@ -99,12 +99,12 @@ def described(metric: Metric, name: str | None, higher_is_better: bool | None, *
 
 
 def derive(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, examples: int) -> Score:
-    """Return the score of a task without a metric, from a batch with this number of examples.
+    """Return the score of a task without a metric, derived from one batch of `examples` examples.
 
-    - Integer classes (`cross_entropy`, `nll_loss`): accuracy of the elements that the loss does not ignore.
-    - 0 and 1 (`binary_cross_entropy`, with logits or without): accuracy; a logit above 0, or a probability above 1/2,
-      means 1. With several targets in an example (labels, pixels): the accuracy of single elements.
-    - Anything else: the loss itself, lower is better.
+    - Integer classes (`cross_entropy`, `nll_loss`): accuracy over the elements that the loss does not ignore.
+    - 0 and 1 (`binary_cross_entropy`, with logits or without): accuracy. A logit above 0, or a probability above 1/2,
+      predicts 1. If an example has several targets (labels, pixels), each counts by itself: element accuracy.
+    - Anything else: the loss itself; lower is better.
     """
     _, call = observe(loss, output, target)
     if call is None:
@@ -121,18 +121,19 @@ def derive(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, example
 class Tally:
     """Average loss and score over the batches of a split.
 
-    A loss of torch that is a mean weighs a batch by the elements it does not ignore, times their class weights. A loss
-    that is a sum, and losses and metrics of the user's own, weigh a batch by its number of examples.
+    For a loss of torch that is a mean, a batch has the weight that torch divides by: the summed class weights of the
+    elements that the loss does not ignore. For a loss that is a sum, and for the user's own losses and metrics, a batch
+    has its number of examples as weight.
     """
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], metric: Metric | None, score: Score) -> None:
         self._loss, self._metric, self._score = loss, metric, score
         self._exact, self._by_examples, self._metrics = _Mean(), _Mean(), _Mean()
         self._targets = Targets()
-        self._known = not score.loss_is_sum  # every batch so far has a divisor of its own
+        self._known = not score.loss_is_sum  # the divisor of every batch so far
 
     def add(self, output: Any, target: Any, examples: int) -> None:
-        """Add a batch with this number of examples."""
+        """Add a batch of `examples` examples."""
         loss, call = observe(self._loss, output, target)
         self._targets.add(call)
         self._by_examples.add(float(loss), examples, is_sum=self._score.loss_is_sum)
@@ -150,7 +151,7 @@ class Tally:
             self._metrics.add(float((call.correct() & counted).sum()), float(counted.sum()), is_sum=True)
 
     def result(self) -> Evaluation:
-        """Return the means; NaN where nothing was counted."""
+        """Return the means; NaN if nothing was counted."""
         losses = self._exact if self._known else self._by_examples
         loss, constant = losses.value(), self._targets.constant(losses.weight)
         if self._score.kind == "loss":
@@ -165,7 +166,7 @@ class _Mean:
         self.sum = self.weight = 0.0
 
     def add(self, value: float, weight: float, *, is_sum: bool = False) -> None:
-        if weight:  # a batch whose elements are all ignored has no mean
+        if weight:  # if a batch has no weight, its mean is NaN
             self.sum += value if is_sum else value * weight
             self.weight += weight
 

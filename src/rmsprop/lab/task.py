@@ -1,4 +1,4 @@
-"""The `Task`: what is trained. Tasks are found by name or in a file."""
+"""The `Task`: a model with its data. `load_task` finds one by name or in a file."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ _EXAMPLE = "a task is a function without arguments that returns rmsprop.lab.Task
 class Task:
     """A model with its data, loss and metric.
 
-    A data set yields tuples or lists, inputs first and target last; each of them may be a tensor, or a dict, list or
-    tuple of them. The model is called with the inputs, and `loss` and `metric` with the model's output and the target.
+    A data set yields tuples or lists, inputs first and target last. Each may be a tensor, or a dict, list or tuple of
+    tensors. The model is called with the inputs; `loss` and `metric` with the model's output and the target.
 
-    Without a metric, the score is derived from the loss of torch that `loss` calls: a module, a function of torch, or a
-    function of your own around it.
+    Without a metric, the score is derived from the loss of torch that `loss` calls. `loss` may be a module, a function
+    of torch, or your own function around one.
 
-    - `cross_entropy`, `nll_loss` with integer targets: accuracy of the elements that the loss does not ignore.
-    - `binary_cross_entropy_with_logits`, `binary_cross_entropy` with targets 0 and 1: accuracy by the sign of the
-      logit, or by the probability 1/2. With several targets in an example, such as labels: accuracy of single ones.
+    - `cross_entropy`, `nll_loss` with integer targets: accuracy over the elements that the loss does not ignore.
+    - `binary_cross_entropy_with_logits`, `binary_cross_entropy` with targets 0 and 1: accuracy. A logit above 0, or a
+      probability above 1/2, predicts 1. If an example has several targets, each counts by itself: element accuracy.
     - Anything else, such as `mse_loss` or a loss of your own: the loss itself; lower is better.
 
-    A loss of torch and a derived score are means over the whole split: of the elements that the loss counts, with its
-    class weights. A loss or metric of your own is taken for each batch, and batches are weighed by their number of
-    examples, whatever a mask leaves. A loss that is a sum over the batch is divided by the number of examples.
+    A loss of torch that is a mean is averaged over the elements of the whole split that it does not ignore, with its
+    class weights. A derived accuracy counts the same elements, without weights. Your own loss or metric is computed for
+    each batch; batches are weighted by their number of examples, whatever you mask. A loss that is a sum over the batch
+    is divided by the number of examples.
 
     Parameters
     ----------
@@ -54,15 +55,15 @@ class Task:
     model
         Function that returns a new model, drawn from torch's global random generator.
     train, validation, test
-        Data sets (`torch.utils.data.Dataset` with a length). Learning rates are picked on validation. Test data are
+        Data sets (`torch.utils.data.Dataset` with a length). Learning rates are picked on `validation`. Test data are
         used once per trained model; only `compare` needs them.
     loss
-        (output, target) → mean (or sum) over the batch, one element.
+        Function (output, target) → mean (or sum) over the batch, a tensor of one element.
     metric, metric_name, higher_is_better
-        (output, target) → mean over the batch; the metric's name, by default the function's; and its direction. A
-        metric called accuracy is a share from 0 to 1, and higher is better.
+        Function (output, target) → mean over the batch; its name, by default the function's; its direction. A metric
+        called accuracy is a share from 0 to 1; higher is better.
     batch_size, epochs
-        Defaults of the command line.
+        Used unless the command line gives other values.
 
     Examples
     --------
@@ -110,14 +111,14 @@ class Task:
                 raise InputError(f"Task.{name}", "a torch Dataset with a length", found, "see TensorDataset")
         if self.higher_is_better is not None:
             check_flag("Task.higher_is_better", self.higher_is_better)
-        if self.metric is not None:  # refuse a metric without a known direction
+        if self.metric is not None:  # raises InputError if its direction is not known
             described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=False)
         check_count("Task.batch_size", self.batch_size, "64 is usual")
         check_count("Task.epochs", self.epochs, "try 10")
 
     @cached_property
     def score(self) -> Score:
-        """The score of trained models. Deriving one runs a new model on the first batch of the validation data."""
+        """The score of trained models. Runs a new model on the first batch of the validation data, once."""
         state = torch.get_rng_state()
         try:
             return self._score_of(self.model().eval(), self.batch_size)
@@ -134,9 +135,9 @@ class Task:
         return described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=found.loss_is_sum)
 
     def try_out(self, batch_size: int | None = None) -> None:
-        """Run one batch of each part through model, loss and metric, so that mistakes show before any training.
+        """Run one batch of each data set through model, loss and metric, to show mistakes before any training.
 
-        The training batch is the last one of an epoch, which may be smaller than the others.
+        The training batch is the last batch of an epoch, which may be smaller than the others.
         """
         remedy = "try it in Python on one batch"
         state = torch.get_rng_state()
@@ -190,7 +191,7 @@ class Task:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of torch, NumPy and Python, from which models and data may draw."""
+    """Seed the global random generators of torch, NumPy and Python. Models and data may draw from them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -199,8 +200,13 @@ def seed_everything(seed: int) -> None:
 def load_task(spec: str) -> Task:
     """Return the task that `spec` names: a built-in one, or `path/to/file.py:function`.
 
-    The file and the function run with the global random generators seeded with 0: a task that draws its data at
-    random is the same in every process and after every interruption.
+    The global random generators are seeded with 0 before the file and the function run. A task with random data is
+    therefore the same in every process, and when a run is resumed.
+
+    Raises
+    ------
+    InputError
+        If there is no such task, or its file or function fails.
     """
     seed_everything(0)
     if spec in TASKS:
@@ -233,7 +239,7 @@ def load_task(spec: str) -> Task:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text."""
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [""])[0]
 
 
@@ -251,7 +257,7 @@ def _import_file(path: Path) -> Any:
     sys.modules[name] = module
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # as for a script: the file may import modules beside it, now or later
+        sys.path.insert(0, folder)  # as for a script: the file and its functions may import modules beside it
     try:
         found_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""`rmsprop train`: one run of RMSprop, recorded, and resumable after every interruption."""
+"""`rmsprop train`: run one training with RMSprop, record it, and resume it after an interruption."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from rmsprop.torch import RMSprop
 
 Listener = Callable[[Training, list[TrainRecord]], None]
 
-EVERY = 250  # steps between records of a long training: measuring costs a small share of it (docs/monitor.md)
-RECORDS = 10  # of a short training, which takes less than a second: they may cost a larger share
-NOT_IN_VALIDATION = "validation not finite"  # while training is
+EVERY = 250  # steps between records of a long training: they cost a small share of its time (docs/monitor.md)
+RECORDS = 10  # records of a training of fewer than RECORDS * EVERY steps; they may cost a larger share
+NOT_IN_VALIDATION = "validation not finite"  # reason of a summary if the training losses are finite
 LEARNED_NOTHING = "learned nothing"  # reason of a summary, and kind of its finding
 
 
@@ -50,21 +50,32 @@ def train(
     listen: Listener = lambda _training, _records: None,
     **keywords: Any,
 ) -> tuple[RunDirectory, Any]:
-    """Train `spec` (see `load_task`) with `rule`; return the run's directory and its summary, a TrainSummary.
+    """Train the task `spec` with `rule`; return the run's directory and its TrainSummary.
 
-    Keywords are fields of `TrainOptions`, and count before those of `options`.
+    `spec` is as in `load_task`. Keywords are fields of `TrainOptions` and override `options`. `every` is the number of
+    steps between measured steps: 0 measures none, None is a tenth of the run, at most `EVERY`.
 
-    The directory holds run.json (what was asked), records.jsonl (see `Training.run`), statistics.jsonl (what the
-    optimizer did at every `every`-th step, see `rmsprop.monitor.Monitor`; 0 leaves it out, and None stands for a tenth
-    of the run, at most `EVERY` steps), checkpoint.pt and, at the end, summary.json. A checkpoint is written once a
-    second, or less often if writing takes long, at the end and when SIGINT or SIGTERM arrive after the first step; then
-    Interrupted is raised. With `resume` the run goes on, bit for bit, if the task's code has not changed; with
-    `accept_changes` also if it has, which run.json then says.
+    Files of the directory:
 
-    Where the run diverged, post_mortem of the summary says at which step and in which tensor: sums of the newest 1000
-    steps are kept for this, beside the records.
+    - run.json: configuration of the run
+    - records.jsonl: losses and scores, see `Training.run`
+    - statistics.jsonl: measured steps, see `rmsprop.monitor.Monitor`; missing if `every` is 0
+    - checkpoint.pt: written once a second, or less often if writing takes long; at the end; when interrupted after the first step
+    - summary.json: written at the end
 
-    status of the summary is "finished" or "diverged"; its reason is None only for a training that came to something.
+    With `resume` the run goes on, bit for bit as if never interrupted. If the task's code has changed, `resume` needs
+    `accept_changes`, and run.json lists the changes.
+
+    The summary's status is "finished" or "diverged". Its reason is None unless the training diverged or learned
+    nothing. For a divergence, post_mortem says at which step and in which tensor it began. The monitor keeps sums of
+    the newest 1000 steps for this.
+
+    Raises
+    ------
+    InputError
+        If the task cannot be run, or the directory cannot hold this run.
+    Interrupted
+        After SIGINT or SIGTERM.
     """
     options, rule = dataclasses.replace(options or TrainOptions(), **keywords), rule or Rule()
     task = load_task(spec)
@@ -100,31 +111,31 @@ def train(
 
 
 def usual_every(steps: int) -> int:
-    """Return how many steps lie between two records of a run of `steps`."""
+    """Return the default number of steps between two measured steps in a run of `steps` steps."""
     return min(EVERY, max(1, steps // RECORDS))
 
 
 class _RecordedTraining:
-    """A training whose records and checkpoints go into a run directory."""
+    """A training that writes its records and checkpoints to a run directory."""
 
     def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
         self.run, self.training, self.every = run, training, every
         self.steps = StepRecorder(run, training, every)
-        self._records = 0  # in records.jsonl
+        self._records = 0  # lines written to records.jsonl, as the checkpoint counts them
 
     @property
     def lost_records(self) -> int:
-        """How many records a crash has cost."""
+        """Number of records that a crash has cost."""
         return max(0, self._records - len(self.run.records()))
 
     def restore(self) -> None:
-        """Go to the run's checkpoint, and drop the records of later steps; without a checkpoint, of all steps."""
+        """Restore the run's checkpoint and drop the records of later steps. Without a checkpoint, drop all records."""
         step = self.training.step if self.run.load_checkpoint(self._load_state_dict) else -1
         self.run.keep_records_until(step, self._records)
         self.steps.begin(step)
 
     def run_to_end(self, listen: Listener) -> None:
-        """Train; save from time to time, at the end, and when a signal asks to stop, which raises Interrupted."""
+        """Train to the end, with checkpoints. After SIGINT or SIGTERM, save and raise Interrupted."""
         saver = Saver(self.run)
         with stop_signals() as stopped:
             for new in self.training.run():
@@ -153,7 +164,7 @@ class _RecordedTraining:
 
 
 def _use_threads(made_with: MadeWith) -> None:
-    """Use as many threads as the run began with: their number decides the last bits of sums."""
+    """Use as many threads as the run began with: their number changes the last bits of sums."""
     torch.set_num_threads(made_with["threads"])
 
 
@@ -196,7 +207,7 @@ def _summary(recorded: _RecordedTraining, command: str, given: Given) -> TrainSu
 
 
 class _Validation(NamedTuple):
-    """What the validation data said after an epoch; None stands for what is not finite."""
+    """Validation loss and metric after an epoch; None if not finite."""
 
     epoch: int
     loss: float | None
@@ -204,7 +215,7 @@ class _Validation(NamedTuple):
 
 
 def _validations(run: RunDirectory, training: Training) -> list[_Validation]:
-    """Return the results of all epochs; the last one is measured again where a crash has lost its record."""
+    """Return the validation results of all epochs. If a crash lost the last record, evaluate again."""
     epochs: list[EpochRecord] = [record for record in run.records() if record["kind"] == "epoch"]
     results = [_Validation(e["epoch"], e["validation_loss"], e["validation_metric"]) for e in epochs]
     if not results or results[-1].epoch != training.epoch:
@@ -219,9 +230,9 @@ def _post_mortem(steps: StepRecorder) -> PostMortemFacts | None:
 
 
 def _what_went_wrong(run: RunDirectory, training: Training, last: _Validation) -> str | None:
-    """Return the reason why a training counts as diverged, None if it does not."""
+    """Return why a training counts as diverged; None if it does not."""
     rule = run.config()["rule"]
-    lost = last.loss is None  # what is not finite is recorded as null
+    lost = last.loss is None  # records hold null for a value that is not finite
     if training.diverged or (lost and not all(p.isfinite().all() for p in training.model.parameters())):
         return "not finite"
     if not rule["maximize"] and find_runaway_loss(LossHistory(run.records()), rule["lr"]):

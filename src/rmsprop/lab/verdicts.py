@@ -11,29 +11,29 @@ from rmsprop.lab.intervals import median_of_known, paired_interval
 from rmsprop.lab.learning_rates import Choice
 from rmsprop.lab.runs.schema import FinalRow
 
-CONFIDENCE = 0.95  # with which all intervals of a comparison hold jointly
+CONFIDENCE = 0.95  # joint confidence of all intervals of a comparison
 
 
 class Score(NamedTuple):
-    """One optimizer's test results over the seeds, and its difference to RMSprop seed by seed."""
+    """One optimizer's test results over the seeds, and its paired difference to RMSprop."""
 
     optimizer: str
     lr: float
     at_edge: bool
     metric: float  # median over the seeds
-    low: float  # worst and best seed, in the order low <= high
+    low: float  # smallest and largest metric of a seed
     high: float
     validation_loss: float | None  # median over the seeds that did not diverge, at the end of training
-    optimizer_us: float | None  # median time of one optimizer step; None if no epoch was finished
-    diverged: int  # seeds that ended in a loss that is not finite
-    difference: float | None  # mean of this optimizer's metric minus RMSprop's; None for RMSprop itself
+    optimizer_us: float | None  # median time of one optimizer step in µs; None if no epoch was finished
+    diverged: int  # number of seeds that ended with a loss or metric that is not finite
+    difference: float | None  # mean of this optimizer's metric minus RMSprop's; None for RMSprop, or if a seed diverged
     interval: tuple[float, float] | None
-    verdict: str  # against RMSprop: "better", "worse", "no difference" (none is shown) or "not comparable"
-    at_chance: bool | None = None  # no better than the best prediction that ignores its input; None: not known
+    verdict: str  # "better" or "worse" than RMSprop, "no difference" shown, "not comparable"; "" for RMSprop
+    at_chance: bool | None = None  # whether no better than the best constant prediction; None if not known
 
 
 def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[FinalRow]) -> list[Score]:
-    """Return one Score per optimizer, RMSprop first, the others from best to worst median."""
+    """Return one Score per optimizer: RMSprop first, then the others from best to worst median."""
     by_optimizer = {o: {row["seed"]: row for row in rows if row["optimizer"] == o} for o in choices}
     reference = _metrics(by_optimizer["RMSprop"], higher_is_better)
     constant = constant_score(rows)
@@ -68,13 +68,13 @@ def judge(higher_is_better: bool, choices: dict[str, Choice], rows: list[FinalRo
 
 
 def constant_score(rows: list[FinalRow]) -> Constant:
-    """Return what the best constant prediction scores on the test data: the same in every row that did not diverge."""
+    """Return the score of the best constant prediction on the test data, from the first row that has it."""
     known = (row["constant"] for row in rows if row.get("constant"))
     return next((Constant(**constant) for constant in known if constant), Constant())
 
 
 def _metrics(results: dict[int, FinalRow], higher_is_better: bool) -> dict[int, float]:
-    """Return the test metric of each seed; a seed that diverged has the worst that there is."""
+    """Return the test metric of each seed; infinity of the worse sign if the seed diverged."""
     worst = -math.inf if higher_is_better else math.inf
     known = {seed: None if row["diverged"] else row["test_metric"] for seed, row in results.items()}
     return {seed: worst if metric is None else metric for seed, metric in known.items()}
@@ -89,7 +89,10 @@ def _verdict(interval: tuple[float, float] | None, higher_is_better: bool) -> st
 
 
 def _at_chance(rows: list[FinalRow], score: float, constant: Constant, higher_is_better: bool) -> bool | None:
-    """Return whether one optimizer's median score is at chance; where that is not known, its median test loss."""
+    """Return whether one optimizer's median score is no better than the constant's; None if not known.
+
+    If the constant's score is not known, test losses are compared.
+    """
     if constant.metric is not None:
         return no_better(score, constant.metric, constant.margin, higher_is_better=higher_is_better)
     loss = median_of_known(math.inf if r["diverged"] else r.get("test_loss") for r in rows)
