@@ -60,7 +60,8 @@ def train(
     - run.json: configuration of the run
     - records.jsonl: losses and scores, see `Training.run`
     - statistics.jsonl: measured steps, see `rmsprop.monitor.Monitor`; missing if `every` is 0
-    - checkpoint.pt: written once a second, or less often if writing takes long; at the end; when interrupted after the first step
+    - checkpoint.pt: written once a second, or less often if writing takes long; at the end; at an interruption after
+      the first step
     - summary.json: written at the end
 
     With `resume` the run goes on, bit for bit as if never interrupted. If the task's code has changed, `resume` needs

@@ -1,1 +1,1 @@
-"""Runs on disk: their directory, and the trainings that fill it."""
+"""Runs on disk: their directories, and the trainings recorded there."""

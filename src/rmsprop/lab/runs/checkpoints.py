@@ -9,14 +9,14 @@ from rmsprop.lab.runs.directory import RunDirectory
 
 
 class Saver:
-    """Saves once a second, or seldom enough that saving takes at most a twentieth of the time."""
+    """Save checkpoints at most once a second, and less often if saving would take over a twentieth of the time."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._pause, self._saved = 1.0, time.monotonic()
 
     def due(self) -> bool:
-        """Return whether it is time to save."""
+        """Return whether a checkpoint is due."""
         return time.monotonic() - self._saved > self._pause
 
     def save(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Run directories: what was asked (run.json), what was recorded (JSON lines), and where it stands (checkpoint.pt)."""
+"""Run directories: configuration (run.json), records (JSON lines), checkpoint.pt and summary.json."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ CHECKPOINT = "checkpoint.pt"
 RECORDS = "records.jsonl"
 SUMMARY = "summary.json"
 REPORT = "report.html"
-_MAY_DIFFER = ("made_with", "task_code", "accepted_changes")  # between run.json and a command that resumes the run
-_SHOWN = 5  # changes of a task that are named
-RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # in the directory of a range test, which holds no run
+_MAY_DIFFER = ("made_with", "task_code", "accepted_changes")  # fields that a resumed run need not share with run.json
+_SHOWN = 5  # largest number of a task's changes in a message
+RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # files of a range test; its directory holds no run
 
 
 def to_json(value: Any) -> str:
-    """Return strict JSON: not-a-number and infinities become null."""
+    """Return strict JSON: NaN and infinities become null."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:  # rare: looking for it first would take longer than writing
+    except ValueError:  # rare: a search for such values before each dump would take longer than the dump
         return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
 
 
 class RunDirectory:
     """One run on disk.
 
-    `RunDirectory(path)` reads one. `create`, `resume` and `open`, which is either of them, give one that may be
-    written, and hold its lock until their context ends. What a killed process left half-written they remove.
+    `RunDirectory(path)` reads a run. To write one, use `create`, `resume` or `open` as a context. They hold the
+    directory's lock until the context ends, and remove files that a killed process left half-written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class RunDirectory:
     def open(
         cls, path: Path, config: RunConfig, *, resume: bool, accept_changes: bool = False
     ) -> AbstractContextManager[RunDirectory]:
-        """Create `path` for a new run of `config`, or with `resume` go on with the run there."""
+        """Create a new run of `config` in `path`, or with `resume` go on with the run there."""
         if resume:
             return cls.resume(path, config, accept_changes=accept_changes)
         if accept_changes:
@@ -71,11 +71,11 @@ class RunDirectory:
     @classmethod
     @contextmanager
     def create(cls, path: Path, config: RunConfig) -> Iterator[RunDirectory]:
-        """Begin a new run of `config` in `path`, a new or empty directory."""
+        """Begin a new run of `config`; `path` is a new or empty directory."""
         run = cls(path)
         run._check_is_new(config)  # before anything is written, the lock included
         with locked(path):
-            run._check_is_new(config)  # another process may have begun a run meanwhile
+            run._check_is_new(config)  # another process may have begun a run before this one held the lock
             run._remove_temporary()
             run._write_config(config)
             yield run
@@ -83,9 +83,10 @@ class RunDirectory:
     @classmethod
     @contextmanager
     def resume(cls, path: Path, config: RunConfig, *, accept_changes: bool = False) -> Iterator[RunDirectory]:
-        """Go on with the run in `path`, if it is that of `config` and not finished.
+        """Go on with the run in `path`, which must have the same `config` and must not be finished.
 
-        With `accept_changes` the task's code may differ; run.json then says how. Another torch is warned of.
+        With `accept_changes` the task's code may differ; run.json then lists the changes. Another version of torch is
+        a warning.
         """
         run = cls(path)
         run._check_goes_on(config, accept_changes=accept_changes)
@@ -108,11 +109,11 @@ class RunDirectory:
         write_atomically(self.path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def _remove_temporary(self) -> None:
-        """Remove half-written files, but not those of a report: writing one needs no lock."""
+        """Remove half-written files, except those of a report: another process may write one without the lock."""
         remove_temporary(p for p in temporary_files(self.path) if not p.name.startswith(f".{REPORT}."))
 
     def _check_is_new(self, config: RunConfig) -> None:
-        """Raise InputError unless a new run may begin here."""
+        """Raise InputError unless a new run can begin in this directory."""
         self._check_is_for_runs()
         if self._has_config():
             self._check_is_unfinished_run_of(config)
@@ -120,10 +121,10 @@ class RunDirectory:
             raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
 
     def _check_goes_on(self, config: RunConfig, *, accept_changes: bool) -> list[str]:
-        """Raise InputError unless the run of `config` may go on here; return the accepted changes of its task."""
+        """Return the accepted changes of the task's code; raise InputError unless the run of `config` can go on."""
         self._check_is_for_runs()
         if not self._has_config():
-            if not self.path.exists():  # an empty one is what a kill in the first moment leaves
+            if not self.path.exists():  # an empty directory is accepted: a run that was killed at once leaves one
                 found = Received(f"{self.path}, where there is none")
                 raise InputError("--resume", "given for a run that was begun", found, "leave --resume out")
             return []
@@ -137,7 +138,7 @@ class RunDirectory:
         return changed
 
     def _check_is_for_runs(self) -> None:
-        """Raise InputError unless the path is a run's directory, an unused one, or none yet."""
+        """Raise InputError unless the path holds a run, is an unused directory, or does not exist."""
         if self.path.exists() and not self.path.is_dir():
             allowed = "a directory, or a path that does not exist"
             raise InputError("--out", allowed, str(self.path), "choose another --out")
@@ -146,7 +147,7 @@ class RunDirectory:
             raise InputError("--out", "a new or empty directory", found, "choose another --out")
 
     def _check_is_unfinished_run_of(self, config: RunConfig) -> None:
-        """Raise InputError if the run here is another one than that of `config`, or finished."""
+        """Raise InputError if the run here has another configuration than `config`, or is finished."""
         differing = _differences(self.config(), config)
         if differing:
             there = ", ".join(f"{name} {value!r}" for name, value, _ in differing)
@@ -157,13 +158,13 @@ class RunDirectory:
             raise InputError("the run", "one that is not finished", Received(str(self.path)), remedy)
 
     def config(self) -> Any:
-        """Return what the run was asked to do: a TrainConfig or a CompareConfig."""
+        """Return the run's configuration: a TrainConfig or a CompareConfig."""
         config = self._json(CONFIG)
         check_config(config, str(self.path / CONFIG))
         return config
 
     def summary(self) -> Any:
-        """Return how the run ended, a TrainSummary or a CompareSummary; None if it has not."""
+        """Return how the run ended: a TrainSummary or a CompareSummary; None if it has not ended."""
         if not (self.path / SUMMARY).exists():
             return None
         summary = self._json(SUMMARY)
@@ -184,9 +185,9 @@ class RunDirectory:
             raise InputError(str(self.path / name), "a JSON object", damaged, "start a new run") from None
 
     def records(self, name: str = RECORDS) -> list[Any]:
-        """Return the records that the file `name` holds; a last line that was cut short by a crash does not count.
+        """Return the records in the file `name`, without a last line that a crash cut short.
 
-        They are TrainRecords, TrialRows or, in statistics.jsonl, what a `rmsprop.monitor.Monitor` makes.
+        They are TrainRecords, TrialRows or, in statistics.jsonl, records of `rmsprop.monitor.Monitor`.
         """
         lines = self._lines(name)
         if lines and lines[-1] is None:
@@ -197,7 +198,7 @@ class RunDirectory:
         return [record for record in lines if record is not None]
 
     def _lines(self, name: str) -> list[dict[str, Any] | None]:
-        """Return what each line of the file `name` holds, None for a damaged one."""
+        """Return the record in each line of the file `name`; None for a damaged line."""
         path = self.path / name
         if not path.exists():
             return []
@@ -226,9 +227,10 @@ class RunDirectory:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
     def keep_records(self, which: Callable[[Any], Hashable], name: str = RECORDS) -> int:
-        """Keep the first record of each key that `which` returns, and none of key None; return how many are left.
+        """Keep the first record of each key, drop the others, and return the number kept.
 
-        Two records have one key where two processes wrote one run. Lines that a power cut damaged are dropped, too.
+        `which` returns the key of a record; records with the key None are dropped. Keys repeat if two processes wrote
+        to one run. Damaged lines, as after a power cut, are dropped, too.
         """
         kept: dict[Hashable, dict[str, Any]] = {}
         for record in self._lines(name):
@@ -239,33 +241,41 @@ class RunDirectory:
         return len(kept)
 
     def keep_records_until(self, step: int, count: int, name: str = RECORDS) -> None:
-        """Keep the records up to `step`, of which a checkpoint counts `count`; warn where some are lost."""
+        """Keep the records up to `step`. Warn if they are fewer than `count`, the number in the checkpoint."""
         kept = self.keep_records(lambda r: (r["kind"], r["step"]) if r["step"] <= step else None, name)
         if kept < count:
             lost = f"{count - kept} of the {count} records up to step {step} are not in {self.path / name}"
             warnings.warn(f"{lost}: the run goes on without them, and figures have a gap", stacklevel=3)
 
     def _sync_records(self) -> None:
-        """Write the records through to the disk, before a file that counts them."""
+        """Flush all records to disk. Call this before writing a file that counts them."""
         for path in self.path.glob("*.jsonl"):
             with path.open("ab") as file:
                 os.fsync(file.fileno())
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint."""
+        """Replace the run's checkpoint by `state`."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self._sync_records()
         write_atomically(self.path / CHECKPOINT, buffer.getvalue())
 
     def load_checkpoint(self, use: Callable[[dict[str, Any]], None]) -> bool:
-        """Pass the checkpoint to `use` and return True; False if there is none. Only tensors and plain values load."""
+        """Pass the checkpoint to `use` and return True; return False if there is no checkpoint.
+
+        Loads tensors and plain values only: no code in the file is executed.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint is damaged, or belongs to another model or run.
+        """
         path = self.path / CHECKPOINT
         if not path.exists():
             return False
         try:
             use(torch.load(path, weights_only=True))
-        except InputError as error:  # undamaged, but of another model or run
+        except InputError as error:  # undamaged, but from another model or run
             raise InputError(f"{path}: {error.name}", error.allowed, error.value, error.remedy) from error
         except (
             OSError,
@@ -283,14 +293,14 @@ class RunDirectory:
         return True
 
     def finish(self, summary: TrainSummary | CompareSummary) -> Any:
-        """Write how the run ended, and return it as it was written; a finished run is not resumed."""
+        """Write the summary, which ends the run for good, and return the summary as read from its file."""
         self._sync_records()
         write_atomically(self.path / SUMMARY, to_json(summary) + "\n")
         return self._json(SUMMARY)
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Return the JSON object in `text`; raise ValueError if there is none."""
+    """Return the JSON object in `text`; raise ValueError if `text` is anything else."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -301,7 +311,10 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return the fields in which two configurations are different runs; of dicts, such as rules, what differs."""
+    """Return name, saved and asked value of each field that makes the configurations different runs.
+
+    Of fields that are dicts, such as the rule, only the differing keys are returned.
+    """
     differing = []
     for name in {**saved, **asked}:
         a, b = saved.get(name), asked.get(name)
@@ -321,7 +334,7 @@ def _warn_of_another_torch(began: MadeWith, now: MadeWith) -> None:
 
 
 def is_unused(path: Path) -> bool:
-    """Return whether a directory is missing, or empty but for what a killed process left."""
+    """Return whether a directory is missing, or empty except for files that a killed process left."""
     if not path.exists():
         return True
     left = {*temporary_files(path), path / LOCK}
@@ -329,12 +342,15 @@ def is_unused(path: Path) -> bool:
 
 
 def new_path(kind: str, task: str, *, resume: bool) -> Path:
-    """Return runs/KIND-TASK, numbered: the first free one, made here, or with `resume` the last one."""
+    """Make the first free directory runs/KIND-TASK, runs/KIND-TASK-2, …; with `resume` return the last existing one.
+
+    If none exists, `resume` returns the first path.
+    """
     path, number = Path("runs") / f"{kind}-{task}", 1
     last = path
     while True:
         try:
-            if not resume:  # made at once, or a command that starts now would take it, too
+            if not resume:  # made at once: otherwise another command that starts now would use the same path
                 path.mkdir(parents=True)
                 return path
         except FileExistsError:

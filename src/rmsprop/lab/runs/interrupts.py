@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, where it can be resumed."""
+"""Stop a run after Ctrl-C or SIGTERM at a point from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
-    """The run was asked to stop; it can be resumed."""
+class Interrupted(Exception):  # noqa: N818  (no error: the user asked for it)
+    """A signal stopped the run."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Yield a list that collects SIGINT and SIGTERM; a second signal raises KeyboardInterrupt at once."""
+    """Yield a list to which SIGINT or SIGTERM adds its number; a second signal raises KeyboardInterrupt."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -36,7 +36,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def children_deaf_to_ctrl_c() -> Iterator[None]:
-    """Block SIGINT: here until the end of the context, in processes started meanwhile for good."""
+    """Block SIGINT in this context. Processes started in the context block SIGINT until they end."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

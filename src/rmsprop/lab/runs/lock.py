@@ -1,4 +1,4 @@
-"""Lock a directory: one process at a time works in it. A killed process holds no lock."""
+"""Lock a directory, so that one process at a time works in it. A killed process releases its lock."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _held: set[int] = set()  # open lock files of this process
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of `directory`. Make it if it is missing; remove it at the end if it was made and is empty.
+    """Hold the lock of `directory`, which is made if missing.
+
+    Directories that were made are removed at the end if they are empty.
 
     Raises
     ------
     InputError
-        If another process holds the lock, or this one does already.
+        If the lock is held already, by another process or by this one.
     """
     made = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
@@ -38,12 +40,12 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if handle in _held:  # else this is a forked child of the holder
+            if handle in _held:  # not in a forked child, which does not hold the lock
                 _held.remove(handle)
                 _release(handle, directory / LOCK)
     finally:
         for path in made:
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
 
 
@@ -65,22 +67,22 @@ def _acquire(directory: Path) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its last holder removed this file in the meantime: try the new one
+        os.close(handle)  # the previous holder removed this file after it was opened here: try again
 
 
 def _release(handle: int, file: Path) -> None:
     if sys.platform != "win32":
         file.unlink(missing_ok=True)
     os.close(handle)
-    if sys.platform == "win32":  # Windows removes no open file
+    if sys.platform == "win32":  # Windows cannot remove an open file
         with contextlib.suppress(OSError):
             file.unlink()
 
 
 def _try_lock(handle: int) -> bool:
-    """Lock an open file; return whether nobody else had it locked."""
+    """Lock an open file; return False if it is locked already."""
     if sys.platform == "win32":
-        os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the text: locked bytes cannot be read
+        os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the holder's name: others cannot read locked bytes
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -99,7 +101,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def _forget_in_child() -> None:
-    """Close the lock files in a forked child, or it would hold the locks after its parent ends."""
+    """Close the lock files in a forked child, which would otherwise hold the locks after its parent ends."""
     for handle in _held:
         os.close(handle)
     _held.clear()

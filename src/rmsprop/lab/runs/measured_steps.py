@@ -1,4 +1,4 @@
-"""The steps that a run's monitor measured, in step with its checkpoint: statistics.jsonl."""
+"""Write the steps that a run's monitor measures to statistics.jsonl, and keep them in step with the checkpoint."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rmsprop.monitor import Monitor, PostMortem
 from rmsprop.monitor.record import Record as StepRecord
 
 STATISTICS = "statistics.jsonl"
-KEPT = 1000  # steps whose sums stay in memory, and in the checkpoint: a post-mortem sees each of them
+KEPT = 1000  # newest steps whose sums stay in memory and in the checkpoint, for a post-mortem
 
 
 class StepRecorder:
-    """The monitor of a training, and its records in the run's directory.
+    """Measure the steps of a training and write the records to its run's directory.
 
-    Between records it keeps sums of the newest `KEPT` steps, so that a divergence is explained step by step.
+    The monitor also keeps sums of each of the newest `KEPT` steps, so that a divergence is explained step by step.
 
     Parameters
     ----------
     run
-        Where the records go.
+        Directory for the records.
     training
-        Its optimizer is watched.
+        Training whose optimizer is measured.
     every
         Steps from one measured step to the next; 0 measures nothing.
     """
@@ -39,14 +39,14 @@ class StepRecorder:
         )
 
     def write(self) -> None:
-        """Append the records made since the last call to the file."""
+        """Append the new records to the file."""
         if self._new:
             self._run.append(self._new, STATISTICS)
             self._written += len(self._new)
             self._new.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to measure on without a gap."""
+        """Return the state from which a resumed run goes on to measure without a gap."""
         monitor = None if self._monitor is None else self._monitor.state_dict()
         return {"written": self._written, "monitor": monitor}
 
@@ -57,16 +57,16 @@ class StepRecorder:
             self._monitor.load_state_dict(state["monitor"])
 
     def begin(self, step: int) -> None:
-        """Drop records after `step`, which the checkpoint does not know; give the monitor the others."""
+        """Drop records after `step`, the checkpoint's step. Give the others to the monitor."""
         if self._monitor is not None:
             self._run.keep_records_until(step, self._written, STATISTICS)
             self._monitor.records[:] = measured_steps(self._run)
 
     def post_mortem(self) -> PostMortem | None:
-        """Return where the run diverged; None if it did not, or if nothing was measured."""
+        """Return where the run diverged; None if it did not diverge or nothing was measured."""
         return None if self._monitor is None else self._monitor.post_mortem()
 
 
 def measured_steps(run: RunDirectory) -> list[StepRecord]:
-    """Return the records of the measured steps; none if nothing was measured."""
+    """Return the records of the measured steps; an empty list if nothing was measured."""
     return run.records(STATISTICS)

@@ -1,6 +1,7 @@
-"""What the files of a run hold, as types, and the check that a file holds it.
+"""Types of the contents of a run's files, and checks of a file against them.
 
-Readers rely on the check. Fields without a type here pass: they are shown only, or another version wrote them.
+Code that reads a run relies on the checks. Fields without a type here are accepted: they are only shown, or another
+version wrote them.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ RuleFields = TypedDict("RuleFields", {f.name: type(f.default) for f in dataclass
 
 
 class TrainedRule(RuleFields):
-    """The fields of a Rule, its rate included."""
+    """All fields of a Rule, lr included."""
 
     lr: float
 
 
 class MadeWith(TypedDict):
-    """What a run's sums depend on in their last bits."""
+    """What changes the last bits of a run's sums."""
 
     torch: str
     threads: NotRequired[Annotated[int, AT_LEAST_ONE]]
 
 
 class RunConfig(TypedDict):
-    """What every run is asked to do, as run.json has it."""
+    """Configuration in run.json: the fields of every run."""
 
     task: str
     task_code: NotRequired[dict[str, dict[str, str]] | None]
-    accepted_changes: NotRequired[list[str]]  # of the task's code, while the run went on
+    accepted_changes: NotRequired[list[str]]  # changes of the task's code that --accept-changes accepted
     schedule: str
     made_with: MadeWith
 
 
 class TrainConfig(RunConfig):
-    """What a run of train is asked to do."""
+    """Configuration of a run of train."""
 
     kind: Literal["train"]
     seed: Count
@@ -58,7 +59,7 @@ class TrainConfig(RunConfig):
 
 
 class CompareConfig(RunConfig):
-    """What a comparison is asked to do."""
+    """Configuration of a comparison."""
 
     kind: Literal["compare"]
     rule: RuleFields
@@ -70,13 +71,13 @@ class CompareConfig(RunConfig):
 
 
 class LossRecord(TypedDict):
-    """The mean training loss since the record before."""
+    """The mean training loss of the steps since the previous record."""
 
     kind: Literal["loss"]
     step: Count
     epoch: Size
     loss: float | None
-    first_loss: NotRequired[float | None]  # of the untrained model, in the first record
+    first_loss: NotRequired[float | None]  # loss of the first step, on the untrained model; in the first record only
 
 
 class ConstantScore(TypedDict):
@@ -88,7 +89,7 @@ class ConstantScore(TypedDict):
 
 
 class EpochRecord(TypedDict):
-    """What the validation data said after an epoch, or before the first step."""
+    """Results on the validation data after an epoch, or before the first step."""
 
     kind: Literal["epoch"]
     step: Count
@@ -106,7 +107,7 @@ TrainRecord: TypeAlias = LossRecord | EpochRecord
 
 
 class TrialRow(TypedDict):
-    """One training of a comparison: what it was, and its results."""
+    """One training of a comparison, and its results."""
 
     stage: Literal["tune", "final"]
     optimizer: Optimizer
@@ -118,7 +119,7 @@ class TrialRow(TypedDict):
 
 
 class FinalRow(TrialRow):
-    """One training of a comparison's second stage."""
+    """One training of a comparison's second stage, with curves and test scores."""
 
     test_loss: NotRequired[float | None]
     test_metric: float | None
@@ -191,7 +192,7 @@ class _PostMortemRow(TypedDict):
 
 
 class PostMortemFacts(TypedDict):
-    """A `rmsprop.monitor.PostMortem`, and its text."""
+    """A `rmsprop.monitor.PostMortem` with its text."""
 
     sentences: list[str]
     table: dict[str, list[_PostMortemRow]]
@@ -201,16 +202,16 @@ class PostMortemFacts(TypedDict):
 class FindingFacts(TypedDict):
     """A `rmsprop.monitor.findings.Finding` with its remedy as commands."""
 
-    kind: NotRequired[str]  # always there, but not read from files
+    kind: NotRequired[str]  # always written, but never read from a file
     sentence: str
     cause: str
     threshold: str
     remedy: str
-    evidence: NotRequired[dict[str, Any]]  # as kind is
+    evidence: NotRequired[dict[str, Any]]  # the same
 
 
 class Given(TypedDict):
-    """Options of the command line; None where they were left out."""
+    """Options as given on the command line; None if left out."""
 
     epochs: Count | None
     batch_size: Count | None
@@ -228,7 +229,7 @@ class _Summary(TypedDict):
 
 
 class TrainSummary(_Summary):
-    """How a training ended, as summary.json has it."""
+    """How a training ended: its summary.json."""
 
     reason: str | None
     epochs: Count
@@ -245,7 +246,7 @@ class TrainSummary(_Summary):
 
 
 class ScoreFacts(TypedDict):
-    """A `rmsprop.lab.compare.Score`."""
+    """A `rmsprop.lab.verdicts.Score`."""
 
     optimizer: Optimizer
     lr: Size
@@ -263,11 +264,11 @@ class ScoreFacts(TypedDict):
 
 
 class CompareSummary(_Summary):
-    """How a comparison ended, as summary.json has it."""
+    """How a comparison ended: its summary.json."""
 
     confidence: Size
     constant: ConstantScore
-    widened: NotRequired[list[Rate]]  # rates that the grid got beyond those asked for
+    widened: NotRequired[list[Rate]]  # rates added to the grid of run.json
     scores: Annotated[list[ScoreFacts], NOT_EMPTY]
     jobs: Count
     seconds: NotRequired[Size]
@@ -283,7 +284,7 @@ _STATISTICS = checker(_Statistics)
 
 
 def check_config(value: dict[str, Any], where: str) -> None:
-    """Raise InputError unless `value` is what a run is, as run.json has it."""
+    """Raise InputError unless `value` is a valid run.json."""
     _of_kind(_CONFIGS, value, "kind", where)
     _check_rule(value["rule"], "rule", where)
     unknown = sorted(set(value["rule"]) - _FIELDS)
@@ -292,7 +293,7 @@ def check_config(value: dict[str, Any], where: str) -> None:
 
 
 def check_summary(value: dict[str, Any], kind: str, where: str) -> None:
-    """Raise InputError unless `value` is how a run of `kind` ended, as summary.json has it."""
+    """Raise InputError unless `value` is a valid summary.json of a run of `kind`."""
     _SUMMARIES[kind](value, where)
     if kind == "compare" and "RMSprop" not in [score["optimizer"] for score in value["scores"]]:
         _refuse(where, "scores", "a list with RMSprop's", Received("one without"))
@@ -304,7 +305,7 @@ def check_summary(value: dict[str, Any], kind: str, where: str) -> None:
 
 
 def check_record(value: dict[str, Any], kind: str, where: str) -> None:
-    """Raise InputError unless `value` is a record of a run of `kind`, as records.jsonl has it."""
+    """Raise InputError unless `value` is a valid line of records.jsonl of a run of `kind`."""
     field = "kind" if kind == "train" else "stage"
     _of_kind(_RECORDS[kind, field], value, field, where)
     if kind == "compare" and not value["diverged"]:
@@ -319,7 +320,7 @@ def _points(value: Any) -> list[list[float | None]]:
 
 
 def check_statistics(value: dict[str, Any], where: str) -> None:
-    """Raise InputError unless `value` is a measured step of a training, as statistics.jsonl has it."""
+    """Raise InputError unless `value` is a valid line of statistics.jsonl."""
     _STATISTICS(value, where)
     for number, group in enumerate(value["groups"]):
         _check_rule(group, f"groups.{number}", where)

@@ -1,7 +1,7 @@
 """Digest a task's code, so that a run is resumed only with the code that it began with.
 
-The digest covers the task's file and the user's own modules that it imports, anywhere in them. Installed packages,
-Python's own modules, comments, formatting and docstrings do not count.
+The digest covers the task's file and the user's own modules that it imports, directly or through each other. Installed
+packages, Python's own modules, comments, formatting and docstrings do not count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeAlias
 import rmsprop
 from rmsprop.lab_options import TASKS
 
-# Module → function, method or class → digest. The key "" holds what is outside of functions and classes.
+# Module → function, method or class → digest. The key "" is the code outside of functions and classes.
 Code: TypeAlias = dict[str, dict[str, str]]
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -29,7 +29,7 @@ _NOT_USERS_OWN = tuple(
 
 
 def task_code(spec: str) -> Code | None:
-    """Return the code of a task that was loaded (see `load_task`), None for a built-in one."""
+    """Return the digests of the task `spec` after `load_task` has loaded it; None for a built-in task."""
     if spec in TASKS:
         return None
     file = Path(spec.rpartition(":")[0])
@@ -42,7 +42,7 @@ def task_code(spec: str) -> Code | None:
         try:
             tree = ast.parse(source)
             code[module] = _digests(tree)
-        except (SyntaxError, ValueError, RecursionError):  # no Python text: every byte counts
+        except (SyntaxError, ValueError, RecursionError):  # cannot be parsed: digest its bytes
             code[module] = {"": _digest(repr(source))}
             continue
         for name in _imported(tree, package):
@@ -57,7 +57,7 @@ def task_code(spec: str) -> Code | None:
 
 
 def changes(before: Code, now: Code) -> list[str]:
-    """Return what differs between two versions of the code, as words."""
+    """Return the differences between two versions of the code, one phrase each."""
     words = []
     for module in sorted({*before, *now}):
         if module not in before or module not in now:
@@ -73,7 +73,7 @@ def changes(before: Code, now: Code) -> list[str]:
 
 
 def _digests(tree: ast.Module) -> dict[str, str]:
-    """Return digests of functions, methods, what is left of classes, and what is left of the module."""
+    """Return a digest of each function, of each method, of the rest of each class and of the rest of the module."""
     parts: dict[str, list[str]] = {}
 
     def add(node: ast.stmt, inside: str) -> None:
@@ -93,7 +93,7 @@ def _digests(tree: ast.Module) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """Return a part of a syntax tree as text that does not depend on the version of Python."""
+    """Return a part of a syntax tree as text that is the same in every version of Python."""
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     if not isinstance(value, ast.AST):
@@ -117,7 +117,7 @@ def _digest(text: str) -> str:
 
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:
-    """Yield the full names of all modules that a module of `package` may import, and of their parents."""
+    """Yield the full name of each module that the tree, a module of `package`, may import, and of its parents."""
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
@@ -125,14 +125,14 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{base}.{alias.name}" for alias in node.names]  # each may be a module or a name in one
+            names = [f"{base}.{alias.name}" for alias in node.names]  # a module, or a name in a module
         for name in names:
             parts = name.split(".")
             yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """Return the spec of a module without importing it; None if it is not found or is no file."""
+    """Return the spec of a module, or None. Imports neither the module nor its parents."""
     top, *rest = name.split(".")
     try:
         found = importlib.util.find_spec(top)

@@ -1,4 +1,4 @@
-"""One training: a function of task, optimizer and seed alone. It can stop after any step and go on later."""
+"""Train a model. The result depends on task, optimizer, seed and options alone, also after an interruption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimi
 SCHEDULES = ("constant", "linear")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _LOSSES_PER_EPOCH = 10
-_SAMPLE = 1_000_000  # evenly spaced elements of a layer, from which its quantiles are taken
+_SAMPLE = 1_000_000  # quantiles of a larger layer use evenly spaced elements: at least this many, at most twice as many
 
 
 class Training:
@@ -35,15 +35,15 @@ class Training:
     Parameters
     ----------
     task
-        What is trained.
+        Model, data, loss and score.
     make_optimizer
         Function of the parameters that returns their optimizer.
     seed
-        Decides the model's start and, with the epoch's number, the order of the data.
+        Decides the model's start, and the order of the data in each epoch.
     epochs, batch_size
-        As in the task unless given.
+        None takes the task's value.
     schedule
-        "constant", or "linear": the learning rate falls in equal steps from its value to 0 at the end.
+        "constant", or "linear": the learning rate falls by the same amount every step, to 0 at the end.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Training:
         torch.manual_seed(seed)
         self.model = task.model()
         self.optimizer = make_optimizer(self.model.parameters())
-        self.step, self.epoch, self.batch = 0, 0, 0  # steps made; epochs finished; batches of this epoch
+        self.step, self.epoch, self.batch = 0, 0, 0  # steps executed, epochs finished, batches done in this epoch
         self.diverged = False
-        self._losses: list[float] = []  # since the last record
+        self._losses: list[float] = []  # of the steps since the last record
         self.steps_per_epoch = math.ceil(len(task.train) / self.batch_size)  # type: ignore[arg-type]
         self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -75,15 +75,15 @@ class Training:
 
     @property
     def total_steps(self) -> int:
-        """Number of steps of the whole training."""
+        """Number of steps in the whole training."""
         return self.epochs * self.steps_per_epoch
 
     def run(self) -> Iterator[list[TrainRecord]]:
-        """Train to the end; yield after every step (and once before the first) with the records it completed.
+        """Train to the end. After every step, yield the new records; a step may have none.
 
-        The records are those of `rmsprop.lab.runs.schema`: a LossRecord ten times an epoch, an EpochRecord at its end
-        and before the first step. Training stops early, with `diverged` set, when a loss is not finite. State may be
-        saved whenever this has yielded after a step.
+        A LossRecord comes about ten times an epoch. An EpochRecord comes at the end of each epoch, and once before the
+        first step. Training stops early, with `diverged` set, when a loss is not finite. State may be saved after each
+        step.
         """
         if self.step == 0:
             yield [self._epoch_record([], [], 0.0)]
@@ -98,7 +98,7 @@ class Training:
         for _ in range(skip):
             next(iterator)
         if skip:
-            _set_random_state(random_state)  # the skipped batches drew their numbers before the interruption
+            _set_random_state(random_state)  # the skipped batches drew random numbers before the interruption
         self.model.train()
         began = time.perf_counter()
         for batch in iterator:
@@ -133,7 +133,7 @@ class Training:
         return self.epoch + self.batch / self.steps_per_epoch
 
     def _examples(self, batch: int) -> int:
-        """Return the number of examples in a batch of the training data; the last one may be smaller."""
+        """Return the number of examples in the training batch of this index; the last batch may be smaller."""
         return min(self.batch_size, len(self.task.train) - batch * self.batch_size)  # type: ignore[arg-type]
 
     def _loss_record(self) -> LossRecord:
@@ -162,7 +162,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, part: str) -> Evaluation:
-        """Return the means over the task's "validation" or "test" data."""
+        """Return mean loss and score over the task's "validation" or "test" data."""
         self.model.eval()
         data = getattr(self.task, part)
         size = 1024 if type(data) is TensorDataset else self.batch_size
@@ -183,12 +183,13 @@ class Training:
             if self.optimizer.state.get(p) and p.numel():
                 rates = measure(p).flatten()
                 rates = rates[:: max(1, len(rates) // _SAMPLE)].double()
-                with np.errstate(invalid="ignore"):  # between infinities
-                    layers[plain_name(name)] = np.quantile(rates.numpy(), QUANTILES).tolist()  # torch's sorts them all
+                # NumPy, since torch.quantile sorts all elements. Interpolation between infinities is invalid.
+                with np.errstate(invalid="ignore"):
+                    layers[plain_name(name)] = np.quantile(rates.numpy(), QUANTILES).tolist()
         return layers
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that `run` needs to go on bit for bit: plain values and tensors."""
+        """Return the state from which `run` goes on bit for bit: tensors and plain values."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -210,7 +211,7 @@ class Training:
 
 
 def order_of(seed: int, epoch: int) -> int:
-    """Return the seed of the data's order in one epoch: the same for every optimizer."""
+    """Return the seed of the data's order in one epoch. It is the same for every optimizer."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 

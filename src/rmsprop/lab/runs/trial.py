@@ -1,4 +1,4 @@
-"""One training of a comparison, in a worker process: any optimizer, rate and seed."""
+"""Run one training of a comparison in a worker process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rmsprop.torch import RMSprop
 Parameters: TypeAlias = Iterable[nn.Parameter]
 TrialKey: TypeAlias = tuple[str, Optimizer, float, int]
 
-# (parameters, rule) → optimizer. RMSprop takes the whole rule, the others its learning rate.
+# (parameters, rule) → optimizer. RMSprop takes the whole rule; the others take its learning rate only.
 OPTIMIZERS: dict[Optimizer, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
     "RMSprop": RMSprop.from_rule,
     "SGD": lambda params, rule: torch.optim.SGD(params, lr=rule.lr),
@@ -35,7 +35,7 @@ OPTIMIZERS: dict[Optimizer, Callable[[Parameters, Rule], torch.optim.Optimizer]]
 
 @dataclass(frozen=True)
 class Trial:
-    """What to train.
+    """One training of a comparison.
 
     Attributes
     ----------
@@ -45,10 +45,12 @@ class Trial:
         A key of `OPTIMIZERS`.
     spec
         The task, as `load_task` takes it.
+    lr
+        Learning rate. The rule's lr is not used.
     rule
-        RMSprop's, whose own rate is not used.
+        Rule of RMSprop; the other optimizers ignore it.
     epochs
-        None: as many as the task says.
+        Passes over the training data; None takes the task's value.
     """
 
     stage: Literal["tune", "final"]
@@ -61,12 +63,12 @@ class Trial:
 
     @property
     def key(self) -> TrialKey:
-        """What tells this trial from the others of its comparison."""
+        """Identifies the trial within its comparison."""
         return (self.stage, self.optimizer, self.lr, self.seed)
 
 
 def key_of(row: TrialRow) -> TrialKey:
-    """Return the key of the trial that a row is the result of."""
+    """Return the key of the trial that a row records."""
     return (row["stage"], row["optimizer"], row["lr"], row["seed"])
 
 
@@ -76,7 +78,7 @@ def _task(spec: str) -> Task:
 
 
 def run_trial(trial: Trial) -> TrialRow:
-    """Train and return the row for records.jsonl; a FinalRow in the final stage."""
+    """Train, and return the row for records.jsonl: a FinalRow in the stage "final"."""
     task, make = _task(trial.spec), OPTIMIZERS[trial.optimizer]
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
     training = Training(task, lambda params: make(params, rule), trial.seed, trial.epochs, schedule="linear")

@@ -1,4 +1,4 @@
-"""Check values read from JSON against types: TypedDict, list, tuple, dict, union, Literal and numbers."""
+"""Check values read from JSON against types: TypedDict, list, tuple, dict, union, Literal, text, numbers and bool."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rmsprop.errors import InputError, Received
 
 
 class Limit(NamedTuple):
-    """A condition that `Annotated` adds to a type, and the words for it."""
+    """A condition that `Annotated` adds to a type, and its words in a message."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -38,14 +38,16 @@ _Path = tuple[str, ...]
 _Check = Callable[[Any, _Path], None]
 
 
-class _Wrong(Exception):  # noqa: N818  (it becomes an InputError, which knows the file)
+class _Wrong(Exception):  # noqa: N818  (becomes an InputError, which names the file)
     def __init__(self, path: _Path, allowed: str, value: object) -> None:
         super().__init__(path)
         self.path, self.allowed, self.value = path, allowed, value
 
 
 def checker(kind: Any) -> Callable[[Any, str], None]:
-    """Return a function (value, where) that raises InputError unless the value is a `kind`; it names the field.
+    """Return a function (value, where) that raises InputError unless the value has the type `kind`.
+
+    The message names the first wrong field, and `where`.
 
     Examples
     --------
@@ -70,7 +72,7 @@ def checker(kind: Any) -> Callable[[Any, str], None]:
 
 
 def _shown(value: object) -> object:
-    """Return a value as a message shows it: shortened where it is long."""
+    """Return a value as a message shows it, shortened if it is long."""
     if isinstance(value, dict | list) and value:
         return Received("an object" if isinstance(value, dict) else "a list")
     return Received(f"{value[:40]!r}…") if isinstance(value, str) and len(value) > 40 else value

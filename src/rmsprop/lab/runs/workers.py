@@ -1,4 +1,4 @@
-"""Worker processes: a number of jobs at a time, and fewer when memory runs out."""
+"""Run jobs in worker processes, and use fewer processes if memory runs out."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Result = TypeVar("Result")
 
 
 class WorkerLost(Exception):  # noqa: N818  (named for what happened)
-    """A worker process ended before its job; the run can be resumed with what was recorded."""
+    """A worker process ended before its job was done; the run can be resumed from its records."""
 
 
 class Workers:
-    """A pool of processes of one thread each. They end when this process ends.
+    """A pool of processes with one thread each. They end when this process ends.
 
     Parameters
     ----------
     count
-        Processes at a time. Halved when one cannot allocate memory or is killed by SIGKILL, as systems kill when memory
-        runs out.
+        Number of processes. Halved when a process cannot allocate memory, or is killed by SIGKILL: systems send
+        SIGKILL when memory runs out.
     """
 
     def __init__(self, count: int) -> None:
@@ -50,14 +50,14 @@ class Workers:
     def results(
         self, function: Callable[[Job], Result], jobs: Sequence[Job], check: Callable[[], None]
     ) -> Iterator[Result]:
-        """Yield what `function` returns for each job, in the order in which they end.
+        """Yield the result of `function` for each job, in the order in which jobs end.
 
-        `check` is called five times a second or more, and may raise.
+        `check` is called at least five times a second and may raise.
 
         Raises
         ------
         WorkerLost
-            If a process ended and fewer of them would not help. Jobs whose result was not yielded are not done.
+            If a process ended and fewer processes would not help. Jobs without a yielded result are not done.
         """
         left = list(jobs)
         while left:
@@ -66,7 +66,7 @@ class Workers:
                     left.remove(job)
                     yield result
             except BrokenProcessPool:
-                self._end(at_once=False)  # the pool ends its other processes; exit codes are known after that
+                self._end(at_once=False)  # the pool ends its other processes, and exit codes become known
                 self._fewer(*_cause(self._processes))
             except Exception as error:
                 if not _out_of_memory(error):
@@ -81,21 +81,21 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             self._pool, self._processes = ProcessPoolExecutor(self.count, context, initializer=_start), set()
         others = set(multiprocessing.active_children()) - self._processes
-        with children_deaf_to_ctrl_c():  # this process decides what Ctrl-C means; `submit` starts processes
+        with children_deaf_to_ctrl_c():  # only this process handles Ctrl-C; `submit` starts the workers
             pending = {self._pool.submit(function, job): job for job in jobs}
         self._processes |= set(multiprocessing.active_children()) - others
         while pending:
             finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in sorted(finished, key=_failed):  # results first, or their jobs would run again
+            for future in sorted(finished, key=_failed):  # results first: jobs not yielded run again
                 try:
                     yield pending.pop(future), future.result()
-                except SystemExit as error:  # its status is not that of this process
+                except SystemExit as error:  # must not end this process
                     cause = f"the task ended a training with sys.exit({error.code!r}); let it raise an error, or return"
                     raise WorkerLost(cause) from error
             check()
 
     def _fewer(self, cause: str, memory: bool) -> None:
-        """Halve the number of processes, or raise WorkerLost."""
+        """Halve the number of processes; raise WorkerLost if memory is not the cause or one process is left."""
         if not memory:
             raise WorkerLost(cause)
         if self.count == 1:
@@ -105,7 +105,7 @@ class Workers:
         self.count = fewer
 
     def _end(self, *, at_once: bool) -> None:
-        """End the processes; `at_once` in the middle of their jobs."""
+        """End the processes: after their jobs, or with `at_once` during them."""
         if self._pool is None:
             return
         if at_once:
@@ -121,7 +121,7 @@ def _failed(future: Future[Any]) -> bool:
 
 
 def _cause(processes: Iterable[BaseProcess]) -> tuple[str, bool]:
-    """Return how a process of a broken pool ended, and whether lack of memory may have killed it."""
+    """Return how a process of a broken pool ended, and whether lack of memory may be the cause."""
     codes = [process.exitcode for process in processes]
     if -signal.SIGKILL in codes:
         return "a worker process was killed by SIGKILL, as it is where memory runs out", True
@@ -131,7 +131,7 @@ def _cause(processes: Iterable[BaseProcess]) -> tuple[str, bool]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # the words of torch
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's message
 
 
 def _start() -> None:
@@ -140,7 +140,7 @@ def _start() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent was killed: it would wait for jobs forever."""
+    """End this worker when its parent has ended, even if killed: it would wait for jobs forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
