@@ -1,8 +1,8 @@
-"""Optimizer state between frameworks: read a checkpoint of one library, convert it, write it as another's.
+"""Move optimizer state between frameworks: read one library's checkpoint, convert it, write it for another library.
 
-M = η·b (see `rmsprop.checkpoint.state`) gives the same next step, η being the learning rate of that step. While η stays
-constant, so do all steps after it. Once η changes, the two are different algorithms: only a target that can gather η·u
-as the source does stays exact.
+The libraries keep one of two momentum buffers, b or M (see `rmsprop.checkpoint.state`). M = η·b gives the same next
+step, where η is the learning rate of that step. All steps stay the same while η is constant. Once η changes, the two
+buffers follow different algorithms. Only a target with the source's kind of buffer stays exact.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = [
 
 
 def read(path: str | Path, kind: str | None = None, *, weights: bool = False, **known: Any) -> Checkpoint:
-    """Return the optimizer state in a file.
+    """Read the optimizer state from a file. Nothing in the file is executed.
 
     Parameters
     ----------
     path
-        torch, timm, sb3, bitsandbytes: what torch.save wrote (alone or in a dict), a .zip that SB3 saved, or
-        .safetensors. keras: .keras, a whole model's .h5, or .weights.h5. tf1: the checkpoint's prefix or .index.
-        optax, rmsprop.jax: .npz, .safetensors or flax's .msgpack. Nothing in the file is executed.
+        PyTorch: a file of torch.save with one optimizer's state dict, a .zip of SB3, or .safetensors.
+        Keras: .keras, a whole model's .h5, or .weights.h5. TensorFlow 1: the checkpoint's prefix or .index.
+        JAX: .npz, .safetensors or flax's .msgpack.
     kind
-        One of `KINDS`; None to tell by the file, which fails where that is ambiguous.
+        One of `KINDS`. None detects the kind from the file, and raises InputError if the file is ambiguous.
     weights
-        Read the model's weights, too: from a .keras file, or from the model's state_dict() beside the optimizer's in a
-        file of torch.save.
+        Also read the model's weights: from a .keras file, or from a model's state_dict() in the file of torch.save.
     **known
-        Fields of `Rule` that the file does not state, such as decay=0.9; momentum and centered for a .weights.h5.
+        Fields of `Rule` that the file does not state, such as decay=0.9. A .weights.h5 needs momentum, and
+        centered=True if the optimizer was centered.
 
     Raises
     ------
@@ -60,8 +60,8 @@ def write(checkpoint: Checkpoint, path: str | Path, *, like: str | Path | None =
     path
         The new file; its ending decides the format, as in `read`. An existing file is never replaced.
     like
-        The file of the checkpoint that was `convert`'s `like`: all of it is kept except the optimizer's state. Needed
-        for .keras, TensorFlow 1 and SB3's .zip, and for optax where the chain is not that of optax.rmsprop alone.
+        The file that was read for `convert`'s `like`. The new file keeps all of it except the optimizer's state.
+        Needed for .keras, TensorFlow 1 and SB3's .zip. Also needed for optax chains other than optax.rmsprop's.
     """
     template = None if like is None else read_template(Path(like), checkpoint)
     write_checkpoint(checkpoint, Path(path), template)
@@ -82,30 +82,33 @@ def convert(
     source
         The state to move.
     to
-        One of `KINDS` except bitsandbytes.
+        The target's kind: one of `KINDS` except bitsandbytes.
     lr
-        η of the next step, if the file does not state it or the next step has another one.
+        Learning rate η of the next step. Give it if the file does not state η, or if the next step uses another η.
     like
-        A checkpoint of the program that will go on. The target takes its names, order, groups, shapes and dtypes, and
-        its fields of `Rule` where `source` does not state them.
+        A checkpoint of the program that will continue. The target takes its names, order, groups, shapes and dtypes,
+        and its fields of `Rule` where `source` does not state them.
     mapping
-        {name in source: name in target, or {"to": name, "transpose": axes, "flatten": sizes}}. Needed where names do
-        not tell which parameter is which. Also needed for every array of two or more dimensions between PyTorch's
-        layout and that of TensorFlow, Keras and JAX, unless a .keras file describes the layers. "transpose" has axes
-        as in `numpy.transpose`. "flatten" has the sizes (height, width, channels) that a Flatten joined into a dense
-        layer's inputs, "reshape" those into which its outputs are split. "blocks" is the order of equal parts of the
-        outputs. "weight" is the name in the PyTorch model's state_dict(), where weights are moved and `like` has no
-        model. Where the target goes by order, its names are the indices from 0 on.
+        {name in source: name in target} or {name in source: {"to": name in target, "transpose": axes, …}}. Needed
+        if names do not identify the parameters. Also needed for every array of two or more dimensions between
+        PyTorch's layout and that of TensorFlow, Keras and JAX, unless a Keras model's configuration describes the
+        layers. If the target identifies parameters by order, its names are the indices from 0. The keys:
+
+        - "transpose": axes, as in `numpy.transpose`
+        - "flatten": sizes (height, width, channels) that a Flatten joined into a dense layer's inputs
+        - "reshape": sizes into which a Reshape splits a dense layer's outputs
+        - "blocks": order of equal blocks of the outputs
+        - "weight": name in the PyTorch model's state_dict(), for moved weights if `like` has no model
 
     Raises
     ------
     InputError
-        If the state cannot move; `plan` returns every problem.
+        If a problem prevents the conversion. `plan` returns the problems instead.
 
     Notes
     -----
     Averages are copied bit for bit. M = η·b and b = M/η are computed in float64 and rounded once, to half a unit in
-    the last place. dtypes are kept. Where `like` has another dtype, only an exact change is allowed.
+    the last place. dtypes are kept. The dtype of `like` is used if the cast is exact; otherwise it is a problem.
 
     Examples
     --------
@@ -135,9 +138,9 @@ def plan(
     like: Checkpoint | None = None,
     mapping: Mapping[str, Any] | None = None,
 ) -> Conversion:
-    """Return what `convert` would, with everything that prevents the conversion in `problems`.
+    """Return the conversion and list what prevents it in `problems`, instead of raising InputError.
 
-    Do not use the checkpoint if there are problems. The arguments are those of `convert`.
+    If there are problems, do not use the checkpoint. The arguments are those of `convert`.
     """
     check_written(to)
     if like is not None and like.kind != to:

@@ -1,6 +1,6 @@
-"""How a checkpoint becomes one of another kind: its groups, its parameters, and what its buffers hold.
+"""Conversion of a checkpoint to another kind: its groups, its parameters and its momentum buffers.
 
-Functions return the problems and notes that they meet beside their result. Nothing here reads or writes a file.
+Functions return their result and their remarks (notes and problems). They read and write no files.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rmsprop.checkpoint.target_rule import Request, TargetGroup, rule_remarks, t
 from rmsprop.profiles import GROUPS
 from rmsprop.rule import Array
 
-# Keys of a group that one library alone knows: how it runs, or an option that no other has.
+# Group keys that only one library has, such as foreach. They are dropped between libraries.
 _LIBRARY_KEYS = {key for groups in GROUPS.values() for key in (*groups.defaults, *groups.optional)}
 
 
 def convert_state(request: Request, mapping: Mapping[str, Any]) -> Conversion:
-    """Return the conversion with everything that prevents it."""
+    """Return the conversion. Its `problems` list everything that prevents it."""
     source, kind = request.source, request.kind
     moves, unfit = match(source, request.to, request.like, mapping)
     remarks: list[Remark] = [*map(Note, source.notes), *_refused(request), *unfit]
@@ -65,14 +65,14 @@ def convert_state(request: Request, mapping: Mapping[str, Any]) -> Conversion:
 
 
 def convert_buffer(buffer: Array, from_: bool | None, to: bool | None, lr: float | None) -> Array | Problem:
-    """Return a momentum buffer in the target's meaning.
+    """Convert a momentum buffer between b and M; return a Problem if that is impossible.
 
     Parameters
     ----------
     buffer
         The source's buffer.
     from_, to
-        `lr_in_momentum` of the source and of the target: True gathers η·u, False gathers u.
+        `lr_in_momentum` of the source and of the target: True for M, False for b, None if unknown.
     lr
         Learning rate η of the next step.
     """
@@ -98,7 +98,7 @@ def convert_buffer(buffer: Array, from_: bool | None, to: bool | None, lr: float
 
 
 def _refused(request: Request) -> Iterator[Remark]:
-    """Yield what no parameter or mapping can mend."""
+    """Yield problems of the request as a whole."""
     source, lr, to = request.source, request.lr, request.to
     if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
         yield Problem(f"group: lr {lr:g} is one rate and the source's groups have several; leave it out")
@@ -107,7 +107,7 @@ def _refused(request: Request) -> Iterator[Remark]:
 
 
 def _layout_notes(request: Request, move: Move) -> Iterator[Remark]:
-    """Yield what the configuration of a Keras model says of one parameter."""
+    """Yield notes on one parameter from the Keras model's configuration."""
     channels_last = request.origin.channels_last
     layer = move.state.layer if channels_last else move.counterpart.layer if move.counterpart else None
     if layer is None or channels_last == request.kind.channels_last:

@@ -1,4 +1,4 @@
-"""Checkpoint files: whose a file is, reading one, and writing one."""
+"""Checkpoint files: detect their format, read them, write them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReadCheckpoint(NamedTuple):
 
 
 def read_checkpoint(path: Path, kind: str | None, given: Mapping[str, Any], *, weights: bool = False) -> ReadCheckpoint:
-    """Read a file once, both for its state and for a new file that keeps the rest; see `rmsprop.checkpoint.read`."""
+    """Read a file once: its state, and the rest for `write_checkpoint`. See `rmsprop.checkpoint.read`."""
     if kind is not None and kind not in KINDS:
         raise InputError("kind", f"one of {', '.join(KINDS)}", kind, "leave it out to tell by the file")
     fields = canonical(given)
@@ -61,9 +61,9 @@ def read_checkpoint(path: Path, kind: str | None, given: Mapping[str, Any], *, w
 
 
 def read_template(path: Path, checkpoint: Checkpoint) -> ReadCheckpoint:
-    """Read the file that `checkpoint` is to be written like."""
+    """Read the file whose other content a new file of `checkpoint` keeps."""
     given: dict[str, Any] = {}
-    if path.suffix == ".h5":  # which does not say what it holds
+    if path.suffix == ".h5":  # a .weights.h5 does not state these
         given["momentum"] = 0.9 if any(p.momentum_buffer is not None for p in checkpoint.parameters) else 0.0
         given["centered"] = any(p.grad_avg is not None for p in checkpoint.parameters)
     return read_checkpoint(path, checkpoint.kind, given)
@@ -80,14 +80,14 @@ def write_checkpoint(checkpoint: Checkpoint, target: Path, like: ReadCheckpoint 
 
 
 def check_written(kind: str) -> None:
-    """Raise InputError unless files of `kind` are written."""
+    """Raise InputError if files of `kind` cannot be written."""
     if kind not in KINDS or not KINDS[kind].written:
         allowed = ", ".join(name for name, each in KINDS.items() if each.written)
         raise InputError("to", f"one of {allowed}", kind, "bitsandbytes is only read")
 
 
 def _check_target(kind: str, target: Path) -> type[CheckpointFile]:
-    """Return the format of a new file of `kind`, or raise InputError if it cannot be written there."""
+    """Return the format of a new file of `kind`; raise InputError if `target` exists or has another ending."""
     check_written(kind)
     format_ = _FORMATS[KINDS[kind].format]
     if format_.is_taken(target):
@@ -99,7 +99,7 @@ def _check_target(kind: str, target: Path) -> type[CheckpointFile]:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Return a mapping as `rmsprop.checkpoint.convert` takes it, from JSON."""
+    """Read a mapping for `rmsprop.checkpoint.convert` from a JSON file."""
     try:
         mapping = read_json(path, path.read_text(encoding="utf-8"))
     except InputError:
@@ -112,12 +112,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def target_kind(path: Path) -> str | None:
-    """Return the kind that a new file's name tells, None if several may have such a name."""
+    """Return the kind that a new file's ending implies; None if it implies none."""
     return next((name for name, kind in KINDS.items() if path.suffix in kind.endings), None)
 
 
 def _format(path: Path, kind: str | None) -> type[CheckpointFile]:
-    """Return the format of a file, or raise InputError where the file and `kind` contradict each other."""
+    """Return the format of a file; raise InputError if it is unknown or `kind` contradicts it."""
     detected = _detected_format(path)
     if kind is None:
         if detected is not None:
@@ -135,17 +135,17 @@ def _format(path: Path, kind: str | None) -> type[CheckpointFile]:
 
 
 def _detected_format(path: Path) -> type[CheckpointFile] | None:
-    """Return the format that a file's name tells; None if it tells none."""
+    """Return the format that a file's name and metadata imply; None if they imply none."""
     if path.suffix == ".safetensors" and path.is_file():
         return StateDictFile if "param_groups" in safetensors_metadata(path) else TreeFile
-    if path.suffix != ".index" and Tf1File.size(path) is not None:  # whose prefixes end in anything, such as .ckpt
+    if path.suffix != ".index" and Tf1File.size(path) is not None:  # a prefix has any ending, such as .ckpt
         return Tf1File
     return next((each for each in _FORMATS.values() if path.suffix in each.endings), None)
 
 
 @contextmanager
 def _one_error(path: Path, kind: str | None) -> Iterator[None]:
-    """Raise whatever a damaged or foreign file makes its reader raise as InputError."""
+    """Turn every error from reading a damaged or foreign file into InputError."""
     try:
         yield
     except (InputError, ModuleNotFoundError):
@@ -160,7 +160,7 @@ def _one_error(path: Path, kind: str | None) -> Iterator[None]:
 
 
 def _refuse_folder(path: Path) -> None:
-    """Raise an error that says what to do with the folder."""
+    """Raise the error for a folder, with a remedy for folders of torch.distributed.checkpoint."""
     if (path / ".metadata").is_file():
         remedy = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} one.pt, if you trust it"
         raise InputError(str(path), "a file", Received("a folder of torch.distributed.checkpoint"), remedy)
@@ -168,10 +168,10 @@ def _refuse_folder(path: Path) -> None:
 
 
 def _check_rule(where: str, fields: Fields) -> None:
-    """Raise InputError for a value that no rule has. Momentum may be unknown where nesterov is known."""
+    """Raise InputError for a value that `Rule` refuses."""
     known = {name: value for name, value in fields.items() if value is not None}
     try:
-        Rule(**{"momentum": 0.9, **known})
+        Rule(**{"momentum": 0.9, **known})  # nesterov needs a momentum, which may be unknown
     except InputError as error:
         name = f"{error.name} {where}".strip()
         raise InputError(name, error.allowed, error.value, error.remedy) from None

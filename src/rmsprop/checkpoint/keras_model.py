@@ -1,10 +1,10 @@
-"""The trainable variables of a Keras model, read from its configuration alone: nothing is built or run.
+"""The trainable variables of a Keras model, read from its configuration alone. No layer is built or executed.
 
-Each layer's output has one of these orders, which decide what a Flatten does to it:
+Each layer's output has one of these orders. The order decides how a Flatten joins the axes:
 
-    SAME      the same in PyTorch
+    SAME      the same in Keras and PyTorch
     SPATIAL   channels last in Keras, channels first in PyTorch
-    IMAGE     the model's input of four or more axes, in either order
+    IMAGE     a model input of four or more axes; in PyTorch, channels may be first or last
     sizes     a vector that a Flatten joined from (height, width, channels)
     UNKNOWN   the configuration does not tell
 """
@@ -37,18 +37,18 @@ _GLOBAL = ("GlobalMaxPooling", "GlobalAveragePooling")
 
 
 def variables(model: Mapping[str, Any]) -> list[KerasVariable] | None:
-    """Return the trainable variables of a Sequential or Functional model, in order; None if a layer is unknown."""
+    """Return a Sequential or Functional model's trainable variables in order; None for other models or layers."""
     if model.get("class_name") not in ("Sequential", "Functional"):
         return None
     by_layer: dict[str, list[KerasVariable]] = {}
     orders: dict[str, _Order] = {}
-    sources: dict[str, list[str]] = {}  # layers whose outputs a layer takes
+    sources: dict[str, list[str]] = {}  # the input layers of each layer
     previous: list[str] = []
     for layer in model["config"]["layers"]:
         name, cls = layer["config"]["name"], layer["class_name"]
         sources[name] = list(_inbound(layer["inbound_nodes"])) if layer.get("inbound_nodes") else previous
         inputs = [orders.get(each, UNKNOWN) for each in sources[name]]
-        if cls not in _MERGING and len(set(inputs)) > 1:  # a shared layer
+        if cls not in _MERGING and len(set(inputs)) > 1:  # a layer called on inputs of different orders
             inputs = [UNKNOWN]
         own = _layer_variables(layer, inputs[0] if inputs else UNKNOWN)
         if own is None or layer.get("registered_name"):  # unknown, or a custom class with a known name
@@ -65,7 +65,7 @@ def variables(model: Mapping[str, Any]) -> list[KerasVariable] | None:
 
 
 def _inbound(nodes: Any) -> Iterator[str]:
-    """Yield the names of the layers whose outputs a layer takes."""
+    """Yield the names of a layer's input layers."""
     if isinstance(nodes, dict):
         if nodes.get("class_name") == "__keras_tensor__":
             yield nodes["config"]["keras_history"][0]
@@ -78,7 +78,7 @@ def _inbound(nodes: Any) -> Iterator[str]:
 
 
 def _layer_variables(layer: Mapping[str, Any], order: _Order) -> list[KerasVariable] | None:
-    """Return the variables of a layer whose input has this order; None for an unknown layer."""
+    """Return the variables of a layer with inputs of this order; None for an unknown layer."""
     cls, config = layer["class_name"], layer["config"]
     name, n = config["name"], int(cls[-2]) if cls[-2:] in ("1D", "2D", "3D") else 0
 
@@ -129,7 +129,7 @@ def _layer_variables(layer: Mapping[str, Any], order: _Order) -> list[KerasVaria
 
 
 def _padding(config: Mapping[str, Any], n: int) -> str | None:
-    """Return a note where padding="same" pads unevenly, as no PyTorch layer does."""
+    """Return a note if padding="same" pads unevenly, which no PyTorch layer does."""
     size, strides = config.get("kernel_size"), config.get("strides", 1)
     sizes = size if isinstance(size, list) else [size] * n
     steps = strides if isinstance(strides, list) else [strides] * n
@@ -170,13 +170,13 @@ def _order(layer: Mapping[str, Any], inputs: list[_Order]) -> _Order:
 
 
 def _flattened(order: _Order, shape: list[Any], first: bool) -> _Order:
-    """Return the order of the vector that a Flatten makes of a tensor; the first axis of `shape` is the batch."""
+    """Return the order of a flattened tensor. The first axis of `shape` is the batch."""
     sizes = shape[1:]
     if len(sizes) < 2:
         return order if isinstance(order, tuple) or order == UNKNOWN else SAME
     if any(type(size) is not int for size in sizes):
         return SAME if order == SAME and not first else UNKNOWN
-    if first:  # Keras moves the channels to the end before it joins
+    if first:  # Keras moves the channels last before it joins the axes
         return (*sizes[1:], sizes[0]) if order == SAME else UNKNOWN
     if order == IMAGE and sizes[-1] != 1:
         return UNKNOWN
@@ -186,7 +186,7 @@ def _flattened(order: _Order, shape: list[Any], first: bool) -> _Order:
 def _reshaped(
     sizes: Sizes, name: str, sources: Mapping[str, list[str]], by_layer: Mapping[str, list[KerasVariable]]
 ) -> dict[str, list[KerasVariable]]:
-    """Return the variables of layers whose outputs the Reshape `name` splits: up to the dense layer before it."""
+    """Return changed variables for the Reshape `name`: those of its input layers, back to the dense layer."""
     whole = len(sizes) > 2 and all(type(size) is int and size > 0 for size in sizes)
     changed: dict[str, list[KerasVariable]] = {}
     visited = {name}

@@ -1,4 +1,4 @@
-"""How an array changes between the layouts of Keras and PyTorch: its axes, joined axes, and blocks of gates."""
+"""Layout changes between Keras and PyTorch: transposed axes, joined axes, and blocks of gates."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LayoutChange:
-    """A change of one array's layout. Axes are those of the source; sizes always end with the channels.
+    """A change of one array's layout. Axes are indices into the source's shape. Sizes end with the channels.
 
     Parameters
     ----------
     axes
-        Transpose, as in `numpy.transpose`.
+        Axes of a transpose, as in `numpy.transpose`.
     inputs
         Sizes (height, width, channels) that a Flatten joined into the axis of inputs. PyTorch joins them as
         (channels, height, width).
     outputs
-        The same for the axis of outputs, which a Reshape splits.
+        The same for the axis of outputs, if a Reshape splits it.
     blocks
         Order of equal blocks of outputs, such as the gates of a GRU.
     """
@@ -35,7 +35,7 @@ class LayoutChange:
     blocks: Sizes | None = None
 
     def problem(self, shape: Sizes, channels_last: bool) -> str | None:
-        """Return why a source array of this shape cannot change so, None if it can."""
+        """Return why this change does not fit a source array of `shape`; None if it fits."""
         if self.axes is not None and sorted(self.axes) != list(range(len(shape))):
             return f"transpose {list(self.axes)} is no order of its {len(shape)} axes"
         for name, sizes, axis in self._joined(len(shape), channels_last):
@@ -50,13 +50,13 @@ class LayoutChange:
         return None
 
     def inverse(self) -> LayoutChange:
-        """Return the change back, for an array of the target."""
+        """Return the change from the target's layout to the source's."""
         axes = None if self.axes is None else tuple(int(i) for i in np.argsort(self.axes))
         blocks = None if self.blocks is None else tuple(int(i) for i in np.argsort(self.blocks))
         return replace(self, axes=axes, blocks=blocks)
 
     def apply(self, array: Array, channels_last: bool) -> Array:
-        """Return the target's array; `channels_last` says whether the source has Keras' layout."""
+        """Return `array` in the target's layout. `channels_last` is True if the source has Keras' layout."""
         for _, sizes, axis in self._joined(array.ndim, channels_last):
             before, after = array.shape[:axis], array.shape[axis + 1 :]
             last = axis + len(sizes) - 1
@@ -74,7 +74,7 @@ class LayoutChange:
         return array.copy(order="C")
 
     def _joined(self, ndim: int, channels_last: bool) -> list[tuple[str, Sizes, int]]:
-        """Return the joined axes: the word in a mapping, the sizes, and the axis."""
+        """Return (mapping key, sizes, axis) of each joined axis."""
         outputs = ndim - 1 if channels_last else 0
         sides = (("flatten", self.inputs, ndim - 1 - outputs), ("reshape", self.outputs, outputs))
         return [(name, sizes, axis) for name, sizes, axis in sides if sizes is not None]

@@ -1,4 +1,4 @@
-"""Which parameter of the source becomes which of the target, and how its layout changes."""
+"""Matching of the source's parameters with the target's, and the layout change of each."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from rmsprop.profiles import KINDS
 
 
 class Move(NamedTuple):
-    """The move of one parameter to its name in the target."""
+    """One parameter of the source, its name in the target, and its layout change."""
 
     state: ParameterState
     target: str
     change: LayoutChange
     group: int
-    counterpart: ParameterState | None  # what `like` has under the name `target`
+    counterpart: ParameterState | None  # the parameter of `like` with the name `target`
     weight_name: str | None = None
-    unknown: Mapping[str, str] = MappingProxyType({})  # keys of its mapping entry that must be filled in, and with what
+    unknown: Mapping[str, str] = MappingProxyType({})  # {key of the mapping that the user must supply: hint}
 
 
 class Entry(NamedTuple):
-    """What a mapping says of one parameter."""
+    """The mapping's entry for one parameter."""
 
     target: str
     change: LayoutChange
-    keys: frozenset[str]  # those of _CHANGES that it has
-    weight: str | None = None  # name in the target's model
+    keys: frozenset[str]  # keys of _CHANGES in the entry
+    weight: str | None = None  # name in the target model's state_dict()
 
 
 _CHANGES = {"transpose": "axes", "flatten": "inputs", "reshape": "outputs", "blocks": "blocks"}
@@ -44,7 +44,7 @@ _SIZES = "[height, width, channels], or null where it does not"
 def match(
     source: Checkpoint, to: str, like: Checkpoint | None, mapping: Mapping[str, Any]
 ) -> tuple[list[Move], list[Remark]]:
-    """Return a move for each parameter, in the target's order, and what does not fit."""
+    """Return a move for each parameter, in the target's order, and remarks."""
     entries, remarks = _entries(mapping)
     names = {state.name for state in source.parameters}
     extra = [name for name in entries if name not in names]
@@ -73,7 +73,7 @@ def match(
 
 
 def _movable(source: Checkpoint, to: str) -> tuple[dict[str, ParameterState], list[Remark]]:
-    """Return the parameters that the target can hold: only PyTorch's kinds hold one without state."""
+    """Return the parameters that the target can hold. Only PyTorch files hold parameters without state."""
     states = {state.name: state for state in source.parameters}
     if KINDS[source.kind].states_rule and KINDS[to].states_rule:
         return states, []
@@ -89,7 +89,7 @@ def _movable(source: Checkpoint, to: str) -> tuple[dict[str, ParameterState], li
 def _named_by_source(
     kind: str, to: str, targets: dict[str, str], names: Sequence[str]
 ) -> tuple[dict[str, str], list[str], list[Remark]]:
-    """Return {source name: target name} and the target's order. Parameters without a target keep their names."""
+    """Return {source name: target name} and the target's order. Parameters outside the mapping keep their names."""
     rest = [name for name in names if name not in targets]
     unclear = rest and KINDS[to].ordered != KINDS[kind].ordered
     remarks: list[Remark] = []
@@ -101,7 +101,7 @@ def _named_by_source(
     targets = targets | {name: name for name in rest}
     order = [targets[name] for name in names]
     renamed = not (KINDS[kind].ordered and KINDS[to].ordered) or any(name != new for name, new in targets.items())
-    if KINDS[to].ordered and renamed and not unclear:  # the file goes by order, and names alone give none
+    if KINDS[to].ordered and renamed and not unclear:  # names give no order: require the indices
         indices = [str(i) for i in range(len(order))]
         if sorted(order) == sorted(indices):
             return targets, indices, remarks
@@ -115,7 +115,7 @@ def _named_by_source(
 def _named_by_like(
     kind: str, to: str, targets: dict[str, str], names: Sequence[str], like: Checkpoint
 ) -> tuple[dict[str, str], list[str], list[Remark]]:
-    """Return {source name: target name} and the target's order, both with the names of `like`."""
+    """Return {source name: target name} and the target's order. Target names are those of `like`."""
     rest = [name for name in names if name not in targets]
     order = [state.name for state in like.parameters]
     free = [name for name in order if name not in targets.values()]
@@ -135,7 +135,7 @@ def _named_by_like(
 
 
 def _conflicts(to: str, targets: Mapping[str, str]) -> Iterator[Problem]:
-    """Yield what keeps these names from standing in one file."""
+    """Yield problems of target names that one file cannot hold."""
     names = list(targets.values())
     twice = sorted({target for target in names if names.count(target) > 1})
     if twice:
@@ -157,7 +157,7 @@ def _move(
     counterpart: ParameterState | None,
     joined: Collection[int],
 ) -> tuple[Move, list[Remark]]:
-    """Return the move of one parameter; `joined` are the sizes of axes that the mapping says a Flatten made."""
+    """Return the move of one parameter. `joined` are the lengths of all flattened axes in the mapping."""
     change, keys = (entry.change, entry.keys) if entry else (LayoutChange(), frozenset())
     array = state.square_avg if state.square_avg is not None else state.weight
     group = counterpart.group if counterpart else state.group
@@ -200,7 +200,7 @@ def _between_layouts(
     layer: KerasVariable | None,
     joined: Collection[int],
 ) -> tuple[LayoutChange, dict[str, str], list[Remark]]:
-    """Return how an array changes between Keras' layout and PyTorch's, and what only the mapping can tell."""
+    """Return the change between Keras' and PyTorch's layout, {mapping key still needed: hint}, and remarks."""
     channels_last = KINDS[source.kind].channels_last
     array = state.square_avg if state.square_avg is not None else state.weight
     shape = () if array is None else array.shape
@@ -232,7 +232,7 @@ def _between_layouts(
 
 
 def _may_be_joined(source: Checkpoint, state: ParameterState, size: int, key: str) -> bool:
-    """Return whether an axis of a dense layer may hold the channels of a convolution at several positions."""
+    """Return whether an axis of a dense layer may join the positions and channels of a convolution."""
     channels_last, ordered = KINDS[source.kind].channels_last, KINDS[source.kind].ordered
     index = [p.name for p in source.parameters].index(state.name)
     for i, p in enumerate(source.parameters):
@@ -246,7 +246,7 @@ def _may_be_joined(source: Checkpoint, state: ParameterState, size: int, key: st
 
 
 def _entries(mapping: Mapping[str, Any]) -> tuple[dict[str, Entry], list[Remark]]:
-    """Return the entries of a mapping by the source's names."""
+    """Parse a mapping into {source name: entry}."""
     entries: dict[str, Entry] = {}
     remarks: list[Remark] = []
     for name, value in mapping.items():
@@ -268,7 +268,7 @@ def _is_list(value: object) -> bool:
 
 
 def template(source: Checkpoint, moves: Sequence[Move], unclear: bool) -> dict[str, Any]:
-    """Return a mapping with all that is known of the moves. "FILL IN" begins the rest: all targets where `unclear`."""
+    """Return the mapping of `moves`. Unknown values begin with "FILL IN"; if `unclear`, all targets do."""
     by_name = {move.state.name: move for move in moves}
     mapping: dict[str, Any] = {}
     for state in source.parameters:

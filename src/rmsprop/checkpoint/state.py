@@ -1,11 +1,11 @@
-"""What a checkpoint holds, whatever library wrote it.
+"""The optimizer state in a checkpoint, in one form for all libraries.
 
-Every library keeps the same square average v and gradient average m. They differ in the momentum buffer,
+All libraries keep the same square average v and gradient average m. Their momentum buffers differ:
 
     b ← μ·b + u,      p ← p − η·b       torch, SB3
     M ← μ·M + η·u,    p ← p − M         TensorFlow 1, Keras, timm; optax keeps −M
 
-where η is the learning rate of the step.
+η is the learning rate of the step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rmsprop.checkpoint.layout_change import LayoutChange
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Array
 
-Fields = Mapping[str, Any]  # fields of Rule; those that are unknown are missing
+Fields = Mapping[str, Any]  # values of Rule's fields; unknown fields are absent
 
 AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")
 WEIGHTS = ("weight", "running_mean", "running_var")
@@ -30,7 +30,7 @@ DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128"
 
 
 def agreed_fields(path: Path, stated: Fields, given: Fields) -> dict[str, Any]:
-    """Return the fields of `Rule` that a file states and those the caller gives; a contradiction is an InputError."""
+    """Merge the fields that a file states with those of the caller; raise InputError if they contradict."""
     for name, value in given.items():
         if stated.get(name) is not None and stated[name] != value:
             raise InputError(name, f"what {path} or its library says ({stated[name]!r})", value, "leave it out")
@@ -44,19 +44,19 @@ class KerasVariable:
     Parameters
     ----------
     layer, cls, name
-        Name and class of its layer, and the name of the variable in it.
+        The layer's name, the layer's class, and the variable's name in the layer.
     ndim
-        Number of its axes.
+        Number of axes.
     change
         Change from Keras' layout to PyTorch's; None where the layouts agree.
     problem
-        Why it cannot move between Keras and PyTorch, unless the mapping says how.
+        Why the variable cannot move between Keras and PyTorch. A layout change in the mapping overrides it.
     final
-        `problem` holds whatever the mapping says.
+        Whether the mapping cannot override `problem`.
     ask
-        "flatten" or "reshape" where only the mapping can tell the sizes.
+        The mapping key whose sizes the configuration does not tell: "flatten" or "reshape".
     note
-        What to mind when it moves.
+        What the user must set in PyTorch.
     """
 
     layer: str
@@ -70,7 +70,6 @@ class KerasVariable:
     note: str | None = None
 
     def __str__(self) -> str:
-        """Return the variable's name, as Keras writes it."""
         return f"{self.layer}/{self.name} ({self.cls})"
 
 
@@ -87,19 +86,19 @@ class ParameterState:
     grad_avg
         m, only when centered.
     momentum_buffer
-        b or M (see the module), only with momentum. For optax, the sign is already turned.
+        b or M (see the module), only with momentum. optax's −M is stored here as M.
     step
-        t; None where the file does not say.
+        t, the number of executed steps; None if the file does not state it.
     group
         Index of its parameter group.
     layer
-        The Keras variable that it is, where the file tells.
+        Its Keras variable; None if the file does not describe the layers.
     weight
-        The parameter itself, where weights are moved, too.
+        The parameter itself, if weights are moved.
     running_mean, running_var
-        Statistics of the batch normalization whose weight this is.
+        Running statistics of a batch normalization, kept with its first weight.
     weight_name
-        Its name in the `state_dict()` of the PyTorch model.
+        Its name in the PyTorch model's `state_dict()`.
     """
 
     name: str
@@ -150,12 +149,12 @@ class Checkpoint:
     parameters
         The state of each parameter, in the file's order.
     groups
-        For each parameter group, the known fields of `Rule`: from the file, the library or the caller.
-        `lr_in_momentum` says what `momentum_buffer` gathers, `centered` whether there is `grad_avg`.
+        The known fields of `Rule` for each parameter group: from the file, the library or the caller.
+        `lr_in_momentum` tells M from b; `centered` tells whether there is a `grad_avg`.
     extras
-        For each parameter group of a PyTorch file, its other keys as they stand there (initial_lr, name, foreach).
+        The other keys of each parameter group of a PyTorch file, unchanged (initial_lr, name, foreach).
     notes
-        What differs from the file, in words.
+        Differences between this state and the file, as sentences.
     """
 
     kind: str
@@ -171,13 +170,13 @@ class Checkpoint:
 
 
 class Note(str):
-    """What to mind of a conversion."""
+    """A remark that does not prevent the conversion."""
 
     __slots__ = ()
 
 
 class Problem(str):
-    """What prevents a conversion. The first word says of what kind it is, as `Conversion` lists them."""
+    """A remark that prevents the conversion. Its first word is its category; `Conversion` lists the categories."""
 
     __slots__ = ()
 
@@ -186,11 +185,19 @@ Remark = Note | Problem
 
 
 class Conversion(NamedTuple):
-    """A converted checkpoint, and in words what moved how exactly, what was dropped, and what to mind.
+    """A converted checkpoint, with notes and problems for the user.
 
-    `problems` lists what prevents the conversion, one line each; it is empty where `convert` returns. The first word
-    of a line is missing, extra, shape, dtype, group, layout, mapping, unknown or impossible. `mapping` is one that
-    `convert` takes, with all that is known; "FILL IN" begins what is not.
+    Parameters
+    ----------
+    checkpoint
+        The target's state; unusable if there are problems.
+    notes
+        What was computed, dropped or assumed, and what the user must set.
+    problems
+        What prevents the conversion, one line each. The first word of a line is its category: missing, extra, shape,
+        dtype, group, layout, mapping, unknown or impossible.
+    mapping
+        The mapping that was used, for a next call of `convert`. Values that the user must supply begin with "FILL IN".
     """
 
     checkpoint: Checkpoint

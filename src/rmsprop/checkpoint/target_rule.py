@@ -1,4 +1,4 @@
-"""Which rule the target follows: the fields of its groups, and where they differ from the source's."""
+"""The target's rule: the fields of its groups, and how they differ from the source's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be converted to what; see `rmsprop.checkpoint.convert`."""
+    """The arguments of `rmsprop.checkpoint.convert`, except the mapping."""
 
     source: Checkpoint
     to: str
@@ -36,22 +36,22 @@ class Request:
 
     @property
     def keeps_groups(self) -> bool:
-        """Whether the target's groups are those of the source, groups without parameters included."""
+        """Whether the target keeps the source's groups, including groups without parameters."""
         return self.like is None and self.origin.states_rule and self.kind.states_rule
 
     @property
     def rather(self) -> str:
-        """The end of a note that the target's steps differ."""
+        """Advice for notes that later steps differ: rmsprop.torch, if it is an alternative to the target."""
         return "; rmsprop.torch would follow it exactly" if self.to in ("torch", "timm", "sb3") else ""
 
     def stated(self, members: Sequence[Move], index: int) -> Fields:
-        """Return what the source states for the target's group `index`, which holds `members`."""
+        """Return the source's fields for the target's group `index`, which holds `members`."""
         if members:
             return self.source.groups[members[0].state.group]
         return self.source.groups[index] if self.keeps_groups else {}
 
     def other_rule(self, words: str) -> Note:
-        """Return a note on what makes the target's rule another one."""
+        """Return a note that the target follows another rule; `words` say why."""
         return Note(f"{words}: the state is exact, but the steps after it follow another rule{self.rather}")
 
 
@@ -111,7 +111,6 @@ def target_group(request: Request, index: int, members: Sequence[Move]) -> tuple
 
 
 def _has_buffers(request: Request, index: int, like: Fields, momentum: bool) -> bool:
-    """Return whether parameters of the target's group `index` have a momentum buffer."""
     if request.to == "tf1":
         return True
     if request.like is None:
@@ -121,7 +120,7 @@ def _has_buffers(request: Request, index: int, like: Fields, momentum: bool) -> 
 
 
 def _completed(to: str, fields: dict[str, Any], has_buffers: bool) -> tuple[dict[str, Any], list[Remark]]:
-    """Return a group's fields with `Rule`'s defaults for what the source does not state."""
+    """Fill a group's fields with `Rule`'s defaults where the source does not state them."""
     remarks: list[Remark] = []
     needed = ["lr", "decay", "eps", *(["momentum"] if has_buffers else [])]
     for name in needed:
@@ -129,7 +128,7 @@ def _completed(to: str, fields: dict[str, Any], has_buffers: bool) -> tuple[dict
             remarks.append(Problem(f"unknown: {name}, which a file of {to} states; say --{name}"))
     if "eps_inside_sqrt" not in fields:
         remarks.append(Problem("unknown: eps_inside_sqrt; say --eps-inside-sqrt or --no-eps-inside-sqrt"))
-    unused = () if fields.get("bias_correction") else ("initial_square_avg",)  # averages have started already
+    unused = () if fields.get("bias_correction") else ("initial_square_avg",)  # no later step depends on it
     unstated = [name for name in _DEFAULTS if name not in fields and name not in (*unused, *needed)]
     if unstated:
         words = ", ".join(f"{name}={_DEFAULTS[name]}" for name in unstated)
@@ -138,7 +137,7 @@ def _completed(to: str, fields: dict[str, Any], has_buffers: bool) -> tuple[dict
 
 
 def rule_remarks(request: Request, target: Fields) -> Iterator[Remark]:
-    """Yield where the target's rule is another one, and where it cannot go on at all; `target` is its first group."""
+    """Yield differences between the source's rule and the target's. `target` is the target's first group."""
     source, kind = request.source, request.kind
     for group in source.groups:
         yield from _trait_remarks(request, group)
@@ -152,7 +151,7 @@ def rule_remarks(request: Request, target: Fields) -> Iterator[Remark]:
 
 
 def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
-    """Yield which traits of a source's group the target lacks or has otherwise."""
+    """Yield options of a source group that the target lacks or fixes to another value."""
     source, to, fixed = request.source, request.to, request.kind.fixed
     if group.get("nesterov") and not fixed.get("nesterov", True):
         yield Problem(f"impossible: {to} has no Nesterov momentum")
@@ -176,14 +175,14 @@ def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
 
 
 def _unwritten(request: Request, fields: Fields) -> Iterator[Note]:
-    """Yield the hyperparameters that the target's file does not hold, and those that it keeps from `like`."""
+    """Yield notes on hyperparameters that the target's file does not hold or keeps from `like`."""
     like = request.like.groups[0] if request.like else {}
     keras = request.kind.format == "keras"
     if keras:
         held = {"lr"} if request.like is None or "lr" in like else set()
-    else:  # those of optax.inject_hyperparams
+    else:  # a tree holds only those of optax.inject_hyperparams
         held = {"lr", "decay", "eps", "momentum"} & like.keys()
-    unused = set() if fields.get("bias_correction") else {"initial_square_avg"}  # averages have started already
+    unused = set() if fields.get("bias_correction") else {"initial_square_avg"}  # no later step depends on it
     names = [name for name in _DEFAULTS if name not in {*request.kind.fixed, *unused, *held}]
     values = ", ".join(f"{name}={fields[name]!r}" for name in names if fields.get(name) is not None)
     yield Note(f"to be set in the program that goes on: {values or 'all hyperparameters'}")
