@@ -1,4 +1,4 @@
-"""Findings: each in a real training that provokes it and silent in one beside it, and numbers that come true."""
+"""Findings: each occurs in a training that provokes it and not in a similar one, and its numbers come true."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def script() -> ModuleType:
 
 SCRIPT = script()
 CASES = {case.kind: case for case in SCRIPT.CASES}
-# What else is to be said of the runs that provoke a finding.
-# What is left of it where the remedy is followed.
+# Kinds that remain where the remedy is followed.
 LEFT = {"state stall": {"stall"}}
+# Other kinds in the runs that provoke a kind.
 BESIDE = {"long steps": {"first step", "oscillation"}, "state stall": {"stall"}}
 
 
 def follow(gradients: torch.Tensor, start: float = 1.0, **options: Any) -> list[Any]:
-    """Step a 2 × 2 matrix on `gradients`, one for each step, with a record of every step."""
+    """Step a 2 × 2 matrix with these gradients, one each step; return a record of every step."""
     p = torch.full((2, 2), start, dtype=torch.float64)
     optimizer = RMSprop([p], **options)
     with Monitor(optimizer, every=1) as monitor:
@@ -142,7 +142,7 @@ def test_where_eps_governs_steps_are_those_of_sgd() -> None:
 
 
 def test_eps_counts_only_where_there_are_gradients() -> None:
-    """Half of the elements never have one, and so v = 0 < ε: that is no news, and dead elements hide no others."""
+    """Half of the elements never get a gradient: v = 0 < ε is no finding there. Dead elements hide no others."""
     g = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     assert of_kind("eps", follow(g.expand(20, 2, 2))) == []
     found = of_kind("eps", follow(1e-9 * g.expand(20, 2, 2)))
@@ -159,7 +159,7 @@ def test_the_first_step_is_as_long_as_it_says() -> None:
     assert of_kind("first step", follow(torch.randn(20), start=0.5)) == []
     assert of_kind("first step", follow(torch.randn(20), start=0.05, bias_correction=True)) == []
     assert of_kind("first step", follow(torch.randn(20), start=0.05, initial_square_avg=1.0)) == []
-    assert of_kind("first step", follow(torch.randn(20), start=0.0)) == []  # it had nothing to lose
+    assert of_kind("first step", follow(torch.randn(20), start=0.0)) == []  # a parameter of 0 has nothing to lose
 
 
 def test_the_first_step_of_a_warm_up_is_short() -> None:
@@ -194,7 +194,7 @@ def test_centered_gets_no_remedy_that_makes_its_first_step_far_longer() -> None:
 
 
 def proposed(finding: Finding) -> float:
-    """Return the ε of a remedy."""
+    """Return the ε of the remedy."""
     eps: float = finding.changes[0]["eps"]
     return eps
 
@@ -212,7 +212,7 @@ def test_centered_eps_is_compared_with_the_deviation() -> None:
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_proposed_eps_is_below_the_present_one(inside: bool) -> None:
-    """Also where a few elements have large gradients."""
+    """Holds also where a few elements have large gradients."""
     eps, g = 1e-6 if inside else 1e-3, torch.tensor([[1.0, 1e-5], [1e-5, 1e-5]])
     finding = of_kind("eps", follow(g.expand(20, 2, 2), eps=eps, eps_inside_sqrt=inside))[0]
     assert 0 < proposed(finding) < 0.2 * eps
@@ -244,7 +244,7 @@ def test_steps_recover_from_a_spike_when_it_says(k: float, alpha: float, eps: fl
 
 
 def test_a_spike_is_measured_against_a_history_that_is_too_young() -> None:
-    """After one step v is (1−β)·g², and √v a tenth of g: the second gradient is none the larger for that."""
+    """After one step v is (1−β)·g², and √v is a tenth of g: an equal second gradient is no spike."""
     assert of_kind("spike", follow(torch.ones(10))) == []
     assert of_kind("spike", follow(9 * torch.arange(1.0, 3.0))) == []
     assert [f.step for f in of_kind("spike", follow(torch.tensor([1.0, 12.0, 12.0])))] == [2]
@@ -257,7 +257,7 @@ def test_v_forgets_its_start_when_it_says() -> None:
     assert early.evidence["half_life"] == pytest.approx(math.log(2) / -math.log(0.9))
     assert early.evidence["history_rms"] ** 2 == pytest.approx(0.9**19, rel=1e-4)
     at = records[20 + early.evidence["steps_left"]]["tensors"]["0.0"]
-    assert at["history_rms"] ** 2 == pytest.approx(2 * size**2, rel=0.2)  # as much left of it as there is of g²
+    assert at["history_rms"] ** 2 == pytest.approx(2 * size**2, rel=0.2)  # v₀ has as much weight left as g²
     assert of_kind("start", records) == []
     assert of_kind("start", follow(torch.full((20,), size), initial_square_avg=1.0, bias_correction=True)) == []
 
@@ -272,12 +272,12 @@ def test_steps_become_longer_than_at_the_start_as_it_says(eps: float, inside: bo
     lengths = [r["tensors"]["0.0"]["update_rms"] for r in records]
     assert early.evidence["times_shorter"] == pytest.approx(lengths[-1] / lengths[19], rel=1e-3)
     at = records[20 + early.evidence["steps_left"]]["tensors"]["0.0"]
-    assert at["history_rms"] == pytest.approx(math.hypot(0.01, size), rel=0.2)  # about d as it will be
+    assert at["history_rms"] == pytest.approx(math.hypot(0.01, size), rel=0.2)  # near the final d
     assert of_kind("start", records[:75]) == []
 
 
 def later(records: list[Any], steps: int, age: bool = True) -> list[Any]:
-    """Return records as of a tensor that joined a run after so many steps."""
+    """Return the records of a tensor that joined the run after `steps` steps."""
     for record in records:
         record["step"] += steps
         record["tensors"]["0.0"]["age"] = record["step"] - 1 - (steps if age else 0)
@@ -299,7 +299,7 @@ def test_rows_that_got_no_gradient_for_long_are_told_from_those_that_never_got_o
         "tensor's, for 60 steps."
     )
     g = torch.ones(60, 2, 2)
-    g[1:, 1] = 0  # the second row gets one in the first step only
+    g[1:, 1] = 0  # the second row gets a gradient in the first step only
     records = follow(g, alpha=0.5)
     assert of_kind("dead rows", records[:40]) == []
     since = of_kind("dead rows", records)[0].sentence
@@ -313,7 +313,7 @@ def test_a_step_or_two_say_nothing_of_rows() -> None:
     table = torch.nn.Embedding(100, 4)
     optimizer = RMSprop(table.parameters())
     monitor = Monitor(optimizer, every=1)
-    for step, many in enumerate([0, 0, 0, 1], start=1):  # without step 1, three records are there after step 4
+    for step, many in enumerate([0, 0, 0, 1], start=1):  # three records after step 1 are needed
         optimizer.zero_grad()
         table(torch.arange(10)).square().sum().backward()
         optimizer.step()
@@ -342,7 +342,7 @@ def test_l2_decay_goes_through_the_buffer() -> None:
     [
         ({}, "2/η", 200.0),
         ({"momentum": 0.5, "nesterov": True}, "2(1+μ)/((1+2μ)·η)", 150.0),
-        ({"momentum": 0.5}, "2(1+μ)/η", None),  # comes to no cycle of two
+        ({"momentum": 0.5}, "2(1+μ)/η", None),  # reaches no cycle of two
     ],
 )
 def test_an_oscillation_is_at_the_edge_that_it_names(
@@ -352,7 +352,7 @@ def test_an_oscillation_is_at_the_edge_that_it_names(
     optimizer = RMSprop([p], alpha=0.9, **options)
     with Monitor(optimizer, every=20, last=0) as monitor:
         for _ in range(3000):
-            p.grad = p.clone()  # of p²/2
+            p.grad = p.clone()  # gradient of p²/2
             optimizer.step()
     finding = of_kind("oscillation", monitor.records)[0]
     assert f"edge of stability, {edge} with η = 0.01" in finding.cause
@@ -368,14 +368,14 @@ def test_l2_decay_shrinks_as_it_says() -> None:
     options: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-3, "bias_correction": True, "start": 2.0}
     records, plain = follow(noise, **options), follow(noise, **{**options, "weight_decay": 0.0})
     finding = of_kind("weight decay", records)[0]
-    # The same steps without decay: what lies between them is the decay's.
+    # The same steps without decay: the difference is the effect of decay.
     gap = math.log(plain[-1]["tensors"]["0.0"]["parameter_rms"] / records[-1]["tensors"]["0.0"]["parameter_rms"]) / 200
     assert finding.evidence["lr_times_weight_decay"] == pytest.approx(1e-6)
     assert finding.evidence["shrinkage"] == pytest.approx(gap, rel=0.5)
     assert finding.evidence["shrinkage"] > 50 * 1e-6
     assert of_kind("weight decay", follow(noise[:30], **options, decoupled_weight_decay=True)) == []
     assert of_kind("weight decay", follow(100 * noise[:30], **options)) == []  # d is about 1
-    assert of_kind("weight decay", follow(noise[:30], **options, eps=1.0)) == []  # ε: SGD, which decays as it should
+    assert of_kind("weight decay", follow(noise[:30], **options, eps=1.0)) == []  # ε governs: SGD, which decays by η·λ
     strong = {**options, "weight_decay": 1.0}
     assert "times less than" in of_kind("weight decay", follow(1e4 * noise[:30], **strong))[0].sentence
 
@@ -387,9 +387,9 @@ def test_l2_decay_is_found_where_it_matters_or_does_not_act() -> None:
     def found(weight_decay: float) -> list[Finding]:
         return of_kind("weight decay", follow(noise, lr=1e-4, bias_correction=True, weight_decay=weight_decay, start=2))
 
-    size = 0.01  # of a gradient; λ·p is 2·λ
+    size = 0.01  # size of a gradient; λ·p is 2·λ
     assert found(0.02 * size / 2)[0].evidence["share_of_gradient"] == pytest.approx(0.02, rel=0.3)
-    assert found(0.004 * size / 2) == []  # a hundred times η·λ, and of no consequence
+    assert found(0.004 * size / 2) == []  # a hundred times η·λ, but negligible
     weak = found(0.0004 * size / 2)[0]
     assert weak.sentence.startswith("L2 decay does next to nothing to 0.0: λ·p is 0.0")
     assert weak.evidence["share_of_gradient"] == pytest.approx(0.0004, rel=0.3)
@@ -410,7 +410,7 @@ def test_a_stall_names_the_remedy_of_its_dtype(dtype: str, remedy: str) -> None:
     finding = of_kind("stall", monitor.records)[0]
     assert finding.evidence["share"] == 1.0
     assert remedy in finding.remedy
-    assert of_kind("short steps", monitor.records) == []  # it is said once
+    assert of_kind("short steps", monitor.records) == []  # reported once
 
 
 @pytest.mark.parametrize(("stochastic", "stalled"), [(False, {"0.0", "0.1"}), (True, {"0.1"})])
@@ -481,7 +481,7 @@ def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> 
     if mode == "propagate":
         for record in records:
             for group in record["groups"]:
-                del group["nonfinite"]  # as in records of optax and Keras
+                del group["nonfinite"]  # records of optax and Keras lack this key
         assert of_kind("nonfinite", records) == [finding]
 
 
@@ -505,14 +505,14 @@ def test_one_element_that_is_not_finite_is_told_in_the_singular(mode: str, after
         record["groups"][0]["nonfinite"] = mode
     told = of_kind("nonfinite", monitor.records)[0].sentence
     assert told == f"1 element of the gradient of 0.0 was not finite in step 2, the first such step seen; {after}"
-    for record in monitor.records:  # as where a skipped step was not measured
+    for record in monitor.records:  # as if the skipped step was not measured
         record["tensors"]["0.0"]["nonfinite"] = 0
     assert "were met in 1 step; they" in of_kind("nonfinite", monitor.records)[0].sentence
 
 
 def test_one_row_and_one_step_are_told_in_the_singular() -> None:
     g = torch.zeros(60, 2, 2)
-    g[0] = 1  # what is left is forgotten in one step at β = 1e-12
+    g[0] = 1  # v forgets the first gradient in one step at β = 1e-12
     g[:, 0] = 1
     told = of_kind("dead rows", follow(g, alpha=1e-12))[0].sentence
     assert told == (
@@ -529,12 +529,12 @@ def test_one_row_and_one_step_are_told_in_the_singular() -> None:
 
 
 def test_a_cycle_of_two_is_not_taken_for_clipping() -> None:
-    """Its norms are the same at every step, too."""
+    """Its norms are also the same at every step."""
     p = torch.ones(2, 2, dtype=torch.float64)
     optimizer = RMSprop([p], alpha=0.9)
     with Monitor(optimizer, every=20, last=0) as monitor:
         for _ in range(1500):
-            p.grad = p.clone()  # of p²/2
+            p.grad = p.clone()  # gradient of p²/2
             optimizer.step()
     newest: list[Any] = monitor.records[-10:]
     assert max(r["gradient_norm"] for r in newest) < 1.001 * min(r["gradient_norm"] for r in newest)
@@ -545,7 +545,7 @@ def test_a_cycle_of_two_is_not_taken_for_clipping() -> None:
 def test_a_variance_at_its_floor_because_of_the_start() -> None:
     records = follow(torch.full((30,), 1e-6), initial_square_avg=1.0, bias_correction=True, alpha=0.999)
     found = of_kind("variance floor", [json.loads(json.dumps(r)) for r in records])
-    assert not found  # float64 has digits enough
+    assert not found  # float64 has enough digits
     p = torch.ones(2, 2)
     optimizer = RMSprop([p], initial_square_avg=1.0, bias_correction=True, alpha=0.999)
     monitor = Monitor(optimizer, every=1)
@@ -577,15 +577,15 @@ def test_the_median_divisor_is_of_the_elements_that_eps_does_not_govern(
         assert math.isnan(seen.divisor)
         return
     d = np.sort((np.sqrt(v + eps) if inside else np.sqrt(v) + eps)[by_v])
-    median = d[(len(d) - 1) // 2]  # the lower one of two
+    median = d[(len(d) - 1) // 2]  # the lower of the two middle elements
     assert median / 1.4143 <= seen.divisor <= median * 1.4143
 
 
-# -- what healthy runs show, and what must not be blamed on them -------------------------------------------------------
+# -- findings that a healthy run must not get --------------------------------------------------------------------------
 
 
 def seen_flips(flips: str, elements: int = 1) -> list[Any]:
-    """Return records of a tensor whose gradient changes its sign, or stays, as the letters say; step 1 is left out."""
+    """Return records, from step 2 on, of a tensor whose gradient flips its sign for each "-" in `flips`."""
     records = follow(torch.ones(len(flips) + 1))
     for record, letter in zip(records[1:], flips, strict=True):
         cosine = -1.0 if letter == "-" else 1.0
@@ -595,21 +595,21 @@ def seen_flips(flips: str, elements: int = 1) -> list[Any]:
 
 
 def test_the_sign_of_few_elements_is_a_coin() -> None:
-    """Whose newest ten tosses have a median of "flips" in more than a third of all cases."""
+    """The median of the newest ten coin tosses shows flips in more than a third of all cases."""
     for elements in (1, 2, 7):
         assert of_kind("oscillation", seen_flips("--------+-", elements)) == []
         assert of_kind("oscillation", seen_flips("-" * 9, elements)) == []
         assert len(of_kind("oscillation", seen_flips("-" * 10, elements))) == 1
         assert of_kind("oscillation", seen_flips("-----+" * 5, elements)) == []
         finding = of_kind("oscillation", seen_flips("-----------+" * 5, elements))[0]
-        assert finding.evidence["sign_flips"] == pytest.approx(45 / 50)  # of the newest 50
+        assert finding.evidence["sign_flips"] == pytest.approx(45 / 50)  # of the newest 50 records
         assert "90 % of its gradient" in finding.sentence
     assert len(of_kind("oscillation", seen_flips("---", 8))) == 1
     assert len(of_kind("oscillation", seen_flips("--------+-", 8))) == 1
 
 
 def regression(seed: int, steps: int, noise: float, **options: Any) -> list[Any]:
-    """Fit a plane to 8 numbers: one output, and so a bias of one element."""
+    """Fit a linear map of 8 numbers to one number: its bias has one element."""
     torch.manual_seed(seed)
     model, slope = torch.nn.Linear(8, 1), torch.randn(8, 1)
     fixed = torch.randn(32, 8)
@@ -632,7 +632,7 @@ def test_a_bias_of_one_element_oscillates_where_it_does() -> None:
 
 
 class Keys(torch.nn.Module):
-    """Attention of one head. Its weights are a softmax, which a key's bias, the same for all, does not change."""
+    """Attention of one head. A key's bias changes no softmax weight, because it adds the same to all scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -645,7 +645,7 @@ class Keys(torch.nn.Module):
 
 
 def convolution() -> torch.nn.Module:
-    """Return one whose bias BatchNorm subtracts again."""
+    """Return a convolution whose bias the next BatchNorm subtracts."""
     layers = (torch.nn.Conv1d(8, 8, 3, padding=1), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Conv1d(8, 8, 1))
     return torch.nn.Sequential(*layers)
 
@@ -675,7 +675,7 @@ def test_nothing_is_said_of_a_bias_whose_gradient_is_a_rounding_error(
     records = of_cancelled_biases(make, **options)
     assert 0 < records[-1]["tensors"][bias]["gradient_rms"] < 1e-6
     assert find(records) == []
-    for record in records:  # it goes by the weight beside it: also without a model, whose names say less
+    for record in records:  # without a model there are no names; the weight beside the bias decides
         record["tensors"] = {f"0.{i}": told for i, told in enumerate(record["tensors"].values())}
     assert find(records) == []
 
@@ -688,12 +688,12 @@ def test_a_bias_is_judged_where_its_weight_is_no_better() -> None:
 
 
 def faint(scale: float, **options: Any) -> list[Finding]:
-    """Return what is found of a linear map whose gradient is as small, beside those of two others, as it is scaled."""
+    """Return the findings of one of three linear maps, whose gradient is `scale` times that of the others."""
     return [f for f in find(SCRIPT.scaled(scale, **options)) if f.tensor == "2.weight"]
 
 
 def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_others() -> None:
-    """As the next run would be told of its effective lr, and that a larger eps were better."""
+    """With a smaller ε, the next run would be told that its effective lr is too high, and to raise ε."""
     governed = faint(1e-9)[0]
     assert governed.kind == "eps"
     assert governed.changes == ()
@@ -707,7 +707,7 @@ def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_othe
 
 
 def test_a_gradient_is_called_small_only_where_it_is() -> None:
-    """Three tensors, one of which has a hundredth or less of the others' gradient."""
+    """One of three tensors has a thousandth of the others' gradient."""
 
     def found(size: float, late: bool = False) -> list[Finding]:
         params = [torch.ones(4, 4, dtype=torch.float64) for _ in range(3)]
@@ -717,25 +717,25 @@ def test_a_gradient_is_called_small_only_where_it_is() -> None:
             for p, times in zip(params, (1.0, 1.0, 1e-3), strict=True):
                 p.grad = size * times * torch.randn(4, 4, dtype=torch.float64)
             optimizer.step()
-        if late:  # as where v is of gradients that once were, and those of today are like the others'
+        if late:  # v holds small old gradients; the newest are like the others'
             for record in monitor.records:
                 record["tensors"]["0.2"]["gradient_rms"] = record["tensors"]["0.1"]["gradient_rms"]
         return of_kind("effective lr", monitor.records)
 
     torch.manual_seed(0)
     assert found(1.0, late=True) == []
-    assert found(1e10) == []  # where all has run away, a step of 1e-12 is no large one
+    assert found(1e10) == []  # where all tensors have run away, a step of 1e-12 is not large
     small = found(1.0)[0]
     median = small.evidence["median_gradient"]
     assert median == pytest.approx(1.0, rel=0.5)
     assert f"where the median of the tensors is {median:.3g}" in small.cause
 
 
-# -- gradients that are not finite: where they began, and what became of them ------------------------------------------
+# -- gradients that are not finite: where they began, and their effect -------------------------------------------------
 
 
 def broken(steps: int, **bad: tuple[int, int]) -> list[Any]:
-    """Train three tensors, with a record of each step; so many elements of a tensor are NaN in a step."""
+    """Train three tensors, with a record of each step. `bad` maps a tensor to a step and its number of NaNs there."""
     params = {name: torch.nn.Parameter(torch.ones(size)) for name, size in (("a", 64), ("b", 4), ("c", 16))}
     optimizer = RMSprop(params.items())
     monitor = Monitor(optimizer, every=1)
@@ -760,7 +760,7 @@ def test_it_names_the_tensor_and_the_step_where_it_began_and_not_the_largest() -
     )
     assert found[0].evidence == {"elements": 1, "first_step": 4, "nonfinite_steps": 6, "tensors": ["b", "a", "c"]}
     several = of_kind("nonfinite", broken(9, b=(4, 2), c=(4, 3)))[0]
-    assert several.tensor == "c"  # the one with more of them
+    assert several.tensor == "c"  # the tensor with more NaNs
     assert several.sentence.startswith(
         "Gradients of 2 of 3 tensors were not finite in step 4, the first such step seen, 3 elements in c; they went"
     )
@@ -797,7 +797,7 @@ def test_elements_that_count_as_0_are_told_of_each_tensor_and_step() -> None:
 
 
 def scaled_loss(bad: float, **options: Any) -> tuple[Monitor, Any]:
-    """Train with a GradScaler and a step that it leaves out, of `rmsprop.torch.RMSprop(fused=True)`."""
+    """Train `RMSprop(fused=True)` with a GradScaler, which skips a step."""
     model = torch.nn.Linear(3, 2)
     optimizer = RMSprop(model.parameters(), lr=1e-3, fused=True, **options)
     monitor = Monitor(optimizer, model, every=1)
@@ -822,7 +822,7 @@ def test_a_step_that_a_loss_scaler_skips_is_no_finding() -> None:
     assert resumed.state_dict()["skipped_steps"] == 1
     with pytest.raises(InputError, match="state must be"):
         resumed.load_state_dict({**monitor.state_dict(), "skipped_steps": None})
-    for record in monitor.records:  # as it was written before this was counted
+    for record in monitor.records:  # as older versions wrote records
         del record["skipped_steps"]
     assert "were met in 1 step; they went into v" in find(monitor.records)[0].sentence
     old = monitor.state_dict()
@@ -836,10 +836,10 @@ def test_skipped_and_executed_steps_are_told_apart() -> None:
     told = of_kind("nonfinite", skipped.records)[0].sentence
     assert told.endswith("met in 1 step; they made the optimizer skip the whole step.")
     monitor, _ = scaled_loss(math.inf)
-    monitor.records[-1]["nonfinite_steps"] = 3  # two that no record saw, beside the skipped one
+    monitor.records[-1]["nonfinite_steps"] = 3  # two steps without a record, beside the skipped one
     finding = of_kind("nonfinite", monitor.records)[0]
     assert "were met in 2 steps; they went into v and stay there" in finding.sentence
-    assert "a checkpoint of step 4 or before" in finding.cause  # step 5 has the skipped one
+    assert "a checkpoint of step 4 or before" in finding.cause  # the record of step 5 counts the skipped step
 
 
 # -- many of one kind, and records of every sort -----------------------------------------------------------------------
@@ -957,13 +957,13 @@ def test_no_remedy_undoes_that_of_a_graver_finding() -> None:
     assert consistent([down, either], options) == [down, finding("c", {"eps": 1e-6})]
     others = [finding("d", {"centered": False}), finding("e", {"clip": 3.0}), finding("f", {"nonfinite": "skip"})]
     assert consistent([down, *others], options) == [down, *others]
-    again = finding("g", {"centered": True, "lr": 0.001})  # as it is, and so no change
+    again = finding("g", {"centered": True, "lr": 0.001})  # the options of the run: no change
     assert consistent([down, again], options) == [down, again]
     assert consistent([finding("d", {"eps": 1.0}), finding("e", {"eps": 0.0})], options) == [finding("d", {"eps": 1.0})]
 
 
 def test_of_two_tensors_that_want_other_rates_the_graver_finding_is_told() -> None:
-    """One that is far too small for lr, and one that is far too large."""
+    """One tensor is far too small for lr, the other far too large."""
     torch.manual_seed(0)
     params = [torch.full((2, 2), size, dtype=torch.float64) for size in (1e-3, 1e9)]
     optimizer = RMSprop(params, lr=1e-3, bias_correction=True)
@@ -976,7 +976,7 @@ def test_of_two_tensors_that_want_other_rates_the_graver_finding_is_told() -> No
 
 
 def test_gradients_that_are_not_finite_and_are_skipped_leave_the_parameters_finite() -> None:
-    """The remedy of a run in which they went into v."""
+    """Follows the remedy of a run in which these gradients went into v."""
     broken_down = partial(SCRIPT.digits, steps=50, before_step=SCRIPT.break_down)
     told = of_kind("nonfinite", broken_down(nonfinite="propagate"))[0]
     for change in told.changes:
@@ -999,7 +999,7 @@ def test_a_network_that_a_long_step_killed_lives_with_the_rate_that_is_told() ->
 
 
 def test_a_tensor_without_a_gradient_is_not_said_to_need_a_larger_rate() -> None:
-    """Its steps are short, as the buffer decays, and lr has no part in it."""
+    """Its steps are short because the buffer decays, not because of lr."""
     gradients = torch.zeros(200)
     gradients[:3] = 1
     records = follow(gradients, momentum=0.9)

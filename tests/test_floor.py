@@ -1,4 +1,4 @@
-"""E5's floors in float32: a denominator that rounding could make anything is what the floors say, on every engine."""
+"""E5's floors in float32: where rounding could make a denominator anything, the floors decide, on every engine."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SUBTRACTING = {
     "centered, v₀": dataclasses.replace(HARD, bias_correction=False),
     "centered": dataclasses.replace(HARD, bias_correction=False, initial_square_avg=0.0),
 }
-# Steps that rounding may change: by how much of themselves. The others agree to a hundredth.
+# Relative change that rounding may cause in steps. All others agree to a hundredth.
 FAR = {"centered, bias correction, v₀": 0.5, "bias correction, v₀": 0.4}
 
 
 def gradients(size: int = 80, steps: int = 12) -> list[Array]:
-    """Return gradients from far below the rounding noise of v₀ = 1 to far above it, a third of them constant."""
+    """Return gradients from far below the rounding noise of v₀ = 1 to far above it; a third are constant."""
     generator = np.random.default_rng(0)
     scale, constant = np.logspace(-6, 1, size), np.arange(size) % 3 == 0
     return [(np.where(constant, 1, generator.standard_normal(size)) * scale).astype(np.float32) for _ in range(steps)]
 
 
 def apart(steps: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the largest distance of steps from what they should be, as a share of that."""
+    """Return the largest relative error of steps."""
     return float(np.max(np.abs(steps - expected) / np.abs(expected)))
 
 
@@ -50,7 +50,7 @@ def apart(steps: NDArray[Any], expected: NDArray[Any]) -> float:
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
 @pytest.mark.parametrize("name", SUBTRACTING)
 def test_float32_divides_by_what_fifty_digits_give(name: str, decay: float, inside: bool) -> None:
-    """Floored by κ·s, what was left of v₀ divided gradients by noise: some steps were 1400 times too long."""
+    """A floor of κ·s would leave noise in place of v₀: steps up to 1400 times too long."""
     rule = dataclasses.replace(SUBTRACTING[name], decay=decay, eps_inside_sqrt=inside)
     given = gradients()
     param, state, found = np.zeros(80, np.float32), init(rule, np.zeros(80, np.float32)), []
@@ -68,7 +68,7 @@ def test_float32_divides_by_what_fifty_digits_give(name: str, decay: float, insi
 def test_roundings_that_add_up_change_the_length_of_steps_by_a_bounded_factor(
     decay: float, shortest: float, longest: float
 ) -> None:
-    """Until v has forgotten v₀, beside the same floors and averages in float64."""
+    """Runs until v has forgotten v₀; compares with the same floors and float64 averages."""
     rule, generator, size = (
         dataclasses.replace(HARD, decay=decay, eps=0.0),
         np.random.default_rng(0),
@@ -134,7 +134,7 @@ ENGINES = {
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", [name for name in SUBTRACTING if name in FAR])
 def test_engines_agree_where_rounding_decides(name: str, engine: str) -> None:
-    """One unit in the last place of v made a step of 1e-7 in one engine and of 0.9 in another."""
+    """One unit in the last place of v may make a step of 1e-7 in one engine and of 0.9 in another."""
     rule, given = SUBTRACTING[name], gradients()
     state = init(rule, np.zeros(80, np.float32))
     for g, found in zip(given, ENGINES[engine](rule, given), strict=True):
@@ -153,7 +153,7 @@ def test_the_variance_keeps_the_floor_of_v_by_hand() -> None:
 
 
 def test_where_nothing_was_subtracted_no_bit_changes() -> None:
-    """Without v₀, κ·v̂ is κ·s: floors are those of the variance itself."""
+    """Without v₀, κ·v̂ is κ·s: the floor is that of the variance itself."""
     for decay in (0.9, 0.99):
         v, m = (np.array(x, np.float32) for x in ([1e-30, 1e-8, 1.0, 3.0], [1e-15, 1e-4, 1.0, 1.0]))
         rule = Rule(decay=decay, eps=0.0, centered=True, bias_correction=True)

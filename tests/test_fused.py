@@ -1,4 +1,4 @@
-"""Which path a step of rmsprop.torch.RMSprop takes, that it is right on each, and that nothing of torch is lost."""
+"""Which path steps what in rmsprop.torch.RMSprop, that each path is right, and that torch sees the step."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def pair(params: list[Tensor], **options: Any) -> tuple[RMSprop, RMSprop]:
-    """Return an optimizer of `params` and one by tensor operations of copies of them."""
+    """Return an optimizer of `params`, and one of copies of them that uses tensor operations."""
     plain = [p.detach().clone() for p in params]
     return RMSprop.from_rule(params, RULE, **options), RMSprop.from_rule(plain, RULE, foreach=False)
 
 
 def steps(a: RMSprop, b: RMSprop, gradients: Callable[[Tensor, int], Tensor | None], count: int = 3) -> None:
-    """Step both with the same gradients and hold all they have against each other."""
+    """Step both optimizers with the same gradients and compare parameters and state."""
     for t in range(count):
         for x, y in zip(a.param_groups, b.param_groups, strict=True):
             for i, (p, q) in enumerate(zip(x["params"], y["params"], strict=True)):
@@ -64,7 +64,7 @@ def usual(p: Tensor, seed: int) -> Tensor:
     return randn(*p.shape, seed=seed, dtype=p.dtype)
 
 
-# -- what the kernel takes, and what it leaves to tensor operations ---------------------------------------------------
+# -- what the kernel steps, and what it leaves to tensor operations ----------------------------------------------------
 
 
 class Subclass(torch.Tensor):
@@ -83,7 +83,7 @@ def conjugated(p: Tensor, seed: int) -> Tensor:
     return torch.complex(randn(*p.shape, seed=seed), randn(*p.shape, seed=seed + 1)).conj()
 
 
-# A parameter beside which there is a usual one, its gradients, and the reason for which the kernel refuses it.
+# A parameter beside usual ones, its gradients, and why the kernel refuses it.
 CASES: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor, int], Tensor | None], str]] = {
     "usual": (lambda: randn(3, 4), usual, ""),
     "no elements": (lambda: randn(0, 4), usual, ""),
@@ -208,7 +208,7 @@ def test_without_a_kernel_it_is_said_once_and_the_numbers_are_the_same(monkeypat
 
 
 def test_overlapping_parameters_are_stepped_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads would race; alone, the kernel takes them in order, as tensor operations do."""
+    """Threads would race. The kernel steps such parameters in order, as tensor operations do."""
     monkeypatch.setattr(native, "GRAIN", 1)
     rule = cases.RULES["L2"]
     whole, copied = randn(3000), randn(3000)
@@ -483,7 +483,7 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"fused": False}, {"foreach": True}])
 @pytest.mark.parametrize("unscale", [False, True])
 def test_a_grad_scaler_divides_and_skips(options: dict[str, Any], unscale: bool) -> None:
-    """The step is that of unscaled gradients; one with an infinite gradient counts for nothing; gradients come back."""
+    """Steps with unscaled gradients, skips a step with an infinite gradient, and unscales the gradients in place."""
     rule = cases.RULES["momentum"]
     p, q = torch.ones(4), torch.ones(4)
     ours, plain = RMSprop.from_rule([p], rule, **options), RMSprop.from_rule([q], rule, foreach=False)
@@ -509,7 +509,7 @@ def test_a_grad_scaler_divides_and_skips(options: dict[str, Any], unscale: bool)
 
 
 def test_hooks_see_the_gradients_that_torchs_hooks_see() -> None:
-    """Unscaled ones, unless fused=True says that the step divides: clipping in a hook would clip another scale."""
+    """Hooks see unscaled gradients unless fused=True asks the step to divide; clipping needs the true scale."""
     results = []
     for optimizer_class in (RMSprop, torch.optim.RMSprop):
         p = torch.ones(2)
@@ -536,7 +536,7 @@ def test_a_step_that_raises_leaves_no_scale_behind() -> None:
         scaler.update()
     torch.testing.assert_close(optimizer.state[p]["square_avg"], torch.tensor([0.5, 2.0]))
     p.grad = None
-    scaler.step(optimizer)  # without a gradient the scaler gives a plain 0 for found_inf
+    scaler.step(optimizer)  # without gradients the scaler sets found_inf to a plain 0
     optimizer.step()
 
 
@@ -556,7 +556,7 @@ def test_float16_gradients_too_small_for_float16_are_not_lost_when_scaled() -> N
 
 
 def test_data_loader_workers_are_forked_after_steps_with_threads() -> None:
-    """In the workers steps run, too: a pool of threads would have been lost in the fork."""
+    """Steps also run in the workers: a thread pool would not survive the fork."""
     code = """
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -611,7 +611,7 @@ def test_two_optimizers_step_in_two_threads() -> None:
 
 
 def test_one_optimizer_in_two_threads_does_not_crash() -> None:
-    """Whose step comes first is open, as with torch's; each step is made, and whole."""
+    """The order of steps is open, as in torch; each step is executed once and whole."""
     p = torch.zeros(100_000)
     p.grad = torch.ones_like(p)
     optimizer = RMSprop([p], lr=1.0, alpha=0.0, eps=0.0)
@@ -652,4 +652,4 @@ print(kilobytes() - before, int(optimizer.state[p]["step"].item()))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     grown, count = map(int, done.stdout.split())
     assert count == 101_000
-    assert grown < 512  # a leak takes 16 bytes or more: 1600 kB
+    assert grown < 512  # a leak of 16 bytes a step would be 1600 kB

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, always the same one; `python tests/fuzz.py --seconds 1200` makes a long one."""
+"""A short run of the fuzzer, always the same; `python tests/fuzz.py --seconds 1200` makes a long one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_few_runs_find_nothing() -> None:
 
 @pytest.mark.slow
 def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """initial_square_avg without effect."""
+    """The fault: initial_square_avg is ignored."""
     before = state.complete_state
 
     def forgetful(group: object, index: int, states: object) -> object:

@@ -1,4 +1,4 @@
-"""What may stand in a parameter group: keys of wrappers, and numbers of every kind, from where they come."""
+"""What a parameter group may hold: keys of wrappers, and numbers of every type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rmsprop.torch import RMSprop
 
 Wrap = Callable[[Any], Any]
 
-# What numbers become in other programs: read from NumPy files, kept as tensors, computed by NumPy.
+# Types of numbers from other programs: read from NumPy files, kept as tensors, computed by NumPy.
 KINDS: dict[str, Wrap] = {
     "NumPy scalars": lambda x: np.bool_(x) if isinstance(x, bool) else np.float64(x),
     "NumPy arrays": np.array,
@@ -46,7 +46,7 @@ def trained(p: Tensor, optimizer: RMSprop, steps: int = 3) -> list[float]:
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_of_every_kind_step_as_plain_ones(kind: str, execution: str) -> None:
-    """Given to the class, set during a run, and restored by a state dict."""
+    """The values are passed to the class, set during a run, or restored from a state dict."""
     plain = {**ARGUMENTS, **EXECUTIONS[execution]}
     other: dict[str, Any] = {name: value if value is None else KINDS[kind](value) for name, value in plain.items()}
     expected_at = trained(p := torch.ones(3), expected := RMSprop([p], lr=0.1, **plain))
@@ -87,7 +87,7 @@ def test_a_number_in_a_tensor_is_read_at_every_step_as_by_torch() -> None:
 
 
 def test_a_tensor_s_changes_reach_the_rows_that_lag() -> None:
-    """Each step's rows decay by the alpha of that step."""
+    """A row decays by the alpha of each step."""
     states = []
     for sparse in (True, False):
         table = nn.Embedding(2, 2, sparse=sparse)
@@ -125,7 +125,7 @@ TEXTS = {"1e-5": "1.0e-5", "2.5E-4": "0.00025", "1e20": "1.0e+20", "0.1": "0.1",
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_number_that_is_text_is_told_so(text: str) -> None:
-    """YAML 1.1 reads 1e-5 as text; the size of a number was never its trouble."""
+    """YAML 1.1 reads 1e-5 as text; the message must not complain of its size."""
     remedy = f"; it is text: write {TEXTS[text]}"
     p = torch.nn.Parameter(torch.ones(1))
     for make in (
@@ -165,7 +165,7 @@ def test_a_rate_of_numpy_is_written_as_a_number_that_torch_reads_safely() -> Non
 
 
 class SAM(torch.optim.Optimizer):
-    """The pattern of the published code of SAM: an optimizer of groups with keys of its own around another one."""
+    """The pattern of SAM's published code: an optimizer with its own group keys around another optimizer."""
 
     def __init__(self, params: Any, base: Any, rho: float = 0.05, adaptive: bool = False, **kwargs: Any) -> None:
         super().__init__(params, dict(rho=rho, adaptive=adaptive, **kwargs))
@@ -223,7 +223,7 @@ def test_sam_steps_and_its_groups_keep_their_keys() -> None:
 
 @pytest.mark.parametrize("ours_first", [False, True])
 def test_keys_of_wrappers_pass_through_state_dicts_both_ways(ours_first: bool) -> None:
-    """Of SAM, Lookahead, schedule-free, layer-wise rates, schedulers and trainers; also under names that timm has."""
+    """Keys of SAM, Lookahead, schedule-free, layer-wise rates, schedulers and trainers; some are also names of timm."""
     keys: dict[str, Any] = {
         "rho": 0.05, "adaptive": True, "eta": 0.01, "counter": 3, "lookahead_alpha": 0.5, "k": 6, "train_mode": True,
         "weight_sum": 0.25, "lr_scale": 0.7, "initial_lr": 0.5, "max_lr": 1.0, "name": "head", "swa_lr": 0.1,
@@ -249,7 +249,7 @@ def trained_by(optimizer: Any) -> None:
 
 
 def test_a_wrapper_s_key_changes_no_step() -> None:
-    """Not even the noise of stochastic rounding, which depends on a parameter's number."""
+    """Nor the noise of stochastic rounding, which depends on a parameter's index."""
     results = []
     for keys in ({}, {"first": 5, "number": 3, "scale": 2.0, "shape": 1}):
         p = torch.ones(64, dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The table of hyperparameters is that of Rule, and what derives from it refuses or names a field that it lacks."""
+"""The table of hyperparameters has all fields of Rule, and its users refuse or name a field that they lack."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_explain_has_words_for_each_field() -> None:
     assert set(rmsprop.explain.FIELDS) == set(NAMES)
 
 
-# -- a variant that NumPy alone knows ---------------------------------------------------------------------------------
+# -- a variant that only NumPy has ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def variant(monkeypatch: pytest.MonkeyPatch) -> type[cases.Variant]:
-    """Return a class of rules with the field `clip`, which only the table and rule.py know."""
+    """Return a subclass of Rule with the field `clip`, which the table and rule.py have."""
     monkeypatch.setitem(HYPERPARAMETERS, "clip", cases.CLIP)
     return cases.Variant
 

@@ -1,4 +1,4 @@
-"""rmsprop.jax.rmsprop: equal to the rule and to optax, and at home under JAX's transformations."""
+"""rmsprop.jax.rmsprop: equal to the rule and to optax, and sound under JAX's transformations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rmsprop import InputError, Rule, State, init, profile, update
 from rmsprop.jax import RMSpropState
 
 every_rule = pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
-# Every branch of the rule at least once with and without what it is combined with.
+# Every branch of the rule occurs with and without the options that combine with it.
 KINDS = ("plain", "no eps", "decoupled", "centered, eps inside", "nesterov", "bias correction, v0", "TensorFlow 1",
          "all of it", "all of it, the other way")  # fmt: skip
 rules_of_each_kind = pytest.mark.parametrize("rule", [cases.RULES[k] for k in KINDS], ids=KINDS)
@@ -38,18 +38,17 @@ some_rules = pytest.mark.parametrize(
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """Let JAX use float64 during one test."""
     with jax.enable_x64(True):
         yield
 
 
 def schedule(step: Any) -> Any:
-    """Return cases.lr_at for `step` updates made before."""
+    """Return cases.lr_at after `step` updates."""
     return jnp.where(step + 1 < cases.STEPS // 2, cases.lr_at(1), cases.lr_at(cases.STEPS))
 
 
 def cut(x: Any) -> dict[str, Any]:
-    """Return 60 numbers as a tree of three arrays, one leaf of which is None."""
+    """Return 60 numbers as a tree of three arrays and a None."""
     return {"a": x[:6].reshape(3, 2), "b": [x[6:30].reshape(2, 3, 4), None], "c": (x[30:],)}
 
 
@@ -58,7 +57,7 @@ def join(tree: Any) -> np.ndarray[Any, Any]:
 
 
 def run(optimizer: optax.GradientTransformation, params: Any, gradients: Any, state: Any = None) -> tuple[Any, Any]:
-    """Return parameters and state after a step with each of the gradients."""
+    """Return parameters and state after one step with each gradient."""
     step = jax.jit(optimizer.update)
     state = optimizer.init(params) if state is None else state
     for g in gradients:
@@ -73,7 +72,7 @@ def run(optimizer: optax.GradientTransformation, params: Any, gradients: Any, st
 @pytest.mark.usefixtures("x64")
 @every_rule
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
-    """Parameters and every state, after every step, in double, while the rate changes."""
+    """Compares parameters and all state after every step, in float64, while the rate changes."""
     value, gradients = cases.problem(np.float64)
     optimizer = rmsprop.jax.rmsprop(rule, schedule)
     params, expected = cut(jnp.asarray(value)), init(rule, value)
@@ -94,7 +93,7 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
 
 @every_rule
 def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule) -> None:
-    """Each step starts from the rule's own state, so that errors cannot add up or cancel."""
+    """Each step starts from the rule's own state: errors cannot add up or cancel."""
     value, gradients = cases.problem(np.float32)
     step = jax.jit(rmsprop.jax.rmsprop(rule).update)
     expected = init(rule, value)
@@ -105,7 +104,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
         mine, old = value + np.asarray(updates), value
         value, expected = update(rule, value, g, expected)
         size = np.abs(old) + np.abs(value - old)
-        # E5 loses the digits that v and what is taken from it share.
+        # E5 loses the digits that v shares with what is subtracted from it.
         power = rule.decay**expected.step if rule.bias_correction else 0.0
         total = expected.square_avg / (1 - power)
         left = total - power * rule.initial_square_avg / (1 - power)
@@ -113,7 +112,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
             left = left - np.square(expected.grad_avg / (1 - power))
         lost = np.maximum(1, total / np.maximum(np.maximum(left, 4 * eps * total), 1e-30))
         assert np.all(np.abs(mine - value) <= 4 * eps * size * lost + 1e-12)
-        # g + λ·p loses digits, too, where the two almost cancel.
+        # g + λ·p also loses digits where the two almost cancel.
         terms = np.square(np.abs(g) + rule.weight_decay * np.abs(old))
         difference = np.abs(np.asarray(state.square_avg) - expected.square_avg)
         assert np.all(difference <= 4 * eps * (expected.square_avg + (1 - rule.decay) * terms))
@@ -122,7 +121,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.999, 0.99999])
 @pytest.mark.parametrize("t", [1, 2, 10_000])
 def test_bias_correction_keeps_its_digits_in_float32(decay: float, t: int) -> None:
-    """1 − 0.99999 has two correct digits when taken from a power in float32."""
+    """Computed from a power in float32, 1 − 0.99999 has two correct digits."""
     rule = Rule(decay=decay, eps=0.0, lr=1.0, bias_correction=True)
     g, v = np.array([1e-3, 0.7, 90.0], np.float32), np.array([0.0, 0.1, 2000.0], np.float32)
     expected, _ = update(rule, np.zeros(3, np.float32), g, State(t - 1, v))
@@ -133,13 +132,14 @@ def test_bias_correction_keeps_its_digits_in_float32(decay: float, t: int) -> No
 
 
 @pytest.mark.slow
-@settings(max_examples=40)  # each of them in four dtypes
+@settings(max_examples=40)  # each in four dtypes
 @given(st.data())
 def test_finite_gradients_give_finite_parameters_for_every_variant(data: st.DataObject) -> None:
     rule, gradients = data.draw(cases.rules()), data.draw(cases.gradients())
     for dtype in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64):
         with jax.enable_x64(dtype == jnp.float64):
-            # In half precision the steps must fit, too: those of a variance at its floor are 1e3 times lr and more.
+            # In half precision the steps must be finite, too: at the floor of the variance they are 1e3 times lr or
+            # more.
             optimizer = rmsprop.jax.rmsprop(rule, 1e-6 if dtype == jnp.float16 else rule.lr)
             limit = 65504.0 if dtype == jnp.float16 else 2.0**60
             params = jnp.ones(2, dtype)
@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_not_hidden() -> None:
 
 
 def test_zero_gradients_without_eps_change_nothing_and_centered_stays_finite() -> None:
-    """optax makes NaN of both."""
+    """optax returns NaN for both."""
     for rule in (Rule(eps=0.0, momentum=0.5), Rule(eps=0.0, centered=True, bias_correction=True)):
         params, _ = run(rmsprop.jax.rmsprop(rule), jnp.ones(3), [jnp.zeros(3)] * 3)
         assert params.tolist() == [1, 1, 1]
@@ -170,7 +170,7 @@ def test_zero_gradients_without_eps_change_nothing_and_centered_stays_finite() -
 # -- equal to optax ---------------------------------------------------------------------------------------------------
 
 CUT = optax.piecewise_constant_schedule(0.02, {500: 0.1})
-OPTAX: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of both, and those of the rule only
+OPTAX: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of both, arguments of the rule only
     "defaults": ({}, {}),
     "eps outside": ({"eps_in_sqrt": False}, {}),
     "momentum": ({"momentum": 0.8}, {}),
@@ -189,7 +189,7 @@ OPTAX: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of both
 
 
 def trajectory(optimizer: optax.GradientTransformation, steps: int = 1000) -> np.ndarray[Any, Any]:
-    """Return the parameters after each of many steps on a noisy bowl; the gradients span three orders of magnitude."""
+    """Return the parameters after each step on a noisy bowl, with gradients of three orders of magnitude."""
     generator = np.random.default_rng(0)
     start, scale = jnp.asarray(generator.standard_normal(20)), jnp.logspace(-2, 1, 20)
     noise = jnp.asarray(generator.standard_normal((steps, 20)))
@@ -204,7 +204,7 @@ def trajectory(optimizer: optax.GradientTransformation, steps: int = 1000) -> np
 
 
 def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
-    """Return the largest difference relative to a parameter's size, which is its largest value in the run."""
+    """Return the largest difference relative to the largest value of a parameter in the run."""
     return float(np.max(np.abs(a - b) / np.abs(b).max(axis=0)))
 
 
@@ -220,7 +220,7 @@ def ours(options: dict[str, Any], extra: dict[str, Any]) -> Rule:
 
 @functools.cache
 def of_optax(name: str) -> np.ndarray[Any, Any]:
-    """Return the trajectory of optax itself, in float64."""
+    """Return the trajectory of optax's own transformation, in float64."""
     result = trajectory(theirs(*OPTAX[name]))
     assert result.dtype == np.float64
     return result
@@ -234,7 +234,7 @@ def test_it_follows_optax_for_1000_steps(name: str) -> None:
 
 @pytest.mark.usefixtures("x64")
 def test_centered_and_bias_corrected_it_follows_optax_once_there_is_a_variance() -> None:
-    """The first variance is exactly zero, and optax divides by √ε: the two can be compared from the second step on."""
+    """The first variance is exactly zero: optax divides by √ε there. The second step is the first to compare."""
     arguments = OPTAX["bias correction, centered"]
     rate = optax.piecewise_constant_schedule(0.02, {500: 0.1})
 
@@ -258,7 +258,7 @@ CHANGES: dict[str, Callable[[Rule], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "start at 1"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_the_comparison_with_optax_notices_every_change(name: str, change: Callable[[Rule], dict[str, Any]]) -> None:
-    """By far: what is allowed above is 1e-12."""
+    """Each change exceeds 1e-4; the tests above allow 1e-12."""
     rule = ours(*OPTAX[name])
     rule = dataclasses.replace(rule, **change(rule))
     assert distance(trajectory(rmsprop.jax.rmsprop(rule, CUT)), of_optax(name)) > 1e-4
@@ -268,7 +268,7 @@ def test_the_comparison_with_optax_notices_every_change(name: str, change: Calla
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("centered", [False, True])
 def test_torch_order_is_a_chain_of_optax(centered: bool, nesterov: bool) -> None:
-    """The rate after the buffer, as `optax.rmsprop` cannot have it."""
+    """After ten time constants of unit gradients v is 1 within 1 %; rounded to nearest, about 2 at β = 0.999."""
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
     chain = optax.chain(
         optax.add_decayed_weights(0.1),
@@ -311,7 +311,7 @@ def test_a_rate_in_any_form_gives_the_same_bits() -> None:
     ]
     results = [np.asarray(run(each, jnp.asarray(value), gradients)[0]) for each in forms]
     for result in results[1:]:
-        np.testing.assert_allclose(result, results[0], rtol=1e-6)  # η·λ is a product in double for a number only
+        np.testing.assert_allclose(result, results[0], rtol=1e-6)  # for a plain number, η·λ is a product in float64
     half = rmsprop.jax.rmsprop(rule, 0.015)
     assert not np.allclose(run(half, jnp.asarray(value), gradients)[0], results[0], rtol=1e-3)
 
@@ -369,7 +369,7 @@ NUMBERS = ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")
 
 
 def changed(rule: Rule, t: int) -> Rule:
-    """Return `rule` with other numbers in its second half, but for v0, which the state has begun with."""
+    """Return `rule` with other numbers in the second half of a run, except v₀, with which the state began."""
     if t <= cases.STEPS // 2:
         return rule
     return dataclasses.replace(rule, lr=0.004, decay=0.6, eps=0.05, momentum=0.3, weight_decay=0.1)
@@ -462,7 +462,7 @@ def test_derivatives_with_respect_to_every_number_are_those_of_differences() -> 
 
 
 def test_update_takes_the_further_arguments_of_optax() -> None:
-    """As optax.rmsprop does: a training loop that passes the loss to every optimizer goes on."""
+    """As optax.rmsprop does: a training loop may pass the loss to every optimizer."""
     params, g = jnp.ones(3), jnp.full(3, 2.0)
     optimizer = rmsprop.jax.rmsprop(cases.RULES["all of it"])
     state = optimizer.init(params)
@@ -508,13 +508,13 @@ def test_half_precision_is_the_float32_step_rounded_once(rule: Rule, dtype: Any)
         np.testing.assert_array_equal(params.astype(jnp.float32), exact.astype(jnp.float32))
         for mine, other in zip(jax.tree.leaves(state), jax.tree.leaves(wide_state), strict=True):
             np.testing.assert_array_equal(mine, other)
-    assert twice > 0  # updates in half precision would round some parameters twice
+    assert twice > 0  # half-precision updates would round some parameters twice
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("gradient", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_a_scan_over_steps_keeps_its_types(dtype: Any, gradient: Any) -> None:
-    """Nor does anything become weakly typed, which would compile anew at the second step."""
+    """Nor does a value become weakly typed, which would recompile the second step."""
     gradient = dtype if dtype == jnp.complex64 else gradient
     optimizer = rmsprop.jax.rmsprop(cases.RULES["all of it"], schedule)
     params = jnp.ones(3, dtype)
@@ -597,7 +597,7 @@ def test_masked_and_multi_transform_step_their_parts_only() -> None:
     masked = optax.masked(rmsprop.jax.rmsprop(rule), {"w": True, "b": False})
     result, state = run(masked, params, [g] * 3)
     np.testing.assert_allclose(result["w"], alone, rtol=1e-6)
-    np.testing.assert_allclose(result["b"], 1 + 9, rtol=1e-6)  # what is masked out passes through
+    np.testing.assert_allclose(result["b"], 1 + 9, rtol=1e-6)  # masked leaves pass through
     assert isinstance(state.inner_state.square_avg["b"], optax.MaskedNode)
     several = optax.multi_transform(
         {"ours": rmsprop.jax.rmsprop(rule), "sgd": optax.sgd(0.1)}, {"w": "ours", "b": "sgd"}
@@ -620,7 +620,7 @@ def test_optax_finds_the_parameters_in_the_state() -> None:
 
 
 def descend(rule: Rule, rate: Any, start: Any, steps: int = 20, state: Any = None) -> Any:
-    """Return where a loop compiled as a whole arrives on a bowl."""
+    """Return the end of a descent on a bowl, in a loop that is compiled as a whole."""
     optimizer = rmsprop.jax.rmsprop(rule, rate)
 
     def step(carry: Any, _: None) -> Any:
@@ -635,7 +635,7 @@ def descend(rule: Rule, rate: Any, start: Any, steps: int = 20, state: Any = Non
 @pytest.mark.usefixtures("x64")
 @rules_of_each_kind
 def test_derivatives_through_steps_are_those_of_differences(rule: Rule) -> None:
-    """With respect to the first parameters and the rate. The state is warm: its variance is more than rounding."""
+    """By the initial parameters and the rate. The state is warm: its variance is more than rounding noise."""
     value, gradients = cases.problem(np.float64, 5)
     _, warm = run(rmsprop.jax.rmsprop(rule, 0.0), jnp.asarray(value), [g / 10 for g in gradients])
 
@@ -664,7 +664,7 @@ def test_derivatives_are_finite_where_gradients_are_zero(rule: Rule) -> None:
 
 
 def test_the_derivative_at_a_zero_gradient_is_that_of_the_step() -> None:
-    """There the step is −η·g/ε; optax gives NaN."""
+    """Near zero the step is −η·g/ε; optax gives NaN."""
 
     def change(optimizer: optax.GradientTransformation) -> Callable[[Any], Any]:
         return lambda g: optimizer.update(g, optimizer.init(g))[0]
@@ -769,7 +769,7 @@ def test_multisteps_gathers_gradients_for_one_step(dtype: Any) -> None:
 
 
 def test_averages_that_a_rule_does_not_use_are_kept() -> None:
-    """Of a run whose rule was centered, or had momentum, and may have it again."""
+    """A run may switch centered or momentum off, and on again later."""
     params = {"w": jnp.ones(2)}
     _, state = run(rmsprop.jax.rmsprop(cases.RULES["all of it"]), params, [params])
     _, after = rmsprop.jax.rmsprop(cases.RULES["plain"]).update(params, state)
@@ -778,7 +778,7 @@ def test_averages_that_a_rule_does_not_use_are_kept() -> None:
 
 
 def test_the_count_of_updates_stops_at_its_largest_number() -> None:
-    """And does not become negative, of which bias correction would make NaN."""
+    """It never becomes negative, where bias correction would give NaN."""
     optimizer, params = rmsprop.jax.rmsprop(Rule(bias_correction=True)), jnp.ones(2)
     largest = 2**31 - 1
     updates, state = optimizer.update(params, optimizer.init(params)._replace(step=jnp.int32(largest)))
@@ -795,7 +795,7 @@ def test_apply_if_finite_drops_a_step() -> None:
 
 
 def test_apply_if_finite_takes_float32_gradients_of_bfloat16_parameters() -> None:
-    """The updates are float32, and it answers in the gradients' dtype when it drops a step."""
+    """Updates are float32, but a dropped step returns zeros in the gradients' dtype."""
     optimizer = optax.apply_if_finite(rmsprop.jax.rmsprop(cases.PLAIN), 5)
     params = jnp.ones(2, jnp.bfloat16)
     with pytest.raises(TypeError, match=r"has type float32.* has type bfloat16"):
@@ -889,7 +889,7 @@ def test_what_does_not_fit_is_named() -> None:
         decaying = rmsprop.jax.rmsprop(Rule(weight_decay=0.1, decoupled_weight_decay=decoupled))
         with pytest.raises(InputError, match=r"^params must be given with weight decay, got none; update\(grads, "):
             decaying.update(params, state)
-    with pytest.raises(ValueError, match="'w'"):  # JAX names what differs between trees
+    with pytest.raises(ValueError, match="'w'"):  # JAX names the difference between trees
         optimizer.update({"other": jnp.ones((2, 3))}, state)
 
 

@@ -1,4 +1,4 @@
-"""rmsprop.keras on the TensorFlow, JAX and PyTorch backends: keras_checks.py, once in a process for each."""
+"""rmsprop.keras on the TensorFlow, JAX and PyTorch backends: runs keras_checks.py in a process for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKS = Path(__file__).parent / "keras_checks.py"
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments and variables; Keras reads KERAS_BACKEND once, when it is imported."""
+    """Run Python with these arguments and environment variables. Keras reads KERAS_BACKEND when it is imported."""
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=600)
 
@@ -25,7 +25,7 @@ def test_the_optimizer_on_one_backend(backend: str, tmp_path: Path) -> None:
     if find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed: pip install 'rmsprop[conformance]'")
     options = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    # JAX keeps what it has compiled: models of one shape are compiled once.
+    # JAX caches compilations on disk: models of one shape are compiled once.
     kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     result = python(*options, str(CHECKS), KERAS_BACKEND=backend, KERAS_HOME=str(tmp_path), **kept)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]

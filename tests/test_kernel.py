@@ -1,4 +1,4 @@
-"""The native kernel: bit for bit the rule, through NumPy and through torch, whatever the memory looks like."""
+"""The native kernel gives the bits of the rule, through NumPy and through torch, for any layout in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def instruction_set_restored() -> Iterator[None]:
 
 @pytest.fixture(params=[] if KERNEL is None else KERNEL.instruction_sets())
 def instruction_set(request: pytest.FixtureRequest, instruction_set_restored: None) -> str:
-    """Run a test with every instruction set of this processor, one by one."""
+    """Run a test with each instruction set of this processor."""
     assert KERNEL is not None
     KERNEL.use_instruction_set(request.param)
     return str(request.param)
@@ -42,7 +42,7 @@ def instruction_set(request: pytest.FixtureRequest, instruction_set_restored: No
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return a function that sets the number of threads, each of which then takes as little as one element."""
+    """Return a function that sets the number of threads. A thread may then get a single element."""
     monkeypatch.setattr(native, "GRAIN", 1)
     kept = native._threads, torch.get_num_threads()
 
@@ -58,11 +58,11 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
-    """Return whether all bits agree, a NaN being equal to a NaN."""
+    """Return whether all bits agree; any NaN equals any NaN."""
     if a is None or b is None:
         return a is b
     bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[a.itemsize]
-    a, b = a.copy(), b.copy()  # contiguous
+    a, b = a.copy(), b.copy()
     same = (a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))
     return a.dtype == b.dtype and a.shape == b.shape and bool(np.all(same))
 
@@ -70,7 +70,7 @@ def equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
 def odd_problem(
     rule: Rule, dtype: type[np.floating[Any]], size: int, seed: int = 0
 ) -> tuple[NDArray[Any], NDArray[Any], State]:
-    """Return parameter, gradient and state with numbers of every kind: huge, subnormal, ±0, infinite, NaN."""
+    """Return parameter, gradient and state with huge, subnormal, zero, infinite and NaN elements."""
     generator = np.random.default_rng(seed + size)
     p, g, m, b, v = (record.values(generator, size, dtype) for _ in range(5))
     return p, g, State(seed % 5, np.abs(v), m if rule.centered else None, b if rule.momentum else None)
@@ -89,10 +89,10 @@ def copied(state: State) -> State:
 def test_every_length_to_257_gives_the_bits_of_the_rule(
     rule: Rule, dtype: type[np.floating[Any]], threads: Any
 ) -> None:
-    """With every instruction set of this processor."""
+    """Runs with each instruction set of this processor."""
     assert KERNEL is not None
     for size in range(258):
-        threads((1, 2, 1, 3, 1, 8)[size % 6])  # where there are more threads than cores, to wait for them takes longest
+        threads((1, 2, 1, 3, 1, 8)[size % 6])  # waiting for more threads than cores is slow
         p, g, state = odd_problem(rule, dtype, size, seed=size)
         with np.errstate(all="ignore"):
             expected, after = update(rule, p, g, state)
@@ -127,7 +127,7 @@ def test_the_lengths_at_which_threads_set_in_do_too(
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_out_of_any_layout_gives_the_same_bits(rule: Rule) -> None:
-    """Strided, overlapping and unaligned arrays go through NumPy; out may be other arrays than the input."""
+    """Strided, overlapping and unaligned arrays go through NumPy. out may have other arrays than the input."""
     start, gradients = cases.problem(np.float32)
     expected, after = update(rule, start, gradients[0], init(rule, start))
     wide = np.zeros((60, 2), np.float32)
@@ -139,7 +139,7 @@ def test_out_of_any_layout_gives_the_same_bits(rule: Rule) -> None:
         assert equal(target, expected)
         assert new.square_avg is own.square_avg
         assert equal(own.square_avg, after.square_avg)
-        assert np.all(state.square_avg == np.float32(rule.initial_square_avg))  # the input is as it was
+        assert np.all(state.square_avg == np.float32(rule.initial_square_avg))  # the input is unchanged
     same = start.copy()
     update(rule, same, same, init(rule, same), out=(same, init(rule, same)))
     assert equal(same, update(rule, start, start, init(rule, start))[0])
@@ -156,7 +156,7 @@ def test_out_makes_the_buffers_that_the_state_lacks() -> None:
 
 
 def test_out_may_share_memory_with_any_input() -> None:
-    """Arrays swapped between parameter, gradient and state: what is read must be read before it is written."""
+    """Parameter, gradient and state share arrays in all orders: values must be read before they are overwritten."""
     rule, start = Rule(momentum=0.9), np.array([1.0, -2.0], np.float32)
 
     def problem() -> tuple[NDArray[Any], NDArray[Any], State]:
@@ -231,7 +231,7 @@ def test_the_number_of_threads_is_set_and_checked(monkeypatch: pytest.MonkeyPatc
 
 
 def cut(x: NDArray[Any]) -> list[Tensor]:
-    """Return parts of `x` as tensors: a scalar, one that is dense in another order, one at an odd offset, the rest."""
+    """Return parts of `x` as tensors: a scalar, a transposed one, one at an odd offset, and the rest."""
     whole = torch.from_numpy(x.copy())
     return [whole[0], whole[1:7].reshape(3, 2).t(), whole[7:31].reshape(2, 3, 4), whole[31:]]
 
@@ -241,7 +241,7 @@ def cut(x: NDArray[Any]) -> list[Tensor]:
 def test_the_optimizer_gives_the_bits_of_the_rule(
     rule: Rule, dtype: type[np.floating[Any]], instruction_set: str, threads: Any
 ) -> None:
-    """Parameters, state and counters, after every step, while the rate and the number of threads change."""
+    """Compares parameters, state and counters after every step, while the rate and the number of threads change."""
     start, gradients = cases.problem(dtype)
     params = cut(start)
     optimizer = RMSprop.from_rule(params, rule, fused=True)
@@ -294,7 +294,7 @@ def test_half_types_give_the_float32_rule_rounded_once(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_half_number_goes_to_float_and_back_as_torch_does_it(dtype: torch.dtype) -> None:
-    """lr = 0 leaves the parameter as it is; what a gradient was read as shows in v with β = 0."""
+    """lr = 0 keeps the parameter. With β = 0, v shows the value that was read as gradient."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     bits = bits[bits.view(dtype).isfinite()]
     param = bits.view(dtype).clone()
@@ -307,7 +307,7 @@ def test_every_half_number_goes_to_float_and_back_as_torch_does_it(dtype: torch.
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_to_half_is_that_of_torch(dtype: torch.dtype) -> None:
-    """With g = 0 the step is μ·b: every float near the border between two half numbers, and random ones."""
+    """With g = 0 the step is μ·b. Tries all floats near the border between two half numbers, and random ones."""
     generator = torch.Generator().manual_seed(0)
     exponents = torch.randint(-30, 18, (20_000,), generator=generator)
     values = torch.ldexp(torch.rand(20_000, generator=generator) + 1, exponents)
@@ -340,7 +340,7 @@ def test_complex_parameters_are_two_reals_to_the_bit(dtype: torch.dtype) -> None
 
 
 def test_a_step_needs_no_memory_that_grows_with_the_parameters() -> None:
-    """The most memory the process ever held grows by less than a hundredth of a parameter of 256 MB."""
+    """The peak memory of the process grows by less than a hundredth of a parameter of 256 MB."""
     code = """
 import resource, torch
 from rmsprop.torch import RMSprop

@@ -1,4 +1,4 @@
-"""Options of the lab: Python's keywords and the command line give the same; run.json keeps what decides a result."""
+"""Options of the lab: Python keywords and the command line agree; run.json holds the options that decide a result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINE = str(Path(__file__).with_name("mine.py"))
 @pytest.fixture(autouse=True)
 def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rmsprop.lab.report.page.write_report", lambda run: run.path)  # takes seconds
+    monkeypatch.setattr("rmsprop.lab.report.page.write_report", lambda run: run.path)  # figures take seconds
 
 
 def test_options_keywords_and_the_command_line_make_the_same_run() -> None:

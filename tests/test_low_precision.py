@@ -1,4 +1,4 @@
-"""Averages in bfloat16 and eight bits, and stochastic rounding: as defined, the same bits everywhere, right means."""
+"""Averages in bfloat16 and eight bits, and stochastic rounding: by definition, same bits on each path, right means."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def test_keys_are_those_of_the_definition_for_numbers_and_for_tensors(seed: int,
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_every_code_stands_for_a_number_that_it_comes_back_from(signed: bool) -> None:
-    """Whatever the noise: what can be stored is stored as it is."""
+    """A number that can be stored exactly is stored exactly, whatever the noise."""
     for exponent in (0, 1, 90, 127, 253, 254):
         codes = torch.arange(256, dtype=torch.uint8)
         for block in codes.view(8, 32):
             block = block.clone()
-            block[0] = 127 if signed else 255  # the largest, so that the exponent stays
+            block[0] = 127 if signed else 255  # the largest code keeps the exponent
             packed = torch.cat([block, torch.tensor([exponent], dtype=torch.uint8)])
             numbers = low_precision.unpack(packed, torch.empty(32), signed=signed)
-            if exponent > 40:  # below, the smallest are subnormal in float32
+            if exponent > 40:  # at lower exponents, the smallest codes are subnormal in float32
                 for key in (0, 12345, None):
                     assert torch.equal(low_precision.pack(numbers, signed=signed, key=key), packed)
 
@@ -78,7 +78,7 @@ def test_every_code_stands_for_a_number_that_it_comes_back_from(signed: bool) ->
 def test_the_mean_of_what_is_stored_is_what_was_computed(value: float, signed: bool) -> None:
     n = 32 * 4096
     x = torch.full((n,), value)
-    x[::32] *= 300.0  # so that the others lie lower in their block
+    x[::32] *= 300.0  # the other elements are then lower in their block
     both = (
         low_precision.unpack(low_precision.pack(x, signed=signed, key=1), x, signed=signed),
         low_precision.round_bfloat16(x, 1, torch.arange(n)),
@@ -121,7 +121,7 @@ def agree(a: tuple[list[Tensor], RMSprop], b: tuple[list[Tensor], RMSprop]) -> N
 
 
 def shapes(dtype: torch.dtype, seed: int = 0) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Return parameters of several shapes, with their gradients of very different sizes."""
+    """Return parameters of various shapes, and their gradients of very different sizes."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> list[Tensor]:
@@ -146,7 +146,7 @@ STORED = [
 
 
 def pairs(names: Iterable[str]) -> list[Any]:
-    """Pair the rules that have all with everything that is stored, every other rule with two that take turns."""
+    """Pair the rules that use every variant with all stored dtypes, and every other rule with two, in turns."""
     found = []
     for i, name in enumerate(names):
         whole = name.startswith("all of it")
@@ -171,11 +171,11 @@ def test_kernel_and_tensor_operations_give_the_same_bits(
 
 
 def nearest(value: float, state: str | None) -> np.float32:
-    """Return what is stored of the start of an average."""
+    """Return the stored initial value of an average."""
     x = torch.full((1,), value)
     if state == "uint8":
         x = low_precision.unpack(low_precision.pack(x, signed=False, key=None), x, signed=False)
-    return np.float32(x.to(torch.bfloat16 if state else torch.float32).item())  # a number of eight bits is one of 16
+    return np.float32(x.to(torch.bfloat16 if state else torch.float32).item())  # eight bits fit bfloat16
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def nearest(value: float, state: str | None) -> np.float32:
 def test_a_step_is_the_rule_on_the_numbers_that_are_stored(
     rule: Rule, dtype: torch.dtype, state: str | None, seed: int
 ) -> None:
-    """Against NumPy, from start to end: numbers read, stepped in float32 in the rule's order, rounded by the noise."""
+    """Compares with NumPy: numbers are read, stepped in float32 in the rule's order, and rounded with the noise."""
     start, gradients = shapes(dtype)
     params, optimizer = stepped(rule, start, gradients, fused=False, state_dtype=state, stochastic_rounding=seed)
     noise = (int(seed) or 1,)
@@ -237,7 +237,7 @@ def test_the_seed_alone_decides_and_parameters_have_their_own_noise(kernel: bool
     gradients = [[torch.ones_like(p) for p in start]] * 3
 
     def run(seed: int) -> list[Tensor]:
-        torch.manual_seed(seed * 17)  # of no influence
+        torch.manual_seed(seed * 17)  # must have no effect
         return stepped(Rule(lr=1e-4), start, gradients, fused=kernel, stochastic_rounding=seed)[0]
 
     first, again, other = run(1), run(1), run(2)
@@ -245,13 +245,13 @@ def test_the_seed_alone_decides_and_parameters_have_their_own_noise(kernel: bool
     assert not torch.equal(first[0], other[0])
     assert not torch.equal(first[0], first[1])
     assert torch.initial_seed() == 2 * 17
-    assert torch.equal(torch.get_rng_state(), torch.manual_seed(2 * 17).get_state())  # nothing was drawn
+    assert torch.equal(torch.get_rng_state(), torch.manual_seed(2 * 17).get_state())  # no random number was drawn
 
 
 @pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 @pytest.mark.parametrize("state", [None, "bfloat16", "uint8"])
 def test_memory_in_another_order(state: str | None) -> None:
-    """bfloat16 goes by place in memory; eight bits by rows, and the kernel leaves what is stored otherwise."""
+    """bfloat16 noise follows memory, eight-bit blocks follow rows: the kernel leaves them if memory is not by rows."""
     x = torch.randn(2, 40, 3, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     g = torch.randn(2, 40, 3, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     options: dict[str, Any] = {"state_dtype": state, "stochastic_rounding": True}
@@ -261,14 +261,14 @@ def test_memory_in_another_order(state: str | None) -> None:
     assert ("row-major" in a[1].implementation) == (state == "uint8")
 
 
-# -- what it is for ---------------------------------------------------------------------------------------------------
+# -- purpose ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["bfloat16", "uint8"])
 @pytest.mark.parametrize("decay", [0.99, 0.999])
 def test_the_mean_of_v_is_right_where_rounding_to_nearest_stands_still(state: str, decay: float) -> None:
-    """Ten time constants of unit gradients: v is 1 within 1 %, in bfloat16 rounded to nearest it reads 2 at 0.999."""
+    """After ten time constants of unit gradients v is 1 within 1 %; rounded to nearest, about 2 at β = 0.999."""
     n, steps = 4096, round(10 / (1 - decay))
     p = torch.zeros(n)
     optimizer = RMSprop([p], lr=0.0, alpha=decay, state_dtype=state)
@@ -287,7 +287,7 @@ def test_the_mean_of_v_is_right_where_rounding_to_nearest_stands_still(state: st
 
 @pytest.mark.parametrize("state", [None, "bfloat16", "uint8"])
 def test_small_steps_of_bfloat16_parameters_are_not_lost(state: str | None) -> None:
-    """1000 steps of 1e-4 from 1: to nearest, 1 is never left, whose neighbours are 0.004 and more away."""
+    """1000 steps of 1e-4 from 1: rounding to nearest never leaves 1, whose neighbours are at least 0.004 away."""
     start, gradients = [torch.ones(2000, dtype=torch.bfloat16)], [[torch.ones(2000, dtype=torch.bfloat16)]] * 1000
     rule = Rule(lr=1e-4, decay=0.5)
 
@@ -307,7 +307,7 @@ def test_small_steps_of_bfloat16_parameters_are_not_lost(state: str | None) -> N
 @pytest.mark.parametrize("state", ["bfloat16", "uint8"])
 @pytest.mark.parametrize("name", ["centered", "bias correction, centered", "all of it"])
 def test_centered_division_is_bounded_by_the_noise_of_what_is_stored(kernel: bool, state: str, name: str) -> None:
-    """Gradients that are nearly constant: the variance drowns in the rounding of v and m, and has a floor there."""
+    """Gradients are nearly constant: rounding of v and m hides the variance, which has a floor there."""
     rule = cases.RULES[name]
     rule = dataclasses.replace(rule, eps=0.0, momentum=0.0, nesterov=False, weight_decay=0.0, lr=1.0, maximize=False)
     p = torch.zeros(300)
@@ -317,7 +317,7 @@ def test_centered_division_is_bounded_by_the_noise_of_what_is_stored(kernel: boo
         before = p.clone()
         p.grad = 1 + 1e-4 * torch.randn(300, generator=generator)
         optimizer.step()
-        # |g|/√v is about 1, at the start up to 1/√(1−β); the floor makes it at most 1/√κ times that.
+        # |g|/√v is about 1, at the start up to 1/√(1−β); the floor multiplies this by at most 1/√κ.
         bound = (1 - rule.decay) ** -0.5 if t < 50 else 1.6
         assert torch.isfinite(p).all()
         assert float((p - before).abs().max()) <= bound * low_precision.KAPPA[low_precision.DTYPES[state]] ** -0.5
@@ -339,7 +339,7 @@ def test_state_takes_the_bytes_it_should() -> None:
     assert per_parameter(state_dtype="uint8", momentum=0.5, centered=True) <= 1.032
 
 
-# -- changes on the way -----------------------------------------------------------------------------------------------
+# -- changes during a run ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", KERNEL)
@@ -434,7 +434,7 @@ def test_a_group_that_cannot_be_is_not_added() -> None:
 def test_effective_lr_reads_what_is_stored() -> None:
     p = torch.ones(64)
     optimizer = RMSprop([p], lr=0.1, alpha=0.5, eps=0.0, state_dtype="uint8")
-    p.grad = torch.full((64,), 2.0)  # v = 2, which is a code
+    p.grad = torch.full((64,), 2.0)  # v = 2 is a code
     optimizer.step()
     assert torch.allclose(optimizer.effective_lr(p), torch.full((64,), 0.1 / 2**0.5))
 
@@ -444,7 +444,7 @@ def test_stochastic_rounding_is_refused_for_a_group_that_has_nothing_to_round() 
     with pytest.raises(InputError, match=text):
         RMSprop([{"params": [torch.ones(3)], "stochastic_rounding": 3}])
     optimizer = RMSprop([torch.ones(3, dtype=torch.bfloat16)], stochastic_rounding=3)
-    optimizer.add_param_group({"params": [torch.ones(3)]})  # as norms have them beside others
+    optimizer.add_param_group({"params": [torch.ones(3)]})  # norms may stand beside other layers
     with pytest.raises(InputError, match=text):
         optimizer.add_param_group({"params": [torch.ones(3)], "stochastic_rounding": 3})
     assert len(optimizer.param_groups) == 2
@@ -469,7 +469,7 @@ def test_what_cannot_be_is_said_during_a_run(kernel: bool, name: str, value: Any
 def test_pieces_change_no_bit(
     dtype: torch.dtype, state: str | None, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Long parameters are stepped in pieces by tensor operations, so that what they need on the way stays small."""
+    """Tensor operations step long parameters in chunks, to bound their temporary memory."""
     start, gradients = shapes(dtype)
     options: dict[str, Any] = {"fused": False, "state_dtype": state, "stochastic_rounding": seed}
     whole = stepped(cases.RULES["all of it"], start, gradients, **options)
@@ -479,7 +479,7 @@ def test_pieces_change_no_bit(
 
 @pytest.mark.parametrize("kernel", KERNEL)
 def test_groups_do_not_share_their_noise(kernel: bool) -> None:
-    """Else the errors of layers that have a group each would add up."""
+    """Otherwise rounding errors of layers in groups of their own would add up."""
     params = [torch.ones(500, dtype=torch.bfloat16) for _ in range(3)]
     optimizer = RMSprop([{"params": [p]} for p in params], lr=1e-3, stochastic_rounding=True, fused=kernel)
     for p in params:
@@ -497,7 +497,7 @@ def test_groups_do_not_share_their_noise(kernel: bool) -> None:
 @pytest.mark.parametrize("kernel", KERNEL)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_elements_far_below_their_block_take_no_long_steps(kernel: bool, momentum: float) -> None:
-    """An average that is stored as 0 would make each step 1/√(1−β) long, if it is not 0."""
+    """If an average were stored as 0 without being 0, each step would be 1/√(1−β) long."""
     scale = torch.logspace(-9, 0, 32).repeat(64)
     p, q = torch.zeros(2048), torch.zeros(2048)
     generator = torch.Generator().manual_seed(0)
@@ -526,7 +526,7 @@ def test_effective_lr_has_the_floor_of_what_is_stored() -> None:
 
 
 def test_a_group_may_mix_parameters_that_are_rounded_with_others() -> None:
-    """One by one and in lists, whichever comes first."""
+    """One by one or in lists, in any order."""
     start = [torch.ones(40), torch.ones(40, dtype=torch.bfloat16), torch.ones(7)]
     gradients = [[torch.randn(p.shape, generator=torch.Generator().manual_seed(3)).to(p.dtype) for p in start]] * 3
     rule = cases.RULES["momentum"]
