@@ -1,4 +1,4 @@
-"""Gives each record to every sink, and drops a sink that fails late."""
+"""Give each record to every sink, and drop a sink that fails after its first record."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Sink: TypeAlias = Callable[[Any], object]  # takes a Record
 
 
 class Delivery:
-    """The sinks of a monitor. One that fails at its first record raises; one that fails later is dropped."""
+    """The sinks of a monitor. A sink that fails at its first record raises; one that fails later is dropped."""
 
     def __init__(self, sinks: Iterable[Sink]) -> None:
         self._sinks = _callables(sinks)
-        self._proven: list[Sink] = []  # those that have taken a record
+        self._proven: list[Sink] = []  # sinks that have taken a record
 
     def give(self, record: Record) -> None:
         """Give a record to every sink."""
@@ -35,7 +35,7 @@ class Delivery:
                 self._proven.append(sink)
 
     def close(self) -> None:
-        """Close the sinks that can be closed, and give them no more records."""
+        """Close the sinks that have a `close`; no sink gets more records."""
         sinks, self._sinks = self._sinks, []
         for sink in sinks:
             close = getattr(sink, "close", None)

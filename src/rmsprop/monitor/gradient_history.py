@@ -1,7 +1,7 @@
-"""The known steps of one tensor, with its gradient in units of its history.
+"""The known steps of one tensor, with each gradient in units of the tensor's history.
 
-The history is √(mean v) before a step, corrected as E5 of `rmsprop.rule` does for a v that is young or began at v₀:
-about the gradient's root mean square over the last 1/(1−β) steps.
+The history is √(mean v) before a step: about the gradient's root mean square over the last 1/(1−β) steps. A v that is
+young or began at v₀ is corrected as in E5 of `rmsprop.rule`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from rmsprop.rule import Rule
 
 @dataclass(frozen=True)
 class Point:
-    """One tensor in one step. Mean squares are None where the number of elements is not known."""
+    """One tensor in one step. Mean squares are None if the number of elements is unknown."""
 
     step: int
-    gradient: float | None  # mean square, NaN if an element is
+    gradient: float | None  # mean square; NaN if an element is NaN
     history: float | None  # mean of v before the step
-    level: float | None  # the square of the history, corrected; of the sum if the number of elements is not known
-    rise: float | None  # the gradient's root mean square in units of its history
+    level: float | None  # corrected mean of v, or the corrected sum if the number of elements is unknown
+    rise: float | None  # the gradient's root mean square, divided by the history
     update_ratio: float | None
     nonfinite: int
     broken: bool  # parameters or averages are not finite
@@ -34,14 +34,14 @@ class GradientHistory:
     """The known steps of one tensor, oldest first."""
 
     name: str
-    propagates: bool  # what is not finite goes into the averages
+    propagates: bool  # non-finite gradients go into the averages
     points: Sequence[Point]
 
 
 def of_sums(rule: Rule, age: int, step: int, elements: int, sums: Kept) -> Point:
-    """Return the Point of a step's sums; `elements` is 0 where their number is not known.
+    """Return the Point of a step's sums; `elements` is 0 if the number is unknown.
 
-    `age` is how many steps the tensor had made before.
+    `age` is the number of steps of this tensor before this one.
     """
     ratio = sums.update_sq / sums.parameter_sq if sums.parameter_sq else math.nan
     return _point(
@@ -93,7 +93,7 @@ def _point(
     if age > 0 and (elements or not rule.initial_square_avg):
         power = rule.decay**age
         corrected = (history - power * rule.initial_square_avg * elements) / (1 - power)
-        # A difference at the rounding noise of v means nothing.
+        # A smaller difference is rounding noise of v.
         if 0 < corrected < math.inf and corrected > 1e-6 * history and not math.isnan(gradient):
             level, rise = corrected / (elements or 1), math.sqrt(gradient / corrected)
     mean_g, mean_v = (x / elements if elements else None for x in (gradient, history))

@@ -1,19 +1,19 @@
-"""Where a run went wrong: the first step and tensor of a divergence, found in what a monitor still knows of it.
+"""Find the first step and tensor of a divergence in the steps that a monitor still knows.
 
 The history of a tensor (`rmsprop.monitor.gradient_history`) is the root mean square of its gradient over the last
 1/(1−β) steps. A run has diverged in one of these cases:
 
 - Gradients were not finite and went into the averages, or parameters or averages are not finite.
-- A tensor's gradient rose above SPIKE times its history. At least LASTING measured steps later it is still above SPIKE
-  times what the history then was. All gradients together rose as much.
+- A tensor's gradient rose above SPIKE times its history. At least LASTING measured steps later, the gradient is still
+  above SPIKE times the history before the rise. All gradients together rose as much.
 - A tensor's gradient rose above LEAP times the largest in the first half of the known steps before, and is still above
-  that. All gradients together rose as much. This finds a divergence from records alone, after the ring has lost its
-  steps and the history has caught up. In healthy runs, gradients of all tensors together rose up to 25-fold (first
-  steps, tiny initial weights) and, with a loss multiplied by 50, 300-fold.
-- The last STUCK steps were all skipped, since gradients were not finite.
+  that. All gradients together rose as much. This case finds a divergence from records alone, after the ring has dropped
+  its steps and the history has caught up. In healthy runs, all gradients together rose up to 25-fold (first steps, tiny
+  initial weights), and 300-fold where a loss was multiplied by 50.
+- The last STUCK steps were all skipped, because gradients were not finite.
 
-In the first case the beginning is the rise before it, if that lasted until then. Not seen are a rise that came back,
-and one below LEAP times after the ring has lost its steps.
+In the first case, the divergence began at the rise before it, if that rise lasted. Two rises are not detected: one that
+came back, and one below LEAP after the ring has dropped its steps.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ SPIKE = 10.0
 LEAP = 1000.0
 LASTING = 3
 STUCK = 20
-_ALIKE = 6.0  # the largest rise by the smallest one: up to 4.4 where a loss was multiplied, above 26 in divergences
-_NEAR = 3  # known steps before the rise, and from it on, that this is judged by
-_ROWS = (5, 2)  # of the table: steps up to the beginning, and after it
+_ALIKE = 6.0  # largest rise/smallest rise: up to 4.4 where a loss was multiplied, above 26 in divergences
+_NEAR = 3  # known steps before the rise, and from the rise on, that are compared
+_ROWS = (5, 2)  # steps in the table: up to the beginning, and after it
 _TENSORS = 3
 
 
 @dataclass(frozen=True)
 class PostMortem:
-    """Where a run went wrong; `str` tells it in words, with the last values of the tensors.
+    """Where a run diverged; `str()` gives sentences, and a table of the worst tensors around that step.
 
     Attributes
     ----------
     kind
-        "spike": a gradient rose far above its history. "nonfinite": one was not finite, without a rise before.
-        "stuck": all steps are skipped.
+        "spike": a gradient rose far above its history. "nonfinite": a number was not finite, without a rise before.
+        "stuck": all newest steps were skipped.
     step
-        The first step in which it was seen.
+        The first step that shows the divergence.
     after
-        The last step known to be good, where steps between it and `step` were not measured; else None.
+        The last step known to be good, if steps between `after` and `step` were not measured; else None.
     tensors
-        The tensors in which it began, the worst first; with `after`, those that show it in `step`.
+        The tensors in which the divergence began, the worst first. With `after`, the tensors that show it in `step`.
     nonfinite_step
-        The first step with something that was not finite, if there was one.
+        The first step with a number that was not finite, or None.
     sentences
         What happened.
     table
-        The last values of the worst tensors, a dict for each step.
+        Values of the worst tensors around `step`, a dict for each step.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class PostMortem:
     table: dict[str, list[dict[str, Any]]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as a plain dict that JSON can hold."""
+        """Return the fields as a plain dict that JSON can hold."""
         return dataclasses.asdict(self) | {"tensors": list(self.tensors), "sentences": list(self.sentences)}
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class PostMortem:
 
 
 class _Rise(NamedTuple):
-    """The first step in which a tensor's gradient was far above what it had been."""
+    """The first step in which a tensor's gradient was far above earlier gradients."""
 
     step: int
     times: float
@@ -122,7 +122,7 @@ def post_mortem(series: Sequence[GradientHistory], now: int, skipped_last: int =
 
 
 def _rises(series: Sequence[GradientHistory], end: int | None) -> list[tuple[_Rise, GradientHistory]]:
-    """Return for each tensor the first rise that has lasted, up to where something is not finite."""
+    """Return each tensor's first lasting rise, before step `end`, from which numbers are not finite."""
     found = []
     totals = _Totals(series)
     for s in series:
@@ -148,10 +148,10 @@ def _above_history(points: list[Point], totals: _Totals, *, lasting: bool) -> _R
 
 
 def _leap(points: list[Point], totals: _Totals, *, lasting: bool, before: int | None) -> _Rise | None:
-    """Return the first rise LEAP above all that was known, None if it is not `before` that step."""
+    """Return the first rise above LEAP times earlier gradients; None if it is not earlier than step `before`."""
     g = np.array([p.gradient if p.gradient is not None and math.isfinite(p.gradient) else 0.0 for p in points])
-    largest = np.concatenate([[0.0], np.maximum.accumulate(g)])  # before each point
-    earlier = largest[(np.arange(len(g)) + 1) // 2]  # in the first half of the points before it
+    largest = np.concatenate([[0.0], np.maximum.accumulate(g)])  # of the points before each point
+    earlier = largest[(np.arange(len(g)) + 1) // 2]  # of the first half of these points
     with np.errstate(over="ignore"):
         spikes = (g > SPIKE**2 * earlier) & (earlier > 0)
         leaps = (g > LEAP**2 * earlier) & (earlier > 0) & (g[-1] > LEAP**2 * earlier)
@@ -160,8 +160,8 @@ def _leap(points: list[Point], totals: _Totals, *, lasting: bool, before: int | 
         if before is not None and points[index].step >= before:
             return None
         if lasting and len(points) - 1 - index < LASTING and (newest.rise is None or newest.rise > SPIKE):
-            continue  # few steps so far, and v does not say that there were more between them
-        start = int(np.flatnonzero(~spikes[:index])[-1]) + 1  # of the spikes in a row; the first point is none
+            continue  # few steps since the rise, and v has not caught up with it
+        start = int(np.flatnonzero(~spikes[:index])[-1]) + 1  # of consecutive spikes; the first point is no spike
         times = math.sqrt(g[start:].max() / largest[start])
         if totals.rose(points[start].step, newest.step, LEAP if lasting else SPIKE):
             return _Rise(points[start].step, times, f"rose to {times:.3g} times the largest before")
@@ -169,7 +169,7 @@ def _leap(points: list[Point], totals: _Totals, *, lasting: bool, before: int | 
 
 
 class _Totals:
-    """The sum over all tensors of the gradient's mean square, step by step; those that are not finite are left out."""
+    """Sums the gradient's mean square over all tensors, step by step; values that are not finite are skipped."""
 
     def __init__(self, series: Sequence[GradientHistory]) -> None:
         self._of: dict[int, float] = {}
@@ -179,10 +179,10 @@ class _Totals:
                 if p.gradient is not None and math.isfinite(p.gradient):
                     self._of[p.step] += p.gradient
         self._steps = sorted(self._of)
-        self._sums = list(accumulate((self._of[step] for step in self._steps), initial=0.0))  # of those before each
+        self._sums = list(accumulate((self._of[step] for step in self._steps), initial=0.0))  # before each step
 
     def rose(self, step: int, last: int, times: float) -> bool:
-        """Return whether all gradients together rose, from the mean before `step` to `last`, as many times."""
+        """Return whether all gradients together rose `times`-fold, from the mean before `step` to step `last`."""
         count = bisect_left(self._steps, step)
         return count > 0 and self._of[last] > times**2 * self._sums[count] / count
 
@@ -219,7 +219,7 @@ def _spike(
 
 
 def _multiplied(series: Sequence[GradientHistory], step: int) -> list[str]:
-    """Return the words for gradients that all rose by about the same factor, by the mean squares next to `step`."""
+    """Return a sentence if all gradients rose by about the same factor, by the mean squares next to `step`."""
     factors = []
     for s in series:
         known = [(p.step, p.gradient) for p in s.points if p.gradient is not None and math.isfinite(p.gradient)]
@@ -273,12 +273,12 @@ def _nonfinite(
 
 
 def _others(found: int, tensors: int) -> str:
-    """Return the words for the tensors beside the one that is named, which it began in, too."""
+    """Return the words for the other tensors in which the divergence began."""
     return f", and in {found - 1} of {counted(tensors - 1, 'other tensor')}" if found > 1 else ""
 
 
 def _gap(known: list[int], step: int) -> int | None:
-    """Return the last measured step before `step`, unless that is the step just before it."""
+    """Return the last measured step before `step`; None if no step between them is missing."""
     before = max((at for at in known if at < step), default=0)
     return None if before == step - 1 else before
 
@@ -288,7 +288,7 @@ def _when(after: int | None, step: int) -> str:
 
 
 def _unseen(after: int | None, worst: Sequence[GradientHistory], last: int) -> list[str]:
-    """Return the words for the steps after `after` of which nothing is known."""
+    """Return sentences about the unknown steps after `after`."""
     if after is None:
         return []
     newest = [p.step for p in worst[0].points[-2:]]

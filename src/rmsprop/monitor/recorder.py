@@ -1,4 +1,4 @@
-"""Makes the records of a PyTorch optimizer's steps, and the history of each tensor for a post-mortem."""
+"""Make the records of a PyTorch optimizer's steps, and the history of each tensor for a post-mortem."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Recorder:
     Attributes
     ----------
     samples
-        Some elements of the newest gradients that were sampled, for comparison with those of the step after.
+        Elements of the newest sampled gradients, to be compared with the step after.
     elements
-        How many elements of each tensor the newest record measured; 0 where that differs from step to step.
+        Number of elements of each tensor in the newest record; 0 if the number varies, as for sparse gradients.
     """
 
     def __init__(self, optimizer: RMSprop, model: Any) -> None:
         self._optimizer, self._model = optimizer, model
         self.samples = torch_record.joined(0, {})
         self.elements: dict[ParamKey, int] = {}
-        self._names: tuple[list[int], dict[ParamKey, str]] = ([], {})  # after the number of parameters of each group
+        self._names: tuple[list[int], dict[ParamKey, str]] = ([], {})  # sizes of the groups, and the names for them
 
     def forget(self) -> None:
-        """Forget gradients and elements: the optimizer has loaded another state."""
+        """Drop samples and element counts: the optimizer has loaded another state."""
         self.samples = torch_record.joined(0, {})
         self.elements.clear()
 
@@ -63,7 +63,7 @@ class Recorder:
         nonfinite_steps: int,
         skipped_steps: int,
     ) -> Record:
-        """Return the record of a step, and keep its samples."""
+        """Build the record of a step, and keep samples of its gradients."""
         groups, states, names = self._optimizer.param_groups, self._optimizer.state, self.names()
         before = self.samples
         self.sample(step)
@@ -90,7 +90,7 @@ class Recorder:
     def histories(
         self, records: Sequence[Record], kept: dict[ParamKey, list[tuple[int, Kept]]], now: int
     ) -> list[GradientHistory]:
-        """Return the history of each tensor up to step `now`: from records, then from the sums that were `kept`."""
+        """Return the history of each tensor up to step `now`: records first, then the newer sums in `kept`."""
         recorded = {name for made in records for name in made["tensors"]}
         return [
             self._history(key, name, records, kept.get(key, []), now)
@@ -103,7 +103,7 @@ class Recorder:
     ) -> GradientHistory:
         group = self._optimizer.param_groups[key[0]]
         rule, p = self._optimizer.rule(key[0]), group["params"][key[1]]
-        late = now - int(self._optimizer.state.get(p, {}).get("step", 0))  # steps that this tensor was not part of
+        late = now - int(self._optimizer.state.get(p, {}).get("step", 0))  # steps of the run without this tensor
         elements = self.elements[key] if key in self.elements else torch_record.measured_of(p)[0]
         first = kept[0][0] if kept else now + 1
         earlier = [(made["step"], made["tensors"].get(name)) for made in records if made["step"] < first]

@@ -1,4 +1,4 @@
-"""The sums of the newest steps: what a post-mortem reads between two records."""
+"""Keep the sums of the newest steps, which a post-mortem reads between two records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 class Kept(NamedTuple):
-    """The sums that a post-mortem reads, of one tensor in one step."""
+    """The sums of one tensor in one step that a post-mortem reads."""
 
     gradient_sq: float
     update_sq: float
@@ -31,11 +31,11 @@ class Kept(NamedTuple):
 
 _KEPT = [COLUMNS.index(name) for name in Kept._fields]
 _NONFINITE = Kept._fields.index("nonfinite")
-_ABSENT = -1.0  # in the column "nonfinite" of `held`: the tensor was not measured in this step
+_ABSENT = -1.0  # in column "nonfinite" of `held`: the tensor was not measured in this step
 
 
 class Ring:
-    """Holds the sums of the newest `last` steps, 96 bytes for each tensor and step."""
+    """Holds the sums of the newest `last` steps: 96 bytes for each tensor and step."""
 
     def __init__(self, last: int) -> None:
         self.last = last
@@ -47,11 +47,11 @@ class Ring:
         """Add a step, with a row of `sums` for each of `keys`."""
         if self._uncounted == self.last:
             self._count_nonfinite()
-        self._steps.append((step, tuple(keys), sums.tobytes()))  # the copy that costs least: this runs in every step
+        self._steps.append((step, tuple(keys), sums.tobytes()))  # the cheapest copy: this runs in every step
         self._uncounted += 1
 
     def nonfinite_steps(self) -> int:
-        """Return how many of the steps put in so far had a gradient that was not finite."""
+        """Count the steps put in so far that had a non-finite gradient."""
         self._count_nonfinite()
         return self._nonfinite
 
@@ -62,7 +62,7 @@ class Ring:
         self._uncounted = 0
 
     def series(self) -> dict[ParamKey, list[tuple[int, Kept]]]:
-        """Return the steps in which each tensor was measured, oldest first, with its sums."""
+        """Return the measured steps of each tensor with its sums, oldest first."""
         series: dict[ParamKey, list[tuple[int, Kept]]] = {}
         for step, keys, sums in self._steps:
             for key, row in zip(keys, _rows([sums]).tolist(), strict=True):
@@ -70,7 +70,7 @@ class Ring:
         return series
 
     def held(self) -> tuple[list[int], list[ParamKey], Numbers]:
-        """Return the steps, oldest first, their tensors, and the sums: steps × tensors × `Kept`."""
+        """Return the steps (oldest first), the tensors, and an array of sums: steps × tensors × fields of `Kept`."""
         index: dict[ParamKey, int] = {}
         for keys, _ in self._runs():
             for key in keys:
@@ -85,12 +85,12 @@ class Ring:
         return [step for step, _, _ in self._steps], list(index), held
 
     def _runs(self) -> Iterator[tuple[tuple[ParamKey, ...], Numbers]]:
-        """Yield the steps in a row that measured the same tensors: these, and their sums by step."""
+        """Yield the tensors and the sums of consecutive steps that measured the same tensors."""
         for keys, steps in groupby(self._steps, key=itemgetter(1)):
             yield keys, _rows(sums for _, _, sums in steps).reshape(-1, len(keys), len(_KEPT))
 
     def hold(self, steps: Sequence[int], keys: Sequence[ParamKey], sums: Numbers) -> None:
-        """Add what another ring's `held` returned."""
+        """Add the steps that `held` of another ring returned."""
         rows = np.zeros((len(keys), len(COLUMNS)))
         for step, row in zip(steps, sums, strict=True):
             rows[:, _KEPT] = row
@@ -100,5 +100,5 @@ class Ring:
 
 
 def _rows(sums: Iterator[bytes] | Sequence[bytes]) -> Numbers:
-    """Return the sums of tensors as rows of `Kept`."""
+    """Decode the bytes of sums to rows of `Kept`."""
     return np.frombuffer(b"".join(sums)).reshape(-1, len(COLUMNS))[:, _KEPT]

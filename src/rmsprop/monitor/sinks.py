@@ -1,8 +1,9 @@
-"""Places for a monitor's records: JSONL files, TensorBoard, Weights & Biases. A sink is any callable that takes one.
+"""Write a monitor's records to JSONL files, TensorBoard or Weights & Biases.
 
-`TensorBoard` and `WandB` show, of every tensor, the update/weight ratio, ε's share, the gradient's size and the
-effective learning rate, and of all together the norms: each statistic is one group of charts, with a chart for each
-tensor in it. A value that is None is left out. JSONL has everything.
+A sink is any callable that takes a record. `TensorBoard` and `WandB` show the update/weight ratio, ε's share, the
+gradient's root mean square and the effective learning rate of every tensor. Each of these statistics is a group with
+one chart for each tensor. Both also show norms, non-finite steps and learning rates. A value of None is not shown.
+JSONL files hold everything.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from rmsprop.files import finite
 
 __all__ = ["JSONL", "TensorBoard", "WandB"]
 
-Record: TypeAlias = Mapping[str, Any]  # of `rmsprop.monitor.record`, also when read back from JSON
+Record: TypeAlias = Mapping[str, Any]  # a `rmsprop.monitor.record.Record`, also read back from JSON
 
 TENSOR = ("update_ratio", "eps_share", "gradient_rms")
 WHOLE = ("gradient_norm", "update_norm", "nonfinite_steps")
 
 
 class JSONL:
-    """Append every record to a file as one line of JSON, which is there when the call returns.
+    """Append every record to a file as one line of JSON, flushed before the call returns.
 
     Parameters
     ----------
     path
-        The file. Records are appended to one that exists, whose last line, if a killed run left it incomplete, is cut
-        off. Folders that are missing are made.
+        The file. Missing folders are created. Records are appended to an existing file. If a killed run left its last
+        line incomplete, that line is removed.
 
     Raises
     ------
@@ -73,19 +74,19 @@ class TensorBoard:
     Parameters
     ----------
     writer
-        A writer with `add_scalar` and `add_histogram_raw` (torch.utils.tensorboard's or tensorboardX's
-        `SummaryWriter`), which stays open at the end; or a log folder, for which one is made and closed.
+        A `SummaryWriter` of torch.utils.tensorboard or tensorboardX, with `add_scalar` and `add_histogram_raw`. It
+        stays open at the end. Or a log folder, for which a writer is created and closed.
 
     Raises
     ------
     InputError
-        If it is neither.
+        If `writer` is neither.
     ModuleNotFoundError
         For a folder, if TensorBoard is not installed.
 
     Notes
     -----
-    Charts are grouped by what stands before the first slash: `update_ratio/NAME`, `eps_share/NAME`,
+    Charts are grouped by the part of a tag before the first slash: `update_ratio/NAME`, `eps_share/NAME`,
     `gradient_rms/NAME`, `effective_lr/NAME`, and `rmsprop/gradient_norm`, `rmsprop/lr` and so on.
     """
 
@@ -113,7 +114,7 @@ class TensorBoard:
             rates = tensor["effective_lr"]
             if rates is None:
                 continue
-            # Bin e holds rates up to η·2⁻ᵉ; rates rise where e falls.
+            # Bin e holds rates up to η·2⁻ᵉ. So ascending rates have descending e.
             exponents = range(rates["first"], rates["first"] + len(rates["counts"]))
             limits = [rates["lr"] * 2.0**-e for e in reversed(exponents)]
             counts = [float(n) for n in reversed(rates["counts"])]
@@ -131,7 +132,7 @@ class TensorBoard:
             )
 
     def close(self) -> None:
-        """Close the writer, if it was made here."""
+        """Close the writer if this sink created it."""
         if self._owns:
             self._writer.close()
 
@@ -147,12 +148,12 @@ class WandB:
     Raises
     ------
     InputError
-        If it has no `log` and `define_metric`.
+        If `run` lacks `log` or `define_metric`.
 
     Notes
     -----
-    Charts have the optimizer's step, `rmsprop/step`, on their x axis. It is logged as a value beside the others and
-    not as W&B's own step: that belongs to the training loop, and what is logged for a step that has passed is dropped.
+    The x axis of the charts is the optimizer's step. It is logged as a value, `rmsprop/step`, because W&B's own step
+    belongs to the training loop. W&B drops values that are logged for an earlier step.
     """
 
     def __init__(self, run: Any) -> None:
@@ -176,7 +177,7 @@ class WandB:
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    """Return the numbers of a record that are shown, by tag."""
+    """Return the numbers to show, by tag."""
     groups = record["groups"]
     found = {f"rmsprop/{key}": record[key] for key in WHOLE}
     found |= {"rmsprop/lr" if len(groups) == 1 else f"rmsprop/lr_{i}": group["lr"] for i, group in enumerate(groups)}

@@ -1,4 +1,4 @@
-"""The optimizer inside of what trainers put around it."""
+"""Unwrap the optimizers of Lightning and Accelerate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _TRAINERS = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """Return the optimizer inside of wrappers: Lightning's keep it as `_optimizer`, Accelerate's as `optimizer`.
+    """Return the optimizer inside wrappers of Lightning (attribute `_optimizer`) and Accelerate (`optimizer`).
 
-    Others that have such an attribute, schedulers and optimizers around an optimizer, are returned as they are.
+    Other objects with such an attribute, such as schedulers, are returned as they are.
     """
     while any(cls.__module__.partition(".")[0] in _TRAINERS for cls in type(optimizer).__mro__):
         inner = vars(optimizer).get("_optimizer", vars(optimizer).get("optimizer"))
@@ -23,7 +23,7 @@ def unwrapped(optimizer: Any) -> Any:
 
 
 def watchable(optimizer: Any) -> Any:
-    """Return the `rmsprop.torch.RMSprop` that `optimizer` is or wraps, else raise InputError."""
+    """Return the `rmsprop.torch.RMSprop` that `optimizer` is or wraps; raise InputError if there is none."""
     own = unwrapped(optimizer)
     if callable(getattr(own, "watch", None)) and hasattr(own, "param_groups"):
         return own
