@@ -1,6 +1,6 @@
 """The table of libraries: what each library and paper means by "RMSprop", and what its checkpoints hold.
 
-A new library is a row of `LIBRARIES`; `rmsprop.profiles` and `rmsprop.checkpoint` derive from this table.
+To add a library, add a row to `LIBRARIES`. `rmsprop.profiles` and `rmsprop.checkpoint` derive from this table.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Profile:
     Parameters
     ----------
     name
-        What `profile` is called with.
+        The argument of `profile`.
     title
         The class, function or paper.
     defaults
-        Values of `Rule`'s fields where they differ from those of `Rule()`; `lr=None` where the library demands one.
+        Fields of `Rule` with other defaults than `Rule()`. `lr=None` if the library requires a learning rate.
     weight_decay
         The library's own weight decay: none, L2, decoupled.
     differs
@@ -36,7 +36,7 @@ class Profile:
     source
         Where its definition was read.
     paper_decay_name
-        What a paper calls the decay β; None for a library, whose argument is in `rmsprop.hyperparameters`.
+        A paper's name for the decay β. None for a library: `rmsprop.hyperparameters` has its argument.
     """
 
     name: str
@@ -59,20 +59,20 @@ class Profile:
 
 @dataclass(frozen=True)
 class Groups:
-    """What the parameter groups in a PyTorch library's state dict say.
+    """The parameter groups in a PyTorch library's state dict.
 
     Parameters
     ----------
     fields
         The fields of `Rule` that a group states.
     keys
-        The group's keys for fields of `Rule`, where they differ from the fields' names.
+        {field of `Rule`: key of the group} where the two differ.
     defaults
         Other keys of every group, with the library's defaults.
     optional
-        Other keys that a group may have. No other library knows them.
+        Other keys that a group may have, and that only this library has.
     marker
-        A key that tells this library from those that state less of the rule; None where no key does.
+        A key that identifies the library: libraries with fewer fields lack it. None if no key does.
     required
         Keys without which a group is not this library's.
     foreign
@@ -90,7 +90,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Kind:
-    """The checkpoints of one library: what their files hold, and what the library's RMSprop cannot choose.
+    """The checkpoints of one library: the content of its files, and the fields of `Rule` that it fixes.
 
     Parameters
     ----------
@@ -99,17 +99,17 @@ class Kind:
     format
         The module of `rmsprop.checkpoint.formats` that reads and writes its files.
     fixed
-        Fields of `Rule` that always have these values there.
+        {field of `Rule`: its only value in this library}.
     groups
-        Its parameter groups, each of which states its hyperparameters; None where files have no groups.
+        The parameter groups in its files, which state their hyperparameters. None if its files have no groups.
     channels_last
-        Kernels are stored as (…, in, out), as in TensorFlow, not as (out, in, …), as in PyTorch.
+        Whether kernels are (…, in, out), as in TensorFlow, instead of (out, in, …), as in PyTorch.
     ordered
-        Parameters are in the model's order; the index of a parameter can be its name.
+        Whether parameters are in the model's order, and a parameter's index can be its name.
     written
-        Whether its files are written, too.
+        Whether files of this kind can be written.
     endings
-        A new file with such an ending is of this kind, unless the caller names another.
+        Endings that imply this kind for a new file, unless the caller gives another kind.
     """
 
     title: str
@@ -129,14 +129,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Library:
-    """A row of the table: a rule, checkpoints, or both. This project's own classes follow any rule."""
+    """A row of the table: a rule, checkpoints, or both. This package's own classes follow any rule: no profile."""
 
     profile: Profile | None = None
     kind: Kind | None = None
 
 
 def _fixed(defaults: Mapping[str, Any], *fields: str) -> dict[str, Any]:
-    """Return the library's values of the fields that it cannot choose."""
+    """Return the library's values of `fields`, which it fixes."""
     return {field: defaults.get(field, getattr(Rule, field)) for field in fields}
 
 
@@ -153,7 +153,7 @@ _KERAS_LEGACY = {"lr": 1e-3, "decay": 0.9, "eps": 1e-7, "lr_in_momentum": True, 
 _KERAS = {**_KERAS_LEGACY, **_INSIDE, "decoupled_weight_decay": True}
 _OPTAX = {**_INSIDE, "lr": None, "decay": 0.9, "lr_in_momentum": True}
 
-# Traits that most libraries fix.
+# Fields that most libraries fix.
 _TRAITS = ("nesterov", "bias_correction", "eps_inside_sqrt", "lr_in_momentum", "decoupled_weight_decay")
 _EVERY_GROUP = ("lr", "decay", "eps", "momentum", "centered", "weight_decay")
 _EXECUTION = {"capturable": False, "foreach": None, "differentiable": False}

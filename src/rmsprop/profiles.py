@@ -1,6 +1,6 @@
-"""Rules by the names of libraries and papers, and whose optimizer a PyTorch state dict is of.
+"""Rules by the names of libraries and papers, and detection of the library that wrote a PyTorch state dict.
 
-`profile("tf1", lr=0.045, momentum=0.9)` is TensorFlow 1's rule. The facts are rows of `rmsprop.libraries`.
+`profile("tf1", lr=0.045, momentum=0.9)` returns TensorFlow 1's rule. The facts are in the table of `rmsprop.libraries`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` under the names of `Rule`'s fields; InputError for an unknown name or one given twice."""
+    """Rename `values` to the fields of `Rule`; raise InputError for an unknown name or a field given twice."""
     result: dict[str, Any] = {}
     names: dict[str, str] = {}
     for name, value in values.items():
@@ -44,7 +44,7 @@ def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def profile(name: str, **overrides: Any) -> Rule:
-    """Return the rule that a library or paper calls RMSprop, with its defaults where `overrides` are silent.
+    """Return the rule that a library or paper calls RMSprop: its defaults, changed by `overrides`.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def profile(name: str, **overrides: Any) -> Rule:
 
     Notes
     -----
-    The rule follows the library while its numbers are finite. Where the library's variance turns negative, or the
-    library divides by zero, it computes NaN and the rule does not (E5 and E7 in `rmsprop.rule`).
-    `docs/conventions.md` has all profiles in one table.
+    The rule follows the library while all numbers are finite. The library computes NaN if its variance turns negative
+    or it divides by zero; the rule does not (E5 and E7 in `rmsprop.rule`). `docs/conventions.md` has a table of all
+    profiles.
 
     Examples
     --------
@@ -91,13 +91,13 @@ def profile(name: str, **overrides: Any) -> Rule:
 
 # -- state dicts of PyTorch optimizers ---------------------------------------------------------------------------------
 
-VERSION = 1  # of the form of rmsprop.torch's state dicts; the first form had no version
+VERSION = 1  # of the format of rmsprop.torch's state dicts; the first format had no version
 VERSION_KEY = "state_version"  # in a group: torch's checkpoint tools drop keys outside of groups
-SHAPE_KEY = "shape"  # in a parameter's state, where packed averages have lost the parameter's shape
+SHAPE_KEY = "shape"  # in a parameter's state: packed averages do not have the parameter's shape
 
 GROUPS: Mapping[str, Groups] = {name: kind.groups for name, kind in KINDS.items() if kind.groups}
 FIELD_OF_KEY = {key: field for groups in GROUPS.values() for field, key in groups.keys.items() if key != "betas"}
-# A library that states more of the rule comes first: its groups have the markers of the others, too.
+# Libraries with more fields come first: their groups also have the markers of libraries with fewer fields.
 _MARKED = sorted(
     (name for name, groups in GROUPS.items() if groups.marker),
     key=lambda name: len(GROUPS[name].fields),
@@ -106,13 +106,13 @@ _MARKED = sorted(
 
 
 def kind_of_groups(groups: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return which of `KINDS` a state dict's parameter groups are of; None if their keys do not tell."""
+    """Detect the kind of a state dict from the keys of its groups; return None if they do not tell."""
     keys = next((set(group) for group in groups if not set(group) <= {"params", "param_names"}), set())
     return next((name for name in _MARKED if GROUPS[name].marker in keys), None)
 
 
 def is_group_of(kind: str, group: Mapping[str, Any]) -> bool:
-    """Return whether a group can be one of `kind`, and not of another optimizer."""
+    """Return whether a group may be of `kind`, judged by its keys and, for bitsandbytes, its betas."""
     groups = GROUPS[kind]
     if kind == "bitsandbytes" and group.get("betas", (0,))[0] == 0:  # its Adagrad has (0, 0)
         return False
@@ -120,9 +120,9 @@ def is_group_of(kind: str, group: Mapping[str, Any]) -> bool:
 
 
 def state_by_key(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> dict[Any, Any]:
-    """Return a state dict's state under the keys that its groups use for parameters; other entries stay.
+    """Return a state dict's state under the keys of its groups' "params". Other entries keep their keys.
 
-    Stores turn numbers into text: state under "0" belongs to parameter 0. State under names belongs to `param_names`.
+    Numbers may have been saved as text: state under "0" belongs to parameter 0. A name is looked up in `param_names`.
     """
     result = dict(state)
     keys = {key for group in groups for key in group["params"]}
@@ -137,7 +137,7 @@ def state_by_key(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) 
 
 
 def check_goes_on(group: Mapping[str, Any]) -> None:
-    """Raise InputError for a group of a newer version, or of a rule that only timm has."""
+    """Raise InputError for a group of a newer version, or with options of the rule that only timm has."""
     version = plain(group.get(VERSION_KEY, 0))
     if not isinstance(version, int | float) or version > VERSION:
         name = f"{VERSION_KEY} of the state dict"
@@ -161,10 +161,10 @@ def group_fields(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def group_as_ours(kind: str, group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group of `kind` as a group of rmsprop.torch, as far as it states one.
+    """Return a group of `kind` as a group of rmsprop.torch.
 
-    The groups of timm and SB3 determine the whole rule: what these libraries cannot choose is known. A group of torch
-    leaves open what torch does not know.
+    A group of timm or SB3 determines the whole rule: fields that it does not state have fixed values. Other groups
+    keep only the fields that they state.
     """
     if kind not in ("timm", "sb3"):
         return {key: value for key, value in group.items() if key != VERSION_KEY}

@@ -1,4 +1,4 @@
-"""Zip archives and JSON, read within a budget and with each name once."""
+"""Checks for zip archives and JSON: the read budget, and no duplicate names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmsprop.errors import InputError, Received
 
 
 def check_archive(source: Path | IO[bytes], budget: ReadBudget) -> None:
-    """Raise InputError if a zip archive would unfold beyond the budget, or holds one name twice."""
+    """Raise InputError if a zip archive unpacks to more than the budget, or has duplicate names."""
     if not zipfile.is_zipfile(source):
         return
     with zipfile.ZipFile(source) as archive:
@@ -26,14 +26,14 @@ def check_archive(source: Path | IO[bytes], budget: ReadBudget) -> None:
 
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
-    """Raise InputError if a name appears twice: readers disagree on which of the two counts."""
+    """Raise InputError for duplicate names: readers disagree on which of the two counts."""
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise InputError(str(path), "a file with each name once", Received(f"{twice[:80]!r} again"), "save it again")
 
 
 def read_json(path: Path, text: str | bytes) -> Any:
-    """Return what JSON holds; a name that appears twice is an InputError."""
+    """Parse JSON; raise InputError for duplicate names."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         check_unique(path, [name for name, _ in pairs])
@@ -43,7 +43,7 @@ def read_json(path: Path, text: str | bytes) -> Any:
 
 
 def replace_entry(like: Path, name: str, content: bytes) -> bytes:
-    """Return the zip archive `like` with `content` as its entry `name`."""
+    """Return the zip archive `like` with its entry `name` replaced by `content`."""
     check_archive(like, ReadBudget(like))
     buffer = io.BytesIO()
     with zipfile.ZipFile(like) as old, zipfile.ZipFile(buffer, "w") as new:

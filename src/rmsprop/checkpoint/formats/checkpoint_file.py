@@ -1,4 +1,4 @@
-"""What every format provides: a checkpoint file that is read once, for its state and for what a new file keeps."""
+"""The base class of all formats: a file that is read once, for its state and for the content a new file keeps."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ class CheckpointFile(ABC):
     path
         The file, as errors name it.
     budget
-        What reading it may take.
+        The limits on memory and work for reading the file.
     """
 
     endings: ClassVar[tuple[str, ...]]
-    named_freely: ClassVar[bool] = False  # whether a new file may have any other ending, too
+    named_freely: ClassVar[bool] = False  # whether a new file may have any ending
 
     def __init__(self, path: Path, budget: ReadBudget) -> None:
         self.path, self.budget = path, budget
 
     @abstractmethod
     def state(self, kind: str | None, given: Fields) -> Checkpoint:
-        """Return the optimizer's state; `given` are the fields of `Rule` that the caller knows."""
+        """Return the optimizer's state. `given` are the caller's fields of `Rule`."""
 
     def with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the state with the weights of the model."""
+        """Return the state with the model's weights; raise InputError if the format cannot hold them."""
         raise InputError("--weights", "used with files of Keras and PyTorch", str(self.path), "leave it out")
 
     @abstractmethod
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
-        """Write all that this file holds, with another state of its optimizer."""
+        """Write this file's content with another optimizer state."""
 
     @classmethod
     @abstractmethod
     def write_new(cls, checkpoint: Checkpoint, target: Path) -> None:
-        """Write a file that holds nothing but the state."""
+        """Write a file of the optimizer state alone."""
 
     @classmethod
     def size(cls, path: Path) -> int | None:
-        """Return the bytes of the checkpoint on disk; None if there is none."""
+        """Return the checkpoint's size in bytes; None if there is no file."""
         return path.stat().st_size if path.is_file() else None
 
     @classmethod

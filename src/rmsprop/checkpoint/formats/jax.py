@@ -1,6 +1,6 @@
-"""States of JAX optimizers as trees: optax.rmsprop's chain, and rmsprop.jax's RMSpropState.
+"""States of JAX optimizers as trees: the chain of optax.rmsprop, and RMSpropState of rmsprop.jax.
 
-optax        …/nu, centered also …/mu, with a count under bias correction; …/trace = −M with momentum
+optax        …/nu; …/mu if centered; …/count with bias correction; …/trace = −M with momentum
 rmsprop.jax  …/step, …/square_avg, …/grad_avg, …/momentum_buffer
 """
 
@@ -21,11 +21,11 @@ from rmsprop.files import write_atomically
 from rmsprop.profiles import KINDS
 from rmsprop.rule import Array
 
-# The nodes of v, m and b, in the order of AVERAGES, and of t.
+# The nodes that hold v, m and b, in the order of AVERAGES; then the node that holds t.
 _NODES = {"optax": ("nu", "mu", "trace"), "rmsprop.jax": AVERAGES}
 _COUNT = {"optax": "count", "rmsprop.jax": "step"}
 _STATE = {node for nodes in _NODES.values() for node in nodes}
-# The chain of optax.rmsprop: the scaling, the learning rate, which keeps nothing, and the trace, or nothing again.
+# The chain of optax.rmsprop: 0 scaling, 1 learning rate (no state), 2 trace (no state without momentum).
 _CHAIN: dict[str, Keys] = {"nu": ("0", "nu"), "mu": ("0", "mu"), "count": ("0", "count"), "trace": ("2", "trace")}
 _INJECTED = {
     "learning_rate": "lr",
@@ -34,7 +34,7 @@ _INJECTED = {
 
 
 class TreeFile(CheckpointFile):
-    """A tree of arrays."""
+    """A file with a tree of arrays."""
 
     endings = (".npz", ".msgpack", ".safetensors")
 
@@ -57,9 +57,9 @@ class TreeFile(CheckpointFile):
         if kind == "optax":
             stated["bias_correction"] = any((*keys, "count") in tree for keys in _prefixes(tree, "nu"))
             if stated["bias_correction"]:
-                stated["initial_square_avg"] = 0.0  # its correction assumes so, whatever initial_scale was
+                stated["initial_square_avg"] = 0.0  # assumed by its correction, whatever initial_scale was
         fields = agreed_fields(path, stated, given)
-        if kind == "optax":  # files do not tell these; optax's defaults
+        if kind == "optax":  # defaults of optax; files do not state these
             fields = {"eps_inside_sqrt": True, "nesterov": False, **fields}
         step = max((read_step(name_of(keys), tree[keys]) for keys in _counts(tree, kind)), default=None)
         sign = -1 if kind == "optax" else 1
@@ -72,7 +72,7 @@ class TreeFile(CheckpointFile):
         return Checkpoint(kind, parameters, (fields,))
 
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
-        """Write the tree with other leaves of its RMSprop."""
+        """Write the tree with other RMSprop state."""
         kind, fields, tree = checkpoint.kind, checkpoint.groups[0], dict(self._tree)
         states = {p.name: p for p in checkpoint.parameters}
         for node, field in zip(_NODES[kind], AVERAGES, strict=True):
@@ -90,7 +90,7 @@ class TreeFile(CheckpointFile):
 
     @classmethod
     def write_new(cls, checkpoint: Checkpoint, target: Path) -> None:
-        """Write the tree that `init` of the optimizer alone returns."""
+        """Write the optimizer's tree alone, in the form that its `init` returns."""
         kind = checkpoint.kind
         tree: Tree = {}
         if kind == "rmsprop.jax":
@@ -120,12 +120,12 @@ class TreeFile(CheckpointFile):
 
 
 def _leaf(kind: str, field: str, array: Array) -> Array:
-    """Return an average as a tree of `kind` holds it: optax's trace is −M."""
+    """Return an average with the sign that `kind` stores: optax's trace is −M."""
     return np.asarray(-array) if kind == "optax" and field == "momentum_buffer" else array
 
 
 def _prefixes(tree: Tree, node: str) -> list[Keys]:
-    """Return the keys above each `node`, outermost first; nothing below another node of a state counts."""
+    """Return the keys above each `node`, but not within another node of a state: parameters may have any name."""
     prefixes: dict[Keys, None] = {}
     for keys in tree:
         depth = next((i for i, key in enumerate(keys) if key in _STATE), None)
@@ -139,7 +139,7 @@ def _below(tree: Tree, prefix: Keys) -> list[Keys]:
 
 
 def _leaves(path: Path, tree: Tree, node: str) -> dict[Keys, Array]:
-    """Return the arrays below `node`, by their keys there."""
+    """Return the arrays below `node`, by their keys relative to it."""
     prefixes = _prefixes(tree, node)
     leaves: dict[Keys, Array] = {}
     for keys, value in tree.items():
@@ -168,7 +168,7 @@ def _injected(tree: Tree) -> dict[Keys, str]:
 
 
 def _scalars(tree: Tree) -> list[Keys]:
-    """Return the keys of scalars that are not a parameter's, whatever the parameter is called."""
+    """Return the keys of scalars outside the averages: parameters may have any name."""
     return [
         keys for keys, value in tree.items()
         if keys and isinstance(value, np.ndarray) and value.ndim == 0 and not _STATE & set(keys[:-1])

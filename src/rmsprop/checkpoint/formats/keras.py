@@ -1,9 +1,15 @@
-"""Keras 3's .keras, .weights.h5 and a whole model's .h5. Their optimizer variables have indices instead of names.
+"""Keras 3's .keras and .weights.h5, and a whole model's .h5. Optimizer variables are numbered.
 
-    0 iteration · 1 learning_rate, unless it is a schedule · averages of weights with use_ema · gradients being
-    accumulated · v of every variable · M of every variable with momentum · m of every variable if centered
+    iteration
+    learning_rate, unless it is a schedule
+    averaged weights, with use_ema
+    accumulated gradients, with gradient_accumulation_steps
+    v of every variable
+    M of every variable, with momentum
+    m of every variable, if centered
 
-rmsprop.keras.RMSprop has the same order. Only a .keras file, or a whole model's .h5, says which of them there are.
+This is the order of the variables, in rmsprop.keras.RMSprop, too. Only .keras and a whole model's .h5 state which of
+them exist.
 """
 
 from __future__ import annotations
@@ -32,14 +38,14 @@ from rmsprop.profiles import FIELDS, KINDS
 from rmsprop.rule import Array
 
 _VARIABLES, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
-_H5_VARIABLES = "optimizer_weights"  # in a whole model's .h5, where attributes give their order
+_H5_VARIABLES = "optimizer_weights"  # in a whole model's .h5; the attribute weight_names gives the order
 _BFLOAT16 = "bfloat16"
 _SKIPPED = ("use_ema", "gradient_accumulation_steps")  # options that put a block of variables before the state
 _FIELDS = ("square_avg", "momentum_buffer", "grad_avg")  # in the order of their blocks
 
 
 class Layout(NamedTuple):
-    """Where the state stands among the optimizer's variables."""
+    """The positions of the state among the optimizer's variables."""
 
     has_lr: bool
     skipped: int  # blocks before v
@@ -53,7 +59,7 @@ class Layout(NamedTuple):
 
 
 class WholeModel(NamedTuple):
-    """What a whole model in one .h5 says beside its arrays."""
+    """The names and configurations in a whole model's .h5."""
 
     names: tuple[str, ...]  # of the optimizer's variables, in order
     model: Any  # configuration
@@ -61,7 +67,7 @@ class WholeModel(NamedTuple):
 
 
 class KerasFile(CheckpointFile):
-    """A file of Keras."""
+    """A Keras file with an optimizer's variables."""
 
     endings = (".keras", ".h5")
 
@@ -93,12 +99,12 @@ class KerasFile(CheckpointFile):
         return Checkpoint(kind, tuple(parameters), (fields,))
 
     def with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the state with the weights of the model."""
+        """Return the state with the model's weights."""
         parameters = keras_weights.read(self.path, self._content, checkpoint.parameters, self.budget)
         return replace(checkpoint, parameters=parameters)
 
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
-        """Write the file with other variables of its optimizer, and other weights where `checkpoint` has them."""
+        """Write the file with other optimizer state, and with other weights if `checkpoint` has weights."""
         if self.path.suffix != target.suffix:
             allowed = f"named with {self.path.suffix}, as --like is"
             raise InputError("the target", allowed, str(target), "choose another name")
@@ -158,25 +164,24 @@ class KerasFile(CheckpointFile):
         return config
 
     def _model_config(self) -> Any:
-        """Return the configuration of the model."""
         if self._whole is not None:
             return self._whole.model
         with zipfile.ZipFile(self.path) as archive:
             return read_json(self.path, archive.read(_CONFIG))
 
     def _layers(self, ndims: list[int]) -> list[KerasVariable | None]:
-        """Return which variable of the model each of the optimizer's belongs to; None where the file does not tell."""
+        """Return the model's variable for each parameter; None if the file does not describe the layers."""
         unknown: list[KerasVariable | None] = [None] * len(ndims)
         if self.path.suffix == ".h5" and self._whole is None:
             return unknown
         try:
             layers = trainable_variables(self._model_config())
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another version: the map has to tell
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another version; use the mapping
             return unknown
         return list(layers) if layers is not None and [each.ndim for each in layers] == ndims else unknown
 
     def _layout(self, rule: Mapping[str, Any]) -> Layout:
-        """Return where the state stands; `rule` must say whether there is momentum, and centered."""
+        """Return the positions of the state. `rule` must have momentum, and centered if it is True."""
         if "momentum" not in rule:
             allowed = f"known to tell the variables of {self.path} apart"
             raise InputError("momentum", allowed, Received("neither in the file nor said"), "say --momentum (or 0)")
@@ -184,7 +189,7 @@ class KerasFile(CheckpointFile):
         fields = [field for field in _FIELDS if has[field]]
         config, variables = self._config or {}, self._variables
         skipped = sum(bool(config.get(name)) for name in _SKIPPED)
-        # A learning rate that is a schedule has no variable; one that has comes before every state.
+        # A schedule has no variable. Any other learning rate is a scalar before the state.
         schedule = isinstance(config.get("learning_rate"), dict)
         has_lr = not schedule and len(variables) > 1 and variables[1].shape == ()
         shapes = [variable.shape for variable in variables[1 + has_lr :]]
@@ -201,7 +206,7 @@ def _has(checkpoint: Checkpoint, field: str) -> bool:
 
 
 def _hdf5_content(path: Path, budget: ReadBudget) -> bytes:
-    """Return the HDF5 file that `path` is or holds."""
+    """Return the bytes of the HDF5 file: `path` itself, or the weights in a .keras archive."""
     if path.suffix == ".h5":
         return path.read_bytes()
     check_archive(path, budget)
@@ -210,7 +215,7 @@ def _hdf5_content(path: Path, budget: ReadBudget) -> bytes:
 
 
 def _read_variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[list[Array], WholeModel | None]:
-    """Return the optimizer's variables in order. Only datasets whose numbers are in the file itself are read."""
+    """Return the optimizer's variables in order. Refuse datasets whose numbers are outside the file."""
     h5py = import_package("h5py")
     with h5py.File(io.BytesIO(content), "r") as file:
         whole = _whole_model(path, file, budget)
@@ -227,7 +232,7 @@ def _read_variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[lis
                 received = Received(f"another thing as variable {name}")
                 raise InputError(str(path), "one of arrays", received, "check it")
             size = dataset.size * dataset.dtype.itemsize
-            budget.spend(size, f"variable {name} of {dataset.shape}")  # of all, before one of them is read
+            budget.spend(size, f"variable {name} of {dataset.shape}")  # all, before the first is read
             if size > dataset.id.get_storage_size():
                 received = Received(f"variable {name} of {dataset.shape}, which it does not hold whole, or compressed")
                 raise InputError(str(path), "a file with all its numbers", received, "unpack it: h5repack -f NONE")
@@ -242,7 +247,7 @@ def _read_variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[lis
 
 
 def _child(node: Any, path: str) -> Any:
-    """Return what `path` names by hard links, which stay within the file; None if there is nothing."""
+    """Return the node at `path`, or None. Only hard links are followed: other links may leave the file."""
     h5py = import_package("h5py")
     for name in path.split("/"):
         if not isinstance(node, h5py.Group) or not isinstance(node.get(name, getlink=True), h5py.HardLink):
@@ -252,7 +257,7 @@ def _child(node: Any, path: str) -> Any:
 
 
 def _whole_model(path: Path, file: Any, budget: ReadBudget) -> WholeModel | None:
-    """Return what model.save("….h5") says beside its arrays; None for another file."""
+    """Return the names and configurations that model.save("….h5") wrote; None for other files."""
     if "training_config" not in file.attrs or "model_config" not in file.attrs:
         return None
     model, training = (read_json(path, file.attrs[name]) for name in ("model_config", "training_config"))
@@ -265,7 +270,7 @@ def _whole_model(path: Path, file: Any, budget: ReadBudget) -> WholeModel | None
 
 
 def _hdf5_bytes(arrays: dict[str, Array], content: bytes = b"") -> bytes:
-    """Return the HDF5 file `content`, or a new one, with these datasets."""
+    """Return the bytes of the HDF5 file `content`, or of a new one, with `arrays` as datasets."""
     buffer = io.BytesIO(content)
     with import_package("h5py").File(buffer, "r+" if content else "w") as file:
         for name, array in arrays.items():
@@ -273,6 +278,6 @@ def _hdf5_bytes(arrays: dict[str, Array], content: bytes = b"") -> bytes:
                 file[name][...] = array
             else:
                 file[name] = array
-            if array.dtype.name == _BFLOAT16:  # HDF5 has no such type; Keras reads this attribute
+            if array.dtype.name == _BFLOAT16:  # HDF5 lacks this type; Keras reads the attribute
                 file[name].attrs["dtype"] = _BFLOAT16
     return buffer.getvalue()

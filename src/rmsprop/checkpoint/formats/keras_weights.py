@@ -22,7 +22,7 @@ _CELL = "cell"  # holds the variables of a recurrent layer
 def read(
     path: Path, content: bytes, parameters: Sequence[ParameterState], budget: ReadBudget
 ) -> tuple[ParameterState, ...]:
-    """Return the parameters with their weights. A batch normalization's first weight brings its statistics along."""
+    """Return the parameters with their weights. A batch normalization's first weight also gets its statistics."""
     filled = []
     with import_package("h5py").File(io.BytesIO(content), "r") as file:
         for parameter, names in zip(parameters, _paths(path, file, parameters, budget), strict=True):
@@ -37,13 +37,13 @@ def read(
 
 
 def paths(path: Path, content: bytes, parameters: Sequence[ParameterState], budget: ReadBudget) -> list[dict[str, str]]:
-    """Return for each parameter {field of ParameterState: path of its weights in the HDF5 file `content`}."""
+    """Return {field of ParameterState: path in the HDF5 file `content`} for each parameter."""
     with import_package("h5py").File(io.BytesIO(content), "r") as file:
         return _paths(path, file, parameters, budget)
 
 
 def _paths(path: Path, file: Any, parameters: Sequence[ParameterState], budget: ReadBudget) -> list[dict[str, str]]:
-    """See `paths`; a model with other weights, too, is refused."""
+    """Return `paths` of an open file; raise InputError if the model has weights that the optimizer lacks."""
     layers: list[KerasVariable] = [parameter.layer for parameter in parameters if parameter.layer is not None]
     if len(layers) < len(parameters) or not layers:
         received = Received("layers that are not known, or weights alone")
@@ -72,7 +72,7 @@ def _paths(path: Path, file: Any, parameters: Sequence[ParameterState], budget: 
 
 
 def _stored(file: Any, budget: ReadBudget) -> Iterator[tuple[str, str, int]]:
-    """Yield the path of each layer's variables, the layer's name, and how many there are."""
+    """Yield the path of each layer's variables, the layer's name, and the number of variables."""
     h5py = import_package("h5py")
     layers = file.get("layers")
     for key in layers if isinstance(layers, h5py.Group) else ():
@@ -86,7 +86,7 @@ def _stored(file: Any, budget: ReadBudget) -> Iterator[tuple[str, str, int]]:
         if inner == [_CELL] and not len(group["vars"]):
             where = f"layers/{key}/{_CELL}/vars"
         elif inner:
-            name = f"{name}/{inner[0]}"  # a layer of layers: no model configuration has this name
+            name = f"{name}/{inner[0]}"  # a nested model; no configuration has this name
         count = len(file[where])
         budget.visit(count)
         if any(not isinstance(file[where].get(str(i), getlink=True), h5py.HardLink) for i in range(count)):

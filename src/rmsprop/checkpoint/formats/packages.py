@@ -1,4 +1,4 @@
-"""Packages that only some formats need, with the line that says how to install a missing one."""
+"""Imports of optional packages. The error for a missing package has the command that installs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def import_package(name: str, extra: str = "convert", needed_for: str = "") -> ModuleType:
-    """Import a package; if it is missing, raise ModuleNotFoundError that says how to install it."""
+    """Import a package; if it is missing, raise ModuleNotFoundError with the install command."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

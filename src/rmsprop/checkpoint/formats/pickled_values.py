@@ -1,4 +1,4 @@
-"""What an unpickled file holds: searched for state dicts, and reduced to plain values."""
+"""Search unpickled values for state dicts, and reduce them to plain values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.safe_pickle import SCALARS, Name, PickledArray, Record
 
-_VISITS_OF_A_COPY = 8  # a value that is pickled once may be copied many times
+_VISITS_OF_A_COPY = 8  # a value that is pickled once may occur many times
 
 
 def children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each value that `value` holds, after the expression by which a program reaches it."""
+    """Yield (expression, child) for each child of `value`, such as ("[0]", value[0])."""
     if isinstance(value, dict):
         yield from (
             (f"[{key!r}]" if isinstance(key, SCALARS) else f"[{type(key).__name__}]", each)
@@ -29,9 +29,9 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
 def search(
     value: Any, budget: ReadBudget, wanted: Callable[[Any], bool | None], depth: int
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return what is wanted within a value, each after the expression by which a program reaches it; nearest first.
+    """Return (expression, match) for each match in `value`, nearest to the root first.
 
-    `wanted` returns True for a find, False to look into a value, and None to pass it by.
+    `wanted` returns True for a match, False to search within a value, and None to skip it.
     """
     matches, visited, layer = [], {id(value)}, [("", value)]
     for _ in range(depth):
@@ -52,7 +52,7 @@ def search(
 
 
 def plain(value: Any, budget: ReadBudget, depth: int = 8) -> Any:
-    """Return a value of numbers, text, arrays, lists and dicts; raise LookupError that names anything else in it."""
+    """Reduce a value to numbers, text, arrays, lists and dicts. For anything else, raise LookupError with its class."""
     budget.visit(_VISITS_OF_A_COPY)
     if isinstance(value, (*SCALARS, np.ndarray)):
         return value

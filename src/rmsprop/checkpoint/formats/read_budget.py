@@ -1,4 +1,4 @@
-"""How much memory and work reading one file may take. Every format asks before it allocates."""
+"""Limits on memory and work for reading one file. Every format checks them before it allocates."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from rmsprop.errors import InputError, Received
 
 _VARIABLE = "RMSPROP_READ_LIMIT"
-# Optimizer state hardly compresses: few files unfold to more than twice their size. Tables of zeros do, hence the free
-# part.
+# Optimizer state hardly compresses: few files unpack to more than twice their size. Small files of zeros unpack to far
+# more; the free part is for them.
 _FREE_BYTES, _BYTES_PER_BYTE = 2**28, 8
 _FREE_VISITS, _BYTES_PER_VISIT = 2**21, 8
 
 
 class ReadBudget:
-    """Bytes and visits that reading one file may take: a free part, and a part in proportion to its size.
+    """The bytes and visits allowed for reading one file: a free part, and a part proportional to the file's size.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Pickles, read without executing anything: unknown objects become records.
 
-`pickle` calls whatever function a file names. This reader looks up no name. The calls in `_CALLS` give plain values:
-the text of a path, a dict for an OrderedDict. All other calls give a `Record`.
+`pickle` calls any function that a file names. This reader looks up no name. Calls in `_CALLS` return plain values, such
+as a dict for an OrderedDict. All other calls return a `Record`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ SCALARS = (str, bytes, int, float, bool, type(None))
 
 
 class Name(NamedTuple):
-    """The name of a class or function, as text alone."""
+    """The name of a class or function, which is never looked up."""
 
     module: str
     name: str
 
     def __str__(self) -> str:
-        """Return the name as a program writes it."""
         return f"{self.module}.{self.name}"
 
 
@@ -35,7 +34,7 @@ class Name(NamedTuple):
 class Record:
     """An object of an unknown class: the arguments, state and items that it was pickled with."""
 
-    cls: Name | str  # text where this reader names it
+    cls: Name | str  # str for a class that the file does not name
     args: tuple[Any, ...] = ()
     state: Any = None
     items: list[Any] = field(default_factory=list)
@@ -51,7 +50,6 @@ class Record:
     add = append
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Add an entry of a dict."""
         self.items.append((key, value))
 
 
@@ -61,17 +59,17 @@ class TensorSource(Protocol):
     budget: ReadBudget
 
     def referred(self, pid: Any) -> Any:
-        """Return what a persistent id stands for."""
+        """Return the storage with this persistent id."""
 
     def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
-        """Return what stands for the result of torch._utils._rebuild_tensor_v2 or _v3."""
+        """Return a stand-in for the result of torch._utils._rebuild_tensor_v2 or _v3."""
 
 
 class Readable(Protocol):
-    """A tensor whose numbers are read when asked for."""
+    """A tensor whose numbers are read on demand."""
 
     def array(self) -> Array:
-        """Return its numbers."""
+        """Read the numbers."""
 
 
 @dataclass(eq=False)
@@ -87,7 +85,7 @@ class _Dtype:
 
 @dataclass(eq=False)
 class PickledArray:
-    """A NumPy array; None until the pickle gives its numbers."""
+    """A NumPy array. `value` is None until the pickle sets the numbers."""
 
     value: Array | None = None
 
@@ -145,10 +143,10 @@ def _key(key: Any) -> Any:
 
 
 class Unpickler(pickle._Unpickler):
-    """The unpickler of the standard library without the steps that call, import or allocate."""
+    """The unpickler of the standard library, without the opcodes that call, import or allocate."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
-    # Attributes of the standard library's class, which states no types.
+    # Attributes of the base class, which has no annotations.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
@@ -158,17 +156,17 @@ class Unpickler(pickle._Unpickler):
         super().__init__(_CountedReads(file, source.budget), encoding="utf-8", errors="strict")
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a name as it is."""
+        """Return the name instead of looking it up."""
         return Name(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return what a persistent id stands for: a tensor's storage."""
+        """Return the storage with this persistent id."""
         return self._tensors.referred(pid)
 
     def _call(self, function: Any, args: Any) -> Any:
         if not isinstance(function, Name) or not isinstance(args, tuple):
             raise TypeError("a call of something else than a name")
-        for part in args:  # one memoized value may be copied any number of times
+        for part in args:  # a memoized value may be an argument any number of times
             if isinstance(part, (str, bytes)):
                 self._tensors.budget.spend(len(part), "text")
             elif isinstance(part, (list, tuple, dict)):
@@ -257,7 +255,7 @@ for _step, _names in _REPLACED.items():
 
 
 class _CountedReads:
-    """A file that counts its reads as visits. A read asks for no more than the file has."""
+    """A file whose reads count as visits. No read asks for more bytes than the file has."""
 
     def __init__(self, file: Any, budget: ReadBudget) -> None:
         self._file, self._budget = file, budget

@@ -1,4 +1,4 @@
-"""Step counts in files: whole numbers, in the dtype that the file has for them."""
+"""Step counts in files: read as int, written in the file's dtype."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rmsprop.rule import Array
 
 
 def read_step(name: str, value: Any) -> int:
-    """Return a step count from a file: a whole number from 0 to 2**63 - 1, else InputError."""
+    """Read a step count; raise InputError unless it is a whole number from 0 to 2**63 - 1."""
     array = np.asarray(value)
     number = array.reshape(()).item() if array.size == 1 and array.dtype.kind in "iuf" else None
     if array.size == 1 and array.dtype.name == "bfloat16":

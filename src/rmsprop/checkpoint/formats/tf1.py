@@ -4,7 +4,7 @@
     uncentered: <variable>/RMSProp_1                M
     centered:   <variable>/RMSProp_1, …/RMSProp_2   m, M
 
-M is always there. Without momentum it is the last update, which nothing needs.
+M is always stored. Without momentum, M is the last update, and no step needs it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rmsprop.profiles import KINDS
 from rmsprop.rule import Array
 
 _STEP = "global_step"
-_OTHERS = {"Adam", "Adadelta", "Ftrl", "AdaMax", "NAdam"}  # optimizers with slots of the same names
+_OTHERS = {"Adam", "Adadelta", "Ftrl", "AdaMax", "NAdam"}  # other optimizers with slots NAME and NAME_1
 
 
 class Tf1File(CheckpointFile):
@@ -43,7 +43,7 @@ class Tf1File(CheckpointFile):
         self._tensors, self._slot = _read_tensors(path, budget)
 
     def state(self, kind: str | None, given: Fields) -> Checkpoint:
-        """Return the state; `kind` is tf1."""
+        """Return the state of the one RMSPropOptimizer."""
         tensors, slot = self._tensors, self._slot
         variables = [name for name in tensors if f"{name}/{slot}" in tensors]
         centered = {f"{name}/{slot}_2" in tensors for name in variables}
@@ -68,7 +68,7 @@ class Tf1File(CheckpointFile):
         return Checkpoint("tf1", parameters, (fields,))
 
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
-        """Write all variables, and other slots under the names that `Saver` reads."""
+        """Write all variables unchanged, and the new slots under the names that `Saver` reads."""
         tensors = dict(self._tensors)
         for p in checkpoint.parameters:
             slots = [p.square_avg, *([p.grad_avg] if p.grad_avg is not None else []), p.momentum_buffer]
@@ -83,7 +83,7 @@ class Tf1File(CheckpointFile):
         with tempfile.TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent) as folder:
             names, contents = list(tensors), list(tensors.values())
             written = os.path.join(folder, "x")
-            with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # the caller may run eagerly or not
+            with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # works in the caller's eager mode, too
                 inputs = [tf.compat.v1.placeholder(tf.as_dtype(tensor.dtype), tensor.shape) for tensor in contents]
                 slices = [""] * len(names)
                 save = tf.raw_ops.SaveV2(prefix=written, tensor_names=names, shape_and_slices=slices, tensors=inputs)
@@ -94,7 +94,7 @@ class Tf1File(CheckpointFile):
 
     @classmethod
     def write_new(cls, checkpoint: Checkpoint, target: Path) -> None:
-        """Raise InputError: slots stand beside variables."""
+        """Raise InputError: the file must also hold the model's variables."""
         allowed = "a checkpoint with the variables, which the slots stand beside"
         raise InputError("like", allowed, None, "give --like")
 
@@ -115,7 +115,7 @@ class Tf1File(CheckpointFile):
 
 
 def _index(path: Path) -> Path:
-    """Return the index file of the checkpoint that `path` is the prefix or the index file of."""
+    """Return the index file of a checkpoint. `path` is its prefix or the index file itself."""
     return path if path.suffix == ".index" else path.with_name(f"{path.name}.index")
 
 

@@ -2,8 +2,8 @@
 
 {"state": {index: {"step", "square_avg", "grad_avg", "momentum_buffer"}}, "param_groups": [{"params": indices, …}]}.
 All but bitsandbytes use these names. timm's `momentum_buffer` holds M unless its group says lr_in_momentum=False.
-rmsprop.torch may hold averages in bfloat16, or packed in eight bits beside the "shape" of the parameter. They are read
-as float32.
+Averages of rmsprop.torch may be in bfloat16, or packed in 8 bits beside the "shape" of the parameter. Both are read as
+float32.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
 from rmsprop.rule import Array
 
-_STOPS = {"bfloat16": 2**8, "float16": 2**11}  # where adding 1 changes nothing
+_STOPS = {"bfloat16": 2**8, "float16": 2**11}  # from here, adding 1 changes nothing
 
 
 class StateDictFile(CheckpointFile):
-    """A file of torch.save, SB3's archive with one in it, or a .safetensors of this project's own form."""
+    """A file of torch.save, an archive of SB3 that contains one, or a .safetensors that this package wrote."""
 
     endings = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".safetensors")
 
@@ -65,11 +65,11 @@ class StateDictFile(CheckpointFile):
         self._state_dict = torch_search.only_state_dict(path, self._saved, budget)
 
     def state(self, kind: str | None, given: Fields) -> Checkpoint:
-        """Return the state in the file's one state dict."""
+        """Return the state in the only optimizer state dict of the file."""
         path, budget = self.path, self.budget
         groups, notes = plain_groups(path, self._state_dict["param_groups"], budget)
         if kind is None and self._is_sb3 and not any("foreach" in g or "lr_in_momentum" in g for g in groups):
-            kind = "sb3"  # whose models may also train with another optimizer, as these keys would tell
+            kind = "sb3"  # an SB3 model with torch's or timm's optimizer has these keys
         kind = kind or kind_in_file(path, groups)
         states = _states(path, self._state_dict["state"], [index for group in groups for index in group["params"]])
         small = sorted({str(group["state_dtype"]) for group in groups if group.get("state_dtype")})
@@ -93,7 +93,7 @@ class StateDictFile(CheckpointFile):
         return Checkpoint(kind, tuple(parameters), tuple(fields), extras, tuple(dict.fromkeys(notes)))
 
     def with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the state with the weights of the model that is saved beside it."""
+        """Return the state with the weights of the model saved beside it."""
         if self.path.suffix == ".safetensors":
             raise InputError("--weights", "used with what torch.save wrote", str(self.path), "leave it out")
         several = len(checkpoint.groups) > 1
@@ -101,7 +101,7 @@ class StateDictFile(CheckpointFile):
         return replace(checkpoint, parameters=weights)
 
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
-        """Write all that the file holds, as torch loads it, with another state dict in its place."""
+        """Write the file's content, loaded by torch, with another optimizer state dict."""
         if target.suffix == ".zip" and not self._is_sb3:
             raise _needs_archive(str(self.path))
         _check_holds_weights(checkpoint, target)
@@ -124,7 +124,7 @@ class StateDictFile(CheckpointFile):
 
     @classmethod
     def write_new(cls, checkpoint: Checkpoint, target: Path) -> None:
-        """Write a state dict alone; with weights, {"model": its state dict, "optimizer": the optimizer's}."""
+        """Write the optimizer's state dict alone; with weights, {"model": …, "optimizer": …}."""
         if target.suffix == ".zip":
             raise _needs_archive(None)
         _check_holds_weights(checkpoint, target)
@@ -149,7 +149,7 @@ def _check_holds_weights(checkpoint: Checkpoint, target: Path) -> None:
 
 
 def _states(path: Path, state: Mapping[Any, Any], indices: Sequence[Any]) -> dict[Any, Any]:
-    """Return the state of each parameter by its index in the groups; a store may have turned indices into text."""
+    """Return each parameter's state by its index in the groups. Indices that were saved as text become numbers."""
     states = dict(state)
     if "0" in states and 0 in indices:
         check_unique(path, [str(index) for index in states])
@@ -160,7 +160,7 @@ def _states(path: Path, state: Mapping[Any, Any], indices: Sequence[Any]) -> dic
 
 
 def _plain_state(path: Path, parameter: str, saved: Any, budget: ReadBudget) -> dict[str, Any]:
-    """Return the state of one parameter in plain values. Other values are dropped, but for averages and step."""
+    """Return one parameter's state in plain values. Drop other values; raise InputError for averages and step."""
     if not isinstance(saved, dict):
         raise TypeError("the state of a parameter is no dict")
     state = {}
@@ -199,7 +199,7 @@ def _parameter(
 
 
 def _stopped(path: Path, name: str, state: Mapping[str, Any], fields: Fields) -> list[str]:
-    """Return a note if the dtype of a step count may have stopped it. Bias correction needs the true count."""
+    """Return a note if the dtype may have stopped the step count; raise InputError if a step needs the true count."""
     step: Array = np.asarray(state.get("step", 0))
     most = _STOPS.get(step.dtype.name)
     if most is None or float(step.reshape(())[()]) < most:
@@ -213,7 +213,7 @@ def _stopped(path: Path, name: str, state: Mapping[str, Any], fields: Fields) ->
 
 
 def _state_dict(checkpoint: Checkpoint, extras: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a state dict with torch's tensors; `extras` are the other keys of each group."""
+    """Return a state dict of torch tensors. `extras` has the other keys of each group."""
     torch = import_package("torch", "torch", f"a file of {checkpoint.kind}")
     states: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
@@ -229,7 +229,7 @@ def _state_dict(checkpoint: Checkpoint, extras: Sequence[Mapping[str, Any]]) -> 
         for index, p in zip(group["params"], members, strict=True):
             if p.square_avg is not None:
                 step = p.step or 0
-                wide = torch.float64 if step > 2**24 else torch.float32  # where float32 counts no further
+                wide = torch.float64 if step > 2**24 else torch.float32  # float32 counts no further
                 count = torch.tensor(float(step_array(step, np.float64, checkpoint.kind)), dtype=wide)
                 averages = {name: getattr(p, name) for name in AVERAGES if getattr(p, name) is not None}
                 states[index] = {"step": step if checkpoint.kind == "sb3" else count}
@@ -238,7 +238,7 @@ def _state_dict(checkpoint: Checkpoint, extras: Sequence[Mapping[str, Any]]) -> 
 
 
 def _torch_bytes(saved: Any) -> bytes:
-    """Return the content of a file of torch.save."""
+    """Return what torch.save writes."""
     buffer = io.BytesIO()
     import_package("torch").save(saved, buffer)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Averages of PyTorch state dicts as arrays, those in bfloat16 and in eight bits included."""
+"""Averages of PyTorch state dicts as NumPy arrays, including bfloat16 and 8-bit averages."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _BLOCK = 256  # elements that share a scale in bitsandbytes' 8-bit state
 
 
 def is_packed(value: Any) -> bool:
-    """Return whether an average is packed in eight bits."""
+    """Return whether an average is packed in 8 bits."""
     return value is not None and str(value.dtype).removeprefix("torch.") == "uint8"
 
 
 def averages_in_float32(path: Path, name: str, state: dict[str, Any], budget: ReadBudget) -> dict[str, Any]:
-    """Return the state of a parameter, with averages that rmsprop.torch keeps in fewer bits as float32."""
+    """Convert the bfloat16 and 8-bit averages in a parameter's state to float32, in place."""
     torch = import_package("torch", "torch", "a file of rmsprop.torch")
     from rmsprop.torch.low_precision import packed_size, unpack
 
@@ -52,7 +52,7 @@ def averages_in_float32(path: Path, name: str, state: dict[str, Any], budget: Re
 
 
 def bitsandbytes_square_avg(state: Mapping[str, Any]) -> Array:
-    """Return v of bitsandbytes. Eight bits are indices into the table qmap1, times the scale absmax1 of each block."""
+    """Return v of bitsandbytes. In 8 bits, state1 has indices into the table qmap1; absmax1 scales each block."""
     state = state.get("__bnb_optimizer_quant_state__", state)
     values = to_array(state["state1"])
     if values.dtype != np.uint8:
@@ -64,7 +64,7 @@ def bitsandbytes_square_avg(state: Mapping[str, Any]) -> Array:
 
 
 def to_array(tensor: Any) -> Array:
-    """Return a torch tensor as an array, bfloat16 included."""
+    """Return a torch tensor as an array, including bfloat16."""
     if isinstance(tensor, np.ndarray):
         return tensor
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
@@ -77,7 +77,7 @@ def to_array(tensor: Any) -> Array:
 
 
 def to_tensor(array: Array) -> Tensor:
-    """Return a copy of an array as a torch tensor, bfloat16 included."""
+    """Return a copy of an array as a torch tensor, including bfloat16."""
     import torch
 
     array = array.copy(order="C")

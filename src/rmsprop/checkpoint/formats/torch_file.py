@@ -1,4 +1,4 @@
-"""Files of torch.save, read without torch and without executing anything. Tensors are read when asked for."""
+"""Files of torch.save, read without torch and without executing anything. Tensors are read on demand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rmsprop.checkpoint.formats.safe_pickle import Name, Record, Unpickler
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import Array
 
-_MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch before 1.6
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch before 1.6
 _DTYPES = {
     "Double": "f8", "Float": "f4", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1",
     "Bool": "?", "ComplexFloat": "c8", "ComplexDouble": "c16", "BFloat16": "bfloat16",
@@ -27,7 +27,7 @@ _MOST_AXES = 32
 
 
 def _width(dtype: str) -> int:
-    """Return the bytes of an element; 1 where no dtype is stated."""
+    """Return the bytes of an element; 1 for an untyped storage."""
     return 1 if not dtype else 2 if dtype == "BFloat16" else np.dtype(_DTYPES[dtype]).itemsize
 
 
@@ -35,12 +35,12 @@ class Storage(NamedTuple):
     """The numbers of one or more tensors in the file."""
 
     key: str
-    dtype: str  # torch's name; "" for bytes
+    dtype: str  # torch's name; "" if untyped
     size: int  # elements
 
 
 class Stored:
-    """A tensor in a file, whose numbers are read when asked for."""
+    """A tensor in a file, whose numbers are read on demand."""
 
     def __init__(self, file: TorchFile, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str) -> None:
         if max(len(shape), len(stride)) > _MOST_AXES:
@@ -57,7 +57,7 @@ class Stored:
             raise ValueError("a tensor larger than its storage")
 
     def array(self) -> Array:
-        """Return the numbers in the machine's byte order."""
+        """Read the numbers, in the machine's byte order."""
         size = math.prod(self.shape)
         width = _width(self.dtype)
         self._file.budget.spend(size * width, f"tensor of shape {self.shape}")
@@ -79,7 +79,7 @@ class TorchFile:
     source
         The file, or its content.
     budget
-        What reading it may take.
+        The limits on memory and work for reading the file.
     """
 
     def __init__(self, source: Path | io.BytesIO, budget: ReadBudget) -> None:
@@ -87,14 +87,14 @@ class TorchFile:
         self.order: Literal["<", ">"] = "<"
         self._source = source
         self._raw: dict[str, bytes] = {}
-        self._positions: dict[str, tuple[int, int]] | None = None  # offset and bytes of storages, in the old form
+        self._positions: dict[str, tuple[int, int]] | None = None  # offset and bytes of storages, before torch 1.6
         if zipfile.is_zipfile(source):
             self.value = self._zipped()
         else:
             self.value = self._legacy()
 
     def storage(self, storage: Storage) -> bytes:
-        """Return the bytes of a storage."""
+        """Read the bytes of a storage, once."""
         if storage.key in self._raw:
             return self._raw[storage.key]
         width = _width(storage.dtype)
@@ -137,7 +137,7 @@ class TorchFile:
         return self._load(io.BytesIO(content))
 
     def _legacy(self) -> Any:
-        """Read the form before torch 1.6: one pickle after the other, then the storages."""
+        """Read a file of torch before 1.6: five pickles, then the storages."""
         with closing(self._open()) as file:
             if self._load(file) != _MAGIC:
                 raise ValueError("not what torch.save wrote")
@@ -159,7 +159,7 @@ class TorchFile:
         return Unpickler(file, self).load()
 
     def referred(self, pid: Any) -> Storage | Record:
-        """Return what a persistent id stands for."""
+        """Return the storage with this persistent id; a Record for other ids."""
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], Name)):
             return Record("a persistent id", (pid,))
         if len(pid) == 6 and pid[5] is not None:
@@ -173,7 +173,7 @@ class TorchFile:
         return Storage(key, dtype, count)
 
     def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
-        """Return what stands for the result of torch._utils._rebuild_tensor_v2 or _v3."""
+        """Return a stand-in for the result of torch._utils._rebuild_tensor_v2 or _v3."""
         if not isinstance(storage, Storage):
             return Record("torch.Tensor")
         if storage.dtype:

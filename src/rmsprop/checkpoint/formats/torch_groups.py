@@ -1,4 +1,4 @@
-"""Parameter groups in PyTorch state dicts: the rule that each of them states, read and written."""
+"""Parameter groups in PyTorch state dicts: reads and writes the rule that each group states."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from rmsprop.profiles import (
     kind_of_groups,
 )
 
-Group = dict[str, Any]  # a parameter group as torch has it: the keys of its library and of the program
-# Keys that follow from the rule or from the parameters. All others are kept.
+Group = dict[str, Any]  # a parameter group of torch: keys of its library and of the user's program
+# Keys that follow from the rule or the parameters. All other keys are kept.
 _DERIVED = {*FIELDS, *FIELD_OF_KEY, "betas", "params", "param_names", VERSION_KEY}
 
 
 def plain_groups(path: Path, saved: Sequence[Any], budget: ReadBudget) -> tuple[list[Group], list[str]]:
-    """Return the parameter groups of a file in plain values, and notes on values that are dropped."""
+    """Return the parameter groups of a file in plain values, and notes on dropped values."""
     groups: list[Group] = []
     notes = []
     for each in saved:
@@ -54,7 +54,7 @@ def plain_groups(path: Path, saved: Sequence[Any], budget: ReadBudget) -> tuple[
 
 
 def kind_in_file(path: Path, groups: Sequence[Group]) -> str:
-    """Return the kind that the groups of a file tell."""
+    """Detect the kind from the keys of a file's groups; raise InputError if they do not tell."""
     kind = kind_of_groups(groups)
     if kind is None:
         keys = set(groups[0]) if groups else set()
@@ -65,17 +65,17 @@ def kind_in_file(path: Path, groups: Sequence[Group]) -> str:
 
 
 def fields_in_file(path: Path, kind: str, group: Group, given: Fields) -> Fields:
-    """Return the fields of `Rule` that a group of `kind` states."""
+    """Return the fields of `Rule` that a group of `kind` states; raise InputError for a group of another kind."""
     if not is_group_of(kind, group):
         raise another_optimizer(path, kind)
     check_goes_on(group)
     stated = {name: value.item() if hasattr(value, "item") else value for name, value in group_fields(group).items()}
     for name in ("lr", "decay", "eps", "momentum", "weight_decay"):
         if isinstance(stated.get(name), (int, np.number)) and not isinstance(stated[name], bool):
-            stated[name] = float(stated[name])  # anything else is named by the rule's check
+            stated[name] = float(stated[name])  # other values are refused by `Rule`
     lr, start = stated.get("lr"), group.get("initial_lr", 0.0)
     if isinstance(lr, float) and isinstance(start, float) and -1e-12 * start <= lr < 0:
-        stated["lr"] = 0.0  # the rounding noise of a schedule that ends at 0
+        stated["lr"] = 0.0  # rounding error of a schedule that ends at 0
     stated["centered"] = bool(stated.get("centered", False))
     for name, value in KINDS[kind].fixed.items():
         if stated.get(name, value) != value:
@@ -85,7 +85,7 @@ def fields_in_file(path: Path, kind: str, group: Group, given: Fields) -> Fields
 
 
 def other_keys(group: Group) -> Group:
-    """Return what a group holds beside the rule and its parameters."""
+    """Return the keys of a group that are neither of its rule nor of its parameters."""
     extras = {name: value for name, value in group.items() if name not in _DERIVED}
     if group.get("state_dtype"):
         extras["state_dtype"] = None  # its averages are read as float32
@@ -93,7 +93,7 @@ def other_keys(group: Group) -> Group:
 
 
 def group_of_fields(kind: str, fields: Fields, extras: Mapping[str, Any]) -> Group:
-    """Return a parameter group of `kind` without its parameters; `extras` are its other keys."""
+    """Return a parameter group of `kind` without its parameters. `extras` are its other keys."""
     groups = GROUPS[kind]
     kept = {name: to_tensor(value) if isinstance(value, np.ndarray) else value for name, value in extras.items()}
     rule = {groups.keys.get(field, field): fields[field] for field in groups.fields}
@@ -102,6 +102,6 @@ def group_of_fields(kind: str, fields: Fields, extras: Mapping[str, Any]) -> Gro
 
 
 def another_optimizer(path: Path, kind: str) -> InputError:
-    """Return the error for the state of another optimizer than RMSprop."""
+    """Return the error for the state of an optimizer that is not RMSprop."""
     remedy = "only the state of RMSprop moves; check --from"
     return InputError(str(path), f"state of {KINDS[kind].title}", Received("another optimizer's"), remedy)

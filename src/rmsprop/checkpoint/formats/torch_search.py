@@ -1,4 +1,4 @@
-"""Where the optimizer's state dict stands: in what torch.save wrote, alone or in the archive that SB3 saves."""
+"""Find the optimizer's state dict in a file of torch.save, or in an archive of SB3."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rmsprop.checkpoint.formats.pickled_values import search
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.errors import InputError, Received
 
-OPTIMIZER = "policy.optimizer.pth"  # in the archive that SB3 saves
+OPTIMIZER = "policy.optimizer.pth"  # in an archive of SB3
 
 
 def unpacked(path: Path, budget: ReadBudget) -> tuple[Path | io.BytesIO, bool]:
-    """Return what torch.save wrote, `path` itself or a part of SB3's archive, and whether it is such a part."""
+    """Return the file of torch.save, `path` or an entry of SB3's archive, and whether it is an entry."""
     check_archive(path, budget)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -39,7 +39,7 @@ def unpacked(path: Path, budget: ReadBudget) -> tuple[Path | io.BytesIO, bool]:
 
 
 def only_state_dict(path: Path, saved: Any, budget: ReadBudget) -> dict[str, Any]:
-    """Return the one state dict of an optimizer in what was saved."""
+    """Return the only optimizer state dict in `saved`; raise InputError for none or more than one."""
     matches = search(saved, budget, _is_state_dict, depth=6)
     if len(matches) == 1:
         return matches[0][1]
@@ -54,12 +54,12 @@ def only_state_dict(path: Path, saved: Any, budget: ReadBudget) -> dict[str, Any
 
 
 def loaded_by_torch(content: Path | io.BytesIO) -> Any:
-    """Return what was saved as torch loads it, to be saved again with another state dict."""
+    """Load a file by torch with weights_only=True, to save it again with another state dict."""
     torch = import_package("torch", "torch", "a file of PyTorch")
     if isinstance(content, io.BytesIO):
         content = io.BytesIO(content.getvalue())
     with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-        warnings.simplefilter("ignore")  # torch warns of old forms of files, which it reads
+        warnings.simplefilter("ignore")  # torch reads old file formats with a warning
         try:
             return torch.load(content, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -71,7 +71,7 @@ def loaded_by_torch(content: Path | io.BytesIO) -> Any:
 
 
 def _harmless() -> list[Any]:
-    """Return the classes beside tensors that torch may build: building them does nothing else."""
+    """Return further classes that torch may construct: constructing them has no side effects."""
     functions = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
     dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     return [

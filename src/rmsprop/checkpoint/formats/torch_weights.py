@@ -1,4 +1,4 @@
-"""The weights of a PyTorch model, whose state dict is saved beside the optimizer's."""
+"""The weights of a PyTorch model, from the state dict saved beside the optimizer's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REMEDY = "save {'model': model.state_dict(), 'optimizer': optimizer.state_dict(
 def read(
     path: Path, value: Any, parameters: Sequence[ParameterState], several: bool, budget: ReadBudget
 ) -> tuple[ParameterState, ...]:
-    """Return the parameters with their weights. A batch normalization's weight brings its statistics along."""
+    """Return the parameters with their weights. A batch normalization's weight also gets its statistics."""
     model = find(path, value, budget)
     names = names_of(path, model, parameters, several)
     filled = []
@@ -37,7 +37,7 @@ def read(
 
 
 def fill(model: dict[str, Any], parameters: Sequence[ParameterState], tensor: Any) -> None:
-    """Put the weights of `parameters` into the state dict of a model."""
+    """Write the weights and statistics of `parameters` into a model's state dict, in place."""
     for parameter in parameters:
         name = parameter.weight_name or parameter.name
         model[name] = tensor(parameter.weight)
@@ -49,7 +49,7 @@ def fill(model: dict[str, Any], parameters: Sequence[ParameterState], tensor: An
 
 
 def _is_model(value: Any) -> bool | None:
-    """Return whether a value is a model's state dict; None for an optimizer's, which is not searched."""
+    """Return whether a value is a model's state dict; None for an optimizer's, to skip it."""
     if not isinstance(value, dict) or not value:
         return False
     if "param_groups" in value:
@@ -58,7 +58,7 @@ def _is_model(value: Any) -> bool | None:
 
 
 def find(path: Path, value: Any, budget: ReadBudget) -> dict[str, Any]:
-    """Return the one state dict of a model in what was saved."""
+    """Return the only model state dict in `value`. If there are more, the usual keys such as "model" decide."""
     matches = search(value, budget, _is_model, depth=4)
     usual = [each for each in matches if each[0] in _MODELS]
     chosen = usual if len(usual) == 1 else matches
@@ -69,7 +69,7 @@ def find(path: Path, value: Any, budget: ReadBudget) -> dict[str, Any]:
 
 
 def names_of(path: Path, model: dict[str, Any], parameters: Sequence[ParameterState], several: bool) -> list[str]:
-    """Return the name of each of the optimizer's parameters in the model's state dict."""
+    """Return each parameter's name in the model's state dict: matched by name, or by order without names."""
     names = [name for name in model if name.rpartition(".")[2] not in (*_STATISTICS, _COUNT)]
     own_names = [parameter.name for parameter in parameters]
     if not all(name.isdecimal() for name in own_names):

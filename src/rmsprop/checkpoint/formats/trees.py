@@ -3,8 +3,8 @@
 .npz and .safetensors are flat: a name is the keys joined by "/", or as `jax.tree_util.keystr` writes them. .msgpack is
 nested: a node without leaves is {}, and None stays None.
 
-`numpy.load` allocates what a header claims before it looks for the numbers: 1 GiB for a file of 300 bytes. flax keeps
-the last of two equal names, and a file of empty maps takes 72 times its size. These readers check first.
+These readers check sizes and names before they allocate. `numpy.load` allocates what a header claims: 1 GiB for a file
+of 300 bytes. flax keeps the last of two equal names. flax takes 72 times the size of a file of empty maps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SAFETENSORS = {
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """Return the dtype of numbers with this name."""
+    """Return the dtype with this name; raise InputError if it is no dtype of numbers."""
     dtype = bfloat16() if name == "bfloat16" else np.dtype(name)
     if dtype.kind not in "fiuc" and name != "bfloat16":
         raise InputError("a dtype", "one of numbers", name, "check which library wrote the file")
@@ -44,7 +44,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def read_tree(path: Path, budget: ReadBudget) -> Tree:
-    """Return the tree in a file. The ending of its name tells the format."""
+    """Return the tree in a file. The file's ending decides the format."""
     if path.suffix == ".msgpack":
         return _read_msgpack(path, budget)
     flat = _read_npz(path, budget) if path.suffix == ".npz" else read_safetensors(path, budget)[0]
@@ -53,7 +53,7 @@ def read_tree(path: Path, budget: ReadBudget) -> Tree:
 
 
 def tree_bytes(tree: Tree, ending: str) -> bytes:
-    """Return the content of a new file of the format that `ending` tells."""
+    """Return the content of a new file. `ending` decides the format."""
     if ending == ".msgpack":
         return _msgpack_bytes(tree)
     flat = {"/".join(keys): value for keys, value in tree.items() if isinstance(value, np.ndarray)}
@@ -61,7 +61,7 @@ def tree_bytes(tree: Tree, ending: str) -> bytes:
 
 
 def _read_npz(path: Path, budget: ReadBudget) -> Flat:
-    """Return the arrays of an .npz, of which each header must state the size of its entry."""
+    """Return the arrays of an .npz. Each header must state the size of its entry."""
     check_archive(path, budget)
     flat: Flat = {}
     with zipfile.ZipFile(path) as archive:
@@ -98,7 +98,7 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
         size = int.from_bytes(raw.read(8), "little")
         if size <= path.stat().st_size:
             with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError):  # the library's error says more
-                read_json(path, raw.read(size))  # refuses equal names, of which the library keeps one
+                read_json(path, raw.read(size))  # refuses equal names; the library keeps one of them
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
@@ -107,7 +107,7 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
 
 
 def read_safetensors(path: Path, budget: ReadBudget) -> tuple[Flat, dict[str, str]]:
-    """Return the arrays of a .safetensors, bfloat16 too, and its metadata."""
+    """Return the arrays of a .safetensors, including bfloat16, and its metadata."""
     metadata = safetensors_metadata(path)
     flat: Flat = {}
     content = path.read_bytes()
@@ -129,7 +129,7 @@ def safetensors_bytes(flat: Flat, metadata: Mapping[str, str] | None = None) -> 
     return content
 
 
-# -- flax's msgpack: an array is extension 1, a scalar 3, of (shape, dtype's name, bytes); above 1 GiB in chunks -------
+# -- flax's msgpack: extension 1 is an array, 3 a scalar, as (shape, dtype name, bytes); above 1 GiB in chunks ---------
 
 _CHUNK = 2**30  # bytes
 _MOST_AXES = 64
@@ -169,7 +169,7 @@ def _read_msgpack(path: Path, budget: ReadBudget) -> Tree:
         ext_hook=array,
         object_pairs_hook=unique,
         strict_map_key=False,
-        max_array_len=_MOST_AXES,  # only shapes are arrays: flax writes lists as maps
+        max_array_len=_MOST_AXES,  # only shapes are msgpack arrays: flax writes lists as maps
         max_map_len=min(len(content) // 2, _MOST_ENTRIES),
     )
     return dict(walk((), tree))
