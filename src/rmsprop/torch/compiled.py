@@ -41,10 +41,7 @@ _numbers = count(1)
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _number_of(optimizer: Optimizer) -> int:
-    """Return the key of `optimizer` in `_optimizers`.
-
-    Dynamo executes this function instead of tracing it, and guards on the identity of `optimizer`.
-    """
+    """Return the key of `optimizer`. Dynamo executes this instead of tracing it, and guards on its identity."""
     for number, known in _optimizers.items():
         if known is optimizer:
             return number

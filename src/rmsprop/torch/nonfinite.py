@@ -57,10 +57,7 @@ def _judge_skipping(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
 
 
 def is_finite(g: Tensor) -> Tensor:
-    """Return for every element whether it and its square are finite in the compute dtype.
-
-    A complex element is finite if both its parts are.
-    """
+    """Return for every element whether it and its square are finite. A complex element needs both parts finite."""
     if g.is_complex():
         return is_finite(torch.view_as_real(g)).all(-1)
     return g.abs() < 2.0 ** (512 if g.dtype == torch.float64 else 64)  # float16: 2⁶⁴ is inf

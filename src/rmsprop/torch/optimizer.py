@@ -283,9 +283,9 @@ class RMSprop(Optimizer):
         Parameters
         ----------
         state_dict
-            The dict that `state_dict()` returned. Its groups tell the library, except for SB3 and torch before 1.12.
+            What `state_dict()` returned. The groups identify the library, except for SB3 and torch before 1.12.
         source
-            The library where the groups do not tell: "torch" or "sb3".
+            The library, if the groups do not identify it: "torch" or "sb3".
 
         Raises
         ------

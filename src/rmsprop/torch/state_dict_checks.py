@@ -21,7 +21,7 @@ from rmsprop.torch.state import state_dtype
 Groups: TypeAlias = list[dict[str, Any]]
 StateDict: TypeAlias = dict[str, Any]
 
-_KNOWN_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # their groups have a key that tells the library
+_KNOWN_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # a key in their groups identifies them
 _OTHER_OPTIMIZERS = {"exp_avg", "acc_delta", "sum", "state2"}  # Adam, Adadelta, Adagrad; Adam of bitsandbytes
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -31,7 +31,7 @@ _UNCHANGED, _SAME_MODEL = "load the dict that state_dict() gave", "load it for t
 def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateDict, list[InputError]]:
     """Return the state and groups to load from `state_dict` into `groups`, and the errors that prevent loading.
 
-    `source` names the library if the groups in the dict do not tell. The returned dict is empty if `state_dict` is
+    `source` names the library if the saved groups do not. The returned dict is empty if `state_dict` is
     malformed or has other sizes than `groups`.
     """
     if error := _form_error(state_dict):
