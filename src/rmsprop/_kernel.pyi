@@ -1,7 +1,7 @@
 """The native kernel (src/rmsprop/kernel): steps memory in place, bit for bit as `rmsprop.rule` does.
 
 Its callers, `rmsprop.native` and `rmsprop.torch`, check the arguments. `threads` is an upper limit: every thread gets
-at least `grain` elements. A grain of 0 is the default, below which a thread costs more than it saves.
+at least `grain` elements. A grain of 0 is the measured default: with fewer elements a thread costs more than it saves.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Nonfinite:
     zero: Nonfinite
 
 class Precision:
-    """Storage of a group: bits of the averages (16, 8, or 0 for the compute dtype) and stochastic rounding."""
+    """How a group is stored and rounded; `state` is the bits of the averages: 16, 8, or 0 for the compute dtype."""
 
     def __init__(self, *, state: int, stochastic: bool, seed: int, nonfinite: Nonfinite) -> None: ...
 
@@ -53,9 +53,10 @@ class Batch:
     def add(
         self, rule: Rule, precision: Precision, lr: float, params: list[Any], state: dict[Any, Any], offset: int, /
     ) -> list[tuple[int, str]] | None:
-        """Add the parameters that have a gradient; return position in `params` and reason of those refused.
+        """Add the parameters that have a gradient; return position in `params` and reason of each refused one, or None.
 
-        A reason is a key of `cpu_kernel.REASONS`. `offset` is the index of params[0] in its group, for the noise.
+        A reason is a key of `cpu_kernel.REASONS`. `offset` is the index of params[0] among all parameters of the
+        optimizer; the noise of stochastic rounding depends on it.
         """
 
     def add_lists(
@@ -90,10 +91,10 @@ class Batch:
         index: int,
         /,
     ) -> str | None:
-        """Add a parameter with a sparse gradient, whose touched rows are stepped in place.
+        """Add a parameter with a sparse gradient; `run` steps the touched rows in place.
 
-        `positions` has a line for each sparse dimension and a column for each row of `values`. `row_step` holds the
-        last step of each row and is updated; None if no row lags. Return the reason if the rows cannot be added.
+        `positions` has the shape (sparse dimensions, entries), `values` a row for each entry. `row_step` holds the last
+        step of each row of the table and is updated; None if no row lags. Return the reason if the rows are refused.
         """
 
     def finite(self, threads: int, grain: int, grad_scale: float) -> bool:
@@ -102,8 +103,8 @@ class Batch:
     def run(self, threads: int, grain: int, grad_scale: float, level: int, /) -> bool:
         """Increment the step counters, step with gradients divided by `grad_scale`, and clear the batch.
 
-        Return False if it zeroed a non-finite gradient. Level 1 measures the parameters that `add` added, level 2 also
-        makes their histograms.
+        Return False if a non-finite gradient was zeroed. Level 1 measures the parameters that `add` added; level 2 also
+        computes their histograms.
         """
 
     def measured(self) -> tuple[bytes, NDArray[np.float64], NDArray[np.int64]] | None:
@@ -113,13 +114,13 @@ class Batch:
         """
 
 def use_torch(tensor_class: type, parameter_class: type, increment_version: Callable[[list[Any]], None], /) -> None:
-    """Register torch's classes, once; raise AttributeError if their tensors cannot be read."""
+    """Register torch's classes, once; raise AttributeError or ValueError if their tensors cannot be read."""
 
 def has_team() -> bool:
-    """Return whether steps run on torch's OpenMP team; without one, threads are started for each step."""
+    """Return whether steps run on torch's OpenMP team; without a team, each step starts threads."""
 
 def use_own_threads(own: bool, /) -> None:
-    """For tests and benchmarks: start threads although there is a team; False uses the team again."""
+    """Start threads although there is a team, for tests and benchmarks; False uses the team again."""
 
 def update(
     rule: Rule,
@@ -142,7 +143,7 @@ def move(
     threads: int,
     grain: int,
 ) -> None:
-    """For benchmarks: move the bytes of a plain step, 20 per element, with two additions per element."""
+    """Move the bytes of a plain step, 20 per element, with two additions per element, for benchmarks."""
 
 def instruction_sets() -> list[str]:
     """Return the instruction sets that the processor has and the kernel was compiled for, best first."""
@@ -151,4 +152,4 @@ def instruction_set() -> str:
     """Return the instruction set in use."""
 
 def use_instruction_set(name: str, /) -> None:
-    """Use another instruction set; results have the same bits."""
+    """Use another instruction set; results keep their bits. Raise ValueError if the processor lacks it."""

@@ -1,12 +1,12 @@
-"""The statistics of a step of one tensor: what each column, bin and sum means, in NumPy.
+"""Define the statistics of a step of one tensor, in NumPy: what each column and bin means.
 
-The kernel and tensor operations are held equal to `sums`. Symbols are those of `rmsprop.rule`: gradient g (as given,
-before E1 and E2, divided by a loss scale), averages v and m, s of E5, d of E6. Δ = p₁ − p₀ is what the whole step did
-to the stored parameter. A complex element counts as two. s and d are computed in the compute dtype (float32 for float16
-and bfloat16), as in the step. Sums are in double.
+Tests hold the kernel and tensor operations to `sums`. Symbols are those of `rmsprop.rule`: gradient g (before E1 and
+E2, divided by the loss scale), averages v and m, s of E5, d of E6. Δ = p₁ − p₀ is the change of the stored parameter in
+the whole step. A complex element counts as two. s and d are computed in the compute dtype (float32 for float16 and
+bfloat16), as in the step. Sums are in double.
 
-Beside the columns (`Sums`) there is a histogram: bin e counts the elements with 2ᵉ ≤ d < 2ᵉ⁺¹. Their effective learning
-rate η/d lies in (η·2⁻ᵉ⁻¹, η·2⁻ᵉ]. d = 0 and d = ∞ are in no bin.
+`Sums` has the columns. A histogram counts elements by d: bin e counts those with 2ᵉ ≤ d < 2ᵉ⁺¹, with an effective
+learning rate η/d in (η·2⁻ᵉ⁻¹, η·2⁻ᵉ]. d = 0, ∞ and NaN are in no bin.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sums(NamedTuple):
 
 COLUMNS = Sums._fields
 BINS = 128
-FIRST = -64  # exponent of the first bin; the first and the last bin also count what lies beyond them
+FIRST = -64  # exponent of the first bin; the first and last bins also count all smaller and larger d
 
 
 @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
@@ -64,13 +64,13 @@ def sums(
     rule
         The rule of the step.
     before, after
-        The parameter, p₀ and p₁, as it was stored.
+        p₀ and p₁, the stored parameter before and after the step.
     gradient
         g.
     square_avg_before
-        v as it was stored before the step.
+        The stored v before the step.
     square_avg, grad_avg
-        v and m after E3 and E4, before they are rounded to a smaller type. m is needed when centered.
+        v and m after E3 and E4, before they are rounded to a smaller dtype. A centered rule needs m.
     step
         t, 1 for the first step.
     kappa
@@ -140,7 +140,7 @@ def sums(
 
 
 def _reals(x: Any, dtype: type[np.floating]) -> Array:
-    """Return an array's numbers in a row, in the compute dtype, complex ones as two."""
+    """Return the numbers of an array, flattened, in the compute dtype; complex ones as two."""
     x = np.asarray(x)
     parts = (x.real, x.imag) if np.iscomplexobj(x) else (x,)
     numbers: Array = np.concatenate([part.reshape(-1) for part in parts]).astype(dtype)

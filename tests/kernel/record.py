@@ -1,11 +1,19 @@
 """Record steps of the rule in NumPy for replay.cpp: python tests/kernel/record.py FILE.
 
-Each case is a header (7 doubles: lr, βᵗ or 0 without bias correction, decay, eps, momentum, weight_decay,
-initial_square_avg; 12 bytes: the flags centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction,
-decoupled_weight_decay, maximize, whether parameters are rounded by noise and gradients cleaned, the types of p and g,
-and of v, m and b: float32, float64, bfloat16, float16, uint8 = 0 … 4; by how many steps v and m lag, to be caught up
-with first; 4 unused bytes; the size as int64), then p, g, v, m and b before the step, and the same after it, then what
-rmsprop.statistics has of the step: 12 doubles and 128 int64.
+A case is, in this order:
+
+    7 doubles   lr, βᵗ (0 without bias correction), decay, eps, momentum, weight_decay, initial_square_avg
+    7 flags     centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled_weight_decay, maximize
+    2 flags     whether parameters are rounded stochastically; whether gradients are cleaned
+    2 types     of p and g; of v, m and b: float32, float64, bfloat16, float16, uint8 = 0 … 4
+    1 byte      how many steps v and m lag: they catch up first
+    4 bytes     unused
+    int64       the size
+    5 arrays    p, g, v, m and b before the step
+    5 arrays    the same after the step
+    12 doubles, 128 int64    the sums and the histogram of rmsprop.statistics
+
+Flags and types are bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ from rmsprop import Rule, State, update
 from rmsprop.monitor import statistics
 
 TYPES = ("float32", "float64", "bfloat16", "float16", "uint8")
-NOISE = (3, 5, 7)  # seed, number and step of the noise; replay.cpp has them, too
+NOISE = (3, 5, 7)  # seed, parameter index and step of the noise; the same in replay.cpp
 SIZES = (*range(18), 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 _FLAGS = (
     "centered",
@@ -43,7 +51,7 @@ Arrays = tuple[NDArray[Any], ...]
 
 
 class Case(NamedTuple):
-    """A step of `rule`, the parameters and the averages being stored as `param` and `state`."""
+    """A step of `rule`, with p and g stored as `param`, and v, m and b stored as `state`."""
 
     rule: Rule
     step: int
@@ -68,7 +76,7 @@ def to_half(x: NDArray[np.float32], name: str) -> NDArray[np.uint16]:
 
 
 def from_half(bits: NDArray[np.uint16], name: str) -> NDArray[np.float32]:
-    """Return what the bits of a bfloat16 or float16 mean."""
+    """Return the numbers that the bits of bfloat16 or float16 stand for, in float32."""
     if name == "float16":
         return bits.view(np.float16).astype(np.float32)
     return (bits.astype(np.uint32) << 16).view(np.float32)
@@ -99,7 +107,7 @@ def measure(
 
 
 def caught_up(rule: Rule, lag: int, x: NDArray[Any]) -> NDArray[Any]:
-    """Return an average that lags times βᵏ; where that is 0, infinity stays, as if multiplied by β k times."""
+    """Return a lagging average times βᵏ. If βᵏ is 0, infinity stays, as if multiplied by β k times."""
     weight = x.dtype.type(rule.decay**lag)
     with np.errstate(all="ignore"):
         return np.where(np.isinf(x) & (weight == 0) & (rule.decay != 0), x, x * weight)
@@ -137,7 +145,7 @@ def record_reduced(
     numbers: list[NDArray[np.float32]],
     lag: int = 0,
 ) -> Case:
-    """Return a step with averages in bfloat16 or eight bits, parameters rounded by noise, or gradients cleaned."""
+    """Return a step with averages in bfloat16 or 8 bits, parameters rounded stochastically, or gradients cleaned."""
     stochastic, cleaned = flags
     p, g, v, m, b = numbers
     size = p.size
@@ -160,14 +168,14 @@ def record_reduced(
     stored: Arrays = p, g, new
     if param != "float32":
         stored = tuple(to_half(x, param) for x in (p, g, new))
-    if state == "bfloat16":  # exact, since rounded before
+    if state == "bfloat16":  # exact: the numbers are rounded already
         start, end = ([to_half(x, "bfloat16") for x in xs] for xs in (start, end))
     before, after = (stored[0], stored[1], *start), (stored[2], stored[1], *end)
     return Case(rule, step, param, state or "float32", before, after, measured, stochastic, cleaned, lag)
 
 
 def recordings() -> Iterator[Case]:
-    """Yield every rule of the table with every way to store, and every size for some."""
+    """Yield every rule of `cases.RULES` with every kind of storage; two of the rules in more sizes."""
     generator = np.random.default_rng(0)
     yield from map(ties, ("bfloat16", "float16"))
     for number, rule in enumerate(cases.RULES.values()):
@@ -182,11 +190,11 @@ def recordings() -> Iterator[Case]:
                 step = int(generator.integers(1, 20))
                 numbers = [values(generator, size, np.float32) for _ in range(5)]
                 yield record_reduced(rule, step, param, state, (stochastic, cleaned), numbers)
-    # Long enough for several pieces, and for several threads.
+    # More than two chunks, and enough for eight threads.
     for param, state, stochastic, cleaned in REDUCED:
         numbers = [values(generator, 1300, np.float32) for _ in range(5)]
         yield record_reduced(rule, 9, param, state, (stochastic, cleaned), numbers)
-    # Rows that lag, a few steps or so many that βᵏ is 0; 1300 numbers are rows of several pieces.
+    # Rows that lag by a few steps, or by so many that βᵏ is 0. 1300 numbers give rows of more than one chunk.
     rules = [rule for rule in cases.RULES.values() if not rule.momentum and not rule.weight_decay]
     for number, lagging in enumerate([*rules, Rule(decay=0.5, centered=True), Rule(decay=0.0)]):
         for lag, size in ((1, 60), (7, 45), (255, 1300)):
@@ -196,7 +204,7 @@ def recordings() -> Iterator[Case]:
             for param, _, stochastic, cleaned in (case for case in REDUCED if case[1] is None):
                 numbers = [values(generator, size, np.float32) for _ in range(5)]
                 yield record_reduced(lagging, number + 1, param, None, (stochastic, cleaned), numbers, lag)
-    # Every code of eight bits, a large one in each block; and numbers that may be rounded above the largest bfloat16.
+    # Every 8-bit code, with a large one in each block; then numbers that may round above the largest bfloat16.
     codes = np.concatenate([np.arange(256).reshape(32, 8).T.reshape(-1), np.full(8, 127)]).astype(np.uint8)
     every = [rounding.unpack(codes, 256, signed) for signed in (False, True)]
     zero, large = np.zeros(256, np.float32), np.full(256, -3.398e38, np.float32)
@@ -205,7 +213,7 @@ def recordings() -> Iterator[Case]:
     yield record_reduced(heavy, 1, "bfloat16", None, (True, False), [zero, zero, zero, zero, large])
 
 
-# How p and g, and v, m and b are stored; whether p is rounded by noise; whether gradients are cleaned.
+# dtype of p and g; dtype of v, m and b; whether p is rounded stochastically; whether gradients are cleaned.
 REDUCED: tuple[tuple[str, str | None, bool, bool], ...] = (
     *((param, state, False, False) for param in ("float32", "bfloat16", "float16") for state in ("bfloat16", "uint8")),
     *(("bfloat16", state, True, False) for state in (None, "bfloat16", "uint8")),
@@ -215,12 +223,12 @@ REDUCED: tuple[tuple[str, str | None, bool, bool], ...] = (
 
 
 def size_matters(number: int) -> bool:
-    """Return whether a rule of the table, by number, is tried with many sizes."""
+    """Return whether the rule at index `number` of `cases.RULES` is recorded in many sizes."""
     return number in (0, len(cases.RULES) - 2)
 
 
 def ties(name: str) -> Case:
-    """Return a step whose result is what `b` holds: numbers halfway between two of the half type, and beside that."""
+    """Return a step that results in ties, halfway between two numbers of the half dtype, and in numbers beside them."""
     bits = np.arange(0, 0x7F00 if name == "bfloat16" else 0x7C00, 37, dtype=np.uint16)
     exact = from_half(bits, name)
     halfway = (exact + from_half(bits + np.uint16(1), name)) / 2
@@ -234,7 +242,6 @@ def ties(name: str) -> Case:
 
 
 def header(case: Case) -> bytes:
-    """Return the header of a case."""
     rule, step = case.rule, case.step
     power = rule.decay**step if rule.bias_correction else 0.0
     numbers = rule.lr, power, rule.decay, rule.eps, rule.momentum, rule.weight_decay, rule.initial_square_avg
@@ -245,7 +252,6 @@ def header(case: Case) -> bytes:
 
 
 def main(path: Path) -> None:
-    """Write all recordings to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for case in recordings():

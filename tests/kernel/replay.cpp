@@ -41,7 +41,7 @@ struct Header {
   std::int64_t size;
 };
 
-// Memory of exactly the size that is needed, `shift` elements after the start of an allocation.
+// Memory of exactly the size needed, `shift` elements after the start of an allocation.
 struct Piece {
   Piece(Type type, std::int64_t size, int shift)
       : bytes(bytes_for(type, size)), offset(bytes_of(type) * shift), memory(new unsigned char[offset + bytes]) {}
@@ -81,7 +81,7 @@ struct Case {
   Type type(int k) const { return static_cast<Type>(k < 2 ? header.param : header.state); }
 };
 
-// Returns whether the results are those recorded; NaNs may differ in their bits.
+// Returns whether the results have the recorded bits. The bits of a NaN may differ.
 bool same(const Case& c, Piece* pieces, const std::string& how) {
   const char* names[5] = {"p", "g", "v", "m", "b"};
   for (int k = 0; k < 5; ++k) {
@@ -115,8 +115,8 @@ std::string words(int threads, std::int64_t grain, int shift) {
          " elements or more, shift " + std::to_string(shift);
 }
 
-// Steps a case as a table whose rows are touched, by entries in no order, some rows by two. The first one is −0 then, which
-// changes no number.
+// Steps a case as a table with all rows touched, by entries out of order. Rows with an odd index have two entries. The
+// first of the two is −0, which changes no sum.
 bool replay_rows(const Case& c, std::int64_t width, int threads, std::int64_t grain, int shift) {
   std::vector<Piece> pieces;
   for (int k = 0; k < 5; ++k) {
@@ -173,7 +173,7 @@ bool replay_rows(const std::vector<Case>& cases, int threads, std::int64_t grain
   return true;
 }
 
-// Returns whether the statistics are those recorded: counts exactly, sums as far as lanes of T hold them.
+// Returns whether the statistics are those recorded: counts exactly, sums to a relative 1e-6 (float64: 1e-12).
 bool same_statistics(const Case& c, const Tally& tally, const std::string& how) {
   double sums[kColumns], tolerance = c.type(0) == Type::f64 ? 1e-12 : 1e-6;
   tally.write(sums);
@@ -196,7 +196,7 @@ bool same_statistics(const Case& c, const Tally& tally, const std::string& how) 
   return true;
 }
 
-// Steps all cases in one call, as the tensors of an optimizer, and measures them, if they are to be.
+// Steps all cases in one call, as an optimizer steps its tensors. Measures them if `measured`.
 bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int shift, bool measured) {
   std::vector<Constants> constants;
   std::vector<std::vector<Piece>> pieces(cases.size());
@@ -237,7 +237,7 @@ int main(int count, char** arguments) {
     return 2;
   }
   File file(arguments[1]);
-  std::vector<Case> cases, lagging;  // rows alone can lag
+  std::vector<Case> cases, lagging;  // only rows can lag
   Header h;
   while (file.read(&h)) {
     Case c;

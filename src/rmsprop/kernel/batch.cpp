@@ -12,11 +12,12 @@
 namespace rmsprop {
 namespace {
 
-// A thread that gets the GIL may keep it for milliseconds. Steps of fewer elements (about 10 µs) keep the GIL.
+// Another thread that gets the GIL may keep it for milliseconds. Steps of fewer elements take at most about 10 µs
+// and keep the GIL.
 constexpr std::int64_t kReleaseFrom = 1 << 15;
 constexpr std::int64_t kReleaseSortFrom = 1 << 9;  // entries of a sparse gradient; sorting takes about 20 ns each
 
-PyObject* bump_version;  // torch's function that tells autograd of changes in place
+PyObject* bump_version;  // torch's function that tells autograd of in-place changes
 
 struct Names {
   PyObject* grad = PyUnicode_InternFromString("grad");
@@ -38,7 +39,7 @@ nb::handle item(nb::handle dict, PyObject* key) {
   return value;
 }
 
-// Computes the row of every column of `positions` in a table of this shape. Returns false if one is out of range.
+// Computes the row of every entry from its `positions` in a table of this shape. Returns false if one is out of range.
 bool flatten_rows(const Batch::Positions& positions, const std::vector<std::int64_t>& shape,
                   std::vector<RowEntry>& entries) {
   for (std::size_t k = 0; k < entries.size(); ++k) {
@@ -59,7 +60,7 @@ bool flatten_rows(const Batch::Positions& positions, const std::vector<std::int6
 void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version) {
   if (!register_torch(tensor_class.ptr(), parameter_class.ptr())) throw nb::python_error();
   bump_version = increment_version.inc_ref().ptr();
-  // torch loads its OpenMP library with global symbols. GNU's and LLVM's both have this function.
+  // torch loads its OpenMP library with global symbols. The libraries of GNU and LLVM both have this function.
   use_team(reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel")));
 }
 
@@ -122,7 +123,7 @@ nb::object Batch::add_lists(const Rule& rule, const Precision& precision, double
 }
 
 bool Batch::finite(int threads, std::int64_t grain, double grad_scale) {
-  std::deque<Constants> constants;  // addresses stay
+  std::deque<Constants> constants;  // tasks point to its elements, which never move
   std::vector<Task> tasks;
   for (const ParamStep& e : dense_) {
     const Group& group = groups_[e.group];
@@ -140,7 +141,7 @@ bool Batch::finite(int threads, std::int64_t grain, double grad_scale) {
   return good;
 }
 
-// Allocates results for the parameters to measure. Keeps the last ones if the parameters are the same.
+// Allocates results for the parameters to measure. Reuses the last results if the parameters are the same.
 void Batch::allocate_results(bool histograms) {
   indices_.clear();
   for (const ParamStep& e : dense_) {
@@ -166,7 +167,7 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
   if (size() == 0 && !level) return clear(), true;
   nb::object none = nb::steal(PyObject_CallOneArg(bump_version, params_.ptr()));
   if (!none.is_valid()) throw nb::python_error();
-  std::deque<Constants> constants;  // addresses stay
+  std::deque<Constants> constants;  // tasks point to its elements, which never move
   std::vector<Task> tasks;
   tasks.reserve(dense_.size());
   if (level) allocate_results(level > 1);
@@ -191,7 +192,7 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
     tasks.push_back(step_task(e.arrays, e.storage, group.form, constants.back(), to));
   }
   remember_addresses();
-  if (parts(tasks, threads, grain) > 1 && !disjoint()) threads = 1;  // overlapping parameters one after another
+  if (parts(tasks, threads, grain) > 1 && !disjoint()) threads = 1;  // overlapping parameters are stepped in order
   bool good = run_released(rmsprop::run, tasks, threads, grain);
   for (SparseStep& table : sparse_) {
     ParamStep& e = table.param_step;
@@ -239,7 +240,7 @@ const char* Batch::add_rows(const Rule& rule, const Precision& precision, double
   return nullptr;
 }
 
-// Calls `sweep` for the touched rows of a table. `step` counts the table's steps, this one included.
+// Calls `sweep` for the touched rows of a table. `step` is the table's step count, including this step.
 bool Batch::sweep_rows(const SparseStep& table, bool (*sweep)(const Rows&, int, std::int64_t),
                        const Constants& constants, double step, int threads, std::int64_t grain) {
   const Group& group = groups_[table.param_step.group];
@@ -257,8 +258,8 @@ bool Batch::sweep_rows(const SparseStep& table, bool (*sweep)(const Rows&, int, 
   return sweep(rows, threads, grain);
 }
 
-// Returns state[param] or null, borrowed. Hashing a tensor runs slow Python code. The state is in the parameters'
-// order, so the entry after the last one found is tried first.
+// Returns state[param] or null, borrowed. Tries the entry after the last one found first: the state usually has the
+// parameters' order, and hashing a tensor runs slow Python code.
 PyObject* Batch::find_state(PyObject* state, PyObject* param) {
   PyObject *key, *value;
   Py_ssize_t next = cursor_;
@@ -325,7 +326,7 @@ const char* Batch::add_param(nb::handle p, nb::handle g, nb::handle step, nb::ha
   return nullptr;
 }
 
-// Stores the parameters' addresses, and forgets `disjoint_` if they have changed.
+// Stores the parameters' addresses. Resets `disjoint_` if they have changed.
 void Batch::remember_addresses() {
   auto same = [](const ParamStep& x, const ParamStep& y) {
     const Arrays &a = x.arrays, &b = y.arrays;
@@ -337,8 +338,8 @@ void Batch::remember_addresses() {
   disjoint_.reset();
 }
 
-// Returns whether no written memory overlaps other memory. Sorting takes as long as a step of small parameters, and
-// addresses seldom change: the answer is cached until they do.
+// Returns whether no written memory overlaps other memory. The answer is cached until addresses change: sorting takes
+// as long as a step of small parameters.
 bool Batch::disjoint() {
   if (disjoint_) return *disjoint_;
   struct Piece {
@@ -359,7 +360,7 @@ bool Batch::disjoint() {
   }
   std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
   disjoint_ = true;
-  const char *any = nullptr, *written = nullptr;  // where the memory seen so far ends
+  const char *any = nullptr, *written = nullptr;  // end of the pieces so far: of any piece, of any written one
   for (const Piece& piece : pieces) {
     if (piece.begin < (piece.written ? any : written)) disjoint_ = false;
     any = std::max(any, piece.end);

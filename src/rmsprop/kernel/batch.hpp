@@ -28,7 +28,7 @@ struct Precision {
   Nonfinite nonfinite;
 };
 
-// Calls run() or finite() of run.hpp; releases Python's GIL if the tasks are large enough.
+// Calls run() or finite() of run.hpp. Releases Python's GIL if the tasks are large enough.
 bool run_released(bool (*sweep)(const std::vector<Task>&, int, std::int64_t), const std::vector<Task>& tasks,
                   int threads, std::int64_t grain);
 
@@ -38,7 +38,7 @@ class Batch {
   void clear();
 
   // Adds the parameters that have a gradient. Returns None, or [(position in params, reason)] of those refused.
-  // `offset` is the index of params[0] in its group.
+  // `offset` is the index of params[0] among all parameters of the optimizer.
   nb::object add(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::dict state,
                  std::uint32_t offset);
 
@@ -47,8 +47,8 @@ class Batch {
                        nb::list steps, nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers,
                        nb::list indices);
 
-  // Adds a parameter with a sparse gradient. `positions` has a line for each sparse dimension and a column for each row
-  // of `values`; row_step is that of Rows. Returns null, or the reason why the kernel cannot step the rows in place.
+  // Adds a parameter with a sparse gradient. `positions` has the shape (sparse dimensions, entries), `values` a row for
+  // each entry; row_step is described in Rows. Returns null, or why the kernel cannot step the rows in place.
   using Positions = nb::ndarray<nb::numpy, nb::ro, const std::int64_t, nb::ndim<2>, nb::device::cpu>;
   using RowStep = nb::ndarray<nb::numpy, std::int64_t, nb::c_contig, nb::device::cpu>;
   const char* add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param, Positions positions,
@@ -57,11 +57,11 @@ class Batch {
 
   std::size_t size() const { return dense_.size() + sparse_.size(); }
 
-  // Returns whether the gradients are finite in all groups that skip the step otherwise.
+  // Returns whether gradients and their squares are finite in all groups with Nonfinite::skip.
   bool finite(int threads, std::int64_t grain, double grad_scale);
 
-  // Increments the counters, steps, and clears the batch. Returns false if it zeroed a non-finite gradient.
-  // Level 1 measures the parameters that `add` added, level 2 also makes their histograms.
+  // Increments the step counters, steps, and clears the batch. Returns false if it zeroed a non-finite gradient.
+  // Level 1 measures the parameters that `add` added; level 2 also computes their histograms.
   bool run(int threads, std::int64_t grain, double grad_scale, int level);
 
   // Statistics of the last measured step: parameter indices (uint32 as bytes), sums, histograms. The next measured step
@@ -78,12 +78,12 @@ class Batch {
 
   enum class AddedBy { add, add_lists, add_rows };
 
-  struct ParamStep {  // one parameter in this step
+  struct ParamStep {
     Arrays arrays;
     Storage storage;
     std::size_t group;
     double* step;         // the step counter
-    std::uint32_t index;  // in its group
+    std::uint32_t index;  // among all parameters of the optimizer
     AddedBy added_by;
   };
 

@@ -1,6 +1,5 @@
-// Arrays stored in two bytes or one byte per number, converted to float and back with stochastic rounding: noise picks
-// the neighbour, with the probabilities that keep the mean. rmsprop/torch/low_precision.py does it in tensor
-// operations.
+// Stochastic rounding of float to bfloat16 and to packed 8-bit state, and unpacking. Noise picks the neighbour above or
+// below, with the probabilities that keep the mean. rmsprop/torch/low_precision.py has the same bits.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +13,7 @@ namespace {
 
 using rmsprop::kBlock;
 
-// bfloat16: finite numbers beyond the largest become the largest, so that a finite average stays finite.
+// bfloat16: finite numbers above the largest become the largest. A finite average stays finite.
 inline std::uint16_t stochastic_bfloat16(float x, std::uint32_t noise) {
   std::uint32_t f = as_bits(x), sign = f >> 16 & 0x8000u, magnitude = f & 0x7fffffffu;
   std::uint32_t rounded = (magnitude + (noise >> 16)) >> 16;
@@ -23,9 +22,9 @@ inline std::uint16_t stochastic_bfloat16(float x, std::uint32_t noise) {
   return static_cast<std::uint16_t>(sign | rounded);
 }
 
-// 8 bits: a block shares a power of two, stored as exponent + 127; 255 makes the whole block NaN. A code has three bits
-// of mantissa and an exponent: five bits, or four beside a sign. The highest exponent is that of [1, 2), the lowest
-// that of the subnormal numbers.
+// 8 bits: a block of numbers shares a power of two, stored as exponent + 127. A stored 255 makes the whole block NaN.
+// A code has three bits of mantissa, and either five bits of exponent or a sign and four bits of exponent. The highest
+// exponent stands for [1, 2), the lowest for subnormal numbers.
 
 inline float power_of_two(int exponent) { return as_float(static_cast<std::uint32_t>(exponent + 127) << 23); }
 
@@ -37,7 +36,7 @@ struct Code {
   static constexpr float quantum = normal / 8;
 };
 
-// Size of a block: Whole, known to the compiler, or an integer for the last block.
+// The size of a whole block, known to the compiler. The last block may be smaller: its size is an integer.
 using Whole = std::integral_constant<std::int64_t, kBlock>;
 
 template <bool has_sign, class Size>
@@ -53,7 +52,7 @@ inline void unpack(const std::uint8_t* __restrict__ codes, std::uint8_t exponent
   }
 }
 
-// `index` is that of the first element in the array; the noise depends on it.
+// `index` is the index of the first element in the array. The noise depends on it.
 template <bool has_sign, class Size>
 inline void pack(const float* __restrict__ from, std::uint8_t* __restrict__ codes, std::uint8_t* exponent, Size n,
                  std::uint32_t key, std::uint32_t index) {
@@ -69,18 +68,17 @@ inline void pack(const float* __restrict__ from, std::uint8_t* __restrict__ code
     std::uint32_t noise = hash(key + index + static_cast<std::uint32_t>(i)) >> 12, bits = as_bits(from[i]);
     float y = as_float(bits & 0x7fffffffu) * first * second;
     float r = static_cast<float>(static_cast<std::int32_t>(noise)) * 0x1p-20f;
-    float subnormal = (y < C::normal ? y : C::normal) * (1 / C::quantum);  // not NaN, which no integer can hold
+    float subnormal = (y < C::normal ? y : C::normal) * (1 / C::quantum);  // never NaN, which no integer can hold
     std::uint32_t small = static_cast<std::uint32_t>(static_cast<std::int32_t>(subnormal + r));
     std::uint32_t large = ((as_bits(y) + noise) >> 20) - C::offset;
     std::uint32_t k = std::min(y < C::normal ? small : large, C::largest);
-    // v is 0 only where all gradients were 0. Rounding v up makes a step shorter, rounding it to 0 would make it
-    // longer.
+    // v is 0 only where all gradients were 0. Rounding v up shortens a step; rounding v to 0 would lengthen it.
     if (!has_sign) k = std::max(k, from[i] != 0 ? 1u : 0u);
     codes[i] = static_cast<std::uint8_t>(shared == 255u ? 0u : has_sign ? k | (bits >> 24 & 128u) : k);
   }
 }
 
-// Unpacks n elements from `at` on, the start of a block, of an average of `size` elements.
+// Unpacks n elements, from `at` on, of an average of `size` elements. `at` is the start of a block.
 template <bool has_sign>
 void unpack(const std::uint8_t* packed, std::int64_t size, std::int64_t at, std::int64_t n, float* to) {
   const std::uint8_t *codes = packed + at, *exponents = packed + size + at / kBlock;

@@ -1,8 +1,8 @@
 // The statistics of a chunk, defined in rmsprop/statistics.py. A measured sweep sums while it steps. Rare events are
-// counted afterwards, while the chunk is in the first-level cache.
+// counted afterwards, while the chunk is in the cache.
 //
-// Sums of a chunk are in the compute dtype, sums of chunks in double. If a square overflows or underflows, the chunk is
-// summed again in double.
+// A chunk is summed in the compute dtype; the sums of chunks are added in double. If a square overflows or underflows,
+// the chunk is summed again in double.
 #pragma once
 
 #include <cstring>
@@ -25,17 +25,17 @@ using rmsprop::Tally;
 template <class T>
 using BitsOf = std::conditional_t<sizeof(T) == sizeof(float), std::int32_t, std::int64_t>;
 
-// Elements of a chunk that is measured in place: 56 KiB with p, g and v.
+// Elements of a chunk that is measured in place. ChunkStats, p, g and v take 56 KiB together.
 template <class T>
 constexpr std::int64_t kMeasuredSize = kMeasuredChunk * sizeof(float) / sizeof(T);
 
 // Results of a measured sweep over a chunk: p and v before the step, s after E5 (unless s is v), d, and sums. The least
-// squared gradient, the least squared change and the least s tell whether rare events have to be counted.
+// squared gradient, the least squared change and the least s tell whether rare events must be counted.
 template <class T>
 struct ChunkStats {
   alignas(64) T p[kMeasuredSize<T>], v[kMeasuredSize<T>], s[kMeasuredSize<T>], d[kMeasuredSize<T>];
   const T* variance;  // s, or v where s is v
-  T sums[rmsprop::kSums], largest, least_change, least_gradient, least_s;  // may hide a NaN
+  T sums[rmsprop::kSums], largest, least_change, least_gradient, least_s;  // maxima and minima may miss a NaN
   BitsOf<T> floor;
 };
 
@@ -63,8 +63,8 @@ constexpr T square_limit() {
   return sizeof(T) == sizeof(float) ? T(0x1p64) : T(0x1p512);
 }
 
-// The biased exponent of d in a byte. float: all exponents. double: those of the bins; kLow for smaller ones and 0,
-// kHigh for larger ones. ∞ and NaN are kHigh.
+// Returns the biased exponent of d as a float has it. Smaller exponents of a double and 0 give kLow; larger exponents,
+// ∞ and NaN give kHigh.
 constexpr std::uint8_t kLow = 0, kHigh = 255;
 template <class T>
 inline std::uint8_t code_of(T d) {
@@ -86,7 +86,7 @@ inline int bin_of(int code) {
 constexpr std::int64_t kBytes = 64;
 inline std::int64_t count_of(std::uint8_t code, const std::uint8_t* codes, std::int64_t n) {
   std::int64_t sum = 0;
-#ifdef __AVX512BW__  // compilers do not find this: count the bits of the comparison masks
+#ifdef __AVX512BW__  // compilers do not generate this: count the bits of the comparison masks
   __m512i wanted = _mm512_set1_epi8(static_cast<char>(code));
   for (std::int64_t i = 0; i < n; i += kBytes) {
     sum += __builtin_popcountll(_mm512_cmpeq_epi8_mask(_mm512_load_si512(codes + i), wanted));
@@ -102,7 +102,7 @@ inline std::int64_t count_of(std::uint8_t code, const std::uint8_t* codes, std::
   return sum;
 }
 
-// Adds the exponents of a chunk to `counts`: a pass over the chunk for each exponent, or one pass if there are many.
+// Adds the exponents of a chunk to `counts`: in a vectorised pass per exponent or, if there are many, in a scalar pass.
 template <class T>
 void count(const T* d, std::int64_t n, std::int64_t* counts) {
   alignas(kBytes) std::uint8_t codes[kMeasuredSize<T>];
@@ -146,7 +146,7 @@ double sum_in_double(const T* x, std::int64_t n) {
   return sum;
 }
 
-// Repeats the sums with the gradient before zeroing and the parameter as stored, where the sweep used other values.
+// Sums again with the gradient before zeroing and the parameter as stored: the sweep used other values.
 template <class T>
 void sum_again(ChunkStats<T>& stats, const T* g, T sign, const T* p, std::int64_t n) {
   T gradient = 0, update = 0, parameter = 0;
@@ -164,7 +164,7 @@ void sum_again(ChunkStats<T>& stats, const T* g, T sign, const T* p, std::int64_
   stats.sums[rmsprop::kUpdate] = update;
   stats.sums[rmsprop::kParameter] = parameter;
   stats.largest = from_bits<T>(largest);
-  stats.least_change = 0;  // not computed: count_rare() has to look
+  stats.least_change = 0;  // not computed; 0 makes add_chunk() call count_rare()
 }
 
 template <class T>
@@ -213,7 +213,7 @@ void add_chunk(ChunkStats<T>& stats, const rmsprop::Scalars<T>& c, const T* g, c
   for (int k = 0; k < (m ? kSums : kSignal); ++k) tally.add(k, sums[k]);
   double& top = tally.sums[kLargest];
   top = top != top || largest <= top ? top : largest;
-  // The least s has the least root: if it is above ε, all are.
+  // If the root of the least s is not below ε, no root is.
   if (stats.least_s < c.eps_inside || !(root(stats.least_s) >= c.eps_outside)) {
     const T inside = c.eps_inside > 0 ? c.eps_inside : -infinity;  // matches no s if ε is outside
     BitsOf<T> eps = 0;
@@ -222,7 +222,7 @@ void add_chunk(ChunkStats<T>& stats, const rmsprop::Scalars<T>& c, const T* g, c
     tally.sums[kEps] += static_cast<double>(eps);
   }
   tally.sums[kFloor] += static_cast<double>(stats.floor);
-  // A gradient that is not finite, or whose square is not, makes the sum non-finite. A NaN may hide a 0.
+  // A non-finite gradient or square makes the sum of squares non-finite. The minima may miss a 0 beside a NaN.
   if (!(stats.least_change > 0) || !(stats.least_gradient > 0) || !(stats.sums[kGradient] < infinity)) {
     count_rare(stats, g, c.sign, p, n, tally);
   }

@@ -12,8 +12,8 @@ namespace {
 using rmsprop::RowEntry;
 using rmsprop::Rows;
 
-// Returns n numbers from `offset` on of the gradient of touched row `i`: the sum of its entries in their order. A
-// single entry is returned in place where its type is T, everything else in `buffer`.
+// Returns n numbers, from `offset` on, of the gradient of touched row `i`: the sum of its entries in their order. A
+// single entry of type T is returned in place, everything else in `buffer`.
 template <class T>
 T* row_gradient(const Rows& rows, std::int64_t i, std::int64_t offset, std::int64_t n, T* buffer) {
   const RowEntry *entry = rows.entries + rows.starts[i], *end = rows.entries + rows.starts[i + 1];
@@ -57,7 +57,7 @@ bool rows_finite(const Rows& rows, std::int64_t begin, std::int64_t end) {
   return true;
 }
 
-// Returns false if it zeroed a non-finite gradient. State of rows is never in low precision: it is of type T.
+// Returns false if it zeroed a non-finite gradient. The state of rows is never in low precision: its type is T.
 template <class T>
 bool rows(const Rows& rows, std::int64_t begin, std::int64_t end) {
   alignas(64) T p[kChunk], g[kChunk];

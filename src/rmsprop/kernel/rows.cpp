@@ -7,14 +7,14 @@
 namespace rmsprop {
 namespace {
 
-constexpr int kBits = 8;  // of a digit of the radix sort
+constexpr int kBits = 8;  // per digit of the radix sort
 
 bool is_sorted_by_row(const std::vector<RowEntry>& entries) {
   auto by_row = [](const RowEntry& a, const RowEntry& b) { return a.row < b.row; };
   return std::is_sorted(entries.begin(), entries.end(), by_row);
 }
 
-// Shares entries out to threads, because a row may have many. The thread with a row's first entry steps the whole row.
+// Divides entries, not rows, among threads: a row may have many. The thread with a row's first entry steps the row.
 bool share_rows(const Rows& rows, RowSweep sweep, int threads, std::int64_t grain) {
   const std::int64_t *first = rows.starts, *last = first + rows.count;
   auto row = [&](std::int64_t entry) { return std::lower_bound(first, last, entry) - first; };

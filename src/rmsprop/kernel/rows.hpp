@@ -8,7 +8,7 @@
 
 namespace rmsprop {
 
-// One row of the gradient: the row of the table that it belongs to, and its position among the gradient's entries.
+// One entry of the gradient: its row in the table, and its position among the entries.
 struct RowEntry {
   std::int64_t row, position;
 };
@@ -22,7 +22,7 @@ struct TouchedRows {
 // Sorts the entries of a table of `size` rows and finds where each row starts.
 TouchedRows sort_entries(std::vector<RowEntry> entries, std::int64_t size);
 
-// A step of touched rows. Plain pointers: code that is compiled for each instruction set reads them.
+// One step of touched rows. Plain pointers, because code compiled for each instruction set reads them.
 struct Rows {
   Task task;               // arrays of the whole table; g holds the rows of all entries
   std::int64_t width;      // numbers in a row

@@ -46,7 +46,7 @@ std::atomic<std::size_t> chosen{0};
 std::atomic<Team> team{nullptr};
 std::mutex tally_mutex;  // several threads may add to one parameter's tally
 
-// Half of the elements at which two threads become faster than one (benchmarks/threads.py).
+// Half the number of elements from which two threads are faster than one (benchmarks/threads.py).
 constexpr std::int64_t kTeamGrain = 24576, kOwnGrain = 65536;
 
 template <class T>
@@ -71,7 +71,7 @@ Scalars<T> scalars(const Rule& rule, Type state, double lr, double power, double
 
 std::int64_t grain_or_default(std::int64_t grain) { return grain ? grain : team.load() ? kTeamGrain : kOwnGrain; }
 
-// Calls `work` for the elements from begin to end, counted over all tasks.
+// Calls `work` for the elements from begin to end. Elements are indexed over all tasks.
 template <class Work>
 bool run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t end, const Work& work) {
   bool good = true;
@@ -88,10 +88,10 @@ bool run_part(const std::vector<Task>& tasks, std::int64_t begin, std::int64_t e
   return good;
 }
 
-// Uses torch's OpenMP team if there is one. Its threads spin after their last work: a thread of our own would share a
-// processor with one of them and take twice as long. Without a team, threads are started for each call. That is slower
-// than a pool, but a pool would break in a forked process.
-// Threads take chunks one by one: any number of threads completes them all.
+// Uses torch's OpenMP team if there is one. The team's threads spin after their last work: a thread of our own would
+// share a processor with one of them and take twice as long. Without a team, each call starts threads. A pool would be
+// faster but would break in a forked process.
+// Threads take chunks one by one: any number of threads completes all chunks.
 template <class Work>
 bool run_all(const std::vector<Task>& tasks, int threads, std::int64_t grain, const Work& work) {
   std::int64_t total = elements(tasks), parts = rmsprop::parts(tasks, threads, grain);
@@ -121,7 +121,7 @@ bool run_all(const std::vector<Task>& tasks, int threads, std::int64_t grain, co
   helpers.reserve(static_cast<std::size_t>(parts - 1));
   try {
     while (static_cast<std::int64_t>(helpers.size()) < parts - 1) helpers.emplace_back(run_chunks);
-  } catch (const std::system_error&) {  // the system has no more threads: the ones started do all chunks
+  } catch (const std::system_error&) {  // no more threads are available: those started complete all chunks
   }
   run_chunks();
   for (std::thread& helper : helpers) helper.join();
@@ -197,7 +197,7 @@ void Tally::add(const Tally& part) {
 void Tally::write(double* to) const {
   std::copy_n(sums, kColumns, to);
   for (int k = 0; k < kSums; ++k) {
-    if (std::isfinite(rounding[k])) to[k] += rounding[k];  // NaN if the sum is infinite
+    if (std::isfinite(rounding[k])) to[k] += rounding[k];  // not finite if the sum is infinite
   }
 }
 

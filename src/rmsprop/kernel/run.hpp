@@ -25,8 +25,8 @@ struct Constants {
   Scalars<double> f64;
 };
 
-// `power` is βᵗ; only bias correction uses it. Gradients are divided by `grad_scale` first. `state` sets κ of E5, the
-// rounding noise of the averages.
+// `power` is βᵗ, used only by bias correction. Gradients are divided by `grad_scale` first. `state` sets κ of E5, which
+// covers the rounding noise of the averages.
 Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale = 1);
 
 // One parameter's memory and its sweep. With a tally the step is measured.
@@ -53,7 +53,7 @@ void set_keys(Storage& storage, std::uint32_t seed, std::uint32_t index, std::ui
 // For benchmarks: moves as many bytes as a plain float32 step, with two additions per element.
 Task move_task(const Arrays& arrays);
 
-// The index of elements in all tasks.
+// Returns the number of elements in all tasks.
 std::int64_t elements(const std::vector<Task>& tasks);
 
 // Returns how many threads run() uses: at most `threads`, each with at least `grain` elements. Grain 0 is the default:
@@ -66,14 +66,14 @@ bool run(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 // Returns whether all gradients and their squares are finite. Steps nothing.
 bool finite(const std::vector<Task>& tasks, int threads, std::int64_t grain);
 
-// Calls `work(begin, end)` for ranges that cover 0 to `count`, on threads as run() does. An item has `each` elements.
+// Calls `work(begin, end)` for ranges that cover `count` items of `each` elements, on threads as run() does.
 bool share(std::int64_t count, std::int64_t each, int threads, std::int64_t grain,
            const std::function<bool(std::int64_t begin, std::int64_t end)>& work);
 
 // Signature of OpenMP's GOMP_parallel(function, argument, threads, flags), which runs a function on a team of threads.
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// Makes run() use this team from now on. With null, run() starts threads of its own.
+// Makes run() use this team from now on. Without one (null), run() starts threads of its own.
 void use_team(Team team);
 bool has_team();
 

@@ -1,6 +1,6 @@
 // Staged sweeps: for half precision, 8-bit state, and gradients whose non-finite entries count as 0. Each chunk fits
-// the first-level cache. It is converted to the compute dtype, stepped, converted back, and measured if there is a
-// tally.
+// the first-level cache. The chunk is converted to the compute dtype, stepped, converted to the stored types, and
+// measured if there is a tally.
 #pragma once
 
 #include "low_precision.hpp"

@@ -1,7 +1,7 @@
 // One step of the rule for one element: E1 to E9 of rmsprop/rule.py. All arithmetic of the kernel is here.
 //
-// Operations and their order are those of rule.py: results have the same bits. Options that are free as a number are
-// numbers (a factor of 1, an addend of 0, both exact). The others are template arguments.
+// Operations and their order are those of rule.py: results have the same bits. An option that costs no time as a number
+// is a number: a factor of 1 or an addend of 0, both exact. The other options are template arguments.
 // Compile without contraction into fused multiply-adds and without fast-math.
 #pragma once
 

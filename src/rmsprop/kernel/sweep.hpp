@@ -57,7 +57,7 @@ struct Arrays {
   void* stats = nullptr;  // for a measured sweep: a ChunkStats of measure.hpp
 };
 
-// Chunk size of staged sweeps (ten float arrays take 20 KiB), and of sweeps that are measured in place. The latter are
+// Chunk sizes: of staged sweeps (ten float arrays take 20 KiB), and of sweeps that are measured in place. The second is
 // larger because the dividers idle while a chunk's sums are added to the tally.
 constexpr std::int64_t kChunk = 512, kMeasuredChunk = 2048;
 
@@ -68,7 +68,7 @@ constexpr int kSums = kLargest;  // columns before kLargest are sums, columns af
 constexpr int kBins = 128, kFirstBin = -64;
 
 // Statistics of a parameter or of a part of it. Threads add parts in any order. `rounding` collects the rounding errors
-// of the sums, which gives them twice the digits: the order changes no visible digit.
+// of the sums and so doubles their digits: the order changes no visible digit.
 struct Tally {
   double sums[kColumns] = {}, rounding[kSums] = {};
   std::int64_t* bins = nullptr;  // kBins counts; null without a histogram
@@ -90,7 +90,7 @@ struct Storage {
   bool zero_nonfinite = false;                // non-finite gradients count as 0
   std::uint32_t keys[4] = {};                 // of the noise for p, v, m and b
 
-  constexpr bool direct() const {  // a sweep can work on this memory as it is
+  constexpr bool direct() const {  // a sweep can step this memory without conversion
     return !zero_nonfinite && param == state && (param == Type::f32 || param == Type::f64);
   }
   constexpr std::int64_t block() const { return state == Type::u8 ? kBlock : 1; }  // threads get whole blocks
@@ -99,7 +99,7 @@ struct Storage {
 // Steps the elements from begin to end. `scalars` is a Scalars<float>, for f64 a Scalars<double>.
 using Sweep = void (*)(const Arrays&, const void* scalars, std::int64_t begin, std::int64_t end);
 
-// Steps in stages what a sweep cannot step directly. Returns false if it zeroed a non-finite gradient.
+// Steps, chunk by chunk, arrays that a sweep cannot step directly. Returns false if it zeroed a non-finite gradient.
 // With a tally, `Sweep` is a measured sweep; its statistics are added to the tally.
 using Staged = bool (*)(const Arrays&, const Storage&, Sweep, const void* scalars, std::int64_t begin, std::int64_t end,
                         Tally* tally);
@@ -107,7 +107,7 @@ using Staged = bool (*)(const Arrays&, const Storage&, Sweep, const void* scalar
 // Returns whether all gradients and their squares are finite.
 using Finite = bool (*)(const Arrays&, const Storage&, const void* scalars, std::int64_t begin, std::int64_t end);
 
-// A staged sweep or a finite check over touched rows of a table, by their index; see rows.hpp.
+// A sweep or a finite check of the touched rows of a table from index begin to end; see rows.hpp.
 struct Rows;
 using RowSweep = bool (*)(const Rows&, std::int64_t begin, std::int64_t end);
 

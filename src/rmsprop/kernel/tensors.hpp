@@ -21,8 +21,8 @@ struct View {
   std::int64_t bytes() const { return size * bytes_of(type); }
 };
 
-// Stores the two classes whose tensors can be read (no subclasses) and takes the exchange functions from the first.
-// Returns false and sets a Python error if it has none.
+// Stores the two classes whose tensors can be read (no subclasses), and the exchange functions of the first class.
+// Returns false and sets a Python error if that class has none.
 bool register_torch(PyObject* tensor_class, PyObject* parameter_class);
 
 // Fills `view`. Returns null, or the reason why the kernel cannot use the tensor. Sets no Python error.

@@ -3,8 +3,8 @@
 In each step, the kernel reads the address, dtype and layout of every parameter, gradient and average anew. It calls
 functions that torch publishes in C (about 0.1 µs each). No cache of tensors can go stale.
 
-No pass before the kernel completes the parameters' state: for 1000 tensors of 32×32 it would take 4 % of the step.
-Instead, the kernel refuses parameters with incomplete state. Their state is completed, and they are added again.
+No earlier pass completes the parameters' state: for 1000 tensors of 32×32 it would take 4 % of the step. Instead, the
+kernel refuses parameters with incomplete state. Their state is completed, and they are added again.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CpuKernel:
         return 0 if self._batch is None else len(self._batch)
 
     def group_refusal(self, group: ParamGroup) -> str | None:
-        """Return why the kernel steps no parameter of `group`: its execution or a field of its rule; else None."""
+        """Return why the kernel steps no parameter of `group`: how it is executed or a field of its rule; else None."""
         return execution_refusal(group) or missing_field(group, self.fields, "the native kernel")
 
     def param_refusal(self, p: Tensor) -> str | None:

@@ -80,7 +80,7 @@ class Engine(Protocol):
         """Return how many parameters the engine has taken."""
 
     def group_refusal(self, group: ParamGroup) -> str | None:
-        """Return why the engine steps no parameter of `group`: its execution or a field of its rule; else None."""
+        """Return why the engine steps no parameter of `group`: how it is executed or a field of its rule; else None."""
 
     def param_refusal(self, p: Tensor) -> str | None:
         """Return why the class, device or dtype of `p` keeps the engine from stepping `p`; else None."""

@@ -37,7 +37,7 @@ class Lag(NamedTuple):
     """The last step of each row of a parameter, and how lagging rows decay."""
 
     state: dict[str, Any]  # of the parameter; held so that no other object gets its id
-    row_step: Tensor  # for each row: the last step of the parameter that the row includes
+    row_step: Tensor  # for each row: the last step that its averages include
     alpha: float
     centered: bool
     before: list[int]  # one number, changed in place: the step counter before the last sparse gradient
@@ -214,7 +214,7 @@ def _powers(alpha: float, lag: Tensor) -> Tensor:
 def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
     """Multiply v and m of each row by αᵏ, where k is the row's lag in steps."""
     power = _powers(float(alpha), lag)
-    work = []  # completed before the first change: an error leaves v and m as they were
+    work = []  # filled before the first change: an error leaves v and m as they were
     for x in (v, m):
         if x is None:
             continue
