@@ -1,7 +1,7 @@
-"""Records of steps made with JAX, from the state of an optax optimizer, in NumPy.
+"""Records of steps in JAX, computed in NumPy from the state of an optax optimizer.
 
-They have the form of `rmsprop.monitor.Monitor`'s. A record copies its arrays to the host. So make one for every
-hundredth step, say, and give them to `rmsprop.monitor.find` or a sink.
+They have the form of `rmsprop.monitor.Monitor`'s records. Each record copies its arrays to the host, so make one every
+100 steps or so. Pass records to `rmsprop.monitor.find` or a sink.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rmsprop.monitor.record import Record
 from rmsprop.rule import Rule
 
 Array = npt.NDArray[Any]
-Tree = Any  # of arrays
+Tree = Any  # a tree of arrays
 
 
 def from_optax(
@@ -33,39 +33,40 @@ def from_optax(
     step: int | None = None,
     previous_grads: Tree = None,
 ) -> Record:
-    """Return the record of one step of `rmsprop.jax.rmsprop` or `optax.rmsprop`, also inside of a chain.
+    """Return the record of one step of `rmsprop.jax.rmsprop` or `optax.rmsprop`, also inside a chain.
 
     Parameters
     ----------
     rule
-        The rule of the step; `rmsprop.profile("optax", lr=...)` is that of optax's defaults.
+        The rule of the step. `rmsprop.profile("optax", lr=...)` has optax's defaults.
     params, new_params
         The parameters before and after the step, trees of arrays.
     grads
-        The gradients that reached RMSprop, None where there is none. Where a chain clips or scales them before, put
-        `rmsprop.monitor.probe()` right before RMSprop: then pass those of the loss, and the probe's are measured.
+        The gradients that reached RMSprop, None where there is none. If the chain clips or scales gradients first, put
+        `rmsprop.monitor.probe()` right before RMSprop, and pass the gradients of the loss. The gradients that the probe
+        kept are measured.
     state, new_state
-        The optimizer's state before and after the step, that of a whole chain or of its RMSprop.
+        The optimizer's state before and after the step: of the whole chain, or of its RMSprop.
     learning_rate
-        The rate of this step, where it is not `rule.lr`: from a schedule, for example.
+        The rate of this step if it is not `rule.lr`, for example from a schedule.
     step
-        t, 1 for the first step. Needed where the state does not count steps: that of `optax.rmsprop` without bias
+        t, 1 for the first step. Required if the state does not count steps, as in `optax.rmsprop` without bias
         correction.
     previous_grads
-        The gradients of the step before, for `gradient_cosine` and `sign_flips`; None leaves these out.
+        The gradients of the step before. Without them, `gradient_cosine` and `sign_flips` are None.
 
     Returns
     -------
     dict
-        As in `rmsprop.monitor.Monitor`. Tensors are named by their keys, such as "dense/kernel".
+        A record as of `rmsprop.monitor.Monitor`. Tensors are named by their keys, such as "dense/kernel".
 
     Raises
     ------
     InputError
-        If a state has no square averages or those of several optimizers, if trees do not fit one another, if the states
-        are not those before and after one step of the rule with these gradients, or if `step` is missing.
+        If a state has no square averages, or those of several optimizers; if the trees do not match; if the states are
+        not those before and after one step of the rule with these gradients; if `step` is missing.
     ModuleNotFoundError
-        Without JAX.
+        If JAX is not installed.
 
     Examples
     --------
@@ -128,7 +129,7 @@ class ProbeState(NamedTuple):
 
 
 def probe() -> Any:
-    """Keep the gradients that reach it in an optax chain, for `from_optax`, which measures them.
+    """Keep the gradients that reach this point of an optax chain; `from_optax` measures them.
 
     Returns
     -------
@@ -162,13 +163,13 @@ def probe() -> Any:
 
 
 def _probed(state: Tree) -> Tree:
-    """Return the gradients that a probe in the chain has kept, None without one."""
+    """Return the gradients that a probe in the chain has kept, None without a probe."""
     nodes = _jax().tree_util.tree_leaves(state, is_leaf=lambda node: isinstance(node, ProbeState))
     return next((node.gradients for node in nodes if isinstance(node, ProbeState)), None)
 
 
 def _step_of(old: Any, new: Any, step: int | None, was_skipped: bool) -> int:
-    """Return t of the step between two states, checked as far as they count."""
+    """Return t of the step between two states; raise InputError if their counts are not one step apart."""
     t0, t1 = _field(old, "step", "count"), _field(new, "step", "count")
     if t0 is not None and t1 is not None and int(t1) - int(t0) != (not was_skipped):
         found = Received(f"one that counts {int(t1)}, and state counts {int(t0)}")
@@ -183,7 +184,7 @@ def _step_of(old: Any, new: Any, step: int | None, was_skipped: bool) -> int:
 
 
 def _averages(name: str, state: Tree) -> Any:
-    """Return the one part of an optimizer's state that has square averages."""
+    """Return the part of an optimizer's state that has square averages; raise InputError unless there is one."""
     nodes = _jax().tree_util.tree_leaves(state, is_leaf=lambda node: _has_averages(node) or _gathers(node))
     if len(gathering := [node for node in nodes if _gathers(node)]) == 1:
         gathered = int(gathering[0].mini_step)
@@ -205,7 +206,7 @@ def _gathers(node: Any) -> bool:
 
 
 def _has_averages(node: Any) -> bool:
-    """Return whether it is rmsprop.jax's RMSpropState, or what optax scales by; Adam's state has the same fields."""
+    """Return whether a node is a state of rmsprop.jax or optax, by its class: Adam's state has the same fields."""
     return type(node).__name__.startswith(("RMSpropState", "ScaleByRms", "ScaleByRStdDev"))
 
 

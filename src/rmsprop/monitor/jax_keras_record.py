@@ -1,7 +1,7 @@
-"""The record of one step, from arrays: what `from_optax` and `from_keras` have in common.
+"""Build the record of one step from arrays, for `from_optax` and `from_keras`.
 
-The gradients are those that reached RMSprop, after clipping, scaling and accumulation. Others would make a record of a
-step that was not made, so the square averages are held against them: by E3, v₁ = β·v₀ + (1−β)·g².
+The gradients must be those that reached RMSprop, after clipping, scaling and accumulation. Other gradients would make
+the record of a step that was not executed. So gradients are checked by the square averages: v₁ = β·v₀ + (1−β)·g² (E3).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rmsprop.statistics import COLUMNS, sums
 Array = npt.NDArray[Any]
 
 _NONFINITE = COLUMNS.index("nonfinite")
-_ROUNDINGS = 4  # of v in units of its last place: of β and 1−β, g² and products, and their sum, in v's own dtype
-_NORM = 2.0**-17  # relative error of g²: a norm that clips may be summed up in another order
+_ROUNDINGS = 4  # error of v in units of its last place: rounding of β and 1−β, of g² and products, and of their sum
+_NORM = 2.0**-17  # relative error of g²: a clipping norm may be summed in another order
 
 
 class Tensor(NamedTuple):
-    """A parameter, and what belongs to it, before and after a step."""
+    """A parameter with its gradient and averages, before and after a step."""
 
     name: str
     before: Array
@@ -39,7 +39,7 @@ class Tensor(NamedTuple):
     grad_avg: Array | None
     previous: Array | None  # the gradient of the step before
     decays: bool = True  # whether the rule's weight decay reaches it
-    changed: Array | None = None  # the gradient that reached RMSprop, where something changed it before
+    changed: Array | None = None  # the gradient that reached RMSprop, if it was changed before
 
     @property
     def reached(self) -> Array:
@@ -48,7 +48,7 @@ class Tensor(NamedTuple):
 
 
 def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str | None) -> Record:
-    """Return the record of a step, in the form of `rmsprop.monitor.Monitor`."""
+    """Build the record of a step, in the form of `rmsprop.monitor.Monitor`'s."""
     described: dict[str, TensorRecord] = {}
     rows, was_skipped = [], skipped(tensors)
     for x in tensors:
@@ -88,7 +88,7 @@ def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str |
 
 
 def skipped(tensors: Sequence[Tensor]) -> bool:
-    """Return whether a gradient was not finite and no v has changed, as where `optax.apply_if_finite` skips a step."""
+    """Return whether the step was skipped, as by `optax.apply_if_finite`: a non-finite gradient, and no v changed."""
     return any(not np.isfinite(record.reals(x.gradient)).all() for x in tensors) and all(
         np.array_equal(x.square_avg_before, x.square_avg) for x in tensors
     )
@@ -96,22 +96,22 @@ def skipped(tensors: Sequence[Tensor]) -> bool:
 
 @np.errstate(over="ignore", invalid="ignore")
 def check_reached(rule: Rule, x: Tensor, argument: str, remedy: str) -> None:
-    """Raise InputError unless v went from its old to its new value by E3 with this gradient, up to rounding."""
+    """Raise InputError unless E3 with this gradient takes the old v to the new v, up to rounding."""
     v0, v1, given = (record.reals(a) for a in (x.square_avg_before, x.square_avg, x.reached))
     decays = x.decays and not rule.decoupled_weight_decay
     decay = rule.weight_decay * record.reals(x.before) if decays and rule.weight_decay else 0.0
     met = (-given if rule.maximize else given) + decay  # by E1 and E2
     size = np.maximum(np.maximum(v0, v1), (1 - rule.decay) * np.square(decay))  # g and λ·p may cancel
     eps, tiny = (2.0**-7, 2.0**-126) if x.square_avg.dtype.name == "bfloat16" else _limits(x.square_avg)
-    margin = (_ROUNDINGS * eps + _NORM) * size + tiny  # numbers below tiny may count as 0
-    differs = np.abs(v1 - rule.decay * v0 - (1 - rule.decay) * met * met) > margin  # of NaN nothing is said
+    margin = (_ROUNDINGS * eps + _NORM) * size + tiny  # subnormal numbers may be flushed to 0
+    differs = np.abs(v1 - rule.decay * v0 - (1 - rule.decay) * met * met) > margin  # NaN is not checked
     if differs.any():
         found = Received(f"others in {x.name!r}, by its square averages")
         raise InputError(argument, "the gradients that reached RMSprop", found, remedy)
 
 
 def check_shape(argument: str, name: str, x: Array, param: Array) -> None:
-    """Raise InputError unless an array that belongs to a parameter is of numbers, as many as it has."""
+    """Raise InputError unless `x` has floating-point numbers and the shape of `param`."""
     if x.dtype.kind not in "fc" and x.dtype.name != "bfloat16":
         found = Received(f"{x.dtype} in {name!r}")
         raise InputError(argument, "arrays of floating-point numbers", found, "pass None where there is no gradient")
@@ -121,7 +121,7 @@ def check_shape(argument: str, name: str, x: Array, param: Array) -> None:
 
 
 def dtypes(arrays: Iterable[Array]) -> str | None:
-    """Return the names of the arrays' dtypes."""
+    """Return the names of the arrays' dtypes, joined; None without arrays."""
     return ", ".join(dict.fromkeys(str(x.dtype) for x in arrays)) or None
 
 

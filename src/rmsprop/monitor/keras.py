@@ -1,7 +1,7 @@
-"""Records of steps made with Keras, from the state of its optimizer, in NumPy.
+"""Records of steps in Keras, computed in NumPy from the state of the optimizer.
 
-They have the form of `rmsprop.monitor.Monitor`'s. A record copies its arrays to the host. So make one for every
-hundredth step, say, and give them to `rmsprop.monitor.find` or a sink.
+They have the form of `rmsprop.monitor.Monitor`'s records. Each record copies its arrays to the host, so make one every
+100 steps or so. Pass records to `rmsprop.monitor.find` or a sink.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rmsprop.monitor.record import Record
 from rmsprop.rule import Rule
 
 Array = npt.NDArray[Any]
-Tree = Any  # of arrays
+Tree = Any  # a tree of arrays
 
 
 def keras_before(optimizer: Any) -> dict[str, Any]:
-    """Return what `from_keras` needs of a `rmsprop.keras.RMSprop` before its step: its rule, and copies of arrays."""
+    """Return what `from_keras` needs from before the step of a `rmsprop.keras.RMSprop`: its rule, and copied arrays."""
     if type(optimizer).__module__.partition(".")[0] == "keras" or not hasattr(optimizer, "averages"):
         ours = type(optimizer).__module__ == "rmsprop.keras"
         found = Received("one that is not built" if ours else f"a {type(optimizer).__name__} of another library")
@@ -43,34 +43,34 @@ def from_keras(
     *,
     previous_gradients: Sequence[Any] | None = None,
 ) -> Record:
-    """Return the record of the step that a `rmsprop.keras.RMSprop` has just made in a training loop of your own.
+    """Return the record of the step that a `rmsprop.keras.RMSprop` has just executed in your own training loop.
 
     Parameters
     ----------
     optimizer
         The optimizer, after `optimizer.apply(gradients, variables)`.
     gradients
-        The gradients as passed to `apply`, one for each of the variables that the optimizer was built with, None where
-        there is none. They are scaled, accumulated and clipped here as the optimizer does before its step.
+        The gradients as passed to `apply`: one for each variable that the optimizer was built with, None where there
+        is none. They are scaled, accumulated and clipped here as the optimizer does before its step.
     before
         What `keras_before(optimizer)` returned before the step.
     previous_gradients
-        Those of the step before, for `gradient_cosine` and `sign_flips`; None leaves these out.
+        The gradients of the step before. Without them, `gradient_cosine` and `sign_flips` are None.
 
     Returns
     -------
     dict
-        As in `rmsprop.monitor.Monitor`. Tensors are named by the variables' paths.
+        A record as of `rmsprop.monitor.Monitor`. Tensors are named by the variables' paths.
 
     Raises
     ------
     InputError
-        For another optimizer or one that is not built, for gradients that do not fit its variables, and for a call
-        that made no step, as all but one in `gradient_accumulation_steps` do.
+        If the optimizer is of another class or not built; if gradients do not match its variables; if the call
+        executed no step. Of `gradient_accumulation_steps` calls, only one does.
 
     Notes
     -----
-    `Model.fit` does not show gradients to callbacks, and compiles its steps: with it, override `train_step` and pass
+    `Model.fit` compiles its steps and does not pass gradients to callbacks. To use it, override `train_step` and pass
     `run_eagerly=True` to `compile`.
 
     Examples
@@ -134,7 +134,7 @@ def from_keras(
 
 
 def _reached(optimizer: Any, gradients: Sequence[Any], accumulated: Sequence[Array]) -> list[Any]:
-    """Return gradients as they reach the step of a Keras optimizer: unscaled, the mean of those gathered, clipped."""
+    """Return gradients as they reach the optimizer's step: unscaled, averaged over accumulated calls, clipped."""
     from keras import ops
 
     reached = [ops.convert_to_tensor(g) for g in gradients]
@@ -146,7 +146,7 @@ def _reached(optimizer: Any, gradients: Sequence[Any], accumulated: Sequence[Arr
 
 
 def _numpy(x: Any) -> Any:
-    """Return a copy of a Keras variable or tensor on the host; None stays None."""
+    """Copy a Keras variable or tensor to the host; None stays None."""
     if x is None:
         return None
     from keras import ops

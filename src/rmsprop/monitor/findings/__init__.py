@@ -1,4 +1,4 @@
-"""Findings: what is wrong in the records of a run, as sentences with a remedy each."""
+"""Findings: problems in the records of a run, each a sentence with a remedy."""
 
 from rmsprop.monitor.findings.finding import Finding
 from rmsprop.monitor.findings.kinds import KINDS, consistent, find

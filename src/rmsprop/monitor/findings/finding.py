@@ -1,4 +1,4 @@
-"""The `Finding`: what was found, why, and what to do about it, in words."""
+"""The `Finding`: a problem as a sentence, with its cause and its remedy."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 from rmsprop.files import finite
 
-USUAL = 1e-3  # learning rate that most networks train with
+USUAL = 1e-3  # a learning rate that suits most networks
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth knowing about a run; `str` gives it in words."""
+    """A problem in a run; `str()` gives its sentence, cause and remedy."""
 
     kind: str
-    tensor: str | None  # the tensor concerned, the worst of several; None: the run
-    step: int  # when it happened, or when it was last seen
+    tensor: str | None  # the tensor concerned, or the worst of several; None: the run
+    step: int  # when the problem happened, or was last seen
     sentence: str  # what was found, with its numbers
     cause: str
     evidence: dict[str, Any]  # the numbers by name
-    threshold: str  # from where on this is a finding
-    advice: str = ""  # a remedy in words, beyond options
+    threshold: str  # the condition that makes this a finding
+    advice: str = ""  # a remedy that is no option
     changes: tuple[dict[str, Any], ...] = ()  # options to change, each a remedy by itself, the surest first
 
     @property
     def remedy(self) -> str:
-        """What to do, the surest first, spelled as Python."""
+        """What to do, the surest remedy first; changes of options as Python code."""
         return self.spelled(in_python)
 
     def spelled(self, spell: Callable[[dict[str, Any]], str | None]) -> str:
-        """Return the remedy with its changes as `spell` writes them, without those that it spells as None."""
+        """Return the remedy, with changes as `spell` writes them; changes that it writes as None are omitted."""
         changes = [words for change in self.changes if (words := spell(change)) is not None]
         return "; or ".join([*changes, *([self.advice] if self.advice else [])])
 
@@ -39,12 +39,12 @@ class Finding:
         return f"Step {self.step}: {self.sentence}\n  Cause: {self.cause}.\n  Remedy: {self.remedy}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dict that JSON can hold, None for what is not finite."""
+        """Return the fields as a plain dict that JSON can hold; a number that is not finite becomes None."""
         return dict(finite({**asdict(self), "changes": list(self.changes), "remedy": self.remedy}))
 
 
 def in_python(change: dict[str, Any]) -> str:
-    """Return a change of options as a reader of Python would type it."""
+    """Return a change of options as Python code."""
     if "clip" in change:
         return f"torch.nn.utils.clip_grad_norm_(model.parameters(), {change['clip']:g}) before each step"
     if "group" in change:
@@ -53,17 +53,17 @@ def in_python(change: dict[str, Any]) -> str:
 
 
 def lower(lr: float) -> float:
-    """Return a rate to try where `lr` is too high: a tenth, or 0.001, which suits most networks, if that is less."""
+    """Return a lower rate to try: a tenth of `lr`, at most 0.001."""
     return rounded(min(lr / 10, USUAL))
 
 
 def higher(lr: float) -> float:
-    """Return a rate to try where `lr` is too low: ten times as much, or 0.001 if that is more."""
+    """Return a higher rate to try: ten times `lr`, at least 0.001."""
     return rounded(max(10 * lr, USUAL))
 
 
 def rounded(x: float) -> float:
-    """Return a number with the one digit that a proposal deserves."""
+    """Round a proposed number to one significant digit."""
     return float(f"{x:.0e}")
 
 
@@ -73,5 +73,5 @@ def counted(number: str | int, noun: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in words, such as "83 %"."""
+    """Return a share as per cent, such as "83 %"."""
     return f"{100 * share:.3g} %"

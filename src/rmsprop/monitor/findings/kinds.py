@@ -1,15 +1,15 @@
-"""Find what a monitor's records say: sentences with cause, evidence and remedy.
+"""Find problems in a monitor's records: sentences with cause, evidence and remedy.
 
     from rmsprop.monitor.findings import find
 
     for finding in find(monitor.records):
         print(finding)
 
-`find` is a pure function of the records of a run. The run may go on, have ended, or be read back from a file. `KINDS`
-lists what is looked for. Thresholds are wide of what healthy runs show.
+`find` is a pure function of the records of a run. The run may continue, have ended, or be read back from a file.
+`KINDS` lists all kinds of findings. Thresholds are far from the values of healthy runs.
 
-To add a finding: write a function in `gradients`, `steps`, `divisor` or `weight_decay` and its line in `KINDS`. Then
-add a run that provokes it to `docs/make/findings.py`, from which docs/monitor.md and the tests take it.
+To add a finding, write a function in `gradients`, `steps`, `divisor` or `weight_decay`, and add it to `KINDS`. Then add
+a run that provokes the finding to `docs/make/findings.py`: docs/monitor.md and the tests use that run.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ KINDS: Mapping[str, Check] = {
     "clipping": gradients.clipping,
 }
 
-_OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # keys that every record has, also an older one
-_APART = 3  # at most so many findings of one kind are told apart; more are joined
+_OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # keys of every record, old ones included
+_APART = 3  # findings of one kind that are listed one by one; more are joined
 
 
 def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """Find what the records of a run say: the gravest kind first, each tensor at most once for each kind.
+    """Find the problems in the records of a run: the gravest kind first, each tensor at most once for each kind.
 
     Parameters
     ----------
     records
-        Those of `rmsprop.monitor.Monitor`, in the order of their steps, also when read back from JSON, or those of
-        `from_optax` or `from_keras`. Records of other kinds than "statistics" are ignored.
+        Records of `rmsprop.monitor.Monitor`, `from_optax` or `from_keras`, in the order of their steps. They may be
+        read back from JSON. Records of other kinds than "statistics" are ignored.
 
     Returns
     -------
     list of Finding
-        Each with a sentence, its cause, the numbers, the threshold that they passed, and remedies, the surest first.
-        No remedy undoes that of a graver finding. Where more than three tensors share a kind, one finding speaks of the
-        worst of them and names the others. Empty if nothing was found, or if there are no records.
+        Each has a sentence, its cause, the numbers, the threshold that they passed, and remedies, the surest first. No
+        remedy undoes that of a graver finding. If more than three tensors share a kind, one finding describes the worst
+        tensor and names others. Empty without problems or records.
 
     Raises
     ------
     InputError
-        For something else than a list of records.
+        If `records` is not a list of records.
 
     Examples
     --------
@@ -91,14 +91,14 @@ def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
 
 
 def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[Finding]:
-    """Return findings without changes that undo those of a graver one; a finding that loses all its changes goes.
+    """Drop changes that undo those of a graver finding; drop a finding that loses all its changes.
 
     Parameters
     ----------
     findings
         The gravest first.
     options
-        Today's values, such as the learning rate, by which a change is one up or down.
+        Current values, such as the learning rate: they tell whether a change raises or lowers an option.
     """
     raises: dict[str, bool] = {}  # option → whether the gravest finding that changes it raises it
     kept = []
@@ -116,7 +116,7 @@ def consistent(findings: Sequence[Finding], options: Mapping[str, Any]) -> list[
 
 
 def _ways(change: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, bool]:
-    """Return for each option that a change sets for all tensors whether it raises it."""
+    """Return whether a change raises each numeric option that it sets for all tensors."""
     if "group" in change:
         return {}
     known = {k: x for k in change if isinstance(x := options.get(k), int | float) and x != change[k]}
@@ -124,7 +124,7 @@ def _ways(change: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, bo
 
 
 def _checked(records: Any) -> list[Record]:
-    """Return the records as a list, or raise InputError if they are none."""
+    """Return the records as a list, or raise InputError."""
     allowed, remedy = "a list of records", "pass monitor.records, or those read back from JSON"
     if isinstance(records, str | Mapping) or not isinstance(records, Iterable):
         found = Received("a dict") if isinstance(records, Mapping) else records
@@ -140,7 +140,7 @@ def _checked(records: Any) -> list[Record]:
 
 
 def _joined(found: list[Finding]) -> list[Finding]:
-    """Return findings of one kind, the worst first, as they are or, if they are many, as one."""
+    """Join findings of one kind, the worst first, into one if there are many."""
     if len(found) <= _APART:
         return found
     worst, (second, third), more = found[0], found[1:3], found[3:]
