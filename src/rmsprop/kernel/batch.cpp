@@ -360,7 +360,7 @@ bool Batch::disjoint() {
   }
   std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
   disjoint_ = true;
-  const char *any = nullptr, *written = nullptr;  // end of the pieces so far: of any piece, of any written one
+  const char *any = nullptr, *written = nullptr;  // end of all pieces so far; end of the written ones
   for (const Piece& piece : pieces) {
     if (piece.begin < (piece.written ? any : written)) disjoint_ = false;
     any = std::max(any, piece.end);

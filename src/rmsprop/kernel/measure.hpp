@@ -63,8 +63,8 @@ constexpr T square_limit() {
   return sizeof(T) == sizeof(float) ? T(0x1p64) : T(0x1p512);
 }
 
-// Returns the biased exponent of d as a float has it. Smaller exponents of a double and 0 give kLow; larger exponents,
-// ∞ and NaN give kHigh.
+// Returns the biased exponent that d has as a float. Smaller exponents and 0 give kLow; larger exponents, ∞ and NaN
+// give kHigh.
 constexpr std::uint8_t kLow = 0, kHigh = 255;
 template <class T>
 inline std::uint8_t code_of(T d) {

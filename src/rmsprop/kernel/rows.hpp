@@ -1,4 +1,4 @@
-// Touched rows: the rows of a parameter that a sparse gradient has entries for. They are stepped in place.
+// Touched rows: the rows of a parameter for which a sparse gradient has entries. The kernel steps them in place.
 #pragma once
 
 #include <cstdint>

@@ -73,7 +73,7 @@ bool share(std::int64_t count, std::int64_t each, int threads, std::int64_t grai
 // Signature of OpenMP's GOMP_parallel(function, argument, threads, flags), which runs a function on a team of threads.
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// Makes run() use this team from now on. Without one (null), run() starts threads of its own.
+// Makes run() use this team from now on. If `team` is null, run() starts threads of its own.
 void use_team(Team team);
 bool has_team();
 

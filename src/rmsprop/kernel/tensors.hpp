@@ -1,5 +1,5 @@
 // Reads a torch tensor's memory, type and layout through DLPack's exchange functions, which torch publishes as C
-// pointers. The kernel is not linked with torch: one binary serves all versions.
+// pointers. The kernel is not linked with torch: one binary serves all versions that publish them (from torch 2.13).
 #pragma once
 
 #include <Python.h>

@@ -7,8 +7,8 @@ is 0. Without momentum and weight decay, E1 to E9 then leave p unchanged and mul
                      Until then the row lags. A `Lag` holds the last step of each row.
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
 
-The native kernel steps rows in place (kernel/rows.hpp). This module copies rows and writes the stepped copies to the
-table where the kernel cannot: on another device, in memory that is not row-major, and when an observer measures.
+The native kernel steps rows in place (kernel/rows.hpp). This module copies rows instead, and writes the stepped copies
+to the table, in three cases: on another device, in memory that is not row-major, and when an observer measures.
 
 The time of a step depends on the number of touched rows, not on the length of the table. There are two exceptions. The
 first step allocates state. `catch_up` needs all rows: for a state dict, a copy, a dense gradient, a changed alpha or
@@ -30,7 +30,7 @@ from rmsprop.torch import low_precision
 from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.state import ParamGroup, real
 
-Index: TypeAlias = tuple[Tensor, ...]  # for each sparse dimension, the indices of all rows
+Index: TypeAlias = tuple[Tensor, ...]  # a Tensor for each sparse dimension: one index per row
 
 
 class Lag(NamedTuple):
@@ -40,7 +40,7 @@ class Lag(NamedTuple):
     row_step: Tensor  # for each row: the last step that its averages include
     alpha: float
     centered: bool
-    before: list[int]  # one number, changed in place: the step counter before the last sparse gradient
+    before: list[int]  # one number, changed in place: the step count before the last sparse gradient
 
     def now(self, state: dict[str, Any]) -> int:
         """Return the step that rows catch up to: the step counter, unless the user has set it.
