@@ -1,1 +1,1 @@
-"""What a training's losses and measured steps say about it, with remedies."""
+"""Find problems of a training in its losses and measured steps, with remedies."""

@@ -1,4 +1,4 @@
-"""Find problems in a run: in its losses and in its measured steps."""
+"""Find problems of a run in its losses and in its measured steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rmsprop.monitor.findings import Finding, consistent, find
 
 
 def find_in_run(run: RunDirectory, summary: TrainSummary | None) -> list[Finding]:
-    """Return what the losses and the measured steps of a training say, the gravest first.
+    """Return the findings in the losses and the measured steps of a training, the gravest first.
 
-    The result is judged if there is a `summary` and the training did not diverge. Long steps are no finding where the
-    loss went down well nevertheless.
+    The result of the training is judged if there is a `summary` and the training did not diverge. Findings about long
+    steps are dropped if the loss went down well, unless a finding in the losses asks for a lower rate.
     """
     rule, statistics, history = run.config()["rule"], measured_steps(run), LossHistory(run.records())
     steps = find(statistics)

@@ -12,7 +12,7 @@ from rmsprop.lab.runs.schema import EpochRecord, LossRecord, TrainRecord
 
 
 class Loss(NamedTuple):
-    """The mean training loss of the steps up to `step`, `epoch` epochs after the start."""
+    """The mean training loss of the steps that a record covers; `step` is the last of them, `epoch` its position."""
 
     step: int
     epoch: float
@@ -20,7 +20,7 @@ class Loss(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What the validation data said after an epoch; epoch 0 is before the first step."""
+    """Validation loss and score after an epoch; epoch 0 is before the first step."""
 
     number: int
     loss: float
@@ -33,18 +33,20 @@ class LossHistory:
     Attributes
     ----------
     before
-        The loss before the first step: of the validation data, or the training loss of the first step if that is
-        larger, as with dropout. None if it is not known.
+        The loss before the first step: the larger one of the validation loss and the training loss of the first step.
+        The latter is larger with dropout, for example. None if either is not known.
     training
-        Epoch → median of its training losses: a few bad batches do not move it. The newest epoch may be incomplete.
+        Epoch → median of its training losses. The median ignores a few bad batches. The newest epoch may be incomplete.
     validation
-        The epochs whose validation loss is finite.
+        The epochs with a finite validation loss.
+    lost
+        Whether the validation loss of an epoch is not finite.
     losses
-        The mean training loss of each record, as far as it is finite.
+        The mean training loss of each record, if finite.
     constant
-        Loss, metric and its standard error of the best constant prediction, as far as they are known.
+        Loss and metric of the best constant prediction, if known, and the standard error of this metric.
     has_scale
-        Whether ratios of losses mean anything: not where a loss is ever negative, or 0 before the first step.
+        Whether ratios of losses mean anything. False if a loss is negative, or `before` is 0 or None.
     """
 
     def __init__(self, records: Sequence[TrainRecord]) -> None:
@@ -71,14 +73,14 @@ class LossHistory:
 
     @property
     def left(self) -> float:
-        """Training loss of the newest epoch, by the loss before the first step; NaN if that has no scale."""
+        """Training loss of the newest epoch divided by the loss before the first step; NaN if losses have no scale."""
         if not (self.has_scale and self.before and self.training):
             return math.nan
         return self.training[max(self.training)] / self.before
 
     @property
     def jump(self) -> float:
-        """Largest mean training loss of a record, by the loss before the first step; NaN if that has no scale."""
+        """Largest training loss of a record divided by the loss before the first step; NaN if losses have no scale."""
         if not (self.has_scale and self.before and self.losses):
             return math.nan
         return max(loss.value for loss in self.losses) / self.before

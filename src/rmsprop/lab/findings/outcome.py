@@ -1,4 +1,4 @@
-"""Findings about the result of a training: learned nothing, too slow, or worse than in an earlier epoch."""
+"""Find what is wrong with the result of a training: learned nothing, too slow, or worse than in an earlier epoch."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from rmsprop.monitor.findings.finding import higher, lower, percent
 from rmsprop.monitor.findings.history import History
 from rmsprop.monitor.record import Record
 
-WAY = 0.1  # of the way from chance to an accuracy of 1; below it, nothing was learned
-FITTED = 0.9  # of the loss before the first step; a training loss below it fits the training data
-JUMP = 1.2  # times the loss before the first step; steps threw a training loss above it
-MOVED = 1.0  # of its size; a weight matrix that all steps together could move less has hardly moved
-SLOW = 0.9  # of the validation loss before the first step; a run that ends above it has hardly begun
-STEADY = 0.3  # of the fall in the second half of the epochs; with more, the loss was still falling
-GAVE_BACK = 0.25  # of the fall of the validation loss
-GAVE_BACK_SCORE = 0.05  # of the gain of the score
-WELL = 0.1  # of the loss before the first step; long steps did not harm a training that ends below it
-THROWN = 1.5  # times the loss before the first step; long first steps threw a loss above it
+WAY = 0.1  # something was learned if the accuracy is more than this share of the way from chance to 1
+FITTED = 0.9  # the training data are fitted if the training loss falls below this multiple of the loss at the start
+JUMP = 1.2  # long steps are the cause if a training loss rises above this multiple of the loss at the start
+MOVED = 1.0  # steps are short if all of them together are less than this multiple of every weight matrix
+SLOW = 0.9  # a training is slow if its validation loss ends above this share of the validation loss at the start
+STEADY = 0.3  # the loss still falls if at least this share of its fall is in the second half of the epochs
+GAVE_BACK = 0.25  # a training got worse if it gave back more than this share of the validation loss's fall
+GAVE_BACK_SCORE = 0.05  # and more than this share of the score's gain
+WELL = 0.1  # long steps are harmless if the training loss ends at or below this multiple of the loss at the start
+THROWN = 1.5  # long first steps are harmless if no training loss is above this multiple of the loss at the start
 STEPS = ("first step", "long steps", "spike", "oscillation")  # kinds of findings about long steps
 
 
 class Judged(NamedTuple):
-    """What a finished training is judged by."""
+    """The facts by which a finished training is judged."""
 
     history: LossHistory
     rule: dict[str, Any]
     metric: str
     higher_is_better: bool
-    moved: float  # share of its size by which all steps together could move a weight matrix; NaN if not known
+    moved: float  # largest movement of a weight matrix by all steps, relative to its size; NaN if not known
 
     def score_of(self, epoch: Epoch) -> str:
-        """Return the words for a score; none where the score is the loss."""
+        """Return the words for an epoch's score; empty if the score is the loss."""
         return "" if self.metric == "loss" else f"; {self.metric} {score_words(epoch.score, self.metric)}"
 
 
 def outcome(judged: Judged) -> Iterator[Finding]:
-    """Yield what is wrong with the result of a finished training: one finding at most."""
+    """Yield at most one finding about the result of a finished training.
+
+    Yields none unless losses before the first step and after every epoch are known.
+    """
     epochs = judged.history.validation
     if judged.history.lost or not judged.history.losses or len(epochs) < 2 or epochs[0].number:
         return
@@ -50,14 +53,17 @@ def outcome(judged: Judged) -> Iterator[Finding]:
 
 
 def harmless(finding: Finding, history: LossHistory) -> bool:
-    """Return whether the finding is about long steps and the loss went down well nevertheless."""
+    """Return whether the finding is about long steps that did not harm the training."""
     if finding.kind not in STEPS:
         return False
     return history.left <= WELL or (finding.kind == "first step" and history.jump <= THROWN)
 
 
 def movement(statistics: Sequence[Record], steps: int) -> float:
-    """Return how far `steps` steps could move the weight matrix that moves most, by its size; NaN if not known."""
+    """Return how far `steps` steps can move the weight matrix that moves most, relative to its size.
+
+    NaN if no update ratio of a matrix is known.
+    """
     history = History(statistics)
     matrices = [name for name, seen in history.tensors.items() if len(seen[-1].values["shape"]) >= 2]
     ratios = [history.typical(name, "update_ratio") for name in matrices]
@@ -65,7 +71,7 @@ def movement(statistics: Sequence[Record], steps: int) -> float:
 
 
 def learned_nothing(judged: Judged) -> list[Finding]:
-    """Find a training that predicts the validation data no better than before, or no better than a constant."""
+    """Find a training that predicts the validation data no better than before the first step or than a constant."""
     history, lr = judged.history, judged.rule["lr"]
     first, last = history.validation[0], history.validation[-1]
     constant = history.constant.loss
@@ -120,7 +126,7 @@ def _short(lr: float, moved: float) -> str:
 
 
 def _scores(judged: Judged, epoch: Epoch) -> bool:
-    """Return whether the accuracy is well above that of a constant prediction."""
+    """Return whether the accuracy is well above the accuracy of a constant prediction."""
     chance, margin = judged.history.constant.metric, judged.history.constant.margin
     if chance is None or epoch.score is None or not judged.higher_is_better:
         return False
@@ -134,7 +140,7 @@ def too_slow(judged: Judged) -> list[Finding]:
     fall = first.loss - last.loss
     if not judged.history.has_scale or not 0 < fall <= (1 - SLOW) * first.loss or len(epochs) < 3:
         return []
-    if first.loss < SLOW * (judged.history.constant.loss or 0.0):  # the model was trained before
+    if first.loss < SLOW * (judged.history.constant.loss or 0.0):  # pretrained: the start was better than a constant
         return []
     late = (middle.loss - last.loss) / fall
     if not (late >= STEADY and judged.moved < MOVED):

@@ -1,4 +1,4 @@
-"""Spell remedies as shell commands: the command of a run with an option changed."""
+"""Write remedies as shell commands: the run's own command with options changed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ _RULE = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 
 def with_commands(finding: Finding, config: TrainConfig, given: Given) -> FindingFacts:
-    """Return a finding about the run of `config` as plain values, with its remedy as commands.
-
-    `given` has the options of the command line, None where they were left out.
-    """
+    """Return a finding about the run of `config` as plain values, with its remedy as shell commands."""
     parts = [finding.spelled(lambda change: train_command(config, given, change))]
     if any("lr" in change and "group" not in change for change in finding.changes):
         parts.append(f"or measure a rate: {find_lr_command(config, given)}")
@@ -26,7 +23,7 @@ def with_commands(finding: Finding, config: TrainConfig, given: Given) -> Findin
 
 
 def train_command(config: TrainConfig, given: Given, change: dict[str, Any]) -> str | None:
-    """Return the command for the run of `config` with a change; None if no option makes that change."""
+    """Return the command that repeats the run of `config` with a change; None if no option makes the change."""
     if not change.keys() <= {*_RULE, "epochs"}:
         return None
     usual = {**_RULE, **{name: getattr(TrainOptions, name) for name in ("seed", "schedule", "epochs", "batch_size")}}
@@ -37,7 +34,7 @@ def train_command(config: TrainConfig, given: Given, change: dict[str, Any]) -> 
 
 
 def find_lr_command(config: TrainConfig, given: Given) -> str:
-    """Return the command that tests learning rates for the run of `config`."""
+    """Return the command of a range test for the task and rule of `config`."""
     asked = {**config["rule"], "batch_size": given["batch_size"]}
     usual = {**_RULE, "batch_size": None}
     return _command("find-lr", config["task"], {k: x for k, x in asked.items() if k != "lr" and x != usual[k]})
@@ -53,6 +50,6 @@ def _command(name: str, task: str, options: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    """Return a number with as few digits as give it exactly."""
+    """Return the shortest text that gives exactly this number."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)

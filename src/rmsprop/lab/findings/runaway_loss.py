@@ -1,4 +1,4 @@
-"""Find a training loss that ran away although it stayed finite."""
+"""Find a training loss that ran away but stayed finite."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.monitor.findings import Finding
 from rmsprop.monitor.findings.finding import lower
 
-TIMES = 3.0  # times the loss before the first step; above it, not training would have been better
-LOST = 0.5, 0.1  # of the loss before the first step: it ends above the first and was once below the second
+TIMES = 3.0  # a loss ran away if it ends above this multiple of the loss before the first step
+LOST = 0.5, 0.1  # or if it ends above the first and was once below the second of these multiples
 
 
 def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
     """Return the finding that a training's loss has run away; None if it has not.
 
-    A loss without a scale (see `LossHistory`) is not judged. Training losses are compared: validation losses also rise
-    where a model learns its training data by heart.
+    Compares training losses, since validation losses also rise with overfitting. Returns None if losses have no scale
+    (see `LossHistory`).
     """
     if not (history.has_scale and history.before and history.training):
         return None

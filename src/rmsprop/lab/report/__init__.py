@@ -1,1 +1,1 @@
-"""What runs came to: pages, figures and sentences."""
+"""Report the results of runs: HTML pages, figures and sentences."""

@@ -16,7 +16,7 @@ _HALF = "Each optimizer at its best rate: median over the seeds; the band holds 
 
 
 def comparison_content(config: CompareConfig, summary: CompareSummary | None, rows: list[TrialRow]) -> Content:
-    """Return what the report of a comparison shows; without a summary, what was recorded so far."""
+    """Return the content of a comparison's report; without a summary, from the rows recorded so far."""
     metric = summary["metric"] if summary else "metric"
     scores = summary["scores"] if summary else []
     rate = next((s["lr"] for s in scores if s["optimizer"] == "RMSprop"), None)
@@ -51,7 +51,7 @@ def _learning_rates(tuning: list[TrialRow], metric: str, *, log: bool) -> Figure
 
 
 def _curves(final: list[FinalRow], metric: str, *, log: bool) -> list[Figure]:
-    """Draw losses and scores over the epochs; on a `log` axis scores such as errors, which differ by factors."""
+    """Draw losses and scores over the epochs. `log` is for scores such as errors, which differ by factors."""
     loss = figures.draw_bands(figures.curve_data(final, "loss_curve", 1), "training loss", log=True)
     score = figures.draw_bands(figures.curve_data(final, "validation_curve", 2), f"validation {metric}", log=log)
     return [figure("Training loss", loss, _HALF), figure(f"Validation {metric}", score, _HALF)]

@@ -1,4 +1,4 @@
-"""What a report shows, whatever kind of run it is about."""
+"""The content of a report, for every kind of run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAR = f"{ZERO} at the top and do not move."
 
 
 class Figure(NamedTuple):
-    """A picture, and in words what it shows."""
+    """A picture with title and caption."""
 
     title: str
     picture: str  # data URI
@@ -21,7 +21,7 @@ class Figure(NamedTuple):
 
 
 class Measured(TypedDict):
-    """What the optimizer did, as findings and figures."""
+    """Findings and figures of what the optimizer did."""
 
     line: str
     outcome: list[str]
@@ -31,12 +31,12 @@ class Measured(TypedDict):
 
 
 class Content(TypedDict):
-    """The values that the template report.html.j2 is filled with."""
+    """The values for the template report.html.j2."""
 
     title: str
     lines: list[str]
     summary: TrainSummary | CompareSummary | None
-    rows: list[tuple[ScoreFacts, str, str]]  # scores with their worst and best seed and their difference, in words
+    rows: list[tuple[ScoreFacts, str, str]]  # score, worst and best seed in words, difference to RMSprop in words
     figures: list[Figure]
     watched: Measured | None
     equations: str
@@ -44,12 +44,12 @@ class Content(TypedDict):
 
 
 def figure(title: str, svg: str, caption: str) -> Figure:
-    """Return a Figure of an SVG."""
+    """Return the Figure of an SVG picture."""
     return Figure(title, "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(), caption)
 
 
 def settings(config: RunConfig) -> list[tuple[str, str]]:
-    """Return what a run was asked to do, as names and values."""
+    """Return the run's configuration as pairs of name and value, in words."""
     hidden = ("kind", "rule", "task_code", "made_with")
     words = {k: ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else str(v)
              for k, v in config.items() if k not in hidden}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures in two steps: numbers from a run's records (`*_data`), then drawing (`draw_*`)."""
+"""Draw figures in two steps: `*_data` computes numbers from a run's records, `draw_*` draws them as an SVG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rmsprop.lab.runs.schema import FinalRow, TrialRow
 from rmsprop.lab.runs.training import QUANTILES
 from rmsprop.text import printable
 
-# Okabe and Ito's palette, made for colour-blind readers, too. Lines differ in dashes as well.
+# Okabe and Ito's palette, which colour-blind readers can tell apart. Lines also differ in dashes.
 STYLES: dict[str, tuple[str, Any]] = {
     "RMSprop": ("#0072B2", "-"),
     "SGD": ("#555555", (0, (1, 1))),
@@ -28,15 +28,15 @@ STYLES: dict[str, tuple[str, Any]] = {
     "Adam": ("#D55E00", (0, (6, 1, 1, 1))),
 }
 _SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
-_SHORT = 1e3  # factor between the ends of a logarithmic axis, below which it has ticks between powers of ten
-# Names of tensors and metrics are shown verbatim, whatever characters they hold and matplotlib's settings are.
+_SHORT = 1e3  # a logarithmic axis has ticks between powers of ten if its ends differ by less than this factor
+# Show names of tensors and metrics verbatim, whatever their characters and matplotlib's settings.
 verbatim = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _UNNAMED = re.compile(r"_child\d+")  # what matplotlib calls a line without a label
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Band(NamedTuple):
-    """A curve over the seeds: median and the middle half, by epoch."""
+    """Median and middle half of the seeds, by epoch."""
 
     label: str
     x: list[float]
@@ -46,14 +46,14 @@ class Band(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The distribution of one layer's effective learning rates, medians over the seeds of each quantile."""
+    """Quantiles of one layer's effective learning rates, each the median over the seeds."""
 
     name: str
     quantiles: list[float]  # at rmsprop.lab.runs.training.QUANTILES
 
 
 def curve_data(rows: list[FinalRow], curve: Literal["loss_curve", "validation_curve"], column: int) -> list[Band]:
-    """Return a Band per optimizer from the final rows' `curve`, of which `column` is drawn over the epoch."""
+    """Return a Band per optimizer from `column` of the final rows' `curve`. Seeds that diverged are left out."""
     bands = []
     for label in STYLES:
         curves: list[Any] = [row[curve] for row in rows if row["optimizer"] == label and not row["diverged"]]
@@ -79,7 +79,7 @@ def test_data(rows: list[FinalRow], order: Sequence[str]) -> dict[str, list[floa
 
 
 def sensitivity_data(rows: list[TrialRow]) -> dict[str, list[tuple[float, float]]]:
-    """Return (learning rate, mean validation metric) pairs of the tuning rows by optimizer; diverged rates left out."""
+    """Return pairs (learning rate, mean validation metric) of each optimizer, without rates at which a seed diverged."""
     result = {}
     for label in STYLES:
         by_rate: dict[float, list[TrialRow]] = {}
@@ -96,14 +96,14 @@ def sensitivity_data(rows: list[TrialRow]) -> dict[str, list[tuple[float, float]
 
 
 def layer_data(recorded: Sequence[dict[str, list[float | None]]]) -> list[Layer]:
-    """Return a Layer per parameter from effective-rate quantiles recorded for one or more seeds."""
+    """Return a Layer for each parameter, from the quantiles of one or more seeds."""
     names = [name for name in recorded[0] if all(name in each for each in recorded)] if recorded else []
     return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
 
 
 @verbatim
 def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
-    """Draw curves with bands against the epoch; return an SVG."""
+    """Draw curves with bands over the epochs; return an SVG."""
     figure, axes = _axes()
     for band in bands:
         colour, dashes = STYLES.get(band.label, ("#0072B2", "-"))
@@ -156,7 +156,10 @@ def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str
 
 @verbatim
 def draw_layers(layers: list[Layer], lr: float) -> str:
-    """Draw each layer's effective rates: range as a hairline, 5-95 % thin, 25-75 % thick, median; return an SVG."""
+    """Draw each layer's effective rates; return an SVG.
+
+    The range is a hairline, 5-95 % a thin line, 25-75 % a thick line, and the median a tick.
+    """
     figure, axes = _axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
     for row, layer in enumerate(reversed(layers)):
         least, p5, p25, p50, p75, p95, most = [q if q and q > 0 else None for q in layer.quantiles]
@@ -179,7 +182,7 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
 
 @verbatim
 def draw_bars(values: Mapping[Any, float], x_label: str) -> str:
-    """Draw one horizontal bar per entry with its value; return an SVG."""
+    """Draw a horizontal bar for each value; return an SVG."""
     figure, axes = _axes(height=max(1.6, 0.8 + 0.3 * len(values)))
     labels: list[str] = list(values)[::-1]
     axes.barh(labels, [values[k] for k in labels], color=[STYLES.get(k, ("#0072B2",))[0] for k in labels], height=0.6)
@@ -200,7 +203,7 @@ def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 class _Between(LogLocator):
-    """Ticks between powers of ten on short axes only: placing dozens takes half of the time of a figure."""
+    """Ticks between powers of ten, on short axes only: on long axes they would take half of a figure's time."""
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         ticks: Sequence[float] = super().tick_values(vmin, vmax) if 0 < vmax < _SHORT * vmin else []
@@ -208,7 +211,7 @@ class _Between(LogLocator):
 
 
 class _Powers(LogFormatterSciNotation):
-    """Labels such as 10⁻³, or 0.003 on a short axis, as plain text: formulas take a third of a figure's time."""
+    """Labels such as 10⁻³, or 0.003 on a short axis. They are plain text: formulas take a third of a figure's time."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         axis: Any = self.axis  # set before any label is asked for
@@ -223,7 +226,7 @@ class _Powers(LogFormatterSciNotation):
 
 
 def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
-    # Without pyplot no global state and no backend changes.
+    # Without pyplot, which would change global state and the backend.
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -233,7 +236,7 @@ def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, columns: int = 3) -> None:
-    """Name the lines that have a label, also labels with a leading _, which matplotlib itself leaves out."""
+    """Draw a legend of all lines with a label. Matplotlib itself would omit labels that begin with _."""
     lines = [line for axes in figure.axes for line in axes.lines if not _UNNAMED.fullmatch(str(line.get_label()))]
     numbers = [str(number) for number in range(len(lines))]
     legend = figure.legend(lines, numbers, loc="outside upper center", fontsize=8, frameon=False, ncols=columns)
@@ -242,9 +245,9 @@ def _legend(figure: Figure, columns: int = 3) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # the same numbers give the same file
+    with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # makes the file depend on the numbers alone
         buffer = io.StringIO()
-        canvas = FigureCanvasSVG(figure)  # figure.savefig would draw twice
+        canvas = FigureCanvasSVG(figure)  # figure.savefig draws twice
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     text = printable(buffer.getvalue())  # matplotlib repeats every label in a comment
     return text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""Figures of what the optimizer did, from the monitor's records: numbers first (`*_data`), then drawing (`draw_*`)."""
+"""Draw the monitor's records in two steps: `*_data` computes numbers, `draw_*` draws them as an SVG."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from matplotlib.ticker import PercentFormatter
 from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg, log_scale, verbatim
 from rmsprop.text import printable
 
-MANY = 10  # tensors from which on the range, the median and the extremes stand for all
-FEW = 8  # tensors up to which each has a heatmap of its own
-_COLUMNS = 300  # of a heatmap at most
-_PARTS = 4  # rows of a heatmap to a factor of two
+MANY = 10  # with this many tensors or more, a figure shows range, median and extremes instead of each tensor
+FEW = 8  # with this many tensors or fewer, each has its own heatmap
+_COLUMNS = 300  # largest number of a heatmap's columns
+_PARTS = 4  # rows of a heatmap per factor of two
 _COLOURS = [colour for colour, _ in STYLES.values()]
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 
 
 class Series(NamedTuple):
-    """One statistic of one tensor at the measured steps; where it has no value, NaN."""
+    """One statistic of one tensor at the measured steps; NaN if the tensor has no value there."""
 
     name: str
     steps: list[int]
@@ -41,16 +41,16 @@ class Series(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """How effective learning rates are spread over the elements at each measured step."""
+    """Distribution of the elements' effective learning rates at each measured step."""
 
     steps: list[int]
-    lowest: int  # log2 of the lowest edge; a row is a quarter of a factor of two
-    shares: npt.NDArray[np.float64]  # rows × steps: share of the elements within the factor of two that holds the row
-    lrs: list[float]  # η, of the first group
+    lowest: int  # log2 of the lowest edge; a row spans a quarter of a factor of two
+    shares: npt.NDArray[np.float64]  # rows × steps: share of the elements in the bin (a factor of two) around the row
+    lrs: list[float]  # η of the first group at each step
 
 
 def series_data(records: Sequence[Mapping[str, Any]], field: str) -> list[Series]:
-    """Return a Series for each tensor in which `field` is known at any step."""
+    """Return a Series for each tensor whose `field` is known at a step or more."""
     steps = [record["step"] for record in records]
     names = dict.fromkeys(name for record in records for name in record["tensors"])
     result = []
@@ -63,7 +63,7 @@ def series_data(records: Sequence[Mapping[str, Any]], field: str) -> list[Series
 
 
 def heat_data(records: Sequence[Mapping[str, Any]], name: str | None = None) -> Heat | None:
-    """Return the Heat of one tensor, or of all of them; None if nothing of it was measured."""
+    """Return the Heat of the tensor `name`, or of all tensors together; None if no rate was measured."""
     records = records[:: math.ceil(len(records) / _COLUMNS)] if records else []
     columns = []
     for record in records:
@@ -73,7 +73,7 @@ def heat_data(records: Sequence[Mapping[str, Any]], name: str | None = None) -> 
     spectra = [each for column in columns for each in column]
     if not spectra:
         return None
-    # Bin e, of elements with 2ᵉ ≤ d < 2ᵉ⁺¹, reaches from log2 η − e − 1 to log2 η − e.
+    # Bin e holds elements with 2ᵉ ≤ d < 2ᵉ⁺¹: log2(η/d) is between log2 η − e − 1 and log2 η − e.
     lowest = math.floor(min(eta - first - len(counts) for eta, first, counts in spectra))
     highest = math.ceil(max(eta - first for eta, first, _ in spectra))
     centers = lowest + (np.arange(_PARTS * (highest - lowest)) + 0.5) / _PARTS
@@ -90,9 +90,10 @@ def heat_data(records: Sequence[Mapping[str, Any]], name: str | None = None) -> 
 
 @verbatim
 def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | None = None) -> str:
-    """Draw a statistic of every tensor over the steps, or of many tensors the extremes and the middle; return an SVG.
+    """Draw a statistic of each tensor over the steps; return an SVG.
 
-    A `log` axis has no place for zeros and leaves them out, else values are shares. `mark` draws a line across.
+    With `MANY` tensors or more, draw range, median and extremes. A `log` axis omits zeros; otherwise values are shares,
+    shown in percent. `mark` draws a horizontal line.
     """
     figure, axes = _axes()
     if log:
@@ -121,7 +122,7 @@ def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | 
 
 
 def _styles(names: list[str]) -> list[tuple[str, Any]]:
-    """Return a colour for each module and dashes for each of its parameters: a layer shows as one."""
+    """Return colour and dashes of each name: a module's parameters share a colour and differ in dashes."""
     modules: dict[str, list[str]] = {}
     for name in names:
         modules.setdefault(name.rpartition(".")[0], []).append(name)
@@ -131,7 +132,7 @@ def _styles(names: list[str]) -> list[tuple[str, Any]]:
 
 
 def _draw_many(axes: Axes, series: list[Series]) -> None:
-    """Draw the range, the median, and the tensors that are highest and lowest in their own median."""
+    """Draw the range, the median, and the two tensors with the highest and the lowest median."""
     columns = [[v for v in column if not math.isnan(v)] for column in zip(*(s.values for s in series), strict=True)]
     known = [(step, column) for step, column in zip(series[0].steps, columns, strict=True) if column]
     x = [step for step, _ in known]
@@ -145,11 +146,11 @@ def _draw_many(axes: Axes, series: list[Series]) -> None:
 
 @verbatim
 def draw_heat(heats: dict[str, Heat]) -> str:
-    """Draw how effective learning rates are spread: one Heat over the steps, or several side by side; return an SVG."""
+    """Draw one Heat over the steps, or several side by side; return an SVG."""
     figure, axes = _axes()
-    figure.dpi = 200  # of the cells, which are pixels, not paths: the picture stays small
+    figure.dpi = 200  # cells are pixels, not paths, which keeps the file small
     axes.grid(visible=False)
-    axes.set_facecolor(mpl.colormaps["Blues"](0))  # beyond the rates of a tensor there are no elements either
+    axes.set_facecolor(mpl.colormaps["Blues"](0))  # the colour of 0: outside of the cells there are no elements
     norm = PowerNorm(
         0.5, vmin=0, vmax=max(float(heat.shares.max()) for heat in heats.values())
     )  # small shares stay visible
@@ -178,7 +179,7 @@ def draw_heat(heats: dict[str, Heat]) -> str:
 
 
 def _edges(steps: list[int]) -> list[float]:
-    """Return the ends of the columns: half-way between the steps, and as far beyond the first and the last."""
+    """Return the edges of the columns: halfway between steps, and the same distance outside the first and last step."""
     between = [(a + b) / 2 for a, b in pairwise(steps)]
     first = 2 * steps[0] - between[0] if between else steps[0] - 0.5
     last = 2 * steps[-1] - between[-1] if between else steps[-1] + 0.5
@@ -186,7 +187,7 @@ def _edges(steps: list[int]) -> list[float]:
 
 
 def extremes_words(series: list[Series], form: str) -> str:
-    """Return in words which tensors end highest and lowest, for readers who do not see the picture."""
+    """Return which tensors end highest and lowest, in words for readers who cannot see the picture."""
     last = [(s.name, known[-1]) for s in series if (known := [v for v in s.values if not math.isnan(v)])]
     if len(last) < 2:
         return "".join(f"{name} ends at {_number(value, form)}." for name, value in last)

@@ -1,4 +1,4 @@
-"""Write one self-contained HTML file about a run: it opens offline and loads nothing."""
+"""Write the report of a run as one self-contained HTML file, which opens offline and loads nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from rmsprop.lab.score import score_words
 
 
 def write_report(run: RunDirectory, path: Path | None = None) -> Path:
-    """Write the report of `run` to `path`, by default report.html in its directory; return the file's path."""
+    """Write the report of `run` and return the path of the file.
+
+    `path` is the file or its directory; None is the run's directory. The default name is report.html.
+    """
     if run.config()["kind"] == "compare":
         content = comparison_content(run.config(), run.summary(), run.records())
     else:
@@ -37,5 +40,5 @@ def _page() -> jinja2.Template:
 
 
 def _together(text: str) -> str:
-    """Keep percent signs on the line of their numbers."""
+    """Keep each percent sign on the line of its number."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")

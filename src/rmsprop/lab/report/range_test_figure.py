@@ -1,4 +1,4 @@
-"""The figure of a learning-rate range test."""
+"""Draw the figure of a learning-rate range test."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 
 @verbatim
 def draw_range_test(found: Found, title: str = "") -> str:
-    """Draw each seed's losses, the smoothed curve with its band, and the suggestion; return an SVG.
+    """Draw each seed's losses, the smoothed curve with its band, and the suggested rate; return an SVG.
 
-    The curve ends where the first seed was stopped, at a dotted line.
+    The curve ends at a dotted line, the rate at which the first seed stopped.
     """
     figure, axes = _axes()
     rates, middle, low, high = found.curve
@@ -47,8 +47,8 @@ def draw_range_test(found: Found, title: str = "") -> str:
 
 
 def _limits(low: NDArray[np.float64], middle: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the limits of the y axis: they show where the curve begins and is lowest, not how far it rises."""
-    if not len(middle):  # no seed has come past its first rate
+    """Return limits of the y axis that show the start and the minimum of the curve, not all of its rise."""
+    if not len(middle):  # no seed reached its second rate
         return 0.0, 1.0
     begin, bottom = float(np.median(middle[:5])), float(min(low.min(), middle.min()))
     room = max(begin - float(middle.min()), 1e-3 * abs(begin), 1e-12)

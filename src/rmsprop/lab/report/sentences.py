@@ -1,4 +1,4 @@
-"""Results as sentences, for the terminal and for the report."""
+"""Describe results in sentences, for the terminal and for the report."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FindingFacts, ScoreFacts, TrainConfig, TrainSummary
 from rmsprop.lab.score import is_share, score_words
 
-OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # findings that need no measured step
+OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # kinds of findings that need no measured step
 
 
 def range_words(score: ScoreFacts, metric: str, *, higher_is_better: bool) -> str:
-    """Return the worst and the best seed of a score; a seed that diverged is the worst."""
+    """Return the scores of the worst and the best seed; a seed that diverged is the worst."""
     ends = (score["low"], score["high"]) if higher_is_better else (score["high"], score["low"])
     return "–".join("diverged" if x is None else score_words(x, metric).removesuffix(" %") for x in ends)
 
 
 def difference_words(score: ScoreFacts, metric: str, unit: str = "") -> str:
-    """Return the difference of a score to RMSprop with its interval; of shares, in percentage points."""
+    """Return the difference of a score to RMSprop's, with its interval; for shares in percentage points."""
     if score["interval"] is None or score["difference"] is None:
         return "–"
     scale, digits = (100, ".1f") if is_share(metric) else (1, ".4g")
@@ -28,7 +28,7 @@ def difference_words(score: ScoreFacts, metric: str, unit: str = "") -> str:
 
 
 def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -> list[str]:
-    """Return the results of a comparison, a sentence a line."""
+    """Return the results of a comparison, one sentence per line."""
     if summary is None:
         return ["This comparison is not finished; what follows is what it has recorded so far."]
     metric, scores = summary["metric"], summary["scores"]
@@ -63,7 +63,7 @@ def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -
 
 
 def _grid_words(summary: CompareSummary) -> list[str]:
-    """Return whether the grid of rates was widened, and whose rate is at its end nevertheless."""
+    """Return sentences on how the grid was widened, and on optimizers with their best rate at its end."""
     lines, widened = [], summary.get("widened", [])
     if widened:
         rates = ", ".join(f"{lr:g}" for lr in widened)
@@ -76,7 +76,7 @@ def _grid_words(summary: CompareSummary) -> list[str]:
 
 
 def _what_it_cannot_tell(summary: CompareSummary) -> list[str]:
-    """Return whether all optimizers score the same, and which are no better than a constant prediction."""
+    """Return a sentence if all optimizers score the same, and one on those no better than a constant prediction."""
     scores, metric, lines = summary["scores"], summary["metric"], []
     if all(s["interval"] is not None and {s["difference"], *s["interval"]} == {0} for s in scores[1:]):
         lines.append(f"All optimizers have exactly the same {metric} in every seed: it does not tell them apart.")
@@ -95,7 +95,7 @@ def _what_it_cannot_tell(summary: CompareSummary) -> list[str]:
 
 
 def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list[str]:
-    """Return how a training ended, a sentence a line."""
+    """Return how a training ended, one sentence per line."""
     if summary is None:
         return ["This run is not finished; what follows is what it has recorded so far."]
     metric = summary["metric"]
@@ -129,7 +129,7 @@ def _count(number: int, name: str) -> str:
 
 
 def describe_findings(findings: list[FindingFacts], count: int, first: int | None, last: int | None) -> str:
-    """Return how many findings there are, in the losses and in `count` measured steps from `first` to `last`."""
+    """Return the number of findings in the losses and in `count` measured steps, from step `first` to `last`."""
     of_losses = sum(f["kind"] in OF_LOSSES for f in findings)
     losses = f"{_found(of_losses)} in the losses"
     if not count:
@@ -144,18 +144,18 @@ def _found(number: int) -> str:
 
 
 def findings_by_advice(findings: list[FindingFacts]) -> list[list[FindingFacts]]:
-    """Group neighbouring findings that have the same cause, threshold and remedy."""
+    """Group neighbouring findings with the same cause, threshold and remedy."""
     return [list(same) for _, same in groupby(findings, lambda f: (f["cause"], f["threshold"], f["remedy"]))]
 
 
 def evidence_words(evidence: dict[str, Any]) -> str:
-    """Return the known numbers behind a finding: names and values."""
+    """Return the known numbers behind a finding, as names and values."""
     known = {name: value for name, value in evidence.items() if value is not None}
     return ", ".join(f"{name.replace('_', ' ')} {value_words(value)}" for name, value in known.items())
 
 
 def value_words(value: Any) -> str:
-    """Return a value of the evidence: numbers with three digits, and a dash for None."""
+    """Return a value of the evidence in words: a float with three digits, a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -20,7 +20,7 @@ _Points = list[tuple[float, float | None]]
 
 
 def training_content(run: RunDirectory) -> Content:
-    """Return what the report of a training shows; of an unfinished one, what was recorded so far."""
+    """Return the content of a training's report; if the run is not finished, from the records so far."""
     config: TrainConfig = run.config()
     summary: TrainSummary | None = run.summary()
     records: list[TrainRecord] = run.records()
@@ -55,14 +55,14 @@ def _curves(losses: list[LossRecord], epochs: list[EpochRecord], summary: TrainS
 
 
 def _curve(title: str, points: _Points, caption: str, *, log: bool) -> Figure:
-    known = [(x, y) for x, y in points if y is not None]  # a value that is not finite is recorded as null
+    known = [(x, y) for x, y in points if y is not None]  # records hold null for a value that is not finite
     x, y = [point[0] for point in known], [point[1] for point in known]
     label = title[0].lower() + title[1:]
     return figure(title, figures.draw_bands([figures.Band("RMSprop", x, y, y, y)], label, log=log), caption)
 
 
 def _effective_rates(epochs: list[EpochRecord], config: TrainConfig) -> list[Figure]:
-    """Draw the rates at the end; with a falling rate, those halfway."""
+    """Draw the effective rates at the end, or halfway if the learning rate falls to 0."""
     measured = [r for r in epochs if any((q[3] or 0) > 0 for q in r["effective_lr"].values())]
     if not measured:
         return []
@@ -84,7 +84,7 @@ def _times(epochs: list[EpochRecord]) -> list[Figure]:
 
 
 def _measured(run: RunDirectory, summary: TrainSummary | None) -> Measured | None:
-    """Return findings and figures of what the optimizer did; None where nothing was measured or found."""
+    """Return findings and figures of what the optimizer did; None if nothing was measured or found."""
     records, findings = measured_steps(run), findings_to_show(run, summary)
     if not (records or findings):
         return None

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8 × 8 pixels: small enough to train in a second."""
+"""The task "digits": handwritten digits of 8 × 8 pixels, which train in a second."""
 
 import torch
 from torch import nn

