@@ -1,1 +1,1 @@
-"""The command line: a file for each command, with its options, its progress and its table."""
+"""The command line: one file per command, with its options, its progress and its output."""

@@ -1,6 +1,6 @@
-"""The command line: parse the words, call the command, return an exit status.
+"""The command line: parse the arguments, call the command, return an exit status.
 
-Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted, 141 the reader of the output has left.
+Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted, 141 broken pipe.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rmsprop.cli.common import Failure, Invocation, complain
 from rmsprop.cli.terminal import IN_ASCII, Terminal, stderr
 from rmsprop.errors import InputError
 
-# Each is a module beside this one, and the function of the same name in it.
+# Each command is the function of this name, in the module of this name beside this one.
 COMMANDS = (
     "train",
     "compare",
@@ -44,7 +44,7 @@ for _name in COMMANDS:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    if sys.stderr is None:  # closed: the next file to be opened would get its number
+    if sys.stderr is None:  # closed: the next opened file would get its file descriptor
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
         complain("standard output must be open, got a closed one; send it to /dev/null to see nothing")
@@ -67,9 +67,9 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         complain(error)
         return 1
-    except BrokenPipeError:  # the reader of the output has left, as head does
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):  # Python flushes both at its end, and would fail again
+        for stream in (sys.stdout, sys.stderr):  # Python flushes both when it ends, which would fail again
             os.dup2(nowhere, stream.fileno())
         return 141
     except OSError as error:
@@ -87,7 +87,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _call(words: list[str]) -> None:
-    """Call the command that `words` name with its options, and with its invocation if it takes one."""
+    """Call the command of these arguments with its options, and with its `Invocation` if it has such a parameter."""
     command, bound, unparsed = app.parse_args(words, exit_on_error=False, print_error=False)
     for name in unparsed:
         bound.arguments[name] = Invocation(tuple(words))

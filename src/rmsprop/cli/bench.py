@@ -43,14 +43,14 @@ def bench(*cases: str, json: Flag = False) -> None:
 
 
 class BenchProgress(Bars):
-    """The progress of the measurements: a bar for each case on a terminal, elsewhere a line."""
+    """Show the progress of the measurements: a bar for each case on a terminal, a line elsewhere."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bars: dict[str, TaskID] = {}
 
     def listen(self, case: str, done: int, total: int) -> None:
-        """Show how many repeats of a case are done."""
+        """Show the number of repeats done."""
         if case not in self._bars:
             self._bars[case] = self.add_bar(case, total)
             if not self.console.is_terminal:
@@ -59,7 +59,7 @@ class BenchProgress(Bars):
 
 
 def bench_table(found: dict[str, Any]) -> Table:
-    """Return the time of a step of each contender, and how many times ours it is, as a table."""
+    """Return a table of each contender's time per step, and of its ratio to our time."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("step of")
     table.add_column("time", justify="right")
@@ -83,7 +83,7 @@ def _duration(seconds: float) -> str:
 
 
 def show_bench(console: Console, found: dict[str, Any]) -> None:
-    """Print the table of `bench` and what it was measured on."""
+    """Print the table, and the machine it was measured on."""
     machine = found["environment"]
     print_table(console, bench_table(found))
     console.print()

@@ -1,4 +1,4 @@
-"""What commands share: their invocation, their failure, and how their results are printed."""
+"""Shared code of the commands: invocation, failure, and printing of results."""
 
 from __future__ import annotations
 
@@ -35,22 +35,25 @@ TaskName = Annotated[
         help=f"A built-in task ({', '.join(TASKS)}), or path/to/file.py:function, which returns a rmsprop.lab.Task."
     ),
 ]
-# Each field of a dataclass of `rmsprop.lab_options` is an option.
+# For a parameter whose type is a dataclass of `rmsprop.lab_options`: each field is an option.
 FLAT = Parameter(name="*", negative="", consume_multiple=True, name_transform=option_name)
 
 
-class Failure(Exception):  # noqa: N818  (it carries an exit status, not an error)
-    """The command ran, and its answer is no. Everything about that is printed already."""
+class Failure(Exception):  # noqa: N818  (stands for an exit status, not an error)
+    """The command ran, but its result is a failure that it has printed: exit status 1."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """The words that a command was called with."""
+    """The arguments that a command was called with."""
 
     words: tuple[str, ...]
 
     def command_line(self) -> str:
-        """Return the words as a line for a shell, which a run keeps in UTF-8; InputError if a word is not text."""
+        """Return the command as a line for a shell.
+
+        Raises InputError if an argument is no text: runs keep this line in UTF-8.
+        """
         for word in self.words:
             try:
                 word.encode()
@@ -59,20 +62,20 @@ class Invocation:
         return shlex.join(["rmsprop", *self.words])
 
     def to_resume(self) -> str:
-        """Return the command line that resumes the run of this one."""
+        """Return the command line that resumes the run of this command."""
         words = [word for word in self.words if word not in ("--resume", "--accept-changes")]
         return shlex.join(["rmsprop", *words, "--resume"])
 
 
-# A command gets its invocation in a parameter of this type, which is no option.
+# A parameter of this type receives the command's invocation and is no option.
 Invoked: TypeAlias = Annotated[Invocation, Parameter(parse=False)]
 
 
 @contextmanager
 def lab_run(as_json: bool, invocation: Invocation | None = None) -> Iterator[None]:
-    """Run the lab in this context; when it is interrupted, print the command that resumes the run of `invocation`.
+    """Run the lab in this context. If a run is interrupted, print the command that resumes it.
 
-    With --json the lab's own prints go to standard error. Leave `invocation` out if the run cannot be resumed.
+    Leave `invocation` out if the run cannot be resumed. With `as_json`, prints of the lab go to standard error.
     """
     from rmsprop.lab.runs.interrupts import Interrupted
     from rmsprop.lab.runs.workers import WorkerLost
@@ -87,13 +90,13 @@ def lab_run(as_json: bool, invocation: Invocation | None = None) -> Iterator[Non
 
 
 def complain(problem: object) -> None:
-    """Print what went wrong, on one line."""
+    """Print a problem to standard error, on one line."""
     stderr.print(f"rmsprop: {' '.join(str(problem).split())}", markup=False)
 
 
 @contextmanager
 def results_alone(as_json: bool) -> Iterator[None]:
-    """With --json, send what a task and its workers print to standard error: standard output is for the result."""
+    """With `as_json`, send prints of a task and its workers to standard error: standard output is for the result."""
     if not as_json:
         yield
         return
@@ -123,7 +126,7 @@ def print_with_report(
     summary: Mapping[str, Any],
     show: Callable[[Console, RunDirectory, Path | None], None],
 ) -> None:
-    """Write the report of a run and print its result. On a full disk the result comes first, then the error."""
+    """Write the report of a run and print the run's result. If writing fails, raise the error after printing."""
     from rmsprop.lab.report.page import write_report
 
     report, failed = None, None

@@ -1,4 +1,4 @@
-"""`rmsprop compare`: RMSprop beside other optimizers."""
+"""`rmsprop compare`: compare RMSprop with other optimizers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ def compare(
 ) -> None:
     """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
 
-    RMSprop follows the rule that you give; the others have PyTorch's defaults.
+    RMSprop follows the rule that you give. The others have PyTorch's defaults;
+    momentum is SGD with a momentum of 0.9.
 
-    Every optimizer gets the learning rate of one common grid that does best on
-    validation data. Then all train with other seeds. A seed fixes the model's
-    start and the order of the data: test scores are compared seed by seed.
+    All optimizers try the same grid of learning rates. Each gets the rate that
+    does best on validation data. Then all train with other seeds. A seed fixes
+    the model's start and the order of the data: test scores are compared seed
+    by seed.
 
     Try:
       rmsprop compare digits
@@ -61,14 +63,14 @@ def compare(
 
 
 class ComparisonProgress(Bars):
-    """The progress of a comparison: a bar for each stage on a terminal, elsewhere a line for every quarter of one."""
+    """Show the progress of a comparison: a bar per stage on a terminal, a line per quarter of a stage elsewhere."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bars = {stage: self.add_bar(words) for stage, words in _STAGES.items()}
 
     def listen(self, stage: str, done: int, total: int, row: TrialRow | None) -> None:
-        """Show how many of a stage's trainings are done, and the newest."""
+        """Show the number of trainings done in a stage, and the newest."""
         news = f"{row['optimizer']} at {row['lr']:g}" if row and done < total else ""
         self.update(self._bars[stage], completed=done, total=total, news=news)
         if not self.console.is_terminal and (row is None or done % max(1, total // 4) == 0 or done == total):
@@ -76,7 +78,7 @@ class ComparisonProgress(Bars):
 
 
 def show_comparison(console: Console, run: RunDirectory, report: Path | None) -> None:
-    """Print a comparison's table, what it says in words, and where its report is."""
+    """Print a comparison's table, its results in sentences, and the path of its report."""
     from rmsprop.lab.report.sentences import describe_comparison
 
     summary = run.summary()

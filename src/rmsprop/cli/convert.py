@@ -1,4 +1,4 @@
-"""`rmsprop convert`: the state of an optimizer, from one checkpoint to another."""
+"""`rmsprop convert`: move the state of an optimizer from one checkpoint to another."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def convert(
     Kinds: torch, rmsprop.torch, timm, sb3, bitsandbytes (read only), keras,
     rmsprop.keras, tf1, optax, rmsprop.jax.
 
-    Options of the rule say what the source's file does not state; a Keras
-    .weights.h5 needs --momentum and --centered.
+    Options of the rule give the values that the source's file does not state. A
+    Keras .weights.h5 needs --momentum and --centered.
 
     Try:
       rmsprop convert model.keras run.pt --like start.pt --weights
@@ -61,7 +61,8 @@ def convert(
     lr
         Learning rate of the next step; the file's if left out.
     like
-        A checkpoint of the program that goes on. The target keeps its names, order, groups, shapes and all else in it.
+        A checkpoint of the program that will load the target. The target keeps its names, order, groups, shapes and
+        all other contents.
     map_
         JSON file of {source name: target name or {"to": name, "transpose": [axes]}}; --dry-run prints one.
     weights
@@ -78,7 +79,7 @@ def convert(
     state = read(source, from_, weights=weights, **given_values(known))
     template = None
     if like is not None:
-        # An .h5 does not say which averages it holds: those that the source has.
+        # An .h5 file does not say which averages it holds: assume those of the source.
         names = ("momentum", "centered") if like.suffix == ".h5" else ()
         given = {name: state.groups[0][name] for name in names if name in state.groups[0]}
         template = read_checkpoint(like, to, given, weights=weights)
@@ -98,7 +99,7 @@ def convert(
 
 
 def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | None) -> dict[str, Any]:
-    """Return what was read, what moved, and what stands in the way."""
+    """Return what was read, what moved, and the problems."""
     from rmsprop.checkpoint import AVERAGES, WEIGHTS
 
     converted = conversion.checkpoint
@@ -120,7 +121,7 @@ def conversion_facts(source: Checkpoint, conversion: Conversion, target: Path | 
 
 
 def show_conversion(console: Console, facts: dict[str, Any]) -> None:
-    """Print what moved, how exactly, and what stands in the way."""
+    """Print what moved, what is not bit for bit the same, and the problems."""
     step = "steps unknown" if facts["step"] is None else f"step {facts['step']}"
     console.print(f"{facts['from']} to {facts['to']}: {facts['parameters']} parameters, {step}", markup=False)
     for problem in facts["problems"]:

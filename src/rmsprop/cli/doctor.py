@@ -1,4 +1,4 @@
-"""`rmsprop doctor`: what is wrong with the installation, or with a training."""
+"""`rmsprop doctor`: find what is wrong with the installation or with a training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
 
 
 def show_installation(console: Console, found: Mapping[str, Any]) -> None:
-    """Print versions, and how far each implementation is from the rule."""
+    """Print versions, and the distance of each implementation to the rule."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in found["environment"].items():
         table.add_row(name, value)
@@ -74,7 +74,7 @@ def show_installation(console: Console, found: Mapping[str, Any]) -> None:
 
 
 def show_findings(console: Console, found: Mapping[str, Any]) -> None:
-    """Print what the losses and the statistics of a run say."""
+    """Print how a run ended, and the findings in its losses and statistics."""
     from rmsprop.lab.report.sentences import describe_findings, evidence_words, findings_by_advice
 
     status = f"{found['status']}, {found['reason']}" if found["reason"] else found["status"]

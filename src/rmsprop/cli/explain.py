@@ -1,4 +1,4 @@
-"""`rmsprop explain`: a rule in equations and numbers."""
+"""`rmsprop explain`: print a rule in equations and numbers."""
 
 from __future__ import annotations
 

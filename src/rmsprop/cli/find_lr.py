@@ -1,4 +1,4 @@
-"""`rmsprop find-lr`: a learning rate for a task."""
+"""`rmsprop find-lr`: find a learning rate for a task."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def find_lr(
     json: Flag = False,
     invocation: Invoked,
 ) -> None:
-    """Find a learning rate for TASK: train a little with ever higher ones.
+    """Find a learning rate for TASK: train while the rate rises.
 
     First, steps with a rate of 0 fill the averages. Then the rate rises, several
     times from the same start, each time with another order of the data.
 
-    Exit status 1 where the losses give no clear answer; the output says why.
+    Exit status 1 if the losses give no clear answer; the output says why.
 
     Try:
       rmsprop find-lr digits
@@ -54,21 +54,21 @@ def find_lr(
 
 
 class RangeTestProgress(Bars):
-    """The progress of a range test: a bar of steps on a terminal, elsewhere a line for every quarter of them."""
+    """Show the progress of a range test: a bar on a terminal, a line per quarter of the steps elsewhere."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bar = self.add_bar("testing rates")
 
     def listen(self, done: int, total: int) -> None:
-        """Show how many steps are done."""
+        """Show the number of steps done."""
         self.update(self._bar, completed=done, total=total)
         if not self.console.is_terminal and done % max(1, total // 4) == 0:
             self.console.print(f"testing rates: {done} of at most {total} steps")
 
 
 def show_range_test(console: Console, found: dict[str, Any], directory: Path) -> None:
-    """Print which rate `find-lr` suggests and why, or why none."""
+    """Print the suggested rate and its reason, or why there is none."""
     head = "no suggestion: the curve is unclear" if found["lr"] is None else f"suggested lr: {found['lr']:g}"
     console.print(head, markup=False, style="bold")
     console.print(found["reason"], markup=False)

@@ -1,4 +1,4 @@
-"""The check of an installation: versions, and real steps of each implementation compared with the rule in NumPy."""
+"""Check an installation: list versions, and compare steps of each implementation with the rule in NumPy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Stepped(NamedTuple):
-    """Parameters after the steps of one path: of one way to execute the rule, in one dtype."""
+    """Parameters after the steps of one path. A path is one way to execute the rule, in one dtype."""
 
     path: str
     dtype: str
@@ -30,7 +30,7 @@ class Stepped(NamedTuple):
 
 
 class CheckedPath(TypedDict):
-    """How far one path is from the rule."""
+    """The distance of one path to the rule."""
 
     path: str
     dtype: str
@@ -39,7 +39,7 @@ class CheckedPath(TypedDict):
 
 
 class Installation(TypedDict):
-    """What the check found."""
+    """The result of the check."""
 
     environment: dict[str, str]
     paths: list[CheckedPath]
@@ -47,7 +47,7 @@ class Installation(TypedDict):
     healthy: bool
 
 
-# Together they use every operation of the rule; eps and the weight decay are large enough to matter.
+# Together these rules use every operation. Their eps and weight decay are large enough to change the result.
 RULES = (
     Rule(
         0.03, 0.8, 1e-3, 0.7, 0.1, centered=True, nesterov=True, initial_square_avg=0.7, lr_in_momentum=True,
@@ -61,8 +61,9 @@ _EXTRAS = {
     "sklearn": "lab", "mlxtend": "lab", "matplotlib": "lab", "jinja2": "lab", "scipy": "lab",
     "h5py": "convert", "msgpack": "convert", "safetensors": "convert",
 }  # fmt: skip
-# Largest distance to the rule after _STEPS steps, in units in the last place of the largest parameter. A learning rate
-# that is 1 % off is 4e4 units away in float32. In bfloat16 it is 1.7: both sides are rounded at every step.
+# Paths that need not be exact stay below this distance to the rule after _STEPS steps, in ulp of the largest parameter.
+# For comparison, a learning rate that is 1 % off gives 4e4 ulp in float32. In bfloat16 it gives 1.7 ulp, since both
+# sides are rounded at every step.
 _TOLERANCE = {"float32": 64.0, "float64": 64.0, "bfloat16": 1.0}
 
 
@@ -83,7 +84,7 @@ def check_installation() -> Installation:
             continue
         try:
             paths += _checked(step)
-        except ImportError as error:  # Keras without its backend, say
+        except ImportError as error:  # such as Keras without its backend
             notes.append(f"rmsprop.{framework} was not tried: {error}")
         except Exception as error:  # finding a broken framework is what this check is for
             broken = True
@@ -121,7 +122,7 @@ def _checked(step: Callable[[Rule, Array, list[Array]], Iterator[Stepped]]) -> l
 
 
 def _expected(rule: Rule, start: Array, gradients: list[Array], dtype: str) -> Array:
-    """Return the parameters after the steps by the rule; bfloat16 ones are rounded at every step."""
+    """Return the parameters after the steps of the rule in NumPy, rounded to `dtype` after every step."""
 
     def rounded(x: Array) -> Array:
         if dtype != "bfloat16":
@@ -139,7 +140,6 @@ def _expected(rule: Rule, start: Array, gradients: list[Array], dtype: str) -> A
 
 
 def _numpy(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
-    """Step by `update(..., out=...)`."""
     for dtype in ("float32", "float64"):
         param = start.astype(dtype)
         state = init(rule, param)
@@ -161,7 +161,7 @@ def _torch(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped
         for name, options in ways.items():
             for dtype in (torch.float32, torch.float64, torch.bfloat16):
                 there = torch.from_numpy(start).to(dtype).to(device)
-                params = [there.clone(), there.clone()]  # two, so that foreach has a list
+                params = [there.clone(), there.clone()]  # two, so that foreach gets a list of more than one
                 optimizer = RMSprop.from_rule(params, rule, **options)
                 for gradient in gradients:
                     for p in params:
@@ -173,10 +173,10 @@ def _torch(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped
 
 
 def _torch_without_kernel() -> str | None:
-    """Return why the kernel does not step torch's tensors; None if it does."""
+    """Return why the kernel does not step torch's tensors; None if it does or torch is broken."""
     try:
         from rmsprop.torch.engines.cpu_kernel import UNAVAILABLE
-    except Exception:  # the check of the paths reports a broken torch
+    except Exception:  # the paths of torch report this error
         return None
     return UNAVAILABLE
 
@@ -197,7 +197,7 @@ def _jax(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
 
 
 def _keras(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Stepped]:
-    from rmsprop import keras as adapter  # its error says what to install, Keras' own does not
+    from rmsprop import keras as adapter  # first, since its error says what to install; that of Keras does not
 
     keras: Any = sys.modules["keras"]
     variable = keras.Variable(start.astype(np.float32))
@@ -215,8 +215,8 @@ def _pytensor(rule: Rule, start: Array, gradients: list[Array]) -> Iterator[Step
 
     param = pytensor.shared(start.astype(np.float32))
     gradient = pytensor.tensor.vector("gradient", dtype="float32")
-    # Not compiled: the numbers are the same, and compiling takes long.
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # about a missing BLAS
+    # Executed in Python: the numbers are the same as compiled, and compiling takes long.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # warns of a missing BLAS
         mode = pytensor.compile.Mode("py")
         step = pytensor.function([gradient], updates=updates([gradient], [param], rule), mode=mode)
     for g in gradients:

@@ -1,4 +1,4 @@
-"""`rmsprop recipes`: the published trainings."""
+"""`rmsprop recipes`: list the published trainings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recipes(*, json: Flag = False) -> None:
 
 
 def show_recipes(console: Console, recipes: Mapping[str, Recipe]) -> None:
-    """Print a line for each recipe."""
+    """Print a table with a line for each recipe."""
     row = "{:<24} {:>7} {:>5} {:>6} {:<7} {:>4}  {}"
     console.print(row.format("recipe", "lr", "decay", "eps", "root", "mom.", "trained"))
     for name, each in recipes.items():

@@ -1,4 +1,4 @@
-"""`rmsprop report`: the HTML report of a run, written again."""
+"""`rmsprop report`: write the HTML report of a run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options for the fields of a rule. Names, types, help and defaults are those of `rmsprop.Rule`."""
+"""Options for the fields of a rule, with the names, types, help and defaults of `rmsprop.Rule`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PROFILE = Parameter(
 
 
 def _options(name: str, *fields: tuple[str, Any, None], group: str = "Rule") -> Any:
-    """Return a dataclass of options, each of them None until it is given, as a command's annotation."""
+    """Return the annotation of a parameter that holds options: a dataclass with None for each option not given."""
     namespace = {"__doc__": stdout.shown(Rule.__doc__ or ""), "__module__": __name__}
     options = dataclasses.make_dataclass(name, fields, namespace=namespace, eq=False, repr=False)
     return Annotated[options | None, Parameter(name="*", group=group)]
 
 
 def _field(field: Any, *, show: bool = True) -> tuple[str, Any, None]:
-    """Return the option of a field. Help shows the default of the rule that the option changes, unless it is 0."""
+    """Return the option of a field. Help shows the rule's default, unless it is 0 or False."""
     parameter = Parameter(show=show, show_default=lambda _: field.default or None)
     return field.name, Annotated[type(field.default) | None, parameter], None
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     RatelessOptions: TypeAlias = Any
     KnownOptions: TypeAlias = Any
 else:
-    # The whole rule.
+    # All fields of a rule.
     RuleOptions = _options("RuleOptions", ("profile", Annotated[str | None, _PROFILE], None), *map(_field, _FIELDS))
-    # The rule of a command that has rates of its own: help hides --lr, and `rule_without_rate` refuses it.
+    # For a command that chooses the rate itself: help hides --lr, and `rule_without_rate` refuses it.
     RatelessOptions = _options(
         "RatelessOptions",
         ("profile", Annotated[str | None, _PROFILE], None),
         *(_field(field, show=field.name != "lr") for field in _FIELDS),
     )
-    # What the user knows of a rule: without defaults, and without lr, which convert has itself.
+    # Fields that a source's file does not state. No defaults, and no lr: convert has its own --lr.
     KnownOptions = _options(
         "KnownOptions",
         *((field.name, type(field.default) | None, None) for field in _FIELDS if field.name != "lr"),
@@ -53,16 +53,16 @@ else:
 
 
 def chosen_rule(options: RuleOptions) -> Rule:
-    """Return the rule that the options describe: the profile's, with the values that are given."""
+    """Return the rule of the given profile, with the given values."""
     return _rule(options, given_values(options))
 
 
 def rule_without_rate(options: RatelessOptions, remedy: str) -> Rule:
-    """Return the rule that the options describe, for a command that has rates of its own: --lr is refused."""
+    """Return the rule of the options, for a command that chooses the rate itself; InputError if --lr is given."""
     values = given_values(options)
     if "lr" in values:
         raise InputError("--lr", "left out", values["lr"], remedy)
-    return _rule(options, {"lr": Rule.lr, **values})  # some profiles demand a rate
+    return _rule(options, {"lr": Rule.lr, **values})  # some profiles have no default rate
 
 
 def _rule(options: Any, values: dict[str, Any]) -> Rule:
@@ -71,12 +71,12 @@ def _rule(options: Any, values: dict[str, Any]) -> Rule:
 
 
 def chosen_profile(options: RuleOptions) -> str | None:
-    """Return the profile that is given."""
+    """Return the given profile, or None."""
     name: str | None = None if options is None else options.profile
     return name
 
 
 def given_values(options: RuleOptions) -> dict[str, Any]:
-    """Return the values of the rule's fields that are given."""
+    """Return the given fields of the rule with their values."""
     values = {} if options is None else vars(options)
     return {name: value for name, value in values.items() if value is not None and name != "profile"}

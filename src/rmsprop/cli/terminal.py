@@ -1,4 +1,4 @@
-"""The consoles that commands print to, and their progress bars."""
+"""The consoles that commands print to, and progress bars."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-_WIDTH_WITH_NEWS = 70  # of a terminal with room for a bar and the newest result beside it, in columns
-IN_ASCII = "rmsprop.in_ascii"  # name of the error handler of streams that cannot encode a character
+_WIDTH_WITH_NEWS = 70  # columns of a terminal that has room for the newest result beside a bar
+IN_ASCII = "rmsprop.in_ascii"  # name of the error handler for streams that cannot encode a character
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
@@ -30,10 +30,10 @@ codecs.register_error(IN_ASCII, _in_ascii)
 
 
 class Terminal(Console):
-    """A console that writes no control characters from names, and spells formulas in ASCII where it must."""
+    """A console that prints no control characters of names, and formulas in ASCII if the encoding lacks a character."""
 
     def shown(self, text: str) -> str:
-        """Return `text`; in ASCII if the stream's encoding lacks one of its characters."""
+        """Return `text`, or `text` in ASCII if the stream's encoding lacks one of its characters."""
         try:
             text.encode(self.encoding)
         except UnicodeEncodeError:
@@ -41,28 +41,28 @@ class Terminal(Console):
         return text
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return text to be laid out. Spelling comes first: columns get the width of what they show."""
+        """Return text to lay out. It is turned into ASCII here, before columns take their width from it."""
         return super().render_str(self.shown(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Return the segments to be written, without control characters. Rich adds its own codes later."""
+        """Return the segments to print, without control characters. Rich adds its own control codes later."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
     def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError that is being handled; rich would exit with its own status."""
+        """Raise the current BrokenPipeError again: rich would exit with its own status."""
         raise
 
 
-# Lines are never folded: a table in a pipe or a narrow window keeps its columns.
+# Lines are never wrapped: a table in a pipe or a narrow window keeps its columns.
 stdout = Terminal(highlight=False, soft_wrap=True, width=10_000)
 stderr = Terminal(stderr=True, highlight=False, soft_wrap=True)
-if stderr.width < 1:  # COLUMNS=0, in which rich shows nothing at all
+if stderr.width < 1:  # COLUMNS=0: rich would print nothing
     stderr.width = 80
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table without the spaces that fill its last column: they would wrap in a narrow window."""
+    """Print a table without the spaces that pad its last column, which would wrap in a narrow window."""
     for line in console.render_lines(table, pad=False):
         text = Text.assemble(*((part.text, part.style or "") for part in line))
         text.rstrip()
@@ -70,10 +70,10 @@ def print_table(console: Console, table: Table) -> None:
 
 
 class Bars:
-    """Progress bars on a terminal. Elsewhere nothing is drawn: a command prints lines instead."""
+    """Progress bars on a terminal. Elsewhere no bar is drawn; commands print lines instead."""
 
     def __init__(self, console: Console) -> None:
-        from rich import progress  # a tenth of the start-up time, and most commands show none
+        from rich import progress  # takes a tenth of the start-up time; few commands show bars
 
         news = [progress.TextColumn("{task.fields[news]}", markup=False)] if console.width >= _WIDTH_WITH_NEWS else []
         self.console = console
@@ -101,6 +101,6 @@ class Bars:
     def update(
         self, bar: TaskID, *, completed: int | None = None, total: int | None = None, news: str | None = None
     ) -> None:
-        """Move a bar, or show other news beside it."""
+        """Move a bar, or replace the news beside it."""
         fields: dict[str, Any] = {} if news is None else {"news": news}
         self._progress.update(bar, completed=completed, total=total, **fields)

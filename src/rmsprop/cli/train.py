@@ -1,4 +1,4 @@
-"""`rmsprop train`: one training with RMSprop."""
+"""`rmsprop train`: run one training with RMSprop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rmsprop.lab.runs.schema import EpochRecord, TrainRecord, TrainSummary
     from rmsprop.lab.runs.training import Training
 
-_SHOWN = 5  # findings printed at the end of a training; rmsprop doctor has all
+_SHOWN = 5  # largest number of findings printed after a training; rmsprop doctor prints all
 
 
 def train(
@@ -62,21 +62,21 @@ def train(
 
 
 class TrainingProgress(Bars):
-    """The progress of a training: a bar of steps on a terminal, elsewhere a line for every tenth of the epochs."""
+    """Show the progress of a training: a bar of steps on a terminal, a line per tenth of the epochs elsewhere."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bar = self.add_bar("training")
 
     def listen(self, training: Training, records: list[TrainRecord]) -> None:
-        """Show where the training is, and what its new records say."""
+        """Show the position of the training, and the scores in its new records."""
         self.on_step(training)
         for record in records:
             if record["kind"] == "epoch":
                 self.on_epoch(training, record)
 
     def on_step(self, training: Training) -> None:
-        """Move the bar."""
+        """Move the bar to the newest step."""
         self.update(self._bar, completed=training.step, total=training.total_steps)
 
     def on_epoch(self, training: Training, record: EpochRecord) -> None:
@@ -98,7 +98,7 @@ def _epoch_words(training: Training, record: EpochRecord) -> str:
 
 
 def show_training(console: Console, run: RunDirectory, report: Path | None) -> None:
-    """Print how a training ended and where its report is."""
+    """Print how a training ended, its first findings, and the path of its report."""
     from rmsprop.lab.report.sentences import describe_training
 
     summary = run.summary()
@@ -113,7 +113,7 @@ def show_training(console: Console, run: RunDirectory, report: Path | None) -> N
 
 
 def _show_findings(console: Console, run: RunDirectory, summary: TrainSummary) -> None:
-    """Print how a divergence began, and the first findings."""
+    """Print how a divergence began, and the first findings with remedies."""
     from rmsprop.lab.report.sentences import findings_by_advice
 
     post_mortem = summary.get("post_mortem")

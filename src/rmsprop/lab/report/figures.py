@@ -79,7 +79,7 @@ def test_data(rows: list[FinalRow], order: Sequence[str]) -> dict[str, list[floa
 
 
 def sensitivity_data(rows: list[TrialRow]) -> dict[str, list[tuple[float, float]]]:
-    """Return pairs (learning rate, mean validation metric) of each optimizer, without rates at which a seed diverged."""
+    """Return pairs (learning rate, mean validation metric) of each optimizer, except rates at which a seed diverged."""
     result = {}
     for label in STYLES:
         by_rate: dict[float, list[TrialRow]] = {}
