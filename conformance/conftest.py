@@ -1,4 +1,4 @@
-"""Settings for these tests: TensorFlow, in its own processes, prints errors only."""
+"""Let TensorFlow print only errors."""
 
 from __future__ import annotations
 

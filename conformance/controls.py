@@ -1,4 +1,4 @@
-"""Rules that are slightly wrong: every comparison has to notice them."""
+"""Rules with one small error. Every comparison must detect them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rmsprop import Rule
 
 
 def perturbed(rule: Rule) -> dict[str, Rule]:
-    """Return copies of a rule with one thing wrong, by its name."""
+    """Return copies of a rule with one error each, by the name of the error."""
 
     def but(**changes: float | bool) -> Rule:
         return dataclasses.replace(rule, **changes)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""This project's implementations with the signature that run.py checks (README.md describes it)."""
+"""This project's implementations, with the signature that README.md describes."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def jax_transformation(
 def keras_optimizer(
     hyperparameters: dict[str, Any], learning_rates: list[float], params: Array, gradients: list[Array]
 ) -> list[Result]:
-    """Run `rmsprop.keras.RMSprop` on one variable. floatx is float64 because it is the learning rate's dtype."""
+    """Run `rmsprop.keras.RMSprop` on one variable. floatx, the dtype of the learning rate, is float64."""
     os.environ.setdefault("KERAS_BACKEND", KERAS_BACKEND)  # read when Keras is imported
     import keras
 

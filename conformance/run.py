@@ -51,7 +51,7 @@ class Error:
 
 
 class ResultError(ValueError):
-    """An implementation returned what README.md does not allow."""
+    """The result of an implementation is not one that README.md allows."""
 
 
 def check(run: Implementation, vector: Vector, complete: bool = False) -> float | None:

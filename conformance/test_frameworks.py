@@ -1,6 +1,6 @@
-"""Each profile beside the framework itself, installed here: a thousand steps, and the committed vectors made anew.
+"""Compare each profile with the installed framework for up to a thousand steps, and regenerate the committed vectors.
 
-A framework runs in a process of its own (trajectories.py), one for each test, and the rule follows it here.
+Each test runs a framework in its own process (trajectories.py) and the rule in this one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vectors import FOLDER, QUANTITIES, load
 from rmsprop import Rule, State, init, update
 
 Array = NDArray[Any]
-Run = dict[str, Array]  # what a framework had after each step, by quantity
+Run = dict[str, Array]  # a framework's values after each step, by quantity
 HERE = Path(__file__).resolve().parent
-# The slowest first, for workers that share them out.
+# Slowest first, so that parallel workers finish together.
 FRAMEWORKS = {
     "Keras, TensorFlow": ("from_keras", {"KERAS_BACKEND": "tensorflow"}),
     "Keras, JAX": ("from_keras", {"KERAS_BACKEND": "jax"}),
@@ -45,7 +45,7 @@ FRAMEWORKS = {
 
 
 def run_framework(module: str, settings: dict[str, str], folder: Path) -> None:
-    """Run trajectories.py with a framework; Python's warnings there are the framework's affair."""
+    """Run trajectories.py with a framework, without Python's warnings from the framework."""
     command = [sys.executable, "-W", "ignore", str(HERE / "trajectories.py"), module, str(folder)]
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -68,9 +68,10 @@ def read(folder: Path) -> dict[str, tuple[Rule, dict[str, Run]]]:
 
 
 def largest_error(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
-    """Return the largest relative error of `rule`, which gets its own gradients; `told` is the framework's rule.
+    """Return the largest relative error of `rule` against the framework's run.
 
-    It stops at the first step where the error is above `stop_above`.
+    `rule` gets the gradients at its own parameters. `told` is the framework's rule. The run stops at the first error
+    above `stop_above`.
     """
     params, state = START.copy(), init(rule, START)
     error = Error(START)
@@ -98,11 +99,10 @@ def check_float64(name: str, rule: Rule, run: Run) -> None:
 
 
 def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
-    """Return the largest error of a step in float32, as a multiple of what rounding explains; > 1 is too much.
+    """Return the largest error of a step in float32, as a multiple of the bound for rounding; > 1 is too much.
 
-    It stops at the first step where that is above `stop_above`.
-
-    Every step starts from what the framework had. With ε₃₂ the spacing at 1 and each operation right to a few ε₃₂:
+    The run stops at the first multiple above `stop_above`. Every step starts from the framework's state. The bound
+    takes ε₃₂ as the spacing at 1 and each operation as correct to a few ε₃₂:
 
     - G = |g| + λ|p| for the gradient, whose terms may cancel;
     - v and m: the rounding of G² and G, and that of 1−β, which some frameworks form in float32 (1 and β share digits);
@@ -170,7 +170,7 @@ def check_float32(name: str, rule: Rule, run: Run) -> None:
 
 
 def check_vector(made: Path, same_framework: bool) -> None:
-    """The same file, whatever the version; numbers within 1e-13, as compilers may contract and reorder."""
+    """Check a new file against the committed one. Numbers agree within 1e-13: compilers contract and reorder."""
     new, old = (dict[str, Any](load(path)) for path in (made, FOLDER / made.name))
     for key in old.keys() - {"expected", "framework_version"} - (set() if same_framework else {"framework"}):
         assert new[key] == old[key], f"{made.name}: {key} was {old[key]}, and is {new[key]} now"

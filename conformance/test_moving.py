@@ -1,6 +1,6 @@
-"""Runs that stop in one framework, move as a checkpoint, and go on in another as if nothing had happened.
+"""Runs that stop in one framework, move as a checkpoint, and continue in another with the same results.
 
-All in double. The learning rate is cut after the move: only a state that holds what it should follows then.
+All in double. The learning rate falls after the move: then only a correct state gives the same results.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ with tf.Session() as session:
 
 
 def prepare(folder: Path) -> list[Arrays]:
-    """Write a start and gradients of sizes from 0.1 to 10 for the scripts; return the gradients."""
+    """Write start and gradients, of sizes from 0.1 to 10, for the scripts. Return the gradients."""
     generator = np.random.default_rng(0)
     values: dict[str, Any] = {f"p{i}": generator.standard_normal(shape) for i, shape in enumerate(SHAPES)}
     for t in range(1, STEPS + 1):
@@ -118,7 +118,7 @@ def rate(t: int) -> float:
 
 
 def in_torch(cls: Any, half: Arrays, path: Path, gradients: list[Arrays], turned: bool) -> Arrays:
-    """Return the parameters of a run that goes on in torch from the state in `path`."""
+    """Return the parameters of a run that continues in torch from the state in `path`."""
     params = [torch.from_numpy(p.T.copy() if turned else p.copy()) for p in half]
     optimizer = cls(params)
     optimizer.load_state_dict(torch.load(path, weights_only=True))
@@ -193,7 +193,7 @@ def test_keras_goes_on_in_torch_and_optax_and_back(
 
 @pytest.mark.parametrize(("centered", "momentum"), [(False, 0.0), (True, 0.6)])
 def test_our_keras_goes_on_in_our_torch_and_back(centered: bool, momentum: float, tmp_path: Path) -> None:
-    """With all that Keras's own lacks."""
+    """With the variants that Keras' own RMSprop lacks."""
     gradients = prepare(tmp_path)
     environment = {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}
     whole = run(OURS, tmp_path, "whole", centered, momentum, **environment)
@@ -277,7 +277,7 @@ def test_a_foreign_tensorflow_checkpoint_is_refused(content: bytes, tmp_path: Pa
 
 
 def their_class(kind: str) -> Any:
-    """Return the class; timm's without timm itself, which asks for torchvision."""
+    """Return the optimizer class. timm's is imported without timm itself, which needs torchvision."""
     if kind == "sb3":
         from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
@@ -289,7 +289,7 @@ def their_class(kind: str) -> Any:
         return importlib.import_module("from_timm").RMSpropTF
     finally:
         sys.path.pop(0)
-        for name in ("timm", "timm.optim"):  # what stands there is not timm
+        for name in ("timm", "timm.optim"):  # placeholders, not timm
             sys.modules.pop(name, None)
 
 
@@ -321,7 +321,7 @@ def test_what_copies_torch_goes_on_in_ours_and_back(kind: str, centered: bool, t
 
 def test_a_model_that_sb3_saved_moves(tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SB3's own, on import
+        warnings.simplefilter("ignore")  # SB3 warns on import
         from stable_baselines3 import A2C
         from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
@@ -340,7 +340,7 @@ def test_a_model_that_sb3_saved_moves(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["RMSprop32bit", "RMSprop8bit"])
 def test_bitsandbytes_is_read_as_it_reads_itself(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, on import
+        warnings.simplefilter("ignore")  # bitsandbytes warns on import
         import bitsandbytes as bnb
 
     generator = torch.Generator().manual_seed(0)

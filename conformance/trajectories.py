@@ -1,14 +1,14 @@
-"""Run every case of one framework for up to a thousand steps, and make its vectors anew.
+"""Run every case of one framework for up to a thousand steps, and regenerate its vectors.
 
-`python conformance/trajectories.py from_torch FOLDER` writes FOLDER/trajectories.npz and FOLDER/*.json. It runs in a
-process of its own, because frameworks have settings that hold for a whole process (floatx, 64-bit numbers in JAX).
+`python conformance/trajectories.py from_torch FOLDER` writes FOLDER/trajectories.npz and FOLDER/*.json. Each framework
+needs its own process: floatx and 64-bit numbers in JAX are global settings.
 
-The loss is a quadratic with noise, so that an error in the parameters comes back in the next gradients:
+The loss is a noisy quadratic: an error in the parameters changes the next gradients.
 
     gradient_i = scale_i · ((p_i − target_i)/2 + noise_i)        scale from 1e-3 to 1e2, one in ten set to 0
 
-Frameworks make NaN with `centered` where v − m² is lost in rounding, that is where gradients hardly change, or only
-once; the noise is as large as the rest, and with bias correction the first gradient is 0.
+With `centered`, frameworks return NaN where v − m² is lost in rounding: at gradients that hardly change, or after a
+single one. So the noise is as large as the rest, and with bias correction the first gradient is 0.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from rmsprop import Rule
 Array = NDArray[Any]
 GENERATE = Path(__file__).resolve().parent / "generate"
 STEPS, CUT, SIZE = 1000, 100, 24
-# Keras is one code on every backend: on TensorFlow all steps show how errors gather, on others fewer that they agree.
+# Keras runs the same code on every backend: all steps on TensorFlow, where errors add up; fewer on the others.
 _GATHERED = STEPS if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else 3 * CUT
-LENGTHS = {"float64": _GATHERED, "float32": 2 * CUT}  # float32 is compared step by step: errors do not gather there
+LENGTHS = {"float64": _GATHERED, "float32": 2 * CUT}  # float32 is compared step by step: errors do not add up
 
 _generator = np.random.default_rng(1308)
 _SCALE = np.logspace(-3, 2, SIZE)
@@ -55,7 +55,7 @@ def lr_at(rule: Rule, step: int) -> float:
 
 
 def main(module: str, folder: Path) -> None:
-    """Run all dense cases of a script in generate/ and write what came out."""
+    """Run all dense cases of a script in generate/ and write the results."""
     sys.path.insert(0, str(GENERATE))
     shared = importlib.import_module("shared")
     families = importlib.import_module(module).FAMILIES
@@ -68,7 +68,7 @@ def main(module: str, folder: Path) -> None:
             arrays[name] = np.array(json.dumps(dataclasses.asdict(rule)))
             for dtype, length in LENGTHS.items():
                 if family.framework == "formula" and dtype != "float64":
-                    continue  # written with Python's floats
+                    continue  # formulas compute in Python floats, which are float64
                 params = START.astype(dtype)
                 step, records = family.start(dict(arguments), params.copy()), []
                 for t in range(1, length + 1):

@@ -1,4 +1,4 @@
-"""The conformance vectors: their types, and how a file is read and checked. README.md describes the format."""
+"""Read and check the conformance vectors. README.md describes the format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NotRequired, TypedDict
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Result = dict[str, Array]  # state after one step: params, and those of the other quantities that are known
+Result = dict[str, Array]  # after one step: params, and the other quantities that the implementation reports
 Implementation = Callable[..., list[Result]]
 
 
@@ -76,7 +76,7 @@ def load(path: Path) -> Vector:
 
 
 def fault(vector: Any) -> str | None:
-    """Return the first fault of a vector, None if it has none."""
+    """Return the first error in a vector, None for a valid one."""
     if not isinstance(vector, dict):
         return "not an object"
     allowed = {**REQUIRED, **OPTIONAL}

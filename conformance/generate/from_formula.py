@@ -27,14 +27,14 @@ def start_graves(arguments: dict[str, Any], params: Array) -> Step:
             g[i] = aleph * g[i] + (1 - aleph) * epsilon
             delta[i] = beth * delta[i] - gimel * epsilon / sqrt(n[i] - g[i] ** 2 + daleth)
             w[i] = w[i] + delta[i]
-        # The buffer is what is taken from the parameters, Δ what is added.
+        # The buffer is subtracted from the parameters, Δ is added.
         return _arrays(params=w, square_avg=n, grad_avg=g, momentum_buffer=[0.0 - x for x in delta])
 
     return step
 
 
 def start_dqn(arguments: dict[str, Any], params: Array) -> Step:
-    """`qLearnMinibatch` of dqn/NeuralQLearner.lua (its part "add weight cost to gradient" and what follows).
+    """`qLearnMinibatch` of dqn/NeuralQLearner.lua, from "add weight cost to gradient" on.
 
     It ascends along dw = −gradient. With wc the weight cost and the released constants 0.95, 0.05 and 0.01:
 
@@ -51,7 +51,7 @@ def start_dqn(arguments: dict[str, Any], params: Array) -> Step:
             g[i] = 0.95 * g[i] + 0.05 * dw
             g2[i] = 0.95 * g2[i] + 0.05 * dw * dw
             w[i] = w[i] + lr * dw / sqrt(g2[i] - g[i] * g[i] + 0.01)
-        return _arrays(params=w, square_avg=g2, grad_avg=[0.0 - x for x in g])  # of −dw
+        return _arrays(params=w, square_avg=g2, grad_avg=[0.0 - x for x in g])  # average of −dw
 
     return step
 

@@ -16,9 +16,9 @@ from shared import Array, Family, Step, main
 
 
 def start(arguments: dict[str, Any], params: Array) -> Step:
-    """The learning rate is a variable of `floatx`, which is therefore the parameters' dtype.
+    """Set `floatx`, the dtype of the learning rate, to the parameters' dtype.
 
-    On the TensorFlow backend weight_decay is rounded to float32, whatever the parameters are; 0.25 is exact there.
+    The TensorFlow backend rounds weight_decay to float32, whatever the parameters are. 0.25 is exact there.
     """
     keras.config.set_floatx(params.dtype.name)
     param = keras.Variable(params, dtype=params.dtype.name)

@@ -1,6 +1,6 @@
 """Vectors from optax: optax.rmsprop, compiled by jax.jit, as it is used.
 
-The compiler may contract a product and a sum into one operation, as the processor has it; the last digits may differ.
+The compiler may contract a product and a sum into one operation: the last digits depend on the processor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared import Array, Family, Step, main  # noqa: E402
 
 
 def start(arguments: dict[str, Any], params: Array) -> Step:
-    """`learning_rate` is a fixed number of the transformation, whose state does not depend on it: one for each rate."""
+    """Build one transformation per learning rate. The state does not depend on the rate."""
     compiled: dict[float, Callable[..., Any]] = {}
     values = jax.numpy.asarray(params)
     state = optax.rmsprop(**arguments).init(values)
@@ -34,7 +34,7 @@ def start(arguments: dict[str, Any], params: Array) -> Step:
         if arguments.get("centered"):
             result["grad_avg"] = np.array(optax.tree_utils.tree_get(state, "mu"))
         if arguments.get("momentum"):
-            # optax keeps what is added to the parameters, the buffer is what is taken from them.
+            # optax adds its trace to the parameters; the buffer of a vector is subtracted.
             result["momentum_buffer"] = 0.0 - np.array(optax.tree_utils.tree_get(state, "trace"))
         return result
 

@@ -11,9 +11,9 @@ from shared import Array, Family, Step, main
 
 
 def start(arguments: dict[str, Any], params: Array) -> Step:
-    """`FAST_COMPILE` runs the graph in NumPy: no C compiler is needed, and nothing is fused.
+    """Run the graph in NumPy with `FAST_COMPILE`: no C compiler is needed, and nothing is fused.
 
-    Numbers in the graph are of `floatX`, which is therefore the parameters' dtype.
+    Numbers in the graph have the dtype `floatX`, so it is set to the parameters' dtype.
     """
     pytensor.config.floatX = params.dtype.name
     kind = params.dtype.type

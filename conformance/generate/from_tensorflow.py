@@ -1,7 +1,7 @@
 """Vectors from TensorFlow 1's RMSProp: the optimizer through a Session, and the fused operations called by themselves.
 
-Numbers that are given to the optimizer as Python floats become float32 first, whatever the parameters are
-(`convert_to_tensor`); so they, and the defaults, are given as NumPy numbers of the parameters' dtype.
+The optimizer converts Python floats to float32 first, whatever the parameters are (`convert_to_tensor`). So all
+numbers, defaults included, are passed as NumPy numbers of the parameters' dtype.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def start_centered_op(arguments: dict[str, Any], params: Array) -> Step:
 
 
 def _op(arguments: dict[str, Any], params: Array, centered: bool) -> Step:
-    """Call the operations on variables made here; square averages start at 1, as the optimizer has them."""
+    """Call the operations on variables of our own. Square averages start at 1, as in the optimizer."""
     numbers = {name: tf.constant(value, params.dtype) for name, value in arguments.items() if name != "lr"}
     param, ms, mom = tf.Variable(params), tf.Variable(np.ones_like(params)), tf.Variable(np.zeros_like(params))
     mg = tf.Variable(np.zeros_like(params))

@@ -10,7 +10,7 @@ from shared import Array, Family, Step, main
 
 
 def start(arguments: dict[str, Any], params: Array) -> Step:
-    """Hyperparameters given as Python floats would be kept in float32; tensors and functions are taken as they are."""
+    """Pass hyperparameters as tensors and functions: legacy Keras would store Python floats in float32."""
     rate = tf.Variable(0.0, dtype=params.dtype)
     numbers = {"rho": 0.9, **arguments, "learning_rate": lambda: rate}
     for name in {"rho", "momentum"} & set(numbers):

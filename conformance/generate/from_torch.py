@@ -12,7 +12,7 @@ VERSION = torch.__version__.split("+")[0]
 
 
 def stepper(optimizer: torch.optim.Optimizer, param: torch.Tensor, names: dict[str, str]) -> Step:
-    """Return a function that makes a step of any PyTorch optimizer; `names` has our names of its state."""
+    """Return the step function of any PyTorch optimizer. `names` maps its state to our names."""
 
     def step(gradient: Array, lr: float) -> dict[str, Array]:
         param.grad = torch.from_numpy(gradient)
@@ -40,7 +40,7 @@ def start_adam(arguments: dict[str, Any], params: Array) -> Step:
     return stepper(torch.optim.Adam([param], **arguments), param, {"exp_avg_sq": "square_avg"})
 
 
-SEEN: dict[str, Any] = {"lr": 0.03, "alpha": 0.9, "eps": 0.02}  # an eps that is large enough to be seen
+SEEN: dict[str, Any] = {"lr": 0.03, "alpha": 0.9, "eps": 0.02}  # an eps large enough to matter
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
     "plain": SEEN,

@@ -1,4 +1,4 @@
-"""Shared by the scripts beside this one: the problem of a vector, its file, and the command line.
+"""Shared by the scripts of this folder: the problem of a vector, its file, and the command line.
 
 A script describes each way to call its framework as a `Family`: its cases, and a function that starts the framework's
 optimizer and returns a function for one step. `main` writes a file for every case.
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 Step = Callable[..., dict[str, Array]]
 
 FORMAT = 1
-STEPS, CUT = 40, 20  # the learning rate is cut to a tenth after step CUT
+STEPS, CUT = 40, 20  # the learning rate falls to a tenth after step CUT
 RECORDED = (1, 2, 3, 5, 10, 20, 21, 22, 30, 40)
 
 
@@ -57,7 +57,7 @@ class Family:
     source
         Where a formula is published.
     vectors
-        Whether files are written. Without files the cases run beside the rule only.
+        Whether files are written. Cases without files are only compared with the rule.
     """
 
     prefix: str
@@ -111,7 +111,7 @@ def row_problem(duplicates: bool) -> tuple[Array, list[list[int]], list[Array]]:
 
 
 def learning_rates(rule: Rule) -> list[float]:
-    """Return the learning rate of each step. Its cut to a tenth shows whether the buffer holds the learning rate."""
+    """Return the learning rate of each step. Its fall to a tenth shows whether the buffer holds the learning rate."""
     return [rule.lr if t <= CUT else float(f"{rule.lr / 10:.12g}") for t in range(1, STEPS + 1)]
 
 
@@ -153,7 +153,7 @@ def make(family: Family, case: str) -> dict[str, Any]:
 
 
 def _hyperparameters(rule: Rule) -> dict[str, Any]:
-    """Return the fields of format 1, and of later fields those that differ from their default."""
+    """Return the fields of format 1, and any later field that differs from its default."""
     return {
         field.name: getattr(rule, field.name)
         for field in dataclasses.fields(rule)
