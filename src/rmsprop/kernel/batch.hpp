@@ -82,7 +82,7 @@ class Batch {
     Arrays arrays;
     Storage storage;
     std::size_t group;
-    double* step;         // the step counter
+    double* step;
     std::uint32_t index;  // among all parameters of the optimizer
     AddedBy added_by;
   };

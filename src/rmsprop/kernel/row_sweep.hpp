@@ -32,8 +32,8 @@ T* row_gradient(const Rows& rows, std::int64_t i, std::int64_t offset, std::int6
   return buffer;
 }
 
-// Multiplies an average by `weight`: βᵏ, where k is the lag in steps. If βᵏ underflows to 0, infinity stays infinite, as
-// if multiplied by β k times.
+// Multiplies an average by `weight`: βᵏ, where k is the lag in steps. If βᵏ underflows to 0, infinity stays infinite,
+// as if multiplied by β k times.
 template <class T>
 void catch_up(T* x, std::int64_t n, double decay, T weight) {
   if (x == nullptr || weight == 1) return;

@@ -13,7 +13,6 @@ struct RowEntry {
   std::int64_t row, position;
 };
 
-// The touched rows of a table.
 struct TouchedRows {
   std::vector<RowEntry> entries;     // sorted by row, then by position
   std::vector<std::int64_t> starts;  // index of each row's first entry; then the number of entries

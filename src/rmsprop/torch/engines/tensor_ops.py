@@ -24,8 +24,6 @@ from rmsprop.torch.state import ParamGroup, check_gradient, complete_state, kapp
 
 
 class _GroupWork(NamedTuple):
-    """The parameters of one group to be stepped."""
-
     group_index: int
     group: ParamGroup
     rule: Rule
