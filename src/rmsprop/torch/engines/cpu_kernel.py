@@ -172,7 +172,7 @@ class CpuKernel:
                 yield Remaining(index, [i], _SPARSE)
 
     def _add_rows(self, inputs: StepInputs, group_index: int, i: int) -> bool:
-        """Add touched rows to the batch, in place if possible and not measured, else as copies; return whether added."""
+        """Add touched rows to the batch: in place if possible and not measured, else as copies. Return the success."""
         group, index = inputs.groups[group_index], inputs.offsets[group_index] + i
         p, state = group["params"][i], complete_state(group, i, inputs.states)
         lag = sparse_rows.lag_of(group, i, state, inputs.lags)
