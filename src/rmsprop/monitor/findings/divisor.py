@@ -1,6 +1,6 @@
-"""Findings about the divisor d: v that has not forgotten v₀ or does not fall, ε, the variance's floor.
+"""Findings about the divisor d: a v that remembers v₀ or does not fall, a large ε, a variance at its floor.
 
-Each function takes the history of a run and yields what it finds, the worst tensor first; see `gradients`.
+Each function takes the history of a run and yields its findings, the worst tensor first; see `gradients`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rmsprop.monitor.findings.history import MEDIAN, NAN, OUTLIER, History, Obse
 
 
 def start(history: History) -> Iterator[Finding]:
-    """Find a square average that still consists of the value it started at."""
+    """Find a square average that consists mostly of its initial value v₀."""
     share, far = 0.5, 3.0
 
     def left(seen: Observation) -> float:
@@ -27,7 +27,7 @@ def start(history: History) -> Iterator[Finding]:
         return math.sqrt(square(root) + seen("eps")) if seen.group["eps_inside_sqrt"] else root + seen("eps")
 
     def root(seen: Observation) -> float:
-        """Return √v without the gradients, after the step: what it is divided by."""
+        """Return √v after the step, without the gradients."""
         return math.sqrt(left(seen) * seen("decay"))
 
     def measure(name: str) -> float:
@@ -38,7 +38,7 @@ def start(history: History) -> Iterator[Finding]:
 
     for name, times, seen in history.ranked(measure, above=far):
         per_step = -math.log(seen("decay"))
-        later = over(root(seen), d(seen, signal(seen)))  # until √v has fallen to the d that remains
+        later = over(root(seen), d(seen, signal(seen)))  # factor by which √v must fall, to the later d
         steps, half = math.ceil(2 * math.log(later) / per_step), math.log(2) / per_step
         sentence = (
             f"v of {name} has not forgotten its start, v₀ = {seen('initial_square_avg'):g}: it is "
@@ -47,7 +47,7 @@ def start(history: History) -> Iterator[Finding]:
         )
         cause = f"v₀ is far above g², and v forgets half of it in {counted(f'{half:.3g}', 'step')}, ln 2/−ln β"
         changes = ({"initial_square_avg": 0.0, "bias_correction": True},)
-        if seen.group["centered"]:  # the variance of the first gradient would be 0
+        if seen.group["centered"]:  # with bias_correction, the variance of the first gradient is 0
             changes = ({"initial_square_avg": 0.0, "lr": lower(history.rate(name))},)
         advice = "take it for the warm-up that it is"
         evidence = seen.numbers("history_rms", "gradient_rms") | {
@@ -68,11 +68,11 @@ def start(history: History) -> Iterator[Finding]:
 
 
 def eps(history: History) -> Iterator[Finding]:
-    """Find ε above √s, which is √v unless centered, where the rule has become SGD."""
+    """Find ε above √s (√v unless centered): there the rule is SGD."""
     limit = 0.5
 
     def measure(name: str) -> float:
-        at_floor = history.typical(name, "floor_share") > limit  # that is another finding
+        at_floor = history.typical(name, "floor_share") > limit  # `variance_floor` reports that
         return NAN if at_floor else history.typical(name, lambda s: s.eps_share)
 
     for name, share, seen in history.ranked(measure, above=limit):
@@ -88,16 +88,16 @@ def eps(history: History) -> Iterator[Finding]:
         cause = f"{term} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
         others = history.median_gradient
         faint = over(usual, others) <= 1 / OUTLIER
-        if seen.group["centered"]:  # that of the deviation from the mean
+        if seen.group["centered"]:  # s is the square of the deviation from the mean
             ratio = history.typical(name, "signal_to_noise")
             usual /= math.sqrt(1 + ratio) if ratio > 0 else 1
-        small = min(0.1 * floor, 0.01 * usual if usual > 0 else math.inf)  # gradients of a few elements may be large
+        small = min(0.1 * floor, 0.01 * usual if usual > 0 else math.inf)  # `usual` may come from a few large elements
         change = {"eps": rounded(square(small) if inside else small)}
-        if history.rate(name) > USUAL:  # one of SGD, which is far too high for steps by v
+        if history.rate(name) > USUAL:  # a rate for SGD, far too high where v sets the steps
             change["lr"] = USUAL
         changes: tuple[dict[str, float], ...] = (change,)
         advice = "leave it, if SGD is meant, as by recipes with ε = 1"
-        if faint:  # a smaller ε would give it the steps of others, and `effective_lr` something to say
+        if faint:  # a smaller ε would follow noise, and provoke `effective_lr`
             cause += f", {over(history.typical(name, 'gradient_rms'), others):.1g} of the median of the tensors"
             changes, advice = (
                 (),
@@ -153,11 +153,11 @@ def variance_floor(history: History) -> Iterator[Finding]:
 
 
 def state_stall(history: History) -> Iterator[Finding]:
-    """Find a square average in bfloat16 that stays where it is while gradients have become smaller."""
+    """Find a bfloat16 square average that does not fall although gradients have become smaller."""
     least, most = 0.2, 0.1
 
     def fall(name: str) -> tuple[float, float]:
-        """Return by which share v should have fallen in the recent records, and by which it has."""
+        """Return the share by which v should have fallen in the recent records, and the share by which it has."""
         recent = history.recent(name)
         first, last = recent[0], recent[-1]
         g = history.typical(name, lambda s: over(s("gradient_rms"), s("history_rms")))

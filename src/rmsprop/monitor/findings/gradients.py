@@ -1,8 +1,8 @@
-"""Findings about gradients: not finite, spiking, flipping, clipped, absent.
+"""Findings about gradients that are not finite, spike, change sign in every step, are clipped, or are absent.
 
-Each function takes the history of a run and yields what it finds, the worst tensor first. Symbols are those of
-`rmsprop.rule`. Lasting conditions are judged by the median of the newest records, so that one unusual step does not
-count. Events are looked for in all records.
+Each function takes the history of a run and yields its findings, the worst tensor first. Symbols are those of
+`rmsprop.rule`. Lasting conditions are judged by the median of the newest records, so one unusual step does not count.
+Events are searched in all records.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rmsprop.monitor.findings.history import MEDIAN, NAN, RECENT, SEVERAL, Histo
 from rmsprop.monitor.findings.steps import first_step
 from rmsprop.monitor.record import Record
 
-# What became of one gradient that was not finite, and of several, by the group's `nonfinite`.
+# The fate of one non-finite element, and of several, by the group's `nonfinite`; the gravest first.
 _AFTER = {
     "propagate": ("went into v and stays there", "went into v and stay there"),
     "skip": ("made the optimizer skip the whole step", "made the optimizer skip the whole step"),
@@ -29,7 +29,7 @@ _LOOK = "mend the batch or the operation that makes them, such as a division by 
 
 
 def _free(history: History, mode: str) -> str:
-    """Say which checkpoints are free of gradients that went into v."""
+    """Return the cause and, with "propagate", the newest checkpoint that is free of non-finite numbers."""
     if mode != "propagate":
         return _CAUSE
     *_, clean = None, *takewhile(lambda record: not _applied(record), history.records)
@@ -47,12 +47,12 @@ def _counted(record: Record, name: Literal["nonfinite_steps", "skipped_steps"]) 
 
 
 def _applied(record: Record) -> int:
-    """Return how many of the steps so far met a gradient that was not finite and were not skipped for it."""
+    """Return how many of the steps so far met a non-finite gradient and were not skipped."""
     return _counted(record, "nonfinite_steps") - _counted(record, "skipped_steps")
 
 
 def nonfinite(history: History) -> Iterator[Finding]:
-    """Find where gradients, or their squares, were first not finite: others may follow."""
+    """Find the first record in which gradients, or their squares, are not finite: others may follow from them."""
     steps, skipped = (
         max((_counted(record, name) for record in history.records), default=0)
         for name in ("nonfinite_steps", "skipped_steps")
@@ -63,7 +63,7 @@ def nonfinite(history: History) -> Iterator[Finding]:
         return
     modes = {g.get("nonfinite", "propagate") for r in history.records[-1:] for g in r["groups"]}
     if skipped >= steps:
-        modes &= {"skip"}  # a GradScaler skips steps to find its scale, which is no finding
+        modes &= {"skip"}  # a GradScaler skips steps to find its scale: no finding
     elif "skip" not in modes:
         steps -= skipped
     if steps and modes:
@@ -86,13 +86,13 @@ def nonfinite(history: History) -> Iterator[Finding]:
 
 
 def _nonfinite_of(record: Record) -> list[str]:
-    """Return the tensors of a record whose gradient is not finite, the one with the most such elements first."""
+    """Return the tensors of a record with non-finite gradients, the one with the most such elements first."""
     tensors = record["tensors"]
     return sorted((n for n in tensors if tensors[n]["nonfinite"]), key=lambda n: -int(tensors[n]["nonfinite"]))
 
 
 def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) -> Finding:
-    """Return the finding where gradients were not finite, from the tensors `found` by step."""
+    """Return the finding about non-finite gradients; `found` has the tensors by step."""
     first, names = next(iter(found.items()))
     at = next(i for i, record in enumerate(history.records) if record["step"] == first)
     record, before = history.records[at], history.records[at - 1]["step"] if at else None
@@ -138,7 +138,7 @@ def _of_all(count: int, everything: int) -> str:
 
 
 def spike(history: History) -> Iterator[Finding]:
-    """Find a gradient many times as large as those before it; v then makes the steps after it short."""
+    """Find a gradient many times as large as its history: v then makes the steps after it short."""
     limit = 10.0
 
     def usual(seen: Observation) -> float:
@@ -148,7 +148,7 @@ def spike(history: History) -> Iterator[Finding]:
     def times(seen: Observation) -> float:
         return over(seen("gradient_rms"), usual(seen))
 
-    thrown = any(first_step(history))  # gradients of the steps that follow are large for that
+    thrown = any(first_step(history))  # a long first step makes the gradients after it large
 
     def counts(seen: Observation) -> bool:
         return times(seen) > 0 and not (thrown and seen.age < over(1.0, 1 - seen("decay")))
@@ -162,10 +162,10 @@ def spike(history: History) -> Iterator[Finding]:
 
     for name, k, _ in history.ranked(measure, above=limit):
         seen = worst(name)
-        assert seen is not None  # noqa: S101  (or its measure is NaN)
+        assert seen is not None  # noqa: S101  (else its measure is NaN)
         beta, length = seen("decay"), over(seen("update_rms"), seen("lr"))
-        # After j more steps v is 1 + (1−β)·(K²−1)·βʲ times what it was; steps have 90 % of their length where d is
-        # 1/0.9 times what it was: without ε, at 0.9⁻².
+        # After j more steps, v is 1 + (1−β)·(K²−1)·βʲ times its old value. Steps have 90 % of their length when d is
+        # 1/0.9 times its old value. Without ε, v is then 0.9⁻² times its old value.
         excess = math.log1p(-beta) + math.log(k - 1) + math.log(k + 1) - math.log(_margin(seen, usual(seen)))
         steps = math.ceil(excess / -math.log(beta)) if excess > 0 and beta else 0
         count = sum(counts(s) and times(s) > limit for s in history.tensors[name])
@@ -198,7 +198,7 @@ def spike(history: History) -> Iterator[Finding]:
 
 
 def _margin(seen: Observation, root: float) -> float:
-    """Return by which share of itself v may be larger, from `root`², until d is 1/0.9 times as large."""
+    """Return the relative increase of v, from `root`², at which d is 1/0.9 times as large."""
     if seen.group["eps_inside_sqrt"]:
         return (0.9**-2 - 1) * (1 + over(seen("eps"), square(root)))
     eps = over(seen("eps"), root)
@@ -206,14 +206,14 @@ def _margin(seen: Observation, root: float) -> float:
 
 
 def oscillation(history: History) -> Iterator[Finding]:
-    """Find gradients that change sign with every step: the rate is at the edge of stability."""
+    """Find gradients that change sign in every step: the rate is at the edge of stability."""
     limit, most, few = 0.9, 0.8, 8
-    many, needed = 50, 42  # which coins that fall so in 60 % show once in four thousand times
+    many, needed = 50, 42  # a coin with 60 % heads shows 42 of 50 once in 4000 times
 
     def evidence_of(name: str) -> list[Observation]:
-        """Return the records that count, none if they are too few or, of few elements, a matter of chance.
+        """Return the records that count, none if they are too few or may be chance.
 
-        The sign of one element is a coin: ten of them have a median of "opposed" in more than a third of all cases.
+        The sign of one element is a coin toss. Ten tosses have a median of "opposed" in more than a third of all cases.
         """
         known = [s for s in history.recent(name, many) if math.isfinite(s("gradient_cosine"))]
         if not history.tensors[name][-1]("elements") < few:
@@ -261,7 +261,7 @@ def oscillation(history: History) -> Iterator[Finding]:
 
 
 def clipping(history: History) -> Iterator[Finding]:
-    """Find gradients that always have the same norm: they are clipped in every step."""
+    """Find gradients that always have the same norm: every step clips them."""
     most, close, several = 0.9, 1e-3, 5
     norms = [r["gradient_norm"] for r in history.records if r["gradient_norm"]]
     usual = typical(norms)
@@ -343,5 +343,5 @@ def dead_rows(history: History) -> Iterator[Finding]:
 
 
 def _steps_to_forget(decay: float) -> int:
-    """Return after how many steps without a gradient √v is 1e-6 of what it was."""
+    """Return the number of steps without a gradient in which √v falls to 1e-6 of its value."""
     return math.ceil(math.log(1e-12) / math.log(decay)) if decay else 1

@@ -1,4 +1,4 @@
-"""A run as findings see it: its records, and the observations of each tensor in them."""
+"""The history of a run that findings read: its records, and the observations of each tensor in them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 from rmsprop.monitor.record import GroupRecord, Record, TensorRecord
 
-RECENT = 10  # newest records of a tensor, from which lasting conditions are judged
-SEVERAL = 3  # the least number of records that tell what differs from step to step
-OUTLIER = 100.0  # times smaller than others: a gradient that may be noise
+RECENT = 10  # newest records of a tensor, by which lasting conditions are judged
+SEVERAL = 3  # the least number of records, or tensors, that can be compared
+OUTLIER = 100.0  # a gradient this many times smaller than others may be noise
 MEDIAN = f"median of the newest {RECENT} records"
 NAN = math.nan  # a missing number: it exceeds no threshold
 
@@ -25,41 +25,41 @@ class Observation(NamedTuple):
     values: TensorRecord
 
     def __call__(self, name: str) -> float:
-        """Return a statistic of the tensor or, if there is none of the name, a number of its group."""
+        """Return a statistic of the tensor, else a number of its group; NaN if it is missing or not finite."""
         value = self.values.get(name, self.group.get(name))
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else NAN
 
     def numbers(self, *names: str) -> dict[str, Any]:
-        """Return several of them by name."""
+        """Return several numbers by name."""
         return {name: self(name) for name in names}
 
     @property
     def age(self) -> float:
-        """Steps that the tensor itself had made before: fewer than the run, if it joined late."""
+        """Steps of this tensor before this one: fewer than those of the run if it joined late."""
         return max(0.0, self("age")) if "age" in self.values else self.step - 1.0
 
     def stored_as(self, name: Literal["dtype", "state_dtype"]) -> str:
-        """Return the tensor's "dtype" or "state_dtype" or, in records without them, those of its whole group."""
+        """Return the tensor's "dtype" or "state_dtype"; in records without them, the dtypes of its group."""
         dtype = self.values.get(name) or self.group["param_dtype" if name == "dtype" else "state_dtype"]
         return dtype or ""
 
     @property
     def active_share(self) -> float:
-        """Share of the elements that have a gradient in this step, NaN if none has."""
+        """Share of the elements that have a gradient in this step; NaN if none has."""
         return 1 - self("zero_gradient_share") or NAN
 
     @property
     def eps_share(self) -> float:
-        """Share of the elements with a gradient that ε governs, at least.
+        """Lower bound of the share that ε governs, among the elements with a gradient.
 
-        Elements without a gradient in this step are left out of the share: their v may be 0, and ε then governs them
-        in any healthy run.
+        Elements without a gradient in this step are skipped: their v may be 0, and ε then governs them in any healthy
+        run.
         """
         return (self("eps_share") - self("zero_gradient_share")) / self.active_share
 
     @property
     def divisor(self) -> float:
-        """Median of d, to a factor of √2, over the elements with the largest d: those that ε does not govern."""
+        """Median of d, to a factor of √2, over the elements that ε does not govern: those with the largest d."""
         histogram = self.values.get("effective_lr")
         if histogram is None:
             return NAN
@@ -92,25 +92,25 @@ class History:
                 self.tensors.setdefault(name, []).append(seen)
 
     def recent(self, name: str, most: int = RECENT) -> list[Observation]:
-        """Return the newest observations of a tensor, without step 1 if there are others: the first step is special."""
+        """Return the newest observations of a tensor, without the unusual step 1 if there are others."""
         seen = self.tensors[name]
         return ([s for s in seen if s.step > 1] or seen)[-most:]
 
     def typical(self, name: str, value: str | Callable[[Observation], float]) -> float:
-        """Return the median of a number over the recent records of a tensor that have it."""
+        """Return the median of a number over the recent records of a tensor in which it is finite."""
         return typical((s(value) if isinstance(value, str) else value(s)) for s in self.recent(name))
 
     def rate(self, name: str) -> float:
-        """Return the largest learning rate of a tensor: the one in its options, where a schedule lowers it."""
+        """Return the largest learning rate of a tensor: its option, if a schedule lowers the rate."""
         return max((lr for s in self.tensors[name] if math.isfinite(lr := s("lr"))), default=NAN)
 
     @cached_property
     def cancelled(self) -> set[str]:
-        """Names of biases whose gradient is a hundredth, or less, of that of a weight beside them.
+        """Names of biases whose gradient is at most a hundredth of the gradient of a weight beside them.
 
-        A bias before BatchNorm, or of attention's keys, has zero gradient up to rounding, as later operations subtract
-        it. Its value changes nothing. A weight is beside a bias if its name begins alike and it has two dimensions or
-        more, one of which is as long as the bias.
+        A bias before BatchNorm, or of attention's keys, has zero gradient up to rounding: later operations subtract it,
+        and its value changes nothing. A weight is beside a bias if both belong to the same module, the weight has two
+        dimensions or more, and one of these is as long as the bias.
         """
         weights: dict[tuple[str, int], float] = {}
         gradients = {name: self.typical(name, "gradient_rms") for name in self.tensors}
@@ -126,7 +126,7 @@ class History:
 
     @cached_property
     def median_gradient(self) -> float:
-        """The median over tensors of the gradient's root mean square; NaN for fewer than SEVERAL tensors."""
+        """Median over tensors of the gradient's root mean square; NaN for fewer than SEVERAL tensors."""
         names = [name for name in self.tensors if name not in self.cancelled]
         return typical(self.typical(name, "gradient_rms") for name in names) if len(names) >= SEVERAL else NAN
 
@@ -135,8 +135,8 @@ class History:
     ) -> Iterator[tuple[str, float, Observation]]:
         """Yield name, value and newest observation of the tensors whose value is above a threshold, the largest first.
 
-        `cancelled` biases are left out. With `matrices`, all tensors of fewer than two dimensions are: biases may start
-        at 0, and scales are few.
+        `cancelled` biases are skipped. With `matrices`, all tensors of fewer than two dimensions are skipped: biases
+        may start at 0, and scales are few.
         """
         found = [(measure(name), name) for name, seen in self.tensors.items()
                  if name not in self.cancelled and (not matrices or len(seen[-1].values["shape"]) >= 2)]  # fmt: skip
@@ -145,22 +145,22 @@ class History:
 
 
 def _beginning(name: str) -> str:
-    """Return a tensor's name without its last part: that of its module."""
+    """Return the name of a tensor's module: its own name without the last part."""
     return name[: max(name.rfind("."), name.rfind("/")) + 1]
 
 
 def typical(values: Iterable[float]) -> float:
-    """Return the median of those values that are finite."""
+    """Return the median of the finite values, NaN if there are none."""
     numbers = [x for x in values if math.isfinite(x)]
     return median(numbers) if numbers else NAN
 
 
 def over(a: float, b: float) -> float:
-    """Return a/b, NaN where that is no finite number."""
+    """Return a/b, NaN if that is not finite."""
     quotient = a / b if b else NAN
     return quotient if math.isfinite(quotient) else NAN
 
 
 def square(x: float) -> float:
-    """Return x², infinite where that is too large, and no error."""
+    """Return x², infinite on overflow, where x**2 would raise."""
     return x * x

@@ -1,6 +1,6 @@
-"""Findings about how long steps are: at first, later, in one tensor beside others, and where they are rounded away.
+"""Findings about the length of steps: of the first, of later ones, in one tensor beside others, and rounded to 0.
 
-Each function takes the history of a run and yields what it finds, the worst tensor first; see `gradients`.
+Each function takes the history of a run and yields its findings, the worst tensor first; see `gradients`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 from rmsprop.monitor.findings.finding import Finding, higher, lower, percent, rounded
 from rmsprop.monitor.findings.history import MEDIAN, NAN, OUTLIER, SEVERAL, History, Observation, over, square, typical
 
-LONG = 0.2  # of a parameter's size in each step: too long
-STEP = 0.005  # of a parameter's size: a usual step
-_HALF_GAP = {"bfloat16": "0.2 to 0.4 %", "float16": "0.02 to 0.05 %", "float32": "3e-6 to 6e-6 %"}  # of a value
+LONG = 0.2  # update/parameter above which steps are too long
+STEP = 0.005  # update/parameter of a usual step
+_HALF_GAP = {"bfloat16": "0.2 to 0.4 %", "float16": "0.02 to 0.05 %", "float32": "3e-6 to 6e-6 %"}  # of the value
 
 
 def first_step(history: History) -> Iterator[Finding]:
-    """Find a first step so long that little is left of the values that the parameters started from."""
+    """Find a first step so long that little of the initial parameters is left."""
     share, surge = 0.5, 2.0
 
     def starts_long(seen: Observation) -> bool:
         if seen.group["bias_correction"]:
-            return bool(seen.group["centered"])  # the variance of one gradient is its rounding floor
+            return bool(seen.group["centered"])  # the variance of one gradient is at its rounding floor
         return not seen.group["initial_square_avg"]
 
     def times(name: str) -> float:
@@ -34,7 +34,7 @@ def first_step(history: History) -> Iterator[Finding]:
     def measure(name: str) -> float:
         first = history.tensors[name][0]
         ratio = first("update_ratio")
-        from_zero = abs(ratio - 1) < 1e-6  # the step is all there is: the parameter started at 0
+        from_zero = abs(ratio - 1) < 1e-6  # the parameter started at 0: the step is all of it
         counts = first.step == 1 and starts_long(first) and not from_zero and times(name) > surge
         return ratio if counts else NAN
 
@@ -51,12 +51,12 @@ def first_step(history: History) -> Iterator[Finding]:
             cause = f"centered with {why}: the variance of the first gradient is 0 up to rounding"
         else:
             factor = f"η/√(1−β) = {1 / math.sqrt(1 - beta):.3g}·η"
-            if first.group["centered"]:  # of s = β·(1−β)·g²; with bias_correction it would be 0
+            if first.group["centered"]:  # s = β·(1−β)·g²; with bias_correction s would be 0
                 factor = f"η/√(β·(1−β)) = {1 / math.sqrt(beta * (1 - beta)):.3g}·η"
             else:
-                after = first("parameter_rms")  # it was about as large before as a step of random sign left of it
+                after = first("parameter_rms")  # steps of random sign: after² = before² + update²
                 before = after * math.sqrt(1 - square(ratio)) if ratio < 1 else first("update_rms") - after
-                lasting = over(first("lr") / (1 - mu), before)  # of the parameter, step by step, once v is known
+                lasting = over(first("lr") / (1 - mu), before)  # update/parameter of later steps
                 calm = {"bias_correction": True}
                 changes = (calm, lr) if lasting <= LONG else (lr,)
             cause = f"v starts at 0, and the first step is {factor} for every element, whatever its gradient"
@@ -75,7 +75,7 @@ def first_step(history: History) -> Iterator[Finding]:
 
 
 def long_steps(history: History) -> Iterator[Finding]:
-    """Find steps that are far too long for the size of the parameters."""
+    """Find steps that are too long for the size of the parameters."""
     limit = LONG
 
     def ratio(name: str) -> float:
@@ -100,7 +100,7 @@ def long_steps(history: History) -> Iterator[Finding]:
 
 
 def short_steps(history: History) -> Iterator[Finding]:
-    """Find steps that are far too short for the size of the parameters, at a rate that is not at a schedule's end."""
+    """Find steps that are too short for the size of the parameters, unless a schedule has lowered the rate."""
     limit, by_lr = 1e-6, 1e-3
 
     def inverse(name: str) -> float:
@@ -108,8 +108,8 @@ def short_steps(history: History) -> Iterator[Finding]:
         counts = (
             len(recent) >= SEVERAL
             and recent[-1]("lr") >= 0.1 * history.rate(name)
-            and not history.typical(name, "unchanged_share") > 0.5  # that is a stall
-            and history.typical(name, lambda s: over(s("update_rms"), s("lr"))) > by_lr  # else it has no gradient
+            and not history.typical(name, "unchanged_share") > 0.5  # `stall` reports that
+            and history.typical(name, lambda s: over(s("update_rms"), s("lr"))) > by_lr  # else it has hardly a gradient
         )
         return over(1.0, history.typical(name, "update_ratio")) if counts else NAN
 
@@ -137,15 +137,15 @@ def short_steps(history: History) -> Iterator[Finding]:
 
 
 def effective_lr(history: History) -> Iterator[Finding]:
-    """Find a tensor whose effective learning rate is far above those of the others."""
+    """Find a tensor whose effective learning rate is far above those of the other tensors."""
 
     def rate(name: str) -> float:
-        by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # of others the rate is η/ε
+        by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # where ε governs, the rate is η/ε
         return history.typical(name, lambda s: over(s("lr"), s.divisor)) if by_v else NAN
 
     def times_usual(name: str) -> float:
         below = over(history.typical(name, "gradient_rms"), history.median_gradient) < 0.1
-        small = below and history.typical(name, lambda s: s.divisor) < 1  # none is where all have run away
+        small = below and history.typical(name, lambda s: s.divisor) < 1  # in a diverged run, no gradient is small
         return over(rate(name), usual) if small else NAN
 
     rates = [x for name in history.tensors if name not in history.cancelled and (x := rate(name)) > 0]
@@ -184,7 +184,7 @@ def effective_lr(history: History) -> Iterator[Finding]:
 
 
 def stall(history: History) -> Iterator[Finding]:
-    """Find steps that are rounded away: the parameter stays what it was."""
+    """Find steps that are rounded away: the parameter does not change."""
     limit = 0.5
 
     def unchanged(seen: Observation) -> float:

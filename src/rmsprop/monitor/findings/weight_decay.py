@@ -1,6 +1,6 @@
-"""Findings about weight decay: L2 decay that shrinks parameters at another rate than η·λ, or hardly acts.
+"""Findings about weight decay: L2 decay that shrinks parameters at a rate other than η·λ, or hardly acts.
 
-The function takes the history of a run and yields what it finds, the worst tensor first; see `gradients`.
+The function takes the history of a run and yields its findings, the worst tensor first; see `gradients`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from rmsprop.monitor.findings.history import MEDIAN, NAN, History, Observation, 
 
 
 def weight_decay(history: History) -> Iterator[Finding]:
-    """Find L2 decay that shrinks parameters at another rate than η·λ, or hardly acts on them."""
+    """Find L2 decay that shrinks parameters at a rate other than η·λ, or hardly acts on them."""
     far, matters, least = 10.0, 0.01, 0.001
 
     def divisor(name: str) -> float:
-        """Return d·(1−μ): a buffer makes η·λ/(1−μ) of η·λ, as it does of every gradient that stays."""
+        """Return d·(1−μ): a momentum buffer multiplies a constant gradient by 1/(1−μ)."""
         seen = history.tensors[name][-1]
         coupled = seen("weight_decay") > 0 and not seen.group["decoupled_weight_decay"]
-        by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # SGD decays as it should
+        by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # where ε governs, SGD decays as it should
         return history.typical(name, lambda s: s.divisor * (1 - s("momentum"))) if coupled and by_v else NAN
 
     def pull(name: str) -> float:
@@ -56,8 +56,8 @@ def weight_decay(history: History) -> Iterator[Finding]:
             f"{buffer}"
         )
         changes = (
-            {"decoupled_weight_decay": True},  # by which all shrink by η·λ
-            {"decoupled_weight_decay": True, "weight_decay": rounded(seen("weight_decay") / d)},  # at today's rate
+            {"decoupled_weight_decay": True},  # every element shrinks by η·λ
+            {"decoupled_weight_decay": True, "weight_decay": rounded(seen("weight_decay") / d)},  # at the current rate
         )
         threshold = f"shrinkage {far:g} times η·λ or a tenth of it, λ·p at least {percent(matters)} of g, {MEDIAN}"
         yield Finding(
