@@ -113,7 +113,6 @@ def show_training(console: Console, run: RunDirectory, report: Path | None) -> N
 
 
 def _show_findings(console: Console, run: RunDirectory, summary: TrainSummary) -> None:
-    """Print how a divergence began, and the first findings with remedies."""
     from rmsprop.lab.report.sentences import findings_by_advice
 
     post_mortem = summary.get("post_mortem")

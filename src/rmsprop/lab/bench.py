@@ -1,7 +1,7 @@
 """`rmsprop bench`: time a step on this machine, and torch's steps beside it.
 
 The contenders of a case take turns within every repeat. A ratio is the contender's time divided by our time in the
-same repeat, since other work of the machine slows both alike. The table shows the median ratio over the repeats.
+same repeat: other work of the machine slows both alike. The table shows the median ratio over the repeats.
 
 The contender "memory limit" reads and writes the 20 bytes per element that a plain step must. It does hardly any
 arithmetic, and uses the same number of threads.
@@ -56,7 +56,6 @@ def _compiled(params: list[Tensor]) -> Step:
 
 
 def _moving(params: list[Tensor]) -> Step:
-    """Return the contender "memory limit"."""
     arrays = [torch.zeros(sum(p.numel() for p in params)).numpy() for _ in range(3)]
     threads = torch.get_num_threads()
     return lambda: native.kernel.move(*arrays, threads, native.GRAIN)  # type: ignore[union-attr]

@@ -68,7 +68,7 @@ def find_lr(
     """Test learning rates on the task `spec`; return the run's directory and the content of its find-lr.json.
 
     `spec` is as in `load_task`. Keywords are fields of `FindLrOptions` and override `options`. If the best rate may lie
-    beyond an end of the range, a second test widens the range there, and a note says so.
+    beyond an end of the range, the range is widened there for a second test. A note says so.
 
     find-lr.json and find-lr.svg are written at the end: a test that is stopped leaves nothing.
 

@@ -1,7 +1,7 @@
 """Find which loss of torch a task's loss calls, with which output and target.
 
-A task's loss may be a module, a function of torch, a `partial`, or the user's own function that masks or transposes
-before it calls torch. A `TorchFunctionMode` sees the call in all cases.
+A task's loss may be a module, a function of torch, a `partial`, or the user's own function around one of them. A
+`TorchFunctionMode` sees the call in all cases.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def observe(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> tup
     Raises
     ------
     InputError
-        If torch would broadcast an output such as (N, 1) and a target such as (N,) to (N, N), or if there is only one
+        If torch would broadcast an output such as (N, 1) and a target such as (N,) to (N, N). Or if there is only one
         class. Torch then computes a number, but not the loss that the user means.
     """
     with _Calls() as seen:

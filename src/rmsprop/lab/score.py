@@ -122,15 +122,14 @@ class Tally:
     """Average loss and score over the batches of a split.
 
     For a loss of torch that is a mean, a batch has the weight that torch divides by: the summed class weights of the
-    elements that the loss does not ignore. For a loss that is a sum, and for the user's own losses and metrics, a batch
-    has its number of examples as weight.
+    elements that the loss does not ignore. For other losses and metrics, the weight is the number of examples.
     """
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], metric: Metric | None, score: Score) -> None:
         self._loss, self._metric, self._score = loss, metric, score
         self._exact, self._by_examples, self._metrics = _Mean(), _Mean(), _Mean()
         self._targets = Targets()
-        self._known = not score.loss_is_sum  # the divisor of every batch so far
+        self._known = not score.loss_is_sum  # whether torch's divisor of every batch so far is known
 
     def add(self, output: Any, target: Any, examples: int) -> None:
         """Add a batch of `examples` examples."""

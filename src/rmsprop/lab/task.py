@@ -43,10 +43,10 @@ class Task:
       probability above 1/2, predicts 1. If an example has several targets, each counts by itself: element accuracy.
     - Anything else, such as `mse_loss` or a loss of your own: the loss itself; lower is better.
 
-    A loss of torch that is a mean is averaged over the elements of the whole split that it does not ignore, with its
-    class weights. A derived accuracy counts the same elements, without weights. Your own loss or metric is computed for
-    each batch; batches are weighted by their number of examples, whatever you mask. A loss that is a sum over the batch
-    is divided by the number of examples.
+    A loss of torch is averaged over all elements of the split that it does not ignore, with its class weights. A
+    derived accuracy counts the same elements, without weights. Your own loss or metric is computed for each batch;
+    batches are weighted by their number of examples, whatever you mask. A loss that is a sum over the batch is divided
+    by the number of examples.
 
     Parameters
     ----------

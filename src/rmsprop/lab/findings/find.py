@@ -17,8 +17,8 @@ from rmsprop.monitor.findings import Finding, consistent, find
 def find_in_run(run: RunDirectory, summary: TrainSummary | None) -> list[Finding]:
     """Return the findings in the losses and the measured steps of a training, the gravest first.
 
-    The result of the training is judged if there is a `summary` and the training did not diverge. Findings about long
-    steps are dropped if the loss went down well, unless a finding in the losses asks for a lower rate.
+    The result of the training is judged if there is a `summary` and the training did not diverge. If the loss went down
+    well, findings about long steps are dropped, unless another finding asks for a lower rate.
     """
     rule, statistics, history = run.config()["rule"], measured_steps(run), LossHistory(run.records())
     steps = find(statistics)

@@ -200,7 +200,7 @@ def got_worse(judged: Judged) -> list[Finding]:
 
 
 def _score_fell(judged: Judged) -> bool:
-    """Return whether the score lost `GAVE_BACK_SCORE` of its gain."""
+    """Return whether the score lost more than `GAVE_BACK_SCORE` of its gain, or is not known in an epoch."""
     sign = 1 if judged.higher_is_better else -1
     scores = [sign * e.score for e in judged.history.validation if e.score is not None and math.isfinite(e.score)]
     if len(scores) < len(judged.history.validation):

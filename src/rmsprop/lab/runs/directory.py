@@ -113,7 +113,6 @@ class RunDirectory:
         remove_temporary(p for p in temporary_files(self.path) if not p.name.startswith(f".{REPORT}."))
 
     def _check_is_new(self, config: RunConfig) -> None:
-        """Raise InputError unless a new run can begin in this directory."""
         self._check_is_for_runs()
         if self._has_config():
             self._check_is_unfinished_run_of(config)

@@ -207,7 +207,7 @@ class FindingFacts(TypedDict):
     cause: str
     threshold: str
     remedy: str
-    evidence: NotRequired[dict[str, Any]]  # the same
+    evidence: NotRequired[dict[str, Any]]  # always written, but never read from a file
 
 
 class Given(TypedDict):
