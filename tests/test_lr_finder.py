@@ -1,4 +1,4 @@
-"""The range test: it leaves no bit changed, finds what is known, and says so when there is nothing to find."""
+"""The range test: it changes no bit, finds known rates, and says so when there is nothing to find."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from rmsprop.monitor.lr_finder.range_test import STOP
 from rmsprop.torch import RMSprop, release_gradients
 
 MINE = str(Path(__file__).with_name("mine.py"))
-SHORT: dict[str, Any] = {"lowest": 1e-3, "highest": 0.1, "steps": 28}  # as few steps as a test may have
+SHORT: dict[str, Any] = {"lowest": 1e-3, "highest": 0.1, "steps": 28}  # the fewest steps that the tests need
 
 
 class Net(nn.Module):
-    """Has all that a test can change: buffers, dropout, a number, a memory and a generator among its attributes."""
+    """Has all that a range test can change: buffers, dropout, and a number, a list and a generator as attributes."""
 
     hidden: Tensor
 
@@ -56,14 +56,14 @@ class Net(nn.Module):
         self.calls += 1
         x = self.drop(self.norm(self.table(words).mean(dim=1)))
         x = x + 0.01 * torch.randn(8, generator=self.noise) + 0.01 * self.memory[0]
-        self.hidden = 0.5 * self.hidden + x.detach().mean(dim=0)  # another Tensor
+        self.hidden = 0.5 * self.hidden + x.detach().mean(dim=0)  # assigns a new Tensor
         self.memory.append(self.memory.pop().add(self.hidden))
         out: Tensor = self.out(x)
         return out.squeeze(1)
 
 
 class Words(Dataset[Any]):
-    """Draws from all three global generators and from one of its own."""
+    """Draws from all three global generators and from its own."""
 
     def __init__(self) -> None:
         self.words = torch.randint(30, (64, 4), generator=torch.Generator().manual_seed(0))
@@ -96,7 +96,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None
 
 
 def everything(model: Net, optimizer: torch.optim.Optimizer, batches: Any) -> list[Any]:
-    """Return all that the test could have changed, as bytes and plain values, without changing it (no state_dict)."""
+    """Return all that a range test could change, as bytes and plain values, without state_dict, which changes state."""
 
     def plain(x: Any) -> Any:
         if isinstance(x, Tensor):
@@ -132,7 +132,7 @@ def everything(model: Net, optimizer: torch.optim.Optimizer, batches: Any) -> li
 
 
 def known_rows(optimizer: torch.optim.Optimizer) -> list[set[int]]:
-    """Return the ids under which an optimizer knows of sparse parameters and their rows."""
+    """Return the ids by which an optimizer knows sparse parameters and their rows."""
     shared = vars(optimizer).get("step_state")
     return [] if shared is None else [set(shared.sparse), set(shared.lags)]
 
@@ -241,7 +241,7 @@ def test_an_epoch_under_way_goes_on_where_it_was() -> None:
 
 
 class Holder(Sampler[int]):
-    """Changes all that it holds, whenever it is read."""
+    """Changes everything that it holds on each reading."""
 
     def __init__(self, length: int) -> None:
         self.length, self.rounds = length, 0
@@ -342,7 +342,7 @@ def test_a_data_loader_that_a_function_returns_is_as_one_passed_directly(kept: b
 
 
 class Around:
-    """Batches of a loader, counted."""
+    """Counts the rounds over the batches of a loader."""
 
     def __init__(self, batches: DataLoader[Any]) -> None:
         self.batches, self.rounds = batches, 0
@@ -398,7 +398,7 @@ def test_a_data_set_in_memory_that_is_only_to_be_read_is_not_written(tmp_path: P
     (tmp_path / "words").write_bytes(np.arange(256).astype(np.int64).tobytes())
     with (tmp_path / "words").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch says that it is not to be written
+            warnings.simplefilter("ignore", UserWarning)  # torch warns that the buffer is read-only
             words = torch.frombuffer(memory, dtype=torch.int64).view(64, 4)
         model, optimizer, _ = made("momentum", 0)
         batches = DataLoader(TensorDataset(words % 30, words.float().mean(dim=1) / 256), 8)
@@ -408,7 +408,7 @@ def test_a_data_set_in_memory_that_is_only_to_be_read_is_not_written(tmp_path: P
         del words, batches.dataset.source  # type: ignore[attr-defined]
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where a test before this one used it
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # from JAX, if an earlier test used it
 def test_persistent_workers_and_samplers_keep_their_place() -> None:
     data = TensorDataset(torch.arange(12).view(12, 1).repeat(1, 4), torch.ones(12))
     own = torch.Generator().manual_seed(2)
@@ -460,7 +460,7 @@ def test_schedulers_are_not_advanced_and_give_the_proportions() -> None:
 
 
 class Spy:
-    """An observer that must see nothing."""
+    """Counts the steps that an observer is asked for; none may reach it."""
 
     steps = 0
 
@@ -484,7 +484,7 @@ def test_a_watcher_sees_none_of_the_steps() -> None:
 
 
 class Lookahead(torch.optim.Optimizer):
-    """Steps another optimizer, and every third time goes half of the way back to where it was before."""
+    """Steps another optimizer, and on every third step goes back half of the way."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer.param_groups, {})
@@ -535,12 +535,14 @@ def test_released_gradients_give_the_same_losses() -> None:
     assert found[0] == found[1]
 
 
-# -- what is done -----------------------------------------------------------------------------------------------------
+# -- the steps of a test ----------------------------------------------------------------------------------------------
 
 
 def test_the_losses_are_those_of_a_loop_by_hand() -> None:
-    """Warm steps with a rate of 0, then one step at each rate from the first batch on; a loss belongs to the step
-    before it."""
+    """Warm-up steps have a rate of 0; then each rate gets one step, from the first batch on.
+
+    A loss belongs to the step before it.
+    """
     torch.manual_seed(0)
     data = [torch.randn(4, 3) for _ in range(7)]
 
@@ -584,7 +586,7 @@ def test_warming_takes_two_windows_less_what_is_there() -> None:
 
 
 def test_a_note_counts_the_steps_that_are_missing() -> None:
-    """Of the 20 steps 5 were made in training and 7 by the test."""
+    """Of 20 steps, training made 5 and the test 7."""
     model, optimizer, batches = made("momentum", 5)
     found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2, warm=7)
     assert found.notes[0].startswith("only 12 of 20 warm-up steps were run: low rates may look better")
@@ -647,7 +649,7 @@ def test_a_start_that_is_not_forgotten_is_noted_with_its_share() -> None:
 
 
 def test_warm_averages_begin_with_steps_of_the_size_of_the_rate() -> None:
-    """From an empty v the first step is 1/√(1−β) times as large: the fault that warming is for."""
+    """From an empty v the first step is 1/√(1−β) times too long: the reason for warming up."""
     first = {}
     for warm in (0, 200):
         weight = nn.Linear(1, 1, bias=False)
@@ -722,7 +724,7 @@ def test_seeds_that_ended_are_counted_in_a_note() -> None:
         return value
 
     found = find_lr(weight, RMSprop(weight.parameters(), alpha=0.5), loss, order, **SHORT)
-    assert [len(own) for own in found.losses] == [11, 28, 14]  # the third of five losses decides over their median
+    assert [len(own) for own in found.losses] == [11, 28, 14]  # three of five losses over the limit end a seed
     assert found.notes[0] == (
         f"2 of 3 seeds ended at {found.rates[10]:.2g}, {found.rates[13]:.2g}, the loss above 4 times its lowest or not "
         "finite; the curve ends at the first of these rates"
@@ -730,13 +732,13 @@ def test_seeds_that_ended_are_counted_in_a_note() -> None:
     assert len(found.curve.rates) == 11
 
 
-# -- what it says -----------------------------------------------------------------------------------------------------
+# -- suggestions and reasons ------------------------------------------------------------------------------------------
 
 RATES = np.geomspace(1e-6, 1.0, 100)
 
 
 def valley(lowest: float, *, depth: float = 1.5, noise: float = 0.01, seed: int = 0, rise: float = 1.0) -> list[float]:
-    """Return losses from 2 that fall towards `lowest` and rise behind it."""
+    """Return losses that fall from 2 to the rate `lowest`, and rise beyond it."""
     x = np.log10(RATES / lowest)
     y = (
         2
@@ -762,7 +764,8 @@ def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None
     spiked[40] = 1000.0
     found = curve.curve(RATES, [spiked, valley(0.01, noise=0.0)])
     assert found.high.max() < 2.1
-    # The median is flat at the bottom of a valley, from half the window before to half of it behind the lowest point.
+    # At the bottom of a valley the running median is flat, from half a window before the lowest point to half behind
+    # it.
     assert RATES[int(found.middle.argmin())] == pytest.approx(0.01 / 2**0.5, rel=0.15)
 
 
@@ -799,7 +802,7 @@ def test_where_one_seed_was_stopped_the_others_are_not_judged_beyond() -> None:
     assert max(verdict.facts["lowest_at_by_seed"]) <= RATES[end - 1]
     assert len(curve.curve(RATES, cut).rates) == end
     assert curve.stops(RATES, cut) == [RATES[end - 1]]
-    most = curve.suggest(RATES, [own[:end] for own in whole])  # all of them: the loss rises there
+    most = curve.suggest(RATES, [own[:end] for own in whole])  # all seeds end where the loss rises
     assert most.lr == pytest.approx(RATES[end - 1] / 2, rel=0.3)
     assert ", where 3 of 3 seeds ended; half of that rate is one that a training can stay at" in most.reason
     assert ", and no further; half of that rate" in curve.suggest(RATES, whole).reason
@@ -811,7 +814,7 @@ def test_noise_gets_no_suggestion(decades: int, steps: int) -> None:
     assert steps >= curve.least_steps(rates[0], 1.0)
     noise = np.random.default_rng(steps).normal(size=(100, steps))
     verdicts = [curve.suggest(rates, [list(own)]) for own in noise]
-    assert sum(verdict.lr is not None for verdict in verdicts) <= 2  # 1, and luck
+    assert sum(verdict.lr is not None for verdict in verdicts) <= 2  # 1 expected, and 1 for chance
     scatters = [verdict.facts["scatter"] for verdict in verdicts]
     assert np.median(scatters) == pytest.approx(1, rel=0.1)
 
@@ -819,7 +822,7 @@ def test_noise_gets_no_suggestion(decades: int, steps: int) -> None:
 def test_a_trained_model_has_nothing_left_to_find() -> None:
     torch.manual_seed(0)
     x = torch.randn(256, 3)
-    data = DataLoader(TensorDataset(x, torch.randn(256)), 16, shuffle=True)  # pure noise: 0 is the best prediction
+    data = DataLoader(TensorDataset(x, torch.randn(256)), 16, shuffle=True)  # pure noise: 0 predicts best
     model = nn.Linear(3, 1)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
@@ -998,7 +1001,7 @@ def test_a_place_that_may_not_be_written_is_found_before_the_test(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rmsprop.lab.find_lr.on_task", None)
-    monkeypatch.setattr("os.access", lambda path, _mode: path != Path("locked"))  # root may write everywhere
+    monkeypatch.setattr("os.access", lambda path, _mode: path != Path("locked"))  # root may write anywhere
     Path("locked").mkdir()
     assert run(["find-lr", "digits", "--out", "locked/new"]) == 2
     assert "got locked/new, where locked is no directory that can be written to" in capsys.readouterr().err
@@ -1059,7 +1062,7 @@ def test_ctrl_c_ends_the_command_with_nothing_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("network", [False, True])
 def test_an_easy_task_gets_a_rate_where_every_one_lowers_the_loss(network: bool) -> None:
-    """Classes far apart: the loss falls for ever, and a higher end of the range would only move the question."""
+    """The classes are far apart: the loss falls at every rate. A wider range would only move the question."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(256, 4, generator=generator)
     data = TensorDataset(x + torch.tensor([3.0, 0, 0, 0]) * x[:, :1].sign(), (x[:, 0] > 0).long())
@@ -1094,9 +1097,9 @@ def test_an_easy_task_gets_a_rate_where_every_one_lowers_the_loss(network: bool)
 
 @pytest.mark.parametrize(("above", "suggests"), [(9.0, False), (11.0, True)])
 def test_a_slow_end_of_the_fall_is_told_from_one_that_goes_on(above: float, suggests: bool) -> None:
-    """The rate of which 90 % of the fall is done is a tenth of the highest one, or less."""
+    """A suggestion needs 90 % of the fall to be done at a tenth of the highest rate, or before."""
     rates = np.geomspace(1e-6, 1.0, 200)
-    done = np.log(rates * 1e6) / np.log(1e6 / above)  # 0 at the lowest rate, 1 at the highest divided by `above`
+    done = np.log(rates * 1e6) / np.log(1e6 / above)  # 0 at the lowest rate, 1 at the highest rate divided by `above`
     losses = 2 - np.where(done < 1, 0.9 * done, 0.9 + 0.1 * (done - 1) / (done[-1] - 1))
     verdict = curve.suggest(rates, [losses.tolist()] * 3)
     assert (verdict.lr is not None) == suggests

@@ -1,4 +1,4 @@
-"""The monitor through real training: its records against NumPy, its ring, resuming, what it says of a divergence."""
+"""The monitor in real trainings: its records compared with NumPy, its ring, resuming, and its post-mortems."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ def backward(model: nn.Module, optimizer: Any, step: int) -> None:
 
 
 def groups_of(*groups: Any, **arguments: Any) -> RMSprop:
-    """Return an optimizer of several groups."""
     return RMSprop(list(groups), **arguments)
 
 
@@ -59,7 +58,7 @@ def train(model: nn.Module, optimizer: Any, steps: range) -> None:
 
 
 def gradients_of(optimizer: RMSprop, fill: Any) -> None:
-    """Give every parameter a gradient: a number, or what `fill` returns for a tensor."""
+    """Give every parameter a gradient: the number `fill`, or what `fill` returns for it."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             p.grad = torch.full_like(p, fill) if isinstance(fill, int | float) else fill(p)
@@ -164,7 +163,7 @@ def test_several_groups_tensors_without_gradient_and_empty_ones() -> None:
         {"params": [a], "lr": torch.tensor(0.5), "eps": 1.0}, {"params": [b, c], "alpha": 0.5}, {"params": []}
     )
     monitor = Monitor(optimizer, every=1)
-    optimizer.step()  # nothing has a gradient, nothing is done
+    optimizer.step()  # without gradients there is no step
     assert monitor.records == []
     a.grad, c.grad = torch.ones_like(a), torch.ones_like(c)
     optimizer.step()
@@ -232,12 +231,12 @@ def test_dead_rows_have_no_gradient_and_no_history(state_dtype: str | None) -> N
 def test_signs_that_flip_and_gradients_that_are_compared_at_some_elements_only() -> None:
     p = nn.Parameter(torch.ones(1000))
     optimizer = RMSprop([p])
-    monitor = Monitor(optimizer, every=4, last=0)  # the step before is sampled for this alone
+    monitor = Monitor(optimizer, every=4, last=0)  # the samples serve the comparison with the step before only
     for step in range(1, 9):
         p.grad = torch.ones(1000) * (-1.0) ** step
-        sampled = torch.arange(0, 1000, 7)  # 4 would be enough for 256, but shares a factor with 1000, as 5 and 6 do
+        sampled = torch.arange(0, 1000, 7)  # a stride of 4 would suffice, but 4, 5 and 6 share a factor with 1000
         p.grad[sampled[:50]] = 0.0
-        p.grad[sampled + 1 - 1000 * (sampled + 1 >= 1000)] = 7.0  # these are not in the sample
+        p.grad[sampled + 1 - 1000 * (sampled + 1 >= 1000)] = 7.0  # not in the sample
         optimizer.step()
     told: Any = monitor.records[-1]["tensors"]["0.0"]
     assert (told["gradient_cosine"], told["sign_flips"]) == (pytest.approx(-1.0), 1.0)
@@ -333,7 +332,7 @@ def test_where_the_optimizer_loads_a_state_the_count_follows_it(last: int) -> No
             saved = copy.deepcopy(optimizer.state_dict())
     optimizer.load_state_dict(saved)
     assert monitor.state_dict()["step"] == 6
-    assert monitor.state_dict()["samples"] is None  # of step 9
+    assert monitor.state_dict()["samples"] is None  # those of step 9 are dropped
     assert monitor.post_mortem() is None
     for _ in range(4):
         p.grad = torch.ones(3)
@@ -381,7 +380,7 @@ def test_a_good_step_between_those_left_out_is_seen_also_between_records(last: i
 
 @PATHS
 def test_a_rank_that_holds_nothing_of_a_tensor(fused: bool | None) -> None:
-    """The fourth of four ranks has no row of the first parameter and one of the second."""
+    """The fourth of four ranks has no row of the first parameter and one row of the second."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -485,12 +484,12 @@ def test_records_of_steps_that_are_undone_are_dropped() -> None:
     assert [record["step"] for record in monitor.records] == [1, 3, 6]
     monitor.load_state_dict(known)
     assert [record["step"] for record in monitor.records] == [1, 3]
-    assert monitor.records is records  # who holds the list sees it
+    assert monitor.records is records  # a list that a user holds is updated
 
 
 @PATHS
 def test_a_post_mortem_after_a_resume_knows_the_steps_before_it(fused: bool | None) -> None:
-    """A gradient that counts as 0 in step 4, a rise in step 18, and an interruption after step 20."""
+    """A gradient counts as 0 in step 4, another rises from step 18 on, and the run stops after step 20."""
 
     def start() -> tuple[Any, RMSprop, Monitor]:
         model = net()
@@ -522,7 +521,7 @@ def test_a_post_mortem_after_a_resume_knows_the_steps_before_it(fused: bool | No
     assert found is not None
     assert (found.kind, found.step, found.tensors) == ("spike", 18, ("2.weight",))
     assert found == whole.post_mortem()
-    assert json.dumps(resumed.state_dict()) == json.dumps(whole.state_dict())  # there are NaNs in them
+    assert json.dumps(resumed.state_dict()) == json.dumps(whole.state_dict())  # as text: there NaN equals NaN
     assert resumed.state_dict()["nonfinite_steps"] == 1
 
 
@@ -592,7 +591,7 @@ def test_the_ring_holds_the_newest_steps() -> None:
     places = [(0, 0), (0, 1)]
     sums_of = np.array([row(1, bad=2), row(1.5)])
     ring.put(1, places, sums_of)
-    sums_of[:] = -7  # the arrays are the optimizer's
+    sums_of[:] = -7  # the ring must have copied the optimizer's arrays
     ring.put(2, [(0, 1)], np.array([row(2.0)]))
     places.append((1, 0))
     for step in (3, 4, 5):
@@ -602,7 +601,7 @@ def test_the_ring_holds_the_newest_steps() -> None:
             assert seen == {(0, 0): [(1, 1), (3, 3)], (0, 1): [(1, 1.5), (2, 2), (3, 3.5)], (1, 0): [(3, -3)]}
     assert [at for at, _ in ring.series()[0, 0]] == [3, 4, 5]
     assert [x.gradient_sq for _, x in ring.series()[0, 1]] == [3.5, 4.5, 5.5]
-    assert ring.nonfinite_steps() == 2  # also of a step that is held no more
+    assert ring.nonfinite_steps() == 2  # includes steps that left the ring
     assert ring.nonfinite_steps() == 2
 
 
@@ -655,7 +654,7 @@ def test_a_rate_that_is_too_large_is_found_where_the_gradients_left_their_histor
     found = monitor.post_mortem()
     assert found is not None
     assert (found.kind, found.nonfinite_step, found.after) == ("spike", None, None)
-    assert found.step in (32, 33)  # the step at the large rate is 31, and its gradient comes after it
+    assert found.step in (32, 33)  # step 31 uses the large rate; step 32 has the first gradient after it
     assert "times its history, and has not come back" in str(found)
 
 
@@ -666,7 +665,7 @@ def test_the_rise_before_what_is_not_finite_is_its_beginning() -> None:
     for step in range(1, 15):
         p.grad, q.grad = torch.full_like(p, 1.0), torch.full_like(q, 1.0)
         if step == 3:
-            p.grad *= 500  # comes back
+            p.grad *= 500  # passes after one step
         if step >= 9:
             q.grad *= 100.0 ** (step - 8)
         if step == 12:
@@ -680,7 +679,7 @@ def test_the_rise_before_what_is_not_finite_is_its_beginning() -> None:
 
 @pytest.mark.parametrize("v0", [0.0, 1.0])
 def test_a_healthy_run_has_no_post_mortem(v0: float) -> None:
-    """Nor has one spike that passes, nor a tensor that joins late, nor gradients that count as 0."""
+    """One passing spike, a tensor that joins late and gradients that count as 0 cause none."""
     model = net()
     late = nn.Parameter(torch.ones(4))
     optimizer = groups_of(
@@ -743,7 +742,7 @@ def test_steps_left_out_before_an_interruption_count_after_it() -> None:
 
 
 def saved_state(extra: int = 0) -> tuple[Monitor, dict[str, Any]]:
-    """Return a monitor of four steps of two tensors, and its state; gradients of the last step are not finite."""
+    """Return a monitor after four steps of two tensors, and its state. The last two gradients are not finite."""
     params = [nn.Parameter(torch.ones(size)) for size in (3 + extra, 5)]
     optimizer = RMSprop(params)
     monitor = Monitor(optimizer, every=1, last=3)
@@ -764,10 +763,10 @@ def test_its_state_is_small_and_goes_through_strict_json_and_torch_load(tmp_path
         for place in ((0, 0), (0, 1)):
             held = other._ring.series()[place]
             assert [step for step, _ in held] == [2, 3, 4]
-            assert repr(held) == repr(monitor._ring.series()[place])  # NaN is not equal to itself
+            assert repr(held) == repr(monitor._ring.series()[place])  # as text: there NaN equals NaN
     bytes_of_sums = 3 * 2 * 5 * 8  # steps, tensors, columns
     assert len(state["ring"]["sums"]) == 4 * bytes_of_sums / 3
-    assert len(state["samples"]["values"]) == 4 * -(-8 * 8 // 3)  # of eight elements
+    assert len(state["samples"]["values"]) == 4 * -(-8 * 8 // 3)  # eight sampled elements
 
 
 def test_a_state_of_another_model_or_one_that_is_cut_off_is_refused_by_name() -> None:
@@ -802,7 +801,7 @@ def test_samples_that_the_next_step_is_not_compared_with_are_not_saved() -> None
     for step in range(6):
         kept.append(monitor.state_dict()["samples"] is not None)
         train(model, optimizer, range(step, step + 1))
-    assert kept == [False, True, False, True, True, False]  # of the steps 1, 3 and 4
+    assert kept == [False, True, False, True, True, False]  # the samples of steps 1, 3 and 4
 
 
 def test_copies_of_a_watched_optimizer_are_not_watched() -> None:
@@ -818,7 +817,7 @@ def test_copies_of_a_watched_optimizer_are_not_watched() -> None:
 
 
 class LightningLike:
-    """Wraps as LightningOptimizer does: it has the class of what it wraps, forwards to it, and steps with a closure."""
+    """Wraps as LightningOptimizer does: has the wrapped class, forwards to the optimizer, and steps with a closure."""
 
     __module__ = "pytorch_lightning.core.optimizer"
 
@@ -838,7 +837,7 @@ class LightningLike:
 
 
 class AcceleratedLike(torch.optim.Optimizer):
-    """Wraps as AcceleratedOptimizer does: an Optimizer that has never been initialised, with the state of another."""
+    """Wraps as AcceleratedOptimizer does: an Optimizer whose __init__ was never called, with another one's state."""
 
     __module__ = "accelerate.optimizer"
 
@@ -896,7 +895,7 @@ def test_what_cannot_be_monitored_is_said_in_one_line() -> None:
     for arguments, message in refused:
         with pytest.raises(InputError, match=message):
             Monitor(optimizer, **arguments)
-    Monitor(optimizer).close()  # none of them has left an observer
+    Monitor(optimizer).close()  # no refused monitor left an observer
 
 
 def test_it_has_findings_of_its_records() -> None:
@@ -914,7 +913,7 @@ def test_importing_it_imports_no_framework() -> None:
 
 
 def test_a_rule_is_what_the_step_had() -> None:
-    """A scheduler changes the rate after the step; what a record says is the rate before."""
+    """A scheduler changes the rate after the step; the record has the rate of the step."""
     model = net()
     optimizer = RMSprop(model.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)

@@ -1,4 +1,4 @@
-"""Records of steps with JAX, optax and Keras: those that the monitor makes of the same steps with PyTorch."""
+"""Records of steps with JAX, optax and Keras equal those that the monitor makes of the same steps with PyTorch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def tree(arrays: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
 
 
 def with_torch(rule: Rule, starts: dict[str, Any], steps: int) -> list[Any]:
-    """Return the records of a run with PyTorch."""
     params = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in starts.items()}
     optimizer = RMSprop.from_rule(list(params.items()), rule)
     monitor = Monitor(optimizer, every=1)
@@ -52,7 +51,7 @@ def with_torch(rule: Rule, starts: dict[str, Any], steps: int) -> list[Any]:
 
 
 def check(made: list[Any], expected: list[Any]) -> None:
-    """Compare records; counts may differ by one element and histograms by its bin, where roundings differ."""
+    """Compare records. Where roundings differ, counts may differ by one element, and histograms by its bin."""
     assert len(made) == len(expected)
     for ours, theirs in zip(made, expected, strict=True):
         json.dumps(ours, allow_nan=False)
@@ -98,7 +97,7 @@ def test_records_of_jax_are_those_of_pytorch(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_records_of_keras_are_those_of_pytorch(name: str) -> None:
-    rule, steps = dataclasses.replace(RULES[name], lr=2.0**-5), 3  # a rate that Keras does not round
+    rule, steps = dataclasses.replace(RULES[name], lr=2.0**-5), 3  # Keras does not round this rate
     variables = [keras.Variable(x, name=name.replace("/", "_")) for name, x in numbers(0).items()]
     optimizer = KerasRMSprop.from_rule(rule)
     optimizer.build(variables)
@@ -115,7 +114,7 @@ def test_records_of_keras_are_those_of_pytorch(name: str) -> None:
 
 
 def test_optax_itself_inside_of_a_chain_with_a_schedule() -> None:
-    """Its state counts no steps; what is measured was clipped before; a parameter has no gradient."""
+    """Its state counts no steps, the measured gradient was clipped before, and one parameter has no gradient."""
     rule = profile("optax", lr=0.5)
     schedule = optax.piecewise_constant_schedule(0.5, {1: 0.1})
     transformation = optax.chain(optax.clip(0.5), probe(), optax.rmsprop(schedule))
@@ -132,7 +131,7 @@ def test_optax_itself_inside_of_a_chain_with_a_schedule() -> None:
     assert (record["step"], list(record["tensors"])) == (2, ["w"])
     told: Any = record["tensors"]["w"]
     assert told["gradient_rms"] == pytest.approx(0.5)
-    assert told["history_rms"] == pytest.approx(0.5 * np.sqrt(1 - 0.9))  # of what was clipped
+    assert told["history_rms"] == pytest.approx(0.5 * np.sqrt(1 - 0.9))  # from the clipped gradient
     assert told["effective_lr"]["lr"] == record["groups"][0]["lr"] == pytest.approx(0.05)
     assert told["largest_update"] == pytest.approx(0.05 / np.sqrt(1 - 0.9**2), rel=1e-4)
     with pytest.raises(InputError, match="step must be the number of the step, from 1, got none"):
@@ -146,7 +145,7 @@ def test_halves_are_measured_as_they_are_stored() -> None:
     grads = {"w": jnp.array([1.0, 1.0, 0.0, 1.0], jnp.bfloat16)}
     updates, new_state = transformation.update(grads, state, params)
     record = from_optax(rule, params, optax.apply_updates(params, updates), grads, state, new_state)
-    assert record["tensors"]["w"]["unchanged_share"] == 0.75  # the steps are lost in bfloat16
+    assert record["tensors"]["w"]["unchanged_share"] == 0.75  # bfloat16 loses three of four steps
     assert (record["groups"][0]["param_dtype"], record["groups"][0]["state_dtype"]) == ("bfloat16", "float32")
 
 
@@ -161,7 +160,7 @@ def test_a_gradient_that_is_not_finite_is_counted() -> None:
 
 
 def steps_of(transformation: Any, rule: Rule, steps: int) -> tuple[list[Any], Any, Any]:
-    """Return records of steps with gradients of norm 20 or so, the last of these gradients, and parameters before."""
+    """Return records of steps with gradients of a norm about 20, the last gradients, and the parameters before them."""
     params = tree(numbers(0))
     state, update = transformation.init(params), jax.jit(transformation.update)
     made: list[Any] = []
@@ -198,7 +197,7 @@ def test_what_a_chain_does_to_gradients_before_rmsprop_is_measured(front: str, n
 
 
 def test_gradients_that_nothing_changed_are_measured_as_given() -> None:
-    """To the bit, also where v has two bytes and moves by roundings only."""
+    """Equal within 1e-12, also where v has two bytes and only rounding moves it."""
     for dtype in (jnp.float32, jnp.bfloat16):
         rule = profile("optax", lr=1e-3, decay=0.999)
         transformation, params = optax.rmsprop(rule.lr, decay=rule.decay), {"w": jnp.ones(300, dtype)}
@@ -243,7 +242,7 @@ def test_steps_that_optax_skips_or_accumulates_for_are_told_from_others() -> Non
     _, state = chain.update(good, chain.init(params), params)
     _, new_state = chain.update(bad, state, params)
     made = from_optax(rule, params, params, bad, state, new_state)
-    assert (made["nonfinite_steps"], made["skipped_steps"]) == (0, 0)  # none reached RMSprop
+    assert (made["nonfinite_steps"], made["skipped_steps"]) == (0, 0)  # RMSprop received finite gradients
     assert made["tensors"]["w"]["zero_gradient_share"] == 0.5
     gathering = optax.MultiSteps(optax.chain(probe(), rmsprop(rule)), 2)
     state = gathering.init(params)
@@ -252,11 +251,11 @@ def test_steps_that_optax_skips_or_accumulates_for_are_told_from_others() -> Non
         from_optax(rule, params, params, good, state, gathered)
     _, stepped = gathering.update({"w": jnp.zeros(2)}, gathered, params)
     made = from_optax(rule, params, params, {"w": jnp.zeros(2)}, gathered, stepped)
-    assert made["tensors"]["w"]["gradient_rms"] == pytest.approx(0.5)  # the mean of the two
+    assert made["tensors"]["w"]["gradient_rms"] == pytest.approx(0.5)  # the mean of both gradients
 
 
 def keras_steps(optimizer: KerasRMSprop, steps: int) -> tuple[Any, list[Any], list[Any]]:
-    """Return the last record, its gradients and the variables before."""
+    """Return the last record, its gradients, and the variables before the step."""
     variables = [keras.Variable(x, name=name.replace("/", "_")) for name, x in numbers(0).items()]
     optimizer.build(variables)
     for step in range(1, steps + 1):

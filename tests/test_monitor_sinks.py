@@ -1,4 +1,4 @@
-"""Places for a monitor's records: what they get, and what is found in them, by TensorBoard and W&B themselves, too."""
+"""Sinks of a monitor: what they receive, and what TensorBoard and W&B themselves read from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_lines_of_json(tmp_path: Path) -> None:
         train(model, optimizer, range(3))
         gradients_of(optimizer, math.nan)
         optimizer.step()
-        lines = path.read_text().splitlines()  # before anything is closed
+        lines = path.read_text().splitlines()  # before the file is closed
         assert [json.loads(line) for line in lines] == monitor.records
         assert json.loads(lines[-1])["gradient_norm"] is None
     with path.open("a") as file:
@@ -38,7 +38,7 @@ def test_lines_of_json(tmp_path: Path) -> None:
 
 
 class Writer:
-    """Has the methods of torch.utils.tensorboard.SummaryWriter that are used, and keeps what they get."""
+    """Has the methods of torch.utils.tensorboard.SummaryWriter that the sink calls, and keeps what they receive."""
 
     def __init__(self) -> None:
         self.scalars: dict[str, float] = {}
@@ -78,7 +78,7 @@ def test_tensorboard_gets_few_groups_of_charts() -> None:
 
 
 def test_weights_and_biases_gets_the_step_as_a_value() -> None:
-    class Run:  # what wandb.init returns has these
+    class Run:  # the methods of what wandb.init returns
         def __init__(self) -> None:
             self.logged: list[dict[str, float]] = []
             self.metrics: dict[str, str | None] = {}
@@ -133,12 +133,12 @@ def test_sinks_are_a_list_also_of_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sinks must be callables that take a record, in a list"):
         Monitor(optimizer, sinks="abc")  # type: ignore[arg-type]
     sink.close()
-    Monitor(optimizer, sinks=iter([print])).close()  # and nothing of those before watches it
+    Monitor(optimizer, sinks=iter([print])).close()  # no refused monitor left an observer
 
 
 @pytest.mark.slow
 def test_tensorboard_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # TensorBoard does without TensorFlow, which takes seconds to import, where it finds this module.
+    # Where TensorBoard finds this module, it does not import TensorFlow, which takes seconds.
     monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", ModuleType("notf"))
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     model = net()
@@ -177,7 +177,7 @@ def test_weights_and_biases_has_what_was_logged(tmp_path: Path, monkeypatch: pyt
     try:
         with Monitor(optimizer, model, every=2, sinks=[WandB(run)]) as monitor:
             train(model, optimizer, range(2))
-            run.log({"loss": 1.0})  # the training's own step goes on beside it
+            run.log({"loss": 1.0})  # the training may log in the same step
             train(model, optimizer, range(2, 4))
         assert run.step == 4
         summary = dict(run.summary)

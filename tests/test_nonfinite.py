@@ -1,4 +1,4 @@
-"""Gradients that are not finite: into the averages, out of the step, or counted as 0; on every path and every rank."""
+"""Gradients that are not finite: kept in the averages, skipped, or counted as 0, on every path and every rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXECUTIONS: dict[str, dict[str, Any]] = {
 }
 RULE = cases.RULES["all of it"]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
-# Just below and at the first number whose square is infinite.
+# The largest numbers with a finite square.
 BORDER = {torch.float32: 2.0**64 * (1 - 2.0**-24), torch.float64: math.nextafter(2.0**512, 0)}
 
 
@@ -38,7 +38,7 @@ def bad_numbers(dtype: torch.dtype) -> list[float]:
 
 
 def pair(dtype: torch.dtype, **options: Any) -> tuple[list[Tensor], RMSprop, list[Tensor], RMSprop]:
-    """Return an optimizer with two groups, and one that is given clean gradients."""
+    """Return an optimizer with two groups, and one of copies that gets clean gradients."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.randn(n, generator=generator).to(dtype) for n in (5, 40, 700)]
     copies = [p.clone() for p in params]
@@ -73,7 +73,7 @@ def same(a: list[Tensor], x: RMSprop, b: list[Tensor], y: RMSprop) -> None:
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_skip_leaves_the_whole_step_out(dtype: torch.dtype, execution: dict[str, Any]) -> None:
-    """Also the other group's parameters, and the counters; the run goes on as if the step had not been."""
+    """Also skips the other group's parameters and the counters. The run continues as if there had been no step."""
     a, x, b, y = pair(dtype, nonfinite="skip", **execution)
     for seed, bad in enumerate([None, *bad_numbers(dtype), None]):
         give(a, seed, bad, at=seed % 3)
@@ -138,7 +138,7 @@ def test_groups_have_their_own_way(execution: dict[str, Any]) -> None:
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that make the host wait for a device: what reads a number from a tensor."""
+    """Counts operations that make the host wait for a device, because they read a number from a tensor."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -176,11 +176,11 @@ def test_a_device_is_not_waited_for(mode: str, state: str | None, foreach: bool)
 @pytest.mark.parametrize("mode", ["skip", "zero"])
 @pytest.mark.parametrize("capturable", [False, True])
 def test_nothing_goes_to_a_device_or_comes_from_it(mode: str, capturable: bool) -> None:
-    """On a device without memory, of which no number can be read."""
+    """The device has no memory: no number can be read."""
     p = torch.ones(40, device="meta")
     optimizer = RMSprop([p], nonfinite=mode, capturable=capturable, momentum=0.5, bias_correction=capturable)
     p.grad = torch.ones_like(p)
-    optimizer.step()  # makes the state
+    optimizer.step()  # creates the state
     with Reads() as reads:
         optimizer.step()
     assert reads.count == 0
@@ -189,7 +189,7 @@ def test_nothing_goes_to_a_device_or_comes_from_it(mode: str, capturable: bool) 
 
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 def test_several_bad_gradients_are_one_bad_step(execution: dict[str, Any]) -> None:
-    """Also of groups that differ in what they do, and beside one that has no gradients."""
+    """Groups differ in what they do, and one has no gradients."""
     params = [torch.ones(3) for _ in range(4)]
     modes = ("skip", "zero", "zero", "skip")
     groups: list[dict[str, Any]] = [{"params": [p], "nonfinite": mode} for p, mode in zip(params, modes, strict=True)]
@@ -236,7 +236,7 @@ def test_small_state_stays_finite(mode: str, state: str) -> None:
 
 
 def test_a_loss_scale_is_taken_off_before_the_gradient_is_judged() -> None:
-    """With fused=True the scaled gradients of GradScaler arrive here."""
+    """With fused=True, GradScaler passes scaled gradients."""
     p = torch.ones(4)
     optimizer = RMSprop([p], nonfinite="zero", fused=None if native.kernel is None else True)
     for size, bad in ((2.0**70, 0), (2.0**90, 1)):
@@ -264,7 +264,7 @@ def test_a_scaled_gradient_is_finite_if_it_is_so_without_the_scale(mode: str) ->
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("fused", [None, True])
 def test_grad_scaler_from_end_to_end(dtype: torch.dtype, fused: bool | None) -> None:
-    """A network of float32 trains under autocast; a step with infinite gradients is left out and the scale falls."""
+    """A float32 network trains under autocast. A step with an infinite gradient is skipped, and the scale falls."""
     if fused and native.kernel is None:
         pytest.skip(native.missing() or "")
     torch.manual_seed(0)
@@ -294,7 +294,7 @@ def test_grad_scaler_from_end_to_end(dtype: torch.dtype, fused: bool | None) -> 
 
 
 def on_two_ranks(train: Callable[[int, str], None], folder: Path) -> list[Any]:
-    """What each of two processes says at the end; files carry it, as a manager would fork a process with threads."""
+    """Return what each of two processes reports at its end, in files: a manager would fork a process with threads."""
     spawn(train, (str(folder / "store"),), nprocs=2)  # type: ignore[no-untyped-call]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
@@ -362,7 +362,7 @@ def train_shards_on_rank(rank: int, file: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 def test_shards_are_stepped_together_or_not_at_all(tmp_path: Path) -> None:
-    """FSDP2: what a rank holds is rounded there, and one rank's bad gradient leaves out the step on both."""
+    """FSDP2: each rank rounds its own shard. One rank's bad gradient skips the step on both."""
     first, second = on_two_ranks(train_shards_on_rank, tmp_path)
     assert first == second
     assert [steps for *_, steps in first] == [3, 4, 3, 3, 4]

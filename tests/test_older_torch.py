@@ -1,4 +1,4 @@
-"""On a torch that lacks the private names of the newest one, everything is stepped by tensor operations."""
+"""On a torch without the newest release's private names, tensor operations step everything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from rmsprop import native
 
-# An older torch, as far as this package sees: the names that its newest release alone has are taken away.
+# Makes torch look older to this package: removes the names that only the newest release has.
 OLDER = """
 import warnings
 warnings.simplefilter("error")

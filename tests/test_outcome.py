@@ -1,4 +1,4 @@
-"""What came of a training: said where it is nothing good, with a remedy that is followed here, and cures it."""
+"""How a training ended: a bad end is reported with a remedy; the tests follow the remedy, and it helps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def summary_of(name: str) -> Any:
     return summary
 
 
-# -- on the command line: the run, its remedy as it is printed, the cured run ------------------------------------------
+# -- on the command line: the run, its remedy as printed, and the cured run --------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_run_that_came_to_nothing_good_is_told_and_its_first_remedy_cures_it(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rmsprop.lab.report.page.write_report", lambda run: run.path)  # seconds, and not looked at
+    monkeypatch.setattr("rmsprop.lab.report.page.write_report", lambda run: run.path)  # takes seconds
     assert run(["train", *asked.split(), "--out", "sick"]) == status
     shown, sick = capsys.readouterr().out, summary_of("sick")
     assert sick["findings"][0]["kind"] == kind

@@ -1,4 +1,4 @@
-"""The package as a whole: light to import, one version, a changelog that has it."""
+"""The package as a whole: light to import, one version, and a changelog that names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_importing_it_imports_numpy_and_nothing_else() -> None:
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() in ("['rmsprop']", "['numpy', 'rmsprop']")  # numpy loads parts of itself late
+    assert done.stdout.strip() in ("['rmsprop']", "['numpy', 'rmsprop']")  # numpy imports parts of itself late
     requires = [r for r in metadata("rmsprop").get_all("Requires-Dist") or [] if "extra ==" not in r]
     assert [re.split(r"\W", r)[0] for r in requires] == ["numpy"]
 
@@ -37,7 +37,7 @@ def test_the_version_is_one_and_the_changelog_has_it() -> None:
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    """Those inside functions and for types alone are imports, too."""
+    """Imports inside functions and for types count."""
     parts = {path: path.relative_to(SOURCES.parent).with_suffix("").parts for path in SOURCES.rglob("*.py")}
     files = {".".join(words).removesuffix(".__init__"): path for path, words in parts.items()}
     imports = {name: _imports(path, files.keys()) - {name} for name, path in files.items()}
@@ -60,6 +60,6 @@ def test_every_built_in_task_has_a_file() -> None:
 
 
 def test_every_mutant_finds_the_text_that_it_replaces() -> None:
-    """Else `make mutants` fails, an hour after the source was changed and a third of the mutants at a time."""
+    """Otherwise `make mutants` fails, an hour after a change of the source."""
     for mutant in runpy.run_path(str(ROOT / "scripts" / "mutants" / "table.py"))["MUTANTS"]:
-        mutant.changed()  # raises if the text is not there, or twice
+        mutant.changed()  # raises unless the text occurs once

@@ -1,4 +1,4 @@
-"""Where a run diverged, told from few steps: those of records, and those that the ring still holds."""
+"""Where a run diverged, found from a few steps: those with records, and those still in the ring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Gradient = Callable[[int], float]
 
 
 def asked(gradients: Sequence[Gradient], steps: int, every: int = 50, last: int = 100, **kw: Any) -> PostMortem | None:
-    """Return what is known after `steps` in which each tensor of four elements had these gradients."""
+    """Return the post-mortem after `steps` steps with these gradients, one for each tensor of four elements."""
     params = [nn.Parameter(torch.ones(4)) for _ in gradients]
     optimizer = RMSprop(params, lr=1e-3, **kw)
     monitor = Monitor(optimizer, every=every, last=last)
@@ -29,7 +29,7 @@ def asked(gradients: Sequence[Gradient], steps: int, every: int = 50, last: int 
 
 
 def jump(at: int, factor: float, before: float = 1.0) -> Gradient:
-    """Return a gradient that rises at a step and stays there."""
+    """Return a gradient that rises at step `at` and stays there."""
     return lambda step: before * (factor if step >= at else 1.0)
 
 
@@ -65,13 +65,13 @@ def test_a_rise_that_its_history_follows_is_told_where_it_left_what_was_before()
 @pytest.mark.parametrize(
     "gradients",
     [
-        [jump(70, 300.0), jump(70, 300.0)],  # the loss is weighed otherwise
+        [jump(70, 300.0), jump(70, 300.0)],  # the loss may have been multiplied
         [jump(10, 10.0), jump(5, 20.0)],
-        [jump(70, 1e6, 1e-8), jump(70, 1.0)],  # of one tensor, and little beside the other
-        [jump(70, 1.0, 0.0), lambda step: float(step >= 70)],  # nothing reached it before
-        [lambda step: 1e7 if step in (2, 3, 50, 100) else 1.0],  # what comes back
-        [lambda step: 1e7 if step == 250 else 1.0],  # may yet come back
-        [lambda step: 1e-5 ** (step / 250) if step < 200 else 1.0],  # a loss that fell, and rose again
+        [jump(70, 1e6, 1e-8), jump(70, 1.0)],  # the larger one is small beside the other
+        [jump(70, 1.0, 0.0), lambda step: float(step >= 70)],  # no gradient before step 70
+        [lambda step: 1e7 if step in (2, 3, 50, 100) else 1.0],  # returns each time
+        [lambda step: 1e7 if step == 250 else 1.0],  # may still return
+        [lambda step: 1e-5 ** (step / 250) if step < 200 else 1.0],  # falls, and rises again
     ],
 )
 @pytest.mark.parametrize("last", [0, 20])
@@ -145,14 +145,14 @@ def test_a_loss_is_not_said_to_be_multiplied_where_what_follows_is_not_finite() 
     assert "factor" not in str(found)
 
 
-# -- thresholds: a tenth below them nothing is said, and a tenth above them it is --------------------------------------
+# -- thresholds: silent a tenth below, reported a tenth above ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("silent", "loud"),
     [
         (([jump(118, 9.0)], 200), ([jump(118, 11.0)], 200)),  # SPIKE, where every step is known
-        (([jump(118, 900.0)], 250, 50, 0), ([jump(118, 1100.0)], 250, 50, 0)),  # LEAP, where only records are
+        (([jump(118, 900.0)], 250, 50, 0), ([jump(118, 1100.0)], 250, 50, 0)),  # LEAP, where only records are known
         (([jump(118, 11.0)], 120), ([jump(118, 11.0)], 121)),  # LASTING
     ],
 )

@@ -1,6 +1,6 @@
-"""Profiles: their defaults are those in the libraries' sources, and their arguments are taken once or refused.
+"""Profiles: their defaults are those in the libraries' sources; arguments are used once or refused.
 
-That their numbers are the libraries' is tested in conformance/ and, without the libraries, in test_conformance.
+conformance/ compares their numbers with the libraries, test_conformance does so without the libraries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.profiles import FIELDS, KINDS, PROFILES, WITH_MOMENTUM, canonical
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where a library declares its defaults: profile, file inside the package, class or function.
+# Where a library declares its defaults: file inside the package, class or function.
 SOURCES = {
     "torch": ("torch/optim/rmsprop.py", "RMSprop"),
     "tf1": ("tensorflow/python/training/rmsprop.py", "RMSPropOptimizer"),
@@ -40,7 +40,7 @@ SOURCES = {
 
 
 def declared(file: str, name: str) -> dict[str, Any]:
-    """Return the literal defaults in the signature of a class or function, read without importing it."""
+    """Return the literal defaults in a signature, parsed without an import."""
     package, _, rest = file.partition("/")
     found = PathFinder.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -79,7 +79,7 @@ def test_every_profile_is_a_rule_and_torch_is_the_default_one() -> None:
     }  # fmt: skip
     assert profile("torch") == Rule()
     rules = {name: profile(name, lr=0.1, momentum=0.5) for name in PROFILES}
-    assert profile("tf1", lr=0.1) == profile("timm", lr=0.1)  # the same but for their rate
+    assert profile("tf1", lr=0.1) == profile("timm", lr=0.1)  # they differ in their default rate only
     assert len(set(rules.values())) == len(rules) - 1
     for each in PROFILES.values():
         assert each.differs.endswith(".")
@@ -165,7 +165,7 @@ def test_explain_takes_a_profile_and_what_differs_from_it(capsys: pytest.Capture
 def test_train_takes_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     arguments = ["train", "digits", "--epochs", "1", "--profile", "sb3", "--lr", "0.003", "--out", str(out)]
-    assert run(arguments) == 1  # nothing is learned in an epoch in which v forgets little of its start at 1
+    assert run(arguments) == 1  # one epoch is too short: v still holds most of its start at 1
     config = RunDirectory(out).config()
     assert config["rule"] == dataclasses.asdict(profile("sb3", lr=0.003))
     capsys.readouterr()

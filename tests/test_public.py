@@ -1,6 +1,6 @@
 """The public surface: `__all__` of each public module, its docstrings, and what the documents import.
 
-Every other module is private, whatever its name: no document mentions it and no public module exports it.
+Every other module is private, whatever its name: no document mentions it, and no public module exports it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def source(module: str) -> ast.Module:
 
 
 def bindings(module: str) -> dict[str, ast.stmt]:
-    """The statement that binds each name at the top of a module, the last if there are several."""
+    """Return the statement that binds each name at the top of a module; the last one if there are several."""
     return _bindings(source(module).body)
 
 
@@ -65,7 +65,7 @@ def exported(module: str) -> list[str]:
 
 
 def has_docstring(module: str, name: str) -> bool:
-    """Constants need none."""
+    """Return whether a function or class has a docstring; constants need none."""
     node = bindings(module)[name]
     if isinstance(node, ast.ImportFrom):
         assert node.module is not None

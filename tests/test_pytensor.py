@@ -1,4 +1,4 @@
-"""rmsprop.pytensor.updates: equal to the rule, and to pymc.rmsprop under the name of lasagne."""
+"""rmsprop.pytensor.updates: equal to the rule, and with the profile lasagne to pymc.rmsprop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rmsprop.pytensor import updates
 
 Array = NDArray[Any]
 EPS = float(np.finfo(np.float32).eps)
-# No C compiler needed, nothing cached; PyMC compiles functions of its own, too.
+# Needs no C compiler and caches nothing. PyMC also compiles functions itself.
 MODE = "FAST_COMPILE"
 
 
@@ -45,7 +45,7 @@ def pymc() -> Any:
 def training(
     rule: Rule, start: list[Array], learning_rate: Any = None
 ) -> tuple[list[Any], dict[str, Any], Callable[..., None]]:
-    """Return shared parameters, their states by name, and a function that makes a step with given gradients."""
+    """Return shared parameters, their states by name, and a function that steps with given gradients."""
     params = [pytensor.shared(x, name=f"part{i}") for i, x in enumerate(start)]
     grads = [p.type(f"grad{i}") for i, p in enumerate(params)]
     made = updates(grads, params, rule, learning_rate)
@@ -62,7 +62,7 @@ def cut(x: Array) -> list[Array]:
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
-    """Parameters and every state, after every step, in double, while the rate changes."""
+    """Compares parameters and all state after every step, in float64, while the rate changes."""
     start, gradients = cases.problem(np.float64)
     rate = pytensor.shared(0.0)
     params, states, step = training(rule, cut(start), rate)
@@ -87,7 +87,7 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule) -> None:
-    """Each step starts from the rule's own state, so that errors cannot add up or cancel."""
+    """Each step starts from the rule's own state: errors cannot add up or cancel."""
     value, gradients = cases.problem(np.float32)
     (param,), states, step = training(rule, [value])
     state = init(rule, value)
@@ -98,7 +98,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
         size = np.abs(before) + np.abs(value - before)
         assert param.get_value().dtype == np.float32
         assert np.all(np.abs(param.get_value() - value) <= 8 * EPS * size * lost(rule, state) + 1e-12)
-        # g + λ·p loses digits, too, where the two almost cancel.
+        # g + λ·p also loses digits where the two almost cancel.
         terms = np.square(np.abs(g) + rule.weight_decay * np.abs(before))
         difference = np.abs(states["part0_square_avg"].get_value() - state.square_avg)
         assert np.all(difference <= 4 * EPS * (state.square_avg + (1 - rule.decay) * terms))
@@ -109,7 +109,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
 
 
 def lost(rule: Rule, state: State) -> Array | float:
-    """Return how much s magnifies errors of v and m: by subtraction it loses the digits that its terms share."""
+    """Return how much s magnifies errors of v and m: the subtraction loses the digits that its terms share."""
     if state.grad_avg is None and not (rule.bias_correction and rule.initial_square_avg):
         return 1.0
     v, power = state.square_avg, rule.decay**state.step if rule.bias_correction else 0.0
@@ -129,7 +129,7 @@ def test_float16_is_the_float32_rule_rounded_once(name: str) -> None:
         before = param.get_value()
         step(g)
         value, state = update(rule, before.astype(np.float32), g.astype(np.float32), state)
-        # A value at the border of two half numbers may fall on either side; hence one unit of the half type.
+        # A value halfway between two half numbers may round either way: hence one unit of the half dtype.
         np.testing.assert_allclose(param.get_value().astype(np.float32), value, rtol=2**-10, atol=1e-6)
         assert param.get_value().dtype == np.float16
     assert {str(s.type.dtype) for n, s in states.items() if n != "step"} == {"float32"}
@@ -139,7 +139,7 @@ def test_float16_is_the_float32_rule_rounded_once(name: str) -> None:
 @given(dtype=st.sampled_from(["float16", "float32", "float64"]), rule=cases.rules(), gradients=cases.gradients())
 @settings(max_examples=20)
 def test_finite_gradients_give_finite_parameters(dtype: str, rule: Rule, gradients: list[float]) -> None:
-    # In half precision the steps must fit, too: those of a variance at its floor are 1e3 times lr and more.
+    # In half precision the steps must be finite, too: at the floor of the variance they are 1e3 times lr or more.
     half = dtype == "float16"
     rule = dataclasses.replace(rule, lr=1e-6) if half else rule
     (param,), states, step = training(rule, [np.ones(2, dtype)])
@@ -166,7 +166,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def trajectory(make: Callable[..., Any], steps: int) -> Array:
-    """Return the parameter after every step, under a rate that is cut to a tenth half-way."""
+    """Return the parameter after every step; the rate drops to a tenth half-way."""
     generator = np.random.default_rng(0)
     rate, param = pytensor.shared(0.01), pytensor.shared(generator.standard_normal(20))
     grad, path = pt.dvector(), []
@@ -179,7 +179,7 @@ def trajectory(make: Callable[..., Any], steps: int) -> Array:
 
 
 def test_a_thousand_steps_are_those_of_pymc(pymc: Any) -> None:
-    """Parameters end some hundred steps from where they start; a change of the rule shows in the fifth digit."""
+    """Parameters end hundreds of steps from their start. A change of the rule shows in the fifth digit."""
     theirs = trajectory(pymc.rmsprop, 1000)
     np.testing.assert_allclose(trajectory(updates_like(), 1000), theirs, rtol=1e-10, atol=1e-12)
 
@@ -196,7 +196,7 @@ def updates_like(**change: Any) -> Callable[..., Any]:
 
 
 def test_pymc_fits_a_model_with_it_as_with_its_own(pymc: Any) -> None:
-    """Variational inference of a mean: the same numbers with the same seed, and near the exact posterior."""
+    """Variational inference of a mean: the same numbers with the same seed, close to the exact posterior."""
     data = np.random.default_rng(0).normal(3.0, 1.0, 50)
     results = []
     for optimizer in (
@@ -242,7 +242,7 @@ def test_a_classifier_learns_digits() -> None:
 
 
 def test_the_optimized_graph_gives_the_same_numbers() -> None:
-    """Under every rewrite that PyTensor knows, still without a compiler."""
+    """Under every rewrite that PyTensor has, still without a compiler."""
     start, gradients = cases.problem(np.float64)
     mode = pytensor.compile.mode.Mode(linker="py", optimizer="fast_run")
     for rule in (cases.RULES["all of it"], cases.RULES["no eps"]):
