@@ -1,4 +1,4 @@
-"""Recipes: their numbers are those of the sources, their schedules those of the code, and they train."""
+"""Recipes: their numbers are those of the sources, their schedules follow the sources' code, and they train."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from rmsprop.profiles import FIELDS
 from rmsprop.recipes import RECIPES, Clip, Recipe, Training, recipe
 from rmsprop.recipes.schedules import Constant, Exponential, Linear, Run, WeightEma
 
-# The rules once more, from the sources: lr, decay, eps, inside the root, momentum, rate in its buffer, start of the
-# average, centered, weight decay. None: not stated.
+# The rules a second time, from the sources: lr, decay, eps, eps inside the root, momentum, rate in the buffer, start of
+# the average, centered, weight decay. None: not stated.
 IN, OUT = True, False
 RULES: dict[str, tuple[Any, ...]] = {
     "graves-2013": (1e-4, 0.95, 1e-4, IN, 0.9, True, 0, True, 0),
@@ -70,7 +70,7 @@ CLIPS = {
     "a2c-sb3": Clip("norm", 0.5), "impala-atari": Clip("norm", 40), "torchbeast": Clip("norm", 40),
     "qmix-pymarl": Clip("norm", 10), "inception-v3": Clip("norm", 2), "amoebanet-defaults": Clip("norm", 10),
 }  # fmt: skip
-GIVEN = {"lr": 7e-4, "eps": 0.1, "initial_square_avg": 1.0}  # what A3C and MobileNetV3 leave open
+GIVEN = {"lr": 7e-4, "eps": 0.1, "initial_square_avg": 1.0}  # what A3C and MobileNetV3 do not state
 EACH = pytest.mark.parametrize("each", RECIPES.values(), ids=RECIPES)
 
 
@@ -79,7 +79,7 @@ def open_values(each: Recipe) -> dict[str, Any]:
 
 
 def length(each: Recipe, steps_per_epoch: float = 3, total_steps: int = 20) -> dict[str, Any]:
-    """Return what the schedule of a recipe needs."""
+    """Return the lengths that the recipe's schedule needs."""
     known = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     return {name: known[name] for name in each.schedule.needs}
 
@@ -174,17 +174,17 @@ def test_importing_recipes_imports_no_framework() -> None:
     assert not re.search(r"'(torch|jax|optax|tensorflow|keras)'", modules)
 
 
-# -- what is easily mistaken ------------------------------------------------------------------------------------------
+# -- common mistakes --------------------------------------------------------------------------------------------------
 
 
 def test_the_gradient_momentum_of_dqn_is_the_decay_of_the_average_gradient() -> None:
-    """dqn/NeuralQLearner.lua, line by line."""
+    """Follows dqn/NeuralQLearner.lua line by line."""
     rule = recipe("dqn-nature").rule()
     assert (rule.momentum, rule.centered, rule.decay) == (0, True, 0.95)
     assert recipe("dqn-minatar").rule().momentum == 0
     w, g, g2 = np.array([0.5, -2.0]), np.zeros(2), np.zeros(2)
     param, state = w.copy(), init(rule, w)
-    for dw in np.random.default_rng(0).standard_normal((20, 2)):  # of ascent
+    for dw in np.random.default_rng(0).standard_normal((20, 2)):  # gradients of ascent
         g = 0.95 * g + 0.05 * dw
         g2 = 0.95 * g2 + 0.05 * dw * dw
         w = w + 0.00025 * dw / np.sqrt(g2 - g * g + 0.01)
@@ -193,7 +193,7 @@ def test_the_gradient_momentum_of_dqn_is_the_decay_of_the_average_gradient() -> 
 
 
 def test_dopamine_starts_its_average_at_1_and_nature_at_0() -> None:
-    """With a gradient of 0.01 the first step of Nature's rule is the larger one, although its eps is larger, too."""
+    """With a gradient of 0.01, Nature's first step is the longer one, although its eps is larger."""
     steps = {}
     for name in ("dqn-nature", "dqn-dopamine"):
         rule = recipe(name).rule()
@@ -216,7 +216,7 @@ def test_dopamine_starts_its_average_at_1_and_nature_at_0() -> None:
 def test_the_same_eps_inside_and_outside_the_root_has_another_floor(
     inside: str, outside: str, floors: tuple[float, float]
 ) -> None:
-    """Where the average is 0, the denominator is √eps inside the root and eps outside."""
+    """Where the average is 0, the denominator is √eps inside the root, and eps outside."""
     for name, floor in zip((inside, outside), floors, strict=True):
         rule = dataclasses.replace(recipe(name).rule(), lr=1.0, weight_decay=0.0, initial_square_avg=0.0)
         param, _ = update(rule, np.zeros(1), np.array([1e-9]), init(rule, np.zeros(1)))
@@ -228,7 +228,7 @@ def test_efficientnet_has_left_its_peak_behind_when_the_warm_up_ends() -> None:
     each, steps = recipe("efficientnet-v1"), 313
     assert each.learning_rate(0, steps_per_epoch=steps) == 0
     assert each.learning_rate(5 * steps - 1, steps_per_epoch=steps) == pytest.approx(0.256 * (1 - 1 / (5 * steps)))
-    assert each.learning_rate(5 * steps, steps_per_epoch=steps) == pytest.approx(0.2408704, rel=1e-12)  # .256 · .97²
+    assert each.learning_rate(5 * steps, steps_per_epoch=steps) == pytest.approx(0.2408704, rel=1e-12)  # 0.256 · 0.97²
     assert each.learning_rate(350 * steps - 1, steps_per_epoch=steps) == pytest.approx(3.1e-3, rel=5e-3)
     assert each.learning_rate(5 * steps, steps_per_epoch=steps, batch_size=2048) == pytest.approx(0.1204352)
     assert max(rates(each, 6 * steps, steps_per_epoch=steps)) < 0.256
@@ -247,14 +247,14 @@ def test_a_first_step_with_rate_0_changes_the_average_and_not_the_weight() -> No
 
 
 def test_recipes_with_eps_1_follow_sgd_with_momentum() -> None:
-    """On a quadratic, with small gradients; EfficientNet's eps of 0.001 does not."""
+    """On a quadratic with small gradients. EfficientNet's eps of 0.001 does not follow SGD."""
 
     def path(rule: Rule) -> float:
         p = np.array([1e-2, 1e-3])
         state, sgd, b = init(rule, p), p.copy(), np.zeros(2)
         curvature, farthest = np.array([0.1, 1.0]), 0.0
         for _ in range(300):
-            scale = math.sqrt(0.9 ** (state.step + 1) + 1.0)  # what is left of the average's start, 1, plus eps
+            scale = math.sqrt(0.9 ** (state.step + 1) + 1.0)  # what remains of the average's start, 1, plus eps
             b = 0.9 * b + 0.01 * curvature * sgd / scale
             sgd = sgd - b
             p, state = update(rule, p, curvature * p, state)
@@ -276,7 +276,7 @@ def test_linear_schedules_end_at_0_and_stay_there() -> None:
 
 
 def test_char_rnn_decays_as_its_training_loop_does() -> None:
-    """train.lua, line by line: iterations count from 1, and the rate changes after one."""
+    """Follows train.lua line by line: iterations count from 1, and the rate changes after an iteration."""
     per_epoch, found, rate = 7, [], 2e-3
     for i in range(1, 50 * per_epoch + 1):
         epoch = i / per_epoch
@@ -291,7 +291,7 @@ def test_the_two_amoebanets_are_the_flags_and_the_defaults_of_the_model() -> Non
     flags, model = recipe("amoebanet-tpu"), recipe("amoebanet-defaults")
     assert (flags.rule().lr, flags.clip, flags.batch_size) == (0.64, None, 256)
     assert (model.rule().lr, model.clip, model.batch_size) == (0.015, Clip("norm", 10.0), 32)
-    # tf.maximum(rate, 0.0001 · peak)
+    # the source takes tf.maximum(rate, 0.0001 · peak)
     assert flags.learning_rate(0, steps_per_epoch=100) == pytest.approx(0.64e-4, rel=1e-14)
     assert flags.learning_rate(300, steps_per_epoch=100) == pytest.approx(0.64 * 0.9**3)
     assert model.learning_rate(300, steps_per_epoch=100) == pytest.approx(0.015 * 0.97)
@@ -325,7 +325,7 @@ def test_a2c_of_stable_baselines_is_that_of_its_source() -> None:
 def tensorflow_rate(
     step: int, peak: float, steps_per_epoch: float, factor: float, epochs: float, warmup: int, least: float
 ) -> float:
-    """build_learning_rate of EfficientNet and AmoebaNet, in double."""
+    """build_learning_rate of EfficientNet and AmoebaNet, in float64."""
     lr = peak * factor ** math.floor(step / (steps_per_epoch * epochs))
     warmup_steps = int(warmup * steps_per_epoch)
     return max(peak * step / warmup_steps if step < warmup_steps else lr, least * peak)
@@ -366,7 +366,7 @@ def test_slim_rounds_the_length_of_a_stair_down(name: str, peak: float, factor: 
     [("timm-efficientnet-b0", 0.048, 0.97, 450), ("timm-mobilenet-v3-large", 0.064, 0.973, 600)],
 )
 def test_timm_changes_the_rate_once_per_epoch(name: str, peak: float, factor: float, epochs: int) -> None:
-    """timm/scheduler/step_lr.py, in its own float arithmetic, in every epoch of the run."""
+    """Compares with the arithmetic of timm/scheduler/step_lr.py, in every epoch of the run."""
     for t in range(epochs):
         expected = 1e-6 + t * (peak - 1e-6) / 3 if t < 3 else peak * factor ** (t // 2.4)
         for step in (4 * t, 4 * t + 3):
@@ -409,7 +409,7 @@ def test_stairs_without_warm_up_are_those_of_optax() -> None:
 @pytest.mark.slow
 def test_schedules_and_the_average_are_those_of_tensorflow() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
+        warnings.simplefilter("ignore")  # TensorFlow warns
         tf = pytest.importorskip("tensorflow")
     v1 = tf.compat.v1.train
     for step in (0, 1, 479, 480, 481, 959, 960, 1199, 1200, 4799, 4800):
@@ -422,7 +422,7 @@ def test_schedules_and_the_average_are_those_of_tensorflow() -> None:
     variable = tf.Variable(model.weight.detach().numpy(), dtype=tf.float64)
     step_counter = tf.Variable(0, dtype=tf.int64)
     theirs = tf.train.ExponentialMovingAverage(0.9999, num_updates=step_counter)
-    theirs.apply([variable])  # creates the average, at the variable's value
+    theirs.apply([variable])  # creates the average with the variable's value
     ours = recipe("efficientnet-v1").torch(model, steps_per_epoch=10).ema
     assert ours is not None
     for n in range(1, 30):
@@ -434,7 +434,7 @@ def test_schedules_and_the_average_are_those_of_tensorflow() -> None:
             model.weight.copy_(torch.from_numpy(value))
         ours.update_parameters(model)
         average = ours.module.state_dict()["weight"].numpy()
-        np.testing.assert_allclose(average, theirs.average(variable).numpy(), atol=2e-7)  # float32 decay
+        np.testing.assert_allclose(average, theirs.average(variable).numpy(), atol=2e-7)  # the decay is float32
 
 
 schedules = st.builds(
@@ -451,7 +451,7 @@ schedules = st.builds(
 
 
 @given(schedules, st.floats(1, 50) | st.integers(1, 50).map(float), st.integers(0, 2000))
-@example(Exponential(0.97, 2.4), 5.0, 60)  # 60/12 in float32 would do; 60/2.4 would not
+@example(Exponential(0.97, 2.4), 5.0, 60)  # 60/12 is exact in float32; 60/2.4 is not
 def test_a_schedule_rises_during_the_warm_up_and_never_after_it(
     schedule: Exponential, steps_per_epoch: float, step: int
 ) -> None:
@@ -464,7 +464,7 @@ def test_a_schedule_rises_during_the_warm_up_and_never_after_it(
         assert then <= now
     whole = schedule.factor ** max(0, math.floor((step / steps_per_epoch - schedule.delay) / schedule.epochs + 1e-9))
     if not (schedule.per_epoch or schedule.whole or step < schedule.warmup_epochs * steps_per_epoch):
-        # A step within rounding of a stair's edge may be on either side of it.
+        # A step within rounding of a stair's edge may be on either side.
         assert now in (
             pytest.approx(max(whole, schedule.least), rel=1e-9),
             pytest.approx(max(whole / schedule.factor, schedule.least), rel=1e-9),
@@ -473,7 +473,7 @@ def test_a_schedule_rises_during_the_warm_up_and_never_after_it(
 
 @EACH
 def test_torch_jitted_jax_and_learning_rate_agree_at_every_step(each: Recipe) -> None:
-    """Over epochs, the ends of warm-ups and of linear schedules; LambdaLR to the last bit."""
+    """Over epochs and past the ends of warm-ups and linear schedules; LambdaLR agrees bit for bit."""
     jax = pytest.importorskip("jax")
     known, lr = length(each, steps_per_epoch=7, total_steps=100), open_values(each)
     steps = [*range(200), 10**5]
@@ -493,7 +493,7 @@ def test_torch_jitted_jax_and_learning_rate_agree_at_every_step(each: Recipe) ->
 
 
 def test_stairs_under_jit_are_where_they_are_in_exact_fractions() -> None:
-    """60/2.4 is 24.999998 in float32: a floor of the quotient would be late by a step."""
+    """60/2.4 is 24.999998 in float32: rounding the quotient down would be late by a step."""
     jax = pytest.importorskip("jax")
     schedule, run = Exponential(0.97, 2.4, per_epoch=True), Run(1.0, 1)
     assert np.floor(np.float32(60) / np.float32(2.4)) == 24
@@ -508,7 +508,7 @@ def test_stairs_under_jit_are_where_they_are_in_exact_fractions() -> None:
 
 
 class Small(nn.Module):
-    """A network with everything that weight decay may leave out."""
+    """A network with every kind of parameter that weight decay may skip."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -531,7 +531,7 @@ DECAYED = {
 
 
 def gradients(seed: int) -> dict[str, NDArray[Any]]:
-    """Return gradients for `Small` whose norm and elements are over the limits of some recipes, now and then."""
+    """Return gradients for `Small`. In some steps their norm and elements exceed the limits of recipes."""
     generator = np.random.default_rng(seed)
     shapes = {name: tuple(p.shape) for name, p in Small().named_parameters()}
     return {name: generator.standard_normal(shape) * 10 ** (seed % 3 - 1) for name, shape in shapes.items()}
@@ -547,7 +547,7 @@ def clipped(clip: Clip | None, grads: dict[str, NDArray[Any]], slack: float) -> 
 
 
 def trajectory(each: Recipe, start: dict[str, NDArray[Any]], steps: int, slack: float) -> dict[str, NDArray[Any]]:
-    """Return the parameters after training by the rule in NumPy, with clipping, rates and decay written out."""
+    """Return the parameters after training with the rule in NumPy, with clipping, rates and decay written out."""
     rule = each.rule(**open_values(each))
     decayed = DECAYED[", ".join(each.not_decayed)]
     rules = {name: dataclasses.replace(rule, weight_decay=rule.weight_decay * (name in decayed)) for name in start}
@@ -562,7 +562,7 @@ def trajectory(each: Recipe, start: dict[str, NDArray[Any]], steps: int, slack: 
 
 @EACH
 def test_torch_trains_as_the_rule_does(each: Recipe) -> None:
-    """24 steps in double: past the ends of the warm-up and of the linear schedules."""
+    """24 steps in float64, past the ends of the warm-up and of the linear schedules."""
     torch.manual_seed(0)
     model = Small().double()
     start = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
@@ -585,7 +585,7 @@ def test_torch_trains_as_the_rule_does(each: Recipe) -> None:
 
 @EACH
 def test_optax_trains_as_the_rule_does(each: Recipe) -> None:
-    """The same under jit, in float32, for two of the parameters."""
+    """Compares two of the parameters, compiled and in float32."""
     jax = pytest.importorskip("jax")
     import optax
 
@@ -667,7 +667,7 @@ def test_a_batch_size_scales_the_rate_of_optax_as_that_of_torch() -> None:
 
 
 class Zoo(nn.Module):
-    """Modules whose norms, biases and kernels are less easily told."""
+    """Modules whose norms, biases and kernels are harder to recognize."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -703,7 +703,7 @@ def test_weights_in_half_precision_are_not_averaged() -> None:
         recipe("mnasnet").torch(Small().bfloat16(), steps_per_epoch=5)
 
 
-THEIRS: dict[str, dict[str, Any]] = {  # the lines that make the optimizer in the sources
+THEIRS: dict[str, dict[str, Any]] = {  # the arguments of the optimizer in the sources
     "char-rnn-2015": {"lr": 2e-3, "alpha": 0.95},
     "dqn-minatar": {"lr": 0.00025, "alpha": 0.95, "centered": True, "eps": 0.01},
     "a2c-sb3": {"lr": 7e-4, "alpha": 0.99, "eps": 1e-5, "weight_decay": 0},
@@ -758,7 +758,7 @@ def test_wgan_clamps_the_critic() -> None:
 
 @pytest.mark.parametrize("name", ["efficientnet-v1", "timm-efficientnet-b0"])
 def test_the_average_of_the_weights_is_the_formula(name: str) -> None:
-    """Weights and batch normalization's averages; min(d, (1+n)/(10+n)) after step n in TensorFlow, d in timm."""
+    """Weights, and averages of batch normalization. TensorFlow uses min(d, (1+n)/(10+n)) after step n, timm d."""
     each, model = recipe(name), Small().double()
     ema = each.torch(model, steps_per_epoch=5).ema
     assert ema is not None
@@ -779,7 +779,7 @@ def test_the_average_of_the_weights_is_the_formula(name: str) -> None:
 
 
 def digits_run(training: Training, model: nn.Module, steps: range) -> float:
-    """Train on digits, in batches drawn by the number of the step; return the last loss."""
+    """Train on digits in batches drawn by step number, and return the last loss."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.from_numpy(images).float() / 16, torch.from_numpy(labels)
     loss = torch.zeros(())
@@ -845,7 +845,7 @@ def test_a_real_network_learns_and_goes_on_from_a_checkpoint(
             assert torch.equal(value, again.ema.state_dict()[key]), key
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""release_gradients: the bits of ordinary steps, made inside of the backward pass, and gradients that are gone."""
+"""release_gradients: the bits of ordinary steps, inside the backward pass; each gradient is freed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ STEPS = 4
 
 
 def backward(loss: Any) -> None:
-    """Call what torch has not typed."""
+    """Call a method without types."""
     loss.backward()
 
 
 class Tied(nn.Module):
-    """An embedding that is the output layer, too, a frozen layer, one that is not always used, and an LSTM."""
+    """An embedding tied to the output layer, a frozen layer, a layer that is used every other time, and an LSTM."""
 
     def __init__(self, sparse: bool = False) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int = 0) ->
 
 
 def same(a: tuple[nn.Module, RMSprop], b: tuple[nn.Module, RMSprop]) -> None:
-    """Bit for bit: parameters, and state."""
+    """Assert that parameters and state agree bit for bit."""
     for p, q in zip(a[0].parameters(), b[0].parameters(), strict=True):
         assert torch.equal(p, q)
         x, y = a[1].state.get(p, {}), b[1].state.get(q, {})
@@ -86,7 +86,7 @@ def pair(make: Callable[[nn.Module], RMSprop], **options: Any) -> tuple[tuple[nn
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_variant_on_every_path_gives_the_bits_of_ordinary_steps(rule: Rule, execution: dict[str, Any]) -> None:
-    """While the rate changes; with a tied weight, a frozen layer, and one that has not always a gradient."""
+    """The rate changes; one weight is tied, one layer is frozen, and one has a gradient every other time."""
     released, ordinary = pair(lambda model: RMSprop.from_rule(model.parameters(), rule, **execution))
     with release_gradients(released[1]):
         train(*released)
@@ -113,7 +113,7 @@ def test_every_variant_on_every_path_gives_the_bits_of_ordinary_steps(rule: Rule
     ids=str,
 )
 def test_noise_and_small_state_are_the_same(dtype: torch.dtype, options: dict[str, Any], fused: bool | None) -> None:
-    """The noise depends on the parameter's number in its group, and not on whether others are stepped with it."""
+    """The noise depends on the parameter's index in its group, not on the parameters stepped with it."""
     rule = cases.RULES["all of it"]
 
     def make(model: nn.Module) -> RMSprop:
@@ -167,26 +167,26 @@ def test_sparse_gradients_are_stepped_and_freed_too(sparse: str) -> None:
         assert all(p.grad is None for p in released[0].parameters())
     train(*ordinary)
     same(released, ordinary)
-    for name, value in released[1].state_dict()["state"][0].items():  # rows that lag are caught up with
+    for name, value in released[1].state_dict()["state"][0].items():  # lagging rows are caught up
         assert torch.equal(value, ordinary[1].state_dict()["state"][0][name])
 
 
 def test_gradients_are_gone_one_by_one() -> None:
-    """No two parameters have a gradient at the same time."""
+    """At no time do two parameters have a gradient."""
     model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(5)])
     optimizer = RMSprop(model.parameters())
     most = []
     for p in model.parameters():
         p.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
             lambda _: most.append(sum(q.grad is not None for q in model.parameters()))
-        )  # called before the step
+        )  # runs before the hook that steps
     with release_gradients(optimizer):
         model(torch.ones(2, 3)).sum().backward()
     assert most == [1] * 10
 
 
 def test_hooks_schedulers_and_closures_work_as_ever() -> None:
-    """A scheduler would warn of steps that it did not see."""
+    """A scheduler warns if it misses a step."""
     released, ordinary = pair(lambda model: RMSprop(model.parameters(), lr=0.1))
     calls: list[str] = []
     with release_gradients(released[1]):
@@ -210,7 +210,7 @@ def test_hooks_schedulers_and_closures_work_as_ever() -> None:
 
 
 def test_loading_a_state_dict_while_released() -> None:
-    """It makes new groups."""
+    """Loading creates new groups."""
     released, ordinary = pair(lambda model: RMSprop(model.parameters(), momentum=0.5))
     train(*ordinary)
     released[0].load_state_dict(ordinary[0].state_dict())
@@ -251,15 +251,15 @@ def test_removing_ends_it_and_it_can_begin_anew() -> None:
     assert torch.equal(p.detach(), torch.ones(2))
     assert not optimizer._optimizer_step_pre_hooks
     with release_gradients(optimizer):
-        backward(p.sum())  # after what was there
+        backward(p.sum())  # adds to the gradient from before
     assert optimizer.state[p]["step"] == 1
     torch.testing.assert_close(p.detach(), torch.full((2,), 0.9))
-    assert copy.deepcopy(optimizer).step() is None  # not a released one
+    assert copy.deepcopy(optimizer).step() is None  # the copy is not released
 
 
 @pytest.mark.parametrize("change", ["pop", "remove", "swap"])
 def test_groups_that_change_are_looked_through(change: str) -> None:
-    """Each parameter is stepped by the hyperparameters of the group in which it is now, and not if in none."""
+    """A parameter is stepped with the values of the group that holds it now; without a group it is not stepped."""
     values = [torch.full((2,), float(i + 1)).bfloat16() for i in range(4)]
 
     def make() -> tuple[list[nn.Parameter], RMSprop]:
@@ -293,7 +293,7 @@ def test_groups_that_change_are_looked_through(change: str) -> None:
 
 
 def test_a_gradient_is_gone_even_if_its_step_fails() -> None:
-    """Else the next backward pass would add to it."""
+    """Otherwise the next backward pass would add to the gradient."""
     p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = RMSprop([p, q])
     with release_gradients(optimizer):
@@ -310,7 +310,7 @@ def test_a_gradient_is_gone_even_if_its_step_fails() -> None:
 
 
 class Doubling(RMSprop):
-    """With a step of its own, which releasing would go around."""
+    """Overrides `step`, which released gradients would bypass."""
 
     def step(self, closure: Any = None) -> Any:
         super().step(closure)
@@ -337,7 +337,7 @@ def test_what_cannot_be_released_is_refused(make: Callable[[Tensor], Any], messa
     with pytest.raises(InputError, match=f"^{message}"):
         release_gradients(make(p))
     backward(p.sum())
-    assert p.grad is not None  # no hook was left
+    assert p.grad is not None  # no hook is left
 
 
 def test_skipping_that_is_asked_for_later_is_refused_by_the_next_backward() -> None:
@@ -361,13 +361,13 @@ def test_what_ran_is_told_of_all_parameters() -> None:
 
 
 def test_a_scaler_is_refused() -> None:
-    """It would look for infinities after the steps, and divide what is gone."""
+    """The scaler would look for infinities after the steps, and would unscale gradients that are freed."""
     for fused, unscale in itertools.product((True, None, False), (False, True)):
         p, thawed = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
         optimizer = RMSprop([p, thawed], fused=fused)
         scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
         with release_gradients(optimizer):
-            thawed.requires_grad_(True)  # its gradient is still there for the scaler to look at
+            thawed.requires_grad_(True)  # added later: its gradient stays for the scaler
             backward(scaler.scale(p.sum() + thawed.sum()))
             if unscale:
                 scaler.unscale_(optimizer)

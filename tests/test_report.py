@@ -34,7 +34,7 @@ MINE = str(Path(__file__).with_name("mine.py"))
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
-    """A comparison and a training on real data, small."""
+    """Return a small comparison and a small training on real data."""
     folder = tmp_path_factory.mktemp("runs")
     options: dict[str, Any] = {"learning_rates": (0.001, 0.01, 0.1), "tuning_seeds": 1, "seeds": 5, "epochs": 1}
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
 
 @pytest.fixture(scope="module")
 def pages(runs: dict[str, RunDirectory]) -> dict[str, Path]:
-    """Their reports."""
+    """Return the reports of `runs`."""
     return {kind: write_report(run) for kind, run in runs.items()}
 
 
@@ -87,7 +87,7 @@ def test_layers_and_tests_by_seed() -> None:
 
 
 def test_a_layer_without_rates_is_drawn_empty() -> None:
-    """Where the rate is 0 there is nothing to draw on a logarithmic axis."""
+    """A rate of 0 has no place on a logarithmic axis."""
     svg = figures.draw_layers([figures.Layer("dead", [0.0] * 7), figures.Layer("live", [0.0] * 3 + [1.0] * 4)], lr=0.0)
     assert svg.startswith("<svg")
     assert figures.draw_layers([figures.Layer("dead", [0.0] * 7)], lr=0.0).startswith("<svg")
@@ -96,7 +96,7 @@ def test_a_layer_without_rates_is_drawn_empty() -> None:
 
 
 def record(step: int, lrs: tuple[float, ...] = (1.0,), **tensors: dict[str, Any]) -> dict[str, Any]:
-    """Return what the pictures read of a monitor's record."""
+    """Return the fields of a monitor's record that figures read."""
     return {"step": step, "groups": [{"lr": lr} for lr in lrs], "tensors": tensors}
 
 
@@ -114,12 +114,12 @@ def test_a_series_has_a_gap_where_a_tensor_was_not_measured() -> None:
 
 def test_heat_puts_every_element_where_its_rate_is() -> None:
     """Bin e holds the elements with 2ᵉ ≤ d < 2ᵉ⁺¹: rates from η·2⁻ᵉ⁻¹ to η·2⁻ᵉ."""
-    w = {"effective_lr": {"lr": 0.25, "first": -1, "counts": [3, 0, 1]}}  # 1/4 to 1/2: 3, 1/32 to 1/16... of 1/4
+    w = {"effective_lr": {"lr": 0.25, "first": -1, "counts": [3, 0, 1]}}  # 3 at 1/4 to 1/2, 1 at 1/16 to 1/8
     b = {"effective_lr": {"lr": 1.0, "first": 2, "counts": [4]}}  # 1/8 to 1/4
     heat = heat_data([record(7, w=w, b=b)])
     assert heat is not None
     assert (heat.steps, heat.lowest, heat.lrs) == ([7], -4, [1.0])
-    np.testing.assert_array_equal(heat.shares[::4, 0], [1 / 8, 4 / 8, 3 / 8])  # from 1/16, 1/8 and 1/4 on
+    np.testing.assert_array_equal(heat.shares[::4, 0], [1 / 8, 4 / 8, 3 / 8])  # of 1/16, 1/8 and 1/4
     for quarter in range(4):
         np.testing.assert_array_equal(heat.shares[quarter::4, 0], heat.shares[::4, 0])
     own = heat_data([record(7, w=w, b=b)], "b")
@@ -128,7 +128,7 @@ def test_heat_puts_every_element_where_its_rate_is() -> None:
 
 
 def test_heat_follows_a_rate_that_falls() -> None:
-    """η = 1 and then 0.6: the same d are at rates of 0.6 of those before, three quarters of a factor of 2 below."""
+    """η = 1, then 0.6: the rates of the same d fall to 0.6, three quarters of a factor of 2."""
     bins = {"first": 0, "counts": [1]}
     heat = heat_data([record(t, (lr,), w={"effective_lr": {"lr": lr, **bins}}) for t, lr in ((1, 1.0), (2, 0.6))])
     assert heat is not None
@@ -191,7 +191,7 @@ def test_what_is_empty_zero_or_alone_is_drawn() -> None:
 
 
 def legend_of(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], str]) -> list[str]:
-    """Return the texts of the legend that `draw` draws; the SVG is well formed."""
+    """Return the texts of the legend that `draw` draws, and check that the SVG is well formed."""
     made: list[Legend] = []
     legend = Figure.legend
 
@@ -205,7 +205,7 @@ def legend_of(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], str]) -> list[
 
 
 def test_names_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    r"""Matplotlib takes $...$ for a formula, drops labels that begin with _, and writes \x1b into the SVG as it is."""
+    r"""Matplotlib reads $...$ as a formula, drops labels that begin with _, and writes \x1b into the SVG."""
     names = ["_orig_mod.0.weight", "a$b$c", "$\\frac{$", r"\$x\$", "50 % of_{it}", "bell\x07\x1b[31m"]
     shown = [*names[:-1], "bell\ufffd\ufffd[31m"]
     series = [Series(name, [1, 2], [1.0, 2.0]) for name in names]
@@ -240,7 +240,7 @@ def test_findings_in_words() -> None:
 
 
 class Page(HTMLParser):
-    """Collects tags, attributes and text; the report has to be well formed."""
+    """Collects tags, attributes and text, and checks that the report is well formed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -285,18 +285,18 @@ def test_a_report_is_one_well_formed_file_that_says_everything(
         at_most = max(first["tensors"], key=lambda name: first["tensors"][name]["update_ratio"])
         for words in ("What the optimizer did", "findings in 7 measured steps (1 to 30).", "The first step", at_most):
             assert words in page.text
-        assert page.text.index("The first step") < page.text.index("Update beside weight")  # words first
+        assert page.text.index("The first step") < page.text.index("Update beside weight")  # text first
         assert any("At the end" in str(image["alt"]) for image in images)
     assert write_report(runs[kind]).read_text() == html
 
 
 def diverged(run: RunDirectory, path: Path, post_mortem: dict[str, Any] | None) -> RunDirectory:
-    """Return a copy of a training without findings and with a post-mortem."""
+    """Return a copy of a training without findings, with this post-mortem."""
     for name in ("run.json", "records.jsonl"):
         (path / name).write_bytes((run.path / name).read_bytes())
     records = measured_steps(run)
     for tensor in (t for r in records for t in r["tensors"].values()):
-        tensor["update_ratio"] = 1e-3  # no first step that is too long
+        tensor["update_ratio"] = 1e-3  # so that the first step is no finding
     (path / "statistics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     summary = json.loads((run.path / "summary.json").read_text())
     (path / "summary.json").write_text(json.dumps({**summary, "post_mortem": post_mortem}))
@@ -304,7 +304,7 @@ def diverged(run: RunDirectory, path: Path, post_mortem: dict[str, Any] | None) 
 
 
 def row(step: int) -> dict[str, Any]:
-    """Return a step of a post-mortem's table, with numbers as wide as they get."""
+    """Return a row of a post-mortem's table with the widest numbers."""
     return {
         "step": 1000 + step,
         "gradient_rms": 1.234e-10,
@@ -349,7 +349,7 @@ def test_an_unfinished_run_has_a_report(
         for count in (0, 1, len(records) // 2, len(records)):
             (half.path / "records.jsonl").write_text("".join(records[:count]))
             with monkeypatch.context() as patch:
-                if count > 1:  # more of the same in each figure
+                if count > 1:  # more records draw the same figures
                     lighter.without_figures(patch)
                 assert "not finished" in write_report(half).read_text()
 
@@ -367,7 +367,7 @@ def test_odd_tasks_train_and_have_a_report(
 @pytest.mark.browser
 @pytest.mark.parametrize("kind", ["compare", "train"])
 def test_in_a_browser_it_is_readable_and_asks_no_host(pages: dict[str, Path], kind: str, browser: Browser) -> None:
-    """On a screen and on a telephone."""
+    """On a desktop and on a telephone."""
     asked: list[str] = []
     said: list[str] = []
 
@@ -386,7 +386,7 @@ def test_in_a_browser_it_is_readable_and_asks_no_host(pages: dict[str, Path], ki
         assert said == []
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.width > 300)")
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        # No text is cut off: only the equations and the table of settings may scroll on their own.
+        # No text is cut off. Only the equations and the table of settings may scroll by themselves.
         cut = page.evaluate(
             "[...document.querySelectorAll('h1, h2, h3, p, figcaption, td, th')].filter(e => e.offsetParent"
             " && !e.closest('.scroll') && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
@@ -415,7 +415,7 @@ def test_on_a_telephone_the_whole_of_a_post_mortem_is_seen(
     page.goto(path.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     for text in (words[0], "update / weight", "4.32e-07", "1000000000"):
-        shown = page.get_by_text(text).last  # and nothing around it scrolls
+        shown = page.get_by_text(text).last  # no element around it scrolls
         assert (
             shown.evaluate(
                 "e => { for (; e; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1) return e.tagName }"

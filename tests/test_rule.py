@@ -1,4 +1,4 @@
-"""The rule against sums in fifty digits, its identities, its properties, and its errors."""
+"""The rule compared with sums in fifty digits, its identities, its properties, and its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rmsprop.rule import denominator
 def follow(
     rule: Rule, start: NDArray[Any], gradients: list[NDArray[Any]], rates: Any = None
 ) -> list[tuple[NDArray[Any], State]]:
-    """Return parameter and state after each step, with the rate of each step if given."""
+    """Return parameter and state after each step; `rates` maps a step to its rate."""
     param, state, path = start, init(rule, start), []
     for t, gradient in enumerate(gradients, start=1):
         now = rule if rates is None else dataclasses.replace(rule, lr=rates(t))
@@ -101,9 +101,9 @@ def test_bias_corrected_equals_adam_without_its_first_average(decay: float) -> N
 
 
 def test_decay_that_grows_with_time_gives_adagrad() -> None:
-    # β = 1 − 1/t makes v the mean of all squares, η/√t turns the root of the mean into that of the sum.
+    # β = 1 − 1/t makes v the mean of all squares; η/√t turns the root of the mean into the root of the sum.
     start, gradients = cases.problem(np.float64)
-    live = np.all(np.array(gradients) != 0, axis=0)  # torch's AdaGrad has 0/0 otherwise
+    live = np.all(np.array(gradients) != 0, axis=0)  # torch's AdaGrad would divide 0 by 0
     start, gradients = start[live], [g[live] for g in gradients]
     p = torch.from_numpy(start.copy())
     adagrad = torch.optim.Adagrad([p], lr=0.03, eps=0.0)
@@ -128,7 +128,7 @@ def test_both_momentum_buffers_agree_while_the_rate_is_constant_and_only_then() 
 
 
 def test_after_a_cut_of_the_rate_the_buffer_with_lr_goes_on_at_the_old_one() -> None:
-    # Constant gradient, μ = 0.9, η cut to a tenth: the steps differ by 1 + 9·0.9^(j+1), 9.1 at first.
+    # Constant gradient, μ = 0.9, η cut to a tenth: the steps differ by the factor 1 + 9·0.9^(j+1), 9.1 at first.
     gradients = [np.ones(1)] * 400
     ratios = {}
     for name, inside in (("outside", False), ("inside", True)):
@@ -140,7 +140,7 @@ def test_after_a_cut_of_the_rate_the_buffer_with_lr_goes_on_at_the_old_one() -> 
 
 
 def test_steps_from_zero_are_too_long_by_the_missing_weight() -> None:
-    # With a constant gradient, step k is η/√(1−βᵏ), whatever the gradient.
+    # With a constant gradient, step k is η/√(1−βᵏ), whatever its size.
     path = follow(Rule(lr=1.0, decay=0.99, eps=0.0), np.zeros(2), [np.array([1e-3, 1e3])] * 50)
     before = np.zeros(2)
     for k, (param, _) in enumerate(path, start=1):
@@ -162,7 +162,7 @@ def test_the_scale_of_the_gradients_does_not_matter_from_zero_and_does_from_one(
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("decay", [0.9, 0.99])
 def test_centered_stays_finite_on_constant_gradients(dtype: type[np.floating], decay: float) -> None:
-    """v − m² then cancels to rounding noise below zero, and torch's root of it is NaN."""
+    """There v − m² cancels to rounding noise below zero, whose root is NaN in torch."""
     gradient = np.logspace(-3, 3, 64).astype(dtype)
     rule = Rule(lr=1e-3, decay=decay, eps=0.0, centered=True)
     param, state = np.zeros(64, dtype), init(rule, np.zeros(64, dtype))
@@ -177,7 +177,7 @@ def test_centered_stays_finite_on_constant_gradients(dtype: type[np.floating], d
 
 
 def test_centered_in_torch_is_not_finite_there() -> None:
-    """The failure that E5's floor prevents is real: torch's own class has it."""
+    """torch's own class fails where E5's floor acts."""
     p = torch.zeros(64)
     optimizer = torch.optim.RMSprop([p], lr=1e-3, alpha=0.9, centered=True)
     p.grad = torch.logspace(-3, 3, 64)
@@ -189,7 +189,7 @@ def test_centered_in_torch_is_not_finite_there() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
 def test_bias_correction_of_a_start_above_zero_stays_finite(dtype: type[np.floating], decay: float) -> None:
-    """v − βᵗ·v₀ is a difference of rounded numbers, too: without a floor it falls below zero."""
+    """v − βᵗ·v₀ is also a difference of rounded numbers: without a floor it falls below zero."""
     rule = Rule(lr=1e-3, decay=decay, eps=0.0, bias_correction=True, initial_square_avg=1.0)
     param, state = np.zeros(3, dtype), init(rule, np.zeros(3, dtype))
     for t in range(3000):
@@ -224,7 +224,7 @@ def test_finite_gradients_give_finite_parameters_for_every_variant(data: st.Data
     st.booleans(),
 )
 def test_no_step_is_longer_than_the_first(gradients: list[float], decay: float, eps: float, inside: bool) -> None:
-    """|u| ≤ 1/√(1−β) for any gradients, since v ≥ (1−β)·g²."""
+    """|u| ≤ 1/√(1−β) for any gradients, because v ≥ (1−β)·g²."""
     rule = Rule(lr=1.0, decay=decay, eps=eps, eps_inside_sqrt=inside)
     for dtype in (np.float32, np.float64):
         param, state = np.zeros(1, dtype), init(rule, np.zeros(1, dtype))
@@ -340,7 +340,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 
 
 def test_numbers_say_what_the_steps_do() -> None:
-    """The figures that explain prints are what the rule does."""
+    """The figures that explain prints agree with steps of the rule."""
     for rule in (Rule(), Rule(decay=0.9, bias_correction=True), Rule(decay=0.9, centered=True),
                  Rule(momentum=0.5, nesterov=True), Rule(momentum=0.5)):  # fmt: skip
         param, _ = update(rule, np.zeros(1), np.full(1, 7.0), init(rule, np.zeros(1)))
@@ -359,7 +359,7 @@ def test_numbers_say_what_the_steps_do() -> None:
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_explained_equations_compute_the_step(rule: Rule) -> None:
-    """Run the printed lines as code: they must give what the rule gives."""
+    """Runs the printed lines as code: they must give the steps of the rule."""
     start, gradients = cases.problem(np.float64)
     names: dict[str, Any] = {"p": start, "v": np.full(60, rule.initial_square_avg), "m": 0.0, "b": 0.0}
     (param, _), (param2, _) = follow(rule, start, gradients[:2])
@@ -385,7 +385,7 @@ def _code(text: str, t: int = 0) -> str:
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("rule", [Rule(0.1, 0.9), Rule(0.1, 0.9, bias_correction=True), Rule(0.1, 0.9, centered=True)])
 def test_explain_names_the_gradient_that_eps_shortens(rule: Rule, inside: bool) -> None:
-    """There √v is as large as ε, or v as ε inside of the root; far above it, the first step has its length."""
+    """At that gradient √v equals ε, or v equals ε inside the root. Far above it, the first step has its full length."""
     rule = dataclasses.replace(rule, eps=1e-6, eps_inside_sqrt=inside)
     small, first = numbers(rule).small_gradient, numbers(rule).first_step
     assert small is not None

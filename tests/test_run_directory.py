@@ -1,4 +1,4 @@
-"""Run directories: nothing half-written, nothing lost, nothing mixed up."""
+"""Run directories: no file is half written, no record is lost, and runs are not mixed up."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENDED: TrainSummary = {
 
 
 def record(step: int, kind: str = "loss", **more: Any) -> dict[str, Any]:
-    """Return a record of a training."""
+    """Return a record of a training: a loss or an epoch."""
     if kind == "loss":
         return {"kind": kind, "step": step, "epoch": 0.5, "loss": 1.0, "losses_crc": 0, **more}
     epoch = {"epoch": 0, "validation_loss": 1.0, "validation_metric": None, "step_us": None, "optimizer_us": None}
@@ -44,13 +44,13 @@ def record(step: int, kind: str = "loss", **more: Any) -> dict[str, Any]:
 
 
 def statistics(step: int) -> dict[str, Any]:
-    """Return the record of a measured step, without tensors."""
+    """Return the record of a measured step without tensors."""
     group = {**dataclasses.asdict(Rule()), "param_dtype": "float32", "stochastic_rounding": False}
     return {"kind": "statistics", "step": step, "groups": [group], "tensors": {}, "gradient_norm": None}
 
 
 def begun(path: Path, config: TrainConfig = CONFIG, *, resume: bool = False) -> RunDirectory:
-    """Return a run directory that was opened, and is locked no more."""
+    """Return a run directory that was opened and then unlocked."""
     with RunDirectory.open(path, config, resume=resume) as run:
         return run
 
@@ -116,7 +116,7 @@ def test_records_are_objects_in_utf_8(damaged: bytes, tmp_path: Path) -> None:
 
 
 def test_records_are_those_up_to_the_checkpoint_each_once(tmp_path: Path) -> None:
-    """Two processes that went on with one run, before this was locked, left records twice."""
+    """A file may hold records twice, if two processes continued one run without a lock."""
     run = begun(tmp_path / "run")
     run.append([record(0, "epoch"), record(4), record(8), record(4, by=2), record(8, "epoch"), record(8), record(9)])
     run.keep_records_until(8, 4)
@@ -218,7 +218,7 @@ def test_checkpoints_hold_tensors_and_are_checked(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"checkpoint.pt must be an undamaged checkpoint of this run"):
             run.load_checkpoint(seen.append)
     run.save_checkpoint({"x": torch.ones(20_000)})
-    path.write_bytes(path.read_bytes()[:5000])  # torch takes its end for that of a zip file
+    path.write_bytes(path.read_bytes()[:5000])  # torch takes the end of the file for that of a zip file
     with pytest.raises(InputError, match=r"checkpoint.pt must be an undamaged checkpoint of this run"):
         run.load_checkpoint(seen.append)
 
@@ -253,7 +253,7 @@ def test_new_paths_are_numbered_and_resuming_finds_the_last(tmp_path: Path, monk
     assert new_path("train", "x", resume=True) == first
     assert new_path("train", "x", resume=False) == first
     assert new_path("train", "x", resume=True) == first
-    assert new_path("train", "x", resume=False) == second  # each is made, so that no two commands get the same
+    assert new_path("train", "x", resume=False) == second  # each path is created: no two commands get the same
     assert new_path("train", "x", resume=True) == second
     assert new_path("train", "x", resume=False) == third
     assert new_path("train", "x", resume=True) == third
@@ -263,7 +263,7 @@ def test_new_paths_are_numbered_and_resuming_finds_the_last(tmp_path: Path, monk
 
 
 def leave_temporary(folder: Path, name: str, process: int, age: float = 0) -> Path:
-    """Leave what a process that is killed in the middle of a write leaves."""
+    """Leave the file of a process that was killed in the middle of a write."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{name}.{process}.tmp"
     path.write_text("{")
@@ -296,7 +296,7 @@ def test_a_write_removes_old_temporary_files_of_its_own_file_by_dead_processes(t
     dead.wait()
     leave_temporary(tmp_path, "file", dead.pid, 3600)
     kept = {
-        leave_temporary(tmp_path, "file", dead.pid + 10**9, 60).name,  # of another machine, it may be
+        leave_temporary(tmp_path, "file", dead.pid + 10**9, 60).name,  # may belong to another machine
         leave_temporary(tmp_path, "file", os.getppid(), 3600).name,
         leave_temporary(tmp_path, "other", dead.pid, 3600).name,
     }
@@ -319,7 +319,7 @@ def test_a_run_is_opened_by_one_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_that_is_given_up_while_another_waits_for_it_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening and locking the file its holder may remove it: two would hold a lock, of two files."""
+    """The holder may remove the file between another's open and lock: two processes would hold two locks."""
     first, opened = locked(tmp_path), os.open
     first.__enter__()
 

@@ -1,4 +1,4 @@
-"""A run's files, changed by hand: whoever reads them says which file, line and field is wrong, or goes on."""
+"""A run's files, changed by hand: every reader names the wrong file, line and field, or reads on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DELETED = object()
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
-    """A training that diverged, and a comparison."""
+    """Return a training that diverged, and a comparison."""
     folder = tmp_path_factory.mktemp("runs")
     diverged, summary = train(f"{TESTS / 'sick.py'}:growing", Rule(lr=1e-3), every=50, out=folder / "train")
     assert summary["findings"]
@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
 
 
 def read(path: Path) -> None:
-    """Read a run in every way that there is."""
+    """Read a run in every way."""
     run, console = RunDirectory(path), Console(file=io.StringIO())
     write_report(run)
     if run.config()["kind"] == "train":
@@ -57,7 +57,7 @@ def read(path: Path) -> None:
 
 
 def refusal(path: Path) -> InputError | None:
-    """Return the error with which the run is refused, None if it is read."""
+    """Return the error that refuses the run, or None."""
     try:
         read(path)
     except InputError as error:
@@ -66,7 +66,7 @@ def refusal(path: Path) -> InputError | None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path to every field, and to the first entry of every list and of every dict of dicts of equal keys."""
+    """Yield the path to each field; of lists, and of dicts whose values have equal keys, to the first entry only."""
     if isinstance(value, dict):
         fields = list(value.items())
         alike = all(isinstance(x, dict) and x.keys() == fields[0][1].keys() for x in value.values())
@@ -79,7 +79,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def wrong(value: Any) -> tuple[Any, ...]:
-    """Return what may stand in place of `value`: nothing, null, a number that is too low, and one of another type."""
+    """Return replacements for `value`: deleted, null, a number that is too low, and a value of another type."""
     return DELETED, None, -1, "text" if isinstance(value, list | dict) else []
 
 
@@ -90,7 +90,7 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """Return a copy of `value` with something else at `path`."""
+    """Return a copy of `value` with `new` at `path`."""
     result = copy.deepcopy(value)
     inside = at(result, path[:-1])
     if new is DELETED:
@@ -101,7 +101,7 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def last_of_each_kind(lines: list[str]) -> Iterator[int]:
-    """Yield the number of the last line of each kind."""
+    """Yield the index of the last line of each kind."""
     kinds = {}
     for number, line in enumerate(lines):
         record = json.loads(line)

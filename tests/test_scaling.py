@@ -1,4 +1,4 @@
-"""Scaling rules: formulas by hand, identities, the stochastic differential equation in simulation, and the page."""
+"""Scaling rules: formulas by hand, identities, simulations of the stochastic differential equation, and the page."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SLOW = Rule(lr=0.01, decay=0.99, eps=0.02, momentum=0.95)
 
 
 def near(rule: Rule, *, rel: float = 1e-12) -> Any:
-    """Return what compares equal to a rule as a dictionary."""
+    """Return a dictionary of approximate values to compare a rule with."""
     return {k: v if isinstance(v, bool) else pytest.approx(v, rel=rel) for k, v in dataclasses.asdict(rule).items()}
 
 
 # -- formulas ---------------------------------------------------------------------------------------------------------
 
-# Scaled by κ = 4, and what becomes of it: 1−β and 1−μ times 4, √κ = 2, κ^1.5 = 8.
+# Rules, and what κ = 4 makes of them: 1−β and 1−μ grow fourfold; √κ = 2, κ^1.5 = 8.
 BY_FOUR: dict[str, tuple[Rule, Rule]] = {
     "plain": (PLAIN, Rule(lr=0.02, decay=0.96, eps=0.01)),
     "eps inside": (replace(PLAIN, eps_inside_sqrt=True), Rule(0.02, 0.96, 0.005, eps_inside_sqrt=True)),
@@ -124,7 +124,7 @@ def test_averaged_gradients_of_several_passes_are_one_batch(rule: Rule, old: int
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_summed_gradients_make_the_same_steps_to_the_bit(rule: Rule) -> None:
-    """Four times the gradient is exact in floating point, and so is all that follows if ε, v₀ and λ go with it."""
+    """Four times a gradient is exact in floating point; so are all results, if ε, v₀ and λ are scaled, too."""
     averaged = scale_batch_size(rule, 10, 5, accumulation=4).rule
     summed = scale_batch_size(rule, 10, 5, accumulation=4, summed=True).rule
     assert summed != averaged or rule.eps == 0
@@ -139,7 +139,7 @@ def test_summed_gradients_make_the_same_steps_to_the_bit(rule: Rule) -> None:
 # -- the stochastic differential equation -----------------------------------------------------------------------------
 
 PARABOLA: Rule = SCRIPT["PARABOLA"]
-LONG = replace(PARABOLA, lr=5e-5, momentum=0.99)  # the same rate over the sum, and a memory of 100 steps
+LONG = replace(PARABOLA, lr=5e-5, momentum=0.99)  # the same rate in the limit, with a memory of 100 steps
 NOISY: dict[str, Rule] = {
     "plain": PARABOLA,
     "eps inside": replace(PARABOLA, eps=30.0, eps_inside_sqrt=True),
@@ -156,7 +156,7 @@ NOISY: dict[str, Rule] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", NOISY.values(), ids=NOISY)
 def test_on_a_noisy_parabola_runs_agree_at_equal_numbers_of_examples(rule: Rule) -> None:
-    """To first order in a step, that is in κ(1−β): 0.8 % for κ = 4 and 3.2 % for κ = 16. Nothing else comes close."""
+    """To first order in κ(1−β): 0.8 % for κ = 4 and 3.2 % for κ = 16. Other rates differ far more."""
     base = SCRIPT["parabola"](rule, 1)
     for kappa in (4, 16):
         error = kappa * (1 - rule.decay)
@@ -172,9 +172,10 @@ def test_on_a_noisy_parabola_runs_agree_at_equal_numbers_of_examples(rule: Rule)
 
 @pytest.mark.slow
 def test_the_spread_at_last_is_that_of_theory() -> None:
-    """With ε = 0 and v at rest, x is an Ornstein-Uhlenbeck process: E x² tends to η·σ/2, σ being the batch's noise.
+    """Compare the spread of x with theory: with ε = 0 and v at rest, E x² tends to η·σ/2, σ being the batch's noise.
 
-    The rule keeps η·σ; linear scaling makes it √κ times as large. 500 copies over some relaxation times give ± 3 %.
+    Then x is an Ornstein-Uhlenbeck process. The rule keeps η·σ; linear scaling makes it √κ times as large. 500 copies
+    over several relaxation times give ± 3 %.
     """
     rule = Rule(lr=0.02, decay=0.998, eps=0.0, initial_square_avg=100.0)
     assert SCRIPT["NOISE"] == 10
@@ -190,7 +191,7 @@ def test_the_spread_at_last_is_that_of_theory() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("centered", [False, True])
 def test_where_noise_does_not_outweigh_the_mean_steps_are_too_short(centered: bool) -> None:
-    """By √((1+r)/(1+κr)); centered, d is the standard deviation, and the length is right to first order."""
+    """Too short by √((1+r)/(1+κr)). If centered, d is the standard deviation, and lengths are right to first order."""
     rule = Rule(lr=1e-3, decay=0.998, eps=0.0, centered=centered)
     for r in (1.0, 9.0):
         slope = SCRIPT["NOISE"] * math.sqrt(r)
@@ -264,7 +265,7 @@ def test_converted_eps_makes_denominators_agree_at_v(eps: float, v: float) -> No
     back = convert_eps(inside.eps, "outside", v)
     assert back.eps == pytest.approx(eps, rel=1e-14)
     assert back.largest_ratio == pytest.approx(inside.largest_ratio, rel=1e-14)
-    # That ratio is the largest anywhere, and reached.
+    # The ratio is the largest over all v, and is reached.
     grid = np.concatenate([[0.0], np.geomspace(inside.eps * 1e-8, (inside.eps / eps) ** 2 * 1e8, 4001)])
     one, other = denominators(inside.eps, eps, grid)
     largest = np.maximum(one / other, other / one).max()
@@ -277,7 +278,7 @@ def test_equal_floors_differ_by_the_root_of_two_where_v_is_eps_inside() -> None:
     one, other = denominators(0.01, 0.1, 0.01)
     assert one / other == pytest.approx(math.sqrt(2), rel=1e-14)
     assert convert_eps(0, "inside") == convert_eps(0, "outside", 1.0) == (0.0, 1.0)
-    # √(v + ε) − √v would be 0 here.
+    # Computed as √(v + ε) − √v, this would be 0.
     assert convert_eps(1e-8, "outside", 1e9).eps == pytest.approx(0.5e-8 / math.sqrt(1e9), rel=1e-12)
 
 
@@ -302,7 +303,7 @@ def test_eps_that_cannot_be_converted_raises_one_line(given: tuple[Any, ...], me
 @given(st.floats(0.5, 0.9999), st.floats(1e-6, 0.9))
 def test_memories_are_those_of_the_weights(decay: float, share: float) -> None:
     rule = Rule(decay=decay)
-    weights = (1 - decay) * decay ** np.arange(int(40 / (1 - decay)))  # of the gradients in v, the latest first
+    weights = (1 - decay) * decay ** np.arange(int(40 / (1 - decay)))  # of the gradients in v, the newest first
     assert (weights * np.arange(len(weights))).sum() == pytest.approx(window(rule) - 1, rel=1e-8)  # mean age
     assert decay ** half_life(rule) == pytest.approx(0.5, rel=1e-12)
     assert 1 / (weights**2).sum() == pytest.approx(sample_size(rule), rel=1e-8)
@@ -335,7 +336,7 @@ def test_the_page_says_what_was_measured() -> None:
 
 @pytest.mark.slow
 def test_what_was_measured_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the digits the first three epochs of eight: later ones drift apart with the order of sums."""
+    """Repeats the first three of eight epochs on digits: later epochs drift apart with the order of sums."""
     for found, kept in zip(SCRIPT["parabolas"](), stored()["parabola"], strict=True):
         assert (found["kappa"], found["way"]) == (kept["kappa"], kept["way"])
         assert found["rest"] == pytest.approx(kept["rest"], rel=1e-6)
@@ -348,4 +349,4 @@ def test_what_was_measured_is_measured_again(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         torch.set_num_threads(threads)
     kept = next(r["loss"][0] for r in stored()["digits"]["runs"] if (r["kappa"], r["way"]) == (16, "the rule"))
-    assert losses == pytest.approx(kept[:12], rel=0.02)  # sums are in another order on another processor
+    assert losses == pytest.approx(kept[:12], rel=0.02)  # another processor adds in another order

@@ -1,4 +1,4 @@
-"""How a task is judged: derived where output, target and loss say it, else asked for; and the means are right."""
+"""How a task is scored: derived from output, target and loss, or else asked for; means are over the whole split."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHAPES = str(Path(__file__).with_name("shapes.py"))
 
 @pytest.fixture
 def compared(no_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """A comparison of two optimizers in this process."""
+    """Return `compare` of two optimizers in this process."""
     monkeypatch.setattr(compare_, "OPTIMIZERS", {name: OPTIMIZERS[name] for name in ("RMSprop", "SGD")})
     return functools.partial(
         compare_.compare, learning_rates=(0.003, 0.03, 0.3), tuning_seeds=1, seeds=5, out=tmp_path / "compared"
@@ -53,7 +53,7 @@ def printed(show: Any, *arguments: Any) -> str:
 
 
 def by_hand(name: str, run: Any, part: str) -> tuple[float, float]:
-    """Return loss and score of a finished run of train, evaluated by hand on a part of the data."""
+    """Return loss and score of a finished training on a part of the data, evaluated by hand."""
     task = load_task(f"{SHAPES}:{name}")
     model = task.model()
     model.load_state_dict(torch.load(run.path / "checkpoint.pt", weights_only=True)["training"]["model"])
@@ -72,7 +72,7 @@ def test_a_task_of_any_shape_is_scored_as_by_hand(name: str, tmp_path: Path, com
     best = (max if higher else min)(r["validation_metric"] for r in rows)
     lr = min((r for r in rows if r["validation_metric"] == best), key=lambda r: r["validation_loss"])["lr"]
     chosen = next(s for s in summary["scores"] if s["optimizer"] == "RMSprop")
-    assert chosen["lr"] == lr  # the best one in the score's own direction
+    assert chosen["lr"] == lr  # the best in the score's direction
 
     alone, ended = train(f"{SHAPES}:{name}", Rule(lr=lr), seed=1, schedule="linear", out=tmp_path / "alone")
     loss, score = by_hand(name, alone, "validation")
@@ -90,14 +90,14 @@ def test_a_task_of_any_shape_is_scored_as_by_hand(name: str, tmp_path: Path, com
     assert f"On the test data: {metric} {value}.\n" in told
     assert f"RMSprop reaches a test {metric} of " in told
     assert ("; lower is better)." in told) is not higher
-    if name in ("binary", "left_over"):  # a share, and a loss
+    if name in ("binary", "left_over"):  # one score is a share, one a loss
         page = write_report(alone).read_text()
-        assert (f"Validation {metric}" in page) is higher  # the loss itself is not drawn twice
+        assert (f"Validation {metric}" in page) is higher  # the loss is not drawn twice
         assert f"test {metric}" in write_report(run).read_text()
 
 
 def test_the_losses_of_a_sum_are_recorded_for_one_example() -> None:
-    """Steps follow the sum; what is recorded can be held against the validation loss."""
+    """Steps use the sum; records have the mean, comparable with the validation loss."""
     task = load_task(f"{SHAPES}:regression")
     training = Training(task, lambda params: torch.optim.SGD(params, lr=0.0), seed=0, epochs=1)
     records: list[Any] = [r for new in training.run() for r in new]
@@ -129,7 +129,7 @@ VALUES = torch.linspace(-1, 3, 60).reshape(20, 3)
         (lambda o, t: F.cross_entropy(o[t != 1], t[t != 1]), INTEGERS, 3, "accuracy", "accuracy"),
         (nn.CrossEntropyLoss(), F.one_hot(INTEGERS).float(), 3, "cross-entropy", "loss"),
         (lambda o, t: nn.BCELoss()(o.sigmoid(), t), ONES, 1, "accuracy", "accuracy"),
-        (nn.BCEWithLogitsLoss(), 0.8 * ONES + 0.1, 1, "cross-entropy", "loss"),  # soft ones are no classes
+        (nn.BCEWithLogitsLoss(), 0.8 * ONES + 0.1, 1, "cross-entropy", "loss"),  # soft targets are no classes
         (nn.MSELoss(), VALUES, 3, "mean squared error", "loss"),
         (F.l1_loss, VALUES, 3, "mean absolute error", "loss"),
         (nn.HuberLoss(), VALUES, 3, "Huber loss", "loss"),
@@ -162,9 +162,9 @@ def test_a_sum_over_the_batch_is_told_from_a_mean(loss: Any, target: Tensor, out
 
 
 def test_accuracy_and_loss_count_what_the_loss_counts() -> None:
-    """A batch of which all is ignored has a loss that is not finite, and counts for nothing."""
+    """A batch whose targets are all ignored has a loss that is not finite. It counts for nothing."""
     target = INTEGERS.clone()
-    target[:9] = -100  # the first batch of eight, and one more
+    target[:9] = -100  # the first batch of eight, and one example more
     data = torch.utils.data.Subset(task_of(nn.CrossEntropyLoss(), target).validation, range(20))  # in batches of 8
     task = Task("t", lambda: nn.Linear(3, 3), train=data, validation=data, batch_size=8)
     training = Training(task, RMSprop, seed=0)
@@ -209,7 +209,7 @@ def test_a_last_example_squeezed_to_a_number_is_scored() -> None:
     task = Task("t", lambda: Squeezed(3, 1), train=data, validation=data, loss=nn.MSELoss(), batch_size=4)
     training = Training(task, RMSprop, seed=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of the shapes () and (1,), which hold the same
+        warnings.simplefilter("ignore")  # torch warns of the shapes () and (1,), which hold the same number
         task.try_out()
         found = training.evaluate("validation")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A parameter whose size, shape or order in memory changes: stepped right, or refused before anything moves."""
+"""A parameter whose size, shape or memory format changes is stepped right, or refused before anything moves."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def broadcast(p: Tensor) -> None:
 def test_another_shape_is_refused_before_anything_moves(
     change: Callable[[Tensor], None], state: str | None, path: dict[str, Any]
 ) -> None:
-    """A packed average was read as another one's codes and exponents: the parameter stood still for ever."""
+    """Otherwise a packed average could be read as other codes and exponents: the parameter would stand still."""
     params = [torch.ones(5), torch.ones(4, 6), torch.ones(3)]
     named = zip(("first", "weight", "last"), params, strict=True)
     optimizer = RMSprop(named, momentum=0.5, state_dtype=state, **path)
@@ -110,7 +110,7 @@ def test_packed_averages_know_their_shape_wherever_they_go(how: str, path: dict[
     q.grad = torch.ones(6, 4)
     with pytest.raises(InputError, match=r"must be of its shape \(6, 4\), got \(4, 6\)"):
         other.step()
-    # What is saved tells the shape of the averages, not that of a parameter that has changed.
+    # A saved state has the shape of the averages, not of a parameter that has changed.
     assert other.state_dict()["state"][0]["shape"].tolist() == [4, 6]
 
 
@@ -128,7 +128,7 @@ def test_another_order_in_memory_is_stepped_element_by_element(state: str | None
             p.grad = g.to(memory_format=form)
             optimizer.step()
         ends.append(p)
-    # The noise that rounds bfloat16 averages belongs to places in memory.
+    # The noise that rounds bfloat16 averages belongs to positions in memory.
     far = 0.02 if state == "bfloat16" else 1e-6
     torch.testing.assert_close(*ends, rtol=far, atol=far)
 

@@ -1,4 +1,4 @@
-"""Sparse gradients: "exact" equals the rule run densely, "lazy" the rule run on the touched rows alone."""
+"""Sparse gradients: "exact" equals the dense rule, "lazy" equals the rule on the touched rows alone."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ Array = NDArray[Any]
 
 
 def coo(shape: Iterable[int], index: Array, values: Array | Tensor) -> Tensor:
-    """Return a sparse gradient; `index` has a line for each sparse dimension and a column for each entry."""
+    """Return a sparse gradient; `index` has a row for each sparse dimension and a column for each entry."""
     size, values = tuple(shape), torch.as_tensor(values)
     return torch.sparse_coo_tensor(torch.from_numpy(index), values, size, check_invariants=True)
 
 
 def entries(gradient: Array, touched: Array, generator: np.random.Generator) -> tuple[Array, Array]:
-    """Return rows and values whose sums are `gradient` at `touched`, in any order, some rows in two entries."""
+    """Return rows and values in random order that add up to `gradient` at `touched`; some rows have two entries."""
     split = generator.random((len(touched), 1)) * (generator.random((len(touched), 1)) < 0.5)
     rows = np.concatenate([touched, touched])
     values = np.concatenate([gradient[touched] * split, gradient[touched] * (1 - split)])
@@ -59,18 +59,18 @@ def entries(gradient: Array, touched: Array, generator: np.random.Generator) -> 
 
 
 def problem(seed: int = 0) -> tuple[Array, list[Array], list[Array]]:
-    """Return a table, dense gradients and the rows that each of them touches: some in each step, some in one."""
+    """Return a table, dense gradients, and the rows that each touches: row 0 once, the last row in each step."""
     generator = np.random.default_rng(seed)
     start, gradients = cases.problem(np.float64, ROWS * WIDTH)
     often = np.linspace(0.0, 1.0, ROWS)
     touched = [np.flatnonzero(generator.random(ROWS) < often) for _ in gradients]
-    touched[0], touched[-1] = np.arange(ROWS), np.arange(1, ROWS)  # row 0 lags in the end
-    shuffle = generator.permutation(ROWS * WIDTH)  # gradients of all sizes in each row
+    touched[0], touched[-1] = np.arange(ROWS), np.arange(1, ROWS)  # row 0 lags at the end
+    shuffle = generator.permutation(ROWS * WIDTH)  # each row has gradients of all sizes
     return start.reshape(ROWS, WIDTH), [g[shuffle].reshape(ROWS, WIDTH) for g in gradients], touched
 
 
 def only(gradient: Array, touched: Array) -> Array:
-    """Return the gradient with zeros in the other rows."""
+    """Return the gradient with zeros in all rows but `touched`."""
     result = np.zeros_like(gradient)
     result[touched] = gradient[touched]
     return result
@@ -94,7 +94,7 @@ def lag_of(optimizer: RMSprop, p: Tensor) -> sparse_rows.Lag:
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("rule", EXACT.values(), ids=EXACT)
 def test_exact_equals_the_rule_with_dense_gradients(rule: Rule, execution: dict[str, Any]) -> None:
-    """All of the parameter and the touched rows' state after every step, all of the state once it is asked for."""
+    """Compares parameter and touched rows after every step, and all state after state_dict()."""
     start, gradients, touched = problem()
     p, value, state = torch.from_numpy(start.copy()), start, init(rule, start)
     optimizer, generator = RMSprop.from_rule([p], rule, **execution), np.random.default_rng(1)
@@ -113,7 +113,7 @@ def test_exact_equals_the_rule_with_dense_gradients(rule: Rule, execution: dict[
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[tuple[list[int] | str, float, bool]]:
-    """Draw steps: rows, some of them twice, or a dense gradient or a look at the state; alpha and centered change."""
+    """Draw steps: a list of rows, a dense gradient, or a call of state_dict(); alpha and centered change."""
     rows = st.lists(st.integers(0, 3), max_size=4)
     one = st.tuples(
         rows | st.sampled_from(["dense", "state", "nothing"]), st.sampled_from([0.0, 0.8, 0.95]), st.booleans()
@@ -124,7 +124,7 @@ def runs(draw: st.DrawFn) -> list[tuple[list[int] | str, float, bool]]:
 
 @given(runs(), st.sampled_from(list(EXACT)))
 def test_any_pattern_of_touches_is_the_dense_run(run: list[tuple[list[int] | str, float, bool]], name: str) -> None:
-    """Also where alpha or centered change while rows lag, and where dense gradients come in between."""
+    """alpha and centered change while rows lag, and dense gradients come in between."""
     generator = np.random.default_rng(len(run))
     value = generator.standard_normal((4, 2))
     p, state = torch.from_numpy(value.copy()), init(dataclasses.replace(EXACT[name], centered=False), value)
@@ -147,7 +147,7 @@ def test_any_pattern_of_touches_is_the_dense_run(run: list[tuple[list[int] | str
         optimizer.step()
         if p.grad is not None:
             value, state = update(rule, value, dense, state)
-        # Where the bias is corrected or the variance small, digits are lost by subtracting, in both the same ones.
+        # Bias correction and a small variance lose digits by subtraction, in both runs the same ones.
         np.testing.assert_allclose(p.numpy(), value, rtol=1e-9, atol=1e-9)
     if state.step:
         optimizer.state_dict()
@@ -251,7 +251,7 @@ def test_any_number_of_sparse_dimensions_and_any_layout(
             p.grad = coo(shape, index, values)
             optimizer.step()
             new, after = update(rule, value, dense, state)
-            if rule.momentum:  # lazy: the other rows keep what they have
+            if rule.momentum:  # lazy keeps the other rows' momentum
                 kept = [
                     np.where(touched, getattr(after, k), getattr(state, k)) for k in ("square_avg", "momentum_buffer")
                 ]
@@ -290,7 +290,7 @@ def test_complex_parameters_are_two_reals(mode: str) -> None:
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_the_float32_rule_rounded_once(dtype: torch.dtype, execution: dict[str, Any]) -> None:
-    """Entries of one row are added in float32, too: 1 and 2⁻¹² would make 1 in either half type."""
+    """Entries of one row are also added in float32: in either half type, 1 + 2⁻¹² would be 1."""
     rule = dataclasses.replace(EXACT["centered"], lr=0.5)
     p = torch.linspace(-1, 1, 32).view(8, 4).to(dtype)
     optimizer, state = RMSprop.from_rule([p], rule, **execution), init(rule, p.float().numpy())
@@ -321,7 +321,7 @@ LAYOUTS = {
 def test_stochastic_rounding_takes_the_noise_of_a_dense_step(
     execution: dict[str, Any], layout: str, sparse_dim: int
 ) -> None:
-    """Rows that lag by at most one step have the same averages to the bit, hence the same parameters."""
+    """Rows that lag by at most one step have the same averages to the bit, and so the same parameters."""
     start = torch.linspace(-1, 1, 60).view(6, 5, 2).bfloat16()
     sparse, dense, other = (LAYOUTS[layout]().copy_(start) for _ in range(3))
     optimizers = [
@@ -384,7 +384,7 @@ def test_powers_that_are_0_need_no_mask_of_the_whole_table(
 @pytest.mark.parametrize("mode", ["exact", "lazy"])
 @pytest.mark.parametrize("sparse_dim", [1, 2])
 def test_a_default_device_changes_nothing(sparse_dim: int, mode: str) -> None:
-    """A model may be built on another device while one is trained on the CPU."""
+    """A model may be built on another device while this one trains on the CPU."""
     results = []
     for device in ("cpu", "meta"):
         p = torch.ones(4, 3, 2, dtype=torch.bfloat16)
@@ -408,7 +408,7 @@ def test_more_rows_than_numbers_can_be_packed_with_are_summed() -> None:
     assert total.tolist() == [2, 4]
 
 
-# -- rows stepped where they lie --------------------------------------------------------------------------------------
+# -- rows stepped in place --------------------------------------------------------------------------------------------
 
 
 RULES_OF_ROWS: list[dict[str, Any]] = [
@@ -477,7 +477,7 @@ def test_rows_stepped_where_they_lie_are_the_bits_of_rows_stepped_as_a_small_par
 
 
 def assert_same_bits(a: Tensor, b: Tensor) -> None:
-    """The sign of 0 counts; a NaN is a NaN."""
+    """Assert equal bits: signs of 0 count, all NaNs are equal."""
     a, b = (torch.view_as_real(x) if x.is_complex() else x for x in (a, b))
     torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(a.signbit() & ~a.isnan(), b.signbit() & ~b.isnan())
@@ -497,7 +497,7 @@ def test_an_index_outside_of_the_table_raises_before_anything_changes() -> None:
 
 @pytest.mark.parametrize(("count", "size", "width"), [(3000, 5000, 64), (40_000, 7, 8)])
 def test_rows_are_the_same_bits_on_any_number_of_threads(count: int, size: int, width: int) -> None:
-    """Of a large table, and of a small one whose rows have many entries each."""
+    """One table is large; the rows of the other have many entries each."""
     if native.kernel is None:
         pytest.skip("needs the native kernel")
     results, before = [], torch.get_num_threads()
@@ -523,7 +523,7 @@ def test_other_threads_run_while_entries_are_put_in_order() -> None:
     p, count = torch.zeros(1000, 1), 1_000_000
     optimizer = RMSprop([p])
     p.grad = torch.zeros(1000, 1)
-    optimizer.step()  # makes the state
+    optimizer.step()  # creates the state
     group, state = optimizer.param_groups[0], optimizer.state[p]
     index = torch.randint(1000, (1, count), generator=torch.Generator().manual_seed(0)).numpy()
     given = (p, index, torch.ones(count, 1), state["step"], state["square_avg"], None, None, None, 0)
@@ -538,7 +538,7 @@ def test_other_threads_run_while_entries_are_put_in_order() -> None:
         nonlocal turns
         while not ended.is_set():
             turns += 1
-            time.sleep(0)  # lets go of the interpreter, which nobody is forced to meanwhile
+            time.sleep(0)  # offers the interpreter, which no thread is forced to release meanwhile
 
     other, interval = threading.Thread(target=work), sys.getswitchinterval()
     sys.setswitchinterval(60)
@@ -595,7 +595,7 @@ def test_lazy_after_exact_starts_from_rows_that_do_not_lag() -> None:
 
 
 def continued(optimizer: RMSprop, p: Tensor, how: str) -> tuple[torch.optim.Optimizer, Tensor]:
-    """Return an optimizer that goes on where `optimizer` stands, and its parameter."""
+    """Return an optimizer that continues from `optimizer`, and its parameter."""
     if how == "state_dict":
         optimizer.state_dict()
     elif how in ("ours", "torch"):
@@ -635,14 +635,13 @@ def test_a_run_goes_on_the_same_from_state_that_does_not_lag(how: str, centered:
 
 
 def touched(optimizer: RMSprop, p: Tensor, row: int) -> None:
-    """Make a step with a gradient of 1 for one row."""
     p.grad = coo(p.shape, np.array([[row]]), torch.ones(1, *p.shape[1:], dtype=p.dtype))
     optimizer.step()
 
 
 @pytest.mark.parametrize("when", ["after a step", "again", "before the first step of this object"])
 def test_a_state_dict_that_someone_holds_stays_loadable_and_right(when: str) -> None:
-    """It is a copy for the table, whose rows lag soon; dense parameters are the live ones, as in torch."""
+    """Its table's state is a copy, because rows soon lag; dense parameters have the live tensors, as in torch."""
     dense, table = torch.ones(2), torch.ones(4, 2, dtype=torch.float64)
     optimizer = RMSprop([dense, table], alpha=0.5, bias_correction=True)
     dense.grad = torch.ones(2)
@@ -655,7 +654,7 @@ def test_a_state_dict_that_someone_holds_stays_loadable_and_right(when: str) -> 
     elif when != "after a step":
         made = RMSprop([dense, table], alpha=0.5, bias_correction=True)
         made.load_state_dict(held)
-        optimizer, held = made, made.state_dict()  # the gradient is still there
+        optimizer, held = made, made.state_dict()  # the gradient is still set
     expected = copy.deepcopy(held)
     table.grad = None
     for row in (2, 2, 3):
@@ -706,7 +705,7 @@ def test_a_loaded_state_does_not_lag() -> None:
 
 
 def test_rows_that_lag_in_state_that_no_longer_fits_are_said_and_kept() -> None:
-    """Also where only the second average does not fit: none is changed then."""
+    """Also where only the second average does not fit: then neither is changed."""
     p = torch.ones(3, 2)
     optimizer = RMSprop([p], alpha=0.5, initial_square_avg=1.0, centered=True)
     touched(optimizer, p, 0)
@@ -731,7 +730,7 @@ def test_rows_that_lag_in_state_that_no_longer_fits_are_said_and_kept() -> None:
 def test_a_counter_that_is_set_while_rows_lag_changes_no_average(
     execution: dict[str, Any], how: str, counter: int
 ) -> None:
-    """Set back to 0, v was divided by βᵏ: 33,883 in place of 1. Averages decay by the steps that were made."""
+    """Averages decay by executed steps. Dividing v by βᵏ after a reset to 0 would give 33,883 instead of 1."""
     p = torch.zeros(3, 2)
     optimizer = RMSprop([p], alpha=0.9, lr=0.0, initial_square_avg=1.0, centered=True, **execution)
     state = optimizer.state[p]
@@ -761,7 +760,7 @@ def test_a_counter_that_is_set_while_rows_lag_changes_no_average(
 
 
 def test_a_counter_that_is_set_back_by_one_divides_nothing() -> None:
-    """One step less may also be a step that was skipped: a row that was touched in it is ahead of the counter."""
+    """The missing step may have been skipped: a row touched in it is ahead of the counter."""
     for native_or_not in (None, False):
         p = torch.zeros(3, 2)
         optimizer = RMSprop([p], alpha=0.5, lr=0.0, fused=native_or_not)
@@ -786,7 +785,7 @@ def test_effective_lr_is_that_of_the_dense_run(rule: Rule) -> None:
 
 @pytest.mark.parametrize("mode", ["sum", "mean"])
 def test_embeddings_train_as_with_dense_gradients(mode: str) -> None:
-    """nn.Embedding and nn.EmbeddingBag, whose gradients are not coalesced, beside dense parameters."""
+    """Gradients of nn.Embedding and nn.EmbeddingBag are not coalesced; dense parameters train beside them."""
     torch.manual_seed(0)
 
     class Model(nn.Module):
@@ -836,7 +835,7 @@ def test_the_kernel_is_said_to_step_the_rows_that_it_steps() -> None:
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_compiled_step_is_the_step(count: int, execution: dict[str, Any]) -> None:
-    """Sparse and dense gradients take turns: rows that lag are caught up with, whatever was traced before."""
+    """Sparse and dense gradients alternate: lagging rows are caught up, whatever was traced before."""
     torch._dynamo.reset()
     starts = [torch.linspace(-1, 1, 8).view(4, 2).double(), torch.ones(3).double()][:count]
     sides = [[start.clone() for start in starts] for _ in range(2)]
@@ -875,7 +874,7 @@ def test_grad_scaler_unscales_and_skips() -> None:
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("nonfinite", ["propagate", "skip", "zero"])
 def test_gradients_that_are_not_finite_do_what_dense_ones_do(nonfinite: str, execution: dict[str, Any]) -> None:
-    """Sums count, not entries; a step that is left out leaves the other parameters as they were, too."""
+    """Sums decide, not entries. A skipped step leaves the other parameters unchanged, too."""
     sparse, dense, beside = torch.ones(4, 2), torch.ones(4, 2), [torch.ones(2), torch.ones(2)]
     optimizers = [
         RMSprop([p, q], nonfinite=nonfinite, **execution) for p, q in ((sparse, beside[0]), (dense, beside[1]))
@@ -900,7 +899,7 @@ def test_gradients_that_are_not_finite_do_what_dense_ones_do(nonfinite: str, exe
 
 
 def test_what_is_read_and_written_grows_with_the_touched_rows_only() -> None:
-    """Of all operations of a step, those that see the table are the ones that take or put rows."""
+    """Of all operations of a step, only those that take or put rows see the table."""
 
     class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __init__(self) -> None:
@@ -943,7 +942,7 @@ def test_autograd_is_told_that_the_table_has_changed() -> None:
 
 @pytest.mark.slow
 def test_the_document_says_what_its_scripts_found() -> None:
-    """The moves of its table and picture are made anew; its times are those that are kept."""
+    """Recomputes the moves of its table and picture. Times come from the stored results."""
     spec = importlib.util.spec_from_file_location("sparse_picture", ROOT / "docs" / "make" / "sparse_picture.py")
     assert spec is not None
     assert spec.loader is not None
@@ -987,7 +986,7 @@ def test_what_cannot_be_done_is_said_before_anything_changes(arguments: dict[str
     dense, table = torch.ones(2), torch.ones(5, 2)
     optimizer = RMSprop([{"params": [dense]}, {"params": [table]}])
     optimizer.param_groups[1].update(arguments)
-    for step in range(2):  # before there is any state, and after
+    for step in range(2):  # without state, and with it
         dense.grad, table.grad = torch.ones(2), coo((5, 2), np.array([[1, 1]]), torch.ones(2, 2))
         before = copy.deepcopy((dense.data, table.data, optimizer.state_dict()["state"]))
         with pytest.raises(InputError, match=f"^{re.escape(message)}") as raised:
@@ -1031,7 +1030,7 @@ def test_parameters_that_are_sparse_themselves_are_refused_in_one_line(layout: s
 
 
 def test_rows_of_a_bfloat16_table_with_the_state_of_a_wider_one_are_rounded_stochastically() -> None:
-    """After model.double() and model.bfloat16() the average is float64, and so is what is to be rounded."""
+    """After model.double() and model.bfloat16() the average is float64, and so is the value that is rounded."""
     table, dense = (torch.ones(4, 8, dtype=torch.float64) for _ in range(2))
     optimizers = [RMSprop([p], lr=1e-3) for p in (table, dense)]
     for dtype, seed in ((torch.float64, False), (torch.bfloat16, 3)):
@@ -1060,7 +1059,7 @@ def test_rows_on_another_device_are_left_to_tensor_operations() -> None:
 
 
 def test_watching_changes_no_bit_of_rows_that_lag() -> None:
-    """Watched rows are copied, others stepped where they lie."""
+    """Observed rows are copied; other rows are stepped in place."""
     generator = torch.Generator().manual_seed(0)
     watched, alone = (torch.zeros(50, 3, dtype=torch.float64) for _ in range(2))
     optimizers = [RMSprop([x], lr=0.01, alpha=0.97) for x in (watched, alone)]

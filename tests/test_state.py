@@ -1,4 +1,4 @@
-"""State dicts of rmsprop.torch.RMSprop: whole, checked, kept in their dtypes, and taken from other RMSprops."""
+"""State dicts of rmsprop.torch.RMSprop: whole, checked, kept in their dtypes, and loaded from other RMSprops."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return a state dict as it comes back from a file."""
+    """Return a state dict after saving and loading it."""
     buffer = io.BytesIO()
     torch.save(optimizer.state_dict(), buffer)
     buffer.seek(0)
@@ -57,7 +57,7 @@ def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def same_state(a: RMSprop, b: RMSprop) -> None:
-    """Bit for bit, dtypes included."""
+    """Assert that groups and state agree bit for bit, with dtypes."""
     for x, y in zip(a.param_groups, b.param_groups, strict=True):
         assert {k: v for k, v in x.items() if k != "params"} == {k: v for k, v in y.items() if k != "params"}
         for p, q in zip(x["params"], y["params"], strict=True):
@@ -74,7 +74,7 @@ def same_state(a: RMSprop, b: RMSprop) -> None:
 @pytest.mark.parametrize("first", [torch.optim.RMSprop, RMSprop])
 @pytest.mark.parametrize("second", [torch.optim.RMSprop, RMSprop])
 def test_state_dicts_move_both_ways(first: type, second: type, options: dict[str, Any]) -> None:
-    """A run that changes class in the middle goes on as if it had not."""
+    """A run that changes its class in the middle continues unchanged."""
     params, gradients = tensors(torch.float64)
     whole = [p.clone() for p in params]
     reference = torch.optim.RMSprop(whole, **options)
@@ -85,7 +85,7 @@ def test_state_dicts_move_both_ways(first: type, second: type, options: dict[str
     buffer = io.BytesIO()
     torch.save(before.state_dict(), buffer)
     buffer.seek(0)
-    after = second(params, lr=7.0)  # the saved groups replace this
+    after = second(params, lr=7.0)  # the saved groups replace 7.0
     after.load_state_dict(torch.load(buffer, weights_only=True))
     for g in gradients[6:]:
         step(after, params, g)
@@ -124,11 +124,11 @@ def test_a_dict_from_torch_leaves_the_variants_as_they_are() -> None:
 def test_averages_of_torch_are_not_taken_for_others(
     theirs: dict[str, Any], ours: dict[str, Any], message: str, source: str | None
 ) -> None:
-    """b holds g/d there and η·g/d here; v began at 0 there."""
+    """torch's b holds g/d, this one's η·g/d; torch's v began at 0."""
     p = torch.ones(2)
     other = torch.optim.RMSprop([p], **theirs)
     optimizer = RMSprop([p], **ours)
-    optimizer.load_state_dict(other.state_dict(), source=source)  # no step was made
+    optimizer.load_state_dict(other.state_dict(), source=source)  # no step was executed
     for name, value in ours.items():
         assert optimizer.param_groups[0][name] == value
     step(other, [p], [torch.ones(2)])
@@ -155,7 +155,7 @@ def test_pickles_without_the_newer_options_get_their_defaults() -> None:
     step(optimizer, [p], [torch.ones(2)])
     state = optimizer.__getstate__()
     group = {k: v for k, v in state["param_groups"][0].items() if k in ("params", "lr", "alpha", "eps", "weight_decay")}
-    state["state"][p]["step"] = 3  # as torch kept it before version 1.12
+    state["state"][p]["step"] = 3  # torch before 1.12 stored a number
     defaults = {k: v for k, v in state["defaults"].items() if k in group}
     optimizer.__setstate__({**state, "param_groups": [group], "defaults": defaults})
     assert optimizer.rule() == Rule()
@@ -182,7 +182,7 @@ def test_a_model_moved_to_a_wider_dtype_goes_on_in_it() -> None:
 
 @contextmanager
 def rmsprop_tf(name: str) -> Iterator[Any]:
-    """Give timm's or SB3's class without running the packages around it, which import much else."""
+    """Yield timm's or SB3's class without importing the packages around it, which import much else."""
     package, inner, file, cls = {
         "timm": ("timm", "timm.optim", "rmsprop_tf", "RMSpropTF"),
         "sb3": ("stable_baselines3", "stable_baselines3.common.sb2_compat", "rmsprop_tf_like", "RMSpropTFLike"),
@@ -219,7 +219,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("begun", [0, HALF], ids=["new", "begun"])
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_run_of_timm_or_sb3_goes_on_as_it_would_have_there(other: str, begun: int) -> None:
-    """While the rate changes, whatever the optimizer here was built with, and also before its first step."""
+    """The rate changes; the optimizer here was built with other options; state may be empty."""
     kind, options = OTHERS[other]
     start, gradients = cases.problem(np.float64)
     with rmsprop_tf(kind) as cls:
@@ -283,7 +283,7 @@ def test_groups_that_do_not_tell_whose_they_are_are_not_guessed() -> None:
 
 @pytest.mark.parametrize("kind", ["torch", "timm", "sb3", "rmsprop.torch"])
 def test_a_key_that_is_its_owner_s_is_kept_and_means_nothing(kind: str) -> None:
-    """Schedules of users put their values into groups; "decay" is another library's name of alpha."""
+    """Users' schedules keep values in groups; "decay" is another library's name for alpha."""
     p = torch.ones(2)
     groups = {
         "torch": torch.optim.RMSprop([p], alpha=0.9).param_groups[0],
@@ -308,10 +308,10 @@ def test_a_state_dict_states_its_version_and_a_newer_one_is_refused() -> None:
     seen: list[Any] = []
     optimizer.register_state_dict_post_hook(lambda _, made: seen.append(made["param_groups"][0]["state_version"]))
     made = optimizer.state_dict()
-    assert made.keys() == {"state", "param_groups"}  # as torch's
-    assert seen == [1]  # other hooks see it
+    assert made.keys() == {"state", "param_groups"}  # the keys of torch
+    assert seen == [1]  # other hooks see the version
     assert len(optimizer._optimizer_state_dict_post_hooks) == 1
-    assert made["param_groups"][0].keys() == optimizer.param_groups[0].keys()  # torch's own tools compare them
+    assert made["param_groups"][0].keys() == optimizer.param_groups[0].keys()  # torch's tools compare them
     for version in (0, 1, torch.tensor(1), np.int64(1), 1.0):
         made["param_groups"][0]["state_version"] = version
         optimizer.load_state_dict(made)
@@ -323,7 +323,7 @@ def test_a_state_dict_states_its_version_and_a_newer_one_is_refused() -> None:
             optimizer.load_state_dict(made)
 
 
-# What the groups of earlier versions had beside what torch's have.
+# Group keys of earlier versions, beside those of torch.
 FIRST = ("nesterov", "eps_inside_sqrt", "initial_square_avg", "lr_in_momentum", "bias_correction")
 TORCH = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "capturable", "foreach", "maximize")
 EARLIER = {
@@ -343,7 +343,7 @@ def test_state_dicts_of_earlier_versions_are_read(keys: tuple[str, ...]) -> None
     second = RMSprop([p], nonfinite="zero")
     second.load_state_dict(made)
     assert second.rule() == ALL
-    assert second.param_groups[0]["nonfinite"] == "zero"  # what is not spoken of stays
+    assert second.param_groups[0]["nonfinite"] == "zero"  # a key that the state dict lacks keeps its value
     for optimizer, x in ((second, p), (whole, q)):
         step(optimizer, [x], [torch.full((3,), 2.0)])
     assert torch.equal(p, q)
@@ -384,7 +384,7 @@ def test_averages_keep_their_dtype_and_the_saved_state_dtype_wins(
         step(optimizer, [x], [randn(5, 7, seed=9).to(dtype)])
     assert torch.equal(p, q)
     same_state(first, second)
-    if wanted != present:  # what the warning says
+    if wanted != present:  # follow the warning
         for group in second.param_groups:
             group["state_dtype"] = present
         step(second, [q], [torch.zeros_like(q)])
@@ -416,7 +416,7 @@ def test_torch_s_bfloat16_averages_become_float32_and_it_is_said() -> None:
         ours.load_state_dict(theirs.state_dict())
     assert torch.equal(ours.state[p]["square_avg"], theirs.state[p]["square_avg"].float())
     kept = RMSprop([p], state_dtype="bfloat16")
-    kept.load_state_dict(theirs.state_dict())  # nothing has to be said
+    kept.load_state_dict(theirs.state_dict())  # no warning
     assert torch.equal(kept.state[p]["square_avg"], theirs.state[p]["square_avg"])
 
 
@@ -437,7 +437,7 @@ def test_a_dict_of_torch_for_an_optimizer_with_small_state(state_dtype: str) -> 
 
 
 def test_complex_averages_follow_a_complex_model() -> None:
-    """torch leaves them in complex128."""
+    """torch keeps them in complex128."""
     p = torch.view_as_complex(randn(3, 2, dtype=torch.float64))
     first = RMSprop([p])
     step(first, [p], [p.clone()])
@@ -459,7 +459,7 @@ MOVES = {
 @pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("dtypes", MOVES.values(), ids=MOVES)
 def test_state_follows_a_model_that_is_moved_between_steps(dtypes: tuple[torch.dtype, ...], fused: bool | None) -> None:
-    """With gradients of 0 the averages shrink by β and nothing else: what a move loses would show."""
+    """With zero gradients the averages only shrink by β: any loss in a move would show."""
     module = nn.Linear(5, 3)
     optimizer = RMSprop(module.parameters(), alpha=0.5, momentum=0.5, centered=True, fused=fused)
     (p, _), start = module.parameters(), randn(3, 5, seed=3)
@@ -478,7 +478,7 @@ def test_state_follows_a_model_that_is_moved_between_steps(dtypes: tuple[torch.d
 
 
 def test_averages_lie_in_memory_as_their_parameter_does() -> None:
-    """The kernel steps nothing else: a state of another memory format is laid out anew."""
+    """The kernel steps no other layout: state in another memory format is copied."""
     p, q = (nn.Conv2d(2, 3, 3).weight for _ in range(2))
     q.data = q.detach().to(memory_format=torch.channels_last)
     first, second = RMSprop([p], momentum=0.5), RMSprop([q])
@@ -536,7 +536,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
-    """A process group of one."""
+    """Start a process group of one."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
@@ -549,7 +549,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 Make = tuple[Any, dict[str, Any]]
 THEIRS: Make = (torch.optim.RMSprop, {})
-# Where keys that torch's groups lack are no obstacle to its tools.
+# Pairs of classes between which torch's tools accept keys that torch's groups lack.
 BETWEEN: list[tuple[str, Make, Make]] = [
     *((form, (RMSprop, options), (RMSprop, options)) for form in FORMS for options in PRECISIONS.values()),
     *((form, (RMSprop, {}), THEIRS) for form in ("nested", "flat")),
@@ -589,11 +589,11 @@ def test_torch_s_tools_for_checkpoints_move_it(form: str, first: Make, second: M
         torch.testing.assert_close(p, q, rtol=0 if same else 1e-12, atol=0 if same else 1e-14)
 
 
-# -- what does not fit ------------------------------------------------------------------------------------------------
+# -- mismatches -------------------------------------------------------------------------------------------------------
 
 
 def broken(**changes: Any) -> dict[str, Any]:
-    """Return a state dict for weight (2, 3) and bias (2,) with something else in the state of the weight."""
+    """Return a state dict for weight (2, 3) and bias (2,) with `changes` in the state of the weight."""
     params = [torch.ones(2, 3), torch.ones(2)]
     optimizer = RMSprop(params)
     step(optimizer, params, [torch.ones(2, 3), torch.ones(2)])
@@ -794,7 +794,7 @@ KEYS: dict[str, Callable[[int], Any]] = {
 @pytest.mark.parametrize("wrapped", [False, True], ids=["state", "state and groups"])
 @pytest.mark.parametrize("kind", KEYS)
 def test_state_under_other_keys_is_that_of_its_parameters(kind: str, wrapped: bool) -> None:
-    """Stores make text of numbers, and torch.distributed.checkpoint has names."""
+    """Stores turn numbers into text, and torch.distributed.checkpoint uses names."""
     made = broken()
     groups = made["param_groups"]
     groups[0]["param_names"] = ["weight", "bias"]
@@ -852,7 +852,7 @@ def test_steps_may_be_any_number(count: Any) -> None:
 
 
 def test_what_users_and_wrappers_keep_in_the_state_is_carried_along() -> None:
-    """Lookahead keeps its slow weights there, before the first step, too."""
+    """Lookahead keeps its slow weights in the state, even before the first step."""
     table, p = nn.Parameter(torch.ones(5, 2)), nn.Parameter(torch.ones(2))
     optimizer = RMSprop([table, p])
     optimizer.state["ema"] = 1.0  # type: ignore[index]
@@ -865,7 +865,7 @@ def test_what_users_and_wrappers_keep_in_the_state_is_carried_along() -> None:
     for row in (1, 2):
         grad = torch.sparse_coo_tensor(torch.tensor([[row]]), torch.ones(1, 2), (5, 2), check_invariants=False)
         step(again, [table, p], [grad, torch.ones(2)])
-    step(again, [table, p], [torch.ones(5, 2), torch.ones(2)])  # rows are caught up with
+    step(again, [table, p], [torch.ones(5, 2), torch.ones(2)])  # lagging rows are caught up
     third = RMSprop([table, p])
     third.load_state_dict(saved(again))
     same_state(again, third)
@@ -875,7 +875,7 @@ def test_what_users_and_wrappers_keep_in_the_state_is_carried_along() -> None:
 
 
 def test_a_wrapper_that_copies_attributes_knows_of_the_run() -> None:
-    """As Lightning Fabric wraps an optimizer; the wrapper is asked, and the one inside of it is stepped."""
+    """Lightning Fabric wraps an optimizer like this: the wrapper is asked, the inner optimizer steps."""
 
     class Wrapped(RMSprop):
         def __init__(self, optimizer: RMSprop) -> None:
@@ -894,12 +894,12 @@ def test_a_wrapper_that_copies_attributes_knows_of_the_run() -> None:
     step(optimizer, [table], [grad])
     assert wrapper.implementation == optimizer.implementation
     step(wrapper, [table], [torch.ones(4, 2)])
-    assert "row_step" not in optimizer.state[table]  # it knew that rows lag
+    assert "row_step" not in optimizer.state[table]  # the wrapper knew of lagging rows
     assert copy.deepcopy(optimizer).step_state is not optimizer.step_state
 
 
 def test_hooks_see_a_closure_as_torch_gives_it() -> None:
-    """Programs pass it by name."""
+    """Programs pass the closure by name."""
     seen: list[dict[str, Any]] = []
     for cls in (torch.optim.RMSprop, RMSprop):
         optimizer = cls([torch.ones(2)])
@@ -935,7 +935,7 @@ def test_names_stand_in_what_is_said() -> None:
 
 
 def test_hooks_may_make_a_dict_fit() -> None:
-    """As torch documents it: the hook runs before anything is checked."""
+    """torch documents that the hook runs before any check."""
     p = torch.ones(2, 3)
     optimizer = RMSprop([p])
     given = broken()
@@ -954,7 +954,7 @@ def test_hooks_may_make_a_dict_fit() -> None:
 
 @given(st.data())
 def test_whatever_stands_in_a_state_dict_it_loads_or_is_named(data: st.DataObject) -> None:
-    """check_state_dict and load_state_dict agree, and what was loaded can be stepped."""
+    """check_state_dict and load_state_dict agree, and a loaded state can be stepped."""
     values: st.SearchStrategy[Any] = st.sampled_from(
         [torch.ones(2, 3), torch.ones(3, 2), torch.ones(2, 3).double(), torch.ones(2, 3).bfloat16(), torch.ones(()),
          torch.zeros(7, dtype=torch.uint8), torch.zeros(6, dtype=torch.uint8), torch.ones(2, 3, dtype=torch.int64),
@@ -994,7 +994,7 @@ def test_whatever_stands_in_a_state_dict_it_loads_or_is_named(data: st.DataObjec
             assert p.isfinite().all()
 
 
-# -- as a checkpoint that is converted --------------------------------------------------------------------------------
+# -- conversion as a checkpoint ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
@@ -1029,7 +1029,7 @@ def test_small_state_is_read_as_float32_and_it_is_said(state_dtype: str, ending:
     again = torch.load(tmp_path / "c.pt", weights_only=True)
     assert again["param_groups"][0]["state_version"] == 1
     ours = RMSprop([p.clone() for p in params])
-    ours.load_state_dict(again)  # as it stands there: no warning
+    ours.load_state_dict(again)  # loads without a warning
     for p, q in zip(params, ours.param_groups[0]["params"], strict=True):
         for name in STATE:
             assert torch.equal(ours.state[q][name], average(optimizer.state[p], name, p))

@@ -1,4 +1,4 @@
-"""What an observer is told of a step equals `rmsprop.statistics`, on every path; observing changes no bit."""
+"""What an observer receives of a step equals `rmsprop.statistics`, on every path; observing changes no bit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COUNTS = slice(definition.COLUMNS.index("eps"), None)
 
 
 class Recorder:
-    """An observer that keeps copies of what it is told."""
+    """An observer that keeps copies of what it receives."""
 
     def __init__(self, kernel: int = 2, others: int = 2) -> None:
         self.levels, self.asked = (kernel, others), 0
@@ -49,20 +49,19 @@ class Recorder:
 
 
 def watched(params: Any, rule: Rule = cases.PLAIN, **options: Any) -> tuple[RMSprop, Recorder]:
-    """Return an optimizer and its observer."""
     optimizer, recorder = RMSprop.from_rule(params, rule, **options), Recorder()
     optimizer.watch(recorder)
     return optimizer, recorder
 
 
 def numbers(x: torch.Tensor) -> NDArray[Any]:
-    """Return a tensor's numbers in the dtype that computes."""
+    """Return a tensor's numbers in the compute dtype."""
     x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
     return (x if x.dtype == torch.float64 else x.float()).numpy().reshape(-1).copy()
 
 
 def averages_of(state: dict[str, Any], p: torch.Tensor, rule: Rule) -> list[NDArray[Any]]:
-    """Return v and m as they are stored, as numbers."""
+    """Return the stored v and m as numbers."""
     names = ["square_avg", "grad_avg"] if rule.centered else ["square_avg"]
     found = []
     for i, name in enumerate(names):
@@ -75,7 +74,7 @@ def averages_of(state: dict[str, Any], p: torch.Tensor, rule: Rule) -> list[NDAr
 
 
 def after_e3_and_e4(rule: Rule, p: NDArray[Any], g: NDArray[Any], averages: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return v and m after E3 and E4, written anew."""
+    """Return v and m after E3 and E4, written a second time."""
     one = p.dtype.type
     with np.errstate(all="ignore"):
         g = -g if rule.maximize else g
@@ -95,7 +94,7 @@ def check(
     exact: bool,
     tolerance: float,
 ) -> None:
-    """Compare a row with what NumPy has; counts may differ at borders only where numbers are not the same bits."""
+    """Compare a row with NumPy's. Counts may differ at borders, if bits of the numbers differ."""
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(found[: COUNTS.start], wanted[0][: COUNTS.start], rtol=tolerance, atol=0)
     if exact:
@@ -107,7 +106,7 @@ def check(
 
 
 def odd_numbers(generator: np.random.Generator, size: int, bad: bool) -> NDArray[np.float64]:
-    """Return numbers of many sizes, zeros and subnormals, and where `bad` some that are not finite."""
+    """Return numbers of many sizes, with zeros and subnormals; if `bad`, some are not finite."""
     x: NDArray[np.float64] = generator.standard_normal(size) * 10.0 ** generator.uniform(-8, 2)
     x[generator.random(size) < 0.1] = 0
     x[generator.random(size) < 0.05] = 1e-41
@@ -120,7 +119,7 @@ def odd_numbers(generator: np.random.Generator, size: int, bad: bool) -> NDArray
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Any, ...]:
-    """Draw a rule, how parameters and averages are stored, a size, a seed, whether gradients are bad, threads."""
+    """Draw a rule, dtypes of parameters and averages, a size, a seed, whether gradients are bad, and threads."""
     name = draw(st.sampled_from(sorted(cases.RULES)))
     kind = draw(st.sampled_from(KINDS))
     state = draw(st.sampled_from([None, "bfloat16", "uint8"])) if kind in KINDS[:1] + KINDS[2:4] else None
@@ -132,7 +131,7 @@ def problems(draw: st.DrawFn) -> tuple[Any, ...]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("odd", [np.nan, -np.nan, np.inf, -np.inf])
 def test_a_number_that_is_none_hides_no_other(odd: float, dtype: torch.dtype, fused: bool | None) -> None:
-    """Nor does its sign, by which NaN is less or more than all numbers for those who compare bits."""
+    """Nor does the sign of a NaN, which decides where only bits are compared."""
     rule = Rule(lr=1e-30, decay=0.5, eps=1e-3)
     odd_p, odd_g = (torch.nn.Parameter(torch.arange(1, 41, dtype=dtype)) for _ in range(2))
     odd_p.data[0] = odd
@@ -291,7 +290,7 @@ def test_the_largest_change_is_exact_where_its_square_is_too_small(
 @pytest.mark.parametrize("fused", PATHS)
 @pytest.mark.parametrize("size", [1e-30, 3e19])
 def test_squares_that_float_cannot_hold_are_added_up(fused: bool | None, size: float) -> None:
-    """Of gradients, parameters and updates; the sums of v and of s stay what they are."""
+    """Squares of gradients, parameters and updates neither overflow nor vanish; v and s are summed as they are."""
     p = torch.nn.Parameter(torch.full((700,), size))
     optimizer, recorder = watched([p], Rule(lr=0.0, centered=True), fused=fused)
     p.grad = torch.full((700,), -size)
@@ -340,14 +339,14 @@ def test_gradients_come_and_go() -> None:
             p.grad = torch.ones_like(p) if i in have else None
         recorder.measurements.clear()
         optimizer.step()
-        assert len(recorder.measurements) == (1 if have else 0)  # a step without gradients is none
+        assert len(recorder.measurements) == (1 if have else 0)  # without gradients there is no step
         if not have:
             continue
         places, sums, _ = recorder.measurements[-1]
         assert places == [(0, i) for i in have]
         assert sums[:, 0].tolist() == [i + 1 for i in have]
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(9))]})
-    optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())  # same numbers
+    optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())  # as many
     optimizer.step()
     assert recorder.measurements[-1][0] == [(0, 1), (1, 0)]
 
@@ -371,7 +370,7 @@ def test_places_stay_the_same_object_and_arrays_are_read_before_another_thread_t
         optimizer.step()
     assert seen[0] == ((0, 0), (0, 1), (0, 2))
     assert all(places is seen[0] for places in seen)
-    assert spare == [0, 0, 0]  # whose arrays the observer reads
+    assert spare == [0, 0, 0]  # the observer reads their arrays
     assert len(optimizer.step_state.spare_engines) == 1
     optimizer.param_groups[0]["params"].pop()
     optimizer.step()
@@ -487,7 +486,7 @@ def test_touched_rows_are_copied_only_to_be_measured(
 
     monkeypatch.setattr(sparse_rows, "gather", gather)
     sides = [[torch.nn.Parameter(torch.arange(12.0).view(6, 2)), torch.nn.Parameter(torch.ones(3))] for _ in range(2)]
-    plain, other = (RMSprop(params, lr=0.1, alpha=0.5, centered=True) for params in sides)  # all of αᵏ is exact
+    plain, other = (RMSprop(params, lr=0.1, alpha=0.5, centered=True) for params in sides)  # all αᵏ are exact
     recorder = Recorder(*levels)
     other.watch(recorder)
     for index in ([[1, 4, 1]], [[0, 2, 5]], [[4, 1, 0]]):
@@ -506,7 +505,7 @@ def test_touched_rows_are_copied_only_to_be_measured(
 
 
 def test_who_is_asked_of_a_step_is_told_of_it() -> None:
-    """Though the observer leaves meanwhile, and another one comes, who was not asked."""
+    """Although the observer leaves meanwhile, and another one comes that was not asked."""
     params = [torch.nn.Parameter(torch.ones(3))]
     optimizer, recorder = watched(params)
     another, ask = Recorder(1, 1), recorder.wanted
@@ -568,7 +567,7 @@ def test_a_compiled_step_refuses_a_watcher(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fused", PATHS)
 def test_roots_of_what_is_negative_are_not_below_epsilon(fused: bool | None) -> None:
-    """No step makes such a v, but a state that was edited may have one."""
+    """No step makes such a v, but an edited state may hold one."""
     p = torch.nn.Parameter(torch.ones(4))
     optimizer, recorder = watched([p], Rule(eps=0.5), fused=fused)
     p.grad = torch.zeros(4)

@@ -1,4 +1,4 @@
-"""The definition of the statistics in NumPy, against exact sums and one element after the other."""
+"""The statistics' definition in NumPy, compared with exact sums and with loops over elements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUMS = COLUMNS[:6]
 
 
 def exact(values: list[float]) -> float:
-    """Return the sum of squares, from fractions, rounded once."""
+    """Return the sum of squares, computed in fractions and rounded once."""
     if not all(map(math.isfinite, values)):
         return math.nan if any(map(math.isnan, values)) else math.inf
     return float(sum((Fraction(x) ** 2 for x in values), Fraction(0)))
@@ -33,7 +33,7 @@ def one_by_one(
     rule: Rule, p0: NDArray[Any], p1: NDArray[Any], g: NDArray[Any], v0: NDArray[Any], v: NDArray[Any],
     m: NDArray[Any] | None, t: int,
 ) -> tuple[dict[str, float], list[int]]:  # fmt: skip
-    """Return the statistics from loops over elements, without looking at how `sums` makes them."""
+    """Return the statistics from loops over elements, independently of `sums`."""
     number = p0.dtype.type
     kappa, eps = number(4 * np.finfo(number).eps), number(rule.eps)
     power, weight = rule.decay**t, number(1 - rule.decay**t)
@@ -78,7 +78,7 @@ def one_by_one(
 
 
 def check(rule: Rule, start: NDArray[Any], given: list[NDArray[Any]]) -> dict[str, float]:
-    """Make steps, and compare the statistics of each; return those of the last one."""
+    """Compare the statistics of each step; return those of the last step."""
     p, state = start, init(rule, start)
     measured: dict[str, float] = {}
     for g in given:
@@ -121,7 +121,7 @@ def test_gradients_that_are_not_finite(dtype: type[np.floating]) -> None:
 
 
 def test_the_bins_are_those_of_the_denominator() -> None:
-    """The ends of a bin: 2ᵉ is in bin e, the number below it in the one below."""
+    """At the ends of a bin: 2ᵉ is in bin e, the number below it in bin e−1."""
     v = np.array([4.0, np.nextafter(4.0, 0), 2.0**-200, 2.0**200, 0.0, math.inf])
     args: dict[str, Any] = {name: np.ones(6) for name in ("before", "after", "gradient", "square_avg_before")}
     histogram = sums(Rule(eps=0.0), **args, square_avg=v, step=1)[1]
@@ -130,8 +130,8 @@ def test_the_bins_are_those_of_the_denominator() -> None:
 
 def test_both_floors_are_counted_once() -> None:
     rule = Rule(centered=True, bias_correction=True, initial_square_avg=1.0, decay=0.9)
-    v = np.array([0.9, 0.9, 5.0, 5.0])  # βᵗ·v₀ is 0.9 in the first step: nothing is left of the first two
-    m = np.array([1.0, 0.0, 0.1 * math.sqrt(41.0), 0.0])  # m̂² is s in the third one
+    v = np.array([0.9, 0.9, 5.0, 5.0])  # βᵗ·v₀ is 0.9 in the first step: the first two variances are 0
+    m = np.array([1.0, 0.0, 0.1 * math.sqrt(41.0), 0.0])  # m̂² equals s in the third element
     args: dict[str, Any] = {name: np.ones(4) for name in ("before", "after", "gradient", "square_avg_before")}
     row = sums(rule, **args, square_avg=v, grad_avg=m, step=1)[0]
     assert row[COLUMNS.index("floor")] == 3
@@ -146,7 +146,7 @@ def test_complex_elements_are_two_and_halves_are_computed_in_float32() -> None:
     half: dict[str, Any] = {name: np.array([1.0], np.float16) for name in ("before", "square_avg_before", "square_avg")}
     big = np.array([6e4], np.float16)
     row = dict(zip(COLUMNS, sums(Rule(), after=big, gradient=big, step=1, **half)[0].tolist(), strict=True))
-    assert (row["gradient_sq"], row["update_sq"], row["nonfinite"]) == (60000.0**2, 59999.0**2, 0)  # 6e4 is a float16
+    assert (row["gradient_sq"], row["update_sq"], row["nonfinite"]) == (60000.0**2, 59999.0**2, 0)  # 60000 fits float16
 
 
 def test_arrays_of_other_shapes_and_a_missing_average_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""torch's tools that compare or replace groups and state of an optimizer find those that `state_dict()` gives."""
+"""torch's tools that compare or replace groups and state of an optimizer work with what `state_dict()` returns."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_step_of_other_tensors_is_that_of_the_optimizer_which_stays_as_it_was(
 
 @needs_swap
 def test_rows_that_lag_are_caught_up_with_after_a_swap() -> None:
-    """Though a state dict was made of the other state meanwhile."""
+    """A state dict of the other state is made in between."""
     table = nn.Embedding(3, 2, sparse=True)
     optimizer = RMSprop(table.parameters(), alpha=0.5)
     for row in (0, 1, 1):
@@ -98,7 +98,7 @@ def test_rows_that_lag_are_caught_up_with_after_a_swap() -> None:
 @needs_swap
 @pytest.mark.parametrize("cls", [RMSprop, torch.optim.RMSprop])
 def test_the_example_of_torch_s_documentation_traces_a_step(cls: Any) -> None:
-    """A step of stand-ins without memory is a graph, and the graph makes the step."""
+    """A step of fake tensors is traced into a graph, and the graph makes the step."""
     model, optimizer = trained({"momentum": 0.9}, cls)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     with fake_mode:
@@ -128,7 +128,7 @@ def test_the_example_of_torch_s_documentation_traces_a_step(cls: Any) -> None:
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_state_by_names_goes_there_and_back(variant: str, flat: bool) -> None:
-    """torch.distributed.checkpoint's functions begin an optimizer by a step of zero gradients, which must not show."""
+    """torch.distributed.checkpoint first steps an optimizer with zero gradients; that step must leave no trace."""
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
     model, optimizer = trained(VARIANTS[variant])
     saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=options))

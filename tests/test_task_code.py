@@ -1,4 +1,4 @@
-"""The code of a task: what counts as a change, and where it is looked for."""
+"""The code of a task: what counts as a change, and which files belong to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Net(torch.nn.Module):
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the folder of a task, beside which other modules lie."""
+    """Return the folder of a task with other modules beside it."""
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "helpers_of_own.py").write_text("import unheard_of\n\ndef scale(x):\n    return 2 * x\n")
     deep = tmp_path / "packaged" / "deep"
@@ -107,7 +107,7 @@ REST = "what is outside of functions in"
             [f"{REST} packaged.deep.inner has changed", "packaged.other is imported no more"],
         ),
         (
-            "helpers_of_own.py", "2 * x", "2 *",  # no Python any more, and therefore one piece
+            "helpers_of_own.py", "2 * x", "2 *",  # no longer Python: compared as a whole
             [f"{REST} helpers_of_own has changed", "scale in helpers_of_own is gone"],
         ),
     ],

@@ -1,6 +1,6 @@
-"""Every threshold of a finding, from both sides: numbers a tenth below it are silent, and a tenth above it are not.
+"""Every threshold of a finding from both sides: silent a tenth below it, reported a tenth above it.
 
-So a threshold that is moved by a quarter fails here. The records are written by hand: nothing is trained.
+A threshold that moves by a quarter fails here. The records are written by hand; nothing is trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Records = list[dict[str, Any]]
 
 
 def tensor(step: int = 2, **values: Any) -> dict[str, Any]:
-    """Return a healthy 4 × 4 tensor in a record, with some of its `values`; `d` is the median divisor."""
+    """Return a healthy 4 × 4 tensor of a record, changed by `values`; `d` is the median divisor."""
     usual = {
         "group": 0, "shape": [4, 4], "elements": 16, "gradient_rms": 1.0, "history_rms": 1.0, "update_rms": 1e-3,
         "parameter_rms": 1.0, "update_ratio": 1e-3, "eps_share": 0.0, "floor_share": 0.0, "zero_gradient_share": 0.0,
@@ -37,7 +37,7 @@ def tensor(step: int = 2, **values: Any) -> dict[str, Any]:
 def records(
     count: int = 12, *, norm: Callable[[int], float] = float, group: dict[str, Any] | None = None, **named: Any
 ) -> Records:
-    """Return records of steps 2, 3, … of the tensors `named`: values, or a function of the step that returns them."""
+    """Return records of steps 2, 3, … for the tensors `named`: values, or a function of the step."""
     rule = {**Rule(lr=1e-3).__dict__, "stochastic_rounding": False, "param_dtype": "float32", "state_dtype": "float32"}
     made = []
     for step in range(2, count + 2):
@@ -64,7 +64,7 @@ def at(step: int, **values: Any) -> Records:
 
 
 def first(ratio: float, times: float) -> Records:
-    """Return records that begin with a first step which is so much of the parameter, and so many times later ones."""
+    """Return records after a first step: `ratio` of the parameter, and `times` as long as later steps."""
     made = records(a={"update_rms": 1.0})
     begin = {**made[0], "step": 1}
     begin["tensors"] = {"a": tensor(1, update_ratio=ratio, update_rms=times)}
@@ -77,24 +77,24 @@ def three(**values: Any) -> Records:
 
 
 def decay(share: float, d: float, momentum: float = 0.0) -> Records:
-    """Return records of L2 decay that is such a share of the gradient."""
+    """Return records in which L2 decay is this share of the gradient."""
     return records(a={"parameter_rms": share, "d": d}, group={"weight_decay": 1.0, "momentum": momentum})
 
 
 def state(due: float, made_of_it: float, young: float = 0.1) -> Records:
-    """Return records in which v should have fallen by so much, and has by a part of that."""
+    """Return records in which v should fall by `due` and falls by `made_of_it` of that."""
     decayed = 1 - due / (1 - young**2)
     beta, fell = decayed ** (1 / 9), math.sqrt(1 - due * made_of_it)
 
     def falls(step: int) -> dict[str, Any]:
-        history = 1.0 if step < 12 else fell  # the newest ten are of steps 4 to 13
+        history = 1.0 if step < 12 else fell  # the newest ten records are of steps 4 to 13
         return {"history_rms": fell if step == 13 else history, "gradient_rms": young, "state_dtype": "bfloat16"}
 
     return records(a=falls, group={"decay": beta, "state_dtype": "bfloat16"})
 
 
 def signs(negative: int, count: int, elements: int = 1) -> Records:
-    """Return records of which so many have negative cosines; the others are in front, and up to four at the end."""
+    """Return `count` records, `negative` of them with negative cosines. Up to four of the others come last."""
     positive = count - negative
     end = count - min(positive // 2, 4)
 
@@ -107,12 +107,12 @@ def signs(negative: int, count: int, elements: int = 1) -> Records:
 
 
 def later(made: Records, steps: int) -> Records:
-    """Return records as of so many steps later."""
+    """Return the records, moved by `steps` steps."""
     return [{**record, "step": record["step"] + steps} for record in made]
 
 
 def started(left: float, far: float) -> Records:
-    """Return records in which such a share of v is v₀, and d so many times that of the gradient."""
+    """Return records in which v₀ is the share `left` of v, and d is `far` times that of the gradient."""
     beta, age = 0.9, 12
     v0 = 1.0
     rest = v0 * beta**age  # the last record is of step 13
@@ -122,7 +122,7 @@ def started(left: float, far: float) -> Records:
 
 
 def clipped(alike: int, count: int, apart: float = 0.0) -> Records:
-    """Return records of which so many have the same norm, to a share `apart`."""
+    """Return `count` records; the first `alike` have the same norm within the share `apart`."""
     return records(
         count,
         norm=lambda step: 1 + apart * (step % 2) if step < alike + 2 else 1.0 * step,
@@ -227,21 +227,21 @@ def test_rates_that_are_proposed() -> None:
 
 @pytest.mark.parametrize(("size", "corrects"), [(0.0105, False), (0.0125, True)])
 def test_a_smaller_rate_comes_first_where_later_steps_are_long_too(size: float, corrects: bool) -> None:
-    """More than a fifth of what the parameter was before the first step: 0.436 times its size after it."""
+    """Long: over a fifth of the parameter before the first step, which is 0.436 times its size after it."""
     made = first(0.9, 9.0)
     made[0]["tensors"]["a"]["parameter_rms"] = size
     rate = {"lr": 1e-4}
     assert find(made)[0].changes == (({"bias_correction": True}, rate) if corrects else (rate,))
 
 
-# -- what a training came to -------------------------------------------------------------------------------------------
+# -- how a training ended ---------------------------------------------------------------------------------------------
 
 
 def history(
     validation: list[float], training: list[float] | None = None, *, start: float = 2.0, constant: float | None = None,
     scores: list[float] | None = None, chance: float | None = None, margin: float = 0.0,
 ) -> LossHistory:  # fmt: skip
-    """Return the history of a training of a step an epoch, with these losses after each; `scores` from before it on."""
+    """Return the history of a training with one step an epoch and these losses; `scores` begin before the first."""
     known = {"loss": constant, "metric": chance, "margin": margin}
     told: list[Any] = [
         {"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": start, "validation_metric": None, "constant": known}
@@ -275,8 +275,8 @@ NOTHING = "learned nothing"
 @pytest.mark.parametrize(
     ("silent", "loud"),
     [
-        (history([1.975] * 3), history([1.985] * 3)),  # SHARE of the loss before
-        (history([1.0, 0.985], constant=1.0), history([1.0, 0.992], constant=1.0)),  # and of the constant's
+        (history([1.975] * 3), history([1.985] * 3)),  # SHARE of the loss before training
+        (history([1.0, 0.985], constant=1.0), history([1.0, 0.992], constant=1.0)),  # SHARE of the constant's loss
         (
             history([2.0] * 2, scores=[0.1, 0.1, 0.20], chance=0.1),
             history([2.0] * 2, scores=[0.1, 0.1, 0.18], chance=0.1),
@@ -296,12 +296,12 @@ def test_nothing_was_learned_from_its_thresholds_on(silent: LossHistory, loud: L
 @pytest.mark.parametrize(
     ("training", "moved", "change"),
     [
-        ([2.5, 2.1], 5.0, {"lr": 0.001}),  # thrown to 1.25 times what it was
+        ([2.5, 2.1], 5.0, {"lr": 0.001}),  # the first loss is 1.25 times the loss before
         ([2.3, 2.1], 5.0, None),
         ([2.3, 2.1], 0.9, {"lr": 0.1}),
         ([2.3, 2.1], 1.1, None),
         ([2.5, 1.85], 5.0, {"lr": 0.001}),
-        ([2.5, 1.75], 5.0, None),  # it has learned its own data
+        ([2.5, 1.75], 5.0, None),  # the training data were learned
     ],
 )
 def test_why_nothing_was_learned(training: list[float], moved: float, change: dict[str, Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""rmsprop.torch.RMSprop: equal to the rule, a drop-in for torch.optim.RMSprop, and whole where that one breaks."""
+"""rmsprop.torch.RMSprop: equal to the rule, a drop-in for torch.optim.RMSprop, and sound where torch's fails."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def step(optimizer: torch.optim.Optimizer, params: list[Tensor], gradients: list
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_variant_on_every_path_equals_the_rule(rule: Rule, execution: dict[str, Any]) -> None:
-    """Parameters and every state, after every step, in double, while the rate changes."""
+    """Compares parameters and all state after every step, in float64, while the rate changes."""
     params, gradients = tensors(torch.float64)
     optimizer = RMSprop.from_rule(params, rule, **execution)
     expected = [(p.numpy().copy(), init(rule, p.numpy())) for p in params]
@@ -78,7 +78,7 @@ def test_every_variant_on_every_path_equals_the_rule(rule: Rule, execution: dict
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule, foreach: bool) -> None:
-    """Each step starts from the rule's own state, so that errors cannot add up or cancel."""
+    """Each step starts from the rule's own state: errors cannot add up or cancel."""
     params, gradients = tensors(torch.float32)
     optimizer = RMSprop.from_rule(params, rule, foreach=foreach)
     expected = [(p.numpy().copy(), init(rule, p.numpy())) for p in params]
@@ -90,14 +90,14 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule,
         for p, (value, state), old in zip(params, expected, before, strict=True):
             assert p.grad is not None
             size = np.abs(old) + np.abs(value - old)
-            # Where centered, s = v − m² loses the digits that v and m² share.
+            # If centered, s = v − m² loses the digits that v and m² share.
             lost = 1.0
             if rule.centered:
                 assert state.grad_avg is not None
                 lost = 1 + state.square_avg / np.maximum(np.abs(state.square_avg - state.grad_avg**2), 1e-30)
                 lost = np.minimum(lost, 1 / (4 * eps)) * (1e3 if rule.bias_correction else 1)
             assert np.all(np.abs(p.numpy() - value) <= 8 * eps * size * lost + 1e-12)
-            # g + λ·p loses digits, too, where the two almost cancel.
+            # g + λ·p also loses digits where the two almost cancel.
             terms = np.square(np.abs(p.grad.numpy()) + rule.weight_decay * np.abs(old))
             difference = np.abs(optimizer.state[p]["square_avg"].numpy() - state.square_avg)
             assert np.all(difference <= 4 * eps * (state.square_avg + (1 - rule.decay) * terms))
@@ -121,14 +121,14 @@ def test_half_precision_is_the_float32_rule_rounded_once(dtype: torch.dtype, for
         step(optimizer, params, now)
         for i, p in enumerate(params):
             value, states[i] = update(rule, before[i], now[i].float().numpy(), states[i])
-            # A value at the border of two half numbers may fall on either side; hence one unit of the half type.
+            # A value halfway between two half numbers may round either way: hence one unit of the half dtype.
             torch.testing.assert_close(p, torch.from_numpy(value).to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
             assert all(optimizer.state[p][k].dtype == torch.float32 for k in STATE if k in optimizer.state[p])
             assert p.dtype == dtype
 
 
 def test_float16_with_a_zero_gradient_stays_as_it_is() -> None:
-    """torch makes NaN of it at the first step: its eps of 1e-8 is 0 in float16."""
+    """torch makes it NaN at the first step: its eps of 1e-8 is 0 in float16."""
     ours, theirs = torch.ones(3, dtype=torch.float16), torch.ones(3, dtype=torch.float16)
     for p, optimizer in ((ours, RMSprop([ours])), (theirs, torch.optim.RMSprop([theirs]))):
         step(optimizer, [p], [torch.zeros_like(p)])
@@ -154,11 +154,12 @@ def test_complex_parameters_are_two_reals(rule: Rule, foreach: bool) -> None:
 
 @given(st.data())
 def test_finite_gradients_give_finite_parameters_for_every_variant(data: st.DataObject) -> None:
-    """In every dtype, one by one and together; a gradient too large for float16 is not drawn for it."""
+    """In every dtype, one by one and foreach. Gradients too large for float16 are not drawn for float16."""
     rule, gradients = data.draw(cases.rules()), data.draw(cases.gradients())
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         for foreach in (False, True):
-            # In half precision the steps must fit, too: those of a variance at its floor are 1e3 times lr and more.
+            # In half precision the steps must be finite, too: at the floor of the variance they are 1e3 times lr or
+            # more.
             lr = 1e-6 if dtype == torch.float16 else rule.lr
             params = [torch.ones(1, dtype=dtype), torch.ones(2, dtype=dtype)]
             optimizer = RMSprop.from_rule(params, dataclasses.replace(rule, lr=lr), foreach=foreach)
@@ -281,7 +282,7 @@ def test_schedulers_hooks_closures_and_named_parameters() -> None:
         momenta.append(optimizer.rule().momentum)
         scheduler.step()
     assert losses[-1] < losses[0]
-    assert len(set(momenta)) == 10  # OneCycle turns momentum, too
+    assert len(set(momenta)) == 10  # OneCycleLR also changes momentum
     assert calls == ["before", "after"] * 10
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
@@ -291,7 +292,7 @@ def test_grad_scaler_skips_a_step_with_an_infinite_gradient() -> None:
     optimizer = RMSprop([p])
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     p.grad = torch.tensor([float("inf"), 1.0])
-    scaler.scale(torch.ones(()))  # starts the scaler
+    scaler.scale(torch.ones(()))  # initializes the scaler
     scaler.step(optimizer)
     scaler.update()
     assert torch.equal(p, torch.ones(2))
@@ -324,7 +325,7 @@ def test_groups_may_differ_in_everything(foreach: bool) -> None:
 
 @pytest.mark.parametrize("foreach", [False, True])
 def test_parameters_without_gradient_keep_their_own_time(foreach: bool) -> None:
-    """Bias correction counts each parameter's own steps."""
+    """Bias correction counts the steps of each parameter."""
     rule = cases.RULES["bias correction"]
     params = [torch.ones(2, dtype=torch.float64) for _ in range(3)]
     optimizer = RMSprop.from_rule(params, rule, foreach=foreach)
@@ -387,7 +388,7 @@ def test_a_tensor_lr_is_read_at_every_step() -> None:
 
 
 def test_a_learned_lr_and_a_default_device_are_no_obstacle() -> None:
-    """A rate that autograd follows is read without a warning; the counter is on the CPU whatever the default."""
+    """A rate that requires grad is read without a warning; the counter is on the CPU, whatever the default device."""
     p = torch.ones(2)
     lr = torch.tensor(0.5, requires_grad=True)
     optimizer = RMSprop([p], lr=lr, bias_correction=True, differentiable=True)
@@ -431,7 +432,7 @@ def test_capturable_keeps_the_counter_a_tensor_that_compiled_code_may_hold() -> 
 
 @pytest.mark.parametrize("name", cases.RULES)
 def test_differentiable_steps_have_the_right_derivative(name: str) -> None:
-    """With respect to the gradient, the start and the learning rate."""
+    """By the gradient, the initial parameter and the learning rate."""
     rule = cases.RULES[name]
 
     def two_steps(start: Tensor, gradient: Tensor, lr: Tensor) -> Tensor:
@@ -450,7 +451,7 @@ def test_differentiable_steps_have_the_right_derivative(name: str) -> None:
 
 @pytest.mark.parametrize("how", ["of its group", "of an optimizer that goes on with an ordinary run"])
 def test_a_step_is_differentiated_where_its_group_is(how: str) -> None:
-    """So that the rate gets its derivative, -g/d, and what the program wants is not decided by what it loads."""
+    """The rate gets its derivative, −g/d. The group decides, not the state dict that was loaded."""
     p, lr = torch.ones(2, dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     other = torch.ones(2, dtype=torch.float64, requires_grad=True)
     if how == "of its group":

@@ -1,6 +1,7 @@
-"""What PyTorch promises of every optimizer: rmsprop.torch.RMSprop keeps it, beside torch.optim.RMSprop wherever it can.
+"""What PyTorch promises of every optimizer, compared with torch.optim.RMSprop wherever possible.
 
-`test_torch.py` holds the numbers against the rule, `test_fused.py` the paths; here is what training code relies on.
+`test_torch.py` compares numbers with the rule, and `test_fused.py` tests the paths. This file tests what training code
+relies on.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def test_no_stock_scheduler_is_missing_from_the_table() -> None:
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float lr", "Tensor lr"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_stock_scheduler_drives_it_as_it_drives_torchs(name: str, tensor_lr: bool) -> None:
-    """The same rates, momenta, losses and parameters over 30 steps, two groups of different rates."""
+    """The same rates, momenta, losses and parameters over 30 steps; two groups have different rates."""
     paths = []
     for optimizer_class in BOTH:
         params = parameters()
@@ -105,7 +106,7 @@ def test_every_stock_scheduler_drives_it_as_it_drives_torchs(name: str, tensor_l
 
 
 def test_a_scheduler_fills_the_tensor_it_was_given() -> None:
-    """torch's schedulers change a Tensor lr in place: compiled and captured steps hold on to it."""
+    """torch's schedulers change a Tensor lr in place, because compiled and captured steps hold it."""
     lr = torch.tensor(0.1)
     optimizer = RMSprop(parameters(), lr=lr)
     scheduler: LRScheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -184,7 +185,7 @@ def test_a_step_hook_may_change_gradients_and_a_removed_one_is_silent() -> None:
 
 
 def test_a_state_dict_has_the_structure_of_torchs() -> None:
-    """The same keys and numbers; the groups say more, and torch's own class takes them."""
+    """The same keys and numbers. Groups have more keys, which torch's own class accepts."""
     dicts = []
     for optimizer_class in BOTH:
         params = parameters(3)
@@ -358,7 +359,7 @@ def test_values_that_torch_refuses_are_refused_with_the_same_kind_of_error(value
     with pytest.raises(ValueError, match=next(iter(values))):
         RMSprop(params, **values)
     optimizer = RMSprop(params[:1])
-    with pytest.raises(ValueError, match=next(iter(values))):  # torch takes it, and goes wrong later
+    with pytest.raises(ValueError, match=next(iter(values))):  # torch accepts it here, and fails later
         optimizer.add_param_group({"params": params[1:], **values})
     assert len(optimizer.param_groups) == 1
 
@@ -402,7 +403,7 @@ def test_a_step_with_zero_gradients_moves_only_by_weight_decay_and_momentum(name
         p.grad = torch.zeros_like(p)
     optimizer.step()
     for p, q in zip(params, moved, strict=True):
-        # A centered update of a zero gradient is zero, too: only the denominator sees the mean.
+        # A centered update of a zero gradient is also zero: only the denominator uses the mean.
         assert torch.equal(p, q) == (rule.weight_decay == 0 and rule.momentum == 0)
 
 
@@ -496,7 +497,7 @@ def test_complex_parameters_follow_torchs() -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_a_tensor_lr_equals_the_number_in_it(shape: tuple[int, ...]) -> None:
-    """torch takes one of one element since 2.13, and with foreach only if capturable."""
+    """torch accepts a Tensor of one element since 2.13, and with foreach only if capturable."""
     choices: list[dict[str, Any]] = [{}, {"foreach": False}, {"foreach": True}, {"capturable": True}]
     for options in choices:
         ends = []
@@ -600,7 +601,7 @@ WAYS = ("DistributedDataParallel", "ZeroRedundancyOptimizer", "fully_shard")
 
 
 def train_on_a_rank(rank: int, way: str, folder: str) -> None:
-    """Train a network, every rank with its part of the data, and write what came out."""
+    """Train a network on this rank's part of the data, and write its parameters."""
     torch.set_num_threads(1)
     distributed = torch.distributed
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
@@ -634,7 +635,7 @@ def train_on_a_rank(rank: int, way: str, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_train_what_one_process_trains(way: str, tmp_path: Any) -> None:
-    """Both ranks end with the same bits, and with what torch's class makes of all the data in one process."""
+    """Both ranks end with the same bits, close to torch's class trained on all data in one process."""
     processes: Any = torch.multiprocessing
     processes.spawn(train_on_a_rank, (way, str(tmp_path)), nprocs=RANKS)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS))
@@ -655,7 +656,7 @@ def test_two_processes_train_what_one_process_trains(way: str, tmp_path: Any) ->
 
 @pytest.mark.parametrize("foreach", [False, True])
 def test_a_bfloat16_parameter_with_the_state_of_a_wider_one_is_rounded_stochastically(foreach: bool) -> None:
-    """After model.double() and model.bfloat16() the average is float64, and so is what is to be rounded."""
+    """After model.double() and model.bfloat16() the average is float64, and so is the value that is rounded."""
     params = [torch.ones(64, dtype=torch.float64), torch.ones(3, dtype=torch.float64)]
     optimizer = RMSprop(params, lr=1e-4, foreach=foreach)
     give_gradients(params, 0)
@@ -670,7 +671,7 @@ def test_a_bfloat16_parameter_with_the_state_of_a_wider_one_is_rounded_stochasti
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()
-    for p in params:  # not through float32 anywhere
+    for p in params:  # no value passes through float32
         own = optimizer.state[p]
         torch.testing.assert_close(own["momentum_buffer"], 1 / (own["square_avg"].sqrt() + 1e-8), **SUMS)
     assert 0 < (params[0] != before[0]).sum() < 64, "a step of less than the distance of two numbers is made by some"

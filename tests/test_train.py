@@ -1,4 +1,4 @@
-"""`train`: what is said when a run goes wrong, and what a crash leaves."""
+"""`train`: what it reports when a run goes wrong, and what a crash leaves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save_often(patch: pytest.MonkeyPatch) -> None:
-    """Let trainings save after the first step and every twentieth from there."""
+    """Let trainings save after the first step and after every twentieth step."""
     calls = itertools.count()
     patch.setattr(checkpoints.Saver, "due", lambda self: next(calls) % 20 == 0)
 
@@ -60,7 +60,7 @@ def saves_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, dict[str, Any]]:
-    """A run that diverged, and its summary."""
+    """Return a run that diverged, and its summary."""
     with pytest.MonkeyPatch.context() as patch:
         save_often(patch)
         return train(f"{SICK}:growing", RULE, every=50, out=tmp_path_factory.mktemp("whole") / "run")
@@ -77,7 +77,7 @@ def said_of(run: RunDirectory) -> str:
 
 @pytest.mark.parametrize("epochs_of", [0, 1])
 def test_a_run_with_fewer_records_than_its_checkpoint_counts_goes_on(epochs_of: int) -> None:
-    """A power cut keeps the checkpoint, which is synced, and may lose records; the last epoch's has the result."""
+    """A power cut keeps the synced checkpoint, and may lose records. The last epoch's record has the result."""
     task = f"{MINE}:regression"
     _, summary = train(task, out=Path("whole"), every=4)
     run, _ = train(task, out=Path("run"), every=4)
@@ -114,7 +114,7 @@ def test_statistics_lost_in_a_crash_are_told() -> None:
 
 @pytest.mark.parametrize("task", ["growing", "forgetful"])
 def test_a_run_that_diverged_says_where_it_began_as_if_every_step_had_been_recorded(task: str) -> None:
-    """Also for a task of which no two trainings are alike."""
+    """Also for a task whose trainings all differ."""
     run, summary = train(f"{SICK}:{task}", RULE, every=50)
     assert (summary["status"], summary["reason"]) == ("diverged", "not finite")
     found, end = summary["post_mortem"], summary["steps"]
@@ -182,7 +182,7 @@ def test_nothing_is_said_of_where_it_began_if_nothing_is_to_be_measured() -> Non
 
 @pytest.mark.usefixtures("saves_often")
 def test_a_run_of_an_earlier_version_is_read_and_resumed(whole: tuple[RunDirectory, dict[str, Any]]) -> None:
-    """It recorded checksums of losses, kept older checkpoints, and replayed a divergence at its end."""
+    """Earlier versions recorded checksums of losses, kept older checkpoints, and replayed a divergence."""
 
     def listen(training: Training, _: list[Any]) -> None:
         if training.step == 150:
@@ -213,7 +213,7 @@ def test_one_is_one() -> None:
 
 
 def test_a_run_stopped_before_its_first_step_begins_anew() -> None:
-    """The state before the first step is of the evaluation there, and would have its record a second time."""
+    """A state before the first step would record the evaluation there a second time."""
 
     def listen(training: Training, _: list[Any]) -> None:
         if training.step == 0:
@@ -227,7 +227,7 @@ def test_a_run_stopped_before_its_first_step_begins_anew() -> None:
     assert steps[0] == steps[1]
 
 
-@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (3, 5)])  # of 17 and of 51 steps
+@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (3, 5)])  # 17 and 51 steps
 def test_short_runs_have_some_records_too(epochs: int, every: int) -> None:
     run, summary = train("digits", RULE, epochs=epochs)
     assert run.config()["every"] == every == usual_every(summary["steps"])
@@ -248,7 +248,7 @@ def test_a_loss_that_runs_away_is_told_as_what_it_is() -> None:
     before = max(start["validation_loss"], one["first_loss"])
     assert first["evidence"]["times_before"] == pytest.approx(first["evidence"]["last"] / before)
     assert first["evidence"]["times_before"] > TIMES
-    assert first["evidence"]["step_above"] == 2  # after one step of 300 for every element
+    assert first["evidence"]["step_above"] == 2  # one step moves every element by 300
     assert summary["post_mortem"]["step"] == 2
     said = said_of(run)
     assert said.startswith("Diverged, after 3 epochs (51 steps) on the validation data: accuracy ")
@@ -326,7 +326,7 @@ def doctor_says(run: RunDirectory) -> str:
 
 @pytest.mark.parametrize("lr", [0.01, 0.1])
 def test_a_loss_that_is_merely_high_is_none(lr: float) -> None:
-    """At the default rate the loss rises before it falls; at ten times it, training is poor, and still is training."""
+    """At the default rate the loss rises before it falls. At ten times that rate training is poor, but continues."""
     run, summary = train("digits", Rule(lr=lr), epochs=2)
     assert (summary["status"], summary["reason"]) == ("finished", None)
     assert "loss" not in {f.kind for f in find_in_run(run, run.summary())}
@@ -334,7 +334,7 @@ def test_a_loss_that_is_merely_high_is_none(lr: float) -> None:
 
 
 def losses(before: float | None, *epochs: float | None, first_loss: float | None = 0.0) -> list[Any]:
-    """Return records of five losses an epoch, one of which is an outlier."""
+    """Return records of five losses an epoch; the third is an outlier."""
     records: list[dict[str, Any]] = [{"kind": "epoch", "epoch": 0, "step": 0, "validation_loss": before}]
     for number, loss in enumerate(epochs):
         for part in range(1, 6):
@@ -351,19 +351,19 @@ def losses(before: float | None, *epochs: float | None, first_loss: float | None
     [
         (losses(2.0, 1.0, 5.9), None),
         (losses(2.0, 1.0, 6.1), (20, 30)),
-        (losses(2.0, 0.5, 5.0), None),  # higher than before, and never low
+        (losses(2.0, 0.5, 5.0), None),  # higher than before, but never low
         (losses(2.0, 0.19, 0.9), None),
-        (losses(2.0, 0.19, 1.1), (50, 60)),  # what was learned is lost
+        (losses(2.0, 0.19, 1.1), (50, 60)),  # the progress is lost
         (losses(2.0, 0.21, 1.1), None),
-        (losses(2.0, 9.0, 9.0, 0.1), None),  # it came back
+        (losses(2.0, 9.0, 9.0, 0.1), None),  # it recovers
         (losses(0.0, 5.0), None),
         (losses(-1.0, 5.0), None),
         (losses(None, 5.0), None),
         (losses(2.0), None),
         (losses(2.0, 1.0, 1.0)[1:], None),
-        (losses(2.0, 5.9, 6.1, first_loss=2.1), None),  # in training, dropout and all, it was higher from the start
+        (losses(2.0, 5.9, 6.1, first_loss=2.1), None),  # with dropout, the training loss was higher from the start
         (losses(2.0, 5.9, 6.1, first_loss=1.9), (20, 30)),
-        (losses(0.008, 0.1, -0.24, 0.1), None),  # of a loss that may be negative nothing is known
+        (losses(0.008, 0.1, -0.24, 0.1), None),  # a loss that may be negative cannot be judged
         ([*losses(0.008, 0.1), {"kind": "epoch", "epoch": 1, "step": 50, "validation_loss": -0.2}], None),
     ],
 )
@@ -389,7 +389,7 @@ def test_an_objective_that_rises_as_it_should_has_not_run_away(tmp_path: Path) -
 
 
 def test_a_resumed_run_has_the_threads_that_it_began_with() -> None:
-    """Sums over other pieces of the data differ in the last bit."""
+    """Sums over other chunks of the data differ in the last bit."""
     threads = torch.get_num_threads()
     try:
         _use_threads({"torch": torch.__version__, "threads": threads + 1})

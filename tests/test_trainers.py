@@ -1,4 +1,4 @@
-"""The optimizer and its monitor inside of Lightning, Hugging Face's Trainer and Accelerate: bits of a plain loop."""
+"""The optimizer and its monitor in Lightning, Hugging Face's Trainer and Accelerate: the bits of a plain loop."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from rmsprop.monitor.lr_finder import Found, find_lr
 from rmsprop.torch import RMSprop
 
 pytestmark = [
-    pytest.mark.slow,  # to import
+    pytest.mark.slow,  # slow to import
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning:pytorch_lightning.utilities"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning:pytorch_lightning.trainer.connectors"),
 ]
 
 SIZE, BATCHES, EPOCHS = 32, 6, 2  # examples in a batch, batches in an epoch
-TOGETHER = 2  # batches whose gradients are added up for a step
+TOGETHER = 2  # batches whose gradients are accumulated for a step
 HALF = BATCHES // TOGETHER  # steps in the first epoch, after which runs are interrupted
 EVERY, RECORDED = 2, [1, 2, 4, 6]  # the record of step 4 needs the gradient of step 3, before the interruption
 CLIP = 0.3
 
 
 class Net(nn.Module):
-    """Digits, with a loss of its own as Hugging Face's Trainer wants it."""
+    """Classifies digits and returns its loss, as Hugging Face's Trainer expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def loader() -> DataLoader[dict[str, Tensor]]:
 
 
 def optimizer_of(params: Any) -> RMSprop:
-    """With every kind of state, so that what a checkpoint loses shows."""
+    """Return an optimizer with every kind of state, to show what a checkpoint loses."""
     return RMSprop(params, lr=0.01, alpha=0.8, momentum=0.6, centered=True, bias_correction=True)
 
 
@@ -70,7 +70,7 @@ def schedule_of(optimizer: Any) -> LambdaLR:
 
 @dataclasses.dataclass
 class Run:
-    """What a training came to."""
+    """The result of a training."""
 
     params: list[Tensor]
     records: Sequence[Mapping[str, Any]]
@@ -78,7 +78,7 @@ class Run:
 
 @cache
 def plain(precision: str = "32-true") -> Run:
-    """The reference: a loop without any trainer."""
+    """Return the reference: a plain loop without a trainer."""
     model = Net()
     optimizer = optimizer_of(model.parameters())
     schedule, monitor = schedule_of(optimizer), Monitor(optimizer, model, every=EVERY)
@@ -122,7 +122,7 @@ def lightning() -> Any:
 def accelerate() -> Iterator[Any]:
     found = pytest.importorskip("accelerate")
     yield found
-    found.state.AcceleratorState._reset_state(reset_partial_state=True)  # one for the whole process
+    found.state.AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate keeps one state per process
     found.state.GradientState._reset_state()
 
 
@@ -132,10 +132,10 @@ def transformers(accelerate: Any) -> Any:
 
 
 def module_of(lightning: Any) -> Any:
-    """A LightningModule's class with a monitor, which a checkpoint keeps."""
+    """Return the class of a LightningModule with a monitor, which checkpoints include."""
 
     class Module(Net, lightning.LightningModule):  # type: ignore[misc]
-        optimizers: Callable[[], Any]  # LightningModule's
+        optimizers: Callable[[], Any]  # LightningModule defines it
         monitor: Monitor
         kept: dict[str, Any] | None = None
 
@@ -155,7 +155,7 @@ def module_of(lightning: Any) -> Any:
         def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             self.kept = checkpoint["monitor"]
 
-        def on_train_start(self) -> None:  # not before: the optimizer's state comes after on_fit_start
+        def on_train_start(self) -> None:  # the optimizer's state is loaded after on_fit_start
             if self.kept is not None:
                 self.monitor.load_state_dict(self.kept)
 
@@ -235,7 +235,7 @@ def test_lightning_resumes_bit_for_bit_and_so_does_the_monitor(lightning: Any, t
 
 def test_trainer_of_hugging_face_with_a_resumed_run(transformers: Any, tmp_path: Path) -> None:
     class Watch(transformers.TrainerCallback):  # type: ignore[misc]
-        """The line of the monitor's docstring, unless there is a monitor already."""
+        """Creates the monitor as its docstring says, unless one was passed."""
 
         def __init__(self, monitor: Monitor | None = None, state: Path | None = None) -> None:
             self.monitor, self.state = monitor, state
@@ -290,7 +290,7 @@ def test_trainer_of_hugging_face_with_a_resumed_run(transformers: Any, tmp_path:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_accelerate_in_a_plain_loop_and_a_resumed_one(accelerate: Any, tmp_path: Path, precision: str) -> None:
-    """Accelerate saves what has a state dict, monitors too, and loads it after the optimizer's."""
+    """Accelerate saves all objects with a state dict, including monitors, and loads them after the optimizer."""
 
     def prepare() -> tuple[Any, ...]:
         half = "bf16" if precision == "bf16-mixed" else "no"
@@ -366,8 +366,8 @@ def test_finding_a_rate_with_what_accelerate_has_prepared_changes_nothing(accele
     ("scaled", "options", "said", "known"),
     [
         (True, {}, True, 0),  # the scaler does not call `step`
-        (True, {"fused": True}, False, 1),  # it does, and `step` makes none: as with torch's fused optimizers
-        (False, {"nonfinite": "skip"}, False, 1),  # `step_was_skipped` is of the scaler only
+        (True, {"fused": True}, False, 1),  # the scaler calls `step`, which skips: as with torch's fused optimizers
+        (False, {"nonfinite": "skip"}, False, 1),  # `step_was_skipped` reports the scaler only
     ],
     ids=["scaler", "scaler, fused", "skip"],
 )

@@ -1,4 +1,4 @@
-"""One training: a function of its seed, and resumable after any step bit for bit."""
+"""One training: the seed decides everything, and a run resumes after any step bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RULE = Rule(lr=0.01, momentum=0.5, centered=True)
 
 
 class Noisy(Dataset[Any]):
-    """Examples changed at random on every reading, by all three global generators."""
+    """Examples that change at random on each reading, by all three global generators."""
 
     def __init__(self, size: int) -> None:
         self.x = torch.randn(size, 4, generator=torch.Generator().manual_seed(0))
@@ -51,7 +51,7 @@ def start(task: Task, schedule: str = "linear", seed: int = 3) -> Training:
 
 def finish(training: Training) -> tuple[dict[str, Tensor], list[Any]]:
     records: list[Any] = [r for new in training.run() for r in new]
-    for r in records:  # times differ from run to run
+    for r in records:  # times differ between runs
         for key in ("seconds", "step_us", "optimizer_us"):
             r.pop(key, None)
     return training.model.state_dict(), records
@@ -66,7 +66,7 @@ def test_the_seed_decides_everything(make: Callable[[], Task]) -> None:
     task = make()
     a, b = (Training(task, RMSprop, seed=5, epochs=2) for _ in range(2))
     weights, records = finish(a)
-    torch.manual_seed(99)  # what the process did before does not matter
+    torch.manual_seed(99)  # must have no effect
     b = Training(task, RMSprop, seed=5, epochs=2)
     again, records_again = finish(b)
     assert equal(weights, again)
@@ -77,7 +77,7 @@ def test_the_seed_decides_everything(make: Callable[[], Task]) -> None:
 
 @pytest.mark.parametrize("stop", range(1, 16))
 def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(stop: int, tmp_path: Any) -> None:
-    """With dropout, batch norm, a falling rate, and data drawn from three generators: 15 steps in 3 epochs."""
+    """With dropout, batch norm, a falling rate, and data from three generators: 15 steps in 3 epochs."""
     whole, records = finish(start(noisy_task()))
     before: list[Any] = []
     first = start(noisy_task())
@@ -101,7 +101,7 @@ def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(stop: int, tmp_path: A
 
 
 def test_losses_since_the_last_record_are_kept(tmp_path: Any) -> None:
-    """Of 37 steps of an epoch every third has a record: the mean of the steps before it must not change."""
+    """Every third of 37 steps has a record: the mean over the steps before it must not change."""
     task = dataclasses.replace(noisy_task(), batch_size=1, model=lambda: nn.Linear(4, 2), epochs=1)
     _, records = finish(start(task))
     losses = [r for r in records if r["kind"] == "loss"]
@@ -239,7 +239,7 @@ def test_shakespeare_holds_the_six_tragedies() -> None:
         assert isinstance(part, TensorDataset)
         inputs, target = part.tensors
         assert inputs.shape == target.shape == (size, 64)
-        assert torch.equal(inputs[:, 1:], target[:, :-1])  # to be told: the next character
+        assert torch.equal(inputs[:, 1:], target[:, :-1])  # the target is the next character
     symbols = task.model()(torch.zeros(1, 64, dtype=torch.long)).shape[1]
     assert isinstance(task.train, TensorDataset)
     assert set(task.train.tensors[0].flatten().tolist()) <= set(range(symbols))

@@ -1,4 +1,4 @@
-"""Plain words: private terms and sentences that need a second reading do not come back."""
+"""Plain words: terms that need a second reading do not come back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXTS = [
     *(path for ending in ("md", "py") for path in sorted((ROOT / "docs").rglob(f"*.{ending}"))),
     *(path for ending in ("py", "pyi", "hpp", "cpp", "j2") for path in sorted((ROOT / "src").rglob(f"*.{ending}"))),
 ]
-# What is refused, and what to write.
+# Refused words, and what to write instead.
 INSTEAD = {
     r"firsts": "offsets",
     r"fresh": "one_minus_beta, corrected, new",

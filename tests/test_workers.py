@@ -1,4 +1,4 @@
-"""Worker processes that are killed, run out of memory, or end by themselves."""
+"""Worker processes that are killed, run out of memory, or exit by themselves."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rmsprop.lab.runs.trial import OPTIMIZERS
 from rmsprop.lab.runs.workers import WorkerLost, Workers, _cause
 
 MINE = str(Path(__file__).with_name("mine.py"))
-Job = tuple[str, Path | None, int]  # what to do the first time, the file that says it was done, what to return
+Job = tuple[str, Path | None, int]  # what to do once, the file that marks it as done, the result
 
 
 def do(job: Job) -> tuple[int, int]:
-    """Return the number and this process, after what is to be done once."""
+    """Do what the job does once; return its number and this process."""
     what, once, number = job
     if once is not None and not once.exists():
         once.touch()
@@ -45,7 +45,7 @@ def threads(_: int) -> int:
 
 
 def test_a_worker_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which a new process takes
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # a new process reads it
     with Workers(1) as workers:
         assert list(workers.results(threads, [0], check=lambda: None)) == [1]
 

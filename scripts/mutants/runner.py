@@ -1,9 +1,9 @@
 """Break the rule on purpose, one change at a time, and say which test notices (`make mutants`).
 
-`make mutants PART=2/3` tries the second, the fifth and so on of them.
+Each mutant is a copy of the source with one piece of text replaced. `make mutants PART=2/3` tries every third mutant,
+from the second.
 
-Each mutant is a copy of the source with one piece of text replaced. Exit status 0 only if the unchanged copy passes
-and every mutant is caught.
+The exit status is 0 if the unchanged copy passes and every mutant is caught.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from queue import SimpleQueue
 
 from table import MUTANTS, ROOT, SOURCES, Mutant
 
-RECORDED = ROOT / "build" / "mutants" / "steps.bin"  # what the kernel must do, from the rule in NumPy
+RECORDED = ROOT / "build" / "mutants" / "steps.bin"  # steps of the rule in NumPy, for the kernel to repeat
 WORKERS = os.cpu_count() or 1
 
 
 def copy_to(folder: Path) -> None:
-    """Copy the sources and the tests, with the kernel as it is installed."""
+    """Copy the sources, the tests and pyproject.toml."""
     for name in ("src", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
 def run_tests(copy: Path, tests: str) -> None:
-    """Run the tests of the copy, up to the first that fails, and exit with pytest's status.
+    """Run the tests of the copy up to the first failure, and exit with pytest's status.
 
-    Called in a process of its own, forked from one that has imported what takes long and nothing of ours.
+    Runs in a process of its own, forked from one that has imported torch and nothing of this package.
     """
     output = os.open(copy / "output", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(copy)
-    # The editable installation finds the package ahead of sys.path: undone here, and in the processes of the tests.
+    # The editable installation is found before sys.path. Remove its finder, here and in the tests' processes.
     undo = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'rmsprop' not in type(f).__module__]\n"
     (copy / "src" / "sitecustomize.py").write_text(undo)
     exec(undo)  # noqa: S102
@@ -57,7 +57,7 @@ def run_tests(copy: Path, tests: str) -> None:
 
 
 def caught_by_tests(mutant: Mutant, kernel: str) -> str | None:
-    """Return the test that fails for `mutant`, None if all pass."""
+    """Return the test that fails for `mutant`, or None if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_to(copy)
@@ -77,7 +77,7 @@ def caught_by_tests(mutant: Mutant, kernel: str) -> str | None:
 
 
 def build(copy: Path) -> None:
-    """Compile the replay of recorded steps, or what of it has changed."""
+    """Compile the replay of recorded steps; after the first build, only what has changed."""
     sources, target = str(copy / "tests" / "kernel"), str(copy / "build")
     tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     configure = ["cmake", "-S", sources, "-B", target, "-G", "Ninja", "-DBASELINE_ONLY=ON", "-DLEVEL=-O0"]
@@ -86,7 +86,7 @@ def build(copy: Path) -> None:
 
 
 def caught_by_replay(mutant: Mutant, copies: SimpleQueue[Path]) -> str | None:
-    """Return what the replay of recorded steps finds different in the mutant's kernel, None if nothing."""
+    """Return the difference that the replay finds in the mutant's kernel, or None."""
     copy = copies.get()
     path = copy / SOURCES / mutant.source.path
     before = path.read_text()
@@ -102,7 +102,7 @@ def caught_by_replay(mutant: Mutant, copies: SimpleQueue[Path]) -> str | None:
 
 
 def main() -> int:
-    """Try every mutant or a part, such as 2/3, one on each core at a time, and print what caught it."""
+    """Try all mutants or a part, such as 2/3, one on each core at a time. Print what caught each."""
     part, parts = map(int, sys.argv[1].split("/")) if len(sys.argv) > 1 else (1, 1)
     assert 1 <= part <= parts, f"the part must be K/N with 1 <= K <= N, got {sys.argv[1]}"
     mutants = [m for i, m in enumerate(MUTANTS) if not m.old or i % parts == part - 1]
@@ -113,7 +113,7 @@ def main() -> int:
     subprocess.run([sys.executable, ROOT / "tests" / "kernel" / "record.py", RECORDED], check=True)
     survivors = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
-        copies: SimpleQueue[Path] = SimpleQueue()  # each is built once, and again what a mutant changes
+        copies: SimpleQueue[Path] = SimpleQueue()  # each copy is built once; a mutant rebuilds one file
         for number in range(WORKERS):
             copy = Path(folder) / str(number)
             copy_to(copy)

@@ -10,10 +10,10 @@ SOURCES = Path("src/rmsprop")
 
 
 class Source(NamedTuple):
-    """A file of src/rmsprop and what is run for its mutants.
+    """A file of src/rmsprop and the tests for its mutants.
 
-    `tests` names test files, or single tests where the others of a file are slow. Mutants of the kernel need none: they
-    are compiled and replay recorded steps.
+    `tests` names test files, or single tests where the others are slow. Mutants of the kernel need none: they are
+    compiled, and the replay compares their steps with recorded ones.
     """
 
     path: str
@@ -21,7 +21,7 @@ class Source(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """One change: what it breaks, in which file, the text before and after. `test` replaces the tests of the file."""
+    """One change: what it breaks, its file, the text before and after. `test` replaces the tests of the file."""
 
     name: str
     source: Source
@@ -30,7 +30,7 @@ class Mutant(NamedTuple):
     test: str = ""
 
     def changed(self) -> str:
-        """Return the text of the file with the change made."""
+        """Return the changed text of the file."""
         text = (ROOT / SOURCES / self.source.path).read_text()
         if not self.old:
             return text
