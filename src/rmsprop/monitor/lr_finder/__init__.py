@@ -1,4 +1,4 @@
-"""A learning-rate range test that warms the optimizer's averages and restores everything: `find_lr`."""
+"""Suggest a learning rate by a range test that warms the averages and restores everything: `find_lr`."""
 
 from rmsprop.monitor.lr_finder.finder import WARM_LIMIT, Found, find_lr
 

@@ -1,20 +1,21 @@
-"""Judges the losses of a range test: a smooth curve with a band, and a learning rate or why there is none.
+"""Turn the losses of a range test into a smooth curve with a band, and a suggested rate or the reason for none.
 
-Smoothing: each loss becomes the median of the losses at rates within a factor of 2 on either side. Unlike a running
-average, that does not lag, which would shift the curve towards high rates. The bottom of a valley becomes flat over a
-factor of 2; its lowest rate is taken. The curve is the median of the seeds. The band reaches from the lowest seed to
-the highest. The curve ends where the first seed ended: only rates that every seed has seen are judged.
+Smoothing: each loss is replaced by the median of the losses at rates within a factor of 2 on either side. A running
+average would lag, and shift the curve towards high rates. The bottom of a valley becomes flat over a factor of 2; its
+lowest rate is taken. The curve is the median of the seeds. The band spans the lowest to the highest seed. The curve
+ends where the first seed ended: only rates that every seed has seen are judged.
 
-Noise: smoothed losses that are noise alone fall, too, as the lowest of some dozen medians is below the first. The
-scatter σ from batch to batch is median|Δ|/0.954 over neighbours (for two normal losses the median of |Δ| is 0.954 σ). A
-fall must be larger than 7.5 σ/√n, where a window holds n losses. Normal white noise then gets a suggestion in at most 1
-of 100 tests with one seed, and hardly ever with three (docs/lr-finder.md counts them).
+Noise: smoothed losses fall even if they are pure noise, because the lowest of a few dozen medians is below the first.
+The scatter σ from batch to batch is median|Δ|/0.954 over neighbours (for two normal losses the median of |Δ| is
+0.954 σ). A fall must be larger than 7.5 σ/√n, where a window holds n losses. Normal white noise then gets a suggestion
+in at most 1 of 100 tests with one seed, and hardly ever with three (docs/lr-finder.md counts them).
 
-Suggestion: half of the rate where the curve is lowest. There, the steps that help balance those that harm, for a model
-that meets the rate once; a training stays at its rate. The rate where the curve is steepest is no measure: for the
-built-in language model it is a tenth and less of what trains best (docs/lr-finder.md has the figures). In an easy task,
-such as classes that a plane separates, every rate lowers the loss. Where the last tenth of the fall takes the upper
-ROOM or more of the range, the suggestion is half of the rate where that tenth begins.
+Suggestion: half of the rate where the curve is lowest. At the lowest point, steps that help and steps that harm
+balance, for a model that meets the rate once. A training stays at its rate, so it needs a lower one. The rate where the
+curve is steepest is no measure: for the built-in language model it is a tenth or less of the rate that trains best
+(docs/lr-finder.md has the figures). In an easy task, such as classes that a plane separates, every rate lowers the
+loss. If the last tenth of the fall takes a factor of ROOM or more, the suggestion is half of the rate where that tenth
+begins.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Beyond: TypeAlias = Literal["lower", "higher"]
-Losses = list[list[float]]  # of each seed, after a step with each rate, until the seed ended
+Losses = list[list[float]]  # for each seed: the losses after a step at each rate, until the seed ended
 
 WINDOW = 2.0  # rates within this factor are smoothed over
-LEAST = 8  # losses in a window; with fewer the smooth curve is noise
+LEAST = 8  # losses in a window; with fewer, the smooth curve is noise
 SHARE = 2.0  # the suggestion is the lowest point's rate divided by this
-DISAGREEMENT = 6.0  # factor between the seeds' lowest points above which they do not agree
-NOISE = 7.5  # the loss has to fall by this many times σ/√n
-ROOM = 10.0  # factor between the lowest rate and that of the lowest loss: the curve must show what precedes the fall
-MOST = 0.9  # share of the fall that lower rates have done where the loss falls slowly up to the highest rate
+DISAGREEMENT = 6.0  # seeds disagree if their lowest points differ by more than this factor
+NOISE = 7.5  # the loss must fall by more than this many σ/√n
+ROOM = 10.0  # least factor from the lowest rate to the rate of the lowest loss: the start of the fall must show
+MOST = 0.9  # share of the fall that sets the suggestion if the loss falls up to the highest rate
 _MEDIAN_OF_DIFFERENCES = 0.954  # √2·0.6745: the median of |x − y|/σ for normal x and y
-_SHORT = 5  # a curve of fewer rates says nothing
+_SHORT = 5  # a curve of fewer rates is not judged
 
 
 class Curve(NamedTuple):
@@ -51,16 +52,16 @@ class Curve(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A rate and the reason for it, or no rate and the reason for that."""
+    """A suggested rate or None, and the reason."""
 
     lr: float | None
     reason: str
     facts: dict[str, Any]  # lowest_at, lowest_at_by_seed, begin, fall, scatter, needed, band, steepest_at
-    beyond: Beyond | None = None  # without a rate: where one may lie outside of the range
+    beyond: Beyond | None = None  # without a rate: where one may lie, outside the range
 
 
 def least_steps(lowest: float, highest: float) -> int:
-    """Return the least number of rates with which a window holds `LEAST` of them."""
+    """Return the least number of rates with which a window holds `LEAST` losses."""
     return math.ceil(LEAST * (math.log(highest) - math.log(lowest)) / (2 * math.log(WINDOW)) - 1e-9) + 1
 
 
@@ -72,12 +73,12 @@ def smoothed(rates: NDArray[np.float64], losses: list[float]) -> NDArray[np.floa
 
 
 def curve(rates: NDArray[np.float64], losses: Losses) -> Curve:
-    """Return the median of the seeds' smoothed losses, and the lowest and highest."""
+    """Return the median, lowest and highest of the seeds' smoothed losses."""
     return _curve(rates, _smoothed_together(rates, losses))
 
 
 def _smoothed_together(rates: NDArray[np.float64], losses: Losses) -> NDArray[np.float64]:
-    """Return a row for each seed, up to where the first seed ended."""
+    """Return a row of smoothed losses for each seed, up to where the first seed ended."""
     count = min(len(own) for own in losses)
     return np.array([smoothed(rates, own[:count]) for own in losses])
 
@@ -92,14 +93,14 @@ def stops(rates: NDArray[np.float64], losses: Losses) -> list[float]:
 
 
 def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
-    """Return the best of `rates` by these losses, or why there is none.
+    """Suggest a rate by these losses, or give the reason for none.
 
     Parameters
     ----------
     rates
         Ascending, a constant factor apart.
     losses
-        One list for each seed, shorter than `rates` where the seed ended, as its loss rose or was not finite.
+        One list for each seed, shorter than `rates` if the seed ended early: its loss rose or was not finite.
     """
     table = _smoothed_together(rates, losses)
     found, stopped = _curve(rates, table), stops(rates, losses)
@@ -127,7 +128,7 @@ def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     def unclear(reason: str, beyond: Beyond | None = None) -> Verdict:
         return Verdict(None, reason, facts, beyond)
 
-    if fall <= needed and end / rates[0] < ROOM:  # stopped at once
+    if fall <= needed and end / rates[0] < ROOM:  # a seed ended soon after the lowest rate
         return unclear(
             f"the loss does not fall at any rate from {rates[0]:.3g} to {end:.3g}, where the first seed ended: begin "
             "lower, or take larger batches if it scatters as much at a rate of 0",
@@ -178,7 +179,7 @@ def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
 
 
 def _scatter(rates: NDArray[np.float64], losses: Losses, at: int) -> tuple[float, float]:
-    """Return σ, of the losses up to the lowest point, and the fall that noise of that size hardly ever shows."""
+    """Return σ of the losses up to the lowest point, and the fall that noise of this σ hardly ever exceeds."""
     count = max(at + 1, _SHORT)
     apart = np.concatenate([np.abs(np.diff(own[:count])) for own in losses])
     scatter = float(np.median(apart)) / _MEDIAN_OF_DIFFERENCES

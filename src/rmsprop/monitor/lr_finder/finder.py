@@ -1,9 +1,9 @@
-"""A learning-rate range test that knows of the optimizer's state, and leaves no trace.
+"""A learning-rate range test that warms the optimizer's state and restores everything.
 
-    1  warm-up: steps with a rate of 0 fill v, m and b; without them the first steps are up to 1/√(1−β) too large
+    1  warm-up: steps at a rate of 0 fill v, m and b; without them the first steps are up to 1/√(1−β) times too large
     2  the rate rises by a constant factor a step; the loss after each step is recorded
-    3  the same from the same state, with other orders of the data
-    4  everything is restored, bit for bit, however the test ends
+    3  step 2 is repeated from the same state, with other orders of the data
+    4  everything is restored bit for bit, even after an error
 
 `rmsprop.monitor.lr_finder.curve` judges the losses. Source of the range test: Smith, arXiv:1506.01186 (2015).
 """
@@ -32,34 +32,34 @@ from rmsprop.monitor.wrappers import unwrapped
 Listener: TypeAlias = Callable[[int, int], None]
 
 WARM_LIMIT = 500
-_RANGE = 10 * curve.ROOM  # least highest/lowest: room before the lowest loss, and behind it
+_RANGE = 10 * curve.ROOM  # least highest/lowest: room on both sides of the lowest loss
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the test found; `str()` gives it in words.
+    """The result of a range test; `str()` gives it as sentences.
 
     Parameters
     ----------
     lr
-        The suggestion for the group with the largest rate; None if the curve is unclear.
+        The suggested rate of the group with the largest rate; None if the curve is unclear.
     lrs
-        The suggestion for every parameter group, in the proportions that the groups had.
+        The suggested rates of all parameter groups, which keep the ratios of their rates.
     reason
-        Why, in words.
+        The reason, as a sentence.
     notes
-        What else to know of the test.
+        Limits of the test, as sentences.
     rates, losses
-        The rates, and for each seed the losses after a step with each rate, up to where the seed ended.
+        The rates, and for each seed the losses after a step at each rate, until the seed ended.
     curve
         Smoothed losses (see `rmsprop.monitor.lr_finder.curve`): rates, middle, low, high.
     warm_steps
-        Warm-up steps, with a rate of 0.
+        Number of warm-up steps, at a rate of 0.
     facts
-        Numbers behind the reason: where the loss is lowest for each seed, the fall, the scatter and the fall that it
-        makes by chance, the band.
+        Numbers behind the reason: the rate of the lowest loss for each seed, the fall, the scatter, the fall that this
+        scatter makes by chance, the band.
     beyond
-        Without a suggestion: "lower" or "higher" if a rate may lie there, outside of the range.
+        Without a suggestion: "lower" or "higher" if a rate may lie there, outside the range.
     """
 
     lr: float | None
@@ -78,7 +78,7 @@ class Found:
         return "\n".join([f"{head}; {self.reason}", *(f"note: {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return the fields as plain values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**values, "curve": {k: x.tolist() for k, x in self.curve._asdict().items()}}
 
@@ -96,70 +96,69 @@ def find_lr(
     warm: int | None = None,
     listen: Listener = lambda _done, _total: None,
 ) -> Found:
-    """Suggest a learning rate for `optimizer`, by a range test that changes nothing.
+    """Suggest a learning rate for `optimizer` by a range test, and restore everything afterwards.
 
     Parameters
     ----------
     model
-        Trained from where it is now, in training mode.
+        The model, trained from its current parameters, in training mode.
     optimizer
-        Any of torch's but LBFGS, whose step needs a closure, and Rprop, whose rate counts in its first step only. Its
-        parameters, groups, hooks and state are used as they are. Inside Lightning's or Accelerate's wrapper, the
-        optimizer itself is stepped, without the trainer's clipping, accumulation or loss scaling. Clip in a hook:
-        `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several groups, the tested rate is that
-        of the group with the largest. The others keep their proportion (of `initial_lr`, if a scheduler has set one).
+        Any of torch's but two: LBFGS needs a closure, and Rprop uses its rate in the first step only. Its parameters,
+        groups, hooks and state are used as they are. Inside Lightning's or Accelerate's wrapper, the optimizer itself
+        is stepped, without the trainer's clipping, accumulation or loss scaling. To clip, use a hook:
+        `optimizer.register_step_pre_hook`. Rates may be floats or Tensors. With several groups, the tested rate is the
+        largest one. The other groups keep the ratio of their rates, or of `initial_lr` if a scheduler has set it.
     loss
-        (model, batch) → mean loss of the batch, one element. With `maximize` it is an objective, whose negative is
-        judged and shown.
+        (model, batch) → mean loss of the batch, one element. With `maximize`, it is an objective: the test judges and
+        shows its negative.
     batches
-        A DataLoader or other collection, read anew for every seed. Or a function: seed → batches, also a DataLoader.
+        A DataLoader or other collection, read again for every seed. Or a function: seed → batches, also a DataLoader.
     lowest, highest, steps
         The rate rises from `lowest` to `highest` in `steps` steps, each by the same factor. `highest` is at least 100
         times `lowest`. `steps` is at least 1 + 8·ln(highest/lowest)/ln 4, so that 8 steps or more raise the rate by a
         factor of 4: 81 from 1e-6 to 1. A seed ends early when its loss is not finite, or when the median of its last 5
         losses is above 4 times the lowest such median, if that is above 0.
     seeds
-        Repetitions from the same start, with other orders of the data. The global generators, and those of a
+        Number of repetitions from the same state, with other orders of the data. The global generators, and those of a
         DataLoader, are seeded with 1, 2, …
     warm
-        Warm-up steps, with a rate of 0. None: 2/(1−β), or 2/(1−μ) if that is more, at most 500, less the steps that the
-        optimizer has executed. Of Adam's two β the first counts, as Adam corrects the bias of v.
+        Number of warm-up steps, at a rate of 0. None: 2/(1−β), or 2/(1−μ) if that is more, minus the steps that the
+        optimizer has executed, at most 500. Adam's first β counts, because Adam corrects the bias of v.
     listen
-        Called after every step with the number of steps done and the most that there can be.
+        Called after every step with the number of executed steps and the largest possible number.
 
     Returns
     -------
     Found
-        The suggestion or why there is none, and the curves.
+        The suggestion, or the reason for none, and the curves.
 
     Raises
     ------
     InputError
-        For arguments out of range, an optimizer that cannot be tested or has none of the model's parameters, batches
-        that can be read only once, a loss without gradient or that is not finite before the first step, and parameters
-        that have no shape yet.
+        If an argument is out of range; if the optimizer cannot be tested or has none of the model's parameters; if
+        batches can be read only once; if the loss has no gradient, or is not finite before the rate rises; if a
+        parameter has no shape yet.
 
     Notes
     -----
-    The suggestion is for a training at a constant rate, after its start is forgotten. Two settings matter to a short
-    test and not to such a training, so the test switches them off: `initial_square_avg` (v starts at 0 unless the
-    optimizer has executed steps), and `lr_in_momentum`, whose buffer would hold the lower rates of the steps before
-    (steps up to 2.2 times too short for a momentum of 0.9 and 100 steps).
+    The suggestion is for a training at a constant rate, after its start is forgotten. Two settings distort a short test
+    but not such a training, so the test switches them off. `initial_square_avg`: v starts at 0, unless the optimizer
+    has executed steps. `lr_in_momentum`: the buffer would hold lower rates of earlier steps. (Steps would be up to 2.2
+    times too short for a momentum of 0.9 and 100 steps.)
 
     For losses that are normal white noise, a test with one seed suggests a rate in at most 1 of 100 cases. With three
     seeds it hardly ever does (`rmsprop.monitor.lr_finder.curve`).
 
-    Restored bit for bit, also after an error or Ctrl-C: parameters, buffers, gradients, and every other Tensor, array,
+    Restored bit for bit, even after an error or Ctrl-C: parameters, buffers, gradients, and every other Tensor, array,
     number, container or random generator among the modules' attributes; training mode; the optimizer's state, groups
     and attributes; the global generators of torch (on the CPU and the devices of the parameters), NumPy and Python; the
-    attributes of a DataLoader, its samplers and data sets. A note names what is not restored: iterators under way,
-    batches of a class of your own, and Tensors and arrays above 256 MiB of a data set, which are taken for data.
-    Objects of other classes, files, hooks and iterators that a function returns are not looked into. Schedulers are not
-    advanced. A `Monitor` sees none of the steps. The copies take the memory of model, gradients, state and data set,
-    twice.
+    attributes of a DataLoader, its samplers and data sets. A note names what is not restored: positions of iterators,
+    batches of your own class, and Tensors and arrays of data sets beyond 256 MiB in total. Objects of other classes,
+    files, hooks, and iterators returned by a function are not searched. Schedulers are not advanced. A `Monitor` sees
+    none of the steps. The copies take twice the memory of model, gradients, state and data set.
 
-    Other finders begin with an empty v, set all groups to one rate, smooth with an average that lags, run one seed and
-    always have an answer; see docs/lr-finder.md.
+    Other finders start with an empty v, set all groups to one rate, smooth with an average that lags, run one seed and
+    always give an answer; see docs/lr-finder.md.
 
     Examples
     --------
@@ -225,7 +224,7 @@ def find_lr(
 
 
 def _check_trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise InputError unless `optimizer` trains `model`, and by its rate."""
+    """Raise InputError unless `optimizer` trains `model`, with its rate in every step."""
     if not isinstance(model, nn.Module):
         raise InputError("model", "a torch.nn.Module", Received(f"a {type(model).__name__}"), "pass the one to train")
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -252,7 +251,7 @@ def _check_batches(batches: Batches) -> None:
             inspect.signature(batches).bind(0)
         except TypeError:
             again, found = False, Received("a function that cannot be called with one number")
-        except ValueError:  # one that is built in may have no signature
+        except ValueError:  # a built-in function may have no signature
             pass
     if not again:
         remedy = "pass the DataLoader itself, or lambda seed: an_iterator"
@@ -275,7 +274,7 @@ def _seed_notes(rates: NDArray[np.float64], losses: curve.Losses) -> list[str]:
 
 
 def _ascends(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether the optimizer makes what it is given larger."""
+    """Return whether the optimizer maximizes; raise InputError if only a part of its groups does."""
     ways = {bool(group.get("maximize", False)) for group in optimizer.param_groups}
     if len(ways) > 1:
         found = Received("True in some groups and False in others")

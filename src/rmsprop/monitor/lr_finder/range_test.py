@@ -1,4 +1,4 @@
-"""The steps of a learning-rate range test: the warm-up, and the steps of one seed, whose rate rises."""
+"""The steps of a learning-rate range test: the warm-up, and the steps of one seed at rising rates."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from rmsprop.monitor.lr_finder.warm_start import forget_start
 
 Batches: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 
-STOP = 4.0  # a seed ends when its loss is this many times its lowest
+STOP = 4.0  # a seed ends when its loss is above this many times its lowest
 RETURN_LOSS = "return the mean loss of the batch: lambda model, batch: criterion(model(batch[0]), batch[1])"
-_TOGETHER = 5  # losses whose median is compared, so that one bad batch or a lucky first one ends nothing
+_TOGETHER = 5  # losses whose median is compared: one bad batch, or a lucky first one, must not end a seed
 _MORE = "a generator is read once: return a new iterator, or an endless one"
 _GRADIENT = "leave out no_grad and detach, and let parameters require gradients"
 
 
 class Steps:
-    """The steps of one test."""
+    """Executes the steps of one test."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Steps:
         self._model, self._optimizer, self._loss, self._listen = model, optimizer, loss, listen
         self._sign = -1.0 if ascends else 1.0
         self._batches = batches
-        self._snapshots, self._sources = [before], list[Any]()  # sources: collections that were read
+        self._snapshots, self._sources = [before], list[Any]()  # sources: the collections read so far
         self._done = 0
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
         self.shares = _shares(optimizer.param_groups)
@@ -52,13 +52,13 @@ class Steps:
             p.grad = None
         for group in optimizer.param_groups:
             forget_start(group)
-        for own in (optimizer, *vars(optimizer).values()):  # one may be around another
+        for own in (optimizer, *vars(optimizer).values()):  # an optimizer may wrap another one
             if isinstance(own, torch.optim.Optimizer) and (shared := vars(own).get("step_state")):
-                shared.observer = None  # of rmsprop.torch.RMSprop
+                shared.observer = None  # a Monitor sees none of the steps
         model.train()
 
     def warm(self, steps: int) -> None:
-        """Fill the averages, by steps with a rate of 0."""
+        """Fill the averages by steps at a rate of 0."""
         batches = self._order(0)
         self._set(0.0)
         for _ in range(steps):
@@ -66,16 +66,19 @@ class Steps:
             self._step()
 
     def snapshot(self) -> Snapshot:
-        """Return a snapshot of now. Sources of batches are added to it when they are first read."""
+        """Return a snapshot of the current state. Sources of batches are added to it when they are first read."""
         self._snapshots.append(Snapshot(self._model, self._optimizer, self._sources))
         return self._snapshots[-1]
 
     def rise(self, rates: NDArray[np.float64], seed: int) -> list[float]:
-        """Return the loss after a step with each of `rates`, until it is not finite or above STOP times its lowest."""
+        """Return the loss after a step at each of `rates`, until the seed ends.
+
+        A seed ends when a loss is not finite, or when the median of its last 5 losses is above STOP times its lowest.
+        """
         batches = self._order(seed)
         losses: list[float] = []
         best = math.inf
-        for rate in (*rates.tolist(), 0.0):  # a loss is that of the parameters before its step
+        for rate in (*rates.tolist(), 0.0):  # a loss is of the parameters before its step: one more is needed
             self._set(rate)
             value = self._sign * self._backward(next(batches))
             if losses and not math.isfinite(value):
@@ -90,7 +93,7 @@ class Steps:
         return losses[1:]
 
     def _order(self, seed: int) -> Iterator[Any]:
-        """Return endless batches in the order of `seed`."""
+        """Yield batches without end, in the order of `seed`."""
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -106,7 +109,7 @@ class Steps:
             for generator in generators(batches):
                 generator.manual_seed(seed)
             batches = copy.copy(batches)
-            batches._iterator = None  # that of persistent workers, which may be in use
+            batches._iterator = None  # the iterator of persistent workers may be in use
         while True:
             empty = True
             for batch in batches:
@@ -145,7 +148,7 @@ class Steps:
 
 
 def _shares(groups: list[dict[str, Any]]) -> list[float]:
-    """Return each group's part of the largest rate; all are equal if no group has one."""
+    """Return each group's rate relative to the largest; 1 for all groups if all rates are 0."""
     rates = [float(group.get("initial_lr", group["lr"])) for group in groups]
     return [rate / max(rates) for rate in rates] if max(rates) > 0 else [1.0] * len(rates)
 

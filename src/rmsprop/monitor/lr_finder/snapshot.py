@@ -1,8 +1,8 @@
 """Snapshot of a model, its optimizer and its source of batches, from which a range test restores them bit for bit.
 
-Tensors, arrays, containers and random generators stay the same objects and get their old content back: other holders
-of such an object see it, too. Modules, samplers and data sets are searched. Objects of other classes are not. What is
-known to be lost is named in `Snapshot.not_restored`.
+Tensors, arrays, containers and random generators are restored in place, so other references to them stay valid.
+Modules, samplers and data sets are searched; objects of other classes are not. `Snapshot.not_restored` names what is
+known to be lost.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; larger ones are taken for data
+DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; the rest is assumed not to change
 _DATA = "batches"
 _READ = {f"{_DATA}.{name}" for name in ("dataset", "sampler", "batch_sampler", "batch_sampler.sampler")}
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # nothing in these can change
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # immutable
 _Restore = Callable[[], Any]
 
 
 class Snapshot:
-    """Keeps the attributes of the modules of `model`, of `optimizer` and of `sources` of batches, as they are now.
+    """Keeps the current attributes of the modules of `model`, of `optimizer` and of `sources` of batches.
 
-    `not_restored` says in words what `restore` cannot restore.
+    `not_restored` names what `restore` cannot restore.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, sources: Iterable[Any] = ()) -> None:
         self.not_restored: list[str] = []
-        self._kept: dict[int, tuple[Any, _Restore]] = {}  # by id of an object, which is held
+        self._kept: dict[int, tuple[Any, _Restore]] = {}  # by id of the object, which the entry keeps alive
         self._room = DATA_LIMIT
         for module in model.modules():
             self._keep_attributes(module, "model")
-        self._keep_all([*model.parameters(), *model.buffers()], "model")  # a compiled module: some are no attributes
+        self._keep_all([*model.parameters(), *model.buffers()], "model")  # in a compiled module, some are no attributes
         self._keep_optimizer(optimizer)
         for batches in sources:
             self.add(batches)
 
     def add(self, batches: Any) -> None:
-        """Keep a source of batches, too, as it is now. A source that is kept already stays as it was."""
+        """Keep the current state of a source of batches, too. A source that is kept already stays as it was."""
         if isinstance(batches, DataLoader | Dataset | Sampler):
             self._keep_attributes(batches, _DATA)
-        elif isinstance(batches, _BaseDataLoaderIter):  # it does not give its DataLoader
+        elif isinstance(batches, _BaseDataLoaderIter):  # it does not expose its DataLoader
             self._give_up(f"generators, sampler and data set of the DataLoader that {_DATA} reads; pass it itself")
         elif not isinstance(batches, Iterator) and getattr(batches, "__dict__", None):
             self._give_up(f"the attributes of {_DATA}, a {type(batches).__name__}, should the reading change them")
 
     def restore(self) -> None:
-        """Restore everything that is kept. It may be called more than once."""
+        """Restore everything that is kept. May be called more than once."""
         for _, restore in self._kept.values():
             restore()
 
     def _give_up(self, what: str) -> None:
-        if what not in self.not_restored:  # a list of arrays has one name
+        if what not in self.not_restored:  # arrays in a list share one name
             self.not_restored.append(what)
 
     def _keep_optimizer(self, optimizer: Optimizer) -> None:
         self._keep_attributes(optimizer, "optimizer")
-        if shared := vars(optimizer).get("step_state"):  # of rmsprop.torch.RMSprop: rows that lag, counts, the observer
+        if shared := vars(optimizer).get("step_state"):  # rmsprop.torch.RMSprop: rows that lag, counts, the observer
             self._keep_attributes(shared, "optimizer")
 
     def _keep_attributes(self, owner: Any, name: str) -> None:
@@ -93,9 +93,9 @@ class Snapshot:
             self._kept[id(value)] = (value, restore)
         elif hasattr(value, "__dict__") and (name in _READ or isinstance(value, Dataset | Sampler)):
             self._keep_attributes(value, name)
-        elif isinstance(value, Optimizer):  # one around another
+        elif isinstance(value, Optimizer):  # a wrapped optimizer
             self._keep_optimizer(value)
-        elif isinstance(value, Iterator) and name != f"{_DATA}._iterator":  # that of persistent workers is not read
+        elif isinstance(value, Iterator) and name != f"{_DATA}._iterator":  # persistent workers' is not read
             self._give_up(f"the position of {name}, which is a {type(value).__name__}")
 
     def _keep_all(self, values: Iterable[Any], name: str) -> None:
@@ -103,7 +103,7 @@ class Snapshot:
             self._keep(value, name)
 
     def _fits(self, x: Tensor | np.ndarray[Any, Any], name: str) -> bool:
-        """Return whether to copy `x`: all of a model, of a DataLoader as much as the limit allows."""
+        """Return whether to copy `x`: always for a model, up to DATA_LIMIT for a DataLoader."""
         if not name.startswith(_DATA):
             return True
         size = int(x.nbytes) if isinstance(x, np.ndarray) or x.layout == torch.strided else 0  # sparse: small
@@ -115,13 +115,13 @@ class Snapshot:
 
 
 def _refill(now: Any, then: Any) -> None:
-    """Give a container the content that it had."""
+    """Restore the content of a container in place."""
     now.clear()
     (now.extend if hasattr(now, "extend") else now.update)(then)
 
 
 def _array(x: np.ndarray[Any, Any]) -> _Restore:
-    if not x.flags.writeable:  # nobody can have written into it
+    if not x.flags.writeable:  # nobody can write into it
         return lambda: None
     return partial(x.__setitem__, ..., x.copy())
 
@@ -131,7 +131,7 @@ def _tensor(x: Tensor) -> _Restore:
     restore_grad = (lambda: None) if grad is None else _tensor(grad)  # backward adds to it in place
     overlapping = x.layout == torch.strided and any(
         size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)
-    )  # nobody can have written into it
+    )  # torch refuses to write into it in place
     with torch.no_grad():
         content = None if overlapping or x.device.type == "meta" else x.detach().clone()
 
@@ -149,7 +149,7 @@ def _tensor(x: Tensor) -> _Restore:
 def _same(x: Tensor, content: Tensor) -> bool:
     """Return whether a plain Tensor on the CPU has the bits of its copy.
 
-    Then it is not written. It may be a read-only map of a file, which nobody may write into.
+    An unchanged Tensor must not be written: it may be a read-only memory map of a file.
     """
     if x.layout != torch.strided or x.device.type != "cpu" or x.shape != content.shape or x.dtype != content.dtype:
         return False
@@ -160,7 +160,7 @@ def _same(x: Tensor, content: Tensor) -> bool:
 
 
 def _generator(value: Any) -> _Restore | None:
-    """Return how to restore the state of a random generator, None for anything else."""
+    """Return a function that restores a random generator, None for anything else."""
     if isinstance(value, torch.Generator):
         state = value.get_state()
         return lambda: value.set_state(state)
@@ -187,17 +187,17 @@ def _parts(batches: Any) -> list[Any]:
 
 
 def generators(batches: DataLoader[Any]) -> list[torch.Generator]:
-    """Return torch's generators that a DataLoader and its samplers have of their own."""
+    """Return the torch generators that a DataLoader and its samplers hold."""
     values = [x for part in _parts(batches) for x in vars(part).values()]
     return [x for x in values if isinstance(x, torch.Generator)]
 
 
 @contextmanager
 def restored(model: nn.Module, optimizer: Optimizer) -> Iterator[Snapshot]:
-    """Restore model, optimizer and the global random generators at the end of the block, however it ends.
+    """Restore model, optimizer and the global random generators at the end of the block, even after an error.
 
-    The generators are those of torch (on the CPU and the devices of the parameters), NumPy and Python. The block gets
-    the snapshot, to which sources of batches can be added.
+    The generators are those of torch (on the CPU and the devices of the parameters), NumPy and Python. The block
+    receives the snapshot and may add sources of batches to it.
     """
     before = Snapshot(model, optimizer)
     python, numpy = random.getstate(), np.random.get_state()
@@ -218,7 +218,7 @@ def restored(model: nn.Module, optimizer: Optimizer) -> Iterator[Snapshot]:
 
 
 def _finish(restore: Callable[[], None]) -> None:
-    """Call `restore`, from its start again when Ctrl-C interrupts it."""
+    """Call `restore`, and once more from its start if Ctrl-C interrupts it."""
     try:
         restore()
     except KeyboardInterrupt:

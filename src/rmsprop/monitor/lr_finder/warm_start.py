@@ -1,9 +1,9 @@
-"""The warm-up of a range test: how many steps with a rate of 0 an optimizer's averages need.
+"""The warm-up of a range test: how many steps at a rate of 0 an optimizer's averages need.
 
-The test asks what a training at a constant rate does once its start is forgotten. v and m need 2/(1−β) steps to
-represent the gradients, a momentum buffer 2/(1−μ). Two settings would keep a short test from that and make no
-difference to a long training, so they are switched off. v₀ = 1 is most of v for long where gradients are small. With
-`lr_in_momentum` the buffer holds the rates of the steps before, which in a test are all lower.
+The test predicts a training at a constant rate, after its start is forgotten. v and m need 2/(1−β) steps to represent
+the gradients; a momentum buffer needs 2/(1−μ). Two settings distort a short test but not a long training, so the test
+switches them off. v₀ = 1 is most of v for many steps where gradients are small. With `lr_in_momentum`, the buffer holds
+the rates of earlier steps, which in a test are all lower.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from rmsprop.rule import Rule
 from rmsprop.scaling import steps_to_forget
 
-START_LEFT = 1e-4  # weight of v₀ in v at which it counts as forgotten: squared gradients are small
+START_LEFT = 1e-4  # weight in v at which v₀ counts as forgotten: small, as squared gradients are
 
 Group = dict[str, Any]
 
 
 def forget_start(group: Group) -> None:
-    """Let v start at 0, and the buffer sum up u instead of η·u, in a group of rmsprop.torch.RMSprop."""
+    """Let v start at 0 and the buffer sum u instead of η·u, in a group of rmsprop.torch.RMSprop."""
     if _start(group):
         group["initial_square_avg"] = 0.0
     if group.get("lr_in_momentum"):
@@ -29,15 +29,15 @@ def forget_start(group: Group) -> None:
 
 
 def _start(group: Group) -> float:
-    """Return v₀ where it matters: bias correction removes it from every step."""
+    """Return v₀, or 0 with bias correction, which removes v₀ from every step."""
     return 0.0 if group.get("bias_correction") else float(group.get("initial_square_avg", 0.0))
 
 
 def warm_steps(optimizer: Optimizer) -> tuple[int, int]:
-    """Return how many warm-up steps are missing, and how many are needed in all."""
+    """Return how many warm-up steps are missing, and how many are needed in total."""
     worst = (0, 0)
     for group in optimizer.param_groups:
-        # Of Adam's betas the second is that of v, whose bias is corrected: steps have their size from the first on.
+        # The second of Adam's betas needs no warm-up: Adam corrects the bias of v.
         betas = group.get("betas", ())[:1]
         decays = (group.get("alpha", 0.0), group.get("rho", 0.0), group.get("momentum", 0.0), *betas)
         slowest = max(float(x) for x in decays)
@@ -46,14 +46,14 @@ def warm_steps(optimizer: Optimizer) -> tuple[int, int]:
             state = optimizer.state.get(p) or {}
             begun = steps_to_forget(Rule(decay=group["alpha"]), START_LEFT) if state and _start(group) else 0
             needed = max(usual, begun)
-            made = state.get("step", needed if state else 0)  # SGD counts no steps: its buffer is warm
+            made = state.get("step", needed if state else 0)  # SGD counts no steps; its buffer counts as warm
             if p.requires_grad:
                 worst = max(worst, (needed - int(made), needed))
     return worst
 
 
 def warm_notes(optimizer: Optimizer, warm: int) -> list[str]:
-    """Return notes on a test that begins with `warm` steps of rate 0."""
+    """Return notes on a test that begins with `warm` steps at a rate of 0."""
     lacking, needed = warm_steps(optimizer)
     notes = []
     if warm < lacking:
