@@ -164,7 +164,6 @@ def wide(p: Tensor) -> torch.dtype:
 
 
 def bits(x: Tensor | None) -> bytes:
-    """Return the bits of `x`, its dtype and shape."""
     if x is None:
         return b""
     x = (x.to_dense() if x.is_sparse else x).detach().resolve_conj()

@@ -108,7 +108,7 @@ def states(optimizer: RMSprop, rule: Rule, count: int) -> dict[str, list[Any]]:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
-    """Compares variables and all state after every step, in float64, while the rate changes."""
+    """Compare variables and all state after every step, in float64, while the rate changes."""
     start, gradients = cases.problem(np.float64)
     parts, optimizer = variables(cut(start), "float64"), RMSprop.from_rule(rule)
     expected = [(p, init(rule, p)) for p in cut(start)]

@@ -49,8 +49,6 @@ def _binary_target(x: Tensor) -> Tensor:
 
 
 def binary() -> Task:
-    """One logit."""
-
     def part(i: int) -> TensorDataset:
         return TensorDataset(_x(i, 3), _binary_target(_x(i, 3)))
 

@@ -43,7 +43,7 @@ def test_every_case_is_measured_beside_its_contenders() -> None:
 
 
 def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a shortened case. With --json, standard output holds JSON alone."""
+    """Run a shortened case. With --json, standard output holds JSON alone."""
     short = bench.CASES["policy-training"]._replace(calls=1, repeats=3)
     monkeypatch.setitem(bench.CASES, "policy-training", short)
     assert run(["bench", "policy-training", "--json"]) == 0

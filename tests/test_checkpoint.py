@@ -112,7 +112,7 @@ KEEP = {str(i): {"transpose": list(range(len(shape)))} for i, shape in enumerate
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_rule_continues_in_our_torch_bit_for_bit(rule: Rule, ending: str, tmp_path: Path) -> None:
-    """Saves and loads in the middle of the run, where the rate changes."""
+    """Save and load in the middle of the run, where the rate changes."""
     start, gradients = start_and_gradients()
     whole = RMSprop.from_rule(tensors(start), rule)
     torch_steps(whole, gradients[:MIDDLE], cases.lr_at)
@@ -239,7 +239,7 @@ def test_every_rule_continues_from_our_jax_in_our_torch(rule: Rule, tmp_path: Pa
 @pytest.mark.parametrize("to", [kind for kind, each in KINDS.items() if each.written])
 @pytest.mark.parametrize("kind", [kind for kind, each in KINDS.items() if each.written])
 def test_at_a_constant_rate_the_converted_state_gives_the_same_steps(kind: str, to: str) -> None:
-    """Runs the rule on both states; all traits but the one of the buffer are set alike."""
+    """Run the rule on both states; all traits but the one of the buffer are set alike."""
     source = checkpoint(kind)
     target = convert(source, to, mapping=KEEP).checkpoint
     gradients = start_and_gradients()[1]

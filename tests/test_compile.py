@@ -72,7 +72,6 @@ def give(a: RMSprop, b: RMSprop, seed: int, missing: tuple[int, ...] = ()) -> No
 
 
 def agree(a: RMSprop, b: RMSprop, *, exactly: bool) -> None:
-    """Assert that parameters and all state agree."""
     how = {"rtol": 0, "atol": 0} if exactly else SUMS
     for p, q in zip(params(a), params(b), strict=True):
         torch.testing.assert_close(p.detach().clone(), q.detach().clone(), **how)
@@ -467,7 +466,7 @@ def test_zero_grad_is_compiled(set_to_none: bool) -> None:
 
 
 def test_the_operators_of_an_optimizer_keep_their_word_to_torch() -> None:
-    """Checks which arguments the operators change, what their fakes return, and how torch traces them."""
+    """Check which arguments the operators change, what their fakes return, and how torch traces them."""
     a, _ = pair()
     number = compiled._number_of(a)
     own = [p.detach() for p in params(a)]

@@ -78,7 +78,7 @@ def test_the_kernel_and_torch_are_among_them() -> None:
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_a_vector_notices_a_wrong_rule(name: str) -> None:
-    """Switches every variant, and changes every number but eps by 1 %."""
+    """Switch every variant, and change every number but eps by 1 %."""
     vector = VECTORS[name]
     right = Rule(**vector["hyperparameters"])
     wrong = controls.perturbed(right)
@@ -155,7 +155,7 @@ JSON = st.recursive(
 @given(data=st.data())
 @settings(max_examples=50)
 def test_no_content_makes_the_check_of_a_file_raise(data: st.DataObject) -> None:
-    """Puts any JSON at any place, down to one number of a list."""
+    """Put any JSON at any place, down to one number of a list."""
     vector = copy.deepcopy(VECTORS["torch-momentum"])
     place: Any = vector
     while True:

@@ -187,7 +187,7 @@ def test_a_parametrized_weight_that_is_tied_is_left_out_if_one_of_its_uses_is() 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_names_are_those_without_wrappers() -> None:
-    """Removes prefixes of torch.compile, activation checkpointing, FSDP and DDP, but no word of the model's own."""
+    """Remove prefixes of torch.compile, activation checkpointing, FSDP and DDP, but no word of the model's own."""
     inner = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     inner[1] = checkpoint_wrapper(inner[1])
     compiled: Any = torch.compile(inner)

@@ -140,7 +140,7 @@ def test_examples_of_docstrings_give_what_they_say(name: str) -> None:
 
 
 def test_what_the_readme_says_of_torch_is_so() -> None:
-    """Tests the left column of the table; test_torch tests the right one."""
+    """Test the left column of the table; test_torch tests the right one."""
     import torch
 
     zero = torch.ones(2)

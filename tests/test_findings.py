@@ -194,7 +194,6 @@ def test_centered_gets_no_remedy_that_makes_its_first_step_far_longer() -> None:
 
 
 def proposed(finding: Finding) -> float:
-    """Return the ε of the remedy."""
     eps: float = finding.changes[0]["eps"]
     return eps
 
@@ -976,7 +975,7 @@ def test_of_two_tensors_that_want_other_rates_the_graver_finding_is_told() -> No
 
 
 def test_gradients_that_are_not_finite_and_are_skipped_leave_the_parameters_finite() -> None:
-    """Follows the remedy of a run in which these gradients went into v."""
+    """Follow the remedy of a run in which these gradients went into v."""
     broken_down = partial(SCRIPT.digits, steps=50, before_step=SCRIPT.break_down)
     told = of_kind("nonfinite", broken_down(nonfinite="propagate"))[0]
     for change in told.changes:

@@ -68,7 +68,7 @@ def test_float32_divides_by_what_fifty_digits_give(name: str, decay: float, insi
 def test_roundings_that_add_up_change_the_length_of_steps_by_a_bounded_factor(
     decay: float, shortest: float, longest: float
 ) -> None:
-    """Runs until v has forgotten v₀; compares with the same floors and float64 averages."""
+    """Run until v has forgotten v₀; compare with the same floors and float64 averages."""
     rule, generator, size = (
         dataclasses.replace(HARD, decay=decay, eps=0.0),
         np.random.default_rng(0),

@@ -483,7 +483,7 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"fused": False}, {"foreach": True}])
 @pytest.mark.parametrize("unscale", [False, True])
 def test_a_grad_scaler_divides_and_skips(options: dict[str, Any], unscale: bool) -> None:
-    """Steps with unscaled gradients, skips a step with an infinite gradient, and unscales the gradients in place."""
+    """Step with unscaled gradients, skip a step with an infinite gradient, and unscale the gradients in place."""
     rule = cases.RULES["momentum"]
     p, q = torch.ones(4), torch.ones(4)
     ours, plain = RMSprop.from_rule([p], rule, **options), RMSprop.from_rule([q], rule, foreach=False)

@@ -57,7 +57,7 @@ def join(tree: Any) -> np.ndarray[Any, Any]:
 
 
 def run(optimizer: optax.GradientTransformation, params: Any, gradients: Any, state: Any = None) -> tuple[Any, Any]:
-    """Return parameters and state after one step with each gradient."""
+    """Return parameters and state after one step with each of the gradients."""
     step = jax.jit(optimizer.update)
     state = optimizer.init(params) if state is None else state
     for g in gradients:
@@ -72,7 +72,7 @@ def run(optimizer: optax.GradientTransformation, params: Any, gradients: Any, st
 @pytest.mark.usefixtures("x64")
 @every_rule
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
-    """Compares parameters and all state after every step, in float64, while the rate changes."""
+    """Compare parameters and all state after every step, in float64, while the rate changes."""
     value, gradients = cases.problem(np.float64)
     optimizer = rmsprop.jax.rmsprop(rule, schedule)
     params, expected = cut(jnp.asarray(value)), init(rule, value)
@@ -268,7 +268,7 @@ def test_the_comparison_with_optax_notices_every_change(name: str, change: Calla
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("centered", [False, True])
 def test_torch_order_is_a_chain_of_optax(centered: bool, nesterov: bool) -> None:
-    """After ten time constants of unit gradients v is 1 within 1 %; rounded to nearest, about 2 at β = 0.999."""
+    """The rate applies after the buffer, which `optax.rmsprop` cannot do."""
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
     chain = optax.chain(
         optax.add_decayed_weights(0.1),

@@ -34,7 +34,6 @@ def instruction_set_restored() -> Iterator[None]:
 
 @pytest.fixture(params=[] if KERNEL is None else KERNEL.instruction_sets())
 def instruction_set(request: pytest.FixtureRequest, instruction_set_restored: None) -> str:
-    """Run a test with each instruction set of this processor."""
     assert KERNEL is not None
     KERNEL.use_instruction_set(request.param)
     return str(request.param)
@@ -89,7 +88,7 @@ def copied(state: State) -> State:
 def test_every_length_to_257_gives_the_bits_of_the_rule(
     rule: Rule, dtype: type[np.floating[Any]], threads: Any
 ) -> None:
-    """Runs with each instruction set of this processor."""
+    """Run with each instruction set of this processor."""
     assert KERNEL is not None
     for size in range(258):
         threads((1, 2, 1, 3, 1, 8)[size % 6])  # waiting for more threads than cores is slow
@@ -241,7 +240,7 @@ def cut(x: NDArray[Any]) -> list[Tensor]:
 def test_the_optimizer_gives_the_bits_of_the_rule(
     rule: Rule, dtype: type[np.floating[Any]], instruction_set: str, threads: Any
 ) -> None:
-    """Compares parameters, state and counters after every step, while the rate and the number of threads change."""
+    """Compare parameters, state and counters after every step, while the rate and the number of threads change."""
     start, gradients = cases.problem(dtype)
     params = cut(start)
     optimizer = RMSprop.from_rule(params, rule, fused=True)

@@ -185,7 +185,7 @@ def nearest(value: float, state: str | None) -> np.float32:
 def test_a_step_is_the_rule_on_the_numbers_that_are_stored(
     rule: Rule, dtype: torch.dtype, state: str | None, seed: int
 ) -> None:
-    """Compares with NumPy: numbers are read, stepped in float32 in the rule's order, and rounded with the noise."""
+    """Compare with NumPy: numbers are read, stepped in float32 in the rule's order, and rounded with the noise."""
     start, gradients = shapes(dtype)
     params, optimizer = stepped(rule, start, gradients, fused=False, state_dtype=state, stochastic_rounding=seed)
     noise = (int(seed) or 1,)

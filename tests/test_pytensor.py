@@ -62,7 +62,7 @@ def cut(x: Array) -> list[Array]:
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
-    """Compares parameters and all state after every step, in float64, while the rate changes."""
+    """Compare parameters and all state after every step, in float64, while the rate changes."""
     start, gradients = cases.problem(np.float64)
     rate = pytensor.shared(0.0)
     params, states, step = training(rule, cut(start), rate)

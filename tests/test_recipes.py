@@ -178,7 +178,7 @@ def test_importing_recipes_imports_no_framework() -> None:
 
 
 def test_the_gradient_momentum_of_dqn_is_the_decay_of_the_average_gradient() -> None:
-    """Follows dqn/NeuralQLearner.lua line by line."""
+    """Follow dqn/NeuralQLearner.lua line by line."""
     rule = recipe("dqn-nature").rule()
     assert (rule.momentum, rule.centered, rule.decay) == (0, True, 0.95)
     assert recipe("dqn-minatar").rule().momentum == 0
@@ -276,7 +276,7 @@ def test_linear_schedules_end_at_0_and_stay_there() -> None:
 
 
 def test_char_rnn_decays_as_its_training_loop_does() -> None:
-    """Follows train.lua line by line: iterations count from 1, and the rate changes after an iteration."""
+    """Follow train.lua line by line: iterations count from 1, and the rate changes after an iteration."""
     per_epoch, found, rate = 7, [], 2e-3
     for i in range(1, 50 * per_epoch + 1):
         epoch = i / per_epoch
@@ -366,7 +366,7 @@ def test_slim_rounds_the_length_of_a_stair_down(name: str, peak: float, factor: 
     [("timm-efficientnet-b0", 0.048, 0.97, 450), ("timm-mobilenet-v3-large", 0.064, 0.973, 600)],
 )
 def test_timm_changes_the_rate_once_per_epoch(name: str, peak: float, factor: float, epochs: int) -> None:
-    """Compares with the arithmetic of timm/scheduler/step_lr.py, in every epoch of the run."""
+    """Compare with the arithmetic of timm/scheduler/step_lr.py, in every epoch of the run."""
     for t in range(epochs):
         expected = 1e-6 + t * (peak - 1e-6) / 3 if t < 3 else peak * factor ** (t // 2.4)
         for step in (4 * t, 4 * t + 3):
@@ -585,7 +585,7 @@ def test_torch_trains_as_the_rule_does(each: Recipe) -> None:
 
 @EACH
 def test_optax_trains_as_the_rule_does(each: Recipe) -> None:
-    """Compares two of the parameters, compiled and in float32."""
+    """Compare two of the parameters, compiled and in float32."""
     jax = pytest.importorskip("jax")
     import optax
 

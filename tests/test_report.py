@@ -46,7 +46,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
 
 @pytest.fixture(scope="module")
 def pages(runs: dict[str, RunDirectory]) -> dict[str, Path]:
-    """Return the reports of `runs`."""
     return {kind: write_report(run) for kind, run in runs.items()}
 
 

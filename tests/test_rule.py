@@ -359,7 +359,7 @@ def test_numbers_say_what_the_steps_do() -> None:
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_explained_equations_compute_the_step(rule: Rule) -> None:
-    """Runs the printed lines as code: they must give the steps of the rule."""
+    """Run the printed lines as code: they must give the steps of the rule."""
     start, gradients = cases.problem(np.float64)
     names: dict[str, Any] = {"p": start, "v": np.full(60, rule.initial_square_avg), "m": 0.0, "b": 0.0}
     (param, _), (param2, _) = follow(rule, start, gradients[:2])

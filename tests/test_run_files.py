@@ -90,7 +90,6 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """Return a copy of `value` with `new` at `path`."""
     result = copy.deepcopy(value)
     inside = at(result, path[:-1])
     if new is DELETED:

@@ -336,7 +336,7 @@ def test_the_page_says_what_was_measured() -> None:
 
 @pytest.mark.slow
 def test_what_was_measured_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeats the first three of eight epochs on digits: later epochs drift apart with the order of sums."""
+    """Repeat the first three of eight epochs on digits: later epochs drift apart with the order of sums."""
     for found, kept in zip(SCRIPT["parabolas"](), stored()["parabola"], strict=True):
         assert (found["kappa"], found["way"]) == (kept["kappa"], kept["way"])
         assert found["rest"] == pytest.approx(kept["rest"], rel=1e-6)

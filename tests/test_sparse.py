@@ -94,7 +94,7 @@ def lag_of(optimizer: RMSprop, p: Tensor) -> sparse_rows.Lag:
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("rule", EXACT.values(), ids=EXACT)
 def test_exact_equals_the_rule_with_dense_gradients(rule: Rule, execution: dict[str, Any]) -> None:
-    """Compares parameter and touched rows after every step, and all state after state_dict()."""
+    """Compare parameter and touched rows after every step, and all state after state_dict()."""
     start, gradients, touched = problem()
     p, value, state = torch.from_numpy(start.copy()), start, init(rule, start)
     optimizer, generator = RMSprop.from_rule([p], rule, **execution), np.random.default_rng(1)
@@ -942,7 +942,7 @@ def test_autograd_is_told_that_the_table_has_changed() -> None:
 
 @pytest.mark.slow
 def test_the_document_says_what_its_scripts_found() -> None:
-    """Recomputes the moves of its table and picture. Times come from the stored results."""
+    """Recompute the moves of its table and picture. Times come from the stored results."""
     spec = importlib.util.spec_from_file_location("sparse_picture", ROOT / "docs" / "make" / "sparse_picture.py")
     assert spec is not None
     assert spec.loader is not None

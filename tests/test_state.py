@@ -48,7 +48,6 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return a state dict after saving and loading it."""
     buffer = io.BytesIO()
     torch.save(optimizer.state_dict(), buffer)
     buffer.seek(0)

@@ -61,7 +61,6 @@ def numbers(x: torch.Tensor) -> NDArray[Any]:
 
 
 def averages_of(state: dict[str, Any], p: torch.Tensor, rule: Rule) -> list[NDArray[Any]]:
-    """Return the stored v and m as numbers."""
     names = ["square_avg", "grad_avg"] if rule.centered else ["square_avg"]
     found = []
     for i, name in enumerate(names):
@@ -346,7 +345,8 @@ def test_gradients_come_and_go() -> None:
         assert places == [(0, i) for i in have]
         assert sums[:, 0].tolist() == [i + 1 for i in have]
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(9))]})
-    optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())  # as many
+    # A parameter changes its group; the number of parameters does not change.
+    optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())
     optimizer.step()
     assert recorder.measurements[-1][0] == [(0, 1), (1, 0)]
 

@@ -53,7 +53,7 @@ def step(optimizer: torch.optim.Optimizer, params: list[Tensor], gradients: list
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
 def test_every_variant_on_every_path_equals_the_rule(rule: Rule, execution: dict[str, Any]) -> None:
-    """Compares parameters and all state after every step, in float64, while the rate changes."""
+    """Compare parameters and all state after every step, in float64, while the rate changes."""
     params, gradients = tensors(torch.float64)
     optimizer = RMSprop.from_rule(params, rule, **execution)
     expected = [(p.numpy().copy(), init(rule, p.numpy())) for p in params]

@@ -21,7 +21,7 @@ from rmsprop.monitor.lr_finder import Found, find_lr
 from rmsprop.torch import RMSprop
 
 pytestmark = [
-    pytest.mark.slow,  # slow to import
+    pytest.mark.slow,  # slow imports
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning:pytorch_lightning.utilities"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning:pytorch_lightning.trainer.connectors"),
 ]
@@ -70,8 +70,6 @@ def schedule_of(optimizer: Any) -> LambdaLR:
 
 @dataclasses.dataclass
 class Run:
-    """The result of a training."""
-
     params: list[Tensor]
     records: Sequence[Mapping[str, Any]]
 

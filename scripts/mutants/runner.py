@@ -113,7 +113,7 @@ def main() -> int:
     subprocess.run([sys.executable, ROOT / "tests" / "kernel" / "record.py", RECORDED], check=True)
     survivors = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
-        copies: SimpleQueue[Path] = SimpleQueue()  # each copy is built once; a mutant rebuilds one file
+        copies: SimpleQueue[Path] = SimpleQueue()  # each copy is built once; later, only the files of a mutant are
         for number in range(WORKERS):
             copy = Path(folder) / str(number)
             copy_to(copy)
