@@ -10,7 +10,8 @@ from rmsprop.torch import state
 
 def test_a_few_runs_find_nothing() -> None:
     fuzz.DONE.clear()
-    finding = fuzz.look(seed=1, runs=40, shrink=False)
+    # Hypothesis also draws constants from loaded modules: the programs depend on the tests that ran before.
+    finding = fuzz.look(seed=1, runs=60, shrink=False)
     assert finding is None, finding
     assert fuzz.DONE["steps"] > 100
     assert fuzz.DONE["parameters stepped by tensor operations"] > 50
