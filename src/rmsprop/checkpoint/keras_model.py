@@ -140,7 +140,6 @@ def _padding(config: Mapping[str, Any], n: int) -> str | None:
 
 
 def _order(layer: Mapping[str, Any], inputs: list[_Order]) -> _Order:
-    """Return the order of a layer's output."""
     cls, config = layer["class_name"], layer["config"]
     order = inputs[0] if inputs else UNKNOWN
     shape = (layer.get("build_config") or {}).get("input_shape") or [None]

@@ -39,7 +39,7 @@ def agreed_fields(path: Path, stated: Fields, given: Fields) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class KerasVariable:
-    """A trainable variable of a Keras model, and how its array becomes PyTorch's.
+    """A trainable variable of a Keras model, and the change of its layout to PyTorch's.
 
     Parameters
     ----------

@@ -176,7 +176,7 @@ class KerasFile(CheckpointFile):
             return unknown
         try:
             layers = trainable_variables(self._model_config())
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another version; use the mapping
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # an unknown version of Keras
             return unknown
         return list(layers) if layers is not None and [each.ndim for each in layers] == ndims else unknown
 

@@ -238,7 +238,6 @@ def _state_dict(checkpoint: Checkpoint, extras: Sequence[Mapping[str, Any]]) -> 
 
 
 def _torch_bytes(saved: Any) -> bytes:
-    """Return what torch.save writes."""
     buffer = io.BytesIO()
     import_package("torch").save(saved, buffer)
     return buffer.getvalue()
