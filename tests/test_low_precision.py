@@ -251,7 +251,7 @@ def test_the_seed_alone_decides_and_parameters_have_their_own_noise(kernel: bool
 @pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 @pytest.mark.parametrize("state", [None, "bfloat16", "uint8"])
 def test_memory_in_another_order(state: str | None) -> None:
-    """bfloat16 noise follows memory, eight-bit blocks follow rows: the kernel leaves them if memory is not by rows."""
+    """bfloat16 noise follows memory order. Eight-bit blocks follow rows; the kernel leaves them in any other order."""
     x = torch.randn(2, 40, 3, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     g = torch.randn(2, 40, 3, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     options: dict[str, Any] = {"state_dtype": state, "stochastic_rounding": True}
