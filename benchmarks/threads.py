@@ -1,8 +1,8 @@
-"""From how many elements on does a second thread pay? Where the grains in kernel/run.cpp come from.
+"""Measure from how many elements a second thread pays: the source of the grains in kernel/run.cpp.
 
-python benchmarks/threads.py [--torch] [--json]: for each size, the time of a plain float32 step by one thread and by as
-many as there are processors, taking turns; medians of pairs. The threads are started for the step, or with --torch are
-those of torch's OpenMP team.
+python benchmarks/threads.py [--torch] [--json] times a plain float32 step for each size, by one thread and by one per
+processor. The two take turns; figures are medians of pairs. Threads are started for the step; with --torch they are
+torch's OpenMP team.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     if arguments.torch:
-        import rmsprop.torch  # noqa: F401  (which finds them)
+        import rmsprop.torch  # noqa: F401  (the import finds the team)
     team = native.kernel.has_team()  # type: ignore[union-attr]
     threads = get_num_threads()
     rows = [measure(size, threads) for size in SIZES]

@@ -1,4 +1,4 @@
-"""Bring docs/conventions.md up to date: who means what by RMSprop, from the profiles themselves.
+"""Update docs/conventions.md from the profiles: what each library means by RMSprop.
 
 .venv/bin/python docs/make/conventions.py
 """
@@ -23,7 +23,7 @@ def _rule(each: Profile, **values: float) -> Rule:
 
 
 def _smallest(each: Profile) -> str:
-    """Return the smallest denominator, without and with momentum if it is another."""
+    """Return the smallest denominator; both values if momentum changes it."""
     rules = (_rule(each), _rule(each, momentum=0.9))
     floors = [f"{np.sqrt(rule.eps) if rule.eps_inside_sqrt else rule.eps:.2g}" for rule in rules]
     return "; ".join(dict.fromkeys(floors))
@@ -62,7 +62,7 @@ def _first_step(rule: Rule, gradient: float) -> float:
 
 
 def _step_after_cut(rule: Rule) -> float:
-    """Return the step after the rate's fall to a tenth over the step before it."""
+    """Return the step after the rate falls to a tenth, divided by the step before."""
     param, state, moves = np.zeros(1), init(rule, np.zeros(1)), []
     for t in range(101):
         now = rule if t < 100 else dataclasses.replace(rule, lr=rule.lr / 10)
@@ -73,7 +73,7 @@ def _step_after_cut(rule: Rule) -> float:
 
 
 def effects() -> str:
-    """Return the table of what the differences do as Markdown."""
+    """Return the table of the differences' effects as Markdown."""
     lines = [
         "| profile | first step / lr, gradient 1 | gradient 0.001 | step after the rate's cut / step before |",
         "|---|---:|---:|---:|",
@@ -96,7 +96,7 @@ def one_by_one() -> str:
 
 
 def up_to_date(text: str) -> str:
-    """Return the page with its blocks as the profiles have them."""
+    """Return the page with its blocks from the profiles."""
     for name, content in (("defaults", defaults()), ("effects", effects()), ("profiles", one_by_one())):
         pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
         text, found = re.subn(pattern, lambda m, new=content: m[1] + new + m[2], text, flags=re.DOTALL)  # type: ignore[misc]

@@ -1,9 +1,9 @@
-"""Measure where RMSprop breaks in other libraries, and what happens here; bring docs/numerics.md up to date.
+"""Measure where RMSprop breaks, in other libraries and here; update docs/numerics.md.
 
 .venv/bin/python docs/make/failures.py           measures (about a minute), writes docs/failures.json and the page
 .venv/bin/python docs/make/failures.py --page    writes the page's tables from the stored results only
 
-Needs optax, keras and stable_baselines3; timm's column is left empty where timm is not installed. Keras runs on JAX.
+Needs optax, keras and stable_baselines3. Without timm, its column says "not installed". Keras runs on JAX.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _timm(params: list[nn.Parameter], **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class Library:
-    """A library's RMSprop: how to start a run of it and, if it is for torch, how to make the optimizer."""
+    """A library's RMSprop: `optimizer` builds it for torch, `start_other` starts a run elsewhere."""
 
     name: str
     package: str
@@ -170,13 +170,13 @@ LIBRARIES = {
 
 # -- the failures ------------------------------------------------------------------------------------------------------
 
-Value = Any  # a number, several, or words
+Value = Any  # a number, several numbers, or text
 Measure = Callable[[Library, dict[str, Any]], Value]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to break, what is measured, and when the value is a failure."""
+    """One way to break: what is measured, and which values are failures."""
 
     name: str
     title: str
@@ -185,21 +185,21 @@ class Row:
     words: Callable[[Value], str]
     fails: Callable[[Value], bool]
     torch_only: bool = False
-    variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})  # of ours: options by name
+    variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})  # options of our optimizer, by name
 
 
 def number(x: float) -> str:
-    """Return a number in three digits, as a table shows it."""
+    """Return a number in three digits, for a table."""
     return "NaN" if math.isnan(x) else f"{x:.3g}".replace("inf", "∞").replace("-", "−")
 
 
 def share(x: float) -> str:
-    """Return a share in percent; one that is not quite 0 or 100 does not look so."""
+    """Return a share in percent. A share near 0 or 1 keeps two digits and does not read as 0 % or 100 %."""
     return f"{100 * x:.0f} %" if x in (0, 1) or 0.005 <= x < 0.995 else f"{100 * x:.2g} %"
 
 
 def after_one_step(gradient: float, dtype: torch.dtype, **options: Any) -> Measure:
-    """Return what measures the parameter, 1 before, after a step."""
+    """Return a measure: the parameter after one step from 1."""
 
     def measure(library: Library, variant: dict[str, Any]) -> Value:
         run = library.start(torch.ones(8, dtype=dtype), lr=1e-3, alpha=0.99, **options, **variant)
@@ -210,10 +210,10 @@ def after_one_step(gradient: float, dtype: torch.dtype, **options: Any) -> Measu
 
 
 def centered(library: Library, variant: dict[str, Any]) -> Value:
-    """Return shares of elements that are NaN after 3000 steps, by the relative noise of their gradients.
+    """Return the shares of elements that are NaN after 3000 steps, by the relative noise of their gradients.
 
-    The gradients' sizes are spread evenly in their logarithm from 0.001 to 1000, since an eps in the root covers up the
-    small ones.
+    The sizes of gradients are spread evenly in log scale from 0.001 to 1000: an eps inside the root hides the failure
+    at small gradients.
     """
     noises, sizes = torch.tensor(NOISES)[:, None], torch.logspace(-3, 3, 500)
     generator = torch.Generator().manual_seed(0)
@@ -227,7 +227,7 @@ NOISES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
 def bfloat16_average(gradient: Callable[[torch.Generator], Tensor], steps: int, idle: int = 0) -> Measure:
-    """Return what measures mean and spread of v after `steps` gradients, and `idle` gradients of 0, at β = 0.999."""
+    """Return a measure: mean and spread of v after `steps` gradients, and `idle` gradients of 0, at β = 0.999."""
 
     def measure(library: Library, variant: dict[str, Any]) -> Value:
         generator = torch.Generator().manual_seed(0)
@@ -249,12 +249,12 @@ def average_words(value: Value) -> str:
 
 
 def far_from(wanted: float, relative: float) -> Callable[[Value], bool]:
-    """Return what tells whether a mean lies further from `wanted` than this share of it."""
+    """Return a predicate: the mean differs from `wanted` by more than the share `relative`."""
     return lambda x: not abs(x[0] - wanted) <= relative * wanted
 
 
 def after_bad_gradient(bad: float) -> Measure:
-    """Return what measures one bad gradient's aftermath: how far 1000 gradients of 1 move the parameter, and v then."""
+    """Return a measure: how far 1000 gradients of 1 move the parameter after one bad gradient, and v then."""
 
     def measure(library: Library, variant: dict[str, Any]) -> Value:
         run = library.start(torch.zeros(8), lr=1e-3, alpha=0.9, **variant)
@@ -272,13 +272,13 @@ def after_bad_gradient(bad: float) -> Measure:
 
 
 def moved_words(value: Value) -> str:
-    """Return a move and the v after it in words."""
+    """Return a move, and the v after the move, in words."""
     move, v = value
     return f"{'parameter NaN' if math.isnan(move) else f'moved {number(move)}'}, v = {number(v)}"
 
 
 def sparse(library: Library, variant: dict[str, Any]) -> Value:
-    """Return how far 20 steps with sparse gradients end from dense ones, relative to the way; or what is raised."""
+    """Return the relative distance of 20 steps with sparse from steps with dense gradients, or the error."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(50, (20, 8), generator=generator)
     assert library.optimizer is not None
@@ -299,7 +299,7 @@ def sparse(library: Library, variant: dict[str, Any]) -> Value:
 
 
 def recompilations(library: Library, variant: dict[str, Any]) -> Value:
-    """Return how many times a compiled step is compiled anew while its learning rate changes ten times."""
+    """Return the number of recompilations of a compiled step while its learning rate changes ten times."""
     assert library.optimizer is not None
     graphs = 0
 
@@ -323,7 +323,7 @@ def recompilations(library: Library, variant: dict[str, Any]) -> Value:
 
 
 def loaded(library: Library, variant: dict[str, Any]) -> Value:
-    """Return dtype and relative error of v, saved beside float32 parameters, when loaded beside bfloat16 ones."""
+    """Return dtype and relative error of v after state of float32 parameters is loaded for bfloat16 ones."""
     assert library.optimizer is not None
     source = TorchRun(library.optimizer, torch.ones(1000), {"lr": 1e-3})
     source.step(torch.linspace(1, 2, 1000))
@@ -335,7 +335,7 @@ def loaded(library: Library, variant: dict[str, Any]) -> Value:
 
 
 def momentum_switched_on(library: Library, variant: dict[str, Any]) -> Value:
-    """Return the momentum buffer's value after a step with momentum that follows one without, or what is raised."""
+    """Return the momentum buffer after a step without and a step with momentum, or the error."""
     assert library.optimizer is not None
     run = TorchRun(library.optimizer, torch.ones(8), {"lr": 1e-3, "alpha": 0.0, "eps": 0.0, **variant})
     run.step(torch.ones(8))
@@ -400,7 +400,7 @@ ROWS = (
 
 
 def measure(row: Row, library: Library) -> list[dict[str, Any]]:
-    """Return what `row` finds of `library`: for each variant its name, the value, words for it, and if it fails."""
+    """Measure `row` on `library`; return name, value, words and failure for each variant."""
     found = []
     for variant, options in row.variants.items() if library.name == OURS else [("", {})]:
         value = row.measure(library, options)
@@ -409,9 +409,9 @@ def measure(row: Row, library: Library) -> list[dict[str, Any]]:
 
 
 def measure_all() -> dict[str, Any]:
-    """Return what all rows find of all libraries."""
+    """Measure all rows on all libraries."""
     os.environ["KERAS_BACKEND"] = "jax"
-    warnings.simplefilter("ignore")  # of the other libraries, about their own use of torch
+    warnings.simplefilter("ignore")  # the other libraries warn about their own use of torch
     torch.set_num_threads(1)  # the tensors are small
     libraries = [x for x in LIBRARIES.values() if x.name != "timm" or importlib.util.find_spec("timm") is not None]
     rows = {}
@@ -449,7 +449,7 @@ def failures_block(found: dict[str, Any]) -> str:
 
 
 def with_tables(text: str) -> str:
-    """Return docs/numerics.md with its tables as the stored results have them."""
+    """Return docs/numerics.md with its tables from the stored results."""
     with_block = runpy.run_path(str(ROOT / "docs" / "make" / "readme.py"))["with_block"]
     states = runpy.run_path(str(ROOT / "benchmarks" / "state_dtypes.py"))
     found = json.loads(STATES.read_text(encoding="utf-8"))
@@ -459,11 +459,11 @@ def with_tables(text: str) -> str:
 
 
 def main() -> None:
-    """Measure, unless only the page is asked for, and write."""
+    """Measure, unless --page is given; write the page."""
     if sys.argv[1:] not in ([], ["--page"]):
         raise SystemExit(__doc__)
     if not sys.argv[1:]:
-        found = finite(measure_all())  # a cell's words say NaN and ∞, for which JSON has no numbers
+        found = finite(measure_all())  # JSON has no NaN and ∞; the cells have them in words
         write_atomically(FOUND, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_atomically(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
 

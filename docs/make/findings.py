@@ -1,8 +1,8 @@
-"""Provoke every finding of rmsprop.monitor in a small training, and train beside it where it must be silent.
+"""Provoke every finding of rmsprop.monitor in a small training, and run a similar training without the finding.
 
 .venv/bin/python docs/make/findings.py           trains (half a minute), writes docs/findings.json and docs/monitor.md
-.venv/bin/python docs/make/findings.py --page    writes the page's tables from the stored results only, also those of
-                                               benchmarks/monitor.py
+.venv/bin/python docs/make/findings.py --page    writes the page's tables from the stored results only, those of
+                                               benchmarks/monitor.py included
 
 tests/test_findings.py trains the same runs.
 """
@@ -50,7 +50,7 @@ def train(
 ) -> Records:
     """Step `model` on `losses` with RMSprop(**options), learning rate 0.001 unless given; return the records.
 
-    Gradients are clipped to a norm of `clip`; `groups` stands for the model's parameters.
+    Gradients are clipped to a norm of `clip`. `groups` replaces the model's parameters.
     """
     optimizer = RMSprop(model.parameters() if groups is None else groups, **{"lr": 1e-3, **options})
     with Monitor(optimizer, model, every=every) as monitor:
@@ -95,7 +95,7 @@ def line(steps: int = 60, noise: float = 0.0, dtype: torch.dtype = torch.float32
 
 
 def scaled(scale: float, group: str | None = None, lr: float = 1e-3, **options: Any) -> Records:
-    """Fit the sum of three linear maps, the third one multiplied by `scale`, to noisy data; `lr` is that of `group`."""
+    """Fit the sum of three linear maps, the third one multiplied by `scale`, to noisy data; `lr` is for `group`."""
     torch.manual_seed(0)
     model = nn.ModuleList([nn.Linear(8, 4, bias=False) for _ in range(3)])
     x = torch.randn(64, 8)
@@ -113,7 +113,7 @@ def scaled(scale: float, group: str | None = None, lr: float = 1e-3, **options: 
 
 
 def words(used: int, known: int = 100, **options: Any) -> Records:
-    """Learn embeddings of `known` words, of which the first `used` come up."""
+    """Learn embeddings of `known` words. Only the first `used` occur."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(known, 8), nn.Linear(8, 2))
 
@@ -126,7 +126,7 @@ def words(used: int, known: int = 100, **options: Any) -> Records:
 
 
 def constant(noise: float, **options: Any) -> Records:
-    """Follow a constant gradient of 1, with `noise` added to it."""
+    """Follow a constant gradient of 1 with relative `noise`."""
     torch.manual_seed(0)
     model = nn.Linear(8, 4, bias=False)
     losses = ((model.weight * (1 + noise * torch.randn(4, 8))).sum() for _ in range(300))
@@ -134,7 +134,7 @@ def constant(noise: float, **options: Any) -> Records:
 
 
 def optax_line(decay: float, *, ours: bool = False) -> Records:
-    """Fit a line of bfloat16 parameters with optax.rmsprop, whose square average is bfloat16, too, or with `ours`."""
+    """Fit a line with bfloat16 parameters, by optax.rmsprop (bfloat16 square average) or by `ours`."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -161,7 +161,7 @@ def optax_line(decay: float, *, ours: bool = False) -> Records:
 
 
 def spike(step: int, loss: Tensor) -> Tensor:
-    """Return the loss, in step 40 a hundred times as large."""
+    """Return the loss, multiplied by 100 in step 40."""
     return loss * 100 if step == 40 else loss
 
 
@@ -177,17 +177,17 @@ def break_down(step: int, model: nn.Module) -> None:
 
 
 class Case(NamedTuple):
-    """A kind of finding, a run that provokes it and takes changes of its options, and one like it that does not."""
+    """A kind of finding, a run that provokes it, and a similar run that does not. `run` takes changed options."""
 
     kind: str
     provoked: str
     run: Callable[..., Records]
     silent: tuple[str, Callable[[], Records]]
-    by_hand: Callable[[], Records] | None = None  # with the advice followed that no option does
+    by_hand: Callable[[], Records] | None = None  # follows advice that no option covers
 
 
 def of(run: Callable[..., Records], **options: Any) -> Callable[..., Records]:
-    """Return `run` with options that may be changed."""
+    """Return `run` with options that its caller can change."""
     return lambda **changes: run(**{**options, **changes})
 
 
@@ -294,7 +294,7 @@ def of_kind(kind: str, records: Records) -> list[Finding]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Run a case, and return what the page says of it."""
+    """Run a case and return its row of the page."""
     loud, silent = of_kind(case.kind, case.run()), of_kind(case.kind, case.silent[1]())
     assert loud, case.kind
     assert not silent, silent
@@ -306,7 +306,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def cures(case: Case, finding: Finding) -> list[tuple[str, Callable[[], Records]]]:
-    """Return the run of a case with each remedy of its finding followed to the letter, and with its advice."""
+    """Return the runs of a case that follow each remedy of its finding exactly, and the advice."""
     runs: list[tuple[str, Callable[[], Records]]] = [
         (in_python(change), lambda change=change: case.run(**change))  # type: ignore[misc]
         for change in finding.changes
@@ -344,14 +344,14 @@ def cost_block(found: dict[str, Any]) -> str:
 
 
 def with_table(text: str) -> str:
-    """Return docs/monitor.md with its tables as the stored results have them."""
+    """Return docs/monitor.md with its tables from the stored results."""
     with_block = runpy.run_path(str(ROOT / "docs" / "make" / "readme.py"))["with_block"]
     text = with_block(text, "findings", block(json.loads(FOUND.read_text(encoding="utf-8"))))
     return str(with_block(text, "cost", cost_block(json.loads(COST.read_text(encoding="utf-8")))))
 
 
 def main() -> None:
-    """Train, unless only the page is asked for, and write."""
+    """Train, unless --page is given; write the page."""
     if sys.argv[1:] not in ([], ["--page"]):
         raise SystemExit(__doc__)
     if not sys.argv[1:]:

@@ -1,8 +1,8 @@
-"""Test the LR finder on the built-in tasks: python docs/make/lr_finder.py; an interrupted run goes on where it was.
+"""Test the LR finder on the built-in tasks: python docs/make/lr_finder.py. An interrupted run continues.
 
-For each task and rule: the suggestion, another after one more step of warming, then trainings at a third of the first,
-once and three times it, with two seeds each. At last, how often losses that are noise get a suggestion. Writes
-docs/lr-finder.json, docs/lr-finder-TASK.svg and what is between the marks of docs/lr-finder.md.
+For each task and rule: the suggestion, a second one after one more warm-up step, and trainings at a third, once and
+three times the first suggestion, with two seeds each. Finally, how often noise gets a suggestion. Writes
+docs/lr-finder.json, docs/lr-finder-TASK.svg and the marked blocks of docs/lr-finder.md.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ RULES: dict[str, dict[str, Any]] = {
     "decay 0.9, momentum 0.9": {"decay": 0.9, "momentum": 0.9},
 }
 FACTORS = {"a third": 1 / 3, "once": 1.0, "three times": 3.0}
-SEEDS = (1, 2)  # not that of the finder's start, which is 0
+SEEDS = (1, 2)  # the finder itself uses seed 0
 NOISE = "white noise"
-RANGES = ((2, 28), (6, 81), (6, 100), (6, 200))  # powers of ten and steps: the least that are allowed, and more
-TESTS = {1: 500, 3: 100}  # seeds, and how many tests
+RANGES = ((2, 28), (6, 81), (6, 100), (6, 200))  # (powers of ten, steps): the least allowed, and more
+TESTS = {1: 500, 3: 100}  # number of seeds: number of tests
 
 
 def find(task: Task, rule: Rule) -> dict[str, Any]:
-    """Return what the finder says, also after one more warm step; for the rule without options, also draw it."""
+    """Return the finder's results, also after one more warm-up step. For the default rule, draw the curve."""
     found = on_task(task, rule, listen=lambda _done, _total: None)
     if rule == Rule():
         write_atomically(DOCS / f"lr-finder-{task.name}.svg", draw_range_test(found))
@@ -64,7 +64,7 @@ def train(task: Task, rule: dict[str, Any], lr: float, seed: int) -> dict[str, A
 
 
 def main() -> None:
-    """Run what the results lack, and write the document."""
+    """Run the missing parts of the results and write the document."""
     torch.set_num_threads(1)
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for label, options in RULES.items():
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def suggested_for_noise(decades: int, steps: int) -> dict[str, float]:
-    """Return the share of tests with a suggestion where losses are independent and normal, by number of seeds."""
+    """Return the share of tests on independent normal losses that get a suggestion, by number of seeds."""
     rates, source = np.geomspace(10.0**-decades, 1.0, steps), np.random.default_rng(0)
 
     def suggested(seeds: int) -> bool:
@@ -156,7 +156,7 @@ def _cell(trainings: list[dict[str, Any]] | None, metric: str) -> str:
 
 
 def up_to_date(text: str, results: dict[str, Any]) -> str:
-    """Return the document with what was measured."""
+    """Return the document with the measured tables."""
     for name, new in (("trainings", table(results)), ("noise", noise_table(results[NOISE]))):
         parts = re.split(rf"(<!-- {name}: [^\n]* -->\n|<!-- end of {name} -->)", text)
         if len(parts) != 5:

@@ -1,4 +1,4 @@
-"""Bring README.md up to date: outputs of its console blocks, and with a run's directory the demo's table and figure.
+"""Update README.md and docs/speed.md from commands and stored results. Run directories also update the demo.
 
 make demo && .venv/bin/python docs/make/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION
 .venv/bin/rmsprop bench --json > benchmarks/results/steps.json && .venv/bin/python docs/make/readme.py
@@ -28,7 +28,7 @@ SPEED, RESULTS = ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
 
 
 def store_demo(runs: list[RunDirectory]) -> None:
-    """Keep what README needs of the two comparisons: configurations, summaries, and the tuning curves of the first."""
+    """Store the comparisons for README: configurations, summaries, and the tuning curves of the first."""
     kept = [{"config": run.config(), "summary": run.summary()} for run in runs]
     curves = figures.sensitivity_data([r for r in runs[0].records() if r["stage"] == "tune"])
     DEMO.write_text(json.dumps({"plain": kept[0], "corrected": kept[1], "curves": curves}, indent=1) + "\n")
@@ -41,7 +41,7 @@ def picture(demo: dict[str, Any]) -> str:
 
 
 def demo_block(demo: dict[str, Any]) -> str:
-    """Return the table of the demo, and what both comparisons found, as Markdown."""
+    """Return the table of the demo and the results of both comparisons, as Markdown."""
     console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
     console.print(comparison_table(demo["plain"]["summary"]))
     table = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
@@ -65,7 +65,7 @@ def bench_block(found: dict[str, Any]) -> str:
 
 
 def threads_block() -> str:
-    """Return what benchmarks/threads.py found, with threads started for a step and with torch's, as Markdown."""
+    """Return the results of benchmarks/threads.py, with started threads and with torch's, as Markdown."""
     started, team = (json.loads((RESULTS / f"threads-{name}.json").read_text()) for name in ("started", "torch"))
     lines = [
         f"| elements | 1 thread | {team['threads']} threads of torch | {started['threads']} threads, started |",
@@ -80,14 +80,14 @@ def threads_block() -> str:
 
 
 def parts_block() -> str:
-    """Return what benchmarks/parts.py found of small things, as Markdown."""
+    """Return the small parts of benchmarks/parts.py as Markdown."""
     found = json.loads((RESULTS / "parts.json").read_text())
     lines = [f"| {name} | {value:.2g} µs |" for name, value in found["small_us"].items()]
     return "\n".join(["| | |", "|---|---:|", *lines]) + "\n\n"
 
 
 def language_block() -> str:
-    """Return what benchmarks/parts.py found of the language model's training step, as Markdown."""
+    """Return the language model's training step of benchmarks/parts.py as Markdown."""
     rows = json.loads((RESULTS / "parts.json").read_text())["language_ms"]
     names = {"rmsprop": "rmsprop, torch's threads", "rmsprop, started": "rmsprop, threads started", "torch": "torch"}
     lines = [
@@ -98,7 +98,7 @@ def language_block() -> str:
 
 
 def with_block(text: str, name: str, content: str) -> str:
-    """Return `text` with what stands between the comments of block `name` replaced."""
+    """Return `text` with `content` in block `name`."""
     match = re.search(rf"<!-- {name}: [^\n]* -->\n", text)
     assert match is not None, name
     end = f"<!-- end of {name} -->"
@@ -106,14 +106,14 @@ def with_block(text: str, name: str, content: str) -> str:
 
 
 def with_speed(text: str) -> str:
-    """Return docs/speed.md with its blocks as the stored results have them."""
+    """Return docs/speed.md with its blocks from the stored results."""
     for name, content in (("threads", threads_block()), ("parts", parts_block()), ("language", language_block())):
         text = with_block(text, name, content)
     return text
 
 
 def up_to_date(text: str) -> str:
-    """Return the README with its blocks as the stored results have them."""
+    """Return the README with its blocks from the stored results."""
     text = with_block(text, "demo", demo_block(json.loads(DEMO.read_text(encoding="utf-8"))))
     return with_block(text, "bench", bench_block(json.loads((RESULTS / "steps.json").read_text(encoding="utf-8"))))
 
@@ -132,7 +132,7 @@ def with_outputs(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md and the figure."""
+    """Rewrite README.md, docs/speed.md and the figure."""
     if len(sys.argv) > 1:
         store_demo([RunDirectory(Path(name)) for name in sys.argv[1:]])
     demo = json.loads(DEMO.read_text(encoding="utf-8"))

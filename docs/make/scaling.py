@@ -1,4 +1,4 @@
-"""Measure the batch-size scaling rule, on a noisy parabola and on real digits; bring docs/scaling.md up to date.
+"""Measure the batch-size scaling rule, on a noisy parabola and on real digits; update docs/scaling.md.
 
 .venv/bin/python docs/make/scaling.py          measures (about six minutes), writes docs/scaling.json, .svg and the page
 .venv/bin/python docs/make/scaling.py --page   writes the figure and the page's blocks from the stored results only
@@ -34,15 +34,15 @@ from rmsprop.torch import RMSprop
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE, FOUND, PICTURE = (ROOT / "docs" / f"scaling.{kind}" for kind in ("md", "json", "svg"))
 
-# The parabola: f = x²/2 from x = 1, gradients with normal noise of ten times the first one.
+# The parabola: f = x²/2 from x = 1. The gradients have normal noise, ten times the first gradient.
 NOISE, SAMPLES, COPIES = 10.0, 8192, 500
 PARABOLA = Rule(lr=5e-3, decay=0.998, eps=5.0, initial_square_avg=50 * NOISE**2)  # v starts far off: β matters
 
-# Real digits: a small batch, and a memory that is long even for sixteen times as large a one.
+# Real digits: a small batch, and a β that averages over many steps even at sixteen times the batch.
 DIGITS = Rule(lr=5e-4, decay=0.995, eps=1e-8, bias_correction=True)
 BATCH, FACTORS, SEEDS, EPOCHS = 8, (0.25, 4, 16), 5, 8
-EVERY = 768  # examples between two measurements, whole batches for every factor
-LOOKED_AT = 1000  # training examples that are measured
+EVERY = 768  # examples between two measurements: whole batches at every factor
+LOOKED_AT = 1000  # training examples on which loss and noise are measured
 WAYS = ("the rule", "rate × κ", "rate × √κ only", "nothing changed")
 STYLE: dict[str, tuple[str, Any]] = {
     "the rule": ("#0072B2", (0, (5, 1))),
@@ -65,7 +65,7 @@ def scaled(rule: Rule, kappa: float, way: str) -> Rule:
 
 
 def parabola(rule: Rule, kappa: int, *, slope: float | None = None, seed: int = 0) -> NDArray[np.float64]:
-    """Return x (steps × COPIES) after each step of `rule` whose gradients are means of κ noisy ones, from one start.
+    """Return x (steps × COPIES) after each step of `rule`. Each gradient is the mean of κ noisy ones.
 
     The noise depends on the seed alone: with κ = 4, the first step has the mean of the first four draws of κ = 1. The
     function is x²/2, or slope·x.
@@ -81,7 +81,7 @@ def parabola(rule: Rule, kappa: int, *, slope: float | None = None, seed: int = 
 
 
 def beside(path: NDArray[np.float64], base: NDArray[np.float64]) -> dict[str, float]:
-    """Return how two runs differ that have seen the same noise: mean x² over that of the base, and distance."""
+    """Compare two runs on the same noise: mean x² divided by that of the base, and distance."""
     base = base[len(base) // len(path) - 1 :: len(base) // len(path)]
     late = len(path) // 2
     return {
@@ -92,7 +92,7 @@ def beside(path: NDArray[np.float64], base: NDArray[np.float64]) -> dict[str, fl
 
 
 def parabolas() -> list[dict[str, Any]]:
-    """Return the comparison of each factor and way with κ = 1, for v at rest and for v that starts equally far off."""
+    """Compare each factor and way with κ = 1, for v that starts at rest and for v that starts far off."""
     starts = {"rest": replace(PARABOLA, initial_square_avg=NOISE**2), "far": PARABOLA}
     bases = {name: parabola(start, 1) for name, start in starts.items()}
     rows = []
@@ -116,7 +116,7 @@ def parabolas() -> list[dict[str, Any]]:
 
 
 def digits(task: Task, kappa: float, way: str, seed: int) -> dict[str, list[float]]:
-    """Return the training loss of `task` every EVERY examples, and for κ = 1 how noisy the gradients are there."""
+    """Return the training loss of `task` every EVERY examples, and for κ = 1 also the noise scale."""
     assert isinstance(task.train, TensorDataset)
     images, labels = task.train.tensors
     torch.manual_seed(seed)
@@ -144,7 +144,7 @@ def digits(task: Task, kappa: float, way: str, seed: int) -> dict[str, list[floa
 def noise_scale(task: Task, model: nn.Module) -> float:
     """Return the variance of an example's gradient over the square of the mean gradient, all parameters together.
 
-    It is the batch size at which noise and mean gradient are equally large (McCandlish et al. 2018, arXiv:1812.06162).
+    At this batch size, noise and mean gradient are equally large (McCandlish et al. 2018, arXiv:1812.06162).
     """
     assert isinstance(task.train, TensorDataset)
     images, labels = (part[:LOOKED_AT] for part in task.train.tensors)
@@ -159,8 +159,8 @@ def noise_scale(task: Task, model: nn.Module) -> float:
 
 
 def measure() -> dict[str, Any]:
-    """Return all that is measured, as it is stored."""
-    torch.set_num_threads(1)  # with more, sums depend on how many there are
+    """Measure everything and return the content of docs/scaling.json."""
+    torch.set_num_threads(1)  # with more threads, sums depend on their number
     task = load_task("mnist")
     base = [digits(task, 1, "the rule", seed) for seed in range(SEEDS)]
     runs = [
@@ -179,7 +179,7 @@ def measure() -> dict[str, Any]:
 
 
 def delay(curves: list[list[float]], base: list[list[float]], point: int) -> float:
-    """Return how many examples later the mean curve has the loss that the base has at `point`."""
+    """Return how many examples later the mean curve reaches the loss of the base at `point`."""
     ours, goal = np.log(curves).mean(axis=0), np.log(base).mean(axis=0)[point]
     after = int(np.argmax(ours <= goal))  # the first point that is as low
     if not after:
@@ -198,7 +198,7 @@ def spread(curves: list[list[float]], first: int) -> float:
 class Distance(NamedTuple):
     """How far the curves of one way are from those of κ = 1, over a part of the run."""
 
-    largest: float  # of the mean logarithm of the loss, at any one point, over the spread of the seeds
+    largest: float  # of the mean log loss at one point, divided by the spread of the seeds
     ratio: float  # of the losses, geometric mean
 
 
@@ -233,7 +233,7 @@ def picture(found: dict[str, Any]) -> str:
         panel.set_title(f"κ = {kappa:g}: batch {BATCH * kappa:g}", fontsize=10)
         panel.set_ylim(0.035, 2.5)
         panel.set_ylabel("training loss")
-    low, middle, high = np.quantile(data["noise"], (0.25, 0.5, 0.75), axis=0)  # single ones are far off
+    low, middle, high = np.quantile(data["noise"], (0.25, 0.5, 0.75), axis=0)  # single values are outliers
     noise.plot(x, middle, color="#222222", linewidth=1.5)
     noise.fill_between(x, low, high, color="#222222", alpha=0.15, linewidth=0)
     noise.set_title(f"noise scale, batch {BATCH}", fontsize=10)
@@ -282,10 +282,10 @@ def digits_block(found: dict[str, Any]) -> str:
 
 
 def words_block(found: dict[str, Any]) -> str:
-    """Return what the digits show, in words, as Markdown."""
+    """Return the findings on the digits in words, as Markdown."""
     base, noise = found["digits"]["base"], np.median(found["digits"]["noise"], axis=0)
     runs = {(run["kappa"], run["way"]): run["loss"] for run in found["digits"]["runs"]}
-    half, early, late = len(base[0]) // 2, 3, 15  # the last two are points within the steep part and after it
+    half, early, late = len(base[0]) // 2, 3, 15  # early: in the steep part; late: after it
     four, sixteen = ([distance(runs[k, "the rule"], base, first).ratio for first in (half, 1)] for k in (4, 16))
     lost = {point: delay(runs[16, "the rule"], base, point) for point in (early, late)}
     during = noise[late : late + math.ceil(lost[late] / EVERY) + 1]
@@ -311,7 +311,7 @@ def words_block(found: dict[str, Any]) -> str:
 
 
 def with_block(text: str, name: str, content: str) -> str:
-    """Return `text` with what stands between the comments of block `name` replaced."""
+    """Return `text` with `content` in block `name`."""
     pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
     result, count = re.subn(pattern, lambda match: match.group(1) + content + match.group(2), text, flags=re.DOTALL)
     if count != 1:
@@ -320,14 +320,14 @@ def with_block(text: str, name: str, content: str) -> str:
 
 
 def up_to_date(text: str, found: dict[str, Any]) -> str:
-    """Return the page with its tables and figures in words as they are measured."""
+    """Return the page with its measured blocks."""
     for name, block in (("parabola", parabola_block), ("digits", digits_block), ("words", words_block)):
         text = with_block(text, name, block(found))
     return text
 
 
 def main() -> None:
-    """Measure unless told not to, and rewrite the figure and the page's blocks."""
+    """Measure, unless --page is given; rewrite the figure and the page's blocks."""
     if "--page" not in sys.argv[1:]:
         write_atomically(FOUND, json.dumps(measure()) + "\n")
     found = json.loads(FOUND.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Draw docs/sparse.svg and write the tables of docs/sparse.md: python docs/make/sparse_picture.py.
 
-The steps are made by the optimizer, the times are those of benchmarks/results/sparse.json.
+The optimizer runs the steps. The times come from benchmarks/results/sparse.json.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ STEPS = 2000  # βᵗ is 2·10⁻⁹ then: the average has forgotten its start
 
 
 def moves(mode: str) -> list[float]:
-    """Return how far a row moves at last that is touched every 1, 2, 5, … steps, in learning rates."""
+    """Return the last step of a row that is touched every 1, 2, 5, … steps, in learning rates."""
     table = torch.zeros(len(PERIODS), 1, dtype=torch.float64)
-    start = GRADIENT**2  # where the lazy average stays, however seldom it is changed
+    start = GRADIENT**2  # the lazy average stays here, however rarely its row is touched
     optimizer = RMSprop([table], lr=1.0, alpha=ALPHA, eps=0.0, sparse=mode, initial_square_avg=start)
     result = [0.0] * len(PERIODS)
     for t in range(1, STEPS + 1):
@@ -48,7 +48,7 @@ def formula(period: int) -> float:
 
 
 def picture(exact: list[float], lazy: list[float]) -> str:
-    """Return the figure of the step against the distance of touches."""
+    """Return the figure of the step against the number of steps between touches."""
     figure, axes = _axes()
     periods = [10 ** (i / 50) for i in range(136)]
     axes.plot(periods, [math.sqrt((1 - ALPHA**k) / (1 - ALPHA)) for k in periods], color="#999999", linewidth=1)
@@ -81,7 +81,7 @@ def moves_block(exact: list[float], lazy: list[float]) -> str:
 
 
 def times_block(found: dict[str, Any]) -> str:
-    """Return what benchmarks/sparse.py found, as Markdown."""
+    """Return the results of benchmarks/sparse.py as Markdown."""
     lines = [
         "| table | exact | lazy | dense, rmsprop | dense, torch | exact beside them |",
         "|---|---:|---:|---:|---:|---:|",
@@ -102,7 +102,7 @@ def times_block(found: dict[str, Any]) -> str:
 
 
 def with_block(text: str, name: str, content: str) -> str:
-    """Return `text` with what stands between the comments of block `name` replaced."""
+    """Return `text` with `content` in block `name`."""
     pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
     result, count = re.subn(pattern, lambda match: match.group(1) + content + match.group(2), text, flags=re.DOTALL)
     if count != 1:
@@ -111,7 +111,7 @@ def with_block(text: str, name: str, content: str) -> str:
 
 
 def up_to_date(text: str, exact: list[float], lazy: list[float]) -> str:
-    """Return the document with its tables as they are measured."""
+    """Return the document with the measured tables."""
     text = with_block(text, "moves", moves_block(exact, lazy))
     return with_block(text, "times", times_block(json.loads(RESULTS.read_text(encoding="utf-8"))))
 
