@@ -38,7 +38,7 @@ class Tensor(NamedTuple):
     square_avg: Array
     grad_avg: Array | None
     previous: Array | None  # the gradient of the step before
-    decays: bool = True  # whether the rule's weight decay reaches it
+    decays: bool = True  # whether the rule's weight decay applies to it
     changed: Array | None = None  # the gradient that reached RMSprop, if it was changed before
 
     @property

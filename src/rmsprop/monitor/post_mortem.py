@@ -122,7 +122,7 @@ def post_mortem(series: Sequence[GradientHistory], now: int, skipped_last: int =
 
 
 def _rises(series: Sequence[GradientHistory], end: int | None) -> list[tuple[_Rise, GradientHistory]]:
-    """Return each tensor's first lasting rise, before step `end`, from which numbers are not finite."""
+    """Return each tensor's first lasting rise, before the first step `end` with non-finite numbers."""
     found = []
     totals = _Totals(series)
     for s in series:

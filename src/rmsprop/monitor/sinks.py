@@ -177,7 +177,6 @@ class WandB:
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    """Return the numbers to show, by tag."""
     groups = record["groups"]
     found = {f"rmsprop/{key}": record[key] for key in WHOLE}
     found |= {"rmsprop/lr" if len(groups) == 1 else f"rmsprop/lr_{i}": group["lr"] for i, group in enumerate(groups)}

@@ -124,7 +124,6 @@ def _ways(change: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, bo
 
 
 def _checked(records: Any) -> list[Record]:
-    """Return the records as a list, or raise InputError."""
     allowed, remedy = "a list of records", "pass monitor.records, or those read back from JSON"
     if isinstance(records, str | Mapping) or not isinstance(records, Iterable):
         found = Received("a dict") if isinstance(records, Mapping) else records
@@ -140,7 +139,7 @@ def _checked(records: Any) -> list[Record]:
 
 
 def _joined(found: list[Finding]) -> list[Finding]:
-    """Join findings of one kind, the worst first, into one if there are many."""
+    """Join findings of one kind, the worst first, into one if there are more than _APART."""
     if len(found) <= _APART:
         return found
     worst, (second, third), more = found[0], found[1:3], found[3:]
