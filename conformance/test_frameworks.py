@@ -64,7 +64,7 @@ def read(folder: Path) -> dict[str, tuple[Rule, dict[str, Run]]]:
         return cases
 
 
-# -- float64: a thousand steps by itself ------------------------------------------------------------------------------
+# -- float64: all steps by itself -------------------------------------------------------------------------------------
 
 
 def largest_error(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
@@ -95,7 +95,7 @@ def check_float64(name: str, rule: Rule, run: Run) -> None:
         assert largest_error(wrong, run, rule, stop_above=1e-8) > 1e-8, f"{name} does not notice: {what}"
 
 
-# -- float32: each step by itself -------------------------------------------------------------------------------------
+# -- float32: each step from the framework's state --------------------------------------------------------------------
 
 
 def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
@@ -105,10 +105,10 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
     takes ε₃₂ as the spacing at 1 and each operation as correct to a few ε₃₂:
 
     - G = |g| + λ|p| for the gradient, whose terms may cancel;
-    - v and m: the rounding of G² and G, and that of 1−β, which some frameworks form in float32 (1 and β share digits);
-    - s: the errors of v and m, which count for more where v − m² is small, and for a corrected s those of 1 − βᵗ;
-    - u = g/d: that of G/d, and half the relative error of s;
-    - b and p: the terms' rounding, and the error of u.
+    - v and m: the rounding of G² and G, and of 1−β, which some frameworks compute in float32, where digits cancel;
+    - s: the errors of v and m, larger where v − m² is small; with bias correction also those of 1 − βᵗ;
+    - u = g/d: the rounding of G/d, and half the relative error of s;
+    - b and p: the rounding of the terms, and the error of u.
     """
     few = 4 * float(np.finfo(np.float32).eps)
     before = {"params": START.astype(np.float32)}

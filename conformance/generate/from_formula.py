@@ -10,7 +10,7 @@ from shared import Array, Family, Step, main
 
 
 def start_graves(arguments: dict[str, Any], params: Array) -> Step:
-    """Equations 38 to 45 of arXiv:1308.0850, whose Hebrew letters have the names of `arguments` here.
+    """Follow equations 38 to 45 of arXiv:1308.0850. ℵ is the decay, ℶ the momentum, ℷ the learning rate and ℸ eps.
 
     n_i ← ℵ n_i + (1 − ℵ) ε_i²        g_i ← ℵ g_i + (1 − ℵ) ε_i
     Δ_i ← ℶ Δ_i − ℷ ε_i / √(n_i − g_i² + ℸ)        w_i ← w_i + Δ_i
@@ -34,7 +34,7 @@ def start_graves(arguments: dict[str, Any], params: Array) -> Step:
 
 
 def start_dqn(arguments: dict[str, Any], params: Array) -> Step:
-    """`qLearnMinibatch` of dqn/NeuralQLearner.lua, from "add weight cost to gradient" on.
+    """Follow `qLearnMinibatch` of dqn/NeuralQLearner.lua, from "add weight cost to gradient" on.
 
     It ascends along dw = −gradient. With wc the weight cost and the released constants 0.95, 0.05 and 0.01:
 

@@ -1,4 +1,4 @@
-"""Vectors from legacy Keras: tf_keras.optimizers.legacy.RMSprop, whose eps changes its place with momentum."""
+"""Vectors from legacy Keras: tf_keras.optimizers.legacy.RMSprop, with eps inside the root only with momentum."""
 
 from __future__ import annotations
 

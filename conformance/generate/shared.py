@@ -25,8 +25,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # vectors.py is th
 from vectors import FOLDER, HYPERPARAMETERS, QUANTITIES
 
 Array = NDArray[Any]
-# step(gradient, lr), for sparse gradients step(gradient, lr, rows), returns params, square_avg, and grad_avg and
-# momentum_buffer where the rule has them.
+# step(gradient, lr) returns params and square_avg, and grad_avg and momentum_buffer if the rule has them. With sparse
+# gradients it is step(gradient, lr, rows).
 Step = Callable[..., dict[str, Array]]
 
 FORMAT = 1

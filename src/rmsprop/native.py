@@ -115,7 +115,7 @@ def _averages(state: State) -> dict[str, Array]:
 
 
 def _fit_the_kernel(targets: dict[str, Array], sources: dict[str, Array], grad: Array) -> bool:
-    """Return whether arrays are contiguous and aligned, and no target overlaps an array that is not its source."""
+    """Return whether arrays are contiguous and aligned, and targets overlap none, but may be their own source."""
     if not all(x.flags.c_contiguous and x.flags.aligned for x in (grad, *targets.values())):
         return False
     for name, target in targets.items():

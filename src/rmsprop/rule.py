@@ -166,7 +166,7 @@ def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, 
     """Return the parameter after one step and the new state. The inputs do not change.
 
     `param` and `grad` have the same shape and dtype: float32 or float64. After a gradient whose square is not finite
-    (above 1.8e19 in float32), v stays non-finite. If `rule` needs m or b and `state` lacks it, it starts at zero.
+    (above 1.8e19 in float32), v stays non-finite. An m or b that `rule` needs and `state` lacks starts at zero.
     """
     p, g = np.asarray(param), np.asarray(grad)
     v, m, b = state.square_avg, state.grad_avg, state.momentum_buffer

@@ -116,7 +116,7 @@ def scale_batch_size(
         )
 
     def shortened(name: str, share: float, symbols: str, remedy: str) -> float:
-        """Return κ times `share`, the share of an average that one step replaces. Raise where that is all."""
+        """Return κ times `share`, the share of an average that one step replaces. Raise if nothing is left."""
         scaled = kappa * share
         if kappa > 1 and scaled >= 1 - 1e-9:  # 10·(1−0.9) is a little below 1 in floating point
             raise InputError(f"{symbols} of {name}", "below 1", Received(f"{scaled:g}"), remedy)
@@ -163,7 +163,7 @@ def convert_eps(eps: float, to: Literal["inside", "outside"], v: float = 0.0) ->
 
     √(v + ε_in) = √v + ε_out gives ε_in = ε_out² + 2·ε_out·√v. With v = 0 the floors agree: √ε_in = ε_out. The
     denominators then differ most at a square average of ε_in, where the one with ε outside is √2 times as large. With
-    another v they agree there. Elsewhere they differ at most by √ε_in/ε_out (at 0) or √(1 + ε_out²/ε_in).
+    v > 0 they agree at v. Elsewhere they differ by at most √ε_in/ε_out (at 0) or √(1 + ε_out²/ε_in).
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Clip(NamedTuple):
-    """Clipping of the gradient before the step: "norm", of all parameters together, or "value", element by element."""
+    """Clipping of the gradient before the step: by "norm", over all parameters, or by "value", elementwise."""
 
     kind: str
     limit: float
