@@ -33,7 +33,7 @@ class Tensor(NamedTuple):
     name: str
     before: Array
     after: Array
-    gradient: Array  # as given
+    gradient: Array  # as passed
     square_avg_before: Array
     square_avg: Array
     grad_avg: Array | None

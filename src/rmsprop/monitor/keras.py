@@ -146,7 +146,6 @@ def _reached(optimizer: Any, gradients: Sequence[Any], accumulated: Sequence[Arr
 
 
 def _numpy(x: Any) -> Any:
-    """Copy a Keras variable or tensor to the host; None stays None."""
     if x is None:
         return None
     from keras import ops

@@ -181,7 +181,6 @@ class Monitor:
         return self._counts.nonfinite(self._ring.nonfinite_steps())
 
     def _loaded(self, _: Any) -> None:
-        """Continue from the state that the optimizer has loaded."""
         self._counts.sync()
         step, nonfinite = torch_record.executed_steps(self._optimizer.state), self._nonfinite_steps()
         self._restart(step, Ring(self._ring.last), nonfinite=nonfinite, skipped=self._counts.skipped)

@@ -25,16 +25,16 @@ class EffectiveLR(TypedDict):
 class Description(TypedDict):
     """What `rmsprop.monitor.statistics.describe` returns for a tensor. None: unknown or not finite."""
 
-    elements: int  # two for each complex one
+    elements: int  # a complex element counts as two
     gradient_rms: float | None  # root mean square
     update_rms: float | None
     parameter_rms: float | None
     update_ratio: float | None  # update_rms/parameter_rms
-    history_rms: float | None  # root of the mean of v before the step
+    history_rms: float | None  # √(mean v) before the step
     largest_update: float | None
     eps_share: float | None  # share of the elements
     floor_share: float | None
-    nonfinite: int  # elements
+    nonfinite: int  # number of elements
     zero_gradient_share: float | None
     unchanged_share: float | None
     signal_to_noise: float | None  # Σm̂²/Σs, centered only

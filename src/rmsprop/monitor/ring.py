@@ -100,5 +100,4 @@ class Ring:
 
 
 def _rows(sums: Iterator[bytes] | Sequence[bytes]) -> Numbers:
-    """Decode the bytes of sums to rows of `Kept`."""
     return np.frombuffer(b"".join(sums)).reshape(-1, len(COLUMNS))[:, _KEPT]

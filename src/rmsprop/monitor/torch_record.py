@@ -138,7 +138,6 @@ def joined(step: int, pieces: dict[ParamKey, npt.NDArray[np.float64]]) -> Sample
 
 
 def _starts(pieces: dict[ParamKey, Any]) -> dict[ParamKey, int]:
-    """Return the offset of each piece in their concatenation."""
     return dict(zip(pieces, accumulate((x.shape[0] for x in pieces.values()), initial=0), strict=False))
 
 

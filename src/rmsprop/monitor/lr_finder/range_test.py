@@ -71,10 +71,7 @@ class Steps:
         return self._snapshots[-1]
 
     def rise(self, rates: NDArray[np.float64], seed: int) -> list[float]:
-        """Return the loss after a step at each of `rates`, until the seed ends.
-
-        A seed ends when a loss is not finite, or when the median of its last 5 losses is above STOP times its lowest.
-        """
+        """Return the loss after a step at each of `rates`, until a loss is not finite or losses exceed STOP."""
         batches = self._order(seed)
         losses: list[float] = []
         best = math.inf

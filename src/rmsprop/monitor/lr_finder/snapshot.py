@@ -115,7 +115,6 @@ class Snapshot:
 
 
 def _refill(now: Any, then: Any) -> None:
-    """Restore the content of a container in place."""
     now.clear()
     (now.extend if hasattr(now, "extend") else now.update)(then)
 
