@@ -38,7 +38,6 @@ class Error:
         self._largest_magnitude: dict[str, Array] = {"params": np.abs(start)}
 
     def add(self, name: str, found: Any, expected: Any) -> None:
-        """Compare one quantity after one step."""
         found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
         if found.shape != expected.shape:
             raise ValueError(f"{name} has shape {found.shape}, not {expected.shape}")
@@ -115,7 +114,6 @@ def load_function(where: str) -> Implementation:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, check, print; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("function", nargs="*", help="FILE.py:FUNCTION (default: this project's implementations)")
     parser.add_argument("--json", action="store_true", help="print every error as JSON")

@@ -52,7 +52,6 @@ def run_framework(module: str, settings: dict[str, str], folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, tuple[Rule, dict[str, Run]]]:
-    """Return the rule and the runs, by dtype, of every case."""
     with np.load(folder / "trajectories.npz") as arrays:
         cases: dict[str, tuple[Rule, dict[str, Run]]] = {}
         for key in (k for k in arrays if "/" not in k):

@@ -50,7 +50,6 @@ def gradient(rule: Rule, params: Array, step: int) -> Array:
 
 
 def lr_at(rule: Rule, step: int) -> float:
-    """Return the learning rate of a step, counted from 1: a tenth after step CUT."""
     return rule.lr if step <= CUT else rule.lr / 10
 
 

@@ -133,5 +133,4 @@ def shape(value: Any) -> tuple[int, ...] | None:
 
 
 def load_all() -> list[Vector]:
-    """Return all vectors, sorted by name."""
     return [load(path) for path in sorted(FOLDER.glob("*.json"))]

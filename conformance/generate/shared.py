@@ -73,7 +73,6 @@ class Family:
 
 
 def rule_of(family: Family, arguments: Mapping[str, Any]) -> Rule:
-    """Return the rule that the profile gives for the framework's arguments."""
     given = dict(arguments)
     if "betas" in given:
         given["beta2"] = given.pop("betas")[1]
@@ -116,7 +115,6 @@ def learning_rates(rule: Rule) -> list[float]:
 
 
 def make(family: Family, case: str) -> dict[str, Any]:
-    """Run one case and return the content of its file."""
     arguments = family.cases[case]
     rule = rule_of(family, arguments)
     rows: list[list[int]] | None = None
@@ -187,7 +185,6 @@ def to_text(vector: Mapping[str, Any]) -> str:
 
 
 def write(families: list[Family], folder: Path) -> list[Path]:
-    """Write a file for every case of the families, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for family in families:

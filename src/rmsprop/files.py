@@ -63,7 +63,6 @@ def _abandoned(path: Path) -> list[Path]:
 
 
 def _lives(process: int) -> bool:
-    """Return whether this machine has a process with this id."""
     if os.name == "nt":  # os.kill would end it
         return True
     try:

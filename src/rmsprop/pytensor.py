@@ -136,7 +136,6 @@ def updates(
 
 
 def _rate(rule: Rule, learning_rate: float | Symbol | None) -> float | Symbol:
-    """Return the learning rate, checked."""
     if learning_rate is None:
         return rule.lr
     if not isinstance(learning_rate, Variable):
@@ -160,7 +159,6 @@ def _check_params(params: list[Symbol]) -> None:
 
 
 def _gradients(loss_or_grads: Any, params: list[Symbol]) -> list[Symbol]:
-    """Return one symbolic gradient for each parameter."""
     if isinstance(loss_or_grads, list | tuple):
         if len(loss_or_grads) != len(params):
             found = Received(str(len(loss_or_grads)))

@@ -342,7 +342,6 @@ class Recipe:
         return {name: value for name, value in {**known, **self.values}.items() if name not in self.open}
 
     def _run(self, lr: float, steps_per_epoch: Any, total_steps: Any, batch_size: Any) -> Run:
-        """Return the facts that the schedule needs, checked."""
         for name, value, remedy in (
             ("steps_per_epoch", steps_per_epoch, "say how many updates an epoch has"),
             ("total_steps", total_steps, "say how many updates the run has"),
