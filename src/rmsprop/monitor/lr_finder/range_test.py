@@ -71,7 +71,7 @@ class Steps:
         return self._snapshots[-1]
 
     def rise(self, rates: NDArray[np.float64], seed: int) -> list[float]:
-        """Return the loss after a step at each of `rates`, until a loss is not finite or losses exceed STOP."""
+        """Return the loss after a step at each of `rates`, up to a loss that is not finite or too high (see STOP)."""
         batches = self._order(seed)
         losses: list[float] = []
         best = math.inf
