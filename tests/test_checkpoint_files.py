@@ -172,11 +172,15 @@ def test_the_error_for_a_folder_says_how_to_make_a_file(tmp_path: Path, capsys: 
 # -- whole models in HDF5 ---------------------------------------------------------------------------------------------
 
 
-def whole_h5(path: Path, optimizer: str = "RMSprop") -> None:
+def whole_h5(path: Path, optimizer: str = "RMSprop", momentum: float = 0.0) -> None:
     """Write what `model.save("x.h5")` writes beside the weights."""
-    config = {"class_name": optimizer, "config": {"rho": 0.8, "epsilon": 0.25, "momentum": 0.0, "learning_rate": 0.5}}
+    options = {"rho": 0.8, "epsilon": 0.25, "momentum": momentum, "learning_rate": 0.5}
+    config = {"class_name": optimizer, "config": options}
     names = ["rmsprop/iteration", "rmsprop/learning_rate", "rmsprop/z_velocity", "rmsprop/a_velocity"]
     values: list[Any] = [np.int32(3), np.float32(0.5), np.full((2, 3), 2.0), np.full(3, 4.0)]
+    if momentum:
+        names += ["rmsprop/z_momentum", "rmsprop/a_momentum"]
+        values += [np.full((2, 3), 6.0), np.full(3, 8.0)]
     with h5py.File(path, "w") as file:
         file.attrs["model_config"] = json.dumps({"class_name": "Mine", "config": {}})
         file.attrs["training_config"] = json.dumps({"optimizer_config": config})
@@ -184,6 +188,21 @@ def whole_h5(path: Path, optimizer: str = "RMSprop") -> None:
         group.attrs["weight_names"] = names
         for name, value in zip(names, values, strict=True):
             group[name] = value
+
+
+def test_a_whole_model_s_h5_has_its_own_momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a file of weights takes momentum from the source."""
+    monkeypatch.chdir(tmp_path)
+    whole_h5(Path("a.h5"), momentum=0.5)
+    state = read("a.h5")
+    assert state.groups[0]["momentum"] == 0.5
+    write(state, "b.h5", like="a.h5")
+    whole_h5(Path("other.h5"), momentum=0.7)
+    assert run(["convert", "a.h5", "c.h5", "--like", "other.h5"]) == 0
+    assert read("c.h5").groups[0]["momentum"] == 0.7
+    for name in ("b.h5", "c.h5"):
+        with h5py.File(name) as file:
+            assert file["optimizer_weights/rmsprop/a_momentum"][0] == 8.0
 
 
 def test_a_whole_model_s_h5_is_read_and_written(tmp_path: Path) -> None:

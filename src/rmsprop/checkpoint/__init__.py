@@ -63,7 +63,7 @@ def write(checkpoint: Checkpoint, path: str | Path, *, like: str | Path | None =
         The file that was read for `convert`'s `like`. The new file keeps all of it except the optimizer's state.
         Needed for .keras, TensorFlow 1 and SB3's .zip. Also needed for optax chains other than optax.rmsprop's.
     """
-    template = None if like is None else read_template(Path(like), checkpoint)
+    template = None if like is None else read_template(Path(like), checkpoint, checkpoint.kind)
     write_checkpoint(checkpoint, Path(path), template)
 
 

@@ -35,8 +35,18 @@ class ReadCheckpoint(NamedTuple):
     state: Checkpoint
 
 
-def read_checkpoint(path: Path, kind: str | None, given: Mapping[str, Any], *, weights: bool = False) -> ReadCheckpoint:
-    """Read a file once: its state, and the rest for `write_checkpoint`. See `rmsprop.checkpoint.read`."""
+def read_checkpoint(
+    path: Path,
+    kind: str | None,
+    given: Mapping[str, Any],
+    *,
+    weights: bool = False,
+    assumed: Mapping[str, Any] | None = None,
+) -> ReadCheckpoint:
+    """Read a file once: its state, and the rest for `write_checkpoint`. See `rmsprop.checkpoint.read`.
+
+    `assumed` are fields of `Rule` for a file that states none.
+    """
     if kind is not None and kind not in KINDS:
         raise InputError("kind", f"one of {', '.join(KINDS)}", kind, "leave it out to tell by the file")
     fields = canonical(given)
@@ -49,7 +59,7 @@ def read_checkpoint(path: Path, kind: str | None, given: Mapping[str, Any], *, w
         raise FileNotFoundError(2, "No such file", str(path))
     with _one_error(path, kind):
         file = format_(path, ReadBudget(path, size))
-        state = file.state(kind, fields)
+        state = file.state(kind, fields if file.states_rule else {**(assumed or {}), **fields})
         if weights:
             state = file.with_weights(state)
     if not state.parameters:
@@ -60,13 +70,17 @@ def read_checkpoint(path: Path, kind: str | None, given: Mapping[str, Any], *, w
     return ReadCheckpoint(file, state)
 
 
-def read_template(path: Path, checkpoint: Checkpoint) -> ReadCheckpoint:
-    """Read the file whose other content a new file of `checkpoint` keeps."""
-    given: dict[str, Any] = {}
-    if path.suffix == ".h5":  # a .weights.h5 does not state these
-        given["momentum"] = 0.9 if any(p.momentum_buffer is not None for p in checkpoint.parameters) else 0.0
-        given["centered"] = any(p.grad_avg is not None for p in checkpoint.parameters)
-    return read_checkpoint(path, checkpoint.kind, given)
+def read_template(path: Path, source: Checkpoint, kind: str | None, *, weights: bool = False) -> ReadCheckpoint:
+    """Read the file whose other content a new file for the state of `source` keeps."""
+    group = source.groups[0]
+    has = {
+        name: any(getattr(p, name) is not None for p in source.parameters) for name in ("momentum_buffer", "grad_avg")
+    }
+    assumed = {
+        "momentum": group.get("momentum", 0.9 if has["momentum_buffer"] else 0.0),
+        "centered": group.get("centered", has["grad_avg"]),
+    }
+    return read_checkpoint(path, kind, {}, weights=weights, assumed=assumed)
 
 
 def write_checkpoint(checkpoint: Checkpoint, target: Path, like: ReadCheckpoint | None = None) -> None:

@@ -74,15 +74,12 @@ def convert(
     """
     from rmsprop.checkpoint import convert as convert_checkpoint
     from rmsprop.checkpoint import plan, read
-    from rmsprop.checkpoint.files import read_checkpoint, read_mapping, target_kind, write_checkpoint
+    from rmsprop.checkpoint.files import read_mapping, read_template, target_kind, write_checkpoint
 
     state = read(source, from_, weights=weights, **given_values(known))
     template = None
     if like is not None:
-        # An .h5 file does not say which averages it holds: assume those of the source.
-        names = ("momentum", "centered") if like.suffix == ".h5" else ()
-        given = {name: state.groups[0][name] for name in names if name in state.groups[0]}
-        template = read_checkpoint(like, to, given, weights=weights)
+        template = read_template(like, state, to, weights=weights)
         to = template.state.kind
     to = to or target_kind(target)
     if to is None:

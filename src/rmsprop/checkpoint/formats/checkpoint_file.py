@@ -24,6 +24,7 @@ class CheckpointFile(ABC):
 
     endings: ClassVar[tuple[str, ...]]
     named_freely: ClassVar[bool] = False  # whether a new file may have any ending
+    states_rule: bool = True  # False if the file holds averages and no hyperparameters
 
     def __init__(self, path: Path, budget: ReadBudget) -> None:
         self.path, self.budget = path, budget

@@ -76,6 +76,7 @@ class KerasFile(CheckpointFile):
         self._content = _hdf5_content(path, budget)
         self._variables, self._whole = _read_variables(path, self._content, budget)
         self._config = self._optimizer_config()
+        self.states_rule = self._config is not None
 
     def state(self, kind: str | None, given: Fields) -> Checkpoint:
         """Return the state of the model's optimizer."""
