@@ -194,7 +194,7 @@ def number(x: float) -> str:
 
 
 def share(x: float) -> str:
-    """Return a share in percent. A share near 0 or 1 keeps two digits and does not read as 0 % or 100 %."""
+    """Return a share in percent, with two digits where it would otherwise read as 0 % or 100 %."""
     return f"{100 * x:.0f} %" if x in (0, 1) or 0.005 <= x < 0.995 else f"{100 * x:.2g} %"
 
 
