@@ -72,13 +72,10 @@ def read_checkpoint(
 
 def read_template(path: Path, source: Checkpoint, kind: str | None, *, weights: bool = False) -> ReadCheckpoint:
     """Read the file whose other content a new file for the state of `source` keeps."""
-    group = source.groups[0]
-    has = {
-        name: any(getattr(p, name) is not None for p in source.parameters) for name in ("momentum_buffer", "grad_avg")
-    }
+    has_momentum = any(p.momentum_buffer is not None for p in source.parameters)
     assumed = {
-        "momentum": group.get("momentum", 0.9 if has["momentum_buffer"] else 0.0),
-        "centered": group.get("centered", has["grad_avg"]),
+        "momentum": (source.groups[0].get("momentum") or 0.9) if has_momentum else 0.0,
+        "centered": any(p.grad_avg is not None for p in source.parameters),
     }
     return read_checkpoint(path, kind, {}, weights=weights, assumed=assumed)
 
