@@ -429,3 +429,8 @@ def test_public_names_are_what_is_declared() -> None:
         "set_num_threads", "update",
     }  # fmt: skip
     assert all(hasattr(rmsprop, name) for name in rmsprop.__all__)
+
+
+def test_a_centered_denominator_needs_the_gradient_average() -> None:
+    with pytest.raises(InputError, match=r"^m must be the gradient average with centered=True, got None; pass state"):
+        denominator(Rule(centered=True), np.ones(2), None, 1)

@@ -148,13 +148,15 @@ def variance(
         s = maximum(v - power * rule.initial_square_avg, kappa * v) / weight
         v = v / weight
         m = None if m is None else m / weight
-    if rule.centered and m is not None:
+    if rule.centered:
         s = maximum(s - m * m, kappa * v)
     return s, m
 
 
 def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
     """Return the denominator d of E5 and E6; η/d is the effective learning rate."""
+    if rule.centered and m is None:
+        raise InputError("m", "the gradient average with centered=True", None, "pass state.grad_avg after the step")
     kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
     power = rule.decay**t
     s, _ = variance(rule, v, m, power, 1 - power, kappa)  # E5
