@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from rmsprop import InputError, Rule, State, init, profile, update
-from rmsprop.hyperparameters import HYPERPARAMETERS
+from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS
 from rmsprop.keras import FIELDS, STATE, RMSprop
 
 Array = NDArray[Any]
@@ -288,7 +288,7 @@ def test_keras_arguments_come_first_with_its_defaults() -> None:
     assert {p.name for p in ours[len(theirs) :]} | {p.name for p in theirs} >= set(FIELDS)
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
     assert RMSprop().rule() == profile("keras", lr=float(np.float32(1e-3)))
-    assert set(FIELDS.values()) <= {field.name for field in dataclasses.fields(Rule)}
+    assert set(EVERYWHERE) <= set(FIELDS.values()) <= {field.name for field in dataclasses.fields(Rule)}
 
 
 def test_a_variant_that_it_lacks_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, init, update
+from rmsprop.hyperparameters import EVERYWHERE
 from rmsprop.torch import RMSprop
 from rmsprop.torch.groups import FIELDS
 
@@ -251,7 +252,7 @@ def test_signature_begins_with_that_of_torch() -> None:
 def test_defaults_are_those_of_the_rule() -> None:
     optimizer = RMSprop([torch.zeros(1)])
     assert optimizer.rule() == Rule()
-    assert set(FIELDS.values()) <= {f.name for f in dataclasses.fields(Rule)}
+    assert set(EVERYWHERE) <= set(FIELDS.values()) <= {f.name for f in dataclasses.fields(Rule)}
 
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
