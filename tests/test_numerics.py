@@ -75,3 +75,10 @@ def test_the_language_model_learns_and_its_state_has_the_size_stored(name: str, 
     assert run["loss"] < 3.4  # ln 84 = 4.43 before training
     assert run["state_bytes"] == pytest.approx(size, abs=0.01)
     assert run["state_bytes"] == LEARNED["losses"]["rows"][name]["bytes_per_parameter_and_average"]
+
+
+@pytest.mark.parametrize(
+    ("x", "text"), [(0, "0 %"), (0.0012, "0.12 %"), (0.5, "50 %"), (0.9987, "99.87 %"), (1, "100 %")]
+)
+def test_a_share_reads_as_all_or_nothing_only_where_it_is(x: float, text: str) -> None:
+    assert FAILURES["share"](x) == text

@@ -195,7 +195,11 @@ def number(x: float) -> str:
 
 def share(x: float) -> str:
     """Return a share in percent, with two digits where it would otherwise read as 0 % or 100 %."""
-    return f"{100 * x:.0f} %" if x in (0, 1) or 0.005 <= x < 0.995 else f"{100 * x:.2g} %"
+    if x in (0, 1) or 0.005 <= x < 0.995:
+        return f"{100 * x:.0f} %"
+    if x < 0.5:
+        return f"{100 * x:.2g} %"
+    return f"{100 * x:.{1 - math.floor(math.log10(100 * (1 - x)))}f} %"  # two digits of what lacks to 100 %
 
 
 def after_one_step(gradient: float, dtype: torch.dtype, **options: Any) -> Measure:
