@@ -35,16 +35,16 @@ class TrainOptions:
     seed
         Decides the model's start and the order of the data.
     epochs
-        Passes over the training data; the task's own number if left out.
+        Passes over the training data; the task's own number if omitted.
     batch_size
-        Examples per step; the task's own number if left out.
+        Examples per step; the task's own number if omitted.
     schedule
         Learning rate over the run: constant, or falling linearly to 0.
     every
-        Steps between two measurements of the optimizer. A tenth of the run, at most 250, if left out. 0 measures none,
+        Steps between two measurements of the optimizer. A tenth of the run, at most 250, if omitted. 0 measures none,
         and a run that diverges then does not say where that began.
     out
-        Directory of the run; runs/train-TASK, numbered, if left out.
+        Directory of the run; runs/train-TASK, numbered, if omitted.
     resume
         Go on with the run in --out, or with the last one of this task; give the same options.
     accept_changes
@@ -74,18 +74,18 @@ class CompareOptions:
     Parameters
     ----------
     learning_rates
-        The grid of learning rates; 1e-4 to 10 in half decades if left out. Where the best rate of an optimizer is at
+        The grid of learning rates; 1e-4 to 10 in half decades if omitted. Where the best rate of an optimizer is at
         its end, all optimizers get two more rates beyond it.
     tuning_seeds
         Number of seeds for picking the rates.
     seeds
         Number of other seeds for comparing the optimizers, at least 5.
     epochs
-        Passes over the training data; the task's own number if left out.
+        Passes over the training data; the task's own number if omitted.
     jobs
-        Number of trainings at a time, which changes no result; one per core if left out. Halved when memory runs out.
+        Number of trainings at a time, which changes no result; one per core if omitted. Halved when memory runs out.
     out
-        Directory of the run; runs/compare-TASK, numbered, if left out.
+        Directory of the run; runs/compare-TASK, numbered, if omitted.
     resume
         Go on with the comparison in --out, or with the last one of this task; give the same options.
     accept_changes
@@ -128,11 +128,11 @@ class FindLrOptions:
     seeds
         Number of times that the rate rises, each with another order of the data.
     warm
-        Steps with a rate of 0 before the test; if left out the larger of 2/(1-decay) and 2/(1-momentum), at most 500.
+        Steps with a rate of 0 before the test; if omitted the larger of 2/(1-decay) and 2/(1-momentum), at most 500.
     batch_size
-        Examples per step; the task's own number if left out.
+        Examples per step; the task's own number if omitted.
     out
-        Directory of find-lr.json and find-lr.svg; runs/find-lr-TASK, numbered, if left out.
+        Directory of find-lr.json and find-lr.svg; runs/find-lr-TASK, numbered, if omitted.
     """
 
     lowest: float = 1e-6

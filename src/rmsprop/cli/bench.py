@@ -31,7 +31,7 @@ def bench(*cases: str, json: Flag = False) -> None:
     ----------
     cases
         Any of large, rich, many, policy, policy-training, language-training; the first four also with -statistics
-        at their end: what gathering statistics costs. All if left out.
+        at their end: what gathering statistics costs. All if omitted.
     json
         Print the measurements as JSON.
     """

@@ -55,11 +55,11 @@ def convert(
     target
         Checkpoint to write; must not exist.
     from_
-        Kind of the source; read from the file if left out.
+        Kind of the source; read from the file if omitted.
     to
-        Kind of the target; if left out that of --like, else that of the target's name.
+        Kind of the target; if omitted that of --like, else that of the target's name.
     lr
-        Learning rate of the next step; the file's if left out.
+        Learning rate of the next step; the file's if omitted.
     like
         A checkpoint of the program that will load the target. The target keeps its names, order, groups, shapes and
         all other contents.

@@ -30,7 +30,7 @@ def doctor(run: Path | None = None, /, *, json: Flag = False) -> None:
     Parameters
     ----------
     run
-        Directory of a run of train; the installation is checked if left out.
+        Directory of a run of train; the installation is checked if omitted.
     json
         Print the findings as JSON.
     """

@@ -22,7 +22,7 @@ def report(run: Path, /, *, out: Path | None = None, json: Flag = False) -> None
     run
         Directory of a run of train or compare.
     out
-        File to write; report.html in the run's directory if left out.
+        File to write; report.html in the run's directory if omitted.
     json
         Print the path as JSON.
     """

@@ -18,7 +18,6 @@ from rmsprop.monitor.record import Record
 from rmsprop.rule import Rule
 
 Array = npt.NDArray[Any]
-Tree = Any  # a tree of arrays
 
 
 def keras_before(optimizer: Any) -> dict[str, Any]:

@@ -65,13 +65,6 @@ class TensorSource(Protocol):
         """Return a stand-in for the result of torch._utils._rebuild_tensor_v2 or _v3."""
 
 
-class Readable(Protocol):
-    """A tensor whose numbers are read on demand."""
-
-    def array(self) -> Array:
-        """Read the numbers."""
-
-
 @dataclass(eq=False)
 class _Dtype:
     text: str

@@ -211,7 +211,7 @@ class FindingFacts(TypedDict):
 
 
 class Given(TypedDict):
-    """Options as given on the command line; None if left out."""
+    """Options as given on the command line; None if omitted."""
 
     epochs: Count | None
     batch_size: Count | None

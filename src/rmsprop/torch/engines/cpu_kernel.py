@@ -3,8 +3,8 @@
 In each step, the kernel reads the address, dtype and layout of every parameter, gradient and average anew. It calls
 functions that torch publishes in C (about 0.1 µs each). No cache of tensors can go stale.
 
-No earlier pass completes the parameters' state: for 1000 tensors of 32×32 it would take 4 % of the step. Instead, the
-kernel refuses parameters with incomplete state. Their state is completed, and they are added again.
+No earlier pass over all parameters completes their state: after the first step it would find nothing to do. The kernel
+refuses parameters with incomplete state. Their state is completed, and they are added again.
 """
 
 from __future__ import annotations
