@@ -79,6 +79,8 @@ def test_a_run_provokes_it_one_beside_it_does_not_and_each_remedy_cures_it(kind:
         assert (finding.tensor or "norm") in finding.sentence
         assert str(finding).startswith(f"Step {finding.step}: {finding.sentence}\n  Cause: ")
         assert 1 <= finding.step <= records[-1]["step"]
+        for change in finding.changes:  # names that `rmsprop train` also takes, and remedies for code
+            assert change.keys() <= {*vars(Rule()), "stochastic_rounding", "group", "clip"}
     assert find(json.loads(json.dumps(records, allow_nan=False))) == found
     assert find(CASES[kind].silent[1]()) == []
     worst = next(f for f in found if f.kind == kind)
@@ -944,6 +946,10 @@ def test_no_record_makes_it_stumble_or_repeat_itself(records: list[Any], every: 
 
 def finding(kind: str, *changes: dict[str, Any]) -> Finding:
     return Finding(kind, None, 1, "s", "c", {}, "t", "", changes)
+
+
+def test_a_change_of_decay_is_alpha_in_python() -> None:
+    assert finding("memory", {"decay": 0.9}).remedy == "RMSprop(..., alpha=0.9)"
 
 
 def test_no_remedy_undoes_that_of_a_graver_finding() -> None:

@@ -25,7 +25,7 @@ from rmsprop.files import finite, write_atomically
 from rmsprop.lab.task import load_task
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import Finding, find
-from rmsprop.monitor.findings.finding import in_python
+from rmsprop.monitor.findings.finding import in_python, in_torch
 from rmsprop.torch import RMSprop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -308,7 +308,7 @@ def measure(case: Case) -> dict[str, Any]:
 def cures(case: Case, finding: Finding) -> list[tuple[str, Callable[[], Records]]]:
     """Return the runs of a case that follow each remedy of its finding exactly, and the advice."""
     runs: list[tuple[str, Callable[[], Records]]] = [
-        (in_python(change), lambda change=change: case.run(**change))  # type: ignore[misc]
+        (in_python(change), lambda change=change: case.run(**in_torch(change)))  # type: ignore[misc]
         for change in finding.changes
     ]
     return runs + ([] if case.by_hand is None else [(finding.advice, case.by_hand)])

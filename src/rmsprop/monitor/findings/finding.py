@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmsprop.files import finite
+from rmsprop.hyperparameters import names_in
 
 USUAL = 1e-3  # a learning rate that suits most networks
+_IN_TORCH = {field: name for name, field in names_in("torch").items()}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Finding:
     evidence: dict[str, Any]  # the numbers by name
     threshold: str  # the condition that makes this a finding
     advice: str = ""  # a remedy that is no option
-    changes: tuple[dict[str, Any], ...] = ()  # options to change, each a remedy by itself, the surest first
+    changes: tuple[dict[str, Any], ...] = ()  # {field of Rule or option: value}, a remedy each; the surest first
 
     @property
     def remedy(self) -> str:
@@ -49,7 +51,12 @@ def in_python(change: dict[str, Any]) -> str:
         return f"torch.nn.utils.clip_grad_norm_(model.parameters(), {change['clip']:g}) before each step"
     if "group" in change:
         return f"a group of its own, {{'params': [model.get_parameter({change['group']!r})], 'lr': {change['lr']!r}}}"
-    return f"RMSprop(..., {', '.join(f'{name}={value!r}' for name, value in change.items())})"
+    return f"RMSprop(..., {', '.join(f'{name}={value!r}' for name, value in in_torch(change).items())})"
+
+
+def in_torch(change: dict[str, Any]) -> dict[str, Any]:
+    """Return a change with the arguments of `rmsprop.torch.RMSprop` in place of fields of Rule."""
+    return {_IN_TORCH.get(name, name): value for name, value in change.items()}
 
 
 def lower(lr: float) -> float:
