@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from decimal import Decimal, localcontext
 from typing import Any
 
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rmsprop import Rule
-from rmsprop.hyperparameters import Hyperparameter
+from rmsprop.hyperparameters import EVERYWHERE, Hyperparameter, missing_fields
 
 # No value is a default: an ignored or misplaced value shows. eps is large enough to matter.
 PLAIN = Rule(lr=0.03, decay=0.8, eps=0.02)
-RULES: dict[str, Rule] = {
+ALL_RULES: dict[str, Rule] = {
     "plain": PLAIN,
     "eps inside": dataclasses.replace(PLAIN, eps_inside_sqrt=True),
     "no eps": dataclasses.replace(PLAIN, eps=0.0),
@@ -40,6 +41,15 @@ RULES: dict[str, Rule] = {
     ),
     "all of it, the other way": Rule(0.03, 0.8, 0.02, 0.6, 0.3, centered=True, nesterov=True, bias_correction=True),
 }  # fmt: skip
+
+
+def having(fields: Collection[str]) -> dict[str, Rule]:
+    """Return the rules that an implementation of these fields of Rule can step."""
+    return {name: rule for name, rule in ALL_RULES.items() if not missing_fields(rule, fields)}
+
+
+RULES = having(EVERYWHERE)  # those that every implementation can step
+
 STEPS = 12
 STATE = ("square_avg", "grad_avg", "momentum_buffer")  # the averages of a state, in the order of their use
 

@@ -31,6 +31,7 @@ from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.lock import locked
 from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.train import train
+from rmsprop.lab_options import TASKS
 from rmsprop.recipes import RECIPES
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -279,7 +280,7 @@ def rmsprop_in_shell(line: str, **environment: str) -> subprocess.CompletedProce
 def test_a_terminal_without_width_shows_everything(columns: str) -> None:
     done = rmsprop_in_shell("rmsprop explain --worked-example --lr 0.01; rmsprop train x", COLUMNS=columns)
     assert done.stdout.endswith("2  y              0.02  4.99e-06    4.47659   -0.0895319\n")
-    assert done.stderr.startswith("rmsprop: task must be one of digits, mnist, shakespeare or ")
+    assert done.stderr.startswith(f"rmsprop: task must be one of {', '.join(TASKS)} or ")
     assert (done.stderr.count("\n"), done.returncode) == (1, 2)
 
 
@@ -632,7 +633,7 @@ def test_an_interrupted_comparison_resumes_without_repeating_trainings(
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 BAD: list[tuple[list[str], str]] = [
-    (["train", "digit"], "task must be one of digits, mnist, shakespeare or path/to/file.py:function, got 'digit'"),
+    (["train", "digit"], f"task must be one of {', '.join(TASKS)} or path/to/file.py:function, got 'digit'"),
     (["train", "x.py:make"], "the task's file must be a readable Python file, got x.py: No such file or directory"),
     (["train", "folder.py:make"], "the task's file must be a readable Python file, got folder.py: Is a directory"),
     (["train", "syntax.py:make"], "the task's file syntax.py must be one that Python can import, got SyntaxError"),

@@ -27,6 +27,12 @@ needs_kernel = pytest.mark.skipif(native.kernel is None, reason=native.missing()
 FIELDS = frozenset(field.name for field in dataclasses.fields(Rule))
 
 
+@pytest.fixture(autouse=True)
+def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the engines that these tests name, whatever others there are."""
+    monkeypatch.setattr("rmsprop.torch.step.ENGINES", (CpuKernel, TensorOps))
+
+
 class NumpyVectors:
     """An engine that steps vectors by `rmsprop.rule`, which has every variant."""
 

@@ -22,8 +22,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from rmsprop import InputError, native
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import cpu_kernel
+from rmsprop.torch.engines.cpu_kernel import CpuKernel
+from rmsprop.torch.engines.tensor_ops import TensorOps
 
 pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
+
+
+@pytest.fixture(autouse=True)
+def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the engines that these tests name, whatever others there are."""
+    monkeypatch.setattr("rmsprop.torch.step.ENGINES", (CpuKernel, TensorOps))
+
+
 RULE = cases.RULES["all of it, the other way"]
 KERNEL = f"native kernel ({native.kernel.instruction_set()})" if native.kernel else ""
 SUMS = {"rtol": 1e-12, "atol": 1e-14}  # two paths in float64

@@ -45,7 +45,7 @@ def test_a_name_of_another_library_means_one_field() -> None:
     assert names_in("torch", ("lr", "decay", "eps")) == {"lr": "lr", "alpha": "decay", "eps": "eps"}
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", cases.ALL_RULES.values(), ids=cases.ALL_RULES)
 def test_the_table_says_which_averages_a_rule_keeps(rule: Rule) -> None:
     state = init(rule, np.ones(2))
     assert set(averages(rule)) == {name for name in AVERAGES if getattr(state, name) is not None}

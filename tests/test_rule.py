@@ -36,7 +36,7 @@ def follow(
     return path
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", cases.ALL_RULES.values(), ids=cases.ALL_RULES)
 def test_every_variant_equals_its_sums_in_fifty_digits(rule: Rule) -> None:
     start, gradients = cases.problem(np.float64)
     path = follow(rule, start, gradients, cases.lr_at)
@@ -198,7 +198,7 @@ def test_bias_correction_of_a_start_above_zero_stays_finite(dtype: type[np.float
     assert param[0] == 0
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", cases.ALL_RULES.values(), ids=cases.ALL_RULES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_zero_gradients_without_eps_change_nothing(rule: Rule, dtype: type[np.floating]) -> None:
     rule = dataclasses.replace(rule, eps=0.0, weight_decay=0.0, initial_square_avg=0.0)
@@ -241,7 +241,7 @@ def test_an_infinite_gradient_stays_in_the_average() -> None:
 
 
 def test_the_inputs_are_left_as_they_were() -> None:
-    rule = cases.RULES["all of it"]
+    rule = cases.ALL_RULES["all of it"]
     start, gradients = cases.problem(np.float32)
     kept, gradient = start.copy(), gradients[0].copy()
     state = init(rule, start)
@@ -255,7 +255,7 @@ def test_the_inputs_are_left_as_they_were() -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 1, 4)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_any_shape_and_both_dtypes_are_kept(shape: tuple[int, ...], dtype: type[np.floating]) -> None:
-    for rule in cases.RULES.values():
+    for rule in cases.ALL_RULES.values():
         param, state = update(rule, np.ones(shape, dtype), np.ones(shape, dtype), init(rule, np.ones(shape, dtype)))
         arrays = [param, state.square_avg, state.grad_avg, state.momentum_buffer]
         assert all(a is None or (a.shape == shape and a.dtype == dtype) for a in arrays)
@@ -357,7 +357,7 @@ def test_numbers_say_what_the_steps_do() -> None:
     assert numbers(Rule(decay=0.0)).half_life == 0
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", cases.ALL_RULES.values(), ids=cases.ALL_RULES)
 def test_explained_equations_compute_the_step(rule: Rule) -> None:
     """Run the printed lines as code: they must give the steps of the rule."""
     start, gradients = cases.problem(np.float64)
