@@ -95,7 +95,7 @@ class Engine(Protocol):
         """Copy what statistics need and the step overwrites. Called only if `copy_level` is above 0."""
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
-        """Step the parameters taken, and forget them. If `skip` is true, change nothing.
+        """Step the parameters taken, and forget them. If `skip` is true, change nothing. Autograd may be on.
 
         Return whether a gradient element counted as 0, for nonfinite="zero"; None means no.
         """
