@@ -199,7 +199,7 @@ class Run(RuleBasedStateMachine):
         live = self.optimizer.state.get(p, {})
         own: dict[str, Any] = {name: x.clone() if isinstance(x, Tensor) else x for name, x in live.items()}
         if lag := self.optimizer.step_state.lags.get(id(live)):
-            lag.make_up(own)
+            lag.catch_up(own)
         return own
 
     def check_groups(self) -> None:

@@ -50,7 +50,7 @@ def outcome(rule: Rule, p: Array, g: Array, state: State) -> Outcome:
     weight = 1 - rule.decay**t if rule.bias_correction else 1.0
     kappa = 4 * float(info.eps)
     plain = dataclasses.replace(rule, centered=False, eps=0.0, eps_inside_sqrt=False)
-    first = denominator(plain, v, None, t) ** 2
+    first = denominator(plain, State(t, v)) ** 2
     error_first = (error_v + unit * rule.initial_square_avg * bool(rule.bias_correction)) / weight + unit * first
     low, high = first - error_first, first + error_first
     if rule.bias_correction and rule.initial_square_avg:
@@ -65,8 +65,8 @@ def outcome(rule: Rule, p: Array, g: Array, state: State) -> Outcome:
         high = variance + error_first + error_square
     # E6 and E7.
     bare = dataclasses.replace(rule, centered=False, bias_correction=False)
-    d = denominator(rule, v, m, t)
-    d_low, d_high = (denominator(bare, np.maximum(x, 0), None, t) for x in (low, high))
+    d = denominator(rule, State(t, v, m))
+    d_low, d_high = (denominator(bare, State(t, np.maximum(x, 0))) for x in (low, high))
     gradient = (-g if rule.maximize else g) + (rule.weight_decay * p if coupled else 0)
     u = np.divide(gradient, d, out=np.zeros_like(g), where=d != 0)
     most, least_u = np.divide(np.abs(gradient) + error_g, d_low), np.divide(np.abs(gradient) - error_g, d_high)

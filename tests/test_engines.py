@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rmsprop import InputError, Rule, native
+from rmsprop.hyperparameters import averages
 from rmsprop.rule import AVERAGES, State, update
 from rmsprop.torch import RMSprop
 from rmsprop.torch import step as stepping
@@ -196,10 +197,8 @@ def test_engines_declare_fields_of_the_rule_and_tensor_operations_read_what_they
 
     assert set(CpuKernel.fields) <= FIELDS
     for rule in cases.RULES.values():
-        p, g, v = (torch.ones(3) for _ in range(3))
-        m = torch.zeros(3) if rule.centered else None
-        b = torch.zeros(3) if rule.momentum else None
-        arithmetic.step(Traced(rule), 0.1, p, g, v, m, b, 0.5, 1e-6)  # type: ignore[arg-type]
+        averages_ = {name: torch.ones(3) for name in averages(rule)}
+        arithmetic.step(Traced(rule), 0.1, torch.ones(3), torch.ones(3), averages_, 0.5, 1e-6)  # type: ignore[arg-type]
     assert read | {"lr"} == set(TensorOps.fields) <= FIELDS
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import rmsprop.jax
-from rmsprop import Rule, init, update
+from rmsprop import Rule, State, init, update
 from rmsprop.pytensor import updates
 from rmsprop.rule import denominator
 from rmsprop.torch import RMSprop
@@ -56,7 +56,7 @@ def test_float32_divides_by_what_fifty_digits_give(name: str, decay: float, insi
     param, state, found = np.zeros(80, np.float32), init(rule, np.zeros(80, np.float32)), []
     for g in given:
         param, state = update(rule, param, g, state)
-        d = denominator(rule, state.square_avg, state.grad_avg, state.step)
+        d = denominator(rule, state)
         found.append(rule.lr * g.astype(float) / d)
     for i in range(80):
         path = cases.oracle(rule, 0.0, [float(g[i]) for g in given], kappa=KAPPA, lr=lambda _: rule.lr)
@@ -84,7 +84,7 @@ def test_roundings_that_add_up_change_the_length_of_steps_by_a_bounded_factor(
         weight = 1 - decay**t
         s = np.maximum(exact_v - decay**t, KAPPA * exact_v) / weight
         s = np.maximum(s - (exact_m / weight) ** 2, KAPPA * exact_v / weight)
-        length = np.sqrt(s) / denominator(rule, v, m, t)
+        length = np.sqrt(s) / denominator(rule, State(t, v, m))
         assert np.all((length > shortest) & (length < longest))
 
 
@@ -159,4 +159,4 @@ def test_where_nothing_was_subtracted_no_bit_changes() -> None:
         rule = Rule(decay=decay, eps=0.0, centered=True, bias_correction=True)
         weight = 1 - decay**3
         s = np.maximum(v / weight - (m / weight) ** 2, KAPPA * (v / weight))
-        np.testing.assert_array_equal(denominator(rule, v, m, 3), np.sqrt(s.astype(np.float32)))
+        np.testing.assert_array_equal(denominator(rule, State(3, v, m)), np.sqrt(s.astype(np.float32)))

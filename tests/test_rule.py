@@ -274,7 +274,7 @@ def test_a_rule_may_change_during_a_run() -> None:
 def test_denominator_gives_the_effective_learning_rate() -> None:
     rule = Rule(lr=0.5, decay=0.9, eps=0.01)
     param, state = update(rule, np.zeros(3), np.array([1.0, 10.0, 0.0]), init(rule, np.zeros(3)))
-    rate = rule.lr / denominator(rule, state.square_avg, None, state.step)
+    rate = rule.lr / denominator(rule, state)
     np.testing.assert_allclose(-param, rate * [1.0, 10.0, 0.0], rtol=1e-15)
 
 
@@ -432,5 +432,5 @@ def test_public_names_are_what_is_declared() -> None:
 
 
 def test_a_centered_denominator_needs_the_gradient_average() -> None:
-    with pytest.raises(InputError, match=r"^m must be the gradient average with centered=True, got None; pass state"):
-        denominator(Rule(centered=True), np.ones(2), None, 1)
+    with pytest.raises(InputError, match=r"^grad_avg must be the gradient average with centered=True, got None; pass"):
+        denominator(Rule(centered=True), State(1, np.ones(2)))

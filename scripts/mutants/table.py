@@ -41,7 +41,7 @@ class Mutant(NamedTuple):
 RULE = Source("rule.py", "tests/test_rule.py")
 TABLE = Source("hyperparameters.py", "tests/test_rule.py")
 TENSORS = Source("torch/engines/arithmetic.py", "tests/test_torch.py")
-SLOTS = Source("torch/state.py", "tests/test_torch.py")
+STATE = Source("torch/state.py", "tests/test_torch.py")
 STATE_DICT = Source("torch/state_dict.py", "tests/test_state.py")
 FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
@@ -116,7 +116,7 @@ MUTANTS = [
     Mutant("E5 floor too high", RULE, "kappa = 4 *", "kappa = 4000 *"),
     Mutant("E5 floor of the correction", RULE, "maximum(v - power * rule.initial_square_avg, kappa * v)",
            "(v - power * rule.initial_square_avg)"),
-    Mutant("E5 correction off by a step", RULE, "power = rule.decay**t", "power = rule.decay ** (t + 1)"),
+    Mutant("E5 correction off by a step", RULE, "rule.decay**state.step", "rule.decay ** (state.step + 1)"),
     Mutant("E5 mean not corrected", RULE, "m = None if m is None else m / weight", "pass"),
     Mutant("E6 eps always inside", RULE, "if rule.eps_inside_sqrt else", "if True else"),
     Mutant("E6 eps always outside", RULE, "if rule.eps_inside_sqrt else", "if False else"),
@@ -135,7 +135,7 @@ MUTANTS = [
     Mutant("tensors: E4 decay", TENSORS, "m.lerp_(g, 1 - beta)", "m.lerp_(g, 0.99 * (1 - beta))"),
     Mutant("tensors: E5 floor of the variance", TENSORS, "variance.maximum(v.mul(kappa))", "variance"),
     Mutant("tensors: E5 floor of the correction", TENSORS, "v.add(start).maximum(v.mul(kappa))", "v.add(start)"),
-    Mutant("tensors: E5 mean not corrected", TENSORS, "m.div(weight) if rule.centered and m is", "m if m is"),
+    Mutant("tensors: E5 mean not corrected", TENSORS, "m = None if m is None else m.div(weight)", "pass"),
     Mutant("tensors: E6 eps always outside", TENSORS, "if rule.eps_inside_sqrt:", "if False:"),
     Mutant("tensors: E6 eps always inside", TENSORS, "if rule.eps_inside_sqrt:", "if True:"),
     Mutant("tensors: E7 guard, one tensor", TENSORS, "return d.masked_fill(d == 0, math.inf)", "return d"),
@@ -143,8 +143,8 @@ MUTANTS = [
     Mutant("tensors: E8 lr never in the buffer", TENSORS, "if rule.lr_in_momentum else", "if False else"),
     Mutant("tensors: E8 lr always in the buffer", TENSORS, "if rule.lr_in_momentum else", "if True else"),
     Mutant("tensors: E8 nesterov", TENSORS, "if rule.nesterov:", "if False:"),
-    Mutant("slots: v₀ ignored", SLOTS, "complex(fill, fill) if p.is_complex() else fill}", "0}"),
-    Mutant("slots: half state", SLOTS, "return COMPUTE.get(p.dtype, p.dtype)", "return p.dtype"),
+    Mutant("state: v₀ ignored", STATE, "value = complex(start, start) if p.is_complex() else start", "value = 0.0"),
+    Mutant("state: half state", STATE, "return COMPUTE.get(p.dtype, p.dtype)", "return p.dtype"),
     Mutant("loading: loaded state rounded", STATE_DICT, "state[name] = value.to(p.device)", "pass"),
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
     Mutant("fused: modes not seen", FUSED, "if dispatch_modes():", "if False:"),
@@ -179,7 +179,7 @@ MUTANTS = [
     Mutant("not finite: squares not seen", BAD, "g.abs() < 2.0 ** (512 if", "g.abs() < 4.0 ** (512 if"),
     Mutant("not finite: ranks not asked", RANKS, "return value > 0", "return flag"),
     Mutant("sparse: rows not caught up", SPARSE, "rows.mul_(weight)", "pass"),
-    Mutant("sparse: m not caught up", SPARSE, "for x in (v, m):", "for x in (v,):"),
+    Mutant("sparse: m not caught up", SPARSE, "for x in averages:", "for x in list(averages)[:1]:"),
     Mutant("sparse: a step too many", SPARSE, "(step - _take(row_step, where))", "(step + 1 - _take(row_step, where))"),
     Mutant("kernel: rows, m not caught up", ROWS, "catch_up(row_of(a.m), n, rows.decay, weight);", ""),
     Mutant("kernel: rows, ∞ times 0", ROWS, "weight == 0 && decay != 0", "false"),
@@ -198,7 +198,7 @@ MUTANTS = [
     Mutant("kernel: noise of another average", STAGE, "true, storage.keys[3]", "true, storage.keys[2]"),
     Mutant("kernel: gradients not cleaned", STAGE, "limit<T>() ? g[i] : T(0)", "limit<T>() ? g[i] : g[i]"),
     Mutant("kernel: 1−β rounded twice", RUN, "static_cast<T>(1 - rule.decay)", "T(1) - static_cast<T>(rule.decay)"),
-    Mutant("statistics: v after the step", STATISTICS, "stored().clone(), v.clone(), m)", "stored().clone(), v, m)"),
+    Mutant("statistics: v after the step", STATISTICS, "name, param_step.p).clone()", "name, param_step.p)"),
     Mutant("statistics: a bin too high", STATISTICS, ".exponent - 1 ", ".exponent "),
     Mutant("kernel: statistics, v after the step", SWEEP, "history += v[i];", "history += x.v;"),
     Mutant("kernel: statistics, eps by v", SWEEP, "s_bits = bits_of(x.s)", "s_bits = bits_of(x.v)"),
@@ -269,8 +269,8 @@ MUTANTS = [
     Mutant("E5 floor of what is left of v", RULE, "s = maximum(s - m * m, kappa * v)",
            "s = maximum(s - m * m, kappa * s)", "tests/test_floor.py"),
     Mutant("kernel: E5 floor of what is left of v", STEP, "c.kappa * v_hat", "c.kappa * s"),
-    Mutant("slots: another shape", SLOTS, "if shape != p.shape:", "if False:", "tests/test_shapes.py"),
-    Mutant("slots: counters of float32", SLOTS, "else torch.float64)  # MPS", "else torch.float32)  # MPS",
+    Mutant("state: another shape", STATE, "if shape != p.shape:", "if False:", "tests/test_shapes.py"),
+    Mutant("state: counters of float32", STATE, "else torch.float64)  # MPS", "else torch.float32)  # MPS",
            "tests/test_counter.py"),
     Mutant("checks: another device", CHECKS, "if x.device != device:", "if False:"),
     Mutant("checks: two counts", CHECKS, "step.numel() != 1", "step.numel() > 2"),

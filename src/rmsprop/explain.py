@@ -171,7 +171,7 @@ def worked_example(rule: Rule) -> list[WorkedStep]:
     for gradients in WORKED_GRADIENTS:
         before = param
         param, state = update(rule, param, np.array(gradients), state)
-        rate = rule.lr / denominator(rule, state.square_avg, state.grad_avg, state.step)
+        rate = rule.lr / denominator(rule, state)
         steps += [
             WorkedStep(state.step, "xy"[i], gradients[i], state.square_avg[i], float(rate[i]), param[i] - before[i])
             for i in range(2)

@@ -271,7 +271,7 @@ def _step(rule: Any, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tu
 def _denominator(rule: Any, v: jax.Array, m: jax.Array | None, t: jax.Array) -> jax.Array:
     kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
     power, weight = _bias(rule.decay, t.astype(v.dtype)) if rule.bias_correction else (0.0, 1.0)
-    s, _ = variance(rule, v, m, power, weight, kappa, jnp.maximum)  # E5
+    s, _ = variance(rule, {"square_avg": v, "grad_avg": m}, power, weight, kappa, jnp.maximum)  # E5
     return _sqrt(s + rule.eps) if rule.eps_inside_sqrt else _sqrt(s) + rule.eps  # E6
 
 

@@ -350,7 +350,7 @@ def _denominator(rule: Rule, v: Tensor, m: Tensor | None, t: Tensor) -> Tensor:
     if rule.bias_correction:
         exponent = t * (math.log(rule.decay) if rule.decay else -math.inf)
         power, weight = ops.exp(exponent), -ops.expm1(exponent)  # expm1 keeps the digits of 1 − βᵗ
-    s, _ = variance(rule, v, m, power, weight, kappa, _maximum)  # E5
+    s, _ = variance(rule, {"square_avg": v, "grad_avg": m}, power, weight, kappa, _maximum)  # E5
     d = ops.sqrt(s + rule.eps) if rule.eps_inside_sqrt else ops.sqrt(s) + rule.eps
     return d if rule.eps >= info.tiny else ops.where(ops.equal(d, 0), math.inf, d)
 

@@ -34,9 +34,9 @@ from rmsprop.errors import InputError, Received
 from rmsprop.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["AVERAGES", "Rule", "State", "denominator", "init", "update", "variance"]
+__all__ = ["AVERAGES", "SQUARES", "Rule", "State", "denominator", "init", "update", "variance"]
 
 Array = npt.NDArray[Any]
 
@@ -118,6 +118,7 @@ class State:
 
 
 AVERAGES = tuple(field.name for field in dataclasses.fields(State) if field.name != "step")
+SQUARES = ("square_avg",)  # the averages that are never negative
 
 
 def init(rule: Rule, param: Array) -> State:
@@ -136,30 +137,36 @@ def init(rule: Rule, param: Array) -> State:
 
 
 def variance(
-    rule: Rule, v: Any, m: Any, power: Any, weight: Any, kappa: float, maximum: Callable[[Any, Any], Any] = np.maximum
+    rule: Rule,
+    averages: Mapping[str, Any],
+    power: Any,
+    weight: Any,
+    kappa: float,
+    maximum: Callable[[Any, Any], Any] = np.maximum,
 ) -> tuple[Any, Any]:
-    """Return s and m̂ of E5, for arrays of any library.
+    """Return s and m̂ of E5, for arrays of any library. m̂ is None unless the rule is centered.
 
-    `maximum` is the elementwise maximum of that library. `power` is βᵗ and `weight` is 1 − βᵗ; both are read only with
-    bias correction.
+    `averages` has the averages after the step by their names in `State`. `maximum` is the elementwise maximum of that
+    library. `power` is βᵗ and `weight` is 1 − βᵗ; both are read only with bias correction.
     """
+    v, m = averages["square_avg"], averages.get("grad_avg") if rule.centered else None
+    if rule.centered and m is None:
+        raise InputError("grad_avg", "the gradient average with centered=True", None, "pass the average after the step")
     s = v
     if rule.bias_correction:
         s = maximum(v - power * rule.initial_square_avg, kappa * v) / weight
         v = v / weight
         m = None if m is None else m / weight
-    if rule.centered:
+    if m is not None:
         s = maximum(s - m * m, kappa * v)
     return s, m
 
 
-def denominator(rule: Rule, v: Array, m: Array | None, t: int) -> Array:
-    """Return the denominator d of E5 and E6; η/d is the effective learning rate."""
-    if rule.centered and m is None:
-        raise InputError("m", "the gradient average with centered=True", None, "pass state.grad_avg after the step")
-    kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
-    power = rule.decay**t
-    s, _ = variance(rule, v, m, power, 1 - power, kappa)  # E5
+def denominator(rule: Rule, state: State) -> Array:
+    """Return the denominator d of E5 and E6 for the state after a step; η/d is the effective learning rate."""
+    kappa = 4 * float(np.finfo(state.square_avg.dtype).eps)  # 8 × unit roundoff
+    power = rule.decay**state.step
+    s, _ = variance(rule, vars(state), power, 1 - power, kappa)  # E5
     return np.asarray(np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps)  # E6
 
 
@@ -187,7 +194,7 @@ def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, 
     if rule.centered:
         m = np.zeros_like(p) if m is None else m
         m = np.asarray(m + (1 - beta) * (g - m))  # E4
-    d = denominator(rule, v, m, t)  # E5, E6
+    d = denominator(rule, State(t, v, m))  # E5, E6
     u = np.divide(g, d, out=np.zeros_like(g), where=d != 0)  # E7
     if rule.lr_in_momentum:
         u = eta * u

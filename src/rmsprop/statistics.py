@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmsprop.errors import InputError, Received
-from rmsprop.rule import Rule, variance
+from rmsprop.rule import AVERAGES, Rule, variance
 
 Array = npt.NDArray[Any]
 
@@ -52,10 +52,9 @@ def sums(
     after: Array,
     gradient: Array,
     square_avg_before: Array,
-    square_avg: Array,
-    grad_avg: Array | None = None,
     step: int,
     kappa: float | None = None,
+    **averages: Array | None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Measure one step of one parameter tensor: a value for each of COLUMNS, and the histogram.
 
@@ -69,17 +68,18 @@ def sums(
         g.
     square_avg_before
         The stored v before the step.
-    square_avg, grad_avg
-        v and m after E3 and E4, before they are rounded to a smaller dtype. A centered rule needs m.
     step
         t, 1 for the first step.
     kappa
         κ of E5. None: 8 × unit roundoff of the compute dtype, which is float64 if `square_avg` is, else float32.
+    **averages
+        The averages after the step by their names in `rmsprop.State`: square_avg, and grad_avg of a centered rule. They
+        are not yet rounded to a smaller dtype. Averages that E5 does not read are ignored.
 
     Raises
     ------
     InputError
-        If an array does not have the shape of `before`, or `grad_avg` is missing.
+        If an array does not have the shape of `before`, or an average is missing or unknown.
 
     Examples
     --------
@@ -92,24 +92,25 @@ def sums(
     >>> Sums(*row.tolist()).eps, histogram.nonzero()[0] + FIRST
     (1.0, array([-27,   1]))
     """
-    if rule.centered and grad_avg is None:
-        raise InputError("grad_avg", "an array with centered=True", None, "pass the gradient average after the step")
+    for name in averages.keys() - set(AVERAGES):
+        raise InputError(name, f"one of {', '.join(AVERAGES)}", Received("another name"), "use a name of rmsprop.State")
+    if averages.get("square_avg") is None:
+        raise InputError("square_avg", "an array", None, "pass the average after the step")
     given: dict[str, Any] = {
         "before": before,
         "after": after,
         "gradient": gradient,
         "square_avg_before": square_avg_before,
-        "square_avg": square_avg,
-        "grad_avg": grad_avg if rule.centered else None,
+        **averages,
     }
-    dtype = np.float64 if np.asarray(square_avg).dtype in (np.float64, np.complex128) else np.float32
+    dtype = np.float64 if np.asarray(averages["square_avg"]).dtype in (np.float64, np.complex128) else np.float32
     for name, x in given.items():
         if x is not None and np.shape(x) != np.shape(before):
             found = Received(f"{np.shape(x)} against {np.shape(before)}")
             raise InputError(name, "of the shape of before", found, "pass the arrays of one parameter")
     arrays = {name: _reals(x, dtype) for name, x in given.items() if x is not None}
-    p1, g, v, m = arrays["after"], arrays["gradient"], arrays["square_avg"], arrays.get("grad_avg")
-    at_floor = np.zeros(v.shape, bool)
+    p1, g = arrays["after"], arrays["gradient"]
+    at_floor = np.zeros(g.shape, bool)
 
     def floored(rest: Array, floor: Array) -> Array:
         np.logical_or(at_floor, rest < floor, out=at_floor)
@@ -117,7 +118,7 @@ def sums(
 
     power = rule.decay**step
     kappa = 4 * float(np.finfo(dtype).eps) if kappa is None else kappa
-    s, mean = variance(rule, v, m, power, 1 - power, kappa, floored)
+    s, mean = variance(rule, arrays, power, 1 - power, kappa, floored)
     d = np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
     change = p1.astype(np.float64) - arrays["before"]
     row = Sums(

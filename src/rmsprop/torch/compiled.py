@@ -32,7 +32,7 @@ from rmsprop.torch.engines.tensor_ops import step_params
 from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, rule_of
 from rmsprop.torch.observer import refuse
 from rmsprop.torch.private import TRACES, set_grad_enabled
-from rmsprop.torch.state import ParamGroup, complete_state, real
+from rmsprop.torch.state import NEEDED_BY, ParamGroup, complete_state, real
 from rmsprop.torch.step_state import step_state
 
 _optimizers: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()
@@ -232,18 +232,17 @@ def _make_state(optimizer: Optimizer) -> None:
 def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
     group: ParamGroup = optimizer.__dict__["param_groups"][index]
     execution = {name: group[name] for name in EXECUTION}
-    by_device: dict[torch.device, list[ParamStep]] = {}
+    lists: dict[tuple[Any, ...], list[ParamStep]] = {}
     for p, g in zip(params, grads, strict=True):
         state = optimizer.__dict__["state"][p]
-        m = real(state["grad_avg"]) if group["centered"] else None
-        # Read momentum only while there is no buffer: dynamo guards on the value, and schedules would recompile.
-        b = real(state["momentum_buffer"]) if "momentum_buffer" in state or group["momentum"] else None
-        own = ParamStep(real(p), real(scaled(g, 1.0)), state["step"], real(state["square_avg"]), m, b)
-        by_device.setdefault(p.device, []).append(own)
-    for device, steps in by_device.items():
+        # Ask the state first: dynamo guards on a value that is read, and a schedule of momentum would recompile.
+        averages = {name: real(state[name]) for name in AVERAGES if name in state or group.get(NEEDED_BY.get(name, ""))}
+        param_step = ParamStep(real(p), real(scaled(g, 1.0)), state["step"], averages)
+        lists.setdefault((p.device, *averages), []).append(param_step)
+    for (device, *_), steps in lists.items():
         lr, mu = torch.ops.rmsprop.rates(number, index, device).unbind()
         rule = _TracedRule(*[mu if name == "momentum" else group[name] for name in RULE_NAMES])
-        buffers = [own.b for own in steps if own.b is not None]
+        buffers = [each.averages["momentum_buffer"] for each in steps if "momentum_buffer" in each.averages]
         with torch.set_grad_enabled(bool(group["differentiable"])):
             off = (mu == 0).double()
             kept: Any = torch._foreach_mul(buffers, off) if buffers else []

@@ -37,11 +37,12 @@ def step_lists(group: ParamGroup, lists: list[Any]) -> None:
 
 def _param_steps(lists: list[Any]) -> list[ParamStep]:
     """Return a `ParamStep` for each index of parallel lists; lists of averages may be empty."""
-    size = len(lists[0])
-    params, grads, steps, *averages = [column or [None] * size for column in lists]
-    grads = [scaled(g, 1.0) for g in grads]
-    columns = [[None if x is None else real(x) for x in column] for column in (params, grads, *averages)]
-    return [ParamStep(p, g, steps[i], v, m, b) for i, (p, g, v, m, b) in enumerate(zip(*columns, strict=True))]
+    params, grads, steps, *columns = lists
+    kept = {name: column for name, column in zip(native.KERNEL_AVERAGES, columns, strict=True) if column}
+    return [
+        ParamStep(real(p), real(scaled(g, 1.0)), step, {name: real(column[i]) for name, column in kept.items()})
+        for i, (p, g, step) in enumerate(zip(params, grads, steps, strict=True))
+    ]
 
 
 def kernel_step(

@@ -24,6 +24,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from rmsprop.rule import AVERAGES
+
 Integer: TypeAlias = "int | Tensor"
 
 BLOCK = 32
@@ -40,9 +42,9 @@ def packed_size(size: int) -> int:
 
 
 def noise_keys(seed: int, index: int, step: Integer) -> list[Any]:
-    """Return the noise keys of the parameter and its three averages; `step` may be an integer Tensor."""
+    """Return the noise keys of the parameter and each of AVERAGES; `step` may be an integer Tensor."""
     key = _hash(_hash(_hash(seed) ^ index) ^ (step & _MASK))
-    return [_hash((key + i) & _MASK) for i in range(4)]
+    return [_hash((key + i) & _MASK) for i in range(1 + len(AVERAGES))]
 
 
 def _hash(x: Any) -> Any:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rmsprop.errors import InputError, Received
-from rmsprop.hyperparameters import check_fields
+from rmsprop.hyperparameters import HYPERPARAMETERS, check_fields
 from rmsprop.profiles import VERSION, VERSION_KEY
-from rmsprop.rule import Rule
+from rmsprop.rule import AVERAGES, Rule
 from rmsprop.torch import state_dict as state_dicts
 from rmsprop.torch import step as stepping
 from rmsprop.torch.engines import arithmetic, cpu_kernel
@@ -209,11 +209,13 @@ class RMSprop(Optimizer):
             raise InputError("param", "a parameter that this optimizer has stepped", found, "call step() first")
         catch_up(state, self.step_state.lags)
         check_shapes(group, next(i for i, p in enumerate(group["params"]) if p is param), state)
-        rule = rule_of(group)
-        v = average(state, "square_avg", param)
-        m = average(state, "grad_avg", param) if "grad_avg" in state else None
+        averages = {name: average(state, name, param) for name in AVERAGES if name in state}
+        # An option switched on after the last step has no average yet.
+        needing = [each for each in HYPERPARAMETERS.values() if each.average and each.average not in averages]
+        unused = {each.name: getattr(Rule, each.name) for each in needing}
+        rule = dataclasses.replace(rule_of(group), nesterov=False, **unused)
         power = arithmetic.bias_power(rule, [state["step"]], capturable=False)[0] if rule.bias_correction else None
-        d = arithmetic.denominator(rule, v, m, power, kappa_of(state["square_avg"].dtype))
+        d = arithmetic.denominator(rule, averages, power, kappa_of(state["square_avg"].dtype))
         lr = group["lr"]
         return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)
 

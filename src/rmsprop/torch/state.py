@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from rmsprop.errors import InputError, Received, check_number, plain
+from rmsprop.hyperparameters import HYPERPARAMETERS
 from rmsprop.profiles import SHAPE_KEY
-from rmsprop.rule import AVERAGES
+from rmsprop.rule import AVERAGES, SQUARES
 from rmsprop.torch import low_precision
 
 ParamGroup: TypeAlias = dict[str, Any]  # torch's type; keys: FIELDS and EXECUTION of `groups`, and those of wrappers
 
+# {average: the key of a group that needs it}. All groups need square_avg.
+NEEDED_BY = {each.average: each.name_in("torch") for each in HYPERPARAMETERS.values() if each.average}
+DECAYING = ("square_avg", "grad_avg")  # the averages that a step without gradient multiplies by β
 COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # compute dtypes; others: the same dtype
 
 
@@ -28,27 +32,24 @@ def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, An
             found, remedy = Received(f"a {type(state[name]).__name__}"), "load the dict that state_dict() gave"
             raise InputError(f"{name} of parameter {index}", "a Tensor", found, remedy)
     check_shapes(group, index, state)
-    dtype, fill = state_dtype(group, p), float(plain(group["initial_square_avg"]))
+    dtype = state_dtype(group, p)
     step = state.get("step", 0)
     if not isinstance(step, Tensor):
-        count = check_number(f"step of parameter {index}", step, "it counts the steps that were made")
+        count = check_number(f"step of parameter {index}", step, "it counts executed steps")
         state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip", count)
     elif step.dtype != torch.float64:
-        state["step"] = counting(step)
+        state["step"] = as_counter(step)
     if "square_avg" in state and state["square_avg"].dtype != dtype:
-        own = state["square_avg"].dtype
-        if group["state_dtype"] is not None or not own.is_floating_point or torch.promote_types(own, dtype) != own:
+        stored = state["square_avg"].dtype
+        is_wider = stored.is_floating_point and torch.promote_types(stored, dtype) == stored
+        if group["state_dtype"] is not None or not is_wider:
             # Convert packed averages, on request, or to a wider dtype after the model was moved. A wider one stays.
             state.update({name: converted(state[name], name, p, dtype) for name in AVERAGES if name in state})
     dtype = state["square_avg"].dtype if "square_avg" in state else dtype
-    starts = {"square_avg": complex(fill, fill) if p.is_complex() else fill}
-    if group["centered"]:
-        starts["grad_avg"] = 0
-    if group["momentum"]:
-        starts["momentum_buffer"] = 0
-    for name, start in starts.items():
+    for name in needed_averages(group):
         if name not in state:
-            state[name] = _state_like(p, name, start, dtype)
+            start = float(plain(group["initial_square_avg"])) if name == "square_avg" else 0.0
+            state[name] = _new_average(p, name, start, dtype)
     if dtype != torch.uint8:
         state.pop(SHAPE_KEY, None)
     elif SHAPE_KEY not in state:
@@ -56,11 +57,16 @@ def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, An
     return state
 
 
+def needed_averages(group: ParamGroup) -> list[str]:
+    """Return the names of the averages that the rule of `group` keeps, in the order of AVERAGES."""
+    return [name for name in AVERAGES if name == "square_avg" or group.get(NEEDED_BY[name])]
+
+
 def check_gradient(group: ParamGroup, index: int) -> None:
     """Raise if a gradient has another shape than its parameter, or is sparse and `group` cannot step it."""
     p = group["params"][index]
     if p.grad.shape != p.shape:
-        found, remedy = Received(str(tuple(p.grad.shape))), "give it back the shape that it had"
+        found, remedy = Received(str(tuple(p.grad.shape))), "restore its shape"
         raise InputError(f"the gradient of parameter {index}", f"of its shape {tuple(p.shape)}", found, remedy)
     if p.grad.layout == torch.strided:
         return
@@ -75,8 +81,10 @@ def check_gradient(group: ParamGroup, index: int) -> None:
             remedy = f"leave {name} out, or make the gradients dense"
             raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
     if group["sparse"] == "exact":
-        for name in ("momentum", "weight_decay"):
-            if group[name]:  # rows without gradient would move at every step, too
+        # Rows without gradient would move at every step, or their averages would not only decay.
+        names = [NEEDED_BY[average] for average in AVERAGES if average not in DECAYING]
+        for name in (*names, "weight_decay"):
+            if group.get(name):
                 remedy = f"pass sparse='lazy' or dense gradients, or switch {name} off for this group"
                 raise InputError(name, f"0 with sparse gradients and sparse='exact' {where}", group[name], remedy)
     elif group["bias_correction"]:  # rows have no step counters
@@ -126,7 +134,7 @@ def average(state: dict[str, Tensor], name: str, p: Tensor) -> Tensor:
     """Return an average of `p` in its compute dtype, a complex one viewed as real."""
     x = state[name]
     if x.dtype == torch.uint8:
-        return low_precision.unpack(x, p, signed=name != "square_avg")
+        return low_precision.unpack(x, p, signed=name not in SQUARES)
     return x.float() if x.dtype == torch.bfloat16 else real(x)
 
 
@@ -137,7 +145,7 @@ def kappa_of(stored: torch.dtype) -> float:
 
 def converted(x: Tensor, name: str, p: Tensor, dtype: torch.dtype) -> Tensor:
     """Return an average of `p` in another dtype, rounded to nearest."""
-    signed = name != "square_avg"
+    signed = name not in SQUARES
     if x.dtype == torch.uint8:
         x = low_precision.unpack(x, p, signed=signed)
     return low_precision.pack(x, signed=signed, key=None) if dtype == torch.uint8 else x.to(dtype)
@@ -150,16 +158,18 @@ def real(x: Tensor) -> Tensor:
 
 def step_counter(p: Tensor, capturable: bool, value: float = 0.0) -> Tensor:
     """Return a new step counter for `p`: on its device if `capturable`, else on the CPU."""
-    return counting(torch.tensor(float(value), dtype=torch.float64, device="cpu"), p.device if capturable else None)
+    return as_counter(torch.tensor(float(value), dtype=torch.float64, device="cpu"), p.device if capturable else None)
 
 
-def counting(step: Tensor, device: torch.device | None = None) -> Tensor:
+def as_counter(step: Tensor, device: torch.device | None = None) -> Tensor:
     """Return a step counter in float64 on `device` or its own device. A float32 counter would stop at 2²⁴."""
     device = step.device if device is None else device
     return step.to(device, torch.float32 if device.type == "mps" else torch.float64)  # MPS has no float64
 
 
-def _state_like(p: Tensor, name: str, value: complex, dtype: torch.dtype) -> Tensor:
+def _new_average(p: Tensor, name: str, start: float, dtype: torch.dtype) -> Tensor:
+    """Return a new average of `p` in `dtype`, filled with `start`; both parts of a complex average have it."""
     if dtype == torch.uint8:
-        return low_precision.packed_full(p.numel(), value.real, signed=name != "square_avg", device=p.device)
+        return low_precision.packed_full(p.numel(), start, signed=name not in SQUARES, device=p.device)
+    value = complex(start, start) if p.is_complex() else start
     return torch.full_like(p, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)

@@ -19,7 +19,7 @@ from rmsprop.profiles import SHAPE_KEY
 from rmsprop.rule import AVERAGES
 from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.groups import EXECUTION, FIELDS
-from rmsprop.torch.state import ParamGroup, converted, counting, shape_of, state_dtype
+from rmsprop.torch.state import ParamGroup, as_counter, converted, shape_of, state_dtype
 from rmsprop.torch.state_dict_checks import Groups, StateDict, checked, counted, first_error, short_name
 from rmsprop.torch.step_state import step_state
 
@@ -133,7 +133,7 @@ def _restore_averages(optimizer: Optimizer, loaded: StateDict) -> Counter[tuple[
             if averages and dtype == torch.uint8:
                 state[SHAPE_KEY] = shape_of(p)
             if isinstance(values.get("step"), Tensor):  # torch may have cast it to float32, which counts to 2²⁴
-                state["step"] = counting(values["step"], state["step"].device)
+                state["step"] = as_counter(values["step"], state["step"].device)
     return changes
 
 

@@ -8,7 +8,7 @@ no two operations of the rule are fused: this takes more passes and gives the bi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import torch
@@ -92,13 +92,16 @@ def bias_power(rule: Rule, steps: list[Tensor], *, capturable: bool) -> list[Num
     return [rule.decay ** (step if step.device.type == "mps" else step.double()) for step in steps]
 
 
-def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *, exact: bool = False) -> Operand:
+def denominator(
+    rule: Rule, averages: Mapping[str, Operand], power: Any, kappa: float, *, exact: bool = False
+) -> Operand:
     """Return d of E5 and E6, with ∞ in place of 0: g/d is then 0, as E7 says.
 
-    `power` is βᵗ, or a list of them for a TensorList. Only bias correction uses `power`; only centered rules use `m`.
-    `kappa` is κ: 8 × the unit roundoff of the dtype that stores the averages.
+    `power` is βᵗ, or a list of them for a TensorList. Only bias correction uses `power`. `kappa` is κ: 8 × the unit
+    roundoff of the dtype that stores the averages.
     """
-    s = v
+    s = v = averages["square_avg"]
+    m = averages["grad_avg"] if rule.centered else None
     if rule.bias_correction:
         start: Any
         weight: Any
@@ -110,14 +113,14 @@ def denominator(rule: Rule, v: Operand, m: Operand, power: Any, kappa: float, *,
         s = v.add(start).maximum(v.mul(kappa)) if rule.initial_square_avg else v
         s = s.div(weight)
         v = v.div(weight) if rule.centered and rule.initial_square_avg else s
-        m = m.div(weight) if rule.centered and m is not None else None
-    if rule.centered and m is not None:
-        m = _kept(m)
+        m = None if m is None else m.div(weight)
+    if m is not None:
+        m = _saved(m)
         variance = s.add(m.mul(m), alpha=-1) if exact else s.addcmul(m, m, value=-1)
         s = variance.maximum(v.mul(kappa))
     if rule.eps_inside_sqrt:
         s = s.add(rule.eps)
-    d = _exact_root(s) if exact else s.sqrt()
+    d = _rounded_root(s) if exact else s.sqrt()
     if not rule.eps_inside_sqrt:
         d = d.add(rule.eps) if torch.is_grad_enabled() else d.add_(rule.eps)  # autograd needs the root unchanged
     dtype = d.tensors[0].dtype if isinstance(d, TensorList) else d.dtype
@@ -139,31 +142,35 @@ def step(
     lr: Number,
     p: Operand,
     g: Operand,
-    v: Operand,
-    m: Operand,
-    b: Operand,
+    averages: Mapping[str, Operand],
     power: Any,
     kappa: float,
     *,
     exact: bool = False,
 ) -> None:
-    """Update p, v, m and b, all of one dtype, in place by one step of `rule` with `lr` instead of rule.lr."""
+    """Update p and its averages, all of one dtype, in place by one step of `rule` with `lr` instead of rule.lr.
+
+    The step has momentum if `averages` has a momentum buffer.
+    """
     mu, beta, lam = rule.momentum, rule.decay, rule.weight_decay
+    v, b = averages["square_avg"], averages.get("momentum_buffer")
     if rule.maximize:
         g = g.neg()  # E1
     if lam and rule.decoupled_weight_decay:
-        p.add_(_kept(p).mul(lr * lam), alpha=-1)  # E2
+        p.add_(_saved(p).mul(lr * lam), alpha=-1)  # E2
     elif lam:
         g = g.add(p.mul(lam)) if exact else g.add(p, alpha=lam)
     if exact:
         v.mul_(beta).add_(g.mul(1 - beta).mul(g))  # E3
     else:
         v.mul_(beta).addcmul_(g, g, value=1 - beta)
-    if rule.centered and exact:
-        m.add_(g.add(m, alpha=-1).mul(1 - beta))  # E4
-    elif rule.centered:
-        m.lerp_(g, 1 - beta)
-    d = denominator(rule, v, m, power, kappa, exact=exact)  # E5, E6
+    if rule.centered:
+        m = averages["grad_avg"]
+        if exact:
+            m.add_(g.add(m, alpha=-1).mul(1 - beta))  # E4
+        else:
+            m.lerp_(g, 1 - beta)
+    d = denominator(rule, averages, power, kappa, exact=exact)  # E5, E6
     if b is None:
         _add_ratio_(p, g, d, -lr, exact)  # E7, E9
         return
@@ -172,7 +179,7 @@ def step(
     if rule.nesterov:
         r = _add_ratio_(b.mul(mu), g, d, inner, exact)
     if isinstance(outer, Tensor) or exact:
-        p.add_(_kept(r).mul(outer), alpha=-1)  # E9
+        p.add_(_saved(r).mul(outer), alpha=-1)  # E9
     else:
         p.add_(r, alpha=-outer)
 
@@ -184,13 +191,13 @@ def _add_ratio_(x: Operand, g: Operand, d: Operand, scale: Number, exact: bool) 
     return x.addcdiv_(g, d, value=scale)
 
 
-def _exact_root(x: Operand) -> Operand:
+def _rounded_root(x: Operand) -> Operand:
     """Return √x, correctly rounded for float32; torch's own float32 root on the CPU is not always correctly rounded."""
     if isinstance(x, TensorList):
-        return TensorList(_exact_root(each) for each in x.tensors)
+        return TensorList(_rounded_root(each) for each in x.tensors)
     return x.double().sqrt().to(x.dtype)
 
 
-def _kept(x: Operand) -> Operand:
+def _saved(x: Operand) -> Operand:
     """Return x, or a copy while autograd records: the backward pass needs this value after x has changed in place."""
     return x.clone() if torch.is_grad_enabled() else x

@@ -29,58 +29,53 @@ class Before(NamedTuple):
 
     group: ParamGroup
     rule: Rule
-    own: ParamStep  # its gradient is not cleaned, but divided by the loss scale
-    stored: Callable[[], Tensor]  # returns the current p
+    param_step: ParamStep  # its gradient is not cleaned, but divided by the loss scale
+    current: Callable[[], Tensor]  # returns the current p
     p: Tensor
-    v: Tensor
-    m: Tensor | None  # only if the averages are stored in a dtype of _ROUNDED
+    averages: dict[str, Tensor]  # in the compute dtype; all if they are stored in a dtype of _ROUNDED, else v alone
 
 
 @torch.no_grad()
-def before(group: ParamGroup, rule: Rule, own: ParamStep, rows: Rows | None = None) -> Before:
+def copy_before(group: ParamGroup, rule: Rule, param_step: ParamStep, rows: Rows | None = None) -> Before:
     """Copy what a step will overwrite of a parameter, or of the rows that a sparse gradient touches."""
-    own = own.local()
-    if rows is None:
-        table, where = own.p, None
-    else:
-        table, where = rows.tables[0], rows.where
+    param_step = param_step.local()
+    stored = param_step.averages
+    names = list(stored) if param_step.state_dtype in _ROUNDED else ["square_avg"]
+    averages = {name: average(stored, name, param_step.p).clone() for name in names}
 
-    def stored() -> Tensor:
-        return table if where is None else real(table[where])
+    def current() -> Tensor:
+        return param_step.p if rows is None else real(rows.tables["p"][rows.where])
 
-    v = average({"square_avg": own.v}, "square_avg", own.p)
-    m = None
-    if own.m is not None and own.v.dtype in _ROUNDED:
-        m = average({"grad_avg": own.m}, "grad_avg", own.p).clone()
-    return Before(group, rule, own, stored, stored().clone(), v.clone(), m)
+    return Before(group, rule, param_step, current, current().clone(), averages)
 
 
-def after(befores: list[Before], level: int) -> Measured:
+def measure(befores: list[Before], level: int) -> Measured:
     """Measure what the step did to parameters: sums, and at level 2 histograms (else zeros)."""
     sums = np.empty((len(befores), len(COLUMNS)))
     histograms = np.zeros((len(befores), BINS), np.int64)
-    for row, histogram, each in zip(sums, histograms, befores, strict=True):
-        values, d = _sums(each)
+    for row, histogram, before in zip(sums, histograms, befores, strict=True):
+        values, d = _sums(before)
         row[:] = values.double().cpu().numpy() if values.device.type != "mps" else values.cpu().double().numpy()
         if level > 1:
             histogram[:] = _histogram(d)
-    return Measured(np.array([each.own.param_index for each in befores], np.uint32).tobytes(), sums, histograms)
+    indices = np.array([before.param_step.param_index for before in befores], np.uint32)
+    return Measured(indices.tobytes(), sums, histograms)
 
 
 @torch.no_grad()
-def _sums(known: Before) -> tuple[Tensor, Tensor]:
+def _sums(before: Before) -> tuple[Tensor, Tensor]:
     """Return a value for each of COLUMNS, and d of E6."""
-    own, rule = known.own, known.rule
-    v, m = _averages(known)
-    g, p0, p1 = own.g.to(v.dtype), known.p, known.stored()
-    power = arithmetic.bias_power(rule, [own.step], capturable=False)[0] if rule.bias_correction else 0.0
+    param_step, rule, averages = before.param_step, before.rule, _averages_after(before)
+    v = averages["square_avg"]
+    g, p0, p1 = param_step.g.to(v.dtype), before.p, before.current()
+    power = arithmetic.bias_power(rule, [param_step.step], capturable=False)[0] if rule.bias_correction else 0.0
     at_floor = torch.zeros(v.shape, dtype=torch.bool, device=v.device)
 
     def maximum(x: Tensor, floor: Tensor) -> Tensor:
         at_floor.logical_or_(x < floor)
         return x.maximum(floor)
 
-    s, mean = variance(rule, v, m, power, 1 - power, kappa_of(own.v.dtype), maximum)
+    s, mean = variance(rule, averages, power, 1 - power, kappa_of(param_step.state_dtype), maximum)
     # In double: torch's float32 root on the CPU is not always correctly rounded, the kernel's and NumPy's are.
     root = _wide(s + rule.eps if rule.eps_inside_sqrt else s).sqrt().to(s.dtype)
     d = root if rule.eps_inside_sqrt else root + rule.eps
@@ -90,7 +85,7 @@ def _sums(known: Before) -> tuple[Tensor, Tensor]:
         "gradient_sq": _sum_of_squares(g),
         "update_sq": change.square().sum(),
         "parameter_sq": _sum_of_squares(p1),
-        "history_sq": _wide(known.v).sum(),
+        "history_sq": _wide(before.averages["square_avg"]).sum(),
         "signal_sq": zero if mean is None else _sum_of_squares(mean),
         "noise_sq": zero if mean is None else _wide(s).sum(),
         "largest_update": change.abs().amax() if change.numel() else zero,
@@ -111,17 +106,19 @@ def _histogram(d: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return counts
 
 
-def _averages(known: Before) -> tuple[Tensor, Tensor | None]:
-    """Return v and m after E3 and E4 in the compute dtype, before they are rounded to the stored dtype."""
-    own, rule = known.own, known.rule
-    if own.v.dtype not in _ROUNDED:
-        return own.v, own.m
-    v, m, p = known.v.clone(), None if known.m is None else known.m.clone(), known.p.to(known.v.dtype)
-    g = own.g.to(v.dtype)
-    g = cleaned(g) if known.group["nonfinite"] == "zero" else g
-    # p is a copy: only v and m of this step are used.
-    arithmetic.step(rule, 0.0, p, g, v, m, None, 0.5, kappa_of(own.v.dtype), exact=True)
-    return v, m
+def _averages_after(before: Before) -> dict[str, Tensor]:
+    """Return the averages after the step in the compute dtype, before they are rounded to the stored dtype."""
+    param_step = before.param_step
+    if param_step.state_dtype not in _ROUNDED:
+        return param_step.averages
+    averages = {name: x.clone() for name, x in before.averages.items()}
+    dtype = averages["square_avg"].dtype
+    g = param_step.g.to(dtype)
+    g = cleaned(g) if before.group["nonfinite"] == "zero" else g
+    # p is a copy, and lr is 0: only the averages of this step are used.
+    kappa = kappa_of(param_step.state_dtype)
+    arithmetic.step(before.rule, 0.0, before.p.to(dtype, copy=True), g, averages, 0.5, kappa, exact=True)
+    return averages
 
 
 def _wide(x: Tensor) -> Tensor:

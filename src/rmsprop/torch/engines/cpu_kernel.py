@@ -181,11 +181,12 @@ class CpuKernel:
         if not inputs.copy_level and p.grad.sparse_dim() and self._add_in_place(settings, p, state, lag, index):
             return True
         rows = sparse_rows.gather(group, i, state, lag, index=index)
-        own = rows.copies
-        lists = [[x] for x in (own.p, own.g, own.step, *own.averages())]
+        copies = rows.copies
+        averages = [copies.averages.get(name) for name in native.KERNEL_AVERAGES]
+        lists = [[x] for x in (copies.p, copies.g, copies.step, *averages)]
         if self._batch.add_lists(*settings, *lists, [index]) is not None:
             return False
-        for table in rows.tables:
+        for table in rows.tables.values():
             check_writable(f"a table of parameter {index}", table)
         self._rows.append((group, rows))
         return True
@@ -209,8 +210,8 @@ class CpuKernel:
     def copy_before(self, inputs: StepInputs) -> None:
         """Copy the touched rows of sparse gradients. The kernel measures dense parameters while it steps."""
         for group, rows in self._rows:
-            own = rows.param_step(inputs.grad_scale)
-            self._before.append(copied_statistics.before(group, rule_of(group), own, rows))
+            param_step = rows.param_step(inputs.grad_scale)
+            self._before.append(copied_statistics.copy_before(group, rule_of(group), param_step, rows))
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
         """Step the parameters taken. Return True as a Tensor if gradient elements counted as 0, else None."""
@@ -226,7 +227,7 @@ class CpuKernel:
         if inputs.sweep_level:
             parts.append(Measured(*self._batch.measured()))
         before, self._before = self._before, []
-        return [*parts, copied_statistics.after(before, inputs.copy_level)] if before else parts
+        return [*parts, copied_statistics.measure(before, inputs.copy_level)] if before else parts
 
     def clear(self) -> None:
         """Forget the parameters taken."""

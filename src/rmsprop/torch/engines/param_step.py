@@ -18,7 +18,6 @@ from rmsprop.torch.private import dispatch_modes
 from rmsprop.torch.state import COMPUTE
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_FIELDS = {"p": "", "g": "the gradient of ", "v": "square_avg of ", "m": "grad_avg of ", "b": "momentum_buffer of "}
 
 
 class ParamStep(NamedTuple):
@@ -27,19 +26,22 @@ class ParamStep(NamedTuple):
     p: Tensor
     g: Tensor
     step: Tensor
-    v: Tensor
-    m: Tensor | None
-    b: Tensor | None
+    averages: dict[str, Tensor]  # those that the rule keeps, by their names in the state
     param_index: int = 0  # among all parameters; stochastic rounding derives its noise from it
 
-    def averages(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return v, m and b."""
-        return self.v, self.m, self.b
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Return the dtype in which the averages are stored."""
+        return self.averages["square_avg"].dtype
+
+    def written(self) -> list[Tensor]:
+        """Return the tensors that the step changes."""
+        return [self.p, self.step, *self.averages.values()]
 
     def local(self) -> ParamStep:
         """Return the step with this rank's shard in place of every DTensor."""
-        shards: dict[str, Any] = {name: local_shard(x) for name, x in self._asdict().items() if isinstance(x, Tensor)}
-        return self._replace(**shards)
+        averages = {name: local_shard(x) for name, x in self.averages.items()}
+        return ParamStep(local_shard(self.p), local_shard(self.g), local_shard(self.step), averages, self.param_index)
 
 
 def scaled(g: Tensor, grad_scale: float) -> Tensor:
@@ -48,26 +50,25 @@ def scaled(g: Tensor, grad_scale: float) -> Tensor:
     return g if grad_scale == 1 else g.to(COMPUTE.get(g.dtype, g.dtype)) * (1 / grad_scale)
 
 
-def check(own: ParamStep, *, differentiable: bool) -> None:
-    """Raise InputError if tensor operations cannot step `own`."""
-    p, step = own.p, own.step
+def check(param_step: ParamStep, *, differentiable: bool) -> None:
+    """Raise InputError if tensor operations cannot step `param_step`."""
+    p, step = param_step.p, param_step.step
     if step.numel() != 1:
-        raise _misfit(f"step of parameter {own.param_index}", "one number", f"shape {tuple(step.shape)}")
+        raise _misfit(f"step of parameter {param_step.param_index}", "one number", f"shape {tuple(step.shape)}")
     if differentiable and p.is_leaf and p.requires_grad:
         found, remedy = Received("a leaf that requires a gradient"), "step a copy: parameter.clone()"
-        raise InputError(f"parameter {own.param_index}", "computed from others with differentiable=True", found, remedy)
+        name, allowed = f"parameter {param_step.param_index}", "computed from others with differentiable=True"
+        raise InputError(name, allowed, found, remedy)
     device, is_plain = p.device, type(p) in _PLAIN and not dispatch_modes()
     spans = []
-    for x in (p, own.g, *own.averages()):
-        if x is None:
-            continue
+    for x in (p, param_step.g, *param_step.averages.values()):
         if x.device != device:
             remedy = "optimizer.load_state_dict(optimizer.state_dict()) moves the state"
-            raise InputError(_name(own, x), f"on {device}, as its parameter", Received(str(x.device)), remedy)
+            raise InputError(_name(param_step, x), f"on {device}, as its parameter", Received(str(x.device)), remedy)
         if x.shape != p.shape and x.dtype != torch.uint8:
-            raise _misfit(_name(own, x), f"of shape {tuple(p.shape)}", tuple(x.shape))
-        if x is not own.g and (x.is_inference() or not x.is_contiguous()):
-            check_writable(_name(own, x), x)
+            raise _misfit(_name(param_step, x), f"of shape {tuple(p.shape)}", tuple(x.shape))
+        if x is not param_step.g and (x.is_inference() or not x.is_contiguous()):
+            check_writable(_name(param_step, x), x)
         if is_plain and x.is_contiguous():
             try:
                 start = x.data_ptr()
@@ -76,18 +77,18 @@ def check(own: ParamStep, *, differentiable: bool) -> None:
                 continue
             spans.append((start, start + x.nbytes, x))
     if is_plain:
-        _check_overlap(own, spans)
+        _check_overlap(param_step, spans)
     elif is_sharded(p):
-        _check_shards(own)
+        _check_shards(param_step)
 
 
 def check_writable(name: str, x: Tensor) -> None:
     """Raise InputError if `x` cannot be written in place."""
     if repeats(x):
         found = Received(f"strides {tuple(x.stride())} for shape {tuple(x.shape)}")
-        raise InputError(name, "in memory of its own for every element", found, "use x.clone() of an expanded tensor x")
+        raise InputError(name, "without elements that share memory", found, "use x.clone() of an expanded tensor x")
     if x.is_inference() and not torch.is_inference_mode_enabled():
-        found, remedy = Received("one made in inference_mode"), "use x.clone(), or make it outside of that mode"
+        found, remedy = Received("a tensor created in inference_mode"), "use x.clone(), or create it outside that mode"
         raise InputError(name, "a tensor that may be changed", found, remedy)
 
 
@@ -98,28 +99,31 @@ def repeats(x: Tensor) -> bool:
     )
 
 
-def _name(own: ParamStep, x: Tensor) -> str:
-    field = next(field for field, value in own._asdict().items() if value is x)
-    return f"{_FIELDS[field]}parameter {own.param_index}"
+def _name(param_step: ParamStep, x: Tensor) -> str:
+    named = {"the gradient": param_step.g, **param_step.averages}
+    prefix = next((f"{name} of " for name, each in named.items() if each is x), "")
+    return f"{prefix}parameter {param_step.param_index}"
 
 
-def _check_shards(own: ParamStep) -> None:
+def _check_shards(param_step: ParamStep) -> None:
     """Raise InputError if a gradient or average has other DTensor placements than its parameter."""
-    expected = placements(own.p)
-    for x in (own.g, *own.averages()):
-        if x is not None and placements(x) != expected:
+    expected = placements(param_step.p)
+    for x in (param_step.g, *param_step.averages.values()):
+        if placements(x) != expected:
             found = Received(str(placements(x) or "a plain tensor"))
-            raise InputError(_name(own, x), f"spread over ranks as its parameter, {expected}", found, "convert it")
+            allowed = f"with the placements of its parameter, {expected}"
+            raise InputError(_name(param_step, x), allowed, found, "convert it")
 
 
-def _check_overlap(own: ParamStep, spans: list[tuple[int, int, Tensor]]) -> None:
+def _check_overlap(param_step: ParamStep, spans: list[tuple[int, int, Tensor]]) -> None:
     """Raise InputError if two tensors share part of their memory; torch's operations refuse that, too."""
     spans.sort(key=lambda span: span[:2])
     for (start, end, x), (other_start, other_end, other) in pairwise(spans):
         if start and other_start < end and (start, end) != (other_start, other_end):
-            found = Received(f"a part of that of {_name(own, other)}")
-            raise InputError(f"the memory of {_name(own, x)}", "its own", found, "use x.clone() of one of them")
+            name = f"the memory of {_name(param_step, x)}"
+            found = Received(f"a part of that of {_name(param_step, other)}")
+            raise InputError(name, "separate from the other tensors", found, "use x.clone() of one of them")
 
 
 def _misfit(name: str, allowed: str, found: Any) -> InputError:
-    return InputError(name, allowed, Received(str(found)), "give it back the shape that it had")
+    return InputError(name, allowed, Received(str(found)), "restore its shape")

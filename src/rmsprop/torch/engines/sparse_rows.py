@@ -18,7 +18,7 @@ centered.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,7 +28,7 @@ from torch import Tensor
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.torch import low_precision
 from rmsprop.torch.engines.param_step import ParamStep, scaled
-from rmsprop.torch.state import ParamGroup, real
+from rmsprop.torch.state import DECAYING, ParamGroup, needed_averages, real
 
 Index: TypeAlias = tuple[Tensor, ...]  # a Tensor for each sparse dimension: one index per row
 
@@ -39,10 +39,10 @@ class Lag(NamedTuple):
     state: dict[str, Any]  # of the parameter; held so that no other object gets its id
     row_step: Tensor  # for each row: the last step that its averages include
     alpha: float
-    centered: bool
+    decaying: tuple[str, ...]  # the names of the averages that decay
     before: list[int]  # one number, changed in place: the step count before the last sparse gradient
 
-    def now(self, state: dict[str, Any]) -> int:
+    def current_step(self, state: dict[str, Any]) -> int:
         """Return the step that rows catch up to: the step counter, unless the user has set it.
 
         The counter is `before` or one more. Any other count was set by the user: rows then catch up to the last
@@ -52,15 +52,16 @@ class Lag(NamedTuple):
         return step if step in (self.before[0], self.before[0] + 1) else self.before[0] + 1
 
     @torch.no_grad()
-    def make_up(self, state: dict[str, Any]) -> None:
-        """Decay v and m of all lagging rows in `state`, the parameter's state or a copy of it."""
-        v, m = state["square_avg"], state["grad_avg"] if self.centered else None
-        for name, x in (("square_avg", v), ("grad_avg", m)):
-            if x is not None and x.shape[: self.row_step.dim()] != self.row_step.shape:
+    def catch_up(self, state: dict[str, Any]) -> None:
+        """Decay the averages of all lagging rows in `state`, the parameter's state or a copy of it."""
+        averages = [state[name] for name in self.decaying]
+        for name, x in zip(self.decaying, averages, strict=True):
+            if x.shape[: self.row_step.dim()] != self.row_step.shape:
                 first, found = tuple(self.row_step.shape), Received(f"shape {tuple(x.shape)}")
                 remedy = "call state_dict(), which catches up with them, before you change the state"
                 raise InputError(name, f"of {first} rows while rows lag", found, remedy)
-        _shrink(self.alpha, (self.now(state) - self.row_step.to(v.device)).clamp(min=0), v, m)
+        lag = (self.current_step(state) - self.row_step.to(averages[0].device)).clamp(min=0)
+        _decay(self.alpha, lag, averages)
 
 
 Lags: TypeAlias = dict[int, Lag]  # by id(state): a lag stays with its state if another parameter gets the state
@@ -71,30 +72,28 @@ class Rows(NamedTuple):
 
     copies: ParamStep  # complex tensors are not viewed as real
     where: Index
-    tables: list[Tensor]  # the parameter, v, and m and b if they are used
+    tables: dict[str, Tensor]  # "p" is the parameter; its averages have their names
     row_step: Tensor | None  # of the whole table; None with sparse="lazy"
     seed: int  # of the noise that rounds a bfloat16 parameter; 0: round to nearest
 
     def param_step(self, grad_scale: float) -> ParamStep:
         """Return the copies viewed as real, with the gradient divided by `grad_scale`."""
-        p, g, step, v, m, b, index = self.copies
-        m, b = (None if x is None else real(x) for x in (m, b))
-        return ParamStep(real(p), real(scaled(g, grad_scale)), step, real(v), m, b, index)
+        p, g, step, averages, index = self.copies
+        averages = {name: real(x) for name, x in averages.items()}
+        return ParamStep(real(p), real(scaled(g, grad_scale)), step, averages, index)
 
     @torch.no_grad()
     def put(self) -> None:
         """Write the rows to their tables, and record their step."""
-        copies = [x for x in (self.copies.p, *self.copies.averages()) if x is not None]
-        if self.seed:
-            copies[0] = self._rounded()
-        for table, rows in zip(self.tables, copies, strict=True):
-            _put(table, self.where, rows.to(table.dtype))
+        copies = {"p": self._rounded() if self.seed else self.copies.p, **self.copies.averages}
+        for name, table in self.tables.items():
+            _put(table, self.where, copies[name].to(table.dtype))
         if self.row_step is not None:
             self.row_step[self.where] = int(self.copies.step.item())
 
     def _rounded(self) -> Tensor:
         """Return the parameter's rows rounded to bfloat16 with the noise that a dense step uses for these elements."""
-        table, p = self.tables[0], self.copies.p
+        table, p = self.tables["p"], self.copies.p
         indices: list[Tensor] = [x.view(-1, *[1] * (p.dim() - 1)) for x in self.where]
         for i, size in enumerate(p.shape[1:]):
             after = p.dim() - 2 - i
@@ -112,10 +111,11 @@ def lag_of(group: ParamGroup, i: int, state: dict[str, Any], lags: Lags) -> Lag 
     `lags` is updated. If the lag no longer fits the group or the gradient, all rows catch up first.
     """
     param, exact, step = group["params"][i], group["sparse"] == "exact", int(state["step"].item())
-    shape, decay = param.shape[: param.grad.sparse_dim()], (float(plain(group["alpha"])), bool(group["centered"]))
+    shape = param.shape[: param.grad.sparse_dim()]
+    decay = float(plain(group["alpha"])), tuple(name for name in needed_averages(group) if name in DECAYING)
     lag = lags.get(id(state))
     if lag is not None and not (
-        exact and lag.row_step.shape == shape and (lag.alpha, lag.centered) == decay and lag.now(state) == step
+        exact and lag.row_step.shape == shape and (lag.alpha, lag.decaying) == decay and lag.current_step(state) == step
     ):
         catch_up(state, lags)
         lag = None
@@ -136,24 +136,24 @@ def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *,
     """
     param = group["params"][i]
     grad, step = param.grad, int(state["step"].item())
-    used = {"square_avg": True, "grad_avg": group["centered"], "momentum_buffer": group["momentum"] > 0}
     dtype = state["square_avg"].dtype
     where, g = summed(grad, dtype)
     tables = {"p": _table(param.detach(), grad)}
-    tables |= {name: _table(state[name], grad) for name, use in used.items() if use}
+    tables |= {name: _table(state[name], grad) for name in needed_averages(group)}
     copies = {name: _take(table, where).to(dtype) for name, table in tables.items()}
-    v, m, b = copies["square_avg"], copies.get("grad_avg"), copies.get("momentum_buffer")
-    row_step = None if lag is None else _table(lag.row_step, grad)
-    if row_step is not None:
-        _shrink(group["alpha"], (step - _take(row_step, where)).clamp(min=0), v, m)
+    p, row_step = copies.pop("p"), None
+    if lag is not None:
+        row_step = _table(lag.row_step, grad)
+        steps = (step - _take(row_step, where)).clamp(min=0)
+        _decay(lag.alpha, steps, [copies[name] for name in lag.decaying])
     seed = int(group["stochastic_rounding"]) if param.dtype == torch.bfloat16 else 0
-    return Rows(ParamStep(copies["p"], g, state["step"], v, m, b, index), where, list(tables.values()), row_step, seed)
+    return Rows(ParamStep(p, g, state["step"], copies, index), where, tables, row_step, seed)
 
 
 def catch_up(state: dict[str, Any], lags: Lags) -> None:
     """Let all lagging rows of one parameter catch up, and forget their lag."""
     if lag := lags.get(id(state)):
-        lag.make_up(state)
+        lag.catch_up(state)
         del lags[id(state)]
 
 
@@ -184,10 +184,10 @@ def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
     first = places[torch.from_numpy(np.flatnonzero(is_new))]
     total = values.index_select(0, first)
     if len(first) < len(places):
-        again = np.flatnonzero(~is_new)
-        row = torch.from_numpy(again - np.arange(1, len(again) + 1))  # repeats up to and including this one
+        repeats = np.flatnonzero(~is_new)
+        row = torch.from_numpy(repeats - np.arange(1, len(repeats) + 1))  # repeats up to and including this one
         # As real numbers: torch may multiply complex ones by 1 first, which makes NaN beside infinity.
-        real(total).index_add_(0, row, real(values.index_select(0, places[torch.from_numpy(again)])))
+        real(total).index_add_(0, row, real(values.index_select(0, places[torch.from_numpy(repeats)])))
     return indices.index_select(1, first).unbind(0), total
 
 
@@ -211,26 +211,24 @@ def _powers(alpha: float, lag: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(powers[where]).reshape(lag.shape))
 
 
-def _shrink(alpha: float, lag: Tensor, v: Tensor, m: Tensor | None) -> None:
-    """Multiply v and m of each row by αᵏ, where k is the row's lag in steps."""
-    power = _powers(float(alpha), lag)
-    work = []  # filled before the first change: an error leaves v and m as they were
-    for x in (v, m):
-        if x is None:
-            continue
+def _decay(alpha: float, lag: Tensor, averages: Iterable[Tensor]) -> None:
+    """Multiply each row of the averages by αᵏ, where k is the row's lag in steps."""
+    power = _powers(alpha, lag)
+    work = []  # filled before the first change: an error leaves the averages as they were
+    for x in averages:
         rows = real(x)
         weight = power.to(rows.dtype)
-        gone = (weight == 0).nonzero() if alpha else lag.new_empty(0, lag.dim())
-        if len(gone):  # αᵏ underflows: ∞·0 is NaN, but ∞ stays ∞ if multiplied by α k times
-            weight[gone.unbind(1)] = 1
-        work.append((rows, weight.view(*lag.shape, *[1] * (rows.dim() - lag.dim())), gone))
-    for rows, weight, gone in work:
+        underflowed = (weight == 0).nonzero() if alpha else lag.new_empty(0, lag.dim())
+        if len(underflowed):  # ∞·0 is NaN, but ∞ stays ∞ if multiplied by α k times
+            weight[underflowed.unbind(1)] = 1
+        work.append((rows, weight.view(*lag.shape, *[1] * (rows.dim() - lag.dim())), underflowed))
+    for rows, weight, underflowed in work:
         rows.mul_(weight)
         count = max(1, _CHUNK // max(1, math.prod(rows.shape[lag.dim() :])))
-        for at in range(0, len(gone), count):
-            some = gone[at : at + count].unbind(1)
-            piece = rows[some]
-            rows[some] = torch.where(piece.isinf(), piece, piece * 0)
+        for start in range(0, len(underflowed), count):
+            index = underflowed[start : start + count].unbind(1)
+            chunk = rows[index]
+            rows[index] = torch.where(chunk.isinf(), chunk, chunk * 0)
 
 
 def _table(x: Tensor, grad: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ from rmsprop.torch.engines.sparse_rows import Rows
 from rmsprop.torch.groups import FIELDS, check_storage, rule_of
 from rmsprop.torch.nonfinite import any_nonfinite, cleaned, either
 from rmsprop.torch.private import check_graph_capture, foreach_is_default
-from rmsprop.torch.state import ParamGroup, check_gradient, complete_state, kappa_of, real
+from rmsprop.torch.state import ParamGroup, check_gradient, complete_state, kappa_of, needed_averages, real
 
 
 class _GroupWork(NamedTuple):
     group_index: int
     group: ParamGroup
     rule: Rule
+    averages: list[str]  # their names
     steps: list[ParamStep]
 
 
@@ -69,15 +70,15 @@ class TensorOps:
                 indices = [i for i, p in enumerate(group["params"]) if p.grad is not None]
             for i in indices:
                 check_gradient(group, i)
-            taken.append((_GroupWork(part.group, group, rule, []), indices))
+            taken.append((_GroupWork(part.group, group, rule, needed_averages(group), []), indices))
         for work, indices in taken:
             self._work.append(work)
             work.steps.extend(self._param_step(inputs, work, i) for i in indices)
-        for _, group, _, steps in self._work:
-            for own in steps:
-                check(own, differentiable=bool(group["differentiable"]))
+        for work in self._work:
+            for param_step in work.steps:
+                check(param_step, differentiable=bool(work.group["differentiable"]))
         for index, rows in self._rows.items():
-            for table in rows.tables:
+            for table in rows.tables.values():
                 check_writable(f"a table of parameter {index}", table)
         return left
 
@@ -88,15 +89,8 @@ class TensorOps:
         p = group["params"][i]
         if p.grad.layout == torch.strided:
             with torch.set_grad_enabled(bool(group["differentiable"])):
-                return ParamStep(
-                    real(p),
-                    real(scaled(p.grad, scale)),
-                    state["step"],
-                    real(state["square_avg"]),
-                    real(state["grad_avg"]) if group["centered"] else None,
-                    real(state["momentum_buffer"]) if group["momentum"] else None,
-                    index,
-                )
+                averages = {name: real(state[name]) for name in work.averages}
+                return ParamStep(real(p), real(scaled(p.grad, scale)), state["step"], averages, index)
         lag = sparse_rows.lag_of(group, i, state, inputs.lags)
         inputs.sparse.add(id(state))
         self._rows[index] = rows = sparse_rows.gather(group, i, state, lag, index=index)
@@ -105,24 +99,25 @@ class TensorOps:
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
         """Return, on the device, whether a gradient in groups with nonfinite="skip" is not finite."""
         skipping = [work.steps for work in self._work if work.group["nonfinite"] == "skip"]
-        return either(any_nonfinite(own.g) for steps in skipping for own in steps)
+        return either(any_nonfinite(each.g) for steps in skipping for each in steps)
 
     def copy_before(self, inputs: StepInputs) -> None:
         """Copy what statistics need and the step overwrites."""
         for work in self._work:
-            for own in work.steps:
-                rows = self._rows.get(own.param_index)
-                self._before.append(copied_statistics.before(work.group, work.rule, own, rows))
+            for param_step in work.steps:
+                rows = self._rows.get(param_step.param_index)
+                self._before.append(copied_statistics.copy_before(work.group, work.rule, param_step, rows))
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
         """Step the parameters taken. Return whether gradient elements counted as 0."""
         flags = []
-        for _, group, rule, steps in self._work:
-            if group["nonfinite"] == "zero":
-                flags += [any_nonfinite(own.g) for own in steps]
-                steps = [own._replace(g=cleaned(own.g)) for own in steps]
-            with torch.set_grad_enabled(bool(group["differentiable"])):
-                step_params(group, rule, steps, skip)
+        for work in self._work:
+            steps = work.steps
+            if work.group["nonfinite"] == "zero":
+                flags += [any_nonfinite(each.g) for each in steps]
+                steps = [each._replace(g=cleaned(each.g)) for each in steps]
+            with torch.set_grad_enabled(bool(work.group["differentiable"])):
+                step_params(work.group, work.rule, steps, skip)
         for rows in self._rows.values():
             rows.put()
         self.clear()
@@ -131,7 +126,7 @@ class TensorOps:
     def measured(self, inputs: StepInputs) -> list[Measured]:
         """Return the statistics of the last run, if `copy_before` was called before it."""
         before, self._before = self._before, []
-        return [copied_statistics.after(before, inputs.copy_level)] if before else []
+        return [copied_statistics.measure(before, inputs.copy_level)] if before else []
 
     def clear(self) -> None:
         """Forget the parameters taken."""
@@ -145,12 +140,12 @@ def step_params(group: ParamGroup, rule: Rule, steps: list[ParamStep], skip: Ten
     If `skip` is true, nothing changes. The host does not read `skip`, and so waits for no device.
     """
     if skip is not None:
-        steps = [own.local() for own in steps]
+        steps = [each.local() for each in steps]
     for together in _lists(group, steps):
         if skip is None:
             _step_together(group, rule, together)
             continue
-        written = [x for own in together for x in (own.p, own.step, *own.averages()) if x is not None]
+        written = [x for each in together for x in each.written()]
         before = [x.clone() for x in written]
         _step_together(group, rule, together)
         for x, old in zip(written, before, strict=True):
@@ -161,19 +156,20 @@ def _lists(group: ParamGroup, steps: list[ParamStep]) -> list[list[ParamStep]]:
     """Divide `steps` into lists that one call can step: by device and dtype with foreach, else one by one."""
     foreach = group["foreach"]
     if foreach is None:
-        foreach = foreach_is_default([own.p for own in steps], group["differentiable"])
+        foreach = foreach_is_default([each.p for each in steps], group["differentiable"])
     if not foreach:
-        return [[own] for own in steps]
+        return [[each] for each in steps]
     lists: dict[tuple[Any, ...], list[ParamStep]] = {}
-    for own in steps:  # one foreach call takes DTensors or plain tensors, not both
-        lists.setdefault((own.p.device, own.p.dtype, own.v.dtype, is_sharded(own.p)), []).append(own)
+    for each in steps:  # one foreach call takes DTensors or plain tensors, not both
+        key = (each.p.device, each.p.dtype, each.state_dtype, is_sharded(each.p), *each.averages)
+        lists.setdefault(key, []).append(each)
     return list(lists.values())
 
 
 def _step_together(group: ParamGroup, rule: Rule, steps: list[ParamStep]) -> None:
     """Step the parameters of `steps`, which share device and dtype."""
     # foreach: a compiled graph loses `add_` on a 0-dimensional float64 tensor on the CPU (torch 2.13).
-    torch._foreach_add_([own.step for own in steps], 1)
+    torch._foreach_add_([each.step for each in steps], 1)
     lr = group["lr"]
     if isinstance(lr, Tensor):
         if not (group["capturable"] or group["differentiable"]):
@@ -185,24 +181,28 @@ def _step_together(group: ParamGroup, rule: Rule, steps: list[ParamStep]) -> Non
     on_device = group["capturable"] or steps[0].step.device.type != "cpu"
     power: Any = [None] * len(steps)
     if rule.bias_correction:
-        power = arithmetic.bias_power(rule, [own.step for own in steps], capturable=on_device)
+        power = arithmetic.bias_power(rule, [each.step for each in steps], capturable=on_device)
     if is_rounded(group, steps[0]):
-        for own, of_step in zip(steps, power, strict=True):
-            step_rounded(group, rule, lr, own.local(), of_step, on_device=on_device)
+        for each, of_step in zip(steps, power, strict=True):
+            step_rounded(group, rule, lr, each.local(), of_step, on_device=on_device)
         return
-    stored, compute = steps[0].p.dtype, steps[0].v.dtype
-    if stored != compute or any(own.g.dtype != compute for own in steps):
-        work = [own._replace(p=own.p.to(compute), g=own.g.to(compute)) for own in steps]
-    else:
-        work = steps
+    stored, compute = steps[0].p.dtype, steps[0].state_dtype
+    work = steps
+    if stored != compute or any(each.g.dtype != compute for each in steps):
+        work = [each._replace(p=each.p.to(compute), g=each.g.to(compute)) for each in steps]
     if len(work) == 1:
-        p, g, _, v, m, b, _ = work[0]
-        arithmetic.step(rule, lr, p, g, v, m, b, power[0], kappa_of(compute))
+        p, g, averages = work[0].p, work[0].g, work[0].averages
+        arithmetic.step(rule, lr, p, g, averages, power[0], kappa_of(compute))
     else:
-        columns = list(zip(*work, strict=True))[:6]
-        lists: list[Any] = [None if column[0] is None else TensorList(column) for column in columns]
-        p, g, _, v, m, b = lists
-        arithmetic.step(rule, lr, p, g, v, m, b, power, kappa_of(compute))
+        arithmetic.step(
+            rule,
+            lr,
+            TensorList(each.p for each in work),
+            TensorList(each.g for each in work),
+            {name: TensorList(each.averages[name] for each in work) for name in work[0].averages},
+            power,
+            kappa_of(compute),
+        )
     if stored != compute:
-        for own, computed in zip(steps, work, strict=True):
-            own.p.copy_(computed.p)
+        for each, computed in zip(steps, work, strict=True):
+            each.p.copy_(computed.p)
