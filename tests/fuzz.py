@@ -408,7 +408,7 @@ class Run(RuleBasedStateMachine):
         if skipped:
             DONE["steps left out"] += 1
         left = {
-            (part.group, i)
+            (part.group_index, i)
             for part in self.optimizer.step_state.report[0][2]
             for i in (range(99) if part.indices is None else part.indices)
         }

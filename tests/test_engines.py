@@ -39,7 +39,7 @@ class NumpyVectors:
 
     name = "NumPy"
     fields = FIELDS
-    follows_devices = False
+    skips_on_device = False
 
     def __init__(self) -> None:
         self._work: list[tuple[ParamGroup, Tensor, dict[str, Tensor]]] = []
@@ -56,12 +56,12 @@ class NumpyVectors:
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
         left = []
         for part in remaining:
-            group = inputs.groups[part.group]
+            group = inputs.groups[part.group_index]
             for i, p in enumerate(group["params"]):
                 if p.grad is None or (part.indices is not None and i not in part.indices):
                     continue
                 if reason := self.param_refusal(p):
-                    left.append(Remaining(part.group, [i], reason))
+                    left.append(Remaining(part.group_index, [i], reason))
                 else:
                     self._work.append((group, p, complete_state(group, i, inputs.states)))
         return left
@@ -152,7 +152,7 @@ def test_a_field_that_the_kernel_lacks_is_stepped_by_tensor_operations_which_say
     train(RMSprop.from_rule(plain, rule, foreach=False), plain)
     without(CpuKernel, "bias_correction", monkeypatch)
     optimizer = RMSprop.from_rule(params, rule)
-    words = "tensor operations (its rule has bias_correction=True, unknown to the native kernel)"
+    words = "tensor operations (its rule has bias_correction=True, not implemented by the native kernel)"
     assert optimizer.implementation == words
     train(optimizer, params)
     assert optimizer.implementation == words
@@ -160,7 +160,9 @@ def test_a_field_that_the_kernel_lacks_is_stepped_by_tensor_operations_which_say
     at_default = RMSprop(usual)
     train(at_default, usual)
     assert at_default.implementation == CpuKernel().name
-    with pytest.raises(InputError, match=r"^fused must be None or False for group 0, .* unknown to the native kernel"):
+    with pytest.raises(
+        InputError, match=r"^fused must be None or False for group 0, .* not implemented by the native kernel"
+    ):
         train(RMSprop.from_rule(params, rule, fused=True), params)
 
 
@@ -176,8 +178,8 @@ def test_a_field_that_no_engine_knows_is_refused_in_one_line_before_anything_cha
     with pytest.raises(InputError) as caught:
         train(optimizer, params, 1)
     assert str(caught.value) == (
-        "the rule must be one that an engine can step for group 1, got its rule has maximize=True, unknown to tensor "
-        "operations; rmsprop.update has every variant"
+        "the rule must be one that an engine can step for group 1, got its rule has maximize=True, not implemented by "
+        "tensor operations; rmsprop.update has every variant"
     )
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
     optimizer.param_groups[1]["maximize"] = False

@@ -1055,7 +1055,7 @@ def test_rows_on_another_device_are_left_to_tensor_operations() -> None:
     groups, all_of_it = optimizer.param_groups, [Remaining(0, None, "")]
     inputs = StepInputs(optimizer, groups, optimizer.state, [0], 1.0, 0, 0, {}, {0})
     left = cpu_kernel.CpuKernel().gather(inputs, all_of_it)
-    assert [(part.group, part.indices) for part in left] == ([(0, [0])] if native.kernel else [(0, None)])
+    assert [(part.group_index, part.indices) for part in left] == ([(0, [0])] if native.kernel else [(0, None)])
 
 
 def test_watching_changes_no_bit_of_rows_that_lag() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rounding
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -149,6 +149,7 @@ def test_a_number_that_is_none_hides_no_other(odd: float, dtype: torch.dtype, fu
 
 @pytest.mark.parametrize("fused", PATHS)
 @settings(deadline=None, max_examples=60)
+@example(("TensorFlow 1", "complex64", None, 2048, 0, False, 1))  # 4096 equal averages of 0.8
 @given(problems())
 def test_every_number_is_that_of_numpy(fused: bool | None, problem: tuple[Any, ...]) -> None:
     name, kind, state_dtype, size, seed, bad, threads = problem
@@ -201,7 +202,8 @@ def test_every_number_is_that_of_numpy(fused: bool | None, problem: tuple[Any, .
             assert places == [(0, 0)]
             assert histograms is not None
             wide = before.dtype == np.float64
-            check(sums[0], histograms[0], wanted, by_kernel, 1e-12 if wide else 1e-6)
+            # The kernel adds float32 numbers of a chunk in float32. Equal numbers round the same way each time.
+            check(sums[0], histograms[0], wanted, by_kernel, 1e-12 if wide else 1e-5 if by_kernel else 1e-6)
     finally:
         native.GRAIN = grain
         torch.set_num_threads(kept)

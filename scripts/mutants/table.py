@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant("loading: loaded state rounded", STATE_DICT, "state[name] = value.to(p.device)", "pass"),
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
     Mutant("fused: modes not seen", FUSED, "if dispatch_modes():", "if False:"),
-    Mutant("fused: reasons swallowed", FUSED, 'if inputs.groups[part.group]["fused"]:', "if False:"),
+    Mutant("fused: reasons swallowed", FUSED, 'if inputs.groups[part.group_index]["fused"]:', "if False:"),
     Mutant("kernel: unchanged", STEP, "", ""),
     Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),
     Mutant("kernel: E2 λ's sign", STEP, "g = g + c.lambda * p;", "g = g - c.lambda * p;"),

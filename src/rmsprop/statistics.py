@@ -3,7 +3,8 @@
 Tests hold the kernel and tensor operations to `sums`. Symbols are those of `rmsprop.rule`: gradient g (before E1 and
 E2, divided by the loss scale), averages v and m, s of E5, d of E6. Δ = p₁ − p₀ is the change of the stored parameter in
 the whole step. A complex element counts as two. s and d are computed in the compute dtype (float32 for float16 and
-bfloat16), as in the step. Sums are in double.
+bfloat16), as in the step. Sums are in double. The native kernel adds the float32 numbers of a chunk in float32:
+its sums have a relative error of up to 1e-5.
 
 `Sums` has the columns. A histogram counts elements by d: bin e counts those with 2ᵉ ≤ d < 2ᵉ⁺¹, with an effective
 learning rate η/d in (η·2⁻ᵉ⁻¹, η·2⁻ᵉ]. d = 0, ∞ and NaN are in no bin.

@@ -18,6 +18,8 @@ from rmsprop.torch.private import dispatch_modes
 
 # {key in a parameter group: field of Rule}, for the fields that tensor operations implement.
 FIELDS = names_in("torch", EVERYWHERE)
+# {key of a group: field of Rule}, for fields that no engine implements.
+_MISSING_FIELDS = names_in("torch", HYPERPARAMETERS.keys() - set(EVERYWHERE))
 # The other arguments of RMSprop, with their defaults: how a step is executed and what its state is stored in.
 EXECUTION = {
     "capturable": False,
@@ -161,6 +163,11 @@ def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, 
         _check_one_element(lr)
         if lr.device.type not in ("cpu", "meta"):  # no step waits for this synchronization
             HYPERPARAMETERS["lr"].checked(lr)
+    for name, field in _MISSING_FIELDS.items():
+        default = getattr(Rule, field)
+        require(
+            group.get(name, default) == default, name, f"{default!r} in rmsprop.torch", group.get(name), f"omit {name}"
+        )
     rule = rule_of(group)
     group |= {name: getattr(rule, FIELDS[name]) for name in _FLAGS}
     for name in ("capturable", "differentiable"):

@@ -51,7 +51,7 @@ def _judge_skipping(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
         flag = (torch.tensor(False, device="cpu") if flag is None else flag).to(device)
     flag = any_rank(flag)
     on_device = flag.device.type != "cpu" or any(group["capturable"] for group in inputs.groups)
-    if on_device and all(engine.follows_devices for engine in engines):
+    if on_device and all(engine.skips_on_device for engine in engines):
         return Judgement(Verdict.ON_DEVICE, flag, flag)
     return Judgement(Verdict.SKIPPED if flag.item() else Verdict.RUN, None, flag)
 

@@ -75,7 +75,7 @@ class CpuKernel:
     """The engine that calls the native kernel (see `engine.Engine`). An object is not thread-safe."""
 
     fields = native.FIELDS
-    follows_devices = False
+    skips_on_device = False
 
     def __init__(self) -> None:
         self._batch: Any = None if UNAVAILABLE is not None else native.kernel.Batch()  # type: ignore[union-attr]
@@ -108,7 +108,7 @@ class CpuKernel:
         left: list[Remaining] = []
         sparse: list[tuple[int, int]] = []  # group, and index in the group
         for part in remaining:
-            group = inputs.groups[part.group]
+            group = inputs.groups[part.group_index]
             if reason := execution_refusal(group):
                 if reason == UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
                     warn_once(reason)
@@ -118,11 +118,11 @@ class CpuKernel:
             if reason:
                 left.append(part._replace(reason=reason))
                 continue
-            for i, reason in self._gather_dense(inputs, group, rule, inputs.offsets[part.group], part.indices):
+            for i, reason in self._gather_dense(inputs, group, rule, inputs.offsets[part.group_index], part.indices):
                 if reason == "gradient layout":
-                    sparse.append((part.group, i))
+                    sparse.append((part.group_index, i))
                 else:
-                    left.append(Remaining(part.group, [i], REASONS[reason]))
+                    left.append(Remaining(part.group_index, [i], REASONS[reason]))
         if left or sparse:
             self._check_fused(inputs, [*left, *(Remaining(group, [i], _SPARSE) for group, i in sparse)])
             left += self._gather_sparse(inputs, sparse)
@@ -159,7 +159,7 @@ class CpuKernel:
     def _check_fused(self, inputs: StepInputs, left: list[Remaining]) -> None:
         """Raise InputError if a group with fused=True has parameters in `left`."""
         for part in left:
-            if inputs.groups[part.group]["fused"]:
+            if inputs.groups[part.group_index]["fused"]:
                 raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; leave fused out")
 
     def _gather_sparse(self, inputs: StepInputs, sparse: list[tuple[int, int]]) -> Iterator[Remaining]:

@@ -25,14 +25,14 @@ from rmsprop.torch.state import ParamGroup
 class Remaining(NamedTuple):
     """Parameters of a group that no engine has taken yet, and why the last engine asked did not take them."""
 
-    group: int
+    group_index: int
     indices: list[int] | None  # in the group; None: all parameters that have a gradient
     reason: str
 
     @property
     def where(self) -> str:
         """Return the group, or the first parameter and its group, as text."""
-        return f"group {self.group}" if self.indices is None else f"parameter {self.indices[0]} of group {self.group}"
+        return ("" if self.indices is None else f"parameter {self.indices[0]} of ") + f"group {self.group_index}"
 
 
 class StepInputs(NamedTuple):
@@ -73,7 +73,7 @@ class Engine(Protocol):
         """Return the fields of Rule that the engine implements."""
 
     @property
-    def follows_devices(self) -> bool:
+    def skips_on_device(self) -> bool:
         """Return whether `run` can skip the step by a flag on a device that the host does not read."""
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ def missing_field(group: ParamGroup, fields: Collection[str], engine: str) -> st
     """Return which field the rule of `group` needs and `fields` lacks, as a reason of `engine`; else None."""
     for name in RULE_NAMES:
         if FIELDS[name] not in fields and group[name] != getattr(Rule, FIELDS[name]):
-            return f"its rule has {name}={group[name]!r}, unknown to {engine}"
+            return f"its rule has {name}={group[name]!r}, not implemented by {engine}"
     return None
 
 

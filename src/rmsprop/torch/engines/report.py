@@ -19,12 +19,12 @@ def expected(engines: Sequence[Engine], groups: list[ParamGroup]) -> Report:
     for engine in engines:
         left = []
         for part in remaining:
-            group, indices = groups[part.group], part.indices or []
+            group, indices = groups[part.group_index], part.indices or []
             if reason := engine.group_refusal(group):
                 left.append(part._replace(reason=reason))
                 continue
             reasons = [(i, engine.param_refusal(group["params"][i])) for i in indices]
-            left += [Remaining(part.group, [i], reason) for i, reason in reasons if reason]
+            left += [Remaining(part.group_index, [i], reason) for i, reason in reasons if reason]
         taken = sum(map(_size, remaining)) - sum(map(_size, left))
         report.append((engine, taken, left))
         remaining = left
@@ -42,7 +42,7 @@ def describe(report: Report, groups: list[ParamGroup]) -> str:
     asked: list[Remaining] = []
     words: list[str] = []
     for position, (engine, taken, left) in enumerate(report):
-        left = [part for part in left if part.indices is not None or groups[part.group]["params"]]
+        left = [part for part in left if part.indices is not None or groups[part.group_index]["params"]]
         if taken or not left:
             reasons = _reasons(asked, whole=not words)
             words.append(f"{engine.name}{' for some' if words else ''}{f' ({reasons})' if position else ''}")

@@ -35,7 +35,7 @@ class TensorOps:
     """The engine that takes every parameter with a dense or sparse gradient (see `engine.Engine`)."""
 
     fields = frozenset(FIELDS.values())
-    follows_devices = True
+    skips_on_device = True
     name = "tensor operations"
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class TensorOps:
 
     def group_refusal(self, group: ParamGroup) -> str | None:
         """Return why the engine steps no parameter of `group`: a field of its rule; else None."""
-        return missing_field(group, self.fields, "tensor operations")
+        return missing_field(group, self.fields, self.name)
 
     def param_refusal(self, p: Tensor) -> str | None:
         """Return None: the engine steps every class, device and dtype."""
@@ -59,10 +59,10 @@ class TensorOps:
         check_graph_capture(inputs.optimizer)
         left, taken = [], []
         for part in remaining:
-            group = inputs.groups[part.group]
+            group = inputs.groups[part.group_index]
             check_storage(group)
             rule = rule_of(group)
-            if reason := missing_field(group, self.fields, "tensor operations"):
+            if reason := missing_field(group, self.fields, self.name):
                 left.append(part._replace(reason=reason))
                 continue
             indices = part.indices
@@ -70,7 +70,7 @@ class TensorOps:
                 indices = [i for i, p in enumerate(group["params"]) if p.grad is not None]
             for i in indices:
                 check_gradient(group, i)
-            taken.append((_GroupWork(part.group, group, rule, needed_averages(group), []), indices))
+            taken.append((_GroupWork(part.group_index, group, rule, needed_averages(group), []), indices))
         for work, indices in taken:
             self._work.append(work)
             work.steps.extend(self._param_step(inputs, work, i) for i in indices)
@@ -120,7 +120,8 @@ class TensorOps:
                 step_params(work.group, work.rule, steps, skip)
         for rows in self._rows.values():
             rows.put()
-        self.clear()
+        self._work.clear()
+        self._rows.clear()
         return either(flags)
 
     def measured(self, inputs: StepInputs) -> list[Measured]:
@@ -132,6 +133,7 @@ class TensorOps:
         """Forget the parameters taken."""
         self._work.clear()
         self._rows.clear()
+        self._before.clear()
 
 
 def step_params(group: ParamGroup, rule: Rule, steps: list[ParamStep], skip: Tensor | None = None) -> None:
