@@ -860,7 +860,7 @@ def test_more_than_three_of_a_kind_are_one_finding(count: int) -> None:
         assert [f.tensor for f in found] == [f"0.{i}" for i in range(count)]
     else:
         assert [f.tensor for f in found] == ["0.0"]
-        assert f" So it is with 0.1, 0.2 and {count - 3} more." in found[0].sentence
+        assert f" The same holds for 0.1, 0.2 and {count - 3} more tensor{'s' * (count > 4)}." in found[0].sentence
         assert found[0].evidence["also"] == [f"0.{i}" for i in range(1, count)]
 
 

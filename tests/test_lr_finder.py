@@ -904,7 +904,7 @@ def test_bad_arguments_are_named(change: dict[str, Any], words: str) -> None:
         ),
         (
             lambda own: torch.optim.Rprop(own.param_groups[0]["params"]),
-            "got Rprop, which has its rate in the first",
+            "got Rprop, which uses its rate in the first",
         ),
         (lambda own: torch.optim.lr_scheduler.ExponentialLR(own, 0.9), "a torch.optim.Optimizer, got a ExponentialLR;"),
     ],

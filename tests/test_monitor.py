@@ -881,7 +881,7 @@ def test_what_cannot_be_monitored_is_said_in_one_line() -> None:
     model = net()
     adam = torch.optim.Adam(model.parameters())
     with pytest.raises(
-        InputError, match=r"must be a rmsprop\.torch\.RMSprop, got one of torch, Adam; make that, or use"
+        InputError, match=r"must be a rmsprop\.torch\.RMSprop, got one of torch, Adam; create one, or use"
     ):
         Monitor(adam)
     optimizer = RMSprop(model.parameters())

@@ -247,7 +247,7 @@ def test_steps_that_optax_skips_or_accumulates_for_are_told_from_others() -> Non
     gathering = optax.MultiSteps(optax.chain(probe(), rmsprop(rule)), 2)
     state = gathering.init(params)
     _, gathered = gathering.update(good, state, params)
-    with pytest.raises(InputError, match=r"optax\.MultiSteps has gathered 1 of .*has_updated"):
+    with pytest.raises(InputError, match=r"optax\.MultiSteps has accumulated 1 gradients.*has_updated"):
         from_optax(rule, params, params, good, state, gathered)
     _, stepped = gathering.update({"w": jnp.zeros(2)}, gathered, params)
     made = from_optax(rule, params, params, {"w": jnp.zeros(2)}, gathered, stepped)
@@ -359,7 +359,7 @@ def test_arguments_that_optax_records_cannot_be_made_of_are_named() -> None:
         ({"new_params": {"w": jnp.ones(3)}}, "new_params must be of the shapes of the parameters"),
         ({"grads": {"w": "x"}}, "grads must be arrays of floating-point numbers, got <U1 in 'w'"),
         ({"grads": {"w": jnp.ones(2, int)}}, "grads must be arrays of floating-point numbers, got int32 in 'w'"),
-        ({"learning_rate": lambda step: 0.1}, r"learning_rate must be a finite number >= 0, .* of a schedule"),
+        ({"learning_rate": lambda step: 0.1}, r"learning_rate must be a finite number >= 0, .* for a schedule"),
         ({"learning_rate": jnp.ones(2)}, "learning_rate must be a finite number >= 0"),
         ({"state": c0, "new_state": c1, "step": 1}, "rule must be one with centered=True for this state, got False"),
         ({"learning_rate": "0.1"}, "learning_rate must be a finite number >= 0"),
@@ -377,7 +377,9 @@ def test_arguments_that_keras_records_cannot_be_made_of_are_named() -> None:
     variable, optimizer = keras.Variable([1.0]), KerasRMSprop()
     optimizer.build([variable])
     before = keras_before(optimizer)
-    with pytest.raises(InputError, match="optimizer must be one that has just made one step, got one with 0 of them"):
+    with pytest.raises(
+        InputError, match="optimizer must be one that has just executed one step, got one with 0 steps since `before`"
+    ):
         from_keras(optimizer, [jnp.ones(1)], before)
     optimizer.apply([jnp.ones(1)], [variable])
     cases: list[tuple[Any, Any, str]] = [

@@ -87,7 +87,7 @@ def from_optax(
     if learning_rate is not None:
         rate: Any = learning_rate
         rate = rate.item() if getattr(rate, "shape", None) == () else rate
-        remedy = "pass that of this step, of a schedule schedule(step - 1)"
+        remedy = "pass the rate of this step; for a schedule, schedule(step - 1)"
         rule = dataclasses.replace(rule, lr=check_number("learning_rate", rate, remedy))
     old, new = (_averages(name, tree) for name, tree in (("state", state), ("new_state", new_state)))
     v0, v1 = _leaves("state", _field(old, "square_avg", "nu")), _leaves("new_state", _field(new, "square_avg", "nu"))
@@ -98,7 +98,7 @@ def from_optax(
     for path in g:
         for name, leaves in trees.items():
             if path not in leaves:
-                remedy = "pass the trees of one step, and None as the gradient of what is not trained"
+                remedy = "pass the trees of one step, and None as the gradient of an untrained parameter"
                 raise InputError(name, f"a tree with {path!r}, as grads are", Received("one without"), remedy)
             jax_keras_record.check_shape(name, path, leaves[path], before[path])
     if any(path not in m1 for path in g) if rule.centered else "mu" in new._asdict():
@@ -114,7 +114,7 @@ def from_optax(
     t = _step_of(old, new, step, was_skipped)
     if not was_skipped:
         probed = _leaves("new_state", _probed(new_state))
-        tensors = [x._replace(changed=probed.get(x.name)) for x in tensors]
+        tensors = [x._replace(processed_gradient=probed.get(x.name)) for x in tensors]
         for x in tensors:
             remedy = "pass state, new_state and rule of one step; if the chain changes gradients, "
             remedy += "put rmsprop.monitor.probe() right before RMSprop"
@@ -185,23 +185,23 @@ def _step_of(old: Any, new: Any, step: int | None, was_skipped: bool) -> int:
 
 def _averages(name: str, state: Tree) -> Any:
     """Return the part of an optimizer's state that has square averages; raise InputError unless there is one."""
-    nodes = _jax().tree_util.tree_leaves(state, is_leaf=lambda node: _has_averages(node) or _gathers(node))
-    if len(gathering := [node for node in nodes if _gathers(node)]) == 1:
-        gathered = int(gathering[0].mini_step)
-        if name == "new_state" and gathered:
-            what = Received(f"one for which optax.MultiSteps has gathered {gathered} of its gradients")
+    nodes = _jax().tree_util.tree_leaves(state, is_leaf=lambda node: _has_averages(node) or _accumulates(node))
+    if len(accumulating := [node for node in nodes if _accumulates(node)]) == 1:
+        accumulated = int(accumulating[0].mini_step)
+        if name == "new_state" and accumulated:
+            what = Received(f"one for which optax.MultiSteps has accumulated {accumulated} gradients")
             remedy = "make records only where optimizer.has_updated(new_state)"
             raise InputError(name, "the state after a step", what, remedy)
-        return _averages(name, gathering[0].inner_opt_state)
+        return _averages(name, accumulating[0].inner_opt_state)
     found = [node for node in nodes if _has_averages(node)]
     if len(found) != 1:
         allowed = "the state of one rmsprop.jax.rmsprop or optax.rmsprop"
-        remedy = "pass the part of one" if found else "pass what init and update of the optimizer return"
+        remedy = "pass the state of one optimizer" if found else "pass what init and update of the optimizer return"
         raise InputError(name, allowed, Received(f"one with {len(found) or 'none'} of them"), remedy)
     return found[0]
 
 
-def _gathers(node: Any) -> bool:
+def _accumulates(node: Any) -> bool:
     return type(node).__name__ == "MultiStepsState"
 
 

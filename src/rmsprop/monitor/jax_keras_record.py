@@ -39,12 +39,12 @@ class Tensor(NamedTuple):
     grad_avg: Array | None
     previous: Array | None  # the gradient of the step before
     decays: bool = True  # whether the rule's weight decay applies to it
-    changed: Array | None = None  # the gradient that reached RMSprop, if it was changed before
+    processed_gradient: Array | None = None  # the gradient that reached RMSprop, if it was changed before
 
     @property
     def reached(self) -> Array:
         """The gradient that reached RMSprop."""
-        return self.gradient if self.changed is None else self.changed
+        return self.gradient if self.processed_gradient is None else self.processed_gradient
 
 
 def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str | None) -> Record:
@@ -97,14 +97,14 @@ def skipped(tensors: Sequence[Tensor]) -> bool:
 @np.errstate(over="ignore", invalid="ignore")
 def check_reached(rule: Rule, x: Tensor, argument: str, remedy: str) -> None:
     """Raise InputError unless E3 with this gradient takes the old v to the new v, up to rounding."""
-    v0, v1, given = (record.reals(a) for a in (x.square_avg_before, x.square_avg, x.reached))
+    v0, v1, gradient = (record.reals(a) for a in (x.square_avg_before, x.square_avg, x.reached))
     decays = x.decays and not rule.decoupled_weight_decay
     decay = rule.weight_decay * record.reals(x.before) if decays and rule.weight_decay else 0.0
-    met = (-given if rule.maximize else given) + decay  # by E1 and E2
+    g = (-gradient if rule.maximize else gradient) + decay  # by E1 and E2
     size = np.maximum(np.maximum(v0, v1), (1 - rule.decay) * np.square(decay))  # g and λ·p may cancel
     eps, tiny = (2.0**-7, 2.0**-126) if x.square_avg.dtype.name == "bfloat16" else _limits(x.square_avg)
     margin = (_ROUNDINGS * eps + _NORM) * size + tiny  # subnormal numbers may be flushed to 0
-    differs = np.abs(v1 - rule.decay * v0 - (1 - rule.decay) * met * met) > margin  # NaN is not checked
+    differs = np.abs(v1 - rule.decay * v0 - (1 - rule.decay) * g * g) > margin  # NaN is not checked
     if differs.any():
         found = Received(f"others in {x.name!r}, by its square averages")
         raise InputError(argument, "the gradients that reached RMSprop", found, remedy)
@@ -117,7 +117,7 @@ def check_shape(argument: str, name: str, x: Array, param: Array) -> None:
         raise InputError(argument, "arrays of floating-point numbers", found, "pass None where there is no gradient")
     if x.shape != param.shape or np.iscomplexobj(x) != np.iscomplexobj(param):
         allowed = f"of the shapes of the parameters, {param.shape} {param.dtype} in {name!r}"
-        raise InputError(argument, allowed, Received(f"{x.shape} {x.dtype}"), "pass what belongs to one step")
+        raise InputError(argument, allowed, Received(f"{x.shape} {x.dtype}"), "pass the arrays of one step")
 
 
 def dtypes(arrays: Iterable[Array]) -> str | None:

@@ -110,21 +110,21 @@ def from_keras(
     for x in tensors:
         jax_keras_record.check_shape("gradients", x.name, x.gradient, x.before)
         jax_keras_record.check_shape("before", x.name, x.after, x.before)
-    made, accumulates = now["iterations"] - before["iterations"], optimizer.gradient_accumulation_steps
+    executed, accumulates = now["iterations"] - before["iterations"], optimizer.gradient_accumulation_steps
     was_skipped = jax_keras_record.skipped(tensors)
-    if made != 1 and (made or accumulates or not was_skipped):
-        found = Received(f"one with {made} of them since `before`")
-        remedy = "call keras_before before and from_keras after each of the steps that is to be measured"
-        if accumulates and not made:
+    if executed != 1 and (executed or accumulates or not was_skipped):
+        found = Received(f"one with {executed} steps since `before`")
+        remedy = "call keras_before before and from_keras after each measured step"
+        if accumulates and not executed:
             steps = f"gradient_accumulation_steps={accumulates}"
             found = Received(f"one that accumulated a gradient ({steps}) or did nothing")
-            remedy = f"make records of every {accumulates}th call of apply only, which makes the step"
-        raise InputError("optimizer", "one that has just made one step", found, remedy)
+            remedy = f"make records of every {accumulates}th call of apply only, which executes the step"
+        raise InputError("optimizer", "one that has just executed one step", found, remedy)
     if not was_skipped:
         given = [g for g in gradients if g is not None]
         sums = [x for x, g in zip(before["accumulated"], gradients, strict=False) if g is not None]
         reached = _reached(optimizer, given, sums)
-        tensors = [x._replace(changed=_numpy(g)) for x, g in zip(tensors, reached, strict=True)]
+        tensors = [x._replace(processed_gradient=_numpy(g)) for x, g in zip(tensors, reached, strict=True)]
         for x in tensors:
             remedy = "pass those given to apply, and what keras_before(optimizer) returned just before"
             jax_keras_record.check_reached(rule, x, "gradients", remedy)

@@ -131,14 +131,14 @@ class Monitor:
         self._recorder = Recorder(self._optimizer, model)
         self._counts = StepCounts(self._optimizer)
         self._ring = Ring(max(last, 1))
-        self._usual = (1, 0) if last else (0, 0)  # levels of `wanted` between records
+        self._default_levels = (1, 0) if last else (0, 0)  # levels of `wanted` between records
         self._optimizer.watch(self)
-        self._loading = self._optimizer.register_load_state_dict_post_hook(self._loaded)
+        self._load_hook = self._optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def wanted(self) -> tuple[int, int]:
         """Return what to measure in the next step (see `rmsprop.torch.observer.Observer`)."""
         levels = self._levels(self._counts.begin())
-        if levels is not self._usual:  # a record needs the exact number of its step
+        if levels != self._default_levels:  # a record needs the exact number of its step
             self._counts.sync()
             levels = self._levels(self._counts.step)
         return levels
@@ -147,7 +147,8 @@ class Monitor:
         since = step % self._every
         if since == 0 or step == 1:
             return 2, 2
-        return (1, 0) if since == self._every - 1 else self._usual  # 1: a skip is known before gradients are sampled
+        # 1 before a record: a skip is known before gradients are sampled.
+        return (1, 0) if since == self._every - 1 else self._default_levels
 
     def measured(
         self, keys: Sequence[ParamKey], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64] | None, /
@@ -167,11 +168,11 @@ class Monitor:
         self, step: int, keys: Sequence[ParamKey], sums: npt.NDArray[np.float64], histograms: npt.NDArray[np.int64]
     ) -> None:
         nonfinite, skipped = self._nonfinite_steps(), self._counts.skipped
-        made = self._recorder.record(step, keys, sums, histograms, nonfinite_steps=nonfinite, skipped_steps=skipped)
-        self.records.append(made)
-        allowed = min(KEPT_RECORDS, max(2, KEPT_TENSORS // max(1, len(made["tensors"]))))
+        record = self._recorder.record(step, keys, sums, histograms, nonfinite_steps=nonfinite, skipped_steps=skipped)
+        self.records.append(record)
+        allowed = min(KEPT_RECORDS, max(2, KEPT_TENSORS // max(1, len(record["tensors"]))))
         del self.records[1 : max(1, 1 + len(self.records) - allowed)]  # the first record stays
-        self._delivery.give(made)
+        self._delivery.give(record)
 
     def skipped(self, keys: Sequence[ParamKey], nonfinite: list[int], /) -> None:
         """Count the step as skipped (see `rmsprop.torch.observer.Observer`)."""
@@ -186,7 +187,7 @@ class Monitor:
         self._restart(step, Ring(self._ring.last), nonfinite=nonfinite, skipped=self._counts.skipped)
 
     def _restart(self, step: int, ring: Ring, *, nonfinite: int, skipped: int) -> None:
-        self.records[:] = [made for made in self.records if made["step"] <= step]
+        self.records[:] = [record for record in self.records if record["step"] <= step]
         self._recorder.forget()
         self._ring = ring
         self._counts.restart(step, nonfinite=nonfinite, measured=ring.nonfinite_steps(), skipped=skipped)
@@ -205,7 +206,7 @@ class Monitor:
         self._counts.sync()
         now = self._counts.executed
         histories = self._recorder.histories(self.records, self._ring.series(), now)
-        return post_mortem(histories, now, self._counts.skipped_last, self._ring.last if self._usual[0] else 0)
+        return post_mortem(histories, now, self._counts.skipped_last, self._ring.last if self._default_levels[0] else 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue like an uninterrupted one, as short lists, numbers and strings.
@@ -223,7 +224,7 @@ class Monitor:
             "nonfinite_steps": self._nonfinite_steps(),
             "skipped_steps": self._counts.skipped,
             "samples": state_dict.samples_dict(samples) if of_use else None,
-            "ring": state_dict.ring_dict(self._ring) if self._usual[0] else None,
+            "ring": state_dict.ring_dict(self._ring) if self._default_levels[0] else None,
             "elements": state_dict.elements_list(self._recorder.elements),
         }
 
@@ -249,7 +250,7 @@ class Monitor:
         """Stop measuring, and close the sinks. Records, findings and post-mortem stay available."""
         if self._optimizer.step_state.observer is self:
             self._optimizer.watch(None)
-        self._loading.remove()
+        self._load_hook.remove()
         self._delivery.close()
 
     def __enter__(self) -> Monitor:

@@ -35,9 +35,9 @@ SPIKE = 10.0
 LEAP = 1000.0
 LASTING = 3
 STUCK = 20
-_ALIKE = 6.0  # largest rise/smallest rise: up to 4.4 where a loss was multiplied, above 26 in divergences
-_NEAR = 3  # known steps before the rise, and from the rise on, that are compared
-_ROWS = (5, 2)  # steps in the table: up to the beginning, and after it
+_SAME_FACTOR = 6.0  # largest rise/smallest rise: up to 4.4 where a loss was multiplied, above 26 in divergences
+_COMPARED_STEPS = 3  # known steps before the rise, and from the rise on, that are compared
+_TABLE_STEPS = (5, 2)  # steps in the table: up to the beginning, and after it
 _TENSORS = 3
 
 
@@ -172,19 +172,19 @@ class _Totals:
     """Sums the gradient's mean square over all tensors, step by step; values that are not finite are skipped."""
 
     def __init__(self, series: Sequence[GradientHistory]) -> None:
-        self._of: dict[int, float] = {}
+        self._by_step: dict[int, float] = {}
         for s in series:
             for p in s.points:
-                self._of.setdefault(p.step, 0.0)
+                self._by_step.setdefault(p.step, 0.0)
                 if p.gradient is not None and math.isfinite(p.gradient):
-                    self._of[p.step] += p.gradient
-        self._steps = sorted(self._of)
-        self._sums = list(accumulate((self._of[step] for step in self._steps), initial=0.0))  # before each step
+                    self._by_step[p.step] += p.gradient
+        self._steps = sorted(self._by_step)
+        self._sums = list(accumulate((self._by_step[step] for step in self._steps), initial=0.0))  # before each step
 
     def rose(self, step: int, last: int, times: float) -> bool:
         """Return whether all gradients together rose `times`-fold, from the mean before `step` to step `last`."""
         count = bisect_left(self._steps, step)
-        return count > 0 and self._of[last] > times**2 * self._sums[count] / count
+        return count > 0 and self._by_step[last] > times**2 * self._sums[count] / count
 
 
 def _spike(
@@ -224,12 +224,12 @@ def _multiplied(series: Sequence[GradientHistory], step: int) -> list[str]:
     for s in series:
         known = [(p.step, p.gradient) for p in s.points if p.gradient is not None and math.isfinite(p.gradient)]
         at = bisect_left(known, (step,))
-        before, since = ([g for _, g in part] for part in (known[:at][-_NEAR:], known[at:][:_NEAR]))
+        before, since = ([g for _, g in part] for part in (known[:at][-_COMPARED_STEPS:], known[at:][:_COMPARED_STEPS]))
         if not (since and sum(before) > 0):
             return []
         factors.append(math.sqrt(sum(since) / len(since) / (sum(before) / len(before))))
     least, most = min(factors), max(factors)
-    if len(factors) == 1 or not 1 < most <= _ALIKE * least:
+    if len(factors) == 1 or not 1 < most <= _SAME_FACTOR * least:
         return []
     return [
         f"All {len(factors)} gradients rose by about the same factor ({least:.3g} to {most:.3g}): the loss may have"
@@ -295,7 +295,7 @@ def _unseen(after: int | None, worst: Sequence[GradientHistory], last: int) -> l
     if len(newest) == 2 and newest[1] - newest[0] == 1:  # every step is measured
         why = f"are no longer kept (last={last}): a larger one keeps more"
     else:
-        why = "were not measured: every step is with every=1, and, unless last=0, where the native kernel steps"
+        why = "were not measured. With every=1, every step is. With last above 0, so is every step of the native kernel"
     first = ["Which of these tensors was the first is not known."] if len(worst) > 1 else []
     return [f"The steps between them {why}.", *first]
 
@@ -303,8 +303,8 @@ def _unseen(after: int | None, worst: Sequence[GradientHistory], last: int) -> l
 def _table(worst: Sequence[GradientHistory], step: int) -> dict[str, list[dict[str, Any]]]:
     table = {}
     for s in worst[:_TENSORS]:
-        before = [p for p in s.points if p.step <= step][-_ROWS[0] :]
-        shown = before + [p for p in s.points if p.step > step][: _ROWS[1]]
+        before = [p for p in s.points if p.step <= step][-_TABLE_STEPS[0] :]
+        shown = before + [p for p in s.points if p.step > step][: _TABLE_STEPS[1]]
         table[s.name] = [
             {
                 "step": p.step,

@@ -91,7 +91,7 @@ class Recorder:
         self, records: Sequence[Record], kept: dict[ParamKey, list[tuple[int, Kept]]], now: int
     ) -> list[GradientHistory]:
         """Return the history of each tensor up to step `now`: records first, then the newer sums in `kept`."""
-        recorded = {name for made in records for name in made["tensors"]}
+        recorded = {name for record in records for name in record["tensors"]}
         return [
             self._history(key, name, records, kept.get(key, []), now)
             for key, name in self.names().items()
@@ -106,7 +106,7 @@ class Recorder:
         late = now - int(self._optimizer.state.get(p, {}).get("step", 0))  # steps of the run without this tensor
         elements = self.elements[key] if key in self.elements else torch_record.measured_of(p)[0]
         first = kept[0][0] if kept else now + 1
-        earlier = [(made["step"], made["tensors"].get(name)) for made in records if made["step"] < first]
+        earlier = [(r["step"], r["tensors"].get(name)) for r in records if r["step"] < first]
         points = [of_record(rule, step - 1 - late, step, tensor) for step, tensor in earlier if tensor is not None]
         points += [of_sums(rule, step - 1 - late, step, elements, sums) for step, sums in kept]
         return GradientHistory(name, group["nonfinite"] == "propagate", points)

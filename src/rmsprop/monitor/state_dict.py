@@ -48,7 +48,7 @@ def unpack(text: str, *shape: int) -> Numbers:
     expected = 4 * -(-8 * numbers // 3)
     if len(text) != expected:
         found = Received(f"{len(text)} characters for {numbers} numbers, which take {expected}")
-        raise InputError("state", "what state_dict() returned, whole", found, "take a file that was written to its end")
+        raise InputError("state", "what state_dict() returned, whole", found, "load a complete file")
     return np.frombuffer(base64.b64decode(text, validate=True), "<f8").reshape(shape).astype(np.float64)
 
 

@@ -29,16 +29,16 @@ def names_of(groups: list[dict[str, Any]], model: Any) -> dict[ParamKey, str]:
 
     A name that occurs twice gets the indices appended.
     """
-    known: dict[int, str] = {}
+    by_id: dict[int, str] = {}
     if model is not None:
-        own = dict(model.named_parameters())
-        known = {id(p): name for name, p in zip(plain_names(own), own.values(), strict=True)}
+        named = dict(model.named_parameters())
+        by_id = {id(p): name for name, p in zip(plain_names(named), named.values(), strict=True)}
     names: dict[ParamKey, str] = {}
     for group_index, group in enumerate(groups):
-        given: list[str | None] = [*plain_names(group.get("param_names") or ())] or [
-            known.get(id(p)) for p in group["params"]
+        group_names: list[str | None] = [*plain_names(group.get("param_names") or ())] or [
+            by_id.get(id(p)) for p in group["params"]
         ]
-        names |= {(group_index, index): name or f"{group_index}.{index}" for index, name in enumerate(given)}
+        names |= {(group_index, index): name or f"{group_index}.{index}" for index, name in enumerate(group_names)}
     uses = Counter(names.values())
     return {key: name if uses[name] == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in names.items()}
 
@@ -46,9 +46,9 @@ def names_of(groups: list[dict[str, Any]], model: Any) -> dict[ParamKey, str]:
 def check_model(groups: list[dict[str, Any]], model: Any) -> None:
     """Raise InputError unless `model` has a parameter of the groups."""
     if not callable(getattr(model, "named_parameters", None)):
-        raise InputError("model", "a torch.nn.Module", model, "leave it out, or pass the module that is trained")
-    own = {id(p) for _, p in model.named_parameters()}
-    if not any(id(p) in own for group in groups for p in group["params"]):
+        raise InputError("model", "a torch.nn.Module", model, "omit it, or pass the module that is trained")
+    of_model = {id(p) for _, p in model.named_parameters()}
+    if not any(id(p) in of_model for group in groups for p in group["params"]):
         found = Received(f"a {type(model).__name__} with none of them")
         raise InputError("model", "a module with parameters of the optimizer", found, "pass the module that is trained")
 
@@ -68,7 +68,7 @@ def describe_group(group: dict[str, Any], states: Any) -> GroupRecord:
     def names(dtypes: dict[Any, None]) -> str | None:
         return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes) or None
 
-    averages = [own["square_avg"] for p in group["params"] if "square_avg" in (own := states.get(p, {}))]
+    averages = [state["square_avg"] for p in group["params"] if "square_avg" in (state := states.get(p, {}))]
     described: Any = {
         **vars(rule_of(group)),
         "lr": max(0.0, lr_number(group["lr"])),
@@ -119,11 +119,12 @@ class Samples:
             return {}
         now, old = self, before
         if now.starts != old.starts or len(now.values) != len(old.values):
-            mine, theirs = now.pieces(), old.pieces()
-            both = [key for key in mine if key in theirs and len(mine[key]) == len(theirs[key])]
-            now, old = (joined(x.step, {key: own[key] for key in both}) for x, own in ((now, mine), (old, theirs)))
-        told = record.changes(now.values, old.values, list(now.starts.values()))
-        return dict(zip(now.starts, told, strict=True))
+            new_pieces, old_pieces = now.pieces(), old.pieces()
+            both = [key for key, x in new_pieces.items() if key in old_pieces and len(x) == len(old_pieces[key])]
+            now = joined(now.step, {key: new_pieces[key] for key in both})
+            old = joined(old.step, {key: old_pieces[key] for key in both})
+        changes = record.changes(now.values, old.values, list(now.starts.values()))
+        return dict(zip(now.starts, changes, strict=True))
 
     def pieces(self) -> dict[ParamKey, npt.NDArray[np.float64]]:
         """Return the elements of each tensor."""

@@ -24,9 +24,9 @@ def unwrapped(optimizer: Any) -> Any:
 
 def watchable(optimizer: Any) -> Any:
     """Return the `rmsprop.torch.RMSprop` that `optimizer` is or wraps; raise InputError if there is none."""
-    own = unwrapped(optimizer)
-    if callable(getattr(own, "watch", None)) and hasattr(own, "param_groups"):
-        return own
-    found = Received(f"one of {type(own).__module__.partition('.')[0]}, {type(own).__name__}")
-    remedy = "make that, or use rmsprop.monitor.from_optax or from_keras with JAX and Keras"
+    inner = unwrapped(optimizer)
+    if callable(getattr(inner, "watch", None)) and hasattr(inner, "param_groups"):
+        return inner
+    found = Received(f"one of {type(inner).__module__.partition('.')[0]}, {type(inner).__name__}")
+    remedy = "create one, or use rmsprop.monitor.from_optax or from_keras with JAX and Keras"
     raise InputError("optimizer", "a rmsprop.torch.RMSprop", found, remedy)

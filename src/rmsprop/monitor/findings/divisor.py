@@ -15,7 +15,7 @@ from rmsprop.monitor.findings.history import MEDIAN, NAN, OUTLIER, History, Obse
 
 def start(history: History) -> Iterator[Finding]:
     """Find a square average that consists mostly of its initial value v₀."""
-    share, far = 0.5, 3.0
+    share, least_times = 0.5, 3.0
 
     def left(seen: Observation) -> float:
         return float(seen("initial_square_avg") * seen("decay") ** seen.age)
@@ -36,7 +36,7 @@ def start(history: History) -> Iterator[Finding]:
         shorter = over(d(seen, root(seen)), d(seen, signal(seen)))
         return shorter if still and seen("decay") else NAN
 
-    for name, times, seen in history.ranked(measure, above=far):
+    for name, times, seen in history.ranked(measure, above=least_times):
         per_step = -math.log(seen("decay"))
         later = over(root(seen), d(seen, signal(seen)))  # factor by which √v must fall, to the later d
         steps, half = math.ceil(2 * math.log(later) / per_step), math.log(2) / per_step
@@ -49,11 +49,13 @@ def start(history: History) -> Iterator[Finding]:
         changes = ({"initial_square_avg": 0.0, "bias_correction": True},)
         if seen.group["centered"]:  # with bias_correction, the variance of the first gradient is 0
             changes = ({"initial_square_avg": 0.0, "lr": lower(history.rate(name))},)
-        advice = "take it for the warm-up that it is"
+        advice = "leave it, as a warm-up"
         evidence = seen.numbers("history_rms", "gradient_rms") | {
             "left_of_start": left(seen), "half_life": half, "steps_left": steps, "times_shorter": times
         }  # fmt: skip
-        threshold = f"βᵗ·v₀ more than {percent(share)} of v, and d {far:g} times that of g² and ε, in the newest record"
+        threshold = (
+            f"βᵗ·v₀ more than {percent(share)} of v, and d {least_times:g} times that of g² and ε, in the newest record"
+        )
         yield Finding(
             kind="start",
             tensor=name,

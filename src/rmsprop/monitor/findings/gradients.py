@@ -18,7 +18,7 @@ from rmsprop.monitor.findings.steps import first_step
 from rmsprop.monitor.record import Record
 
 # The fate of one non-finite element, and of several, by the group's `nonfinite`; the gravest first.
-_AFTER = {
+_FATE = {
     "propagate": ("went into v and stays there", "went into v and stay there"),
     "skip": ("made the optimizer skip the whole step", "made the optimizer skip the whole step"),
     "zero": ("counted as 0", "each counted as 0"),
@@ -28,7 +28,7 @@ _CAUSE = "a gradient beyond the range of its type, or one whose square is"
 _LOOK = "mend the batch or the operation that makes them, such as a division by zero or an overflow in half precision"
 
 
-def _free(history: History, mode: str) -> str:
+def _cause_of(history: History, mode: str) -> str:
     """Return the cause and, with "propagate", the newest checkpoint that is free of non-finite numbers."""
     if mode != "propagate":
         return _CAUSE
@@ -67,11 +67,11 @@ def nonfinite(history: History) -> Iterator[Finding]:
     elif "skip" not in modes:
         steps -= skipped
     if steps and modes:
-        mode = next(m for m in _AFTER if m in modes)  # the gravest one
-        after = _AFTER[mode][1] if len(modes) < 2 else _BY_GROUP
+        mode = next(m for m in _FATE if m in modes)  # the gravest one
+        after = _FATE[mode][1] if len(modes) < 2 else _BY_GROUP
         sentence = f"Gradients that are not finite were met in {counted(steps, 'step')}; they {after}."
         step, evidence = history.records[-1]["step"], {"nonfinite_steps": steps}
-        cause = _free(history, mode)
+        cause = _cause_of(history, mode)
         yield Finding(
             kind="nonfinite",
             tensor=None,
@@ -97,10 +97,10 @@ def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) 
     at = next(i for i, record in enumerate(history.records) if record["step"] == first)
     record, before = history.records[at], history.records[at - 1]["step"] if at else None
     modes = {record["groups"][record["tensors"][n]["group"]].get("nonfinite", "propagate") for n in names}
-    mode = next(m for m in _AFTER if m in modes)
+    mode = next(m for m in _FATE if m in modes)
     known = len(names) == 1 or mode != "propagate" or first == 1 or before == first - 1
     worst, count, everything = names[0], int(record["tensors"][names[0]]["nonfinite"]), len(record["tensors"])
-    one, several = _AFTER[mode] if len(modes) < 2 else (_BY_GROUP, _BY_GROUP)
+    one, several = _FATE[mode] if len(modes) < 2 else (_BY_GROUP, _BY_GROUP)
     when = f"not finite in step {first}, the first such step seen"
     if len(names) == 1:
         what = f"{counted(count, 'element')} of the gradient of {worst} {'was' if count == 1 else 'were'} {when}"
@@ -119,7 +119,7 @@ def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) 
     if steps > 1 and mode != "propagate":
         sentence += f" In all there were {steps} such steps."
     evidence = {"elements": count, "first_step": first, "nonfinite_steps": steps, "tensors": ever}
-    tensor, cause = worst if known else None, _free(history, mode)
+    tensor, cause = worst if known else None, _cause_of(history, mode)
     return Finding(
         kind="nonfinite",
         tensor=tensor,
@@ -148,10 +148,10 @@ def spike(history: History) -> Iterator[Finding]:
     def times(seen: Observation) -> float:
         return over(seen("gradient_rms"), usual(seen))
 
-    thrown = any(first_step(history))  # a long first step makes the gradients after it large
+    long_start = any(first_step(history))  # a long first step makes the gradients after it large
 
     def counts(seen: Observation) -> bool:
-        return times(seen) > 0 and not (thrown and seen.age < over(1.0, 1 - seen("decay")))
+        return times(seen) > 0 and not (long_start and seen.age < over(1.0, 1 - seen("decay")))
 
     def worst(name: str) -> Observation | None:
         return max(filter(counts, history.tensors[name]), key=times, default=None)

@@ -117,8 +117,8 @@ class History:
         shapes = {name: seen[-1].values["shape"] for name, seen in self.tensors.items()}
         for name, shape in shapes.items():
             for length in shape if len(shape) > 1 else ():
-                place = _beginning(name), length
-                weights[place] = max(weights.get(place, 0.0), gradients[name])
+                key = _beginning(name), length
+                weights[key] = max(weights.get(key, 0.0), gradients[name])
         return {
             name for name, shape in shapes.items()
             if len(shape) == 1 and 0 < weights.get((_beginning(name), shape[0]), 0.0) >= OUTLIER * gradients[name]

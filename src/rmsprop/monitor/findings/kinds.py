@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast
 
 from rmsprop.errors import InputError, Received
 from rmsprop.monitor.findings import divisor, gradients, steps
-from rmsprop.monitor.findings.finding import Finding
+from rmsprop.monitor.findings.finding import Finding, counted
 from rmsprop.monitor.findings.history import History
 from rmsprop.monitor.findings.weight_decay import weight_decay
 from rmsprop.monitor.record import Record
@@ -46,8 +46,8 @@ KINDS: Mapping[str, Check] = {
     "clipping": gradients.clipping,
 }
 
-_OF_A_RECORD = ("step", "groups", "tensors", "gradient_norm")  # keys of every record, old ones included
-_APART = 3  # findings of one kind that are listed one by one; more are joined
+_REQUIRED_KEYS = ("step", "groups", "tensors", "gradient_norm")  # keys of every record, old ones included
+_MAX_SEPARATE = 3  # findings of one kind that are listed one by one; more are joined
 
 
 def find(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
@@ -132,17 +132,17 @@ def _checked(records: Any) -> list[Record]:
     for record in checked:
         if not isinstance(record, Mapping):
             raise InputError("records", allowed, Received(f"{record!r} among them"), remedy)
-        missing = [key for key in _OF_A_RECORD if key not in record] if record.get("kind") == "statistics" else []
+        missing = [key for key in _REQUIRED_KEYS if key not in record] if record.get("kind") == "statistics" else []
         if missing:
             raise InputError("records", allowed, Received(f"one without {missing[0]!r}"), remedy)
     return cast("list[Record]", checked)
 
 
 def _joined(found: list[Finding]) -> list[Finding]:
-    """Join findings of one kind, the worst first, into one if there are more than _APART."""
-    if len(found) <= _APART:
+    """Join findings of one kind, the worst first, into one if there are more than _MAX_SEPARATE."""
+    if len(found) <= _MAX_SEPARATE:
         return found
     worst, (second, third), more = found[0], found[1:3], found[3:]
-    others = f" So it is with {second.tensor}, {third.tensor} and {len(more)} more."
+    others = f" The same holds for {second.tensor}, {third.tensor} and {counted(len(more), 'more tensor')}."
     evidence = {**worst.evidence, "also": [f.tensor for f in found[1:]]}
     return [dataclasses.replace(worst, sentence=worst.sentence + others, evidence=evidence)]

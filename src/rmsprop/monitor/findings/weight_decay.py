@@ -13,7 +13,7 @@ from rmsprop.monitor.findings.history import MEDIAN, NAN, History, Observation, 
 
 def weight_decay(history: History) -> Iterator[Finding]:
     """Find L2 decay that shrinks parameters at a rate other than η·λ, or hardly acts on them."""
-    far, matters, least = 10.0, 0.01, 0.001
+    most_apart, least_pull, weak_pull = 10.0, 0.01, 0.001
 
     def divisor(name: str) -> float:
         """Return d·(1−μ): a momentum buffer multiplies a constant gradient by 1/(1−μ)."""
@@ -27,7 +27,7 @@ def weight_decay(history: History) -> Iterator[Finding]:
 
     def apart(name: str) -> float:
         d = divisor(name)
-        return max(d, over(1.0, d)) if pull(name) >= matters else NAN
+        return max(d, over(1.0, d)) if pull(name) >= least_pull else NAN
 
     def weakness(name: str) -> float:
         return over(1.0, pull(name)) if divisor(name) > 0 else NAN
@@ -41,10 +41,10 @@ def weight_decay(history: History) -> Iterator[Finding]:
             "share_of_gradient": pull(name),
         }
 
-    wrong = list(history.ranked(apart, above=far, matrices=True))
-    for name, times, seen in wrong:
-        told = evidence(name, seen)
-        d, nominal = divisor(name), told["lr_times_weight_decay"]
+    off_rate = list(history.ranked(apart, above=most_apart, matrices=True))
+    for name, times, seen in off_rate:
+        numbers = evidence(name, seen)
+        d, nominal = divisor(name), numbers["lr_times_weight_decay"]
         sentence = (
             f"L2 decay shrinks {name} by {nominal / d:.2g} of itself in a step: {times:.3g} times "
             f"{'as much as' if d < 1 else 'less than'} η·λ = {nominal:.2g}; λ·p is {percent(pull(name))} of the "
@@ -52,43 +52,45 @@ def weight_decay(history: History) -> Iterator[Finding]:
         )
         buffer = f"; the buffer makes 1/(1−μ) = {1 / (1 - seen('momentum')):.3g} of 1" if seen("momentum") else ""
         cause = (
-            f"λ·p is part of g, and divided by d like it: by {told['d']:.2g} here, by other numbers in other elements"
-            f"{buffer}"
+            f"λ·p is part of g, and divided by d like it: by {numbers['d']:.2g} here, by other numbers in other "
+            f"elements{buffer}"
         )
         changes = (
             {"decoupled_weight_decay": True},  # every element shrinks by η·λ
             {"decoupled_weight_decay": True, "weight_decay": rounded(seen("weight_decay") / d)},  # at the current rate
         )
-        threshold = f"shrinkage {far:g} times η·λ or a tenth of it, λ·p at least {percent(matters)} of g, {MEDIAN}"
+        threshold = (
+            f"shrinkage {most_apart:g} times η·λ or a tenth of it, λ·p at least {percent(least_pull)} of g, {MEDIAN}"
+        )
         yield Finding(
             kind="weight decay",
             tensor=name,
             step=seen.step,
             sentence=sentence,
             cause=cause,
-            evidence=told,
+            evidence=numbers,
             threshold=threshold,
             changes=changes,
         )
-    for name, times, seen in [] if wrong else history.ranked(weakness, above=1 / least, matrices=True):
-        told = evidence(name, seen)
+    for name, times, seen in [] if off_rate else history.ranked(weakness, above=1 / weak_pull, matrices=True):
+        numbers = evidence(name, seen)
         sentence = (
             f"L2 decay does next to nothing to {name}: λ·p is {percent(1 / times)} of its gradient, and shrinks it by "
-            f"{told['shrinkage']:.2g} of itself in a step."
+            f"{numbers['shrinkage']:.2g} of itself in a step."
         )
         cause = (
             "λ·p is part of g and has that share of each step; if the rest is noise, it moves parameters further than "
             f"decay does for 1/share² = {square(times):.2g} steps"
         )
         changes = ({"decoupled_weight_decay": True}, {"weight_decay": 0.0})
-        threshold = f"λ·p less than {percent(least)} of g, {MEDIAN}"
+        threshold = f"λ·p less than {percent(weak_pull)} of g, {MEDIAN}"
         yield Finding(
             kind="weight decay",
             tensor=name,
             step=seen.step,
             sentence=sentence,
             cause=cause,
-            evidence=told,
+            evidence=numbers,
             threshold=threshold,
             changes=changes,
         )

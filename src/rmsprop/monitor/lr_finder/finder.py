@@ -194,7 +194,7 @@ def find_lr(
     check_count("seeds", seeds, "3 is usual")
     _check_batches(batches)
     if warm is not None:
-        check_count("warm", warm, "leave warm out for 2/(1−β)", least=0)
+        check_count("warm", warm, "omit warm for 2/(1−β)", least=0)
     rates = np.geomspace(low, high, steps)
     warm = min(warm_steps(optimizer)[0], WARM_LIMIT) if warm is None else warm
     notes = warm_notes(optimizer, warm)
@@ -230,11 +230,12 @@ def _check_trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         found = Received(f"a {type(optimizer).__name__}")
         raise InputError("optimizer", "a torch.optim.Optimizer", found, "pass the one that trains the model")
-    for refused, why in (torch.optim.LBFGS, "needs a closure"), (torch.optim.Rprop, "has its rate in the first only"):
+    rprop = "uses its rate in the first step only"
+    for refused, why in (torch.optim.LBFGS, "needs a closure"), (torch.optim.Rprop, rprop):
         if isinstance(optimizer, refused):
             found = Received(f"{refused.__name__}, which {why}")
-            remedy = "a range test says nothing of it, take another optimizer"
-            raise InputError("optimizer", "one that makes every step with its rate, without a closure", found, remedy)
+            remedy = "use another optimizer: a range test cannot judge this one"
+            raise InputError("optimizer", "one that uses its rate in every step, without a closure", found, remedy)
     lazy = [name for name, p in model.named_parameters() if torch.nn.parameter.is_lazy(p)]
     if lazy:
         raise InputError("model", "initialized", Received(f"{lazy[0]} without a shape"), "run one batch through it")
