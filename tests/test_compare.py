@@ -290,7 +290,7 @@ def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
         out = tmp_path / str(jobs)
         rates = (0.3, 0.03, 0.003)
         run, summary = compare(
-            f"{MINE}:regression", rule, learning_rates=rates, tuning_seeds=1, seeds=5, jobs=jobs, out=out
+            f"{MINE}:regression", rule, learning_rates=rates, tuning_seeds=1, seeds=5, epochs=1, jobs=jobs, out=out
         )
         rows = {(r["stage"], r["optimizer"], r["lr"], r["seed"]): r for r in run.records()}
         for r in rows.values():
@@ -303,7 +303,7 @@ def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
     # compare used the rule it was given: a run of train with that rule ends with the same loss.
     key = next(k for k in results[0] if k[:2] == ("final", "RMSprop"))
     asked = dataclasses.replace(rule, lr=key[2])
-    _, alone = train(f"{MINE}:regression", asked, seed=key[3], schedule="linear", out=tmp_path / "alone")
+    _, alone = train(f"{MINE}:regression", asked, seed=key[3], schedule="linear", epochs=1, out=tmp_path / "alone")
     assert alone["validation_loss"] == results[0][key]["validation_loss"]
     assert alone["test_metric"] == results[0][key]["test_metric"]
     first: dict[int, set[Any]] = {r["seed"]: set() for r in results[0].values() if r["stage"] == "final"}
