@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection
 from decimal import Decimal, localcontext
 from typing import Any
@@ -40,6 +41,19 @@ ALL_RULES: dict[str, Rule] = {
         lr_in_momentum=True, bias_correction=True, decoupled_weight_decay=True, maximize=True,
     ),
     "all of it, the other way": Rule(0.03, 0.8, 0.02, 0.6, 0.3, centered=True, nesterov=True, bias_correction=True),
+    "first moment": dataclasses.replace(PLAIN, momentum=0.6, first_moment=True),
+    "first moment, nesterov": dataclasses.replace(PLAIN, momentum=0.6, first_moment=True, nesterov=True),
+    "Adam": dataclasses.replace(PLAIN, momentum=0.6, first_moment=True, bias_correction=True),
+    "NAdam": dataclasses.replace(PLAIN, momentum=0.6, first_moment=True, bias_correction=True, nesterov=True),
+    "NAdam, schedule": Rule(
+        0.03, 0.8, 0.02, 0.6, first_moment=True, bias_correction=True, nesterov=True, momentum_decay=0.7
+    ),
+    "amsgrad": dataclasses.replace(PLAIN, amsgrad=True),
+    "amsgrad, v0, centered": dataclasses.replace(PLAIN, amsgrad=True, initial_square_avg=0.7, centered=True),
+    "everything of Adam": Rule(
+        0.03, 0.8, 0.02, 0.6, 0.3, centered=True, nesterov=True, eps_inside_sqrt=True, bias_correction=True,
+        decoupled_weight_decay=True, maximize=True, first_moment=True, momentum_decay=0.7, amsgrad=True,
+    ),
 }  # fmt: skip
 
 
@@ -51,7 +65,7 @@ def having(fields: Collection[str]) -> dict[str, Rule]:
 RULES = having(EVERYWHERE)  # those that every implementation can step
 
 STEPS = 12
-STATE = ("square_avg", "grad_avg", "momentum_buffer")  # the averages of a state, in the order of their use
+STATE = ("square_avg", "grad_avg", "momentum_buffer")  # the averages of "all of it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +95,7 @@ def lr_at(step: int) -> float:
 def oracle(
     rule: Rule, start: float, gradients: list[float], *, kappa: float = 2.0**-50, lr: Any = lr_at
 ) -> list[tuple[float, ...]]:
-    """Return p, v, m and b of one parameter after each step, from sums in 50 digits instead of recursions.
+    """Return p, v, m, b and w of one parameter after each step, from sums in 50 digits instead of recursions.
 
     v = βᵗ·v₀ + (1−β)·Σ βᵗ⁻ⁱ·gᵢ² and so on, written without looking at the rule's code. `lr` maps a step to its rate.
     `kappa` is κ of E5, by default that of float64.
@@ -97,6 +111,9 @@ def oracle(
             Decimal, (rule.decay, rule.momentum, rule.eps, rule.weight_decay, rule.initial_square_avg)
         )
         p, seen, updates, result = Decimal(start), list[Decimal](), list[Decimal](), list[tuple[float, ...]]()
+        w, psi = Decimal(0), Decimal(rule.momentum_decay)
+        half = Decimal("0.5") if rule.momentum_decay else Decimal(0)
+        mus = [mu * (1 - half * Decimal("0.96") ** (psi * i)) for i in range(1, len(gradients) + 2)]
         for t, raw in enumerate(map(Decimal, gradients), start=1):
             eta = Decimal(lr(t))
             g = -raw if rule.maximize else raw
@@ -107,19 +124,28 @@ def oracle(
             seen.append(g)
             v = beta**t * v0 + (1 - beta) * average(beta, [x * x for x in seen])
             m = (1 - beta) * average(beta, seen)
-            s, mean, floor = v, m, v * Decimal(kappa)
+            w = max(w, v)
+            divisor = w if rule.amsgrad else v
+            s, mean, floor = divisor, m, divisor * Decimal(kappa)
             if rule.bias_correction:
                 weight = (1 - beta) * average(beta, [Decimal(1)] * t)
-                s, mean, floor = max(v - beta**t * v0, floor) / weight, m / weight, floor / weight
+                s, mean, floor = max(divisor - beta**t * v0, floor) / weight, m / weight, floor / weight
             if rule.centered:
                 s = max(s - mean * mean, floor)
             d = (s + eps).sqrt() if rule.eps_inside_sqrt else s.sqrt() + eps
-            u = g / d if d else Decimal(0)
-            updates.append(eta * u if rule.lr_in_momentum else u)
-            b = average(mu, updates)
-            r = updates[-1] + mu * b if rule.nesterov else b
+            if rule.first_moment:
+                b = (1 - mu) * average(mu, seen)
+                product = math.prod(mus[:t], start=Decimal(1))
+                here, after = (1 - product, 1 - product * mus[t]) if rule.bias_correction else (Decimal(1), Decimal(1))
+                n = mus[t] * b / after + (1 - mus[t - 1]) * g / here if rule.nesterov else b / here
+                r = n / d if d else Decimal(0)
+            else:
+                u = g / d if d else Decimal(0)
+                updates.append(eta * u if rule.lr_in_momentum else u)
+                b = average(mu, updates)
+                r = updates[-1] + mu * b if rule.nesterov else b
             p -= r if rule.lr_in_momentum else eta * r
-            result.append((float(p), float(v), float(m), float(b)))
+            result.append((float(p), float(v), float(m), float(b), float(w)))
         return result
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, native
+from rmsprop.rule import AVERAGES
 from rmsprop.torch import RMSprop, low_precision
 from rmsprop.torch.state import average
 
@@ -53,7 +54,7 @@ def test_bfloat16_is_rounded_by_the_definition(numbers: list[float], key: int) -
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 10**6), st.integers(0, 2**31))
 def test_keys_are_those_of_the_definition_for_numbers_and_for_tensors(seed: int, number: int, step: int) -> None:
-    expected = [rounding.key(seed, number, step, which) for which in range(4)]
+    expected = [rounding.key(seed, number, step, which) for which in range(1 + len(AVERAGES))]
     assert low_precision.noise_keys(seed, number, step) == expected
     assert [int(k) for k in low_precision.noise_keys(seed, number, torch.tensor(step))] == expected
 

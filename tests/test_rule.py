@@ -42,7 +42,7 @@ def test_every_variant_equals_its_sums_in_fifty_digits(rule: Rule) -> None:
     path = follow(rule, start, gradients, cases.lr_at)
     for i in range(len(start)):
         expected = cases.oracle(rule, start[i], [g[i] for g in gradients])
-        for (param, state), (p, v, m, b) in zip(path, expected, strict=True):
+        for (param, state), (p, v, m, b, w) in zip(path, expected, strict=True):
             assert param[i] == pytest.approx(p, rel=1e-11, abs=1e-14)
             assert state.square_avg[i] == pytest.approx(v, rel=1e-11, abs=1e-14)
             if rule.centered:
@@ -51,6 +51,9 @@ def test_every_variant_equals_its_sums_in_fifty_digits(rule: Rule) -> None:
             if rule.momentum:
                 assert state.momentum_buffer is not None
                 assert state.momentum_buffer[i] == pytest.approx(b, rel=1e-11, abs=1e-14)
+            if rule.amsgrad:
+                assert state.max_square_avg is not None
+                assert state.max_square_avg[i] == pytest.approx(w, rel=1e-11, abs=1e-14)
 
 
 def test_worked_example_by_hand() -> None:
@@ -361,12 +364,14 @@ def test_numbers_say_what_the_steps_do() -> None:
 def test_explained_equations_compute_the_step(rule: Rule) -> None:
     """Run the printed lines as code: they must give the steps of the rule."""
     start, gradients = cases.problem(np.float64)
-    names: dict[str, Any] = {"p": start, "v": np.full(60, rule.initial_square_avg), "m": 0.0, "b": 0.0}
+    names: dict[str, Any] = {"p": start, "v": np.full(60, rule.initial_square_avg), "m": 0.0, "b": 0.0, "w": 0.0}
     (param, _), (param2, _) = follow(rule, start, gradients[:2])
     names["κ"] = 2.0**-50
     functions = {"sqrt": np.sqrt, "max": np.maximum}
     for t, expected in ((1, param), (2, param2)):
         names["g"] = gradients[t - 1]
+        mus = [rule.momentum * (1 - 0.5 * 0.96 ** (rule.momentum_decay * i)) for i in range(1, t + 2)]
+        names |= {"mu": mus[t - 1], "mu_next": mus[t], "product": math.prod(mus[:t]), "product_next": math.prod(mus)}
         for line in equations(rule):
             target, _, value = line.partition(" ← ")
             with np.errstate(invalid="ignore"):  # 0/0
@@ -376,8 +381,11 @@ def test_explained_equations_compute_the_step(rule: Rule) -> None:
 
 
 def _code(text: str, t: int = 0) -> str:
-    text = re.sub(r"√(v̂|v|s)", r"sqrt(\1)", text).replace("√(", "sqrt(")
-    for old, new in (("−", "-"), ("·", "*"), ("²", "**2"), ("ᵗ", f"**{t}"), ("v̂", "vhat"), ("m̂", "mhat")):
+    text = re.sub(r"√(v̂|ŵ|v|w|s)", r"sqrt(\1)", text).replace("√(", "sqrt(")
+    for old, new in (
+        ("μ₁⋯μₜ₊₁", "product_next"), ("μ₁⋯μₜ", "product"), ("μₜ₊₁", "mu_next"), ("μₜ", "mu"), ("ᵗ⁺¹", f"**{t + 1}"),
+        ("−", "-"), ("·", "*"), ("²", "**2"), ("ᵗ", f"**{t}"), ("v̂", "vhat"), ("ŵ", "what"), ("m̂", "mhat"),
+    ):  # fmt: skip
         text = text.replace(old, new)
     return text
 

@@ -18,7 +18,6 @@ import cases
 import numpy as np
 import pytest
 import torch
-from cases import STATE
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmsprop import InputError, Rule, State, init, native, update
 from rmsprop.monitor import Monitor
+from rmsprop.rule import AVERAGES
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import cpu_kernel, sparse_rows
 from rmsprop.torch.engines.engine import Remaining, StepInputs
@@ -77,7 +77,7 @@ def only(gradient: Array, touched: Array) -> Array:
 
 
 def assert_state(mine: dict[str, Any], state: State, rows: Any = slice(None), rtol: float = 1e-12) -> None:
-    for name in STATE:
+    for name in AVERAGES:
         value = getattr(state, name)
         if value is not None:
             np.testing.assert_allclose(mine[name].numpy()[rows], value[rows], rtol=rtol, atol=1e-14)
@@ -573,12 +573,12 @@ def test_lazy_is_the_rule_for_each_touched_row_alone(rule: Rule, execution: dict
         for row in rows:
             alone[row] = update(current, alone[row][0], gradient[row], alone[row][1])
         np.testing.assert_allclose(p.numpy(), np.stack([value for value, _ in alone]), rtol=1e-11, atol=1e-13)
-        for name in STATE:
+        for name in AVERAGES:
             if name in optimizer.state[p]:
                 expected = np.stack([getattr(state, name) for _, state in alone])
                 np.testing.assert_allclose(optimizer.state[p][name].numpy(), expected, rtol=1e-11, atol=1e-13)
     assert optimizer.state[p]["step"].item() == len(gradients)
-    assert set(optimizer.state[p]) <= {"step", *STATE}
+    assert set(optimizer.state[p]) <= {"step", *AVERAGES}
 
 
 def test_lazy_after_exact_starts_from_rows_that_do_not_lag() -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import rmsprop
 from rmsprop import InputError, Rule, native
 from rmsprop import statistics as definition
+from rmsprop.rule import SQUARES
 from rmsprop.torch import RMSprop, low_precision, release_gradients
 from rmsprop.torch.engines import sparse_rows
 from rmsprop.torch.state import kappa_of
@@ -60,29 +61,32 @@ def numbers(x: torch.Tensor) -> NDArray[Any]:
     return (x if x.dtype == torch.float64 else x.float()).numpy().reshape(-1).copy()
 
 
-def averages_of(state: dict[str, Any], p: torch.Tensor, rule: Rule) -> list[NDArray[Any]]:
-    names = ["square_avg", "grad_avg"] if rule.centered else ["square_avg"]
-    found = []
-    for i, name in enumerate(names):
-        x = state[name]
-        if x.dtype == torch.uint8:
-            found.append(rounding.unpack(x.numpy(), p.numel(), i > 0).reshape(-1).copy())
-        else:
-            found.append(numbers(x))
+MEASURED = ("square_avg", "grad_avg", "max_square_avg")  # the averages that statistics read
+
+
+def averages_of(state: dict[str, Any], p: torch.Tensor) -> dict[str, NDArray[Any]]:
+    found = {}
+    for name in MEASURED:
+        if name in state:
+            x, signed = state[name], name not in SQUARES
+            is_packed = x.dtype == torch.uint8
+            found[name] = rounding.unpack(x.numpy(), p.numel(), signed).reshape(-1).copy() if is_packed else numbers(x)
     return found
 
 
-def after_e3_and_e4(rule: Rule, p: NDArray[Any], g: NDArray[Any], averages: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return v and m after E3 and E4, written a second time."""
+def after_e4(rule: Rule, p: NDArray[Any], g: NDArray[Any], before: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return v, m and w after E3 and E4, written a second time."""
     one = p.dtype.type
     with np.errstate(all="ignore"):
         g = -g if rule.maximize else g
         if rule.weight_decay and not rule.decoupled_weight_decay:
             g = g + one(rule.weight_decay) * p
-        fresh = one(1 - rule.decay)
-        found = [one(rule.decay) * averages[0] + (fresh * g) * g]
+        one_minus_beta = one(1 - rule.decay)
+        found = {"square_avg": one(rule.decay) * before["square_avg"] + (one_minus_beta * g) * g}
         if rule.centered:
-            found.append(averages[1] + fresh * (g - averages[1]))
+            found["grad_avg"] = before["grad_avg"] + one_minus_beta * (g - before["grad_avg"])
+        if rule.amsgrad:
+            found["max_square_avg"] = np.maximum(before["max_square_avg"], found["square_avg"])
     return found
 
 
@@ -173,29 +177,27 @@ def test_every_number_is_that_of_numpy(fused: bool | None, problem: tuple[Any, .
             p.grad = tensor(bad and step == 3)
             before, g = numbers(p), numbers(p.grad)
             if step > 1:
-                known = averages_of(optimizer.state[p], p, rule)
+                known = averages_of(optimizer.state[p], p)
             optimizer.step()
             state = optimizer.state[p]
             if step == 1:
-                known = [np.full_like(before, rule.initial_square_avg), np.zeros_like(before)]
-                if state_dtype is not None:
-                    start = torch.tensor(known[0])
-                    known[0] = numbers(
-                        low_precision.unpack(low_precision.pack(start, signed=False, key=None), start, signed=False)
-                        if state_dtype == "uint8"
-                        else start.bfloat16()
-                    )
-            averages = averages_of(state, p, rule) if state_dtype is None else after_e3_and_e4(rule, before, g, known)
+                start = torch.tensor(np.full_like(before, rule.initial_square_avg))
+                if state_dtype == "uint8":
+                    packed = low_precision.pack(start, signed=False, key=None)
+                    start = low_precision.unpack(packed, start, signed=False)
+                elif state_dtype is not None:
+                    start = start.bfloat16()
+                known = {name: np.zeros_like(before) for name in MEASURED} | {"square_avg": numbers(start)}
+            averages = averages_of(state, p) if state_dtype is None else after_e4(rule, before, g, known)
             with np.errstate(all="ignore"):
                 wanted = definition.sums(
                     rule,
                     before=before,
                     after=numbers(p),
                     gradient=g,
-                    square_avg_before=known[0],
-                    square_avg=averages[0],
-                    grad_avg=averages[1] if rule.centered else None,
+                    square_avg_before=known["square_avg"],
                     step=step,
+                    **averages,
                     kappa=kappa_of(state["square_avg"].dtype if not dtype.is_complex else dtype.to_real()),
                 )
             places, sums, histograms = recorder.measurements[-1]

@@ -10,13 +10,13 @@ import cases
 import numpy as np
 import pytest
 import torch
-from cases import STATE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, init, update
 from rmsprop.hyperparameters import EVERYWHERE
+from rmsprop.rule import AVERAGES
 from rmsprop.torch import RMSprop
 from rmsprop.torch.groups import FIELDS
 
@@ -66,7 +66,7 @@ def test_every_variant_on_every_path_equals_the_rule(rule: Rule, execution: dict
         for p, (value, state) in zip(params, expected, strict=True):
             mine = optimizer.state[p]
             np.testing.assert_allclose(p.detach().numpy(), value, rtol=1e-11, atol=1e-13)
-            for name in STATE:
+            for name in AVERAGES:
                 if getattr(state, name) is None:
                     assert name not in mine
                 else:
@@ -104,7 +104,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule,
             assert np.all(difference <= 4 * eps * (state.square_avg + (1 - rule.decay) * terms))
             with torch.no_grad():
                 p.copy_(torch.from_numpy(value))
-                for name in STATE:
+                for name in AVERAGES:
                     if getattr(state, name) is not None:
                         optimizer.state[p][name].copy_(torch.from_numpy(getattr(state, name)))
 
@@ -124,7 +124,7 @@ def test_half_precision_is_the_float32_rule_rounded_once(dtype: torch.dtype, for
             value, states[i] = update(rule, before[i], now[i].float().numpy(), states[i])
             # A value halfway between two half numbers may round either way: hence one unit of the half dtype.
             torch.testing.assert_close(p, torch.from_numpy(value).to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
-            assert all(optimizer.state[p][k].dtype == torch.float32 for k in STATE if k in optimizer.state[p])
+            assert all(optimizer.state[p][k].dtype == torch.float32 for k in AVERAGES if k in optimizer.state[p])
             assert p.dtype == dtype
 
 

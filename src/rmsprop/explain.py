@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from rmsprop.errors import InputError
-from rmsprop.hyperparameters import EVERYWHERE, missing_fields
-from rmsprop.rule import Rule, denominator, init, update
+from rmsprop.hyperparameters import HYPERPARAMETERS, missing_fields
+from rmsprop.rule import Rule, denominator, init, moment_weights, update
 
 __all__ = ["Numbers", "WorkedStep", "equations", "explain", "numbers", "worked_example"]
 
-FIELDS = EVERYWHERE  # the fields of Rule that `equations` covers
+FIELDS = tuple(HYPERPARAMETERS)  # the fields of Rule that `equations` covers
 
 
 def equations(rule: Rule) -> list[str]:
@@ -27,13 +27,16 @@ def equations(rule: Rule) -> list[str]:
         decoupled = f"p ← p − {rule.lr * rule.weight_decay:.6g}·p"
         lines.append(decoupled if rule.decoupled_weight_decay else f"g ← g + {lam}·p")
     lines.append(f"v ← {beta}·v + {one_minus_beta}·g²")
+    if rule.amsgrad:
+        lines.append("w ← max(w, v)")
     if rule.centered:
         lines.append(f"m ← m + {one_minus_beta}·(g − m)")
-    variance, mean = "v", "m"
+    square = "w" if rule.amsgrad else "v"
+    variance, mean = square, "m"
     if rule.bias_correction:
-        start = f"max(v − {beta}ᵗ·{rule.initial_square_avg:g}, κ·v)" if rule.initial_square_avg else "v"
-        lines.append(f"v̂ ← {start}/(1 − {beta}ᵗ)")
-        variance = "v̂"
+        start = f"max(v − {beta}ᵗ·{rule.initial_square_avg:g}, κ·v)" if rule.initial_square_avg else square
+        lines.append(f"{square}̂ ← {start}/(1 − {beta}ᵗ)")
+        variance = f"{square}̂"
         if rule.centered:
             lines.append(f"m̂ ← m/(1 − {beta}ᵗ)")
             mean = "m̂"
@@ -43,6 +46,8 @@ def equations(rule: Rule) -> list[str]:
         variance = "s"
     plus = f" + {eps}" if rule.eps else ""
     lines.append(f"d ← √({variance}{plus})" if rule.eps_inside_sqrt and plus else f"d ← √{variance}{plus}")
+    if rule.momentum and rule.first_moment:
+        return [*lines, *_first_moment(rule), f"p ← p − {eta}·n/d"]
     u = f"{eta}·g/d" if rule.lr_in_momentum else "g/d"
     if rule.momentum:
         lines.append(f"b ← {mu}·b + {u}")
@@ -54,6 +59,19 @@ def equations(rule: Rule) -> list[str]:
     return lines + [f"({name}={getattr(rule, name)!r} changes the step, but has no equation here)" for name in unknown]
 
 
+def _first_moment(rule: Rule) -> list[str]:
+    """Return the lines of b and n in E7."""
+    mu, one_minus_mu = f"{rule.momentum:g}", f"{1 - rule.momentum:.6g}"
+    lines, weight = [f"b ← b + {one_minus_mu}·(g − b)"], f"(1 − {mu}ᵗ)"
+    if not rule.nesterov:
+        return [*lines, f"n ← b/{weight}" if rule.bias_correction else "n ← b"]
+    if not rule.bias_correction:
+        return [*lines, f"n ← {mu}·b + {one_minus_mu}·g"]
+    if not rule.momentum_decay:
+        return [*lines, f"n ← {mu}·b/(1 − {mu}ᵗ⁺¹) + {one_minus_mu}·g/{weight}"]
+    return [*lines, "n ← μₜ₊₁·b/(1 − μ₁⋯μₜ₊₁) + (1 − μₜ)·g/(1 − μ₁⋯μₜ)"]
+
+
 class Numbers(NamedTuple):
     """Memory, step sizes and floor of a rule, for one element."""
 
@@ -62,7 +80,7 @@ class Numbers(NamedTuple):
     half_life: float  # steps after which a gradient has half its weight
     first_step: float | None  # length of the first step for a large gradient; None: it depends on the gradient
     small_gradient: float | None  # ε shortens the first step of smaller gradients; None where first_step is
-    largest_step: float | None  # bound of every step; None: no useful bound (variance by subtraction)
+    largest_step: float | None  # bound of every step; None: no useful bound
     floor: float  # smallest possible denominator
 
 
@@ -74,7 +92,9 @@ def numbers(rule: Rule) -> Numbers:
     From v₀ = 0 the first step is f·η. The factor f is 1/√(1−β); with bias correction 1; centered 1/√(β(1−β)). Nesterov
     momentum multiplies the step by 1 + μ. All gradients far above f times the floor (ε or √ε) have this first step.
 
-    No step exceeds η/√(1−β), since v ≥ (1−β)·g². With momentum, the bound is 1/(1−μ) times as large.
+    No step exceeds η/√(1−β), since v ≥ (1−β)·g². With momentum, the bound is 1/(1−μ) times as large. With first_moment
+    it is (1−μ)/√(1−μ²/β) times as large, by the inequality of Cauchy and Schwarz. Nesterov momentum multiplies this by
+    1 + μ.
     """
     window = 1 / (1 - rule.decay)
     half_life = math.log(2) / -math.log(rule.decay) if rule.decay else 0.0
@@ -85,14 +105,22 @@ def numbers(rule: Rule) -> Numbers:
     if rule.initial_square_avg:
         first = None
     floor = math.sqrt(rule.eps) if rule.eps_inside_sqrt else rule.eps
+    growth, in_first_step = 1 / (1 - rule.momentum), 1 + rule.momentum * rule.nesterov
     unbounded = rule.centered or (rule.bias_correction and rule.initial_square_avg)
+    if rule.first_moment and rule.momentum:
+        a, c = moment_weights(rule, 1)
+        forgets = rule.momentum**2 < rule.decay  # no gradient stays in b longer than in v
+        growth = (1 - rule.momentum) / math.sqrt(1 - rule.momentum**2 / rule.decay) if forgets else math.inf
+        growth *= in_first_step
+        unbounded = unbounded or rule.momentum_decay or not forgets
+        in_first_step = a * (1 - rule.momentum) + c
     return Numbers(
         window=window,
         window_weight=1 - rule.decay**window,
         half_life=half_life,
-        first_step=rule.lr * first * (1 + rule.momentum * rule.nesterov) if first is not None else None,
+        first_step=rule.lr * first * in_first_step if first is not None else None,
         small_gradient=floor * first if first is not None else None,
-        largest_step=None if unbounded else rule.lr * surge / (1 - rule.momentum),
+        largest_step=None if unbounded else rule.lr * surge * growth,
         floor=floor,
     )
 
@@ -111,6 +139,8 @@ def explain(rule: Rule) -> str:
     else:
         first = "very long: one gradient has no variance, so d is its rounding floor; warm the learning rate up"
     largest = "bounded only by the rounding floor of the variance"
+    if rule.first_moment and rule.momentum and not rule.centered:
+        largest = "no simple bound" if rule.momentum_decay else "no bound: the average of g is longer than that of g²"
     if n.largest_step is not None:
         largest = f"{n.largest_step:.4g} per element, whatever the gradients{besides}"
     window = f"{n.window:.4g} steps (1/(1−β)) hold" if n.window > 1 else "1 step (1/(1−β)) holds"
@@ -128,11 +158,17 @@ def explain(rule: Rule) -> str:
             "",
             "Each step, for each parameter p with gradient g (v: average of g²"
             + ("; m: average of g" if rule.centered else "")
-            + ("; b: momentum" if rule.momentum else "")
+            + ("; w: its maximum" if rule.amsgrad else "")
+            + (f"; b: {'average of g' if rule.first_moment else 'momentum'}" if rule.momentum else "")
             + "):",
             *(f"    {line}" for line in lines),
             *([] if rule.eps else ["    (g/d is 0 where d = 0)"]),
             *(["    (κ = 8 × unit roundoff: the rounding noise of the subtraction)"] if "κ" in str(lines) else []),
+            *(
+                [f"    (μᵢ = {rule.momentum:g}·(1 − ½·0.96^({rule.momentum_decay:g}·i)))"]
+                if rule.momentum_decay
+                else []
+            ),
             "",
             "What the numbers mean:",
             *(f"    {name:<18} {fact}" for name, fact in facts),

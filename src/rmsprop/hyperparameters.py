@@ -84,6 +84,9 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter("bias_correction"),
         Hyperparameter("decoupled_weight_decay", names=_called(decoupled_decay="timm")),
         Hyperparameter("maximize"),
+        Hyperparameter("first_moment"),
+        Hyperparameter("momentum_decay", math.inf, "0 keeps momentum constant; NAdam: 4e-3 (PyTorch) or 1 (Keras)"),
+        Hyperparameter("amsgrad", average="max_square_avg"),
     )
 }  # fmt: skip
 

@@ -1,29 +1,36 @@
 """The RMSprop rule, E1 to E9, in NumPy: the definition that every other implementation must equal.
 
-Symbols: parameter p, gradient g, square average v, gradient average m, momentum buffer b, step t = 1, 2, …;
-η = lr, β = decay, ε = eps, μ = momentum, λ = weight_decay, v₀ = initial_square_avg.
+Symbols: parameter p, gradient g, square average v and its maximum w, gradient average m, momentum buffer b, step
+t = 1, 2, …; η = lr, β = decay, ε = eps, μ = momentum, λ = weight_decay, v₀ = initial_square_avg, ψ = momentum_decay.
 
     E1  g ← −g                                       if maximize
     E2  g ← g + λ·p                                  or, decoupled:  p ← p − (η·λ)·p
-    E3  v ← β·v + ((1−β)·g)·g
+    E3  v ← β·v + ((1−β)·g)·g                        amsgrad:  w ← max(w, v), and w in place of v in E5
     E4  m ← m + (1−β)·(g − m)                        if centered
     E5  s ← v, v̂ = v, m̂ = m;  bias_correction: s ← max(v − βᵗ·v₀, κ·v)/(1−βᵗ), v̂ = v/(1−βᵗ), m̂ = m/(1−βᵗ)
         s ← max(s − m̂², κ·v̂)                         if centered;  κ = 8 × unit roundoff
     E6  d ← √s + ε                                   or, eps_inside_sqrt:  d ← √(s + ε)
-    E7  u ← g/d, and 0 where d = 0
+    E7  u ← g/d, and 0 where d = 0                   first_moment:  b ← b + (1−μ)·(g − b) and u ← n/d,
+            n ← a·b  (nesterov: a·b + c·g);          a = 1 (nesterov: μ), c = 1−μ
+            bias_correction: a = 1/(1−μᵗ)            (nesterov: a = μₜ₊₁/(1 − μ₁⋯μₜ₊₁), c = (1−μₜ)/(1 − μ₁⋯μₜ),
+                                                      μᵢ = μ, or with momentum_decay μ·(1 − ½·0.96^(ψ·i)))
     E8  b ← μ·b + u, r ← b  (nesterov: u + μ·b)      lr_in_momentum: with η·u in place of u
-    E9  p ← p − η·r  (u for r without momentum)      lr_in_momentum: p ← p − r
+    E9  p ← p − η·r  (u for r without momentum       lr_in_momentum: p ← p − r
+                      or with first_moment)
 
 E5's floors lie at the rounding noise of their subtractions. They change no meaningful result, keep the variance
 from becoming negative and bound the step. Other libraries have no such floor and return NaN there. The floors are
 relative to v, not to v − βᵗ·v₀: the difference may be small, but it carries the rounding noise of v.
 Scalars such as 1−β are computed in double and rounded once. The order of operations is fixed.
 Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); Graves, arXiv:1308.0850 (2013), eq. 38-45.
+first_moment with bias_correction is Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1); nesterov makes it NAdam (Dozat,
+ICLR workshop 2016). amsgrad: Reddi, Kale and Kumar, ICLR 2018, algorithm 2.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,7 +43,7 @@ from rmsprop.hyperparameters import HYPERPARAMETERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["AVERAGES", "SQUARES", "Rule", "State", "denominator", "init", "update", "variance"]
+__all__ = ["AVERAGES", "SQUARES", "Rule", "State", "denominator", "init", "moment_weights", "update", "variance"]
 
 Array = npt.NDArray[Any]
 
@@ -73,6 +80,13 @@ class Rule:
         Shrink p by η·λ before the step instead of adding λ·p to the gradient.
     maximize
         Ascend instead of descend.
+    first_moment
+        Momentum averages the gradient before the division, as in Adam, instead of summing the updates after it.
+    momentum_decay
+        Decay ψ of NAdam's momentum schedule (PyTorch: 4e-3, Keras: 1); 0 keeps μ constant. Needs first_moment, nesterov
+        and bias_correction.
+    amsgrad
+        Divide by the maximum that the square average has reached.
 
     Examples
     --------
@@ -96,6 +110,9 @@ class Rule:
     bias_correction: bool = False
     decoupled_weight_decay: bool = False
     maximize: bool = False
+    first_moment: bool = False
+    momentum_decay: float = 0.0
+    amsgrad: bool = False
 
     explain: ClassVar[Callable[[Rule], str]]  # set by rmsprop.explain
 
@@ -105,6 +122,18 @@ class Rule:
             object.__setattr__(self, field.name, value)
         if self.nesterov and self.momentum == 0:
             raise InputError("momentum", "> 0 with nesterov=True", self.momentum, "set momentum, for example 0.9")
+        if self.first_moment and self.lr_in_momentum:
+            remedy = "the average of gradients holds no learning rate"
+            raise InputError("lr_in_momentum", "False with first_moment=True", True, remedy)
+        if self.momentum_decay and not (self.first_moment and self.nesterov and self.bias_correction):
+            allowed = "0 unless first_moment, nesterov and bias_correction are True"
+            raise InputError("momentum_decay", allowed, self.momentum_decay, "only NAdam has this schedule")
+        if self.amsgrad and self.bias_correction and self.initial_square_avg:
+            allowed, remedy = (
+                "0 with amsgrad=True and bias_correction=True",
+                "the maximum may hold v₀ of an earlier step",
+            )
+            raise InputError("initial_square_avg", allowed, self.initial_square_avg, remedy)
 
 
 @dataclass(frozen=True)
@@ -115,10 +144,11 @@ class State:
     square_avg: Array  # v
     grad_avg: Array | None = None  # m, only when centered
     momentum_buffer: Array | None = None  # b, only with momentum
+    max_square_avg: Array | None = None  # w, only with amsgrad
 
 
 AVERAGES = tuple(field.name for field in dataclasses.fields(State) if field.name != "step")
-SQUARES = ("square_avg",)  # the averages that are never negative
+SQUARES = ("square_avg", "max_square_avg")  # the averages that are never negative
 
 
 def init(rule: Rule, param: Array) -> State:
@@ -133,6 +163,7 @@ def init(rule: Rule, param: Array) -> State:
         square_avg=np.full_like(param, rule.initial_square_avg),
         grad_avg=np.zeros_like(param) if rule.centered else None,
         momentum_buffer=np.zeros_like(param) if rule.momentum else None,
+        max_square_avg=np.zeros_like(param) if rule.amsgrad else None,
     )
 
 
@@ -149,7 +180,10 @@ def variance(
     `averages` has the averages after the step by their names in `State`. `maximum` is the elementwise maximum of that
     library. `power` is βᵗ and `weight` is 1 − βᵗ; both are read only with bias correction.
     """
-    v, m = averages["square_avg"], averages.get("grad_avg") if rule.centered else None
+    v = averages.get("max_square_avg" if rule.amsgrad else "square_avg")
+    m = averages.get("grad_avg") if rule.centered else None
+    if v is None:
+        raise InputError("max_square_avg", "an array with amsgrad=True", None, "pass the maximum after the step")
     if rule.centered and m is None:
         raise InputError("grad_avg", "the gradient average with centered=True", None, "pass the average after the step")
     s = v
@@ -170,15 +204,40 @@ def denominator(rule: Rule, state: State) -> Array:
     return np.asarray(np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps)  # E6
 
 
+def moment_weights(rule: Rule, t: Any, xp: Any = math) -> tuple[Any, Any]:
+    """Return a and c of E7 at step t, for numbers of any library: `xp` has its exp, expm1 and log.
+
+    NAdam's product μ₁⋯μₜ = μᵗ·Π(1 − ½·qⁱ), with q = 0.96^ψ, is computed without the earlier steps:
+    ln Π(1 − ½·qⁱ) = −Σₖ 2⁻ᵏ/k · qᵏ·(1 − qᵏᵗ)/(1 − qᵏ), of which 60 terms exhaust a double.
+    """
+    mu, psi = rule.momentum, rule.momentum_decay
+    if not rule.bias_correction:
+        return (mu, 1 - mu) if rule.nesterov else (1.0, 0.0)
+    log_mu = math.log(mu) if isinstance(mu, float) else xp.log(mu)
+    log_product = t * log_mu
+    if not rule.nesterov:
+        return -1 / xp.expm1(log_product), 0.0
+    mu_now, mu_next, log_next = mu, mu, (t + 1) * log_mu
+    if isinstance(psi, float) and psi:
+        log_q = psi * math.log(0.96)
+        mu_now, mu_next = (mu * (1 - 0.5 * xp.exp(i * log_q)) for i in (t, t + 1))
+        for k in range(1, 61):
+            log_product = log_product - 0.5**k / k * math.exp(k * log_q) * xp.expm1(k * log_q * t) / math.expm1(
+                k * log_q
+            )
+        log_next = log_product + xp.log(mu_next)
+    return -mu_next / xp.expm1(log_next), (mu_now - 1) / xp.expm1(log_product)
+
+
 @np.errstate(over="ignore", under="ignore", invalid="ignore")
 def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, State]:
     """Return the parameter after one step and the new state. The inputs do not change.
 
     `param` and `grad` have the same shape and dtype: float32 or float64. After a gradient whose square is not finite
-    (above 1.8e19 in float32), v stays non-finite. An m or b that `rule` needs and `state` lacks starts at zero.
+    (above 1.8e19 in float32), v stays non-finite. An average that `rule` needs and `state` lacks starts at zero.
     """
     p, g = np.asarray(param), np.asarray(grad)
-    v, m, b = state.square_avg, state.grad_avg, state.momentum_buffer
+    v, m, b, w = state.square_avg, state.grad_avg, state.momentum_buffer, state.max_square_avg
     for name, array in (("grad", g), ("state.square_avg", v)):
         if (array.shape, array.dtype) != (p.shape, p.dtype):
             needed, found = f"of param's {p.shape} {p.dtype}", Received(f"{array.shape} {array.dtype}")
@@ -190,18 +249,25 @@ def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, 
         p = p - (eta * lam) * p  # E2
     elif lam:
         g = g + lam * p
-    v = beta * v + ((1 - beta) * g) * g  # E3
+    v = np.asarray(beta * v + ((1 - beta) * g) * g)  # E3
+    if rule.amsgrad:
+        w = np.asarray(np.maximum(np.zeros_like(p) if w is None else w, v))
     if rule.centered:
         m = np.zeros_like(p) if m is None else m
         m = np.asarray(m + (1 - beta) * (g - m))  # E4
-    d = denominator(rule, State(t, v, m))  # E5, E6
-    u = np.divide(g, d, out=np.zeros_like(g), where=d != 0)  # E7
+    d = denominator(rule, State(t, v, m, max_square_avg=w))  # E5, E6
+    b = np.zeros_like(p) if b is None else b
+    n = g
+    if mu and rule.first_moment:
+        b = np.asarray(b + (1 - mu) * (g - b))  # E7
+        a, c = moment_weights(rule, t)
+        n = np.asarray(a * b + c * g if rule.nesterov else a * b)
+    u = np.divide(n, d, out=np.zeros_like(g), where=d != 0)
     if rule.lr_in_momentum:
         u = eta * u
     r = u
-    if mu:
-        b = np.zeros_like(p) if b is None else b
+    if mu and not rule.first_moment:
         b = np.asarray(mu * b + u)  # E8
         r = u + mu * b if rule.nesterov else b
     p = p - r if rule.lr_in_momentum else p - eta * r  # E9
-    return np.asarray(p), State(t, np.asarray(v), m, b)
+    return np.asarray(p), State(t, v, m, b if mu else state.momentum_buffer, w)

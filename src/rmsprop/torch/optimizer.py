@@ -92,6 +92,13 @@ class RMSprop(Optimizer):
         Divide the averages by 1 − βᵗ.
     decoupled_weight_decay
         Shrink p by η·λ before the step instead of adding λ·p to the gradient.
+    first_moment
+        Momentum averages the gradient before the division. With `bias_correction` this is Adam, with
+        `decoupled_weight_decay` AdamW, with `nesterov` NAdam.
+    momentum_decay
+        Decay of NAdam's momentum schedule: 4e-3 in torch.optim.NAdam, 0 for constant momentum.
+    amsgrad
+        Divide by the maximum that the square average has reached.
     state_dtype
         The dtype of the averages. None: float32, or the parameter's dtype for float64 and complex parameters.
         "bfloat16": two bytes for each number, rounded stochastically. "uint8": one byte for each number and one more
@@ -163,6 +170,9 @@ class RMSprop(Optimizer):
         lr_in_momentum: bool = False,
         bias_correction: bool = False,
         decoupled_weight_decay: bool = False,
+        first_moment: bool = False,
+        momentum_decay: float = 0.0,
+        amsgrad: bool = False,
         state_dtype: str | None = None,
         stochastic_rounding: bool | int = False,
         sparse: str = "exact",
@@ -214,7 +224,7 @@ class RMSprop(Optimizer):
         needing = [each for each in HYPERPARAMETERS.values() if each.average and each.average not in averages]
         unused = {each.name: getattr(Rule, each.name) for each in needing}
         rule = dataclasses.replace(rule_of(group), nesterov=False, **unused)
-        power = arithmetic.bias_power(rule, [state["step"]], capturable=False)[0] if rule.bias_correction else None
+        power = arithmetic.step_numbers(rule, [state["step"]], capturable=False)[0].power
         d = arithmetic.denominator(rule, averages, power, kappa_of(state["square_avg"].dtype))
         lr = group["lr"]
         return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from rmsprop.rule import Rule
+from rmsprop.rule import Rule, moment_weights
 
 Number: TypeAlias = "float | Tensor"  # a Tensor has one element, and the host never reads it
 
@@ -51,6 +50,10 @@ class TensorList:
     def maximum(self, other: TensorList) -> TensorList:
         return TensorList(torch._foreach_maximum(self.tensors, other.tensors))
 
+    def clamp_(self, least: TensorList) -> Self:
+        torch._foreach_maximum_(self.tensors, least.tensors)
+        return self
+
     def clone(self) -> TensorList:
         return TensorList(x.clone() for x in self.tensors)
 
@@ -85,11 +88,22 @@ def _plain(x: Any) -> Any:
 Operand: TypeAlias = Any  # Tensor or TensorList; the functions below use only methods that both have
 
 
-def bias_power(rule: Rule, steps: list[Tensor], *, capturable: bool) -> list[Number]:
-    """Return βᵗ for each step counter, in double (MPS: float32); as Tensors if `capturable`, else as Python numbers."""
-    if not capturable:
-        return [rule.decay ** step.item() for step in steps]
-    return [rule.decay ** (step if step.device.type == "mps" else step.double()) for step in steps]
+class StepNumbers(NamedTuple):
+    """The numbers of E5 and E7 that depend on the step count: for a TensorList, a list of each."""
+
+    power: Any  # βᵗ; read with bias correction only
+    a: Any  # the weight of b in n
+    c: Any  # the weight of g in n; read with nesterov only
+
+
+def step_numbers(rule: Rule, steps: list[Tensor], *, capturable: bool) -> list[StepNumbers]:
+    """Return the numbers for each step counter, in double (MPS: float32): as Tensors if `capturable`."""
+    result = []
+    for step in steps:
+        t: Any = step.item() if not capturable else step if step.device.type == "mps" else step.double()
+        a, c = moment_weights(rule, t, torch if capturable else math) if rule.first_moment else (1.0, 0.0)
+        result.append(StepNumbers(rule.decay**t if rule.bias_correction else 0.0, a, c))
+    return result
 
 
 def denominator(
@@ -100,7 +114,7 @@ def denominator(
     `power` is βᵗ, or a list of them for a TensorList. Only bias correction uses `power`. `kappa` is κ: 8 × the unit
     roundoff of the dtype that stores the averages.
     """
-    s = v = averages["square_avg"]
+    s = v = averages["max_square_avg" if rule.amsgrad else "square_avg"]
     m = averages["grad_avg"] if rule.centered else None
     if rule.bias_correction:
         start: Any
@@ -143,7 +157,7 @@ def step(
     p: Operand,
     g: Operand,
     averages: Mapping[str, Operand],
-    power: Any,
+    numbers: StepNumbers,
     kappa: float,
     *,
     exact: bool = False,
@@ -164,13 +178,16 @@ def step(
         v.mul_(beta).add_(g.mul(1 - beta).mul(g))  # E3
     else:
         v.mul_(beta).addcmul_(g, g, value=1 - beta)
+    if rule.amsgrad:
+        averages["max_square_avg"].clamp_(v)
     if rule.centered:
-        m = averages["grad_avg"]
-        if exact:
-            m.add_(g.add(m, alpha=-1).mul(1 - beta))  # E4
-        else:
-            m.lerp_(g, 1 - beta)
-    d = denominator(rule, averages, power, kappa, exact=exact)  # E5, E6
+        _average_(averages["grad_avg"], g, 1 - beta, exact)  # E4
+    d = denominator(rule, averages, numbers.power, kappa, exact=exact)  # E5, E6
+    if b is not None and rule.first_moment:
+        _average_(b, g, 1 - mu, exact)
+        n = b.mul(numbers.a)
+        _add_ratio_(p, n.add(g.mul(numbers.c)) if rule.nesterov else n, d, -lr, exact)  # E7, E9
+        return
     if b is None:
         _add_ratio_(p, g, d, -lr, exact)  # E7, E9
         return
@@ -182,6 +199,14 @@ def step(
         p.add_(_saved(r).mul(outer), alpha=-1)  # E9
     else:
         p.add_(r, alpha=-outer)
+
+
+def _average_(x: Operand, g: Operand, weight: Number, exact: bool) -> None:
+    """Move x by weight·(g − x) in place."""
+    if isinstance(weight, Tensor) or exact:
+        x.add_(g.add(x, alpha=-1).mul(weight))
+    else:
+        x.lerp_(g, weight)
 
 
 def _add_ratio_(x: Operand, g: Operand, d: Operand, scale: Number, exact: bool) -> Operand:

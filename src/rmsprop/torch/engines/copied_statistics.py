@@ -15,6 +15,7 @@ from torch import Tensor
 from rmsprop.rule import Rule, variance
 from rmsprop.statistics import BINS, COLUMNS, FIRST
 from rmsprop.torch.engines import arithmetic
+from rmsprop.torch.engines.arithmetic import StepNumbers
 from rmsprop.torch.engines.engine import Measured
 from rmsprop.torch.engines.param_step import ParamStep
 from rmsprop.torch.engines.sparse_rows import Rows
@@ -68,7 +69,7 @@ def _sums(before: Before) -> tuple[Tensor, Tensor]:
     param_step, rule, averages = before.param_step, before.rule, _averages_after(before)
     v = averages["square_avg"]
     g, p0, p1 = param_step.g.to(v.dtype), before.p, before.current()
-    power = arithmetic.bias_power(rule, [param_step.step], capturable=False)[0] if rule.bias_correction else 0.0
+    power = arithmetic.step_numbers(rule, [param_step.step], capturable=False)[0].power
     at_floor = torch.zeros(v.shape, dtype=torch.bool, device=v.device)
 
     def maximum(x: Tensor, floor: Tensor) -> Tensor:
@@ -117,7 +118,9 @@ def _averages_after(before: Before) -> dict[str, Tensor]:
     g = cleaned(g) if before.group["nonfinite"] == "zero" else g
     # p is a copy, and lr is 0: only the averages of this step are used.
     kappa = kappa_of(param_step.state_dtype)
-    arithmetic.step(before.rule, 0.0, before.p.to(dtype, copy=True), g, averages, 0.5, kappa, exact=True)
+    arithmetic.step(
+        before.rule, 0.0, before.p.to(dtype, copy=True), g, averages, StepNumbers(0.5, 1.0, 0.0), kappa, exact=True
+    )
     return averages
 
 

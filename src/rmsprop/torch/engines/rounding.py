@@ -12,6 +12,7 @@ import torch
 from rmsprop.rule import AVERAGES, SQUARES, Rule
 from rmsprop.torch import low_precision
 from rmsprop.torch.engines import arithmetic
+from rmsprop.torch.engines.arithmetic import StepNumbers
 from rmsprop.torch.engines.param_step import ParamStep
 from rmsprop.torch.state import ParamGroup, average, kappa_of
 
@@ -24,7 +25,9 @@ def is_rounded(group: ParamGroup, param_step: ParamStep) -> bool:
     return stochastic or param_step.state_dtype in low_precision.KAPPA
 
 
-def step_rounded(group: ParamGroup, rule: Rule, lr: Any, param_step: ParamStep, power: Any, *, on_device: bool) -> None:
+def step_rounded(
+    group: ParamGroup, rule: Rule, lr: Any, param_step: ParamStep, numbers: StepNumbers, *, on_device: bool
+) -> None:
     """Step one parameter in place. With `on_device`, the host does not read its step counter."""
     p, step, stored = param_step.p, param_step.step, param_step.state_dtype
     compute = torch.float32 if stored in low_precision.KAPPA else stored
@@ -39,7 +42,7 @@ def step_rounded(group: ParamGroup, rule: Rule, lr: Any, param_step: ParamStep, 
         chunk = param_step if whole else _chunk(param_step, start, min(start + _CHUNK, size))
         computed = chunk.p.to(compute)
         averages = {name: average(chunk.averages, name, chunk.p).to(compute) for name in chunk.averages}
-        arithmetic.step(rule, lr, computed, chunk.g.to(compute), averages, power, kappa_of(stored), exact=True)
+        arithmetic.step(rule, lr, computed, chunk.g.to(compute), averages, numbers, kappa_of(stored), exact=True)
         if stochastic or stored == torch.bfloat16:
             elements = low_precision.positions(chunk.p) + start
         rounded = low_precision.round_bfloat16(computed.float(), param_key, elements) if stochastic else computed

@@ -11,7 +11,7 @@ from torch import Tensor
 from rmsprop.rule import Rule
 from rmsprop.torch.distributed import is_sharded
 from rmsprop.torch.engines import arithmetic, copied_statistics, sparse_rows
-from rmsprop.torch.engines.arithmetic import TensorList
+from rmsprop.torch.engines.arithmetic import StepNumbers, TensorList
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
 from rmsprop.torch.engines.param_step import ParamStep, check, check_writable, scaled
@@ -181,11 +181,9 @@ def _step_together(group: ParamGroup, rule: Rule, steps: list[ParamStep]) -> Non
     else:
         lr = float(lr)
     on_device = group["capturable"] or steps[0].step.device.type != "cpu"
-    power: Any = [None] * len(steps)
-    if rule.bias_correction:
-        power = arithmetic.bias_power(rule, [each.step for each in steps], capturable=on_device)
+    numbers = arithmetic.step_numbers(rule, [each.step for each in steps], capturable=on_device)
     if is_rounded(group, steps[0]):
-        for each, of_step in zip(steps, power, strict=True):
+        for each, of_step in zip(steps, numbers, strict=True):
             step_rounded(group, rule, lr, each.local(), of_step, on_device=on_device)
         return
     stored, compute = steps[0].p.dtype, steps[0].state_dtype
@@ -194,7 +192,7 @@ def _step_together(group: ParamGroup, rule: Rule, steps: list[ParamStep]) -> Non
         work = [each._replace(p=each.p.to(compute), g=each.g.to(compute)) for each in steps]
     if len(work) == 1:
         p, g, averages = work[0].p, work[0].g, work[0].averages
-        arithmetic.step(rule, lr, p, g, averages, power[0], kappa_of(compute))
+        arithmetic.step(rule, lr, p, g, averages, numbers[0], kappa_of(compute))
     else:
         arithmetic.step(
             rule,
@@ -202,7 +200,7 @@ def _step_together(group: ParamGroup, rule: Rule, steps: list[ParamStep]) -> Non
             TensorList(each.p for each in work),
             TensorList(each.g for each in work),
             {name: TensorList(each.averages[name] for each in work) for name in work[0].averages},
-            power,
+            StepNumbers(*map(list, zip(*numbers, strict=True))),
             kappa_of(compute),
         )
     if stored != compute:
