@@ -211,7 +211,7 @@ def moment_weights(rule: Rule, t: Any, xp: Any = math) -> tuple[Any, Any]:
     ln Π(1 − ½·qⁱ) = −Σₖ 2⁻ᵏ/k · qᵏ·(1 − qᵏᵗ)/(1 − qᵏ), of which 60 terms exhaust a double.
     """
     mu, psi = rule.momentum, rule.momentum_decay
-    if not rule.bias_correction:
+    if not rule.bias_correction or (isinstance(mu, float) and mu == 0):
         return (mu, 1 - mu) if rule.nesterov else (1.0, 0.0)
     log_mu = math.log(mu) if isinstance(mu, float) else xp.log(mu)
     log_product = t * log_mu
