@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import readme
 
 from rmsprop.cli.app import COMMANDS, run
 
@@ -25,15 +24,6 @@ EXAMPLES = [
     for path in sorted(SOURCES.rglob("*.py"))
     if ">>>" in path.read_text()
 ]
-
-
-def readme_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "make" / "readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -73,13 +63,12 @@ def test_the_python_of_the_documents_runs_in_order(
 
 
 def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
-    script = readme_script()
-    demo = json.loads(script.DEMO.read_text())
-    assert script.up_to_date(README) == README
-    assert script.with_outputs(README) == README
-    speed = script.SPEED.read_text()
-    assert script.with_speed(speed) == speed
-    assert script.PICTURE.read_text() == script.picture(demo)
+    demo = json.loads(readme.DEMO.read_text())
+    assert readme.up_to_date(README) == README
+    assert readme.with_outputs(README) == README
+    speed = readme.SPEED.read_text()
+    assert readme.with_speed(speed) == speed
+    assert readme.PICTURE.read_text() == readme.picture(demo)
 
 
 def test_the_demo_is_the_one_that_make_demo_runs() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
+import findings
 import numpy as np
 import pytest
 import torch
@@ -31,20 +29,7 @@ from rmsprop.monitor.findings.history import History, Observation
 from rmsprop.monitor.statistics import describe, sums
 from rmsprop.torch import RMSprop
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("findings_script", ROOT / "docs" / "make" / "findings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = script()
-CASES = {case.kind: case for case in SCRIPT.CASES}
+CASES = {case.kind: case for case in findings.CASES}
 # Kinds that remain where the remedy is followed.
 LEFT = {"state stall": {"stall"}}
 # Other kinds in the runs that provoke a kind.
@@ -84,7 +69,7 @@ def test_a_run_provokes_it_one_beside_it_does_not_and_each_remedy_cures_it(kind:
     assert find(json.loads(json.dumps(records, allow_nan=False))) == found
     assert find(CASES[kind].silent[1]()) == []
     worst = next(f for f in found if f.kind == kind)
-    runs = SCRIPT.cures(CASES[kind], worst)
+    runs = findings.cures(CASES[kind], worst)
     assert runs
     for words, cured in runs:
         assert words in worst.remedy
@@ -93,13 +78,13 @@ def test_a_run_provokes_it_one_beside_it_does_not_and_each_remedy_cures_it(kind:
 
 
 def test_every_kind_is_in_the_table_of_the_page() -> None:
-    stored = json.loads(SCRIPT.FOUND.read_text())["cases"]
+    stored = json.loads(findings.FOUND.read_text())["cases"]
     assert [(c["kind"], c["loud"], c["silent"]) for c in stored] == [
-        (c.kind, c.provoked, c.silent[0]) for c in SCRIPT.CASES
+        (c.kind, c.provoked, c.silent[0]) for c in findings.CASES
     ]
     assert list(CASES) == list(KINDS)
-    text = SCRIPT.PAGE.read_text()
-    assert SCRIPT.with_table(text) == text
+    text = findings.PAGE.read_text()
+    assert findings.with_table(text) == text
 
 
 @pytest.mark.slow
@@ -124,7 +109,7 @@ def test_a_network_that_died_gets_no_gradient() -> None:
     torch.nn.init.constant_(first.bias, -100.0)
     model = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Linear(8, 2))
     losses = ((model(torch.randn(16, 4)) - torch.randn(16, 2)).square().mean() for _ in range(40))
-    found = of_kind("dead rows", SCRIPT.train(model, losses))
+    found = of_kind("dead rows", findings.train(model, losses))
     assert [f.sentence for f in found] == [
         f"No gradient reaches {name}." for name in ("0.weight", "0.bias", "2.weight")
     ]
@@ -135,12 +120,12 @@ def test_a_network_that_died_gets_no_gradient() -> None:
 
 def test_where_eps_governs_steps_are_those_of_sgd() -> None:
     for inside in (False, True):
-        records = SCRIPT.line(noise=0.1, eps=100.0, eps_inside_sqrt=inside)
+        records = findings.line(noise=0.1, eps=100.0, eps_inside_sqrt=inside)
         for finding in of_kind("eps", records):
             last = records[-1]["tensors"][finding.tensor]
             assert finding.evidence["sgd_lr"] == 1e-3 / (10 if inside else 100)
             assert last["update_rms"] == pytest.approx(finding.evidence["sgd_lr"] * last["gradient_rms"], rel=0.02)
-    assert "SGD with momentum" in of_kind("eps", SCRIPT.line(eps=1.0, momentum=0.5))[0].sentence
+    assert "SGD with momentum" in of_kind("eps", findings.line(eps=1.0, momentum=0.5))[0].sentence
 
 
 def test_eps_counts_only_where_there_are_gradients() -> None:
@@ -207,7 +192,7 @@ def test_centered_eps_is_compared_with_the_deviation() -> None:
     assert "is larger than √s, s = v − m²;" in finding.cause
     assert 2e-7 < proposed(finding) < 2e-6
     assert of_kind("eps", follow(g, centered=True, alpha=0.9, eps=proposed(finding))) == []
-    at_floor = SCRIPT.constant(0.0, centered=True, alpha=0.9, eps=1e-2)
+    at_floor = findings.constant(0.0, centered=True, alpha=0.9, eps=1e-2)
     assert [f.kind for f in find(at_floor)] == ["variance floor"]
 
 
@@ -294,7 +279,7 @@ def test_a_tensor_that_joins_late_is_as_old_as_it_is() -> None:
 
 
 def test_rows_that_got_no_gradient_for_long_are_told_from_those_that_never_got_one() -> None:
-    never = of_kind("dead rows", SCRIPT.words(50))[0].sentence
+    never = of_kind("dead rows", findings.words(50))[0].sentence
     assert never == (
         "50 of the 100 rows of 0.weight (50 %) get no gradient, and have got none, or none above a millionth of the "
         "tensor's, for 60 steps."
@@ -458,7 +443,7 @@ def test_rates_at_the_end_of_a_schedule_are_not_too_small() -> None:
 
 
 def test_skipped_steps_are_counted() -> None:
-    records = SCRIPT.digits(nonfinite="skip", before_step=SCRIPT.break_down)
+    records = findings.digits(nonfinite="skip", before_step=findings.break_down)
     finding = of_kind("nonfinite", records)[0]
     assert finding.tensor is None
     assert finding.evidence == {"nonfinite_steps": 1}
@@ -473,7 +458,7 @@ def test_skipped_steps_are_counted() -> None:
     ],
 )
 def test_what_became_of_gradients_that_are_not_finite(mode: str, after: str) -> None:
-    records = SCRIPT.digits(steps=50, nonfinite=mode, before_step=SCRIPT.break_down)
+    records = findings.digits(steps=50, nonfinite=mode, before_step=findings.break_down)
     finding = of_kind("nonfinite", records)[0]
     assert after in finding.sentence
     assert f'nonfinite="{mode}"' not in finding.remedy
@@ -620,7 +605,7 @@ def regression(seed: int, steps: int, noise: float, **options: Any) -> list[Any]
             x = torch.randn(32, 8) if noise else fixed
             yield (model(x) - x @ slope - noise * torch.randn(32, 1)).square().mean()
 
-    records: list[Any] = SCRIPT.train(model, losses(), bias_correction=True, **options)
+    records: list[Any] = findings.train(model, losses(), bias_correction=True, **options)
     return records
 
 
@@ -660,7 +645,7 @@ def of_cancelled_biases(make: Callable[[], torch.nn.Module], **options: Any) -> 
             x = torch.randn(16, 8, 8)
             yield (model(x) - x.flip(2)).square().mean()
 
-    records: list[Any] = SCRIPT.train(model, losses(), **options)
+    records: list[Any] = findings.train(model, losses(), **options)
     return records
 
 
@@ -690,7 +675,7 @@ def test_a_bias_is_judged_where_its_weight_is_no_better() -> None:
 
 def faint(scale: float, **options: Any) -> list[Finding]:
     """Return the findings of one of three linear maps, whose gradient is `scale` times that of the others."""
-    return [f for f in find(SCRIPT.scaled(scale, **options)) if f.tensor == "2.weight"]
+    return [f for f in find(findings.scaled(scale, **options)) if f.tensor == "2.weight"]
 
 
 def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_others() -> None:
@@ -704,7 +689,7 @@ def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_othe
     assert by_v.advice.startswith("look whether a signal reaches it")
     times = governed.evidence["gradient_rms"] / governed.evidence["median_gradient"]
     assert f"{times:.1g} of the median" in governed.cause
-    assert all(proposed(finding) > 0 for finding in of_kind("eps", SCRIPT.scaled(1.0, eps=1.0)))
+    assert all(proposed(finding) > 0 for finding in of_kind("eps", findings.scaled(1.0, eps=1.0)))
 
 
 def test_a_gradient_is_called_small_only_where_it_is() -> None:
@@ -946,7 +931,7 @@ def test_no_record_makes_it_stumble_or_repeat_itself(records: list[Any], every: 
 
 def test_gradients_that_are_not_finite_and_are_skipped_leave_the_parameters_finite() -> None:
     """Follow the remedy of a run in which these gradients went into v."""
-    broken_down = partial(SCRIPT.digits, steps=50, before_step=SCRIPT.break_down)
+    broken_down = partial(findings.digits, steps=50, before_step=findings.break_down)
     told = of_kind("nonfinite", broken_down(nonfinite="propagate"))[0]
     for change in told.changes:
         cured = broken_down(**change)[-1]
@@ -959,7 +944,7 @@ def test_a_network_that_a_long_step_killed_lives_with_the_rate_that_is_told() ->
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
         losses = ((model(torch.rand(64, 8)) + 1).square().mean() for _ in range(100))
-        return of_kind("dead rows", SCRIPT.train(model, losses, **{"lr": 3.0, **options}))
+        return of_kind("dead rows", findings.train(model, losses, **{"lr": 3.0, **options}))
 
     dead = found()
     assert "0.weight" in {f.tensor for f in dead}

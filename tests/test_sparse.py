@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
 import pickle
 import re
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
+import sparse_picture
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -943,17 +943,12 @@ def test_autograd_is_told_that_the_table_has_changed() -> None:
 @pytest.mark.slow
 def test_the_document_says_what_its_scripts_found() -> None:
     """Recompute the moves of its table and picture. Times come from the stored results."""
-    spec = importlib.util.spec_from_file_location("sparse_picture", ROOT / "docs" / "make" / "sparse_picture.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    exact, lazy = script.moves("exact"), script.moves("lazy")
-    assert exact == pytest.approx([script.formula(period) for period in script.PERIODS], rel=1e-6)
-    assert lazy == pytest.approx([1.0] * len(script.PERIODS), rel=1e-12)
-    text = script.DOCUMENT.read_text()
-    assert script.up_to_date(text, exact, lazy) == text
-    assert script.PICTURE.read_text() == script.picture(exact, lazy)
+    exact, lazy = sparse_picture.moves("exact"), sparse_picture.moves("lazy")
+    assert exact == pytest.approx([sparse_picture.formula(period) for period in sparse_picture.PERIODS], rel=1e-6)
+    assert lazy == pytest.approx([1.0] * len(sparse_picture.PERIODS), rel=1e-12)
+    text = sparse_picture.DOCUMENT.read_text()
+    assert sparse_picture.up_to_date(text, exact, lazy) == text
+    assert sparse_picture.PICTURE.read_text() == sparse_picture.picture(exact, lazy)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import numpy as np
+from blocks import with_block
 
 from rmsprop import Rule, init, update
 from rmsprop.profiles import PROFILES, WITH_MOMENTUM, Profile, profile
@@ -98,9 +98,7 @@ def one_by_one() -> str:
 def up_to_date(text: str) -> str:
     """Return the page with its blocks from the profiles."""
     for name, content in (("defaults", defaults()), ("effects", effects()), ("profiles", one_by_one())):
-        pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
-        text, found = re.subn(pattern, lambda m, new=content: m[1] + new + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
-        assert found == 1, name
+        text = with_block(text, name, content)
     return text
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from blocks import with_block
 from torch import Tensor, nn
 
 from rmsprop.environment import environment
@@ -454,12 +455,11 @@ def failures_block(found: dict[str, Any]) -> str:
 
 def with_tables(text: str) -> str:
     """Return docs/numerics.md with its tables from the stored results."""
-    with_block = runpy.run_path(str(ROOT / "docs" / "make" / "readme.py"))["with_block"]
     states = runpy.run_path(str(ROOT / "benchmarks" / "state_dtypes.py"))
     found = json.loads(STATES.read_text(encoding="utf-8"))
     text = with_block(text, "failures", failures_block(json.loads(FOUND.read_text(encoding="utf-8"))))
     text = with_block(text, "states", states["losses_block"](found))
-    return str(with_block(text, "state-steps", states["steps_block"](found)))
+    return with_block(text, "state-steps", states["steps_block"](found))
 
 
 def main() -> None:

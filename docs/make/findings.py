@@ -10,13 +10,13 @@ tests/test_findings.py trains the same runs.
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from blocks import with_block
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -345,9 +345,8 @@ def cost_block(found: dict[str, Any]) -> str:
 
 def with_table(text: str) -> str:
     """Return docs/monitor.md with its tables from the stored results."""
-    with_block = runpy.run_path(str(ROOT / "docs" / "make" / "readme.py"))["with_block"]
     text = with_block(text, "findings", block(json.loads(FOUND.read_text(encoding="utf-8"))))
-    return str(with_block(text, "cost", cost_block(json.loads(COST.read_text(encoding="utf-8")))))
+    return with_block(text, "cost", cost_block(json.loads(COST.read_text(encoding="utf-8"))))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from pathlib import Path
 from statistics import mean, median
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from blocks import with_block
 
 from rmsprop import Rule
 from rmsprop.files import finite, write_atomically
@@ -158,10 +158,7 @@ def _cell(trainings: list[dict[str, Any]] | None, metric: str) -> str:
 def up_to_date(text: str, results: dict[str, Any]) -> str:
     """Return the document with the measured tables."""
     for name, new in (("trainings", table(results)), ("noise", noise_table(results[NOISE]))):
-        parts = re.split(rf"(<!-- {name}: [^\n]* -->\n|<!-- end of {name} -->)", text)
-        if len(parts) != 5:
-            raise ValueError(f"{DOCUMENT} has no block of {name}, or several")
-        text = "".join([*parts[:2], new, *parts[3:]])
+        text = with_block(text, name, new)
     return text
 
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from blocks import with_block
 from rich.console import Console
 
 from rmsprop.cli.bench import show_bench
@@ -95,14 +96,6 @@ def language_block() -> str:
         for name, parts in rows.items()
     ]
     return "\n".join(["| | forward | backward | step |", "|---|---:|---:|---:|", *lines]) + "\n\n"
-
-
-def with_block(text: str, name: str, content: str) -> str:
-    """Return `text` with `content` in block `name`."""
-    match = re.search(rf"<!-- {name}: [^\n]* -->\n", text)
-    assert match is not None, name
-    end = f"<!-- end of {name} -->"
-    return text[: match.end()] + content + end + text[match.end() :].partition(end)[2]
 
 
 def with_speed(text: str) -> str:

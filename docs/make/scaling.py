@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import textwrap
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from blocks import with_block
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from torch.utils.data import TensorDataset
 from rmsprop import Rule, init, update
 from rmsprop.environment import environment
 from rmsprop.files import write_atomically
-from rmsprop.lab.report.figures import _svg
+from rmsprop.lab.report.figures import to_svg
 from rmsprop.lab.task import Task, load_task
 from rmsprop.scaling import scale_batch_size
 from rmsprop.torch import RMSprop
@@ -249,7 +249,7 @@ def picture(found: dict[str, Any]) -> str:
         panel.set_xlabel("examples seen")
     handles, labels = panels[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", fontsize=8, frameon=False, ncols=5)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def parabola_block(found: dict[str, Any]) -> str:
@@ -308,15 +308,6 @@ def words_block(found: dict[str, Any]) -> str:
         search around it (towards κ·η, the more the closer the batch is to the noise scale).
         """
     return "".join(textwrap.fill(" ".join(part.split()), 120) + "\n\n" for part in text.split("\n\n"))
-
-
-def with_block(text: str, name: str, content: str) -> str:
-    """Return `text` with `content` in block `name`."""
-    pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
-    result, count = re.subn(pattern, lambda match: match.group(1) + content + match.group(2), text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{PAGE} has {count} blocks {name}")
-    return result
 
 
 def up_to_date(text: str, found: dict[str, Any]) -> str:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from blocks import with_block
 
 from rmsprop.files import write_atomically
-from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg
+from rmsprop.lab.report.figures import STYLES, add_legend, new_axes, to_svg
 from rmsprop.torch import RMSprop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,7 +49,7 @@ def formula(period: int) -> float:
 
 def picture(exact: list[float], lazy: list[float]) -> str:
     """Return the figure of the step against the number of steps between touches."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     periods = [10 ** (i / 50) for i in range(136)]
     axes.plot(periods, [math.sqrt((1 - ALPHA**k) / (1 - ALPHA)) for k in periods], color="#999999", linewidth=1)
     for label, values, style in (
@@ -67,8 +67,8 @@ def picture(exact: list[float], lazy: list[float]) -> str:
     axes.set_ylabel("step, in learning rates")
     axes.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
     axes.minorticks_off()
-    _legend(figure)
-    return _svg(figure)
+    add_legend(figure)
+    return to_svg(figure)
 
 
 def moves_block(exact: list[float], lazy: list[float]) -> str:
@@ -99,15 +99,6 @@ def times_block(found: dict[str, Any]) -> str:
         f"\n\nAfter {equal['steps']} random steps of the largest table, sparse and dense parameters differ by at most "
         f"{equal['largest_difference']:.1g}.\n\n"
     )
-
-
-def with_block(text: str, name: str, content: str) -> str:
-    """Return `text` with `content` in block `name`."""
-    pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
-    result, count = re.subn(pattern, lambda match: match.group(1) + content + match.group(2), text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{DOCUMENT} has {count} blocks {name}")
-    return result
 
 
 def up_to_date(text: str, exact: list[float], lazy: list[float]) -> str:

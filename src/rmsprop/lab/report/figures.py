@@ -104,7 +104,7 @@ def layer_data(recorded: Sequence[dict[str, list[float | None]]]) -> list[Layer]
 @verbatim
 def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
     """Draw curves with bands over the epochs; return an SVG."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for band in bands:
         colour, dashes = STYLES.get(band.label, ("#0072B2", "-"))
         wide = 2.2 if band.label == "RMSprop" else 1.3
@@ -116,14 +116,14 @@ def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
     axes.set_xlabel("epoch")
     axes.set_ylabel(y_label)
     if len(bands) > 1:
-        _legend(figure)
-    return _svg(figure)
+        add_legend(figure)
+    return to_svg(figure)
 
 
 @verbatim
 def draw_test(results: dict[str, list[float]], y_label: str) -> str:
     """Draw every seed as a dot and the median as a line, one column per optimizer; return an SVG."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for column, (label, values) in enumerate(results.items()):
         colour = STYLES[label][0]
         spread = [column + 0.3 * ((i + 0.5) / len(values) - 0.5) for i in range(len(values))]
@@ -132,13 +132,13 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
             axes.plot([column - 0.3, column + 0.3], [median(values)] * 2, color=colour, linewidth=2.5)
     axes.set_xticks(range(len(results)), list(results), rotation=25, ha="right")
     axes.set_ylabel(y_label)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 @verbatim
 def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str, *, log: bool = False) -> str:
     """Draw the validation metric against the learning rate; return an SVG."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for label, points in results.items():
         colour, dashes = STYLES[label]
         x, y = [p[0] for p in points], [p[1] for p in points]
@@ -150,8 +150,8 @@ def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str
         log_scale(axes, "y")
     axes.set_xlabel("learning rate")
     axes.set_ylabel(y_label)
-    _legend(figure)
-    return _svg(figure)
+    add_legend(figure)
+    return to_svg(figure)
 
 
 @verbatim
@@ -160,7 +160,7 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
 
     The range is a hairline, 5-95 % a thin line, 25-75 % a thick line, and the median a tick.
     """
-    figure, axes = _axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
+    figure, axes = new_axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
     for row, layer in enumerate(reversed(layers)):
         least, p5, p25, p50, p75, p95, most = [q if q and q > 0 else None for q in layer.quantiles]
         for low, high, wide in ((least, most, 0.6), (p5, p95, 2.0), (p25, p75, 6.0)):
@@ -177,20 +177,20 @@ def draw_layers(layers: list[Layer], lr: float) -> str:
     axes.set_ylim(-0.6, len(layers) - 0.1)
     axes.set_xlabel("effective learning rate η/d")
     axes.tick_params(axis="y", labelsize=8)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 @verbatim
 def draw_bars(values: Mapping[Any, float], x_label: str) -> str:
     """Draw a horizontal bar for each value; return an SVG."""
-    figure, axes = _axes(height=max(1.6, 0.8 + 0.3 * len(values)))
+    figure, axes = new_axes(height=max(1.6, 0.8 + 0.3 * len(values)))
     labels: list[str] = list(values)[::-1]
     axes.barh(labels, [values[k] for k in labels], color=[STYLES.get(k, ("#0072B2",))[0] for k in labels], height=0.6)
     for row, label in enumerate(labels):
         axes.text(values[label], row, f" {values[label]:.0f}", va="center", fontsize=8)
     axes.set_xlim(0, 1.18 * max(values.values(), default=1.0))
     axes.set_xlabel(x_label)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
@@ -225,8 +225,8 @@ class _Powers(LogFormatterSciNotation):
         return (f"{factor}×" if factor else "") + "10" + exponent.translate(_RAISED)
 
 
-def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
-    # Without pyplot, which would change global state and the backend.
+def new_axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+    """Return a figure and its axes, without pyplot, which would change global state and the backend."""
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -235,7 +235,7 @@ def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(figure: Figure, columns: int = 3) -> None:
+def add_legend(figure: Figure, columns: int = 3) -> None:
     """Draw a legend of all lines with a label. Matplotlib itself would omit labels that begin with _."""
     lines = [line for axes in figure.axes for line in axes.lines if not _UNNAMED.fullmatch(str(line.get_label()))]
     numbers = [str(number) for number in range(len(lines))]
@@ -244,8 +244,9 @@ def _legend(figure: Figure, columns: int = 3) -> None:
         text.set_text(printable(str(line.get_label())))
 
 
-def _svg(figure: Figure) -> str:
-    with mpl.rc_context({"svg.hashsalt": "rmsprop"}):  # makes the file depend on the numbers alone
+def to_svg(figure: Figure) -> str:
+    """Return the figure as an SVG that depends on its content alone: no date, no random ids."""
+    with mpl.rc_context({"svg.hashsalt": "rmsprop"}):
         buffer = io.StringIO()
         canvas = FigureCanvasSVG(figure)  # figure.savefig draws twice
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 
-from rmsprop.lab.report.figures import STYLES, _axes, _legend, _svg, log_scale, verbatim
+from rmsprop.lab.report.figures import STYLES, add_legend, log_scale, new_axes, to_svg, verbatim
 from rmsprop.text import printable
 
 MANY = 10  # with this many tensors or more, a figure shows range, median and extremes instead of each tensor
@@ -95,7 +95,7 @@ def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | 
     With `MANY` tensors or more, draw range, median and extremes. A `log` axis omits zeros; otherwise values are shares,
     shown in percent. `mark` draws a horizontal line.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     if log:
         series = [s._replace(values=[v if v > 0 else math.nan for v in s.values]) for s in series]
         series = [s for s in series if not math.isnan(s.middle)]
@@ -117,8 +117,8 @@ def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | 
     axes.set_xlabel("step")
     axes.set_ylabel(y_label)
     if series:
-        _legend(figure, columns=max(1, min(3, 64 // (7 + max(len(str(line.get_label())) for line in axes.lines)))))
-    return _svg(figure)
+        add_legend(figure, columns=max(1, min(3, 64 // (7 + max(len(str(line.get_label())) for line in axes.lines)))))
+    return to_svg(figure)
 
 
 def _styles(names: list[str]) -> list[tuple[str, Any]]:
@@ -147,7 +147,7 @@ def _draw_many(axes: Axes, series: list[Series]) -> None:
 @verbatim
 def draw_heat(heats: dict[str, Heat]) -> str:
     """Draw one Heat over the steps, or several side by side; return an SVG."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     figure.dpi = 200  # cells are pixels, not paths, which keeps the file small
     axes.grid(visible=False)
     axes.set_facecolor(mpl.colormaps["Blues"](0))  # the colour of 0: outside of the cells there are no elements
@@ -175,7 +175,7 @@ def draw_heat(heats: dict[str, Heat]) -> str:
     axes.set_ylim(lowest / 1.5, highest * 1.5)
     axes.set_ylabel("effective learning rate η/d")
     figure.colorbar(shades, ax=axes, format=PercentFormatter(1, decimals=0), label="elements", aspect=30)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _edges(steps: list[int]) -> list[float]:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from rmsprop.lab.report.figures import _axes, _svg, log_scale, verbatim
+from rmsprop.lab.report.figures import log_scale, new_axes, to_svg, verbatim
 from rmsprop.monitor.lr_finder import Found
 from rmsprop.monitor.lr_finder.curve import stops
 
@@ -19,7 +19,7 @@ def draw_range_test(found: Found, title: str = "") -> str:
 
     The curve ends at a dotted line, the rate at which the first seed stopped.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     rates, middle, low, high = found.curve
     for own in found.losses:
         axes.plot(found.rates[: len(own)], own, color=_GREY, linewidth=0.5, alpha=0.6)
@@ -43,7 +43,7 @@ def draw_range_test(found: Found, title: str = "") -> str:
     axes.set_ylabel("loss after a step with it")
     if title:
         axes.set_title(title, fontsize=9)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _limits(low: NDArray[np.float64], middle: NDArray[np.float64]) -> tuple[float, float]:
