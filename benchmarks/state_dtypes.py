@@ -209,7 +209,7 @@ def losses_block(found: dict[str, Any]) -> str:
     part = found["losses"]
     reference = part["rows"][REFERENCE]["losses"]
     lines = [
-        "| | bytes per parameter and average | validation loss, mean | lowest–highest | than float32, by seed |",
+        "| | bytes per parameter and average | validation loss, mean | lowest–highest | minus float32, by seed |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, row in part["rows"].items():

@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> int:
     tried = [e for found in errors.values() for e in found.values() if e is not None]
     untried = [name for name, found in errors.items() if all(e is None for e in found.values())]
     for name in untried:
-        print(f"{name} takes none of the vectors", file=sys.stderr)
+        print(f"{name} supports none of the vectors", file=sys.stderr)
     return 0 if tried and not untried and all(e <= TOLERANCE for e in tried) else 1
 
 

@@ -687,7 +687,7 @@ BAD: list[tuple[list[str], str]] = [
     (["compare", "digits", "--lrs", "1", "2", "nan"], "--lrs must be a finite number >= 0, got nan"),
     (["doctor", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
     (["report", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
-    (["explain", "--momentum", "0.9", "--worked-example"], "momentum must be 0 in the worked example, got 0.9; leave"),
+    (["explain", "--momentum", "0.9", "--worked-example"], "momentum must be 0 in the worked example, got 0.9; omit"),
 ]  # fmt: skip
 
 

@@ -881,7 +881,9 @@ def test_what_does_not_fit_is_named() -> None:
     decaying = rmsprop.jax.rmsprop(Rule(weight_decay=0.1))
     with pytest.raises(InputError, match=r"^params\['w'\] must be like its state, \(2, 3\) float32, got \(4, 2, 3\) "):
         decaying.update(params, decaying.init(params), {"w": jnp.ones((4, 2, 3))})
-    with pytest.raises(InputError, match=r"^the dtype of params\['n'\] must be floating or complex, got int32; leave"):
+    with pytest.raises(
+        InputError, match=r"^the dtype of params\['n'\] must be floating or complex, got int32; exclude"
+    ):
         optimizer.init({"n": jnp.arange(3)})
     with pytest.raises(InputError, match=r"^learning_rate must be a real scalar, got shape \(2,\)"):
         rmsprop.jax.rmsprop(Rule(), lambda step: jnp.ones(2)).update(params, state)

@@ -298,12 +298,15 @@ def test_unusable_input_is_named() -> None:
     wide, sparse = pytensor.shared(np.ones((4, 3))), pytensor.shared(csr_matrix(np.eye(3)))
     grad, loss = pt.dvector(), (param**2).sum()
     for arguments, message in (
-        ((loss, None), r"params must be given with loss_or_grads, got none; leave both out"),
+        ((loss, None), r"params must be given with loss_or_grads, got none; omit both"),
         ((None, [param]), r"loss_or_grads must be given with params, got none"),
         ((loss, [pt.dvector()]), r"params\[0\] must be a dense shared variable of dtype float16 or float32 or float64"),
         (([pt.dmatrix()], [sparse]), r"params\[0\] must be a dense shared variable .*, got one of type Sparse"),
         (([grad, grad], [param, other]), r"params\[1\] must be a dense shared variable .* one of type Vector\(int64"),
-        (([grad, grad], [param, param]), r"params\[1\] must be another than those before it, got w; leave it out"),
+        (
+            ([grad, grad], [param, param]),
+            r"params\[1\] must be a parameter that occurs once, got w; remove the duplicate",
+        ),
         (([grad], [param, pytensor.shared(1.0)]), r"loss_or_grads must be 2 gradients, .*, got 1; "),
         (([grad.sum()], [param]), r"the shape of loss_or_grads\[0\] must be \(2,\), got \(\); reshape the gradient"),
         (([pt.vector(shape=(3,))], [param]), r"the shape of loss_or_grads\[0\] must be \(2,\), got \(3,\)"),

@@ -27,7 +27,7 @@ from torch import nn
 from rmsprop import InputError, Rule, init, profile, update
 from rmsprop.profiles import FIELDS
 from rmsprop.recipes import RECIPES, Clip, Recipe, Training, recipe
-from rmsprop.recipes.schedules import Constant, Exponential, Linear, Run, WeightEma
+from rmsprop.recipes.schedules import Constant, Exponential, Linear, RunFacts, WeightEma
 
 # The rules a second time, from the sources: lr, decay, eps, eps inside the root, momentum, rate in the buffer, start of
 # the average, centered, weight decay. None: not stated.
@@ -414,7 +414,7 @@ def test_schedules_and_the_average_are_those_of_tensorflow() -> None:
     v1 = tf.compat.v1.train
     for step in (0, 1, 479, 480, 481, 959, 960, 1199, 1200, 4799, 4800):
         their_stairs = float(v1.exponential_decay(0.256, step, 200 * 2.4, 0.97, staircase=True)())
-        found = Exponential(0.97, 2.4).fraction(step, Run(0.256, 200)) * 0.256
+        found = Exponential(0.97, 2.4).fraction(step, RunFacts(0.256, 200)) * 0.256
         assert found == pytest.approx(their_stairs, rel=2e-6)
         their_line = float(v1.polynomial_decay(6e-4, step, 1000, 0.0)())
         assert recipe("impala-atari").learning_rate(step, total_steps=1000) == pytest.approx(their_line, abs=1e-10)
@@ -455,7 +455,7 @@ schedules = st.builds(
 def test_a_schedule_rises_during_the_warm_up_and_never_after_it(
     schedule: Exponential, steps_per_epoch: float, step: int
 ) -> None:
-    run = Run(0.1, steps_per_epoch)
+    run = RunFacts(0.1, steps_per_epoch)
     now, then = (float(schedule.fraction(s, run)) for s in (step, step + 1))
     assert 0 <= now <= 1
     if step + 1 < int(schedule.warmup_epochs * steps_per_epoch):
@@ -485,7 +485,7 @@ def test_torch_jitted_jax_and_learning_rate_agree_at_every_step(each: Recipe) ->
         assert {group["lr"] for group in training.optimizer.param_groups} == {expected[step]}
         training.optimizer.step()
         training.scheduler.step()
-    run = Run(each.rule(**lr).lr, known.get("steps_per_epoch"), known.get("total_steps"))
+    run = RunFacts(each.rule(**lr).lr, known.get("steps_per_epoch"), known.get("total_steps"))
     jitted = jax.jit(lambda step: run.peak * each.schedule.fraction(step, run, jax.numpy))
     found = [float(jitted(jax.numpy.int32(step))) for step in steps]
     late = each.learning_rate(10**5, **known, **{k: v for k, v in lr.items() if k == "lr"})
@@ -495,7 +495,7 @@ def test_torch_jitted_jax_and_learning_rate_agree_at_every_step(each: Recipe) ->
 def test_stairs_under_jit_are_where_they_are_in_exact_fractions() -> None:
     """60/2.4 is 24.999998 in float32: rounding the quotient down would be late by a step."""
     jax = pytest.importorskip("jax")
-    schedule, run = Exponential(0.97, 2.4, per_epoch=True), Run(1.0, 1)
+    schedule, run = Exponential(0.97, 2.4, per_epoch=True), RunFacts(1.0, 1)
     assert np.floor(np.float32(60) / np.float32(2.4)) == 24
     fraction = jax.jit(lambda step: schedule.fraction(step, run, jax.numpy))
     for step in range(601):
@@ -866,14 +866,14 @@ def test_a_real_network_learns_and_goes_on_from_a_checkpoint(
         (lambda: recipe("efficientnet-v1").learning_rate(0, steps_per_epoch=math.nan), "a number from 1"),
         (lambda: recipe("efficientnet-v1").learning_rate(-1, steps_per_epoch=5), "step must be a whole number >= 0"),
         (lambda: recipe("efficientnet-v1").learning_rate(0, steps_per_epoch=5, batch_size=0), "batch_size must be"),
-        (lambda: recipe("dqn-nature").learning_rate(0, total_steps=5), "left out with recipe 'dqn-nature'"),
+        (lambda: recipe("dqn-nature").learning_rate(0, total_steps=5), "omitted with recipe 'dqn-nature'"),
         (lambda: recipe("dqn-nature").learning_rate(0, batch_size=5), "whose source does not scale the rate"),
         (lambda: recipe("dqn-nature").learning_rate(0, lr=-1.0), "lr must be a finite number >= 0"),
         (lambda: recipe("dqn-nature").rule(beta=1), "an argument of a rule"),
         (lambda: recipe("efficientnet-v1").torch([torch.zeros(2)], steps_per_epoch=5), "it averages weights"),
         (lambda: recipe("slim-default").torch([torch.zeros(2)], steps_per_epoch=5), "decays some of the weights"),
         (lambda: recipe("slim-default").optax(steps_per_epoch=5), "decays no norms, no biases, got none"),
-        (lambda: recipe("dqn-nature").optax(decay_mask=True), "decay_mask must be left out without weight decay"),
+        (lambda: recipe("dqn-nature").optax(decay_mask=True), "decay_mask must be omitted without weight decay"),
     ],
 )  # fmt: skip
 def test_what_is_missing_or_of_no_use_is_said_in_one_line(call: Callable[[], Any], words: str) -> None:

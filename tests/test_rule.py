@@ -427,7 +427,7 @@ def test_explain_says_what_differs_from_the_defaults() -> None:
 
 
 def test_worked_example_refuses_what_it_cannot_show() -> None:
-    with pytest.raises(InputError, match=r"^momentum must be 0 in the worked example, got 0.9; leave it out"):
+    with pytest.raises(InputError, match=r"^momentum must be 0 in the worked example, got 0.9; omit it"):
         worked_example(Rule(momentum=0.9))
 
 

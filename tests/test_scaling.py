@@ -233,7 +233,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"from_batch": 0}, "from_batch must be a whole number >= 1, got 0; count the examples of one step"),
     ({"to_batch": 1.5}, "to_batch must be a whole number >= 1, got 1.5; "),
-    ({"steps": 0}, "steps must be a whole number >= 1, got 0; leave it out"),
+    ({"steps": 0}, "steps must be a whole number >= 1, got 0; omit it"),
     ({"accumulation": 0}, "accumulation must be a whole number >= 1, got 0; 1 is a step after every"),
     ({"summed": 2}, "summed must be True or False, got 2; "),
 ]

@@ -116,13 +116,13 @@ def start_keras(start: Tensor, lr: float, alpha: float, eps: float = 1e-7, **opt
     variable = keras.Variable(start.float().numpy(), dtype=DTYPES[start.dtype])
     optimizer = keras.optimizers.RMSprop(lr, rho=alpha, epsilon=eps, **options)
     optimizer.build([variable])
-    place = next(i for i, x in enumerate(optimizer.variables) if x is optimizer._velocities[0])
+    index = next(i for i, x in enumerate(optimizer.variables) if x is optimizer._velocities[0])
 
     def step(p: Any, state: Any, gradient: Any) -> Any:
         (p,), state = optimizer.stateless_apply(state, [gradient], [p])
         return p, state
 
-    return JaxRun(step, variable.value, [x.value for x in optimizer.variables], lambda state: state[place])
+    return JaxRun(step, variable.value, [x.value for x in optimizer.variables], lambda state: state[index])
 
 
 def _stable_baselines(params: list[nn.Parameter], **options: Any) -> Any:

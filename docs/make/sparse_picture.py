@@ -83,7 +83,7 @@ def moves_block(exact: list[float], lazy: list[float]) -> str:
 def times_block(found: dict[str, Any]) -> str:
     """Return the results of benchmarks/sparse.py as Markdown."""
     lines = [
-        "| table | exact | lazy | dense, rmsprop | dense, torch | exact beside them |",
+        "| table | exact | lazy | dense, rmsprop | dense, torch | speed of exact against dense |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in found["tables"]:

@@ -200,7 +200,7 @@ def worked_example(rule: Rule) -> list[WorkedStep]:
     """
     if rule.momentum or rule.weight_decay:
         name = "momentum" if rule.momentum else "weight_decay"
-        raise InputError(name, "0 in the worked example", getattr(rule, name), "leave it out")
+        raise InputError(name, "0 in the worked example", getattr(rule, name), "omit it")
     param = np.zeros(2)
     state = init(rule, param)
     steps = []

@@ -138,19 +138,19 @@ def rmsprop(
     >>> schedule = optax.linear_schedule(0.9, 0.99, transition_steps=1000)
     >>> optimizer = optax.inject_hyperparams(rmsprop)(Rule(), decay=schedule)
     """
-    given: ArrayLike | Schedule
+    rate: ArrayLike | Schedule
     if not isinstance(rule, Rule):
         if not isinstance(rule, Real | jax.Array | np.ndarray) and not callable(rule):
             remedy = number_of_text(rule) or "rmsprop.profile gives rules by name"
             raise InputError("rule", "a Rule or a learning rate", rule, remedy)
         if learning_rate is not None:
             raise InputError("learning_rate", "given once", Received("two"), "pass a Rule and a rate, or a rate only")
-        known, given = Rule(), rule
+        base, rate = Rule(), rule
     else:
         check_fields(rule, FIELDS, "rmsprop.jax")
-        known, given = rule, rule.lr if learning_rate is None else learning_rate
-    rate: Scalar | Schedule = given if callable(given) else _checked("learning_rate", given)
-    variant = _with_numbers(known, decay, eps, momentum, weight_decay, initial_square_avg)
+        base, rate = rule, rule.lr if learning_rate is None else learning_rate
+    schedule_or_rate: Scalar | Schedule = rate if callable(rate) else _checked("learning_rate", rate)
+    variant = _with_numbers(base, decay, eps, momentum, weight_decay, initial_square_avg)
 
     def init(params: Tree) -> RMSpropState:
         def average(start: Scalar) -> Tree:
@@ -166,7 +166,7 @@ def rmsprop(
     def update(grads: Tree, state: RMSpropState, params: Tree | None = None, **_: Any) -> tuple[Tree, RMSpropState]:
         if params is None and _in_use(variant.weight_decay):
             raise InputError("params", "given with weight decay", Received("none"), "update(grads, state, params)")
-        lr = _checked("learning_rate", rate(state.step)) if callable(rate) else rate
+        lr = _checked("learning_rate", schedule_or_rate(state.step)) if callable(schedule_or_rate) else schedule_or_rate
         now = SimpleNamespace(**{**vars(variant), "lr": lr})
         t = optax.safe_increment(state.step)
         named: list[tuple[Any, Any]]
@@ -186,10 +186,10 @@ def rmsprop(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _with_numbers(rule: Rule, *given: ArrayLike | None) -> SimpleNamespace:
-    """Return the fields of `rule`, with the numbers and arrays of `given` in place of its own."""
+def _with_numbers(rule: Rule, *values: ArrayLike | None) -> SimpleNamespace:
+    """Return the fields of `rule`, replaced by the numbers and arrays of `values`."""
     names = ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")
-    numbers = {name: x for name, x in zip(names, given, strict=True) if x is not None}
+    numbers = {name: x for name, x in zip(names, values, strict=True) if x is not None}
     arrays = {name: x for name, x in numbers.items() if isinstance(x, jax.Array | np.ndarray)}
     # `Rule` checks numbers. An array may be traced and have no value yet.
     rule = dataclasses.replace(rule, **{name: x for name, x in numbers.items() if name not in arrays})  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ def _full_like(path: Any, p: Any, value: Scalar) -> jax.Array:
     dtype = jnp.result_type(p)
     if not jnp.issubdtype(dtype, jnp.inexact):
         name = "the dtype of params" + jax.tree_util.keystr(path)
-        raise InputError(name, "floating or complex", Received(dtype.name), "leave it out with optax.masked")
+        raise InputError(name, "floating or complex", Received(dtype.name), "exclude it with optax.masked")
     if dtype.itemsize < 4:
         dtype = jnp.dtype(jnp.float32)
     fill = value * (1 + 1j) if jnp.issubdtype(dtype, jnp.complexfloating) else value

@@ -300,7 +300,7 @@ gradient_accumulation_steps, name
         if self.averages.keys() != set(averages(rule)):
             got = Received(f"momentum={rule.momentum:g}, centered={rule.centered} after it")
             allowed = "with and without state as when the optimizer was built"
-            raise InputError("momentum and centered", allowed, got, "make a new optimizer")
+            raise InputError("momentum and centered", allowed, got, "build a new optimizer")
         return rule
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:

@@ -118,8 +118,8 @@ def updates(
     if loss_or_grads is None and params is None:
         return cast("Callable[..., Updates]", partial(updates, rule=rule, learning_rate=learning_rate))
     if loss_or_grads is None or params is None:
-        missing, given = ("params", "loss_or_grads") if params is None else ("loss_or_grads", "params")
-        raise InputError(missing, f"given with {given}", Received("none"), "leave both out for a partial function")
+        missing, other = ("params", "loss_or_grads") if params is None else ("loss_or_grads", "params")
+        raise InputError(missing, f"given with {other}", Received("none"), "omit both for a partial function")
     params = list(params)
     _check_params(params)
     grads = _gradients(loss_or_grads, params)
@@ -155,7 +155,7 @@ def _check_params(params: list[Symbol]) -> None:
             allowed = f"a dense shared variable of dtype {' or '.join(COMPUTE)}"
             raise InputError(f"params[{i}]", allowed, found, "make it with pytensor.shared(array)")
         if any(param is other for other in params[:i]):
-            raise InputError(f"params[{i}]", "another than those before it", param, "leave it out")
+            raise InputError(f"params[{i}]", "a parameter that occurs once", param, "remove the duplicate")
 
 
 def _gradients(loss_or_grads: Any, params: list[Symbol]) -> list[Symbol]:
@@ -184,7 +184,7 @@ def _add_step(
     dtype = COMPUTE[param.type.dtype]
     number = partial(_number, dtype)
 
-    def state(of: str, start: float = 0.0) -> Any:
+    def shared_average(of: str, start: float = 0.0) -> Any:
         value = np.full(param.get_value(borrow=True).shape, start, dtype)
         return pytensor.shared(value, name=f"{name}_{of}", shape=param.type.shape)
 
@@ -197,17 +197,17 @@ def _add_step(
         p = p - number(rate * rule.weight_decay) * p  # E2
     elif rule.weight_decay:
         g = g + number(rule.weight_decay) * p
-    square_avg = state("square_avg", rule.initial_square_avg)
+    square_avg = shared_average("square_avg", rule.initial_square_avg)
     v = result[square_avg] = beta * square_avg + (one_minus_beta * g) * g  # E3
     if rule.centered:
-        grad_avg = state("grad_avg")
+        grad_avg = shared_average("grad_avg")
         m = result[grad_avg] = grad_avg + one_minus_beta * (g - grad_avg)  # E4
     u = g / _denominator(rule, v, m, step)  # E5 to E7
     if rule.lr_in_momentum:
         u = lr * u
     r = u
     if rule.momentum:
-        momentum_buffer = state("momentum_buffer")
+        momentum_buffer = shared_average("momentum_buffer")
         b = result[momentum_buffer] = mu * momentum_buffer + u  # E8
         r = u + mu * b if rule.nesterov else b
     p = p - r if rule.lr_in_momentum else p - lr * r  # E9

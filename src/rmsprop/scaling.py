@@ -34,7 +34,7 @@ __all__ = [
     "warmup_steps", "window",
 ]  # fmt: skip
 
-_CLOSE = 0.5  # share of an average that one step replaces; from here on a note is added
+_SHORT_MEMORY = 0.5  # share of an average that one step replaces; from here on a note is added
 
 
 class Scaled(NamedTuple):
@@ -120,7 +120,7 @@ def scale_batch_size(
         scaled = kappa * share
         if kappa > 1 and scaled >= 1 - 1e-9:  # 10·(1−0.9) is a little below 1 in floating point
             raise InputError(f"{symbols} of {name}", "below 1", Received(f"{scaled:g}"), remedy)
-        if kappa > 1 and scaled >= _CLOSE:
+        if kappa > 1 and scaled >= _SHORT_MEMORY:
             notes.append(f"{symbols} of {name} is {scaled:g}: a memory of {1 / scaled:.2g} steps follows only roughly")
         return scaled
 
@@ -147,7 +147,7 @@ def scale_batch_size(
         initial_square_avg=rule.initial_square_avg * gain**2 / kappa,
     )
     if steps is not None:
-        steps = max(1, round(check_count("steps", steps, "leave it out if it does not matter") / kappa))
+        steps = max(1, round(check_count("steps", steps, "omit it to scale the rule alone") / kappa))
     return Scaled(changed, kappa, steps, tuple(notes))
 
 

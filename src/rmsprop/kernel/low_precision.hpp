@@ -88,14 +88,17 @@ void unpack(const std::uint8_t* packed, std::int64_t size, std::int64_t at, std:
 }
 
 template <bool has_sign>
-void pack(const float* from, std::uint8_t* packed, std::int64_t size, std::int64_t at, std::int64_t n, std::uint32_t key) {
+void pack(
+    const float* from, std::uint8_t* packed, std::int64_t size, std::int64_t at, std::int64_t n, std::uint32_t key) {
   std::uint8_t *codes = packed + at, *exponents = packed + size + at / kBlock;
   auto index = static_cast<std::uint32_t>(at);
   std::int64_t i = 0;
   for (; i + kBlock <= n; i += kBlock) {
     pack<has_sign>(from + i, codes + i, exponents + i / kBlock, Whole(), key, index + static_cast<std::uint32_t>(i));
   }
-  if (i < n) pack<has_sign>(from + i, codes + i, exponents + i / kBlock, n - i, key, index + static_cast<std::uint32_t>(i));
+  if (i < n) {
+    pack<has_sign>(from + i, codes + i, exponents + i / kBlock, n - i, key, index + static_cast<std::uint32_t>(i));
+  }
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ void update(const Rule& rule, double lr, double power, Array param, Gradient gra
 }
 
 void move(Array param, Gradient grad, Array square_avg, int threads, std::int64_t grain) {
-  Arrays arrays{param.data(), grad.data(), square_avg.data(), nullptr, nullptr, static_cast<std::int64_t>(param.size())};
+  auto size = static_cast<std::int64_t>(param.size());
+  Arrays arrays{param.data(), grad.data(), square_avg.data(), nullptr, nullptr, size};
   run_released(run, {move_task(arrays)}, threads, grain);
 }
 

@@ -22,7 +22,7 @@ _END = 2**31  # above every step: JAX counts in int32
 _NOTHING = 1e-30  # fraction of the peak; stairs end below it
 
 
-class Run(NamedTuple):
+class RunFacts(NamedTuple):
     """Facts of a run that a schedule needs."""
 
     peak: float  # the rate that fractions refer to
@@ -36,7 +36,7 @@ class Constant:
 
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def fraction(self, step: Number, run: Run, xp: Any = np) -> Number:
+    def fraction(self, step: Number, run: RunFacts, xp: Any = np) -> Number:
         """Return 1."""
         return 1.0
 
@@ -51,7 +51,7 @@ class Linear:
 
     needs: ClassVar[tuple[str, ...]] = ("total_steps",)
 
-    def fraction(self, step: Number, run: Run, xp: Any = np) -> Number:
+    def fraction(self, step: Number, run: RunFacts, xp: Any = np) -> Number:
         """Return the rate at `step` as a fraction of the peak."""
         assert run.total_steps is not None  # noqa: S101 (Recipe asks for what the schedule needs)
         return xp.maximum(run.total_steps - step, 0) / run.total_steps
@@ -100,7 +100,7 @@ class Exponential:
 
     needs: ClassVar[tuple[str, ...]] = ("steps_per_epoch",)
 
-    def fraction(self, step: Number, run: Run, xp: Any = np) -> Number:
+    def fraction(self, step: Number, run: RunFacts, xp: Any = np) -> Number:
         """Return the rate at `step` as a fraction of the peak."""
         assert run.steps_per_epoch is not None  # noqa: S101 (Recipe asks for what the schedule needs)
         steps, fractions = _stairs(self, run.steps_per_epoch)

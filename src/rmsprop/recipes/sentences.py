@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rmsprop.recipes.schedules import Exponential, Run
+from rmsprop.recipes.schedules import Exponential, RunFacts
 
 _STEPS = 1000  # steps per epoch in `milestones`; the rates are the same for any long epoch
 
@@ -41,7 +41,7 @@ def decay_words(values: Mapping[str, Any], not_decayed: Sequence[str]) -> str:
 
 def milestones(schedule: Exponential, peak: float, epochs: int) -> str:
     """Return the rates at the ends of the warm-up and of the run."""
-    run = Run(peak, _STEPS)
+    run = RunFacts(peak, _STEPS)
 
     def rate(step: int) -> float:
         return float(peak * schedule.fraction(step, run))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rmsprop.errors import InputError, Received, check_count, number_of_text, plain, require
 from rmsprop.profiles import FIELDS, PROFILES, canonical, profile
 from rmsprop.recipes.clip import Clip
-from rmsprop.recipes.schedules import Exponential, Run, Schedule, WeightEma
+from rmsprop.recipes.schedules import Exponential, RunFacts, Schedule, WeightEma
 from rmsprop.recipes.schedules import facts as part_facts
 from rmsprop.recipes.sentences import decay_words, milestones, rule_words
 from rmsprop.recipes.torch_parts import Training, averaged_model, clamp, clipping
@@ -267,7 +267,7 @@ class Recipe:
         if self.clip:
             clip = [(optax.clip_by_global_norm if self.clip.kind == "norm" else optax.clip)(self.clip.limit)]
         if decay_mask is not None and not rule.weight_decay:
-            raise InputError("decay_mask", "left out without weight decay", Received("one"), "leave it out")
+            raise InputError("decay_mask", "omitted without weight decay", Received("one"), "omit it")
         if rule.weight_decay and decay_mask is None and self.not_decayed:
             remedy = "for example lambda params: jax.tree.map(lambda p: p.ndim > 1, params), or True for all"
             allowed = f"given with recipe {self.name!r}, which decays no {', no '.join(self.not_decayed)}"
@@ -341,7 +341,7 @@ class Recipe:
         known = {name: PROFILES[self.profile].default(name) for name in FIELDS}
         return {name: value for name, value in {**known, **self.values}.items() if name not in self.open}
 
-    def _run(self, lr: float, steps_per_epoch: Any, total_steps: Any, batch_size: Any) -> Run:
+    def _run(self, lr: float, steps_per_epoch: Any, total_steps: Any, batch_size: Any) -> RunFacts:
         for name, value, remedy in (
             ("steps_per_epoch", steps_per_epoch, "say how many updates an epoch has"),
             ("total_steps", total_steps, "say how many updates the run has"),
@@ -350,8 +350,8 @@ class Recipe:
             if needed and value is None:
                 raise InputError(name, f"given with recipe {self.name!r}", Received("none"), remedy)
             if not needed and value is not None:
-                why = f"left out with recipe {self.name!r}, whose rate does not depend on it"
-                raise InputError(name, why, value, "leave it out")
+                why = f"omitted with recipe {self.name!r}, whose rate does not depend on it"
+                raise InputError(name, why, value, "omit it")
         if total_steps is not None:
             total_steps = check_count("total_steps", total_steps, "say how many updates the run has")
         if steps_per_epoch is not None:
@@ -363,7 +363,7 @@ class Recipe:
             steps_per_epoch = float(steps_per_epoch)
         if batch_size is not None:
             if not self.rate_follows_batch or self.batch_size is None:
-                why = f"left out with recipe {self.name!r}, whose source does not scale the rate with it"
+                why = f"omitted with recipe {self.name!r}, whose source does not scale the rate with it"
                 raise InputError("batch_size", why, batch_size, "give lr, if another rate is meant")
             lr = lr * check_count("batch_size", batch_size, "say how many examples a step has") / self.batch_size
-        return Run(lr, steps_per_epoch, total_steps)
+        return RunFacts(lr, steps_per_epoch, total_steps)
