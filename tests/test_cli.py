@@ -648,7 +648,7 @@ BAD: list[tuple[list[str], str]] = [
         ["train", f"{MINE}:lone_last"],
         "task regression must be able to run one batch of the last training data, 1 of 100, got ValueError: Expected "
         "more than 1 value per channel when training, got input size torch.Size([1, 4]); try it in Python on one "
-        "batch, or take another batch size: that many are left after batches of 33",
+        "batch, or use another batch size: the last batch has 1 of 33 examples",
     ),
     (["train", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),
     (["find-lr", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),
@@ -683,7 +683,7 @@ BAD: list[tuple[list[str], str]] = [
     (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
     (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
     (["compare", "digits", "--lrs"], "--lrs must be at least 3 different rates, got []; give a wider grid"),
-    (["compare", "digits", "--maximize"], "--maximize must be left out, got True; let the task's loss be minus what"),
+    (["compare", "digits", "--maximize"], "--maximize must be left out, got True; return minus the quantity to"),
     (["compare", "digits", "--lrs", "1", "2", "nan"], "--lrs must be a finite number >= 0, got nan"),
     (["doctor", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
     (["report", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
@@ -743,7 +743,7 @@ def test_a_locked_directory_is_refused(arguments: list[str], capsys: pytest.Capt
         shown = capsys.readouterr()
         assert shown.err == (
             "rmsprop: the directory of a run must be one in which no other process works, got run, where process "
-            f"{os.getpid()} on {platform.node()} is at work; wait until it has ended, or choose another --out\n"
+            f"{os.getpid()} on {platform.node()} is running; wait until it has ended, or choose another --out\n"
         )
         assert [p.name for p in Path("run").iterdir()] == [".lock"]
 
@@ -820,8 +820,8 @@ def test_a_full_disk_gives_one_line_and_keeps_the_last_checkpoint(
         assert run(["train", f"{MINE}:regression", "--out", "new"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith("rmsprop: ")] == [
-        "rmsprop: run/records.jsonl: No space left on device; what was there before is untouched",
-        "rmsprop: new/run.json: No space left on device; what was there before is untouched",
+        "rmsprop: run/records.jsonl: No space left on device; existing files are unchanged",
+        "rmsprop: new/run.json: No space left on device; existing files are unchanged",
     ]
     assert Path("run/checkpoint.pt").read_bytes() == before
     assert not [p for p in Path("run").iterdir() if p.name.endswith(".tmp")]
@@ -848,7 +848,7 @@ def test_a_disk_full_at_the_end_still_prints_the_result(
 def test_a_directory_that_cannot_be_written_gives_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"{MINE}:regression", "--out", "/proc/self/run"]) == 1
     shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rmsprop:")]
-    assert shown == ["rmsprop: /proc/self/run: No such file or directory; what was there before is untouched"]
+    assert shown == ["rmsprop: /proc/self/run: No such file or directory; existing files are unchanged"]
 
 
 def test_a_diverged_training_fails_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rmsprop import InputError, Rule, init, update
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.lab.findings.runaway_loss import find_runaway_loss
-from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.monitor import Monitor
@@ -95,7 +95,7 @@ def test_every_kind_is_in_the_table_of_the_page() -> None:
     ids=["digits", "mnist", "shakespeare"],
 )
 def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: float, rule: Rule) -> None:
-    training = Training(task(), lambda params: RMSprop.from_rule(params, rule), 0, epochs)
+    training = TrainingLoop(task(), lambda params: RMSprop.from_rule(params, rule), 0, epochs)
     with Monitor(training.optimizer, training.model, every=5) as monitor:
         told: list[Any] = [record for records in training.run() for record in records]
     metric = [record for record in told if record["kind"] == "epoch"][-1]["validation_metric"]

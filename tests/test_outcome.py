@@ -14,7 +14,7 @@ from rmsprop.cli.app import run
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.findings.remedies import find_lr_command, train_command
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.lab.runs.schema import Given
+from rmsprop.lab.runs.schema import GivenOptions
 from rmsprop.lab.train import train
 
 SICK = str(Path(__file__).with_name("sick.py"))
@@ -95,7 +95,7 @@ def config(**rule: Any) -> Any:
     return {"task": "digits", "rule": {**Rule(**rule).__dict__}, "seed": 0, "schedule": "constant"}
 
 
-GIVEN: Given = {"epochs": None, "batch_size": None}
+GIVEN: GivenOptions = {"epochs": None, "batch_size": None}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_change_is_the_command_of_the_run_with_it(
 
 def test_a_command_says_all_that_the_run_was_asked_for() -> None:
     asked = config(momentum=0.5, lr=0.1) | {"task": "my task.py:make", "seed": 3, "schedule": "linear"}
-    given: Given = {"epochs": 2, "batch_size": 16}
+    given: GivenOptions = {"epochs": 2, "batch_size": 16}
     assert train_command(asked, given, {"lr": 0.02}) == (
         "rmsprop train 'my task.py:make' --momentum 0.5 --seed 3 --schedule linear --epochs 2 --batch-size 16 --lr 0.02"
     )

@@ -306,7 +306,7 @@ def test_a_write_removes_old_temporary_files_of_its_own_file_by_dead_processes(t
 
 def test_a_run_is_opened_by_one_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    message = rf"one in which no other process works, got {path}, where process {os.getpid()} on .* is at work; wait"
+    message = rf"one in which no other process works, got {path}, where process {os.getpid()} on .* is running; wait"
     with RunDirectory.open(path, CONFIG, resume=False):
         before = sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file())
         with pytest.raises(InputError, match=message):

@@ -27,7 +27,7 @@ from rmsprop.lab import compare as compare_
 from rmsprop.lab.learning_rates import Choice
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_comparison
-from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.runs.trial import OPTIMIZERS
 from rmsprop.lab.score import Score
 from rmsprop.lab.train import train
@@ -99,7 +99,7 @@ def test_a_task_of_any_shape_is_scored_as_by_hand(name: str, tmp_path: Path, com
 def test_the_losses_of_a_sum_are_recorded_for_one_example() -> None:
     """Steps use the sum; records have the mean, comparable with the validation loss."""
     task = load_task(f"{SHAPES}:regression")
-    training = Training(task, lambda params: torch.optim.SGD(params, lr=0.0), seed=0, epochs=1)
+    training = TrainingLoop(task, lambda params: torch.optim.SGD(params, lr=0.0), seed=0, epochs=1)
     records: list[Any] = [r for new in training.run() for r in new]
     losses = [r["loss"] for r in records if r["kind"] == "loss"]
     assert isinstance(task.train, TensorDataset)
@@ -167,7 +167,7 @@ def test_accuracy_and_loss_count_what_the_loss_counts() -> None:
     target[:9] = -100  # the first batch of eight, and one example more
     data = torch.utils.data.Subset(task_of(nn.CrossEntropyLoss(), target).validation, range(20))  # in batches of 8
     task = Task("t", lambda: nn.Linear(3, 3), train=data, validation=data, batch_size=8)
-    training = Training(task, RMSprop, seed=0)
+    training = TrainingLoop(task, RMSprop, seed=0)
     found = training.evaluate("validation")
     x = torch.stack([x for x, _ in (data[i] for i in range(9, 20))])
     with torch.no_grad():
@@ -194,8 +194,8 @@ def test_what_does_not_fit_is_refused() -> None:
     refused(
         "higher_is_better must be True or False beside metric=, got None", nn.MSELoss(), VALUES, metric=lambda o, t: 1
     )
-    refused("metric_name must be left out where no metric is given", nn.MSELoss(), VALUES, metric_name="error")
-    refused("higher_is_better must be left out where no", nn.MSELoss(), VALUES, higher_is_better=False)
+    refused("metric_name must be left out without metric=", nn.MSELoss(), VALUES, metric_name="error")
+    refused("higher_is_better must be left out without", nn.MSELoss(), VALUES, higher_is_better=False)
     refused("metric_name must be a non-empty string, got ''", nn.MSELoss(), VALUES, metric=F.l1_loss, metric_name="")
     refused("Task.metric must be a function of output and target, got an int", nn.MSELoss(), VALUES, metric=3)
 
@@ -207,7 +207,7 @@ def test_a_last_example_squeezed_to_a_number_is_scored() -> None:
 
     data: Any = [(torch.ones(3), torch.tensor(float(i))) for i in range(9)]
     task = Task("t", lambda: Squeezed(3, 1), train=data, validation=data, loss=nn.MSELoss(), batch_size=4)
-    training = Training(task, RMSprop, seed=0)
+    training = TrainingLoop(task, RMSprop, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the shapes () and (1,), which hold the same number
         task.try_out()
@@ -311,7 +311,7 @@ def test_where_the_metric_has_no_level_of_chance_the_loss_has() -> None:
 def test_progress_names_the_score() -> None:
     for name, words in (("binary", "validation loss 0."), ("left_over", "validation mean absolute error ")):
         console = Console(file=io.StringIO(), width=300, color_system=None)
-        training = Training(load_task(f"{SHAPES}:{name}"), RMSprop, seed=0, epochs=1)
+        training = TrainingLoop(load_task(f"{SHAPES}:{name}"), RMSprop, seed=0, epochs=1)
         with TrainingProgress(console) as progress:
             for new in training.run():
                 progress.listen(training, new)

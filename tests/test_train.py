@@ -23,7 +23,7 @@ from rmsprop.cli.train import show_training
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.findings.find import find_in_run
 from rmsprop.lab.findings.loss_history import LossHistory
-from rmsprop.lab.findings.runaway_loss import LOST, TIMES, find_runaway_loss
+from rmsprop.lab.findings.runaway_loss import RISE_AFTER_FALL, RUNAWAY_FACTOR, find_runaway_loss
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_training
 from rmsprop.lab.runs import checkpoints
@@ -31,7 +31,7 @@ from rmsprop.lab.runs import measured_steps as measured_steps_module
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.interrupts import Interrupted
 from rmsprop.lab.runs.measured_steps import measured_steps
-from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.task import load_task
 from rmsprop.lab.train import EVERY, _use_threads, train, usual_every
 from rmsprop.monitor import Monitor
@@ -95,7 +95,7 @@ def test_a_run_with_fewer_records_than_its_checkpoint_counts_goes_on(epochs_of: 
 
 @pytest.mark.usefixtures("saves_often")
 def test_statistics_lost_in_a_crash_are_told() -> None:
-    def listen(training: Training, _records: list[Any]) -> None:
+    def listen(training: TrainingLoop, _records: list[Any]) -> None:
         if training.step == 9:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -129,7 +129,7 @@ def test_a_run_that_diverged_says_where_it_began_as_if_every_step_had_been_recor
 def test_a_post_mortem_is_the_one_of_a_monitor_that_records_every_step(
     whole: tuple[RunDirectory, dict[str, Any]],
 ) -> None:
-    training = Training(load_task(f"{SICK}:growing"), lambda params: RMSprop.from_rule(params, RULE), seed=0)
+    training = TrainingLoop(load_task(f"{SICK}:growing"), lambda params: RMSprop.from_rule(params, RULE), seed=0)
     with Monitor(training.optimizer, training.model, every=1, last=1000) as monitor:
         for _ in training.run():
             pass
@@ -144,7 +144,7 @@ def test_a_run_that_was_stopped_before_or_while_it_diverged_says_the_same(
     stop: int, whole: tuple[RunDirectory, dict[str, Any]]
 ) -> None:
 
-    def listen(training: Training, _: list[Any]) -> None:
+    def listen(training: TrainingLoop, _: list[Any]) -> None:
         if training.step == stop:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -184,7 +184,7 @@ def test_nothing_is_said_of_where_it_began_if_nothing_is_to_be_measured() -> Non
 def test_a_run_of_an_earlier_version_is_read_and_resumed(whole: tuple[RunDirectory, dict[str, Any]]) -> None:
     """Earlier versions recorded checksums of losses, kept older checkpoints, and replayed a divergence."""
 
-    def listen(training: Training, _: list[Any]) -> None:
+    def listen(training: TrainingLoop, _: list[Any]) -> None:
         if training.step == 150:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -215,7 +215,7 @@ def test_one_is_one() -> None:
 def test_a_run_stopped_before_its_first_step_begins_anew() -> None:
     """A state before the first step would record the evaluation there a second time."""
 
-    def listen(training: Training, _: list[Any]) -> None:
+    def listen(training: TrainingLoop, _: list[Any]) -> None:
         if training.step == 0:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -247,7 +247,7 @@ def test_a_loss_that_runs_away_is_told_as_what_it_is() -> None:
     start, one, *_ = run.records()
     before = max(start["validation_loss"], one["first_loss"])
     assert first["evidence"]["times_before"] == pytest.approx(first["evidence"]["last"] / before)
-    assert first["evidence"]["times_before"] > TIMES
+    assert first["evidence"]["times_before"] > RUNAWAY_FACTOR
     assert first["evidence"]["step_above"] == 2  # one step moves every element by 300
     assert summary["post_mortem"]["step"] == 2
     said = said_of(run)
@@ -375,8 +375,8 @@ def test_when_a_loss_has_run_away(records: list[Any], since: tuple[int, int] | N
         assert found is not None
         assert (found.evidence["step_before"], found.evidence["step_above"]) == since
         assert f"between steps {since[0]} and {since[1]}." in found.sentence
-        assert str(TIMES)[0] in found.threshold
-        assert f"{LOST[0]:g}" in found.threshold
+        assert str(RUNAWAY_FACTOR)[0] in found.threshold
+        assert f"{RISE_AFTER_FALL:g}" in found.threshold
         assert ("It had fallen to 0.19 in epoch 1." in found.sentence) == (since == (50, 60))
 
 

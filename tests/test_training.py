@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from rmsprop import InputError, Rule
 from rmsprop.lab import Task, load_task
 from rmsprop.lab.data import batches, split
-from rmsprop.lab.runs.training import QUANTILES, Training
+from rmsprop.lab.runs.training import QUANTILES, TrainingLoop
 from rmsprop.torch import RMSprop
 
 RULE = Rule(lr=0.01, momentum=0.5, centered=True)
@@ -45,11 +45,11 @@ def noisy_task() -> Task:
     return Task("noisy", model, train=data, validation=data, test=data, batch_size=8, epochs=3)
 
 
-def start(task: Task, schedule: str = "linear", seed: int = 3) -> Training:
-    return Training(task, lambda params: RMSprop.from_rule(params, RULE), seed, schedule=schedule)
+def start(task: Task, schedule: str = "linear", seed: int = 3) -> TrainingLoop:
+    return TrainingLoop(task, lambda params: RMSprop.from_rule(params, RULE), seed, schedule=schedule)
 
 
-def finish(training: Training) -> tuple[dict[str, Tensor], list[Any]]:
+def finish(training: TrainingLoop) -> tuple[dict[str, Tensor], list[Any]]:
     records: list[Any] = [r for new in training.run() for r in new]
     for r in records:  # times differ between runs
         for key in ("seconds", "step_us", "optimizer_us"):
@@ -64,14 +64,14 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("make", [noisy_task, lambda: load_task("digits")], ids=["noisy", "digits"])
 def test_the_seed_decides_everything(make: Callable[[], Task]) -> None:
     task = make()
-    a, b = (Training(task, RMSprop, seed=5, epochs=2) for _ in range(2))
+    a, b = (TrainingLoop(task, RMSprop, seed=5, epochs=2) for _ in range(2))
     weights, records = finish(a)
     torch.manual_seed(99)  # must have no effect
-    b = Training(task, RMSprop, seed=5, epochs=2)
+    b = TrainingLoop(task, RMSprop, seed=5, epochs=2)
     again, records_again = finish(b)
     assert equal(weights, again)
     assert records == records_again
-    other, _ = finish(Training(task, RMSprop, seed=6, epochs=2))
+    other, _ = finish(TrainingLoop(task, RMSprop, seed=6, epochs=2))
     assert not equal(weights, other)
 
 
@@ -134,7 +134,7 @@ def test_every_epoch_has_an_order_of_its_own() -> None:
         "seen", lambda: Seeing(1, 1), train=data, validation=data, test=data, loss=nn.functional.mse_loss,
         metric=nn.functional.l1_loss, batch_size=10, epochs=3,
     )  # fmt: skip
-    finish(Training(task, lambda params: RMSprop(params, lr=0.0), seed=1))
+    finish(TrainingLoop(task, lambda params: RMSprop(params, lr=0.0), seed=1))
     orders = [tuple(seen[i : i + 30]) for i in (0, 30, 60)]
     assert len(set(orders)) == 3
     assert all(set(order) == set(range(30)) for order in orders)
@@ -167,7 +167,7 @@ def test_records_hold_losses_validation_and_effective_rates() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
-    training = Training(load_task("digits"), lambda p: torch.optim.SGD(p, lr=1e6), seed=0)
+    training = TrainingLoop(load_task("digits"), lambda p: torch.optim.SGD(p, lr=1e6), seed=0)
     records = [r for new in training.run() for r in new]
     assert training.diverged
     assert training.step < training.total_steps
@@ -249,7 +249,7 @@ def test_shakespeare_holds_the_six_tragedies() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "lr", "least"), [("digits", 0.003, 0.93), ("mnist", 0.001, 0.9)])
 def test_built_in_tasks_are_learned(name: str, lr: float, least: float) -> None:
-    training = Training(load_task(name), lambda p: RMSprop(p, lr=lr), seed=0, schedule="linear")
+    training = TrainingLoop(load_task(name), lambda p: RMSprop(p, lr=lr), seed=0, schedule="linear")
     for _ in training.run():
         pass
     assert training.evaluate("test").metric > least

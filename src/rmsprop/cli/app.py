@@ -74,7 +74,7 @@ def run(arguments: list[str] | None = None) -> int:
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}; what was there before is untouched")
+        complain(f"{where}{error.strerror or error}; existing files are unchanged")
         return 1
     except Failure:
         return 1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rmsprop.lab.runs.directory import RunDirectory
     from rmsprop.lab.runs.schema import EpochRecord, TrainRecord, TrainSummary
-    from rmsprop.lab.runs.training import Training
+    from rmsprop.lab.runs.training import TrainingLoop
 
 _SHOWN = 5  # largest number of findings printed after a training; rmsprop doctor prints all
 
@@ -68,18 +68,18 @@ class TrainingProgress(Bars):
         super().__init__(console)
         self._bar = self.add_bar("training")
 
-    def listen(self, training: Training, records: list[TrainRecord]) -> None:
+    def listen(self, training: TrainingLoop, records: list[TrainRecord]) -> None:
         """Show the position of the training, and the scores in its new records."""
         self.on_step(training)
         for record in records:
             if record["kind"] == "epoch":
                 self.on_epoch(training, record)
 
-    def on_step(self, training: Training) -> None:
+    def on_step(self, training: TrainingLoop) -> None:
         """Move the bar to the newest step."""
         self.update(self._bar, completed=training.step, total=training.total_steps)
 
-    def on_epoch(self, training: Training, record: EpochRecord) -> None:
+    def on_epoch(self, training: TrainingLoop, record: EpochRecord) -> None:
         """Show the scores after an epoch."""
         words = _epoch_words(training, record)
         self.update(self._bar, news=words)
@@ -87,7 +87,7 @@ class TrainingProgress(Bars):
             self.console.print(f"epoch {record['epoch']} of {training.epochs}: {words}", markup=False)
 
 
-def _epoch_words(training: Training, record: EpochRecord) -> str:
+def _epoch_words(training: TrainingLoop, record: EpochRecord) -> str:
     from rmsprop.lab.score import score_words
 
     name = training.score.name

@@ -55,7 +55,7 @@ def _compiled(params: list[Tensor]) -> Step:
     return step  # type: ignore[no-any-return]
 
 
-def _moving(params: list[Tensor]) -> Step:
+def _memory_limit(params: list[Tensor]) -> Step:
     arrays = [torch.zeros(sum(p.numel() for p in params)).numpy() for _ in range(3)]
     threads = torch.get_num_threads()
     return lambda: native.kernel.move(*arrays, threads, native.GRAIN)  # type: ignore[union-attr]
@@ -66,7 +66,7 @@ THEIRS: dict[str, Make] = {
     "torch, foreach": lambda params: _rmsprop(params, foreach=True),
     "torch, compiled": _compiled,
     "torch, fused Adam": lambda params: torch.optim.Adam(params, fused=True).step,
-    "memory limit": _moving,
+    "memory limit": _memory_limit,
 }
 
 
@@ -122,7 +122,7 @@ class _Statistics:
         pass
 
 
-def _watched(shapes: Iterable[tuple[int, ...]], **options: Any) -> dict[str, Step]:
+def _with_statistics(shapes: Iterable[tuple[int, ...]], **options: Any) -> dict[str, Step]:
     """Return our step without and with statistics. Each has its own parameters; all share the gradients."""
     gradients = [torch.randn(shape) for shape in shapes]
     steps = {}
@@ -187,14 +187,14 @@ CASES = {
     "policy": Case("policy network: 6 tensors, 4.6 k", _policy, 100, 31),
     "policy-training": Case("training step, policy, batch 32", _policy_training, 50, 31),
     "language-training": Case("training step, LSTM, 10 k words", _language_training, 1, 15),
-    "large-statistics": Case("statistics, one tensor, 100 M", lambda s: _watched([(int(1e8 * s),)]), 1, 9),
+    "large-statistics": Case("statistics, one tensor, 100 M", lambda s: _with_statistics([(int(1e8 * s),)]), 1, 9),
     "rich-statistics": Case(
-        "statistics, the same, centered, momentum, L2", lambda s: _watched([(int(1e8 * s),)], **RICH), 1, 9
+        "statistics, the same, centered, momentum, L2", lambda s: _with_statistics([(int(1e8 * s),)], **RICH), 1, 9
     ),
     "many-statistics": Case(
-        "statistics, 1000 tensors of 32 × 32", lambda s: _watched([(32, 32)] * max(1, int(1000 * s))), 20, 11
+        "statistics, 1000 tensors of 32 × 32", lambda s: _with_statistics([(32, 32)] * max(1, int(1000 * s))), 20, 11
     ),
-    "policy-statistics": Case("statistics, policy network", lambda _: _watched(POLICY), 100, 31),
+    "policy-statistics": Case("statistics, policy network", lambda _: _with_statistics(POLICY), 100, 31),
 }
 
 
@@ -217,15 +217,15 @@ def bench(
             raise InputError("a case", f"one of {', '.join(CASES)}", name, "leave it out to measure them all")
     if native.kernel is None:
         raise InputError("the installation", "one with the native kernel", Received("none"), native.missing() or "")
-    found = {}
+    measured = {}
     for name in chosen:
         case = CASES[name]
         listen(case.title, 0, case.repeats)
         steps = case.contenders(scale)
         seconds = measure(steps, case, listen)
-        found[name] = {"title": case.title, "rows": rows(steps, seconds)}
+        measured[name] = {"title": case.title, "rows": rows(steps, seconds)}
     facts = {**environment(), "threads": torch.get_num_threads(), "kernel": native.kernel.instruction_set()}
-    return {"environment": facts, "cases": found}
+    return {"environment": facts, "cases": measured}
 
 
 def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int], None]) -> dict[str, list[float]]:
@@ -245,9 +245,9 @@ def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int]
 def rows(steps: dict[str, Step], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Return each contender's median time, and the median and quartiles of its ratio to ours."""
     rows = []
-    for name, own in seconds.items():
-        low, ratio, high = quantiles([x / y for x, y in zip(own, seconds[OURS], strict=True)], n=4)
-        row = {"contender": name, "seconds": median(own), "ratio": ratio, "low": low, "high": high}
+    for name, times in seconds.items():
+        low, ratio, high = quantiles([x / y for x, y in zip(times, seconds[OURS], strict=True)], n=4)
+        row = {"contender": name, "seconds": median(times), "ratio": ratio, "low": low, "high": high}
         wait = getattr(steps[name], "wait", None)
         rows.append(row if wait is None else {**row, "compile_seconds": wait})
     return rows

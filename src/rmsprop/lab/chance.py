@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rmsprop.lab.loss_call import LossCall
 
-MOST = 2**20  # largest number of real values kept for their median; with more, the constant's loss is unknown
-MARGIN = 2.0  # an accuracy counts as better if it is more than this many standard errors above the constant's
+MAX_VALUES = 2**20  # largest number of real values kept for their median; with more, the constant's loss is unknown
+STANDARD_ERRORS = 2.0  # an accuracy counts as better if it is more than this many standard errors above the constant's
 SHARE = 0.01  # a loss counts as better if it is more than this share of the constant's loss below it
 
 
@@ -28,8 +28,8 @@ def no_better(
 ) -> bool | None:
     """Return whether `score` is no better than that of a constant prediction; None if either is not known.
 
-    To count as better, an accuracy must be more than `MARGIN` standard errors above `constant`. `margin` is one
-    standard error. A loss must be more than the share `SHARE` below `constant`.
+    To count as better, an accuracy must be more than `STANDARD_ERRORS` standard errors above `constant`. `margin` is
+    one standard error. A loss must be more than the share `SHARE` below `constant`.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def no_better(
     if constant is None or math.isnan(constant) or math.isnan(score):
         return None
     if higher_is_better:
-        return score <= constant + MARGIN * margin
+        return score <= constant + STANDARD_ERRORS * margin
     return score >= constant - SHARE * abs(constant)
 
 
@@ -66,7 +66,7 @@ class Targets:
         if call.form == "values":
             self._values.append(_rows(call.target))
             self._kept += self._values[-1].numel()
-            self._known = self._kept <= MOST and self._values[-1].shape[1] == self._values[0].shape[1]
+            self._known = self._kept <= MAX_VALUES and self._values[-1].shape[1] == self._values[0].shape[1]
         else:
             sums = {"classes": _of_classes, "probabilities": _of_probabilities, "binary": _of_binary}[call.form](call)
             self._sums = sums if not len(self._sums) else _plus(self._sums, sums)

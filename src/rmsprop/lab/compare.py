@@ -65,8 +65,7 @@ def compare(
     SGD with a momentum of 0.9.
 
     `jobs` trainings run at a time, each in a process of one thread. Their number changes no result. If memory runs
-    out, half as many run at a time. With `resume`, recorded trainings are not repeated. If the task's code has changed
-    since, `resume` needs `accept_changes`, and run.json lists the changes.
+    out, half as many run at a time. With `resume`, recorded trainings are not repeated.
 
     Raises
     ------
@@ -81,28 +80,16 @@ def compare(
     tuning_seeds, seeds = options.tuning_seeds, options.seeds
     grid = sorted(set(options.learning_rates or LEARNING_RATES))
     if rule.maximize:
-        remedy = "let the task's loss be minus what is to rise: the others, and the choice of rates, make it small"
+        remedy = "return minus the quantity to maximize as the task's loss: the other optimizers minimize"
         raise InputError("--maximize", "left out", True, remedy)
     task = load_task(spec)
     if task.test is None:
         raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")
     task.try_out()
     used = dataclasses.replace(options, learning_rates=tuple(grid), epochs=options.epochs or task.epochs)
-    config = {
-        "kind": "compare",
-        "task": spec,
-        "task_code": task_code(spec),
-        "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
-        "optimizers": list(OPTIMIZERS),
-        **result_options(used),
-        "learning_rates": grid,  # a list, as JSON reads it back; options hold a tuple
-        "schedule": "linear",
-        "made_with": {"torch": torch.__version__},
-    }
     path = options.out or new_path("compare", task.name, resume=options.resume)
-    with RunDirectory.open(
-        path, cast(CompareConfig, config), resume=options.resume, accept_changes=options.accept_changes
-    ) as run:
+    config = _config_of(spec, rule, used)
+    with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
         run.keep_records(key_of)
         began = time.monotonic()
         with stop_signals() as stopped, Workers(options.jobs or cores()) as workers:
@@ -127,6 +114,22 @@ def compare(
             "environment": environment(),
         }
         return run, run.finish(summary)
+
+
+def _config_of(spec: str, rule: Rule, options: CompareOptions) -> CompareConfig:
+    """Return the content of run.json."""
+    config = {
+        "kind": "compare",
+        "task": spec,
+        "task_code": task_code(spec),
+        "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
+        "optimizers": list(OPTIMIZERS),
+        **result_options(options),
+        "learning_rates": list(options.learning_rates or ()),  # JSON has no tuples
+        "schedule": "linear",
+        "made_with": {"torch": torch.__version__},
+    }
+    return cast(CompareConfig, config)
 
 
 class _Tuned(NamedTuple):

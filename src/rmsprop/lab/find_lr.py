@@ -31,7 +31,7 @@ from rmsprop.torch import RMSprop
 
 Listener = Callable[[int, int], None]
 
-WIDER = 100  # factor on an end of the range in the second test, if the best rate may lie beyond that end
+WIDENING_FACTOR = 100  # factor on an end of the range in the second test, if the best rate may lie beyond that end
 
 
 def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Listener, **range_: Any) -> Found:
@@ -81,22 +81,22 @@ def find_lr(
     """
     options = dataclasses.replace(options or FindLrOptions(), **keywords)
     out, rule = options.out, rule or Rule()
-    _check_place(out)
+    _check_out(out)
     task = load_task(spec)
     task.try_out(options.batch_size)
     with nullcontext() if out is None else locked(out), stop_signals() as stopped:
-        _check_place(out)  # another process may have written here before this one held the lock
+        _check_out(out)  # another process may have written here before this one held the lock
 
-        def heard(done: int, total: int) -> None:
+        def on_step(done: int, total: int) -> None:
             listen(done, total)
             if stopped:
                 raise Interrupted(f"stopped after {done} of at most {total} steps; nothing was written")
 
-        found = on_task(task, rule, listen=heard, **result_options(options))
+        found = on_task(task, rule, listen=on_step, **result_options(options))
         widened = wider_range(found.beyond, options)
         if widened is not None:
-            found = _with_reason(found, widened, on_task(task, rule, listen=heard, **result_options(widened)))
-        picture = draw_range_test(found)
+            found = _with_reason(found, widened, on_task(task, rule, listen=on_step, **result_options(widened)))
+        figure = draw_range_test(found)
         if stopped:
             raise Interrupted("stopped before the figure was drawn; nothing was written")
         result = {
@@ -110,21 +110,20 @@ def find_lr(
         }
         directory = out or new_path("find-lr", task.name, resume=False)
         remove_temporary(temporary_files(directory))
-        write_atomically(directory / RANGE_FIGURE, picture)
+        write_atomically(directory / RANGE_FIGURE, figure)
         write_atomically(directory / RANGE_TEST, to_json(result) + "\n")
-        made: dict[str, Any] = finite(result)
-        return directory, made
+        return directory, finite(result)
 
 
 def wider_range(beyond: Beyond | None, options: FindLrOptions) -> FindLrOptions | None:
-    """Return options with the range's end `beyond` moved out by the factor `WIDER`; None if `beyond` is None.
+    """Return options with the range's end `beyond` moved out by the factor `WIDENING_FACTOR`; None if `beyond` is None.
 
     Steps are added, so that the rate rises by the same factor per step as before.
     """
     if beyond is None:
         return None
-    lowest = options.lowest / (WIDER if beyond == "lower" else 1)
-    highest = options.highest * (WIDER if beyond == "higher" else 1)
+    lowest = options.lowest / (WIDENING_FACTOR if beyond == "lower" else 1)
+    highest = options.highest * (WIDENING_FACTOR if beyond == "higher" else 1)
     longer = math.log(highest / lowest) / math.log(options.highest / options.lowest)
     steps = 1 + math.ceil((options.steps - 1) * longer - 1e-9)
     return dataclasses.replace(options, lowest=float(f"{lowest:.6g}"), highest=float(f"{highest:.6g}"), steps=steps)
@@ -136,12 +135,12 @@ def _with_reason(first: Found, widened: FindLrOptions, found: Found) -> Found:
     return dataclasses.replace(found, notes=[note, *found.notes])
 
 
-def _check_place(out: Path | None) -> None:
+def _check_out(out: Path | None) -> None:
     """Raise InputError unless `out` is new or empty and can be written to. None checks that runs/ can be written to."""
-    place = out or Path("runs")
-    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        found = Received(f"{place}, where {there} is no directory that can be written to")
+    directory = out or Path("runs")
+    nearest = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        found = Received(f"{directory}, where {nearest} is no directory that can be written to")
         raise InputError("--out", "a new or empty directory", found, "choose another --out")
     if out is not None and not is_unused(out):
         raise InputError("--out", "a new or empty directory", str(out), "choose another --out")

@@ -36,7 +36,7 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """
     if output.ndim < 2 or output.shape[1] < 2 or output.shape[:1] + output.shape[2:] != target.shape:
         found = Received(f"outputs of shape {tuple(output.shape)}, targets of {tuple(target.shape)}")
-        remedy = "for one logit, several labels or real values give another metric=, or none"
+        remedy = "for one logit, several labels or real values, give another metric= or none"
         raise InputError("the metric accuracy", "given scores (N, C, ...) and classes (N, ...)", found, remedy)
     if target.is_floating_point():
         raise InputError("the metric accuracy", "given classes as integers", target.dtype, "convert with .long()")
@@ -127,9 +127,9 @@ class Tally:
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], metric: Metric | None, score: Score) -> None:
         self._loss, self._metric, self._score = loss, metric, score
-        self._exact, self._by_examples, self._metrics = _Mean(), _Mean(), _Mean()
+        self._by_divisor, self._by_examples, self._metrics = _Mean(), _Mean(), _Mean()
         self._targets = Targets()
-        self._known = not score.loss_is_sum  # whether torch's divisor of every batch so far is known
+        self._has_divisors = not score.loss_is_sum  # whether torch's divisor of every batch so far is known
 
     def add(self, output: Any, target: Any, examples: int) -> None:
         """Add a batch of `examples` examples."""
@@ -137,9 +137,9 @@ class Tally:
         self._targets.add(call)
         self._by_examples.add(float(loss), examples, is_sum=self._score.loss_is_sum)
         if call is None or call.is_sum:
-            self._known = False
+            self._has_divisors = False
         else:
-            self._exact.add(float(loss), call.divisor())
+            self._by_divisor.add(float(loss), call.divisor())
         if self._score.kind == "metric" and self._metric is not None:
             self._metrics.add(float(self._metric(output, target)), examples)
         elif self._score.kind == "accuracy":
@@ -151,7 +151,7 @@ class Tally:
 
     def result(self) -> Evaluation:
         """Return the means; NaN if nothing was counted."""
-        losses = self._exact if self._known else self._by_examples
+        losses = self._by_divisor if self._has_divisors else self._by_examples
         loss, constant = losses.value(), self._targets.constant(losses.weight)
         if self._score.kind == "loss":
             return Evaluation(loss, loss, Constant(constant.loss, constant.loss))

@@ -99,7 +99,7 @@ class Task:
         for name in ("metric_name", "higher_is_better"):
             if self.metric is None and getattr(self, name) is not None:
                 remedy = "give metric=, or neither: it is derived then from output, target and loss"
-                raise InputError(f"Task.{name}", "left out where no metric is given", getattr(self, name), remedy)
+                raise InputError(f"Task.{name}", "left out without metric=", getattr(self, name), remedy)
         if self.metric_name is not None and not (isinstance(self.metric_name, str) and self.metric_name.strip()):
             raise InputError("Task.metric_name", "a non-empty string", self.metric_name, "give it a short name")
         for name in ("train", "validation", "test"):
@@ -165,7 +165,7 @@ class Task:
                         with torch.no_grad():
                             metrics.append(self.metric(output, target))
             what = f"of the last training data, {len(last)} of {len(self.train)}"  # type: ignore[arg-type]
-            remedy = f"{remedy}, or take another batch size: that many are left after batches of {size}"
+            remedy = f"{remedy}, or use another batch size: the last batch has {len(last)} of {size} examples"
             inputs, target = parts(next(iter(DataLoader(Subset(self.train, last), batch_size=len(last)))))
             model.train()
             observe(self.loss, model(*inputs), target)
@@ -263,7 +263,7 @@ def _import_file(path: Path) -> Any:
     except (Exception, SystemExit) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         found = Received(f"{type(error).__name__}{line}: {first_line(error)}")
-        raise InputError(f"the task's file {path}", "one that Python can import", found, "mend the file") from error
+        raise InputError(f"the task's file {path}", "one that Python can import", found, "correct the file") from error
     return module
 
 

@@ -19,7 +19,7 @@ from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.measured_steps import StepRecorder, measured_steps
 from rmsprop.lab.runs.schema import (
     EpochRecord,
-    Given,
+    GivenOptions,
     MadeWith,
     PostMortemFacts,
     TrainConfig,
@@ -27,13 +27,13 @@ from rmsprop.lab.runs.schema import (
     TrainSummary,
 )
 from rmsprop.lab.runs.task_code import task_code
-from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.task import load_task
 from rmsprop.lab_options import TrainOptions, result_options
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
-Listener = Callable[[Training, list[TrainRecord]], None]
+Listener = Callable[[TrainingLoop, list[TrainRecord]], None]
 
 EVERY = 250  # steps between records of a long training: they cost a small share of its time (docs/monitor.md)
 RECORDS = 10  # records of a training of fewer than RECORDS * EVERY steps; they may cost a larger share
@@ -52,20 +52,18 @@ def train(
 ) -> tuple[RunDirectory, Any]:
     """Train the task `spec` with `rule`; return the run's directory and its TrainSummary.
 
-    `spec` is as in `load_task`. Keywords are fields of `TrainOptions` and override `options`. `every` is the number of
-    steps between measured steps: 0 measures none, None is a tenth of the run, at most `EVERY`.
+    `spec` is as in `load_task`. Keywords are fields of `TrainOptions` and override `options`.
 
     Files of the directory:
 
     - run.json: configuration of the run
-    - records.jsonl: losses and scores, see `Training.run`
+    - records.jsonl: losses and scores, see `TrainingLoop.run`
     - statistics.jsonl: measured steps, see `rmsprop.monitor.Monitor`; missing if `every` is 0
     - checkpoint.pt: written once a second, or less often if writing takes long; at the end; at an interruption after
       the first step
     - summary.json: written at the end
 
-    With `resume` the run goes on, bit for bit as if never interrupted. If the task's code has changed, `resume` needs
-    `accept_changes`, and run.json lists the changes.
+    With `resume` the run goes on, bit for bit as if never interrupted.
 
     The summary's status is "finished" or "diverged". Its reason is None unless the training diverged or learned
     nothing. For a divergence, post_mortem says at which step and in which tensor it began. The monitor keeps sums of
@@ -81,7 +79,7 @@ def train(
     options, rule = dataclasses.replace(options or TrainOptions(), **keywords), rule or Rule()
     task = load_task(spec)
     task.try_out(options.batch_size)
-    training = Training(
+    training = TrainingLoop(
         task,
         lambda params: RMSprop.from_rule(params, rule),
         options.seed,
@@ -91,24 +89,28 @@ def train(
     )
     every = usual_every(training.total_steps) if options.every is None else options.every
     used = dataclasses.replace(options, epochs=training.epochs, batch_size=training.batch_size, every=every)
+    path = options.out or new_path("train", task.name, resume=options.resume)
+    config = _config_of(spec, rule, used)
+    with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
+        _use_threads(run.config()["made_with"])
+        recorded = _RecordedTraining(run, training, every)
+        recorded.restore()
+        recorded.run_to_end(listen)
+        given: GivenOptions = {"epochs": options.epochs, "batch_size": options.batch_size}
+        return run, run.finish(_summary(recorded, command, given))
+
+
+def _config_of(spec: str, rule: Rule, options: TrainOptions) -> TrainConfig:
+    """Return the content of run.json."""
     config = {
         "kind": "train",
         "task": spec,
         "task_code": task_code(spec),
         "rule": dataclasses.asdict(rule),
-        **result_options(used),
+        **result_options(options),
         "made_with": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }
-    path = options.out or new_path("train", task.name, resume=options.resume)
-    with RunDirectory.open(
-        path, cast(TrainConfig, config), resume=options.resume, accept_changes=options.accept_changes
-    ) as run:
-        _use_threads(run.config()["made_with"])
-        recorded = _RecordedTraining(run, training, every)
-        recorded.restore()
-        recorded.run_to_end(listen)
-        given: Given = {"epochs": options.epochs, "batch_size": options.batch_size}
-        return run, run.finish(_summary(recorded, command, given))
+    return cast(TrainConfig, config)
 
 
 def usual_every(steps: int) -> int:
@@ -119,7 +121,7 @@ def usual_every(steps: int) -> int:
 class _RecordedTraining:
     """A training that writes its records and checkpoints to a run directory."""
 
-    def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
+    def __init__(self, run: RunDirectory, training: TrainingLoop, every: int) -> None:
         self.run, self.training, self.every = run, training, every
         self.steps = StepRecorder(run, training, every)
         self._records = 0  # lines written to records.jsonl, as the checkpoint counts them
@@ -169,7 +171,7 @@ def _use_threads(made_with: MadeWith) -> None:
     torch.set_num_threads(made_with["threads"])
 
 
-def _summary(recorded: _RecordedTraining, command: str, given: Given) -> TrainSummary:
+def _summary(recorded: _RecordedTraining, command: str, given: GivenOptions) -> TrainSummary:
     run, training = recorded.run, recorded.training
     validations = _validations(run, training)
     last = validations[-1]
@@ -215,7 +217,7 @@ class _Validation(NamedTuple):
     metric: float | None
 
 
-def _validations(run: RunDirectory, training: Training) -> list[_Validation]:
+def _validations(run: RunDirectory, training: TrainingLoop) -> list[_Validation]:
     """Return the validation results of all epochs. If a crash lost the last record, evaluate again."""
     epochs: list[EpochRecord] = [record for record in run.records() if record["kind"] == "epoch"]
     results = [_Validation(e["epoch"], e["validation_loss"], e["validation_metric"]) for e in epochs]
@@ -230,7 +232,7 @@ def _post_mortem(steps: StepRecorder) -> PostMortemFacts | None:
     return None if found is None else cast(PostMortemFacts, {**found.to_dict(), "text": str(found)})
 
 
-def _what_went_wrong(run: RunDirectory, training: Training, last: _Validation) -> str | None:
+def _what_went_wrong(run: RunDirectory, training: TrainingLoop, last: _Validation) -> str | None:
     """Return why a training counts as diverged; None if it does not."""
     rule = run.config()["rule"]
     lost = last.loss is None  # records hold null for a value that is not finite

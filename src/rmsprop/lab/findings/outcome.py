@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rmsprop.lab.chance import MARGIN, SHARE, no_better
+from rmsprop.lab.chance import SHARE, STANDARD_ERRORS, no_better
 from rmsprop.lab.findings.loss_history import Epoch, LossHistory
 from rmsprop.lab.score import score_words
 from rmsprop.monitor.findings import Finding
@@ -14,17 +14,17 @@ from rmsprop.monitor.findings.finding import higher, lower, percent
 from rmsprop.monitor.findings.history import History
 from rmsprop.monitor.record import Record
 
-WAY = 0.1  # something was learned if the accuracy is more than this share of the way from chance to 1
+LEARNED_SHARE = 0.1  # something was learned if the accuracy is more than this share of the way from chance to 1
 FITTED = 0.9  # the training data are fitted if the training loss falls below this multiple of the loss at the start
-JUMP = 1.2  # long steps are the cause if a training loss rises above this multiple of the loss at the start
+LOSS_JUMP = 1.2  # long steps are the cause if a training loss rises above this multiple of the loss at the start
 MOVED = 1.0  # steps are short if all of them together are less than this multiple of every weight matrix
 SLOW = 0.9  # a training is slow if its validation loss ends above this share of the validation loss at the start
 STEADY = 0.3  # the loss still falls if at least this share of its fall is in the second half of the epochs
 GAVE_BACK = 0.25  # a training got worse if it gave back more than this share of the validation loss's fall
 GAVE_BACK_SCORE = 0.05  # and more than this share of the score's gain
-WELL = 0.1  # long steps are harmless if the training loss ends at or below this multiple of the loss at the start
-THROWN = 1.5  # long first steps are harmless if no training loss is above this multiple of the loss at the start
-STEPS = ("first step", "long steps", "spike", "oscillation")  # kinds of findings about long steps
+WELL_TRAINED = 0.1  # long steps are harmless if the training loss ends at or below this multiple of its start
+HARMLESS_JUMP = 1.5  # long first steps are harmless if no training loss is above this multiple of the loss at the start
+LONG_STEP_KINDS = ("first step", "long steps", "spike", "oscillation")  # kinds of findings about long steps
 
 
 class Judged(NamedTuple):
@@ -54,9 +54,9 @@ def outcome(judged: Judged) -> Iterator[Finding]:
 
 def harmless(finding: Finding, history: LossHistory) -> bool:
     """Return whether the finding is about long steps that did not harm the training."""
-    if finding.kind not in STEPS:
+    if finding.kind not in LONG_STEP_KINDS:
         return False
-    return history.left <= WELL or (finding.kind == "first step" and history.jump <= THROWN)
+    return history.left <= WELL_TRAINED or (finding.kind == "first step" and history.jump <= HARMLESS_JUMP)
 
 
 def movement(statistics: Sequence[Record], steps: int) -> float:
@@ -76,7 +76,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
     first, last = history.validation[0], history.validation[-1]
     constant = history.constant.loss
     level = first.loss if constant is None else min(first.loss, constant)
-    if not no_better(last.loss, level) or _scores(judged, last):
+    if not no_better(last.loss, level) or _beats_constant(judged, last):
         return []
     fitted, moved = history.left < FITTED, judged.moved
     changes: tuple[dict[str, Any], ...] = ()
@@ -84,7 +84,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
     if fitted:
         cause = f"the training loss has fallen to {percent(history.left)}: what was learned holds for these data alone"
         advice = "look whether the validation data are of the same kind; take more training data or a smaller model"
-    elif history.jump > JUMP:
+    elif history.jump > LOSS_JUMP:
         cause = (
             f"steps at lr = {lr:g} went further than their gradients hold: the training loss rose to "
             f"{history.jump:.3g} times what it was before the first step"
@@ -113,8 +113,8 @@ def learned_nothing(judged: Judged) -> list[Finding]:
                 "constant_score": chance, "training_loss_left": history.left, "highest_times_before": history.jump,
                 "moved": moved,
             },
-            threshold=f"validation loss not {percent(SHARE)} below both, and an accuracy not {percent(WAY)} of the way "
-            "above a constant's",
+            threshold=f"validation loss not {percent(SHARE)} below both, and an accuracy not "
+            f"{percent(LEARNED_SHARE)} of the way above a constant's",
             advice=advice,
             changes=changes,
         )
@@ -125,12 +125,12 @@ def _short(lr: float, moved: float) -> str:
     return f"steps at lr = {lr:g} are short: all of them together are {percent(moved)} of a weight matrix"
 
 
-def _scores(judged: Judged, epoch: Epoch) -> bool:
+def _beats_constant(judged: Judged, epoch: Epoch) -> bool:
     """Return whether the accuracy is well above the accuracy of a constant prediction."""
     chance, margin = judged.history.constant.metric, judged.history.constant.margin
     if chance is None or epoch.score is None or not judged.higher_is_better:
         return False
-    return epoch.score > chance + max(MARGIN * margin, WAY * (1 - chance))
+    return epoch.score > chance + max(STANDARD_ERRORS * margin, LEARNED_SHARE * (1 - chance))
 
 
 def too_slow(judged: Judged) -> list[Finding]:

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from typing import Any, cast
 
-from rmsprop.lab.runs.schema import FindingFacts, Given, TrainConfig
+from rmsprop.lab.runs.schema import FindingFacts, GivenOptions, TrainConfig
 from rmsprop.lab_options import TrainOptions, option_name
 from rmsprop.monitor.findings import Finding
 from rmsprop.rule import Rule
@@ -14,7 +14,7 @@ from rmsprop.rule import Rule
 _RULE = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 
-def with_commands(finding: Finding, config: TrainConfig, given: Given) -> FindingFacts:
+def with_commands(finding: Finding, config: TrainConfig, given: GivenOptions) -> FindingFacts:
     """Return a finding about the run of `config` as plain values, with its remedy as shell commands."""
     parts = [finding.spelled(lambda change: train_command(config, given, change))]
     if any("lr" in change and "group" not in change for change in finding.changes):
@@ -22,7 +22,7 @@ def with_commands(finding: Finding, config: TrainConfig, given: Given) -> Findin
     return cast(FindingFacts, finding.to_dict() | {"remedy": "; ".join(part for part in parts if part)})
 
 
-def train_command(config: TrainConfig, given: Given, change: dict[str, Any]) -> str | None:
+def train_command(config: TrainConfig, given: GivenOptions, change: dict[str, Any]) -> str | None:
     """Return the command that repeats the run of `config` with a change; None if no option makes the change."""
     if not change.keys() <= {*_RULE, "epochs"}:
         return None
@@ -33,7 +33,7 @@ def train_command(config: TrainConfig, given: Given, change: dict[str, Any]) -> 
     return _command("train", config["task"], {**own, **new})
 
 
-def find_lr_command(config: TrainConfig, given: Given) -> str:
+def find_lr_command(config: TrainConfig, given: GivenOptions) -> str:
     """Return the command of a range test for the task and rule of `config`."""
     asked = {**config["rule"], "batch_size": given["batch_size"]}
     usual = {**_RULE, "batch_size": None}

@@ -6,8 +6,9 @@ from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.monitor.findings import Finding
 from rmsprop.monitor.findings.finding import lower
 
-TIMES = 3.0  # a loss ran away if it ends above this multiple of the loss before the first step
-LOST = 0.5, 0.1  # or if it ends above the first and was once below the second of these multiples
+RUNAWAY_FACTOR = 3.0  # a loss ran away if it ends above this multiple of the loss before the first step
+RISE_AFTER_FALL = 0.5  # or if it ends above this multiple,
+DEEP_FALL = 0.1  # and an earlier epoch was below this one
 
 
 def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
@@ -21,10 +22,10 @@ def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
     known, before, losses = history.losses, history.before, history.training
     last, best = max(losses), min(losses, key=lambda epoch: losses[epoch])
     end, least = losses[last], losses[best]
-    lost = end > LOST[0] * before and least < LOST[1] * before
-    if not (lost or end > TIMES * before):
+    lost = end > RISE_AFTER_FALL * before and least < DEEP_FALL * before
+    if not (lost or end > RUNAWAY_FACTOR * before):
         return None
-    limit = before * (LOST[0] if lost else TIMES)
+    limit = before * (RISE_AFTER_FALL if lost else RUNAWAY_FACTOR)
     steps = [0, *(loss.step for loss in known)]
     rose = next(i for i, loss in enumerate(known) if loss.value > limit and (not lost or loss.epoch > best))
     good, high = steps[rose], steps[rose + 1]
@@ -41,7 +42,7 @@ def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
             "before": before, "least": least, "last": end, "times_before": end / before, "step_before": good,
             "step_above": high,
         },
-        threshold=f"{TIMES:g} times the loss before the first step, or {LOST[0]:g} times where it was once below "
-        f"{LOST[1]:g} times; medians of epochs",
+        threshold=f"{RUNAWAY_FACTOR:g} times the loss before the first step, or {RISE_AFTER_FALL:g} times where it "
+        f"was once below {DEEP_FALL:g} times; medians of epochs",
         changes=({"lr": lower(lr)},),
     )  # fmt: skip

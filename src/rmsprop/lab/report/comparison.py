@@ -39,7 +39,7 @@ def comparison_content(config: CompareConfig, summary: CompareSummary | None, ro
         "summary": summary,
         "rows": [(s, range_words(s, metric, higher_is_better=higher), difference_words(s, metric)) for s in scores],
         "figures": drawn,
-        "watched": None,
+        "measured": None,
         "equations": explain(rule),
         "settings": settings(config),
     }

@@ -38,7 +38,7 @@ class Content(TypedDict):
     summary: TrainSummary | CompareSummary | None
     rows: list[tuple[ScoreFacts, str, str]]  # score, worst and best seed in words, difference to RMSprop in words
     figures: list[Figure]
-    watched: Measured | None
+    measured: Measured | None
     equations: str
     settings: list[tuple[str, str]]
 

@@ -8,7 +8,7 @@ from typing import Any
 from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FindingFacts, ScoreFacts, TrainConfig, TrainSummary
 from rmsprop.lab.score import is_share, score_words
 
-OF_LOSSES = ("loss", "learned nothing", "slow", "got worse")  # kinds of findings that need no measured step
+LOSS_FINDINGS = ("loss", "learned nothing", "slow", "got worse")  # kinds of findings that need no measured step
 
 
 def range_words(score: ScoreFacts, metric: str, *, higher_is_better: bool) -> str:
@@ -32,13 +32,13 @@ def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -
     if summary is None:
         return ["This comparison is not finished; what follows is what it has recorded so far."]
     metric, scores = summary["metric"], summary["scores"]
-    own = next(s for s in scores if s["optimizer"] == "RMSprop")
+    ours = next(s for s in scores if s["optimizer"] == "RMSprop")
     lines = [
-        f"RMSprop reaches a test {metric} of {score_words(own['metric'], metric)} at lr {own['lr']:g} "
+        f"RMSprop reaches a test {metric} of {score_words(ours['metric'], metric)} at lr {ours['lr']:g} "
         f"(median of {config['seeds']} seeds; worst to best "
-        f"{range_words(own, metric, higher_is_better=summary['higher_is_better'])}"
+        f"{range_words(ours, metric, higher_is_better=summary['higher_is_better'])}"
         f"{'' if summary['higher_is_better'] else '; lower is better'}).",
-        *_what_it_cannot_tell(summary),
+        *_chance_sentences(summary),
     ]
     for verdict, words in (
         ("better", "better than RMSprop"),
@@ -75,7 +75,7 @@ def _grid_words(summary: CompareSummary) -> list[str]:
     return lines
 
 
-def _what_it_cannot_tell(summary: CompareSummary) -> list[str]:
+def _chance_sentences(summary: CompareSummary) -> list[str]:
     """Return a sentence if all optimizers score the same, and one on those no better than a constant prediction."""
     scores, metric, lines = summary["scores"], summary["metric"], []
     if all(s["interval"] is not None and {s["difference"], *s["interval"]} == {0} for s in scores[1:]):
@@ -130,13 +130,13 @@ def _count(number: int, name: str) -> str:
 
 def describe_findings(findings: list[FindingFacts], count: int, first: int | None, last: int | None) -> str:
     """Return the number of findings in the losses and in `count` measured steps, from step `first` to `last`."""
-    of_losses = sum(f["kind"] in OF_LOSSES for f in findings)
-    losses = f"{_found(of_losses)} in the losses"
+    in_losses = sum(f["kind"] in LOSS_FINDINGS for f in findings)
+    losses = f"{_found(in_losses)} in the losses"
     if not count:
         return f"{losses}; no step was measured."
     steps = f"{_count(count, 'measured step')} ({first}{f' to {last}' * (count > 1)})"
-    measured = f"{_found(len(findings) - of_losses)} in {steps}."
-    return f"{losses}; {measured[0].lower()}{measured[1:]}" if of_losses else measured
+    measured = f"{_found(len(findings) - in_losses)} in {steps}."
+    return f"{losses}; {measured[0].lower()}{measured[1:]}" if in_losses else measured
 
 
 def _found(number: int) -> str:

@@ -10,7 +10,7 @@ from rmsprop.lab.findings.find import findings_to_show
 from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.content import ETA, FAR, Content, Figure, Measured, figure, settings
-from rmsprop.lab.report.sentences import OF_LOSSES, describe_findings, describe_training, findings_by_advice
+from rmsprop.lab.report.sentences import LOSS_FINDINGS, describe_findings, describe_training, findings_by_advice
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.runs.schema import EpochRecord, LossRecord, TrainConfig, TrainRecord, TrainSummary
@@ -33,7 +33,7 @@ def training_content(run: RunDirectory) -> Content:
         "summary": summary,
         "rows": [],
         "figures": [*_curves(losses, epochs, summary), *_effective_rates(epochs, config), *_times(epochs)],
-        "watched": measured,
+        "measured": measured,
         "equations": explain(Rule(**config["rule"])),
         "settings": settings(config),
     }
@@ -92,7 +92,7 @@ def _measured(run: RunDirectory, summary: TrainSummary | None) -> Measured | Non
     line = describe_findings(findings, len(records), min(steps, default=None), max(steps, default=None))
     return {
         "line": f"Beside that, {line[0].lower()}{line[1:]}" if post_mortem and not findings else line,
-        "outcome": [finding["sentence"] for finding in findings if finding["kind"] in OF_LOSSES],
+        "outcome": [finding["sentence"] for finding in findings if finding["kind"] in LOSS_FINDINGS],
         "findings": findings_by_advice(findings),
         "post_mortem": post_mortem,
         "figures": _measured_figures(records) if records else [],

@@ -116,7 +116,7 @@ class RunDirectory:
         self._check_is_for_runs()
         if self._has_config():
             self._check_is_unfinished_run_of(config)
-            found = Received(f"{self.path}, where this run was begun")
+            found = Received(f"{self.path}, which holds this run already")
             raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
 
     def _check_goes_on(self, config: RunConfig, *, accept_changes: bool) -> list[str]:
@@ -286,7 +286,7 @@ class RunDirectory:
             TypeError,
             AttributeError,
         ) as error:
-            remedy = "restore it from a copy, or begin anew with another --out"
+            remedy = "restore it from a copy, or start again with another --out"
             found = Received(f"one that fails with {type(error).__name__}")
             raise InputError(str(path), "an undamaged checkpoint of this run", found, remedy) from error
         return True

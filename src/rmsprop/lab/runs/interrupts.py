@@ -35,7 +35,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def children_deaf_to_ctrl_c() -> Iterator[None]:
+def children_ignore_ctrl_c() -> Iterator[None]:
     """Block SIGINT in this context. Processes started in the context block SIGINT until they end."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -23,16 +23,16 @@ _held: set[int] = set()  # open lock files of this process
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of `directory`, which is made if missing.
+    """Hold the lock of `directory`, which is created if missing.
 
-    Directories that were made are removed at the end if they are empty.
+    Directories that were created are removed at the end if they are empty.
 
     Raises
     ------
     InputError
         If the lock is held already, by another process or by this one.
     """
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    created = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     try:
         handle = _acquire(directory)
@@ -44,7 +44,7 @@ def locked(directory: Path) -> Iterator[None]:
                 _held.remove(handle)
                 _release(handle, directory / LOCK)
     finally:
-        for path in made:
+        for path in created:
             with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
 
@@ -56,7 +56,7 @@ def _acquire(directory: Path) -> int:
         try:
             if not _try_lock(handle):
                 holder = os.read(handle, 100).decode(errors="replace").strip() or "another process"
-                found = Received(f"{directory}, where {holder} is at work")
+                found = Received(f"{directory}, where {holder} is running")
                 remedy = "wait until it has ended, or choose another --out"
                 raise InputError("the directory of a run", "one in which no other process works", found, remedy)
             with contextlib.suppress(FileNotFoundError):

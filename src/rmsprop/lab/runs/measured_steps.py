@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.monitor import Monitor, PostMortem
 from rmsprop.monitor.record import Record as StepRecord
 
@@ -28,7 +28,7 @@ class StepRecorder:
         Steps from one measured step to the next; 0 measures nothing.
     """
 
-    def __init__(self, run: RunDirectory, training: Training, every: int) -> None:
+    def __init__(self, run: RunDirectory, training: TrainingLoop, every: int) -> None:
         self._run = run
         self._new: list[dict[str, Any]] = []  # not yet in the file
         self._written = 0

@@ -210,7 +210,7 @@ class FindingFacts(TypedDict):
     evidence: NotRequired[dict[str, Any]]  # always written, but never read from a file
 
 
-class Given(TypedDict):
+class GivenOptions(TypedDict):
     """Options as given on the command line; None if omitted."""
 
     epochs: Count | None
@@ -240,7 +240,7 @@ class TrainSummary(_Summary):
     test_metric: NotRequired[float | None]
     lost_epoch: NotRequired[Count]
     lost_records: NotRequired[Count]
-    given: NotRequired[Given | None]
+    given: NotRequired[GivenOptions | None]
     findings: NotRequired[list[FindingFacts]]
     post_mortem: NotRequired[PostMortemFacts | None]
 
@@ -298,7 +298,7 @@ def check_summary(value: dict[str, Any], kind: str, where: str) -> None:
     if kind == "compare" and "RMSprop" not in [score["optimizer"] for score in value["scores"]]:
         _refuse(where, "scores", "a list with RMSprop's", Received("one without"))
     if value.get("reason") == "validation not finite" and "lost_epoch" not in value:
-        _refuse(where, "lost_epoch", "there with this reason", Received("none"))
+        _refuse(where, "lost_epoch", "given with this reason", Received("none"))
     for number, score in enumerate(value.get("scores", [])):
         if score["interval"] is not None and score["difference"] is None:
             _refuse(where, f"scores.{number}.difference", "a number beside its interval", None)
@@ -312,7 +312,7 @@ def check_record(value: dict[str, Any], kind: str, where: str) -> None:
         for name in ("validation_loss", "validation_metric", "test_metric", "loss_curve", "validation_curve"):
             lost = name in value and value[name] in (None, [])
             if lost or any(None in point for point in _points(value.get(name))):
-                _refuse(where, name, "there, without null, where diverged is false", Received("null or nothing"))
+                _refuse(where, name, "present and without null if diverged is false", Received("null or nothing"))
 
 
 def _points(value: Any) -> list[list[float | None]]:

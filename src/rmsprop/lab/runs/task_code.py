@@ -61,13 +61,13 @@ def changes(before: Code, now: Code) -> list[str]:
     words = []
     for module in sorted({*before, *now}):
         if module not in before or module not in now:
-            words.append(f"{module} is imported {'now' if module in now else 'no more'}")
+            words.append(f"{module} is {'now' if module in now else 'no longer'} imported")
             continue
         old, new = before[module], now[module]
         for name in sorted({*old, *new}):
             if old.get(name) != new.get(name):
-                what = f"{name} in {module}" if name else f"what is outside of functions in {module}"
-                how = "is new" if name not in old else "has changed" if name in new else "is gone"
+                what = f"{name} in {module}" if name else f"module-level code of {module}"
+                how = "is new" if name not in old else "has changed" if name in new else "was removed"
                 words.append(f"{what} {how}")
     return words
 

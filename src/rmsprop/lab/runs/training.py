@@ -18,7 +18,7 @@ from rmsprop.errors import InputError
 from rmsprop.lab.data import batches, parts
 from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, LossRecord, TrainRecord
 from rmsprop.lab.score import Evaluation, Tally
-from rmsprop.lab.task import Task
+from rmsprop.lab.task import Task, seed_everything
 from rmsprop.names import plain_name
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -29,7 +29,7 @@ _LOSSES_PER_EPOCH = 10
 _SAMPLE = 1_000_000  # quantiles of a larger layer use evenly spaced elements: at least this many, at most twice as many
 
 
-class Training:
+class TrainingLoop:
     """A model, its optimizer and the position in the data.
 
     Parameters
@@ -59,9 +59,7 @@ class Training:
             raise InputError("schedule", f"one of {', '.join(SCHEDULES)}", schedule, "linear ends with less noise")
         self.task, self.seed, self.score = task, seed, task.score
         self.epochs, self.batch_size = epochs or task.epochs, batch_size or task.batch_size
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        seed_everything(seed)
         self.model = task.model()
         self.optimizer = make_optimizer(self.model.parameters())
         self.step, self.epoch, self.batch = 0, 0, 0  # steps executed, epochs finished, batches done in this epoch

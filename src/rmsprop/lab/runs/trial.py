@@ -14,7 +14,7 @@ from torch import nn
 
 from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, FinalRow, Optimizer, TrialRow
-from rmsprop.lab.runs.training import Training
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.task import Task, load_task
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
@@ -81,7 +81,7 @@ def run_trial(trial: Trial) -> TrialRow:
     """Train, and return the row for records.jsonl: a FinalRow in the stage "final"."""
     task, make = _task(trial.spec), OPTIMIZERS[trial.optimizer]
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
-    training = Training(task, lambda params: make(params, rule), trial.seed, trial.epochs, schedule="linear")
+    training = TrainingLoop(task, lambda params: make(params, rule), trial.seed, trial.epochs, schedule="linear")
     records = [record for new in training.run() for record in new]
     epochs: list[EpochRecord] = [r for r in records if r["kind"] == "epoch"]
     row: TrialRow = {

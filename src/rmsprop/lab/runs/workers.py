@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from rmsprop.lab.runs.interrupts import children_deaf_to_ctrl_c
+from rmsprop.lab.runs.interrupts import children_ignore_ctrl_c
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             self._pool, self._processes = ProcessPoolExecutor(self.count, context, initializer=_start), set()
         others = set(multiprocessing.active_children()) - self._processes
-        with children_deaf_to_ctrl_c():  # only this process handles Ctrl-C; `submit` starts the workers
+        with children_ignore_ctrl_c():  # only this process handles Ctrl-C; `submit` starts the workers
             pending = {self._pool.submit(function, job): job for job in jobs}
         self._processes |= set(multiprocessing.active_children()) - others
         while pending:
