@@ -428,7 +428,7 @@ class Run(RuleBasedStateMachine):
                 DONE["parameters stepped by the kernel" if exact else "parameters stepped by tensor operations"] += 1
 
     def make_possible(self, number: int, group: dict[str, Any]) -> None:
-        """Remove what a step would refuse; `test_low_precision.py` and `test_sparse.py` test the refusals."""
+        """Remove what a step would refuse; `test_low_precision.py` and `test_sparse_use.py` test the refusals."""
         theirs = self.optimizer.param_groups[number]
         with_gradient = [p for p in theirs["params"] if p.grad is not None]
         if group["state_dtype"] and any(p.dtype not in (torch.float32, *HALF) for p in theirs["params"]):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import readme
+import sparse_picture
 
 from rmsprop.cli.app import COMMANDS, run
 
@@ -69,6 +70,17 @@ def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
     speed = readme.SPEED.read_text()
     assert readme.with_speed(speed) == speed
     assert readme.PICTURE.read_text() == readme.picture(demo)
+
+
+@pytest.mark.slow
+def test_the_page_of_sparse_gradients_says_what_its_scripts_found() -> None:
+    """Recompute the moves of its table and picture. Times come from the stored results."""
+    exact, lazy = sparse_picture.moves("exact"), sparse_picture.moves("lazy")
+    assert exact == pytest.approx([sparse_picture.formula(period) for period in sparse_picture.PERIODS], rel=1e-6)
+    assert lazy == pytest.approx([1.0] * len(sparse_picture.PERIODS), rel=1e-12)
+    text = sparse_picture.DOCUMENT.read_text()
+    assert sparse_picture.up_to_date(text, exact, lazy) == text
+    assert sparse_picture.PICTURE.read_text() == sparse_picture.picture(exact, lazy)
 
 
 def test_the_demo_is_the_one_that_make_demo_runs() -> None:
