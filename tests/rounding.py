@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmsprop import Rule
+from rmsprop.rule import moment_weights
 
 Floats = NDArray[np.float32]
 BLOCK = 32
+UNSIGNED = (1, 4)  # v and w, among p, v, m, b and w = 0 … 4
 
 
 def scramble(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -25,7 +28,7 @@ def scramble(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def key(seed: int, number: int, step: int, which: int) -> int:
-    """Return the key of the noise for p, v, m or b (`which` = 0 … 3) of parameter `number` in step `step`."""
+    """Return the key of the noise for p, v, m, b or w (`which` = 0 … 4) of parameter `number` in step `step`."""
     x = np.array([seed], np.uint32)
     for add in (number, step):
         x = scramble(x) ^ np.uint32(add)
@@ -94,15 +97,15 @@ def unpack(packed: NDArray[np.uint8], size: int, signed: bool) -> Floats:
 
 
 def stored(x: Floats, which: int, dtype: str | None, seed: int, number: int, step: int) -> Any:
-    """Return average v, m or b (`which` = 1, 2, 3) as stored: float32, bfloat16 (as float32) or packed."""
+    """Return average v, m, b or w (`which` = 1 … 4) as stored: float32, bfloat16 (as float32) or packed."""
     if dtype == "bfloat16":
         return bfloat16(x, key(seed, number, step, which))
-    return x if dtype is None else pack(x, which > 1, key(seed, number, step, which))
+    return x if dtype is None else pack(x, which not in UNSIGNED, key(seed, number, step, which))
 
 
 def read(x: Any, which: int, dtype: str | None, size: int) -> Floats:
     """Return a stored average as numbers."""
-    return unpack(x, size, which > 1) if dtype == "uint8" else np.asarray(x, np.float32)
+    return unpack(x, size, which not in UNSIGNED) if dtype == "uint8" else np.asarray(x, np.float32)
 
 
 KAPPA = {None: 4 * float(np.finfo(np.float32).eps), "bfloat16": 2.0**-5, "uint8": 0.5}
@@ -110,30 +113,42 @@ KAPPA = {None: 4 * float(np.finfo(np.float32).eps), "bfloat16": 2.0**-5, "uint8"
 
 @np.errstate(all="ignore")
 def step(
-    rule: Rule, t: int, p: Floats, g: Floats, v: Floats, m: Floats, b: Floats, kappa: float
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return p, v, m and b after step `t` of the rule in float32; κ of E5 depends on how averages are stored."""
+    rule: Rule, t: int, p: Floats, g: Floats, averages: Sequence[Floats], kappa: float
+) -> tuple[Floats, list[Floats]]:
+    """Return p and the averages after step `t` of the rule in float32; κ of E5 depends on how averages are stored.
+
+    `averages` are v, m, b and w. w may be left out without amsgrad.
+    """
+    v, m, b, *rest = averages
     eta, beta, mu, lam, v0 = rule.lr, rule.decay, rule.momentum, rule.weight_decay, rule.initial_square_avg
     g = -g if rule.maximize else g
     if rule.decoupled_weight_decay:
         p = p - (eta * lam) * p if lam else p
     else:
         g = g + lam * p if lam else g
-    v = beta * v + ((1 - beta) * g) * g
+    v = largest = beta * v + ((1 - beta) * g) * g
+    if rule.amsgrad:
+        rest = [np.maximum(rest[0], v)]
+        largest = rest[0]
     m = m + (1 - beta) * (g - m) if rule.centered else m
-    s, v_hat, mean = v, v, m
+    s, v_hat, mean = largest, largest, m
     if rule.bias_correction:
         weight = 1 - beta**t
-        s, mean = np.maximum(v - beta**t * v0, kappa * v) / weight, m / weight
-        v_hat = v / weight
+        s, mean = np.maximum(largest - beta**t * v0, kappa * largest) / weight, m / weight
+        v_hat = largest / weight
     if rule.centered:
         s = np.maximum(s - mean * mean, kappa * v_hat)
     d = np.sqrt(s + rule.eps) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
-    u = np.where(d == 0, np.float32(0), g / d)
+    n = g
+    if mu and rule.first_moment:
+        b = b + (1 - mu) * (g - b)
+        a, c = moment_weights(rule, t)
+        n = a * b + c * g if rule.nesterov else a * b
+    u = np.where(d == 0, np.float32(0), n / d)
     u = eta * u if rule.lr_in_momentum else u
     r = u
-    if mu:
+    if mu and not rule.first_moment:
         b = mu * b + u
         r = u + mu * b if rule.nesterov else b
     p = np.asarray(p - (r if rule.lr_in_momentum else eta * r), np.float32)
-    return p, v, m, b
+    return p, [v, m, b, *rest]

@@ -150,9 +150,9 @@ def pairs(names: Iterable[str]) -> list[Any]:
     """Pair the rules that use every variant with all stored dtypes, and every other rule with two, in turns."""
     found = []
     for i, name in enumerate(names):
-        whole = name.startswith("all of it")
+        whole = name.startswith(("all of it", "everything"))
         for stored in STORED if whole else (STORED[i % len(STORED)], STORED[(i + 3) % len(STORED)]):
-            found.append(pytest.param(cases.RULES[name], *stored, id=f"{name}-{'-'.join(map(str, stored))}"))
+            found.append(pytest.param(cases.ALL_RULES[name], *stored, id=f"{name}-{'-'.join(map(str, stored))}"))
     return found
 
 
@@ -179,10 +179,13 @@ def nearest(value: float, state: str | None) -> np.float32:
     return np.float32(x.to(torch.bfloat16 if state else torch.float32).item())  # eight bits fit bfloat16
 
 
-@pytest.mark.parametrize(
-    ("rule", "dtype", "state", "seed"),
-    pairs(["plain", "centered", "nesterov with lr", "bias correction, v0", "all of it"]),
-)
+ORDERS = (  # rules with every order of operations
+    "plain", "centered", "nesterov with lr", "bias correction, v0", "all of it", "first moment", "Adam",
+    "NAdam, schedule", "amsgrad", "amsgrad, v0, centered", "everything of Adam",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "dtype", "state", "seed"), pairs(ORDERS))
 def test_a_step_is_the_rule_on_the_numbers_that_are_stored(
     rule: Rule, dtype: torch.dtype, state: str | None, seed: int
 ) -> None:
@@ -193,11 +196,11 @@ def test_a_step_is_the_rule_on_the_numbers_that_are_stored(
     for number, p in enumerate(start):
         x = p.reshape(-1).float().numpy()
         zero = np.zeros_like(x)
-        averages = [zero + nearest(rule.initial_square_avg, state), zero, zero]
+        averages = [zero + nearest(rule.initial_square_avg, state), zero, zero, zero]
         for t, now in enumerate(gradients, start=1):
             current = dataclasses.replace(rule, lr=cases.lr_at(t))
-            g, (v, m, b) = now[number].reshape(-1).float().numpy(), averages
-            x, *averages = rounding.step(current, t, x, g, v, m, b, rounding.KAPPA[state])
+            g = now[number].reshape(-1).float().numpy()
+            x, averages = rounding.step(current, t, x, g, averages, rounding.KAPPA[state])
             keep = (*noise, number, t)
             averages = [
                 rounding.read(rounding.stored(y, i, state, *keep), i, state, x.size)
@@ -206,7 +209,7 @@ def test_a_step_is_the_rule_on_the_numbers_that_are_stored(
             x = rounding.bfloat16(x, rounding.key(*keep, 0)) if seed else torch.from_numpy(x).to(dtype).float().numpy()
         assert np.array_equal(params[number].reshape(-1).float().numpy(), x, equal_nan=True)
         own = optimizer.state[params[number]]
-        for i, field in enumerate(STATE):
+        for i, field in enumerate(AVERAGES):
             if field in own:
                 assert np.array_equal(
                     average(own, field, params[number]).reshape(-1).numpy(), averages[i], equal_nan=True

@@ -155,7 +155,7 @@ def record_reduced(
     averages = [rounding.read(x, i, state, size) for i, x in enumerate(start, start=1)]
     given = np.where(np.abs(g) < 2.0**64, g, np.float32(0)) if cleaned else g
     v, m, b = caught_up(rule, lag, averages[0]), caught_up(rule, lag, averages[1]), averages[2]
-    new, *results = rounding.step(rule, step, p, given, v, m, b, rounding.KAPPA[state])
+    new, results = rounding.step(rule, step, p, given, [v, m, b], rounding.KAPPA[state])
     used = (True, rule.centered, rule.momentum > 0)
     end = [
         rounding.stored(x, i, state, *NOISE) if use else old
