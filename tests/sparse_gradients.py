@@ -16,8 +16,8 @@ from rmsprop.rule import AVERAGES
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import sparse_rows
 
-EXACT = {name: rule for name, rule in cases.RULES.items() if not rule.momentum and not rule.weight_decay}
-LAZY = {name: rule for name, rule in cases.RULES.items() if not rule.bias_correction}
+EXACT = {name: rule for name, rule in cases.ALL_RULES.items() if not rule.momentum and not rule.weight_decay}
+LAZY = {name: rule for name, rule in cases.ALL_RULES.items() if not rule.bias_correction}
 EXECUTIONS: dict[str, dict[str, Any]] = {
     "native kernel": {},
     "one by one": {"fused": False},

@@ -22,6 +22,8 @@ from rmsprop import Rule, State, init, native, update
 from rmsprop.rule import AVERAGES
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import cpu_kernel, sparse_rows
+from rmsprop.torch.groups import FIELDS
+
 
 # -- exact ------------------------------------------------------------------------------------------------------------
 
@@ -47,26 +49,32 @@ def test_exact_equals_the_rule_with_dense_gradients(rule: Rule, execution: dict[
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> list[tuple[list[int] | str, float, bool]]:
-    """Draw steps: a list of rows, a dense gradient, or a call of state_dict(); alpha and centered change."""
+def runs(draw: st.DrawFn) -> list[tuple[list[int] | str, dict[str, Any]]]:
+    """Draw steps: a list of rows, a dense gradient, or a call of state_dict(); and the options that change."""
     rows = st.lists(st.integers(0, 3), max_size=4)
-    one = st.tuples(
-        rows | st.sampled_from(["dense", "state", "nothing"]), st.sampled_from([0.0, 0.8, 0.95]), st.booleans()
+    options = st.fixed_dictionaries(
+        {"decay": st.sampled_from([0.0, 0.8, 0.95]), "centered": st.booleans(), "amsgrad": st.booleans()}
     )
+    one = st.tuples(rows | st.sampled_from(["dense", "state", "nothing"]), options)
     steps = draw(st.lists(one, min_size=1, max_size=12))
-    return [(what, alpha, centered) for what, alpha, centered in steps for _ in range(draw(st.integers(1, 3)))]
+    return [each for each in steps for _ in range(draw(st.integers(1, 3)))]
 
 
 @given(runs(), st.sampled_from(list(EXACT)))
-def test_any_pattern_of_touches_is_the_dense_run(run: list[tuple[list[int] | str, float, bool]], name: str) -> None:
-    """alpha and centered change while rows lag, and dense gradients come in between."""
+def test_any_pattern_of_touches_is_the_dense_run(run: list[tuple[list[int] | str, dict[str, Any]]], name: str) -> None:
+    """alpha, centered and amsgrad change while rows lag, and dense gradients come in between."""
     generator = np.random.default_rng(len(run))
     value = generator.standard_normal((4, 2))
-    p, state = torch.from_numpy(value.copy()), init(dataclasses.replace(EXACT[name], centered=False), value)
+    p, state = (
+        torch.from_numpy(value.copy()),
+        init(dataclasses.replace(EXACT[name], centered=False, amsgrad=False), value),
+    )
     optimizer = RMSprop.from_rule([p], EXACT[name])
-    for what, alpha, centered in run:
-        optimizer.param_groups[0].update(alpha=alpha, centered=centered)
-        rule = dataclasses.replace(EXACT[name], decay=alpha, centered=centered)
+    for what, options in run:
+        if EXACT[name].bias_correction and EXACT[name].initial_square_avg:
+            options = {**options, "amsgrad": False}
+        rule = dataclasses.replace(EXACT[name], **options)
+        optimizer.param_groups[0].update({key: getattr(rule, field) for key, field in FIELDS.items()})
         dense = np.zeros_like(value)
         p.grad = None
         if what == "state":

@@ -18,8 +18,7 @@ ParamGroup: TypeAlias = dict[str, Any]  # torch's type; keys: FIELDS and EXECUTI
 
 # {average: the key of a group that needs it}. All groups need square_avg.
 NEEDED_BY = {each.average: each.name_in("torch") for each in HYPERPARAMETERS.values() if each.average}
-DECAYING = ("square_avg", "grad_avg")  # the averages that a step without gradient multiplies by β
-CONSTANT = ("max_square_avg",)  # the averages that a step without gradient leaves as they are
+LAGGING = ("square_avg", "grad_avg", "max_square_avg")  # a row without gradient can catch up with these later
 COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # compute dtypes; others: the same dtype
 
 
@@ -83,7 +82,7 @@ def check_gradient(group: ParamGroup, index: int) -> None:
             raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
     if group["sparse"] == "exact":
         # Rows without gradient would move at every step, or their averages would not only decay.
-        names = [NEEDED_BY[average] for average in AVERAGES if average not in (*DECAYING, *CONSTANT)]
+        names = [NEEDED_BY[average] for average in AVERAGES if average not in LAGGING]
         for name in (*names, "weight_decay"):
             if group.get(name):
                 remedy = f"pass sparse='lazy' or dense gradients, or switch {name} off for this group"

@@ -4,7 +4,8 @@ A row is what the gradient's sparse dimensions index: in an embedding's table, o
 is 0. Without momentum and weight decay, E1 to E9 then leave p unchanged and multiply v and m by β. Hence two modes:
 
     sparse="exact"   a row catches up when it is next touched: k steps without gradient are v ← βᵏ·v, m ← βᵏ·m.
-                     Until then the row lags. A `Lag` holds the last step of each row.
+                     Until then the row lags. A `Lag` holds the last step of each row. With amsgrad, w ← max(w, β·v)
+                     first: w starts at 0, below a v that starts above.
     sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
 
 The native kernel steps rows in place (kernel/rows.hpp). This module copies rows instead, and writes the stepped copies
@@ -18,7 +19,7 @@ centered.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ from torch import Tensor
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.torch import low_precision
 from rmsprop.torch.engines.param_step import ParamStep, scaled
-from rmsprop.torch.state import DECAYING, ParamGroup, needed_averages, real
+from rmsprop.torch.state import LAGGING, ParamGroup, needed_averages, real
 
 Index: TypeAlias = tuple[Tensor, ...]  # a Tensor for each sparse dimension: one index per row
 
@@ -39,7 +40,7 @@ class Lag(NamedTuple):
     state: dict[str, Any]  # of the parameter; held so that no other object gets its id
     row_step: Tensor  # for each row: the last step that its averages include
     alpha: float
-    decaying: tuple[str, ...]  # the names of the averages that decay
+    names: tuple[str, ...]  # of the averages that a step without gradient changes
     before: list[int]  # one number, changed in place: the step count before the last sparse gradient
 
     def current_step(self, state: dict[str, Any]) -> int:
@@ -54,14 +55,14 @@ class Lag(NamedTuple):
     @torch.no_grad()
     def catch_up(self, state: dict[str, Any]) -> None:
         """Decay the averages of all lagging rows in `state`, the parameter's state or a copy of it."""
-        averages = [state[name] for name in self.decaying]
-        for name, x in zip(self.decaying, averages, strict=True):
+        averages = {name: state[name] for name in self.names}
+        for name, x in averages.items():
             if x.shape[: self.row_step.dim()] != self.row_step.shape:
                 first, found = tuple(self.row_step.shape), Received(f"shape {tuple(x.shape)}")
                 remedy = "call state_dict(), which catches up with them, before you change the state"
                 raise InputError(name, f"of {first} rows while rows lag", found, remedy)
-        lag = (self.current_step(state) - self.row_step.to(averages[0].device)).clamp(min=0)
-        _decay(self.alpha, lag, averages)
+        lag = (self.current_step(state) - self.row_step.to(state[self.names[0]].device)).clamp(min=0)
+        _catch_up(self.alpha, lag, averages)
 
 
 Lags: TypeAlias = dict[int, Lag]  # by id(state): a lag stays with its state if another parameter gets the state
@@ -112,10 +113,10 @@ def lag_of(group: ParamGroup, i: int, state: dict[str, Any], lags: Lags) -> Lag 
     """
     param, exact, step = group["params"][i], group["sparse"] == "exact", int(state["step"].item())
     shape = param.shape[: param.grad.sparse_dim()]
-    decay = float(plain(group["alpha"])), tuple(name for name in needed_averages(group) if name in DECAYING)
+    decay = float(plain(group["alpha"])), tuple(name for name in needed_averages(group) if name in LAGGING)
     lag = lags.get(id(state))
     if lag is not None and not (
-        exact and lag.row_step.shape == shape and (lag.alpha, lag.decaying) == decay and lag.current_step(state) == step
+        exact and lag.row_step.shape == shape and (lag.alpha, lag.names) == decay and lag.current_step(state) == step
     ):
         catch_up(state, lags)
         lag = None
@@ -145,7 +146,7 @@ def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *,
     if lag is not None:
         row_step = _table(lag.row_step, grad)
         steps = (step - _take(row_step, where)).clamp(min=0)
-        _decay(lag.alpha, steps, [copies[name] for name in lag.decaying])
+        _catch_up(lag.alpha, steps, {name: copies[name] for name in lag.names})
     seed = int(group["stochastic_rounding"]) if param.dtype == torch.bfloat16 else 0
     return Rows(ParamStep(p, g, state["step"], copies, index), where, tables, row_step, seed)
 
@@ -211,12 +212,16 @@ def _powers(alpha: float, lag: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(powers[where]).reshape(lag.shape))
 
 
-def _decay(alpha: float, lag: Tensor, averages: Iterable[Tensor]) -> None:
-    """Multiply each row of the averages by αᵏ, where k is the row's lag in steps."""
+def _catch_up(alpha: float, lag: Tensor, averages: Mapping[str, Tensor]) -> None:
+    """Multiply each row of v and m by αᵏ, where k is the row's lag in steps; w becomes at least α·v if k > 0."""
     power = _powers(alpha, lag)
+    averages = {name: real(x) for name, x in averages.items()}
+    if (w := averages.pop("max_square_avg", None)) is not None:
+        v = averages["square_avg"]
+        is_behind = (lag > 0).view(*lag.shape, *[1] * (v.dim() - lag.dim()))
+        w.copy_(torch.where(is_behind, w.maximum(v * alpha), w))
     work = []  # filled before the first change: an error leaves the averages as they were
-    for x in averages:
-        rows = real(x)
+    for rows in averages.values():
         weight = power.to(rows.dtype)
         underflowed = (weight == 0).nonzero() if alpha else lag.new_empty(0, lag.dim())
         if len(underflowed):  # ∞·0 is NaN, but ∞ stays ∞ if multiplied by α k times
