@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 import fuzz_oracle
 import hypothesis
 import torch
-from cases import STATE
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from torch import Tensor
 
 from rmsprop import Rule
+from rmsprop.rule import AVERAGES
 from rmsprop.torch import RMSprop
-from rmsprop.torch.engines.cpu_kernel import UNAVAILABLE
+from rmsprop.torch.engines.cpu_kernel import UNAVAILABLE, CpuKernel
 from rmsprop.torch.groups import EXECUTION, FIELDS
 
 HALF = (torch.float16, torch.bfloat16)
@@ -52,12 +52,17 @@ VALUES: dict[str, list[Any]] = {
     "lr_in_momentum": [False, True],
     "bias_correction": [False, True],
     "decoupled_weight_decay": [False, True],
+    "first_moment": [False, True],
+    "momentum_decay": [0.0, 4e-3, 1.0],
+    "amsgrad": [False, True],
     # Not of the rule: how the optimizer applies it.
     "nonfinite": ["propagate", "propagate", "zero", "skip"],
     "sparse": ["exact", "lazy"],
     "state_dtype": [None, None, None, "bfloat16", "uint8"],
     "stochastic_rounding": [False, True, 12345],
 }
+ADAM: dict[str, Any] = {"momentum": 0.9, "first_moment": True, "bias_correction": True}
+NADAM: dict[str, Any] = {**ADAM, "nesterov": True, "momentum_decay": 4e-3}
 DEFAULTS = {name: getattr(Rule, field) for name, field in FIELDS.items()}
 PATHS: list[dict[str, Any]] = [
     {},
@@ -81,8 +86,18 @@ GRADIENTS = ("normal", "sparse", "sparse, twice", "normal", "wide", "zero", "som
 def hyperparameters(draw: st.DrawFn) -> dict[str, Any]:
     """Draw values of some hyperparameters; the others keep PyTorch's defaults."""
     group = draw(st.fixed_dictionaries({}, optional={k: st.sampled_from(values) for k, values in VALUES.items()}))
-    if not group.get("momentum"):
-        group.pop("nesterov", None)
+    group |= draw(st.sampled_from([{}, {}, {}, ADAM, NADAM]))
+    return {name: value for name, value in valid({**DEFAULTS, **group}).items() if name in group}
+
+
+def valid(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a group without the combinations that Rule refuses."""
+    group = {**group, "nesterov": group["nesterov"] and group["momentum"] > 0}
+    group["lr_in_momentum"] = group["lr_in_momentum"] and not group["first_moment"]
+    if not (group["first_moment"] and group["nesterov"] and group["bias_correction"]):
+        group["momentum_decay"] = 0.0
+    if group["amsgrad"] and group["bias_correction"]:
+        group["initial_square_avg"] = 0.0
     return group
 
 
@@ -228,8 +243,7 @@ class Run(RuleBasedStateMachine):
         names = data.draw(st.sets(st.sampled_from(list(VALUES)), min_size=1, max_size=3))
         values = {name: data.draw(st.sampled_from(VALUES[name])) for name in sorted(names)}
         group = self.groups[number]
-        group.update(values)
-        group["nesterov"] = group["nesterov"] and group["momentum"] > 0
+        group.update(valid({**group, **values}))
         self.optimizer.param_groups[number].update(group)
         self.make_possible(number, group)
         DONE["hyperparameters changed"] += 1
@@ -450,11 +464,12 @@ class Run(RuleBasedStateMachine):
 
     def is_simple(self, group: dict[str, Any], p: Tensor) -> bool:
         """Return whether the kernel can step `p`."""
-        tensors = [p, p.grad, *(x for name, x in self.optimizer.state[p].items() if name in STATE)]
+        tensors = [p, p.grad, *(x for name, x in self.optimizer.state[p].items() if name in AVERAGES)]
         return (
             UNAVAILABLE is None
             and group["fused"] is group["foreach"] is None
             and not group["capturable"]
+            and all(group[key] == DEFAULTS[key] for key, field in FIELDS.items() if field not in CpuKernel.fields)
             and all(x is not None and not x.is_sparse and x.is_contiguous() for x in tensors)
             and all(x is not None and x.dtype in (wide(p), torch.uint8, torch.bfloat16) for x in tensors[2:])
         )

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import rounding
 import torch
-from cases import STATE
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rmsprop import Rule, State, update
-from rmsprop.rule import denominator
+from rmsprop.hyperparameters import averages
+from rmsprop.rule import AVERAGES, SQUARES, denominator, moment_weights
 from rmsprop.torch.groups import FIELDS
 from rmsprop.torch.state import converted
 
@@ -39,45 +39,56 @@ def outcome(rule: Rule, p: Array, g: Array, state: State) -> Outcome:
     p_new, new = update(rule, p, g, state)
     info, t = np.finfo(p.dtype), new.step
     unit, least = ULPS * info.eps, ULPS * float(info.smallest_subnormal)
-    v, m, b = new.square_avg, new.grad_avg, new.momentum_buffer
+    v, m, b, w = new.square_avg, new.grad_avg, new.momentum_buffer, new.max_square_avg
     coupled = bool(rule.weight_decay) and not rule.decoupled_weight_decay
     size = np.abs(g) + (rule.weight_decay * np.abs(p) if coupled else 0)  # size of the terms of E2
     error_g = unit * size if coupled else np.zeros_like(p)
     fresh = 1 - rule.decay
     error_v = unit * (v + fresh * size * size) + least
-    error_m = np.zeros_like(p) if m is None else unit * (np.abs(m) + np.abs(state_m(state, p)) + fresh * size) + least
+    error_m = np.zeros_like(p)
+    if m is not None:
+        error_m = unit * (np.abs(m) + np.abs(started(state.grad_avg, p)) + fresh * size) + least
     # E5: the variance before the mean is subtracted, then after.
     weight = 1 - rule.decay**t if rule.bias_correction else 1.0
     kappa = 4 * float(info.eps)
     plain = dataclasses.replace(rule, centered=False, eps=0.0, eps_inside_sqrt=False)
-    first = denominator(plain, State(t, v)) ** 2
+    largest = v if w is None or not rule.amsgrad else w  # its error is at most that of v
+    first = denominator(plain, State(t, v, max_square_avg=w)) ** 2
     error_first = (error_v + unit * rule.initial_square_avg * bool(rule.bias_correction)) / weight + unit * first
     low, high = first - error_first, first + error_first
     if rule.bias_correction and rule.initial_square_avg:
-        low = np.maximum(low, kappa * v / weight * 0.99)
+        low = np.maximum(low, kappa * largest / weight * 0.99)
     if rule.centered and m is not None:
         mean = np.abs(m / weight) if rule.bias_correction else np.abs(m)
         error_mean = (error_m / weight if rule.bias_correction else error_m) + unit * mean
         square, error_square = mean * mean, (2 * mean + error_mean) * error_mean + unit * mean * mean + least
-        floor = kappa * v / weight
+        floor = kappa * largest / weight
         variance = np.maximum(first - square, floor)
         low = np.maximum(variance - error_first - error_square, 0.99 * floor)
         high = variance + error_first + error_square
     # E6 and E7.
-    bare = dataclasses.replace(rule, centered=False, bias_correction=False)
-    d = denominator(rule, State(t, v, m))
+    bare = dataclasses.replace(rule, centered=False, bias_correction=False, momentum_decay=0.0, amsgrad=False)
+    d = denominator(rule, State(t, v, m, max_square_avg=w))
     d_low, d_high = (denominator(bare, State(t, np.maximum(x, 0))) for x in (low, high))
     gradient = (-g if rule.maximize else g) + (rule.weight_decay * p if coupled else 0)
-    u = np.divide(gradient, d, out=np.zeros_like(g), where=d != 0)
-    most, least_u = np.divide(np.abs(gradient) + error_g, d_low), np.divide(np.abs(gradient) - error_g, d_high)
+    n, error_n, error_b = gradient, error_g, np.zeros_like(p)
+    if rule.momentum and rule.first_moment and b is not None:
+        old, one_minus_mu = started(state.momentum_buffer, p), 1 - rule.momentum
+        error_b = unit * (np.abs(b) + np.abs(old) + one_minus_mu * size) + least
+        error_b = np.where((old == 0) & (gradient == 0) & (error_g == 0), 0.0, error_b)
+        a, c = moment_weights(rule, t)
+        n = a * b + (c * gradient if rule.nesterov else 0.0)
+        error_n = a * error_b + c * error_g + unit * (a * np.abs(b) + c * size)
+    u = np.divide(n, d, out=np.zeros_like(g), where=d != 0)
+    most, least_u = np.divide(np.abs(n) + error_n, d_low), np.divide(np.abs(n) - error_n, d_high)
     error_u = np.maximum(most - np.abs(u), np.abs(u) - least_u) * (1 + unit) + unit * np.abs(u) + least
-    still = (gradient == 0) & (error_g == 0)
+    still = (n == 0) & (error_n == 0)
     error_u = np.where(still, 0.0, error_u)
     if rule.lr_in_momentum:
         u, error_u = rule.lr * u, rule.lr * error_u + least
     # E8 and E9.
-    r, error_r, error_b = u, error_u, np.zeros_like(p)
-    if rule.momentum and b is not None:
+    r, error_r = u, error_u
+    if rule.momentum and b is not None and not rule.first_moment:
         error_b = error_u + unit * (np.abs(b) + np.abs(u)) + least
         r, error_r = b, error_b
         if rule.nesterov:
@@ -87,13 +98,13 @@ def outcome(rule: Rule, p: Array, g: Array, state: State) -> Outcome:
     error_p = scale * (error_r + unit * np.abs(r)) + unit * (np.abs(p) + np.abs(p_new)) + least
     if not (rule.weight_decay and rule.decoupled_weight_decay):
         error_p = np.where((r == 0) & (error_r == 0), 0.0, error_p)
-    errors = {"p": error_p, "square_avg": error_v, "grad_avg": error_m, "momentum_buffer": error_b}
-    return Outcome(p_new, new, errors)
+    errors = {"square_avg": error_v, "grad_avg": error_m, "momentum_buffer": error_b, "max_square_avg": error_v}
+    return Outcome(p_new, new, {"p": error_p, **errors})
 
 
-def state_m(state: State, p: Array) -> Array:
-    """Return the gradient average of `state`, or zeros if there is none yet."""
-    return np.zeros_like(p) if state.grad_avg is None else state.grad_avg
+def started(average: Array | None, p: Array) -> Array:
+    """Return an average before the step: zeros if there is none yet."""
+    return np.zeros_like(p) if average is None else average
 
 
 # -- tensors of torch --------------------------------------------------------------------------------------------------
@@ -126,40 +137,33 @@ def foretold(group: dict[str, Any], number: int, p: Tensor, own: dict[str, Tenso
     stored = {"bfloat16": torch.bfloat16, "uint8": torch.uint8}.get(
         reduced, dtype.to_complex() if p.is_complex() else dtype
     )
-    there = {name: own[name] for name in STATE if name in own}
+    there = {name: own[name] for name in AVERAGES if name in own}
     # Packed averages stay as they are: packing them again may pick another power of two for the same numbers.
     before = {name: x if x.dtype == stored else converted(x, name, p, stored) for name, x in there.items()}
-    v, m, b = (as_numbers(before[name], name, p, dtype) if name in before else None for name in STATE)
+    v, *others = (as_numbers(before[name], name, p, dtype) if name in before else None for name in AVERAGES)
     value, g = as_numpy(p, dtype), as_numpy(p.grad, dtype)
     if v is None:
         fresh = np.full_like(value, rule.initial_square_avg)
         v = (
             fresh
             if stored != torch.uint8
-            else as_numbers(converted(torch.from_numpy(fresh), STATE[0], p, stored), STATE[0], p, dtype)
+            else as_numbers(converted(torch.from_numpy(fresh), AVERAGES[0], p, stored), AVERAGES[0], p, dtype)
         )
         if stored == torch.bfloat16:
             v = torch.from_numpy(fresh).bfloat16().float().numpy()
     if group["nonfinite"] == "zero":
         g = np.where(is_bad(p.grad).numpy(), 0, g).astype(g.dtype)
-    out = outcome(rule, value, g, State(int(own.get("step", 0)), v, m, b))
+    out = outcome(rule, value, g, State(int(own.get("step", 0)), v, *others))
     if reduced:  # low-precision state has higher floors in E5
-        none = np.zeros_like(value)
-        new = rounding.step(
-            rule,
-            out.state.step,
-            value,
-            g,
-            v,
-            none if m is None else m,
-            none if b is None else b,
-            rounding.KAPPA[reduced],
-        )
-        state = State(out.state.step, new[1], new[2] if rule.centered else m, new[3] if rule.momentum else b)
+        t, old = out.state.step, [v, *others]
+        filled = [np.zeros_like(value) if x is None else x for x in old]
+        new_p, new = rounding.step(rule, t, value, g, filled, rounding.KAPPA[reduced])
+        kept_or_new = [x if name in averages(rule) else y for name, x, y in zip(AVERAGES, new, old, strict=True)]
+        state = State(t, new[0], *kept_or_new[1:])
         floored = rule.centered or (rule.bias_correction and rule.initial_square_avg > 0)
         unknown = np.full_like(value, np.inf)
         errors = {**out.errors, "p": unknown, "momentum_buffer": unknown} if floored else out.errors
-        out = Outcome(new[0], state, errors)
+        out = Outcome(new_p, state, errors)
     still = None
     if p.grad.is_sparse and group["sparse"] == "lazy":
         still = np.ones(len(p), dtype=bool)
@@ -190,7 +194,7 @@ def as_numpy(x: Tensor, dtype: torch.dtype) -> Array:
 def as_numbers(x: Tensor, name: str, p: Tensor, dtype: torch.dtype) -> Array:
     """Return a stored average as numbers in the shape of `p`."""
     if x.dtype == torch.uint8:
-        return rounding.unpack(x.numpy(), p.numel(), name != "square_avg").reshape(p.shape)
+        return rounding.unpack(x.numpy(), p.numel(), name not in SQUARES).reshape(p.shape)
     return as_numpy(x, dtype)
 
 
@@ -210,13 +214,13 @@ def compare(p: Tensor, own: dict[str, Tensor], story: Story, exact: bool) -> Non
     out, reduced, seed, t = story.outcome, story.state_dtype, story.seed, story.outcome.state.step
     assert int(own["step"]) == t
     dtype = torch.float64 if out.p.dtype == np.float64 else torch.float32
-    for which, name in enumerate(STATE, start=1):
+    for which, name in enumerate(AVERAGES, start=1):
         value = getattr(out.state, name)
         assert (name in own) == (value is not None), name
         if value is None:
             continue
         error = None if exact else out.errors[name]
-        used = {"square_avg": True, "grad_avg": story.rule.centered, "momentum_buffer": story.rule.momentum > 0}[name]
+        used = name in averages(story.rule)
         if not reduced or not used:
             if not used or story.still is not None:
                 value, error = kept(
@@ -259,20 +263,20 @@ def close_when_rounded(name: str, found: Tensor, p: Tensor, value: Array, error:
     ends = []
     for sign in (0,) if error is None else (-1, 1):
         x = (value + sign * (0 if error is None else error)).astype(np.float32).reshape(-1)
-        x = np.maximum(x, 0) if name == "square_avg" else x
+        x = np.maximum(x, 0) if name in SQUARES else x
         if found.dtype == torch.bfloat16:
             rounded = np.empty_like(x)
             rounded[order] = rounding.bfloat16(x[order], key)
             ends.append(rounded.reshape(value.shape))
         elif error is None:
-            packed = rounding.pack(x, name != "square_avg", key)
+            packed = rounding.pack(x, name not in SQUARES, key)
             np.testing.assert_array_equal(found.numpy(), packed, err_msg=name)
             return
         elif not np.isfinite(x).all():
             return
         else:
             ends.append(
-                rounding.unpack(rounding.pack(x, name != "square_avg", key), x.size, name != "square_avg").reshape(
+                rounding.unpack(rounding.pack(x, name not in SQUARES, key), x.size, name not in SQUARES).reshape(
                     value.shape
                 )
             )
@@ -313,7 +317,7 @@ def close(what: str, found: Any, expected: Any, error: Any, kept: torch.dtype | 
         wrong &= ~(np.isnan(found) & np.isnan(low))
     else:
         wrong &= np.isfinite(expected) & np.isfinite(error)
-        wrong |= (what == "square_avg") & ~np.isfinite(expected) & np.isfinite(found)
+        wrong |= (what in SQUARES) & ~np.isfinite(expected) & np.isfinite(found)
     assert not wrong.any(), (
         f"{what}: {found[wrong][:3]} in place of {expected[wrong][:3]} "
         f"+- {0 if error is None else error[wrong][:3]} at {np.argwhere(wrong)[:3].tolist()}"

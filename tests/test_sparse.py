@@ -24,7 +24,6 @@ from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import cpu_kernel, sparse_rows
 from rmsprop.torch.groups import FIELDS
 
-
 # -- exact ------------------------------------------------------------------------------------------------------------
 
 
