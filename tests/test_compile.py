@@ -373,7 +373,7 @@ def test_a_rate_that_autograd_follows_is_refused_in_a_compiled_step() -> None:
     optimizer = RMSprop([p], differentiable=True)
     optimizer.param_groups[0]["lr"] = torch.tensor(0.1, requires_grad=True)
     p.grad = torch.ones(2)
-    with pytest.raises(InputError, match="lr must be one that needs no gradient, in a compiled step"):
+    with pytest.raises(InputError, match="lr must be one that requires no gradient in a compiled step"):
         torch.compile(optimizer.step, backend="eager")()
 
 
@@ -468,7 +468,7 @@ def test_zero_grad_is_compiled(set_to_none: bool) -> None:
 def test_the_operators_of_an_optimizer_keep_their_word_to_torch() -> None:
     """Check which arguments the operators change, what their fakes return, and how torch traces them."""
     a, _ = pair()
-    number = compiled._number_of(a)
+    number = compiled._id_of(a)
     own = [p.detach() for p in params(a)]
     grads = [randn(*p.shape, seed=5) for p in own]
     places = [0, 0, 0, 1, 0, 2]
@@ -482,7 +482,7 @@ def test_the_operators_of_an_optimizer_keep_their_word_to_torch() -> None:
 
 def test_a_number_lives_as_long_as_its_optimizer() -> None:
     a, b = pair()
-    assert compiled._number_of(a) == compiled._number_of(a) != compiled._number_of(b)
+    assert compiled._id_of(a) == compiled._id_of(a) != compiled._id_of(b)
     count = len(compiled._optimizers)
     del a
     assert len(compiled._optimizers) == count - 1

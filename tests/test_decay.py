@@ -223,7 +223,7 @@ def test_names_reach_the_state_dict() -> None:
 
 
 ERRORS: list[tuple[Any, dict[str, Any], str]] = [
-    ([torch.ones(1)], {}, "module must be an nn.Module, whose layers tell what is decayed, got a list; pass the model"),
+    ([torch.ones(1)], {}, "module must be an nn.Module, whose layers show what is decayed, got a list; pass the model"),
     (nn.Linear(1, 1), {"weight_decay": -1.0}, "weight_decay must be a finite number >= 0, got -1.0"),
     (nn.Linear(1, 1), {"without": ("norm",)}, r"without must be a tuple of biases, norms, depthwise, vectors, got"),
     (nn.Linear(1, 1), {"without": "biases"}, r"without must be a tuple of biases, norms, depthwise, vectors, got"),

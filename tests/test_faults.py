@@ -205,7 +205,7 @@ def test_an_expanded_parameter_is_named(execution: dict[str, Any]) -> None:
     first.grad, expanded.grad = torch.ones(3), torch.ones(3)
     optimizer = RMSprop([first, expanded], **execution)
     message = (
-        r"^parameter 1 must be in memory of its own for every element, got strides \(0,\) for shape \(3,\); use x.clone"
+        r"^parameter 1 must be without elements that share memory, got strides \(0,\) for shape \(3,\); use x.clone"
     )
     with pytest.raises(InputError, match=message):
         optimizer.step()

@@ -444,7 +444,7 @@ def test_effective_lr_reads_what_is_stored() -> None:
 
 
 def test_stochastic_rounding_is_refused_for_a_group_that_has_nothing_to_round() -> None:
-    text = "^stochastic_rounding must be False without bfloat16 parameters, got 3 without any; leave it out$"
+    text = "^stochastic_rounding must be False without bfloat16 parameters, got 3; omit it$"
     with pytest.raises(InputError, match=text):
         RMSprop([{"params": [torch.ones(3)], "stochastic_rounding": 3}])
     optimizer = RMSprop([torch.ones(3, dtype=torch.bfloat16)], stochastic_rounding=3)

@@ -242,7 +242,9 @@ def test_removing_ends_it_and_it_can_begin_anew() -> None:
     p = nn.Parameter(torch.ones(2))
     optimizer = RMSprop([p])
     handle = release_gradients(optimizer)
-    with pytest.raises(InputError, match="optimizer must be one with gradients to release, got a released one; call"):
+    with pytest.raises(
+        InputError, match="optimizer must be one without released gradients, got one that has them; call"
+    ):
         release_gradients(optimizer)
     handle.remove()
     handle.remove()
@@ -320,9 +322,9 @@ class Doubling(RMSprop):
 ERRORS: list[tuple[Any, str]] = [
     (
         lambda p: Doubling([p]),
-        "optimizer must be one with the step of rmsprop.torch.RMSprop, got a Doubling, which has its own; it would",
+        "optimizer must be one with the step of rmsprop.torch.RMSprop, got a Doubling, which has its own; released",
     ),
-    (lambda p: torch.optim.RMSprop([p]), "optimizer must be an rmsprop.torch.RMSprop, got a RMSprop; only its steps"),
+    (lambda p: torch.optim.RMSprop([p]), "optimizer must be an rmsprop.torch.RMSprop, got a RMSprop; release works"),
     (
         lambda p: RMSprop([p], nonfinite="skip"),
         "nonfinite must be 'propagate' or 'zero' with released gradients, got 's",
@@ -371,7 +373,9 @@ def test_a_scaler_is_refused() -> None:
             backward(scaler.scale(p.sum() + thawed.sum()))
             if unscale:
                 scaler.unscale_(optimizer)
-            with pytest.raises(InputError, match="GradScaler must be left out with released gradients, got a step of"):
+            with pytest.raises(
+                InputError, match="GradScaler must be unused with released gradients, got a step called"
+            ):
                 scaler.step(optimizer)
         assert torch.equal(thawed.detach(), torch.ones(2))
         assert not {"grad_scale", "found_inf"} & optimizer.__dict__.keys()

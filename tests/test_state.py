@@ -265,7 +265,7 @@ SB3_GROUP = {"lr": 0.1, "momentum": 0.0, "alpha": 0.9, "eps": 1e-5, "centered": 
 def test_groups_that_do_not_tell_whose_they_are_are_not_guessed() -> None:
     optimizer = RMSprop([torch.zeros(1)])
     given: dict[str, Any] = {"state": {}, "param_groups": [{**SB3_GROUP, "params": [0]}]}
-    message = "source must be 'torch' or 'sb3' for this state dict, got none; its groups do not tell"
+    message = "source must be 'torch' or 'sb3' for this state dict, got none; its groups do not identify the library"
     with pytest.raises(InputError, match=f"^{message}"):
         optimizer.load_state_dict(given)
     assert optimizer.rule() == Rule()
@@ -274,10 +274,12 @@ def test_groups_that_do_not_tell_whose_they_are_are_not_guessed() -> None:
     optimizer.load_state_dict(given, source="sb3")
     assert optimizer.rule() == Rule(lr=0.1, decay=0.9, eps=1e-5, eps_inside_sqrt=True, initial_square_avg=1.0)
     (told,) = optimizer.check_state_dict({"state": {}, "param_groups": [timm_group()]}, source="sb3")
-    assert told.startswith("source must be left out for this state dict, got 'sb3'; its groups tell that it is of timm")
+    assert told.startswith("source must be omitted for this state dict, got 'sb3'; its groups identify timm")
     for source in ("keras", "timm", "rmsprop.torch"):
         (told,) = optimizer.check_state_dict(given, source=source)
-        assert told.startswith(f"source must be 'torch' or 'sb3', got {source!r}; leave it out where groups tell")
+        assert told.startswith(
+            f"source must be 'torch' or 'sb3', got {source!r}; omit it if the groups identify the library"
+        )
 
 
 @pytest.mark.parametrize("kind", ["torch", "timm", "sb3", "rmsprop.torch"])
@@ -619,11 +621,11 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "sizes": (
         with_group(params=[0]),
         "the state dict must be of 1 group with 2 parameters, got 1 group with 1 parameter: it contains a parameter "
-        "group that doesn't match the size of optimizer's group; load it for the model that made it",
+        "group that doesn't match the size of optimizer's group; load it for the model that it was saved from",
     ),
     "shape": (
         broken(square_avg=torch.ones(3, 2)),
-        f"square_avg of {WEIGHT} must be of shape (2, 3), got shape (3, 2); load it for the model that made it",
+        f"square_avg of {WEIGHT} must be of shape (2, 3), got shape (3, 2); load it for the model",
     ),
     "eight bits of another size": (
         broken(square_avg=torch.zeros(9, dtype=torch.uint8)),
@@ -655,11 +657,11 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "NaN steps": (broken(step=float("nan")), f"step of {WEIGHT} must be a number of steps, got nan;"),
     "nobody's": (
         {**broken(), "state": {**broken()["state"], 7: {}}},
-        "the state dict must be the state of its groups' parameters, got 7; load the dict that state_dict() gave",
+        "the state dict must be the state of its groups' parameters, got 7; load the dict that state_dict() returned",
     ),
     "no state": (
         {**broken(), "state": None},
-        "state of the state dict must be a dict, got a NoneType; load the dict that state_dict() gave",
+        "state of the state dict must be a dict, got a NoneType; load the dict that state_dict() returned",
     ),
     "no groups": (
         {**broken(), "param_groups": None},
@@ -680,15 +682,15 @@ MISFITS: dict[str, tuple[Any, str]] = {
     ),
     "names": (
         with_group(param_names=["a"]),
-        "param_names of group 0 of the state dict must be a list of 2 names, if it is there, got ['a'];",
+        "param_names of group 0 of the state dict must be a list of 2 names, if present, got ['a'];",
     ),
     "names of another type": (
         with_group(param_names=5),
-        "param_names of group 0 of the state dict must be a list of 2 names, if it is there, got 5;",
+        "param_names of group 0 of the state dict must be a list of 2 names, if present, got 5;",
     ),
     "numbers for names": (
         with_group(param_names=[0, 1]),
-        "param_names of group 0 of the state dict must be a list of 2 names, if it is there, got [0, 1];",
+        "param_names of group 0 of the state dict must be a list of 2 names, if present, got [0, 1];",
     ),
     "a state that is None": (
         {**broken(), "state": {0: None}},
@@ -771,7 +773,7 @@ def test_a_number_in_two_groups_is_named() -> None:
     made = (optimizer := RMSprop([{"params": [p]} for p in params])).state_dict()
     made["param_groups"][1]["params"] = [0]
     (told,) = optimizer.check_state_dict(made)
-    assert told.startswith("a number in params of the state dict must be that of one parameter, got one that stands in")
+    assert told.startswith("a number in params of the state dict must be that of one parameter, got one in two groups")
 
 
 def test_any_mapping_is_a_state_dict() -> None:
@@ -918,8 +920,8 @@ def test_named_parameters_go_by_name() -> None:
     assert ours.check_state_dict(saved(named("module.a.weight", "_orig_mod.b.weight"))) == []  # wrapped
     swapped = saved(named("b.weight", "a.weight"))
     (told,) = ours.check_state_dict(swapped)
-    assert told.startswith(f"{WEIGHT} must be 'a.weight', got 'b.weight'; load it for the model that made it, or take")
-    with pytest.raises(InputError, match="take param_names out of its groups to go by order"):
+    assert told.startswith(f"{WEIGHT} must be 'a.weight', got 'b.weight'; load it for the model that it was saved from")
+    with pytest.raises(InputError, match="remove param_names from its groups to load by order"):
         ours.load_state_dict(swapped)
     del swapped["param_groups"][0]["param_names"]
     ours.load_state_dict(swapped)

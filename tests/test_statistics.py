@@ -551,7 +551,7 @@ def test_a_watched_optimizer_releases_no_gradients() -> None:
     optimizer.watch(None)
     with (
         release_gradients(optimizer),
-        pytest.raises(InputError, match=r"^optimizer must be one whose steps are made at once"),
+        pytest.raises(InputError, match=r"^optimizer must be one without released gradients"),
     ):
         optimizer.watch(recorder)
 

@@ -515,11 +515,9 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
 
 
 def test_from_rule_takes_a_rule_and_nothing_beside_it_that_is_in_it() -> None:
-    with pytest.raises(InputError, match=r"^rule must be a rmsprop.Rule, got 'tf1'; say Rule"):
+    with pytest.raises(InputError, match=r"^rule must be a rmsprop.Rule, got 'tf1'; pass Rule"):
         RMSprop.from_rule([torch.ones(1)], "tf1")  # type: ignore[arg-type]
-    with pytest.raises(
-        InputError, match=r"^lr must be left out beside a rule, which has one, got 0.1; use dataclasses"
-    ):
+    with pytest.raises(InputError, match=r"^lr must be omitted with a rule, got 0.1; change the rule by dataclasses"):
         RMSprop.from_rule([torch.ones(1)], Rule(), lr=0.1)
 
 
@@ -538,7 +536,7 @@ def test_a_bad_argument_is_named_with_range_value_and_remedy(arguments: dict[str
 def test_another_librarys_name_in_a_group_is_warned_of_once_and_is_no_argument(name: str) -> None:
     groups: list[dict[str, Any]] = [{"params": [torch.zeros(1)], name: 0.5} for _ in range(2)]
     text = (
-        f"{name} in a parameter group is kept as a wrapper's own .*; if meant for this optimizer, say .* for .{name}."
+        f"{name} in a parameter group is kept for wrappers .*; if meant for this optimizer, pass .* instead of .{name}."
     )
     with pytest.warns(UserWarning, match=text) as caught:
         optimizer = RMSprop(groups)

@@ -1,8 +1,8 @@
 """Trace the step under `torch.compile` as one graph that changed hyperparameters do not recompile.
 
 Dynamo guards on the value of every hyperparameter that traced code reads. A graph that has read the learning rate is
-recompiled when a schedule changes the rate. Hence graphs hold tensors and the number of an optimizer. The operators
-below look up the optimizer by its number and read its groups when the graph runs:
+recompiled when a schedule changes the rate. Hence graphs hold tensors and the id of an optimizer. The operators
+below look up the optimizer by its id and read its groups when the graph runs:
 
     rmsprop::step     executes the whole step as without a compiler. Used for the kernel, which a compiler does not make
                       faster, and where the host decides (`nonfinite`, GradScaler, low precision).
@@ -30,54 +30,54 @@ from rmsprop.torch.engines import cpu_kernel
 from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.engines.tensor_ops import step_params
 from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, rule_of
-from rmsprop.torch.observer import refuse
+from rmsprop.torch.observer import ParamKey, refuse
 from rmsprop.torch.private import TRACES, set_grad_enabled
 from rmsprop.torch.state import NEEDED_BY, ParamGroup, complete_state, real
 from rmsprop.torch.step_state import step_state
 
 _optimizers: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()
-_numbers = count(1)
+_ids = count(1)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _number_of(optimizer: Optimizer) -> int:
+def _id_of(optimizer: Optimizer) -> int:
     """Return the key of `optimizer`. Dynamo executes this instead of tracing it, and guards on its identity."""
-    for number, known in _optimizers.items():
-        if known is optimizer:
-            return number
-    number = next(_numbers)
-    _optimizers[number] = optimizer
-    return number
+    for optimizer_id, other in _optimizers.items():
+        if other is optimizer:
+            return optimizer_id
+    optimizer_id = next(_ids)
+    _optimizers[optimizer_id] = optimizer
+    return optimizer_id
 
 
 def step(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
     """Trace a step of `optimizer`."""
-    number = _number_of(optimizer)
+    optimizer_id = _id_of(optimizer)
     # `__dict__`, because dynamo would guard on everything in an attribute.
     groups: list[ParamGroup] = optimizer.__dict__["param_groups"]
     # Read gradients before state: dynamo then identifies a parameter without gradient by its index in the group.
     params: list[Tensor] = []
     grads: list[Tensor] = []
-    places: list[tuple[int, int]] = []
+    keys: list[ParamKey] = []
     for index in range(len(groups)):
         for i, p in enumerate(groups[index]["params"]):
             if p.grad is not None:
                 params.append(p)
                 grads.append(p.grad)
-                places.append((index, i))
+                keys.append((index, i))
     plain = grad_scale is None and found_inf is None and len(step_state(optimizer).lags) == 0
     if plain and all(g.layout == torch.strided for g in grads) and all(_is_traced(group) for group in groups):
         _prepare(optimizer)
         for index in range(len(groups)):
-            own = [k for k, (of, _) in enumerate(places) if of == index]
-            _trace(optimizer, number, index, [params[k] for k in own], [grads[k] for k in own])
+            indices = [k for k, (group_index, _) in enumerate(keys) if group_index == index]
+            _trace(optimizer, optimizer_id, index, [params[k] for k in indices], [grads[k] for k in indices])
         return
-    flat = [x for place in places for x in place]
+    flat_keys = [index for key in keys for index in key]
     with torch.no_grad():
         if grad_scale is None:
-            torch.ops.rmsprop.step(params, grads, flat, number, found_inf)
+            torch.ops.rmsprop.step(params, grads, flat_keys, optimizer_id, found_inf)
         else:
-            torch.ops.rmsprop.scaled_step(params, grads, flat, number, found_inf, grad_scale)
+            torch.ops.rmsprop.scaled_step(params, grads, flat_keys, optimizer_id, found_inf, grad_scale)
 
 
 def zero_grad(optimizer: Optimizer, set_to_none: bool) -> None:
@@ -98,18 +98,18 @@ def zero_grad(optimizer: Optimizer, set_to_none: bool) -> None:
 def run_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    places: Sequence[int],
-    number: int,
+    flat_keys: Sequence[int],
+    optimizer_id: int,
     found_inf: Tensor | None,
     grad_scale: Tensor | None = None,
 ) -> None:
-    """Execute a step of optimizer `number` on `params` and `grads`.
+    """Execute a step of optimizer `optimizer_id` on `params` and `grads`.
 
-    `places` has two numbers for each parameter: the index of its group and its index in the group. A compiler may pass
-    tensors other than the optimizer's. The step then writes these.
+    `flat_keys` has two numbers for each parameter: the index of its group and its index in the group. A compiler may
+    pass tensors other than the optimizer's. The step then writes these.
     """
     with _leaving_grad_mode_on():
-        _run_step(_optimizers[number], params, grads, places, found_inf, grad_scale)
+        _run_step(_optimizers[optimizer_id], params, grads, flat_keys, found_inf, grad_scale)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _run_step(
     optimizer: Optimizer,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    places: Sequence[int],
+    flat_keys: Sequence[int],
     found_inf: Tensor | None,
     grad_scale: Tensor | None,
 ) -> None:
@@ -137,20 +137,20 @@ def _run_step(
     optimizer.__dict__["_opt_called"] = True  # for schedulers: `RMSprop.step` does not set it under a compiler
     groups = optimizer.param_groups
     pairs = zip(params, grads, strict=True)
-    given = dict(zip(zip(places[::2], places[1::2], strict=True), pairs, strict=True))
-    own = [((k, i), p) for k, group in enumerate(groups) for i, p in enumerate(group["params"])]
-    if all(q is p and g is p.grad for place, p in own for q, g in (given.get(place, (p, None)),)):
+    pair_by_key = dict(zip(zip(flat_keys[::2], flat_keys[1::2], strict=True), pairs, strict=True))
+    own_params = [((k, i), p) for k, group in enumerate(groups) for i, p in enumerate(group["params"])]
+    if all(q is p and g is p.grad for key, p in own_params for q, g in (pair_by_key.get(key, (p, None)),)):
         stepping.step(optimizer, groups, optimizer.state, grad_scale, found_inf)
         return
     states: defaultdict[Tensor, Any] = defaultdict(dict)
     stand_ins: list[ParamGroup] = [{**group, "params": []} for group in groups]
-    for place, p in own:
-        q, g = given.get(place, (p, None))
+    for key, p in own_params:
+        q, g = pair_by_key.get(key, (p, None))
         stand_in = q.detach()
         if g is not None:
             stand_in.grad = g
             states[stand_in] = optimizer.state[p]
-        stand_ins[place[0]]["params"].append(stand_in)
+        stand_ins[key[0]]["params"].append(stand_in)
     stepping.step(optimizer, stand_ins, states, grad_scale, found_inf)
 
 
@@ -158,7 +158,7 @@ _library: Any = torch.library.Library("rmsprop", "DEF")  # type: ignore[no-untyp
 # Results also depend on the optimizer's groups. Before torch 2.13 no step is traced and no graph has these operators.
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.nondeterministic_seeded) if TRACES else ()
 _TAGGED: dict[str, Any] = {"tags": _TAGS} if TRACES else {}
-_ARGUMENTS = "int[] places, int number, Tensor? found_inf"
+_ARGUMENTS = "int[] flat_keys, int optimizer_id, Tensor? found_inf"
 _library.define(f"step(Tensor(a!)[] params, Tensor[] grads, {_ARGUMENTS}) -> ()", tags=_TAGS)
 _library.define(
     f"scaled_step(Tensor(a!)[] params, Tensor(b!)[] grads, {_ARGUMENTS}, Tensor grad_scale) -> ()", tags=_TAGS
@@ -172,9 +172,9 @@ for _name in ("step", "scaled_step"):
 
 
 @torch.library.custom_op("rmsprop::rates", mutates_args=(), **_TAGGED)
-def rates(number: int, group: int, device: torch.device) -> Tensor:
-    """Return η and μ of group `group` of optimizer `number` on `device`, without a synchronization."""
-    optimizer = _optimizers[number]
+def rates(optimizer_id: int, group: int, device: torch.device) -> Tensor:
+    """Return η and μ of group `group` of optimizer `optimizer_id` on `device`, without a synchronization."""
+    optimizer = _optimizers[optimizer_id]
     refuse(step_state(optimizer).observer, "torch.compile")
     optimizer.__dict__["_opt_called"] = True
     hyperparameters = optimizer.param_groups[group]
@@ -182,8 +182,13 @@ def rates(number: int, group: int, device: torch.device) -> Tensor:
         rule_of(hyperparameters)  # raises for a value out of range
         if isinstance(hyperparameters["lr"], Tensor) and hyperparameters["lr"].requires_grad:
             found = Received("one that requires a gradient")
-            raise InputError("lr", "one that needs no gradient, in a compiled step", found, "do not compile step")
-    result: Tensor = _no_rates(number, group, device)
+            raise InputError(
+                "lr",
+                "one that requires no gradient in a compiled step",
+                found,
+                "call optimizer.step() without torch.compile",
+            )
+    result: Tensor = _no_rates(optimizer_id, group, device)
     for i, name in enumerate(("lr", "momentum")):
         value = hyperparameters[name]
         if isinstance(value, Tensor):
@@ -194,7 +199,7 @@ def rates(number: int, group: int, device: torch.device) -> Tensor:
 
 
 @rates.register_fake
-def _no_rates(number: int, group: int, device: torch.device) -> Tensor:
+def _no_rates(optimizer_id: int, group: int, device: torch.device) -> Tensor:
     return torch.empty(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 

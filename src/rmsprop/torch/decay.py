@@ -64,20 +64,20 @@ def decay_groups(
     >>> [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
     [(0.0001, 1), (0.0, 3)]
     """
-    got, allowed = Received(f"a {type(module).__name__}"), "an nn.Module, whose layers tell what is decayed"
+    got, allowed = Received(f"a {type(module).__name__}"), "an nn.Module, whose layers show what is decayed"
     require(isinstance(module, nn.Module), "module", allowed, got, "pass the model")
     weight_decay = HYPERPARAMETERS["weight_decay"].checked(weight_decay)
     named = check_flag("named", named)
     if isinstance(without, str) or not isinstance(without, Collection) or not all(kind in KINDS for kind in without):
         raise InputError("without", f"a tuple of {', '.join(KINDS)}", without, "() decays every parameter")
-    left_out = {p for layer, name, p in _uses(module) if any(kind in without for kind in _kinds(layer, name, p))}
+    not_decayed = {p for layer, name, p in _uses(module) if any(kind in without for kind in _kinds(layer, name, p))}
     decayed: list[Any] = []
     others: list[Any] = []
     parameters = dict(module.named_parameters())
     for name, p in zip(plain_names(parameters), parameters.values(), strict=True):
         is_flat, remedy = getattr(p, "_is_flat_param", False), "pass use_orig_params=True to FSDP, or use fully_shard"
-        require(not is_flat, "the model's parameters", "its own", Received("one of FSDP's"), remedy)
-        (others if p in left_out else decayed).append((name, p) if named else p)
+        require(not is_flat, "the model's parameters", "not flattened by FSDP", Received("a flat one"), remedy)
+        (others if p in not_decayed else decayed).append((name, p) if named else p)
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},

@@ -177,12 +177,12 @@ def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, 
             group[name] = check_flag(name, group[name], "pass True, False or None")
     check_storage(group)
     if group["differentiable"]:
-        require(not group["foreach"], "foreach", "None or False with differentiable=True", True, "leave foreach out")
+        require(not group["foreach"], "foreach", "None or False with differentiable=True", True, "omit foreach")
         for name in ("state_dtype", "stochastic_rounding"):
             allowed = f"{EXECUTION[name]} with differentiable=True"
-            require(not group[name], name, allowed, group[name], f"leave {name} out")
+            require(not group[name], name, allowed, group[name], f"omit {name}")
     if group["fused"]:
         for name in ("foreach", "capturable", "differentiable"):
             allowed = f"None or False with {name}=True"
-            require(not group[name], "fused", allowed, True, f"leave fused or {name} out")
+            require(not group[name], "fused", allowed, True, f"omit fused or {name}")
     return group

@@ -187,17 +187,17 @@ class RMSprop(Optimizer):
         # The default must apply to at least one bfloat16 parameter. Explicit groups are checked when they are added.
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
         if stochastic_rounding and torch.bfloat16 not in rounded:
-            raise _unrounded(stochastic_rounding)
+            raise _nothing_to_round(stochastic_rounding)
 
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:
         """Return an optimizer that follows `rule`; `execution` are the arguments that are not in a rule."""
         if not isinstance(rule, Rule):
-            raise InputError("rule", "a rmsprop.Rule", rule, 'say Rule(lr=0.01) or profile("tf1", lr=0.01)')
+            raise InputError("rule", "a rmsprop.Rule", rule, 'pass Rule(lr=0.01) or profile("tf1", lr=0.01)')
         check_fields(rule, FIELDS.values(), "rmsprop.torch")
         if twice := execution.keys() & FIELDS.keys():
             name = min(twice)
-            raise InputError(name, "left out beside a rule, which has one", execution[name], "use dataclasses.replace")
+            raise InputError(name, "omitted with a rule", execution[name], "change the rule by dataclasses.replace")
         return cls(params, **{name: getattr(rule, field) for name, field in FIELDS.items()}, **execution)
 
     def rule(self, group: int = 0) -> Rule:
@@ -221,8 +221,8 @@ class RMSprop(Optimizer):
         check_shapes(group, next(i for i, p in enumerate(group["params"]) if p is param), state)
         averages = {name: average(state, name, param) for name in AVERAGES if name in state}
         # An option switched on after the last step has no average yet.
-        needing = [each for each in HYPERPARAMETERS.values() if each.average and each.average not in averages]
-        unused = {each.name: getattr(Rule, each.name) for each in needing}
+        lacking = [each for each in HYPERPARAMETERS.values() if each.average and each.average not in averages]
+        unused = {each.name: getattr(Rule, each.name) for each in lacking}
         rule = dataclasses.replace(rule_of(group), nesterov=False, **unused)
         power = arithmetic.step_numbers(rule, [state["step"]], capturable=False)[0].power
         d = arithmetic.denominator(rule, averages, power, kappa_of(state["square_avg"].dtype))
@@ -238,14 +238,14 @@ class RMSprop(Optimizer):
         if isinstance(param_group, dict):  # torch raises for anything else
             others = other_names(param_group)
             values = check_values({**self.defaults, **param_group})
-            said = param_group.get("stochastic_rounding", False)
+            explicit = param_group.get("stochastic_rounding", False)
         untraced(self, super().add_param_group)(param_group)
         group = self.param_groups[-1]
         try:
             for p in group["params"]:
                 state_dtype(group, p)
-            if said and all(p.dtype != torch.bfloat16 for p in group["params"]):
-                raise _unrounded(said)
+            if explicit and all(p.dtype != torch.bfloat16 for p in group["params"]):
+                raise _nothing_to_round(explicit)
         except InputError:
             self.param_groups.pop()
             raise
@@ -253,9 +253,9 @@ class RMSprop(Optimizer):
         # In the live group, too: torch's tools compare its keys with those of `state_dict()`.
         group.setdefault(VERSION_KEY, VERSION)
         if others and not any(others.keys() & earlier.keys() for earlier in self.param_groups[:-1]):
-            advice = " and ".join(f"{ours!r} for {name!r}" for name, ours in others.items())
-            text = f"rmsprop: {', '.join(others)} in a parameter group is kept as a wrapper's own and changes no step"
-            warnings.warn(f"{text}; if meant for this optimizer, say {advice}", stacklevel=2)
+            advice = " and ".join(f"{ours!r} instead of {name!r}" for name, ours in others.items())
+            text = f"rmsprop: {', '.join(others)} in a parameter group is kept for wrappers and does not affect steps"
+            warnings.warn(f"{text}; if meant for this optimizer, pass {advice}", stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         catch_up_all(self.state, self.step_state.lags)
@@ -274,9 +274,9 @@ class RMSprop(Optimizer):
         for group in self.param_groups:
             group[VERSION_KEY] = VERSION
             for p in group["params"]:
-                own = self.state.get(p, {})
-                if "step" in own and not isinstance(own["step"], Tensor):
-                    own["step"] = step_counter(p, group["capturable"], float(own["step"]))
+                state = self.state.get(p, {})
+                if "step" in state and not isinstance(state["step"], Tensor):
+                    state["step"] = step_counter(p, group["capturable"], float(state["step"]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the groups, as `torch.optim.Optimizer.state_dict` describes them.
@@ -368,8 +368,8 @@ class RMSprop(Optimizer):
         Step hooks get `closure` as a keyword argument. torch's optimizers pass it to hooks as the caller did.
         """
         try:
-            if self._is_watched():
-                return _watched_step(self) if closure is None else _watched_step(self, closure=closure)
+            if self._has_hooks():
+                return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure=closure)
             return self._step(closure)
         except BaseException:  # a stale grad_scale would multiply the next scale of GradScaler
             for name in ("grad_scale", "found_inf"):
@@ -381,16 +381,16 @@ class RMSprop(Optimizer):
     # Keeps schedulers from wrapping `step`: dynamo traces no wrapper. `_opt_called` tells them that `step` was called.
     step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
 
-    def _is_watched(self) -> bool:
+    def _has_hooks(self) -> bool:
         """Return whether `step` must call hooks or the profiler. torch wraps the `step` of a subclass for that."""
-        watchers = (  # len: dynamo guards on len, but not on whether a dict is empty
+        hooks = (  # len: dynamo guards on len, but not on whether a dict is empty
             len(self._optimizer_step_pre_hooks)
             or len(self._optimizer_step_post_hooks)
             or len(global_pre_hooks)
             or len(global_post_hooks)
             or (not torch.compiler.is_compiling() and profiler_enabled())
         )
-        return bool(watchers) and type(self).step is RMSprop.step
+        return bool(hooks) and type(self).step is RMSprop.step
 
     def _step(self, closure: Callable[[], float] | None = None) -> float | None:
         loss = None
@@ -427,7 +427,7 @@ class RMSprop(Optimizer):
             raise InputError("observer", "an object with wanted, measured and skipped, or None", observer, remedy)
         if observer is not None and "released" in self.__dict__:
             found = Received("one with released gradients")
-            raise InputError("optimizer", "one whose steps are made at once", found, "call remove() of them first")
+            raise InputError("optimizer", "one without released gradients", found, "call remove() on the handle first")
         if observer is not None:
             refuse(self.step_state.observer, "another one")
         self.step_state.observer = observer
@@ -475,9 +475,8 @@ class RMSprop(Optimizer):
         return "released" in self.__dict__ or all(bool(group["fused"]) for group in self.param_groups)
 
 
-def _unrounded(value: Any) -> InputError:
-    found = Received(f"{value} without any")
-    return InputError("stochastic_rounding", "False without bfloat16 parameters", found, "leave it out")
+def _nothing_to_round(value: Any) -> InputError:
+    return InputError("stochastic_rounding", "False without bfloat16 parameters", value, "omit it")
 
 
 @outside_graphs
@@ -487,5 +486,5 @@ def _untraced_step(optimizer: RMSprop, grad_scale: Tensor | None, found_inf: Ten
 
 
 @Optimizer.profile_hook_step
-def _watched_step(optimizer: RMSprop, closure: Callable[[], float] | None = None) -> float | None:
+def _step_with_hooks(optimizer: RMSprop, closure: Callable[[], float] | None = None) -> float | None:
     return optimizer._step(closure)

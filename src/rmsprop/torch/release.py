@@ -93,15 +93,18 @@ def release_gradients(optimizer: RMSprop) -> Released:
     """
     if not isinstance(optimizer, RMSprop):
         found = Received(f"a {type(optimizer).__name__}")
-        raise InputError("optimizer", "an rmsprop.torch.RMSprop", found, "only its steps can be made one by one")
+        raise InputError("optimizer", "an rmsprop.torch.RMSprop", found, "release works only with RMSprop")
     if type(optimizer).step is not RMSprop.step:
         found = Received(f"a {type(optimizer).__name__}, which has its own")
         raise InputError(
-            "optimizer", "one with the step of rmsprop.torch.RMSprop", found, "it would be gone around: leave out one"
+            "optimizer", "one with the step of rmsprop.torch.RMSprop", found, "released gradients do not call your step"
         )
     if "released" in optimizer.__dict__:
         raise InputError(
-            "optimizer", "one with gradients to release", Received("a released one"), "call remove() first"
+            "optimizer",
+            "one without released gradients",
+            Received("one that has them"),
+            "call remove() on the handle first",
         )
     refuse(step_state(optimizer).observer, "released gradients")
     ranks = world_size()
@@ -112,26 +115,26 @@ def release_gradients(optimizer: RMSprop) -> Released:
             raise InputError("the number of ranks", "1 with released gradients", ranks, remedy)
     handles: list[Any] = [optimizer.register_step_pre_hook(_refuse_scaler)]
     for index, group in enumerate(optimizer.param_groups):
-        for number, p in enumerate(group["params"]):
+        for i, p in enumerate(group["params"]):
             if p.requires_grad:
-                handles.append(p.register_post_accumulate_grad_hook(_hook(optimizer, index, number)))
+                handles.append(p.register_post_accumulate_grad_hook(_hook(optimizer, index, i)))
     optimizer.__dict__["released"] = released = Released(optimizer, handles)
     return released
 
 
 def _check(group: ParamGroup) -> None:
     if group["nonfinite"] == "skip":
-        remedy = "pass 'zero': to leave out a step, all gradients have to be seen first"
+        remedy = "pass 'zero': skipping a step needs all gradients at once"
         raise InputError("nonfinite", "'propagate' or 'zero' with released gradients", "skip", remedy)
     if group["differentiable"]:
-        raise InputError("differentiable", "False with released gradients", True, "leave one of them out")
+        raise InputError("differentiable", "False with released gradients", True, "omit one of them")
 
 
 def _refuse_scaler(optimizer: Any, *_: Any) -> None:
     """Raise if a GradScaler calls this step: it has set `grad_scale` on `optimizer`."""
     if "grad_scale" in optimizer.__dict__:
-        found, remedy = Received("a step of one"), "train in bfloat16, which needs no scaling, or call remove()"
-        raise InputError("GradScaler", "left out with released gradients", found, remedy)
+        found, remedy = Received("a step called by it"), "train in bfloat16, which needs no scaling, or call remove()"
+        raise InputError("GradScaler", "unused with released gradients", found, remedy)
 
 
 def _hook(optimizer: RMSprop, index: int, i: int) -> Callable[[Tensor], None]:
@@ -139,7 +142,7 @@ def _hook(optimizer: RMSprop, index: int, i: int) -> Callable[[Tensor], None]:
 
     def step(p: Tensor) -> None:
         groups, shared = optimizer.param_groups, step_state(optimizer)
-        key = _find(groups, p, index, i)
+        key = _key_of(groups, p, index, i)
         if key is None:
             return
         report = shared.report
@@ -154,7 +157,7 @@ def _hook(optimizer: RMSprop, index: int, i: int) -> Callable[[Tensor], None]:
     return step
 
 
-def _find(groups: list[ParamGroup], p: Tensor, index: int, i: int) -> ParamKey | None:
+def _key_of(groups: list[ParamGroup], p: Tensor, index: int, i: int) -> ParamKey | None:
     """Return the key of `p`, probably (`index`, `i`); None if `p` is in no group."""
     if index < len(groups) and i < len(groups[index]["params"]) and groups[index]["params"][i] is p:
         return index, i

@@ -29,21 +29,21 @@ from rmsprop.torch.step_state import step_state
 def make(optimizer: Optimizer, torch_state_dict: Callable[[], StateDict]) -> StateDict:
     """Return the state dict of `optimizer` (see `RMSprop.state_dict`); `torch_state_dict` is torch's method."""
 
-    def finish(_: Optimizer, made: StateDict) -> StateDict:
-        return _finished(optimizer, made)
+    def complete(_: Optimizer, torch_dict: StateDict) -> StateDict:
+        return _completed(optimizer, torch_dict)
 
     catch_up_all(optimizer.state, step_state(optimizer).lags)
-    handle = optimizer.register_state_dict_post_hook(finish, prepend=True)  # other hooks see the finished dict
+    handle = optimizer.register_state_dict_post_hook(complete, prepend=True)  # other hooks see the completed dict
     try:
         return torch_state_dict()
     finally:
         handle.remove()
 
 
-def _finished(optimizer: Optimizer, made: StateDict) -> StateDict:
+def _completed(optimizer: Optimizer, torch_dict: StateDict) -> StateDict:
     """Return torch's dict with Python numbers, the shapes of packed parameters, and copies of state that may lag."""
-    state = dict(made["state"])
-    for group, saved in zip(optimizer.param_groups, made["param_groups"], strict=True):
+    state = dict(torch_dict["state"])
+    for group, saved in zip(optimizer.param_groups, torch_dict["param_groups"], strict=True):
         for name in (*FIELDS, *EXECUTION, "initial_lr"):
             if isinstance(value := saved.get(name), np.generic):  # torch.load refuses it with weights_only
                 saved[name] = value.item()
@@ -57,7 +57,7 @@ def _finished(optimizer: Optimizer, made: StateDict) -> StateDict:
             if _may_lag(optimizer, group, p):
                 values = {name: x.clone() if isinstance(x, Tensor) else x for name, x in values.items()}
             state[key] = values
-    return {**made, "state": state}
+    return {**torch_dict, "state": state}
 
 
 def _may_lag(optimizer: Optimizer, group: ParamGroup, p: Tensor) -> bool:
@@ -82,11 +82,11 @@ def load(
     old_dtypes = [group["state_dtype"] for group in optimizer.param_groups]
     changes: list[str] = []
 
-    def check(_: Optimizer, given: StateDict) -> StateDict:
-        ours, errors = checked(optimizer.param_groups, given, source)
+    def check(_: Optimizer, received: StateDict) -> StateDict:
+        ours, errors = checked(optimizer.param_groups, received, source)
         if errors:
             raise first_error(errors)
-        loaded.update({**given, **ours})
+        loaded.update({**received, **ours})
         return loaded
 
     def restore(_: Optimizer) -> None:

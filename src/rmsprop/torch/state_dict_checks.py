@@ -21,11 +21,11 @@ from rmsprop.torch.state import state_dtype
 Groups: TypeAlias = list[dict[str, Any]]
 StateDict: TypeAlias = dict[str, Any]
 
-_KNOWN_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # a key in their groups identifies them
+_IDENTIFIED_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # a key in their groups identifies them
 _OTHER_OPTIMIZERS = {"exp_avg", "acc_delta", "sum", "state2"}  # Adam, Adadelta, Adagrad; Adam of bitsandbytes
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
-_UNCHANGED, _SAME_MODEL = "load the dict that state_dict() gave", "load it for the model that made it"
+_UNCHANGED, _SAME_MODEL = "load the dict that state_dict() returned", "load it for the model that it was saved from"
 
 
 def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateDict, list[InputError]]:
@@ -40,7 +40,7 @@ def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateD
     kind, errors = _kind(saved_groups, source)
     if error := _size_error(groups, saved_groups):
         return {}, [*errors, error]
-    state = {key: _with_number(own) for key, own in state_by_key(state_dict["state"], saved_groups).items()}
+    state = {key: _with_python_step(values) for key, values in state_by_key(state_dict["state"], saved_groups).items()}
     new_groups: Groups = []
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         # The program that builds the optimizer decides on `differentiable`, not the saved run.
@@ -49,9 +49,9 @@ def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateD
         states = [state.get(key, {}) for key in saved["params"]]
         errors += _group_errors(index, group, saved, new, kind, states)
         names = new.get("param_names") or [""] * len(saved["params"])
-        for i, (p, own, name) in enumerate(zip(group["params"], states, names, strict=True)):
+        for i, (p, values, name) in enumerate(zip(group["params"], states, names, strict=True)):
             where = f"parameter {i} in group {index} of the state dict" + (f" ({name})" if name else "")
-            errors += _state_errors(where, p, own, new)
+            errors += _state_errors(where, p, values, new)
     errors += _key_errors(state, saved_groups)
     return {"state": state, "param_groups": new_groups}, errors
 
@@ -102,7 +102,7 @@ def _group_form_error(index: int, group: Any) -> InputError | None:
         return InputError(f"params of {where}", "a list of numbers, each once", got, _UNCHANGED)
     strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     if not strings or len(names) not in (0, len(params)):
-        allowed = f"a list of {len(params)} names, if it is there"
+        allowed = f"a list of {len(params)} names, if present"
         return InputError(f"param_names of {where}", allowed, Received(repr(names)[:60]), _UNCHANGED)
     return None
 
@@ -116,16 +116,20 @@ def _are_distinct(keys: Sequence[Any]) -> bool:
 
 def _kind(groups: Groups, source: str | None) -> tuple[str, list[InputError]]:
     """Return the library of a state dict, from its groups or else `source`, and errors in `source`."""
-    told = kind_of_groups(groups)
+    kind = kind_of_groups(groups)
     if source not in (None, "torch", "sb3"):
-        return told or "torch", [InputError("source", "'torch' or 'sb3'", source, "leave it out where groups tell")]
-    if told in _KNOWN_BY_GROUPS:
-        if source in (None, told):
-            return told, []
-        remedy = f"its groups tell that it is of {told}"
-        return told, [InputError("source", "left out for this state dict", source, remedy)]
+        remedy = "omit it if the groups identify the library"
+        return kind or "torch", [InputError("source", "'torch' or 'sb3'", source, remedy)]
+    if kind in _IDENTIFIED_BY_GROUPS:
+        if source in (None, kind):
+            return kind, []
+        remedy = f"its groups identify {kind}"
+        return kind, [InputError("source", "omitted for this state dict", source, remedy)]
     if source is None and all(is_group_of("torch", group) for group in groups):
-        remedy = "its groups do not tell, and eps stands elsewhere: say source='torch' or source='sb3'"
+        remedy = (
+            "its groups do not identify the library, and eps has another place in the rule: "
+            "pass source='torch' or source='sb3'"
+        )
         return "torch", [InputError("source", "'torch' or 'sb3' for this state dict", Received("none"), remedy)]
     return source or "torch", []
 
@@ -153,10 +157,10 @@ def _key_errors(state: Mapping[Any, Any], groups: Groups) -> Iterator[InputError
     keys = [key for group in groups for key in group["params"]]
     distinct = set(keys)
     if len(distinct) < len(keys):
-        got = Received("one that stands in two groups")
+        got = Received("one in two groups")
         yield InputError("a number in params of the state dict", "that of one parameter", got, _UNCHANGED)
-    for key, own in state.items():
-        is_state = isinstance(own, Mapping) and not own.keys().isdisjoint(AVERAGES)
+    for key, values in state.items():
+        is_state = isinstance(values, Mapping) and not values.keys().isdisjoint(AVERAGES)
         if key not in distinct and (isinstance(key, int) or is_state):  # other entries belong to the user
             got = Received(repr(key)[:60])
             yield InputError("the state dict", "the state of its groups' parameters", got, _UNCHANGED)
@@ -183,18 +187,18 @@ def _group_errors(
     pairs = zip(group.get("param_names") or (), saved.get("param_names") or (), strict=False)
     for i, (name, saved_name) in enumerate(pairs):
         if plain_name(name) != plain_name(saved_name):
-            remedy = f"{_SAME_MODEL}, or take param_names out of its groups to go by order"
+            remedy = f"{_SAME_MODEL}, or remove param_names from its groups to load by order"
             yield InputError(f"parameter {i} in group {index} of the state dict", repr(name), saved_name, remedy)
             return
 
 
 def _check_torch_averages(group: dict[str, Any], states: list[Any]) -> None:
     """Raise if a variant of `group` that torch lacks would misread averages saved by torch."""
-    begun = [own for own in states if own]
-    if group["lr_in_momentum"] and any("momentum_buffer" in own for own in begun):
+    started = [values for values in states if values]
+    if group["lr_in_momentum"] and any("momentum_buffer" in values for values in started):
         remedy = "build the optimizer without it, or use rmsprop convert"
         raise InputError("lr_in_momentum", "False for the momentum_buffer of torch.optim.RMSprop", True, remedy)
-    if group["bias_correction"] and group["initial_square_avg"] and begun:
+    if group["bias_correction"] and group["initial_square_avg"] and started:
         allowed = "0 with bias_correction for averages of torch.optim.RMSprop"
         raise InputError("initial_square_avg", allowed, group["initial_square_avg"], "build the optimizer without it")
 
@@ -202,22 +206,22 @@ def _check_torch_averages(group: dict[str, Any], states: list[Any]) -> None:
 # -- the state of a parameter -----------------------------------------------------------------------------------------
 
 
-def _with_number(own: Any) -> Any:
+def _with_python_step(values: Any) -> Any:
     """Return the state of a parameter, with a NumPy step count as a Python number."""
-    if isinstance(own, dict) and isinstance(own.get("step"), np.generic | np.ndarray):
-        return {**own, "step": plain(own["step"])}
-    return own
+    if isinstance(values, dict) and isinstance(values.get("step"), np.generic | np.ndarray):
+        return {**values, "step": plain(values["step"])}
+    return values
 
 
-def _state_errors(where: str, p: Tensor, own: Any, group: dict[str, Any]) -> Iterator[InputError]:
-    if isinstance(own, dict) and own.keys().isdisjoint({"step", *AVERAGES, SHAPE_KEY, *_OTHER_OPTIMIZERS}):
+def _state_errors(where: str, p: Tensor, values: Any, group: dict[str, Any]) -> Iterator[InputError]:
+    if isinstance(values, dict) and values.keys().isdisjoint({"step", *AVERAGES, SHAPE_KEY, *_OTHER_OPTIMIZERS}):
         return  # no step was executed; other keys belong to a wrapper
-    if not isinstance(own, dict) or not {"step", "square_avg"} <= own.keys() or own.keys() & _OTHER_OPTIMIZERS:
-        got = Received(f"one with {', '.join(map(str, own))}" if isinstance(own, dict) else type(own).__name__)
+    if not isinstance(values, dict) or not {"step", "square_avg"} <= values.keys() or values.keys() & _OTHER_OPTIMIZERS:
+        got = Received(f"one with {', '.join(map(str, values))}" if isinstance(values, dict) else type(values).__name__)
         allowed = "one of RMSprop, with step and square_avg"
         yield InputError(f"the state of {where}", allowed, got, "load it into its optimizer")
         return
-    step = own["step"]
+    step = values["step"]
     count: Any = step.item() if isinstance(step, Tensor) and step.numel() == 1 else step
     is_number = isinstance(count, Real) and not isinstance(count, bool)  # Real includes NumPy's numbers
     if not (is_number and 0 <= count < 2**63):
@@ -228,8 +232,8 @@ def _state_errors(where: str, p: Tensor, own: Any, group: dict[str, Any]) -> Ite
         except InputError as error:
             yield error
     for name in AVERAGES:
-        if name in own:
-            yield from _average_errors(f"{name} of {where}", p, own[name], own.get(SHAPE_KEY))
+        if name in values:
+            yield from _average_errors(f"{name} of {where}", p, values[name], values.get(SHAPE_KEY))
 
 
 def _average_errors(name: str, p: Tensor, value: Any, shape: Any) -> Iterator[InputError]:

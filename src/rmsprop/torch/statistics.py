@@ -32,8 +32,8 @@ class KeyCache:
 
     def keys(self, indices: bytes, offsets: list[int]) -> tuple[ParamKey, ...]:
         """Return the key of each of `indices` (of uint32)."""
-        of, under, keys = self._cached  # one read: another thread may replace the tuple
-        if of is not indices or under != offsets:
+        cached_indices, cached_offsets, keys = self._cached  # one read: another thread may replace the tuple
+        if cached_indices is not indices or cached_offsets != offsets:
             keys = tuple(param_key(index, offsets) for index in np.frombuffer(indices, np.uint32).tolist())
             self._cached = indices, offsets, keys
         return keys

@@ -1,4 +1,4 @@
-"""Execute one step: engines gather the parameters that they can step, gradients are judged, engines run.
+"""Execute one step: engines gather the parameters that they can step, gradients are checked, engines run.
 
 All checks come before the first change.
 """
@@ -53,24 +53,24 @@ def step(
         catch_up_all(states, shared.lags, of_dense_gradients=True)
     level = sweep_level if sweep_level > copy_level else copy_level
     inputs = StepInputs(
-        optimizer,
-        groups,
-        states,
-        parameter_offsets(groups),
-        1.0 if grad_scale is None else float(grad_scale.item()),
-        level if sweep_level else 0,
-        level if copy_level else 0,
-        shared.lags,
-        shared.sparse,
+        optimizer=optimizer,
+        groups=groups,
+        states=states,
+        offsets=parameter_offsets(groups),
+        grad_scale=1.0 if grad_scale is None else float(grad_scale.item()),
+        sweep_level=level if sweep_level else 0,
+        copy_level=level if copy_level else 0,
+        lags=shared.lags,
+        sparse=shared.sparse,
     )
     try:
         all_engines = shared.spare_engines.pop()
     except IndexError:  # the first step, or another thread is stepping
         all_engines = tuple(engine() for engine in ENGINES)
-    shared.report = report = _gather(all_engines, inputs, _all_of(len(groups)) if parts is None else parts)
+    shared.report = report = _gather(all_engines, inputs, _all_groups(len(groups)) if parts is None else parts)
     engines = [engine for engine, taken, _ in report if taken]
-    verdict, skip, counted = nonfinite.judge(inputs, engines)
-    if verdict is Verdict.ON_DEVICE and level and bool(skip):
+    verdict, skip_flag, nonfinite_flag = nonfinite.judge(inputs, engines)
+    if verdict is Verdict.ON_DEVICE and level and bool(skip_flag):
         verdict = Verdict.SKIPPED
     if verdict is Verdict.SKIPPED:
         for engine in engines:
@@ -81,20 +81,20 @@ def step(
         if inputs.copy_level:
             for engine in engines:
                 engine.copy_before(inputs)
-        if cleaned := _run(engines, inputs, skip):
-            counted = nonfinite.either([counted, *cleaned])
-    if counted is not None:  # before the observer runs, which may read the count
-        shared.nonfinite_steps = nonfinite.add(shared.nonfinite_steps, counted)
+        if cleaned := _run(engines, inputs, skip_flag):
+            nonfinite_flag = nonfinite.either([nonfinite_flag, *cleaned])
+    if nonfinite_flag is not None:  # before the observer runs, which may read the count
+        shared.nonfinite_steps = nonfinite.add(shared.nonfinite_steps, nonfinite_flag)
     if inputs.grad_scale != 1:
         _unscale(groups, inputs.grad_scale)
     if observer is not None and verdict is not Verdict.SKIPPED:
-        _tell(observer, shared, engines, inputs, skip)
+        _report_step(observer, shared, engines, inputs, skip_flag)
     shared.spare_engines.append(all_engines)  # last: measured arrays are views of the engines' memory
 
 
 @lru_cache(maxsize=64)
-def _all_of(groups: int) -> tuple[Remaining, ...]:
-    return tuple(Remaining(index, None, "") for index in range(groups))
+def _all_groups(count: int) -> tuple[Remaining, ...]:
+    return tuple(Remaining(index, None, "") for index in range(count))
 
 
 def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[Remaining]) -> Report:
@@ -110,12 +110,12 @@ def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[R
     raise InputError("the rule", f"one that an engine can step for {part.where}", Received(part.reason), remedy)
 
 
-def _run(engines: list[Engine], inputs: StepInputs, skip: Tensor | None) -> list[Tensor]:
+def _run(engines: list[Engine], inputs: StepInputs, skip_flag: Tensor | None) -> list[Tensor]:
     """Run the engines; return their flags for gradient elements that counted as 0."""
     flags = []
     for position, engine in enumerate(engines):
         try:
-            flag = engine.run(inputs, skip)
+            flag = engine.run(inputs, skip_flag)
         except Exception as error:
             if position:
                 done = ", ".join(each.name for each in engines[:position])
@@ -133,15 +133,15 @@ def _unscale(groups: list[ParamGroup], scale: float) -> None:
             p.grad = p.grad / scale if repeats(p.grad) else p.grad.div_(scale)
 
 
-def _tell(
-    observer: Observer, shared: StepState, engines: list[Engine], inputs: StepInputs, skip: Tensor | None
+def _report_step(
+    observer: Observer, shared: StepState, engines: list[Engine], inputs: StepInputs, skip_flag: Tensor | None
 ) -> None:
     """Report an executed step to the observer. A step skipped on a device counts as executed until a sync."""
     if not engines:
         return
     level = inputs.sweep_level or inputs.copy_level
-    if skip is not None and not level:
-        shared.unsynced_skips = nonfinite.add(shared.unsynced_skips, skip)
+    if skip_flag is not None and not level:
+        shared.unsynced_skips = nonfinite.add(shared.unsynced_skips, skip_flag)
     parts: list[Measured] = [part for engine in engines for part in engine.measured(inputs)] if level else []
     keys, sums, histograms = statistics.joined(parts, inputs.offsets, shared.keys)
     observer.measured(keys, sums, histograms if level > 1 else None)
