@@ -361,7 +361,7 @@ def test_prints_of_a_task_go_to_standard_output_without_json(capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["train", "gone.py:make"], 2, "file gone.py must be one that Python can import, got SystemExit: 0; mend"),
+        (["train", "gone.py:make"], 2, "file gone.py must be one that Python can import, got SystemExit: 0; correct"),
         (["train", "own.py:ends_at_once"], 2, "must be a function that runs without arguments, got SystemExit: 0; a"),
         (["train", "own.py:ends_in_the_model"], 2, "must be able to run one batch of the validation data, got System"),
         (["train", "own.py:ends"], 1, "the task ended the program with sys.exit(0); let it raise an error, or return"),
