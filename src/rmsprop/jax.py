@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import cache
 from numbers import Real
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
@@ -17,7 +18,7 @@ import numpy as np
 
 from rmsprop.errors import InputError, Received, number_of_text
 from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, check_fields
-from rmsprop.rule import Rule, variance
+from rmsprop.rule import AVERAGES, Rule, moment_weights, variance
 
 try:
     import jax
@@ -31,7 +32,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["RMSpropState", "rmsprop"]
 
-FIELDS = EVERYWHERE  # the fields of Rule that this module implements
+FIELDS = (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad")  # the fields of Rule that this module implements
 Tree: TypeAlias = Any  # of arrays; None in place of an array without an update
 Scalar: TypeAlias = "float | jax.Array"
 Schedule: TypeAlias = Callable[[jax.Array], Any]
@@ -48,6 +49,7 @@ class RMSpropState(NamedTuple):
     square_avg: Tree  # v
     grad_avg: Tree | None  # m, only when centered
     momentum_buffer: Tree | None  # b, only with momentum
+    max_square_avg: Tree | None = None  # w, only with amsgrad
 
 
 def rmsprop(
@@ -69,6 +71,11 @@ def rmsprop(
         b ← μ·b + g/(√s + ε)
         update = −η·b                  (without momentum: −η·g/(√s + ε))
 
+    Adam, `Rule(momentum=0.9, first_moment=True, bias_correction=True)`, averages the gradient before the division::
+
+        b ← b + (1−μ)·(g − b)
+        update = −η·b̂/(√v̂ + ε)         b̂ = b/(1−μᵗ), v̂ = v/(1−βᵗ)
+
     `rmsprop.rule` has the equations of all variants; `rule.explain()` has the active ones.
 
     Parameters
@@ -83,7 +90,7 @@ def rmsprop(
         Replace the rule's values: a number, or a scalar array (traced or not). The value of an array is not checked.
         `optax.inject_hyperparams` passes each argument as an array. Momentum in an array always has a buffer. Weight
         decay in an array always needs `params`. An array is converted to the averages' dtype before any arithmetic,
-        1−β included.
+        1−β included. An array of `initial_square_avg` is refused with amsgrad and bias correction.
 
     Returns
     -------
@@ -114,6 +121,11 @@ def rmsprop(
     Differences from `optax.rmsprop`: PyTorch's defaults; the rate outside the momentum buffer; weight decay and
     maximize. The momentum buffer has the opposite sign (b = −trace). A variance that rounding makes negative and a
     denominator of zero give no NaN. The step can be differentiated where the gradient is zero.
+
+    With `first_moment` and `bias_correction` the step is that of `optax.adam` and `optax.adamw`, with `nesterov` that
+    of `optax.nadam`, which has no momentum schedule. `momentum_buffer` is their `mu`, `square_avg` their `nu`.
+    `optax.amsgrad` takes the maximum of v̂, this module that of v, as PyTorch and Keras do. Without bias correction
+    both are the same.
 
     Examples
     --------
@@ -161,27 +173,29 @@ def rmsprop(
             square_avg=average(variant.initial_square_avg),
             grad_avg=average(0.0) if variant.centered else None,
             momentum_buffer=average(0.0) if _in_use(variant.momentum) else None,
+            max_square_avg=average(0.0) if variant.amsgrad else None,
         )
 
     def update(grads: Tree, state: RMSpropState, params: Tree | None = None, **_: Any) -> tuple[Tree, RMSpropState]:
         if params is None and _in_use(variant.weight_decay):
             raise InputError("params", "given with weight decay", Received("none"), "update(grads, state, params)")
         lr = _checked("learning_rate", schedule_or_rate(state.step)) if callable(schedule_or_rate) else schedule_or_rate
-        now = SimpleNamespace(**{**vars(variant), "lr": lr})
         t = optax.safe_increment(state.step)
+        in_dtype = cache(lambda dtype: _in_dtype(SimpleNamespace(**{**vars(variant), "lr": lr}), t, dtype))
         named: list[tuple[Any, Any]]
         tree: Any
         named, tree = jax.tree_util.tree_flatten_with_path(grads, is_leaf=lambda x: x is None)
         columns = [
             [None] * len(named) if x is None else tree.flatten_up_to(x)
-            for x in (state.square_avg, state.grad_avg, state.momentum_buffer, params)
+            for x in (params, *(getattr(state, name) for name in AVERAGES))
         ]
         rows = zip(named, *columns, strict=True)
-        results = [_leaf(now, t, path, g, v, m, b, p) for (path, g), v, m, b, p in rows]
-        change, v, m, b = (tree.unflatten([r[i] for r in results]) for i in range(4))
-        m = m if now.centered else state.grad_avg
-        b = b if _in_use(now.momentum) else state.momentum_buffer
-        return change, RMSpropState(t, v, m, b)
+        results = [_leaf(variant, in_dtype, path, g, p, averages) for (path, g), p, *averages in rows]
+        change, v, m, b, w = (tree.unflatten([r[i] for r in results]) for i in range(1 + len(AVERAGES)))
+        m = m if variant.centered else state.grad_avg
+        b = b if _in_use(variant.momentum) else state.momentum_buffer
+        w = w if variant.amsgrad else state.max_square_avg
+        return change, RMSpropState(t, v, m, b, w)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -193,6 +207,9 @@ def _with_numbers(rule: Rule, *values: ArrayLike | None) -> SimpleNamespace:
     arrays = {name: x for name, x in numbers.items() if isinstance(x, jax.Array | np.ndarray)}
     # `Rule` checks numbers. An array may be traced and have no value yet.
     rule = dataclasses.replace(rule, **{name: x for name, x in numbers.items() if name not in arrays})  # type: ignore[arg-type]
+    if rule.amsgrad and rule.bias_correction and "initial_square_avg" in arrays:
+        allowed = "0 with amsgrad=True and bias_correction=True"
+        raise InputError("initial_square_avg", allowed, Received("an array"), "leave initial_square_avg out")
     return SimpleNamespace(**{**vars(rule), **{name: _checked(name, x) for name, x in arrays.items()}})
 
 
@@ -223,55 +240,81 @@ def _full_like(path: Any, p: Any, value: Scalar) -> jax.Array:
     return jnp.full_like(p, fill, dtype=dtype)
 
 
-def _leaf(rule: Any, t: jax.Array, path: Any, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
-    """Return the update of one parameter and its new v, m and b. Step a complex array as two real ones."""
+class StepNumbers(NamedTuple):
+    """The numbers of E5 and E7 that depend on the step count."""
+
+    power: Scalar  # βᵗ
+    weight: Scalar  # 1 − βᵗ
+    a: Scalar  # the weight of b in n
+    c: Scalar  # the weight of g in n
+
+
+def _in_dtype(rule: Any, t: jax.Array, dtype: Any) -> tuple[Any, StepNumbers]:
+    """Return `rule` with its arrays in `dtype`, and the numbers of step t in `dtype`."""
+    rule = SimpleNamespace(**{k: x.astype(dtype) if isinstance(x, jax.Array) else x for k, x in vars(rule).items()})
+    step = t.astype(dtype)
+    power, weight = _bias(rule.decay, step) if rule.bias_correction else (0.0, 1.0)
+    a, c = moment_weights(rule, step, jnp) if rule.first_moment else (1.0, 0.0)
+    return rule, StepNumbers(power, weight, a, c)
+
+
+def _leaf(
+    variant: Any, in_dtype: Callable[[Any], tuple[Any, StepNumbers]], path: Any, g: Any, p: Any, averages: list[Any]
+) -> tuple[Any, ...]:
+    """Return the update of one parameter and its new averages. Step a complex array as two real ones."""
     if g is None:
-        return None, v, m, b
-    p = p if _in_use(rule.weight_decay) else None
+        return None, *averages
+    v = averages[0]
+    p = p if _in_use(variant.weight_decay) else None
     for what, x in (("the gradient of params", g), ("params", g if p is None else p)):
         if jnp.shape(x) != v.shape or jnp.iscomplexobj(x) != jnp.iscomplexobj(v):
             name, found = what + jax.tree_util.keystr(path), Received(f"{jnp.shape(x)} {jnp.result_type(x)}")
             raise InputError(name, f"like its state, {v.shape} {v.dtype}", found, "was init called with these params?")
-    arrays = [None if x is None else jnp.asarray(x, v.dtype) for x in (g, v, m, b, p)]
-    real = jnp.real(v).dtype
-    rule = SimpleNamespace(**{k: x.astype(real) if isinstance(x, jax.Array) else x for k, x in vars(rule).items()})
+    arrays = [None if x is None else jnp.asarray(x, v.dtype) for x in (g, p, *averages)]
+    rule, numbers = in_dtype(jnp.real(v).dtype)
     if not jnp.iscomplexobj(v):
-        return _step(rule, t, *arrays)
-    parts = [_step(rule, t, *(None if x is None else part(x) for x in arrays)) for part in (jnp.real, jnp.imag)]
+        return _step(rule, numbers, *arrays)
+    parts = [_step(rule, numbers, *(None if x is None else part(x) for x in arrays)) for part in (jnp.real, jnp.imag)]
     return tuple(None if re is None else jax.lax.complex(re, im) for re, im in zip(*parts, strict=True))
 
 
-def _step(rule: Any, t: jax.Array, g: Any, v: Any, m: Any, b: Any, p: Any) -> tuple[Any, ...]:
-    """Return the update of E1 to E9 and the new v, m and b, for real arrays. Only weight decay reads p."""
+def _step(rule: Any, numbers: StepNumbers, g: Any, p: Any, v: Any, m: Any, b: Any, w: Any) -> tuple[Any, ...]:
+    """Return the update of E1 to E9 and the new v, m, b and w, for real arrays. Only weight decay reads p."""
     eta, beta, mu, lam = rule.lr, rule.decay, rule.momentum, rule.weight_decay
     if rule.maximize:
         g = -g  # E1
     if _in_use(lam) and not rule.decoupled_weight_decay:
         g = g + lam * p  # E2
     v = beta * v + ((1 - beta) * g) * g  # E3
+    if rule.amsgrad:
+        w = v if w is None else jnp.maximum(w, v)
     if rule.centered:
         m = jnp.zeros_like(v) if m is None else m
         m = m + (1 - beta) * (g - m)  # E4
-    d = _denominator(rule, v, m, t)  # E5, E6
-    # E7. JAX differentiates both sides of a where: neither may divide by zero.
-    u = jnp.where(d == 0, 0.0, g / jnp.where(d == 0, 1.0, d))
+    d = _denominator(rule, numbers, {"square_avg": v, "grad_avg": m, "max_square_avg": w})  # E5, E6
+    if _in_use(mu):
+        b = jnp.zeros_like(v) if b is None else b
+    n = g
+    if _in_use(mu) and rule.first_moment:
+        b = b + (1 - mu) * (g - b)  # E7
+        n = numbers.a * b + numbers.c * g if rule.nesterov else numbers.a * b
+    # JAX differentiates both sides of a where: neither may divide by zero.
+    u = jnp.where(d == 0, 0.0, n / jnp.where(d == 0, 1.0, d))
     if rule.lr_in_momentum:
         u = eta * u
     r = u
-    if _in_use(mu):
-        b = jnp.zeros_like(v) if b is None else b
+    if _in_use(mu) and not rule.first_moment:
         b = mu * b + u  # E8
         r = u + mu * b if rule.nesterov else b
     change = -r if rule.lr_in_momentum else -(eta * r)  # E9
     if _in_use(lam) and rule.decoupled_weight_decay:
         change = change - (eta * lam) * p  # E2
-    return change, v, m, b
+    return change, v, m, b, w
 
 
-def _denominator(rule: Any, v: jax.Array, m: jax.Array | None, t: jax.Array) -> jax.Array:
-    kappa = 4 * float(np.finfo(v.dtype).eps)  # 8 × unit roundoff
-    power, weight = _bias(rule.decay, t.astype(v.dtype)) if rule.bias_correction else (0.0, 1.0)
-    s, _ = variance(rule, {"square_avg": v, "grad_avg": m}, power, weight, kappa, jnp.maximum)  # E5
+def _denominator(rule: Any, numbers: StepNumbers, averages: dict[str, Any]) -> jax.Array:
+    kappa = 4 * float(np.finfo(averages["square_avg"].dtype).eps)  # 8 × unit roundoff
+    s, _ = variance(rule, averages, numbers.power, numbers.weight, kappa, jnp.maximum)  # E5
     return _sqrt(s + rule.eps) if rule.eps_inside_sqrt else _sqrt(s) + rule.eps  # E6
 
 

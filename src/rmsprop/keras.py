@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from numbers import Real
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, averages, check_fields, names_in
 from rmsprop.profiles import profile
-from rmsprop.rule import Rule, variance
+from rmsprop.rule import AVERAGES, Rule, moment_weights, variance
 
 try:
     import keras
@@ -44,8 +45,9 @@ Tensor: TypeAlias = Any  # of the backend: tf.Tensor, jax.Array or torch.Tensor
 Variable: TypeAlias = Any  # keras.Variable, or the tf.Variable inside one
 
 # The fields of Rule that this module implements, under the names of Keras' arguments.
-FIELDS = names_in("keras", EVERYWHERE)
-STATE = ("square_avg", "momentum_buffer", "grad_avg")  # the averages, in the order of keras.optimizers.RMSprop
+FIELDS = names_in("keras", (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad"))
+# The averages; the first three in the order of keras.optimizers.RMSprop.
+STATE = ("square_avg", "momentum_buffer", "grad_avg", "max_square_avg")
 COMPUTE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 KERAS = profile("keras")  # the defaults
 
@@ -62,6 +64,11 @@ class RMSprop(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has no
         m ← m + (1−β)·(g − m)          s ← max(v − m², κ·v)     if centered, else s ← v
         b ← μ·b + η·g/√(s + ε)
         p ← p − b                      (without momentum: p ← p − η·g/√(s + ε))
+
+    With `first_moment=True, bias_correction=True, eps_inside_sqrt=False, lr_in_momentum=False` the step is Adam's::
+
+        b ← b + (1−μ)·(g − b)
+        p ← p − η·b̂/(√v̂ + ε)           b̂ = b/(1−μᵗ), v̂ = v/(1−βᵗ)
 
     `rmsprop.rule` has the equations of all variants; `optimizer.rule().explain()` has the active ones.
 
@@ -97,6 +104,12 @@ gradient_accumulation_steps, name
         Keras' form of weight decay; False: L2.
     maximize
         Ascend.
+    first_moment
+        Momentum averages the gradient before the division, as in Adam; needs lr_in_momentum=False.
+    momentum_decay
+        ψ of NAdam's momentum schedule; 1 in `keras.optimizers.Nadam`. Needs first_moment, nesterov and bias_correction.
+    amsgrad
+        Divide by the maximum that v has reached.
 
     Raises
     ------
@@ -106,16 +119,19 @@ gradient_accumulation_steps, name
 
     Notes
     -----
-    After `build`, `optimizer.averages` has a list of variables for "square_avg", "momentum_buffer" (with momentum) and
-    "grad_avg" (if centered). A list has the order, shapes and dtypes of the trained variables; averages of float16 and
-    bfloat16 variables are float32. `optimizer.variables` has the order of `keras.optimizers.RMSprop`: saved state of
-    one loads into the other. Import `rmsprop.keras` before loading a saved model: Keras does not import the class
-    itself.
+    After `build`, `optimizer.averages` has a list of variables for "square_avg", "momentum_buffer" (with momentum),
+    "grad_avg" (if centered) and "max_square_avg" (with amsgrad). A list has the order, shapes and dtypes of the trained
+    variables; averages of float16 and bfloat16 variables are float32. `optimizer.variables` has the order of
+    `keras.optimizers.RMSprop`: saved state of one loads into the other. Import `rmsprop.keras` before loading a saved
+    model: Keras does not import the class itself.
 
     Differences from `keras.optimizers.RMSprop`: `centered` never takes the root of a negative number. ε = 0 gives no
     NaN. The compute dtype and state of float16 and bfloat16 variables are float32. The learning rate may be an
     integer. Unknown arguments raise (Keras warns of `decay` and ignores it). Slices of one row in a gradient
     (`tf.IndexedSlices` of an embedding) are added before they are squared.
+
+    As Adam, `keras.optimizers.Adam` adds ε to √v and this class to √v̂: Keras' ε is this class' ε·√(1−βᵗ). With ε = 0
+    both are the same. `keras.optimizers.Nadam` adds ε to √v̂, as this class does.
 
     Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); keras-team/keras:
     keras/src/optimizers/rmsprop.py, base_optimizer.py (3.15).
@@ -156,6 +172,9 @@ gradient_accumulation_steps, name
         bias_correction: bool = KERAS.bias_correction,
         decoupled_weight_decay: bool = KERAS.decoupled_weight_decay,
         maximize: bool = KERAS.maximize,
+        first_moment: bool = KERAS.first_moment,
+        momentum_decay: float = KERAS.momentum_decay,
+        amsgrad: bool = KERAS.amsgrad,
     ) -> None:
         if not callable(learning_rate):
             learning_rate = HYPERPARAMETERS["lr"].checked(learning_rate, "learning_rate")
@@ -183,6 +202,11 @@ gradient_accumulation_steps, name
         self.bias_correction = bias_correction
         self.decoupled_weight_decay = decoupled_weight_decay
         self.maximize = maximize
+        self.first_moment = first_moment
+        self.momentum_decay = momentum_decay
+        self.amsgrad = amsgrad
+        # {dtype: a and c of E7} while a step runs. Keras tracks attributes, but not those of a namespace.
+        self._step = SimpleNamespace(weights={})
         rule = self._rule()  # checks the attributes
         for name in FIELDS.keys() - {"learning_rate", "weight_decay"}:  # Python's numbers, which JSON can hold
             setattr(self, name, getattr(rule, FIELDS[name]))
@@ -268,8 +292,19 @@ gradient_accumulation_steps, name
         """Step all variables; on the PyTorch backend all at once, as `rmsprop.torch.RMSprop` does."""
         if keras.backend.backend() == "torch":
             self._torch_step(grads, trainable_variables, ops.convert_to_tensor(learning_rate))
-        else:
+            return
+        # NAdam's schedule takes about 300 operations: once for all variables.
+        dtypes = {_compute_dtype(x) for x in trainable_variables}
+        self._step.weights = {dtype: self._moment_weights(dtype) for dtype in dtypes}
+        try:
             super()._backend_update_step(grads, trainable_variables, learning_rate)
+        finally:
+            self._step.weights = {}
+
+    def _moment_weights(self, dtype: str) -> tuple[Any, Any]:
+        """Return a and c of E7 for the step that runs, in `dtype`."""
+        rule = self._rule()
+        return moment_weights(rule, ops.cast(self.iterations + 1, dtype), ops) if rule.first_moment else (1.0, 0.0)
 
     def _torch_step(self, grads: list[Tensor], variables: list[Variable], learning_rate: Tensor) -> None:
         import torch
@@ -279,7 +314,7 @@ gradient_accumulation_steps, name
 
         rule = self._built_rule()
         steps = ops.convert_to_tensor(self.iterations).to("cpu", torch.float64)  # executed so far
-        columns = [self.averages.get(name) for name in ("square_avg", "grad_avg", "momentum_buffer")]
+        columns = [self.averages.get(name) for name in AVERAGES]
         groups: dict[bool, list[list[Any]]] = {}  # by whether weight decay reaches a variable
         for gradient, variable in zip(grads, variables, strict=True):
             decays = bool(rule.weight_decay) and self._use_weight_decay(variable)
@@ -298,9 +333,9 @@ gradient_accumulation_steps, name
         """Return the rule, or raise InputError if it needs other averages than `build` created."""
         rule = self._rule()
         if self.averages.keys() != set(averages(rule)):
-            got = Received(f"momentum={rule.momentum:g}, centered={rule.centered} after it")
+            now = f"momentum={rule.momentum:g}, centered={rule.centered}, amsgrad={rule.amsgrad} after it"
             allowed = "with and without state as when the optimizer was built"
-            raise InputError("momentum and centered", allowed, got, "build a new optimizer")
+            raise InputError("momentum, centered and amsgrad", allowed, Received(now), "build a new optimizer")
         return rule
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
@@ -308,11 +343,11 @@ gradient_accumulation_steps, name
         rule, index = self._built_rule(), self._get_variable_index(variable)
         mu, beta = rule.momentum, rule.decay
         lam = rule.weight_decay if rule.weight_decay and self._use_weight_decay(variable) else 0.0
-        dtype = COMPUTE[keras.backend.standardize_dtype(variable.dtype)]
+        dtype = _compute_dtype(variable)
         state = {name: variables[index] for name, variables in self.averages.items()}
         lr, p, v = (ops.convert_to_tensor(x, dtype) for x in (learning_rate, variable, state["square_avg"]))
         g = ops.cast(_dense(gradient), dtype)
-        m = None
+        m = w = None
         if rule.maximize:
             g = -g  # E1
         if lam and rule.decoupled_weight_decay:
@@ -321,16 +356,28 @@ gradient_accumulation_steps, name
             g = g + lam * p
         v = beta * v + ((1 - beta) * g) * g  # E3
         self.assign(state["square_avg"], v)
+        if rule.amsgrad:
+            w = _maximum(v, ops.convert_to_tensor(state["max_square_avg"], dtype))
+            self.assign(state["max_square_avg"], w)
         if rule.centered:
             m = ops.convert_to_tensor(state["grad_avg"], dtype)
             m = m + (1 - beta) * (g - m)  # E4
             self.assign(state["grad_avg"], m)
         # iterations counts executed updates. Skipped updates and accumulated gradients do not count.
-        u = g / _denominator(rule, v, m, ops.cast(self.iterations + 1, dtype))  # E5 to E7
+        averages = {"square_avg": v, "grad_avg": m, "max_square_avg": w}
+        d = _denominator(rule, averages, ops.cast(self.iterations + 1, dtype))  # E5, E6
+        n = g
+        if mu and rule.first_moment:
+            b = ops.convert_to_tensor(state["momentum_buffer"], dtype)
+            b = b + (1 - mu) * (g - b)  # E7
+            self.assign(state["momentum_buffer"], b)
+            a, c = self._step.weights.get(dtype) or self._moment_weights(dtype)
+            n = a * b + c * g if rule.nesterov else a * b
+        u = n / d
         if rule.lr_in_momentum:
             u = lr * u
         r = u
-        if mu:
+        if mu and not rule.first_moment:
             b = mu * ops.convert_to_tensor(state["momentum_buffer"], dtype) + u  # E8
             self.assign(state["momentum_buffer"], b)
             r = u + mu * b if rule.nesterov else b
@@ -342,21 +389,25 @@ gradient_accumulation_steps, name
         return config | {name: getattr(self, name) for name in FIELDS if name != "learning_rate"}
 
 
-def _denominator(rule: Rule, v: Tensor, m: Tensor | None, t: Tensor) -> Tensor:
-    """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `m` when centered only."""
-    info = np.finfo(keras.backend.standardize_dtype(v.dtype))
+def _compute_dtype(variable: Variable) -> str:
+    return COMPUTE[keras.backend.standardize_dtype(variable.dtype)]
+
+
+def _denominator(rule: Rule, averages: dict[str, Tensor | None], t: Tensor) -> Tensor:
+    """Return d of E5 and E6, with ∞ for 0 so that n/d is 0 there (E7)."""
+    info = np.finfo(keras.backend.standardize_dtype(averages["square_avg"].dtype))  # type: ignore[union-attr]
     kappa = 4 * float(info.eps)  # 8 × unit roundoff
     power, weight = 0.0, 1.0
     if rule.bias_correction:
         exponent = t * (math.log(rule.decay) if rule.decay else -math.inf)
         power, weight = ops.exp(exponent), -ops.expm1(exponent)  # expm1 keeps the digits of 1 − βᵗ
-    s, _ = variance(rule, {"square_avg": v, "grad_avg": m}, power, weight, kappa, _maximum)  # E5
+    s, _ = variance(rule, averages, power, weight, kappa, _maximum)  # E5
     d = ops.sqrt(s + rule.eps) if rule.eps_inside_sqrt else ops.sqrt(s) + rule.eps
     return d if rule.eps >= info.tiny else ops.where(ops.equal(d, 0), math.inf, d)
 
 
 def _maximum(x: Tensor, y: Tensor) -> Tensor:
-    """Return the larger of each pair; `ops.maximum` of float64 tensors is float32 on the PyTorch backend."""
+    """Return the larger of each pair, and x where x is NaN, as NumPy does."""
     return ops.where(x < y, y, x)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from rmsprop.errors import InputError, Received
 from rmsprop.hyperparameters import EVERYWHERE, HYPERPARAMETERS, check_fields
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, moment_weights
 
 try:
     import pytensor
@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
 from pytensor import tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
+from pytensor.scalar.basic import autocast_float_as
 from pytensor.tensor.type import DenseTensorType
 
 __all__ = ["updates"]
@@ -32,7 +33,7 @@ __all__ = ["updates"]
 Symbol: TypeAlias = Any  # a symbolic tensor
 Updates: TypeAlias = "OrderedDict[SharedVariable[Any, Any], Symbol]"
 
-FIELDS = EVERYWHERE  # the fields of Rule that this module implements
+FIELDS = (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad")  # the fields of Rule that this module implements
 DEFAULT = Rule()
 COMPUTE = {"float16": "float32", "float32": "float32", "float64": "float64"}
 
@@ -71,8 +72,8 @@ def updates(
     OrderedDict
         For `pytensor.function(..., updates=...)`. The keys are the parameters and new shared variables. A parameter
         named `w` (or `param0`, by its index) has `w_square_avg`, with centered `w_grad_avg` and with momentum
-        `w_momentum_buffer`. They have the parameter's shape and dtype, but float32 for float16. Bias correction adds
-        one `step` (int64), the number of executed steps.
+        `w_momentum_buffer`, with amsgrad `w_max_square_avg`. They have the parameter's shape and dtype, but float32
+        for float16. Bias correction adds one `step` (int64), the number of executed steps.
 
         Without `loss_or_grads` and `params`, a function of these two that returns the updates. PyMC takes optimizers
         in this form: `pm.fit(obj_optimizer=updates(rule=rule))`.
@@ -92,6 +93,9 @@ def updates(
     Differences from `pymc.rmsprop`: every field of `Rule`. `centered` never takes the root of a negative number. ε = 0
     gives no NaN. The compute dtype of float16 parameters is float32. Parameters keep their dtype, whatever dtype the
     learning rate and PyTensor's `floatX` have. The default learning rate is the rule's, 0.01 and not 1.
+
+    `first_moment` with `bias_correction` is Adam. `pymc.adam` adds ε to √v, this module to √v̂, as PyTorch does: with
+    ε = 0 both are the same.
 
     Sources: Hinton, Neural Networks for Machine Learning, lecture 6e (2012); pymc-devs/pymc:
     pymc/variational/updates.py (5.28).
@@ -125,13 +129,17 @@ def updates(
     grads = _gradients(loss_or_grads, params)
 
     result: Updates = OrderedDict()
-    step = None
+    step: Symbol = None
     if rule.bias_correction:
         counter = pytensor.shared(np.int64(0), name="step")
         step = result[counter] = counter + 1
+    weights = (1.0, 0.0)
+    if rule.first_moment:
+        with autocast_float_as("float64"):  # whatever floatX is: near μ = 1, 1 − μᵗ cancels digits
+            weights = moment_weights(rule, None if step is None else pt.cast(step, "float64"), pt)
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         name = param.name or f"param{i}"
-        _add_step(result, rule, rate, name, param, grad, step)
+        _add_step(result, rule, rate, name, param, grad, step, weights)
     return result
 
 
@@ -178,9 +186,19 @@ def _gradients(loss_or_grads: Any, params: list[Symbol]) -> list[Symbol]:
 
 
 def _add_step(
-    result: Updates, rule: Rule, rate: float | Symbol, name: str, param: Symbol, grad: Symbol, step: Symbol | None
+    result: Updates,
+    rule: Rule,
+    rate: float | Symbol,
+    name: str,
+    param: Symbol,
+    grad: Symbol,
+    step: Symbol | None,
+    weights: tuple[Any, Any],
 ) -> None:
-    """Add to `result` the next values of a parameter and its averages, by E1 to E9 of `rmsprop.rule`."""
+    """Add to `result` the next values of a parameter and its averages, by E1 to E9 of `rmsprop.rule`.
+
+    `weights` are a and c of E7.
+    """
     dtype = COMPUTE[param.type.dtype]
     number = partial(_number, dtype)
 
@@ -199,14 +217,24 @@ def _add_step(
         g = g + number(rule.weight_decay) * p
     square_avg = shared_average("square_avg", rule.initial_square_avg)
     v = result[square_avg] = beta * square_avg + (one_minus_beta * g) * g  # E3
+    w = None
+    if rule.amsgrad:
+        max_square_avg = shared_average("max_square_avg")
+        w = result[max_square_avg] = pt.maximum(max_square_avg, v)
     if rule.centered:
         grad_avg = shared_average("grad_avg")
         m = result[grad_avg] = grad_avg + one_minus_beta * (g - grad_avg)  # E4
-    u = g / _denominator(rule, v, m, step)  # E5 to E7
+    n = g
+    if rule.momentum and rule.first_moment:
+        first_moment = shared_average("momentum_buffer")
+        b = result[first_moment] = first_moment + number(1 - rule.momentum) * (g - first_moment)  # E7
+        a, c = map(number, weights)
+        n = a * b + c * g if rule.nesterov else a * b
+    u = n / _denominator(rule, v if w is None else w, m, step)  # E5 to E7
     if rule.lr_in_momentum:
         u = lr * u
     r = u
-    if rule.momentum:
+    if rule.momentum and not rule.first_moment:
         momentum_buffer = shared_average("momentum_buffer")
         b = result[momentum_buffer] = mu * momentum_buffer + u  # E8
         r = u + mu * b if rule.nesterov else b
@@ -215,8 +243,9 @@ def _add_step(
 
 
 def _denominator(rule: Rule, v: Symbol, m: Symbol | None, step: Symbol | None) -> Symbol:
-    """Return d of E5 and E6, with ∞ for 0 so that g/d is 0 there (E7); `step` with bias correction only.
+    """Return d of E5 and E6, with ∞ for 0 so that n/d is 0 there (E7); `step` with bias correction only.
 
+    `v` is the maximum w with amsgrad.
     `rmsprop.rule.variance` cannot compute E5 here: each scalar must be cast to the dtype of `v`.
     """
     number, info = partial(_number, v.dtype), np.finfo(v.dtype)

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from rmsprop import native
-from rmsprop.rule import Rule
+from rmsprop.rule import AVERAGES, Rule
 from rmsprop.torch.engines import cpu_kernel
 from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.engines.tensor_ops import step_params
 from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, lr_number, rule_of
 from rmsprop.torch.state import ParamGroup, real
 
-_WRITTEN = ("params", "steps", "square_avgs", "grad_avgs", "momentum_buffers")
+_WRITTEN = ("params", "steps", *(f"{name}s" for name in AVERAGES))
 
 
 def step_lists(group: ParamGroup, lists: list[Any]) -> None:
     """Step parameters in lists, by the kernel where possible, else by tensor operations.
 
-    `lists` are parameters, gradients, step counters, square averages, gradient averages and momentum buffers. The last
-    two are empty if `group` does not use them.
+    `lists` are parameters, gradients, step counters, and a list for each average of AVERAGES. Lists of averages that
+    `group` does not use are empty.
     """
     wanted = group["fused"] is not False and group["foreach"] is None and not group["differentiable"]
     if wanted and cpu_kernel.UNAVAILABLE is None and all(p.device.type == "cpu" for p in lists[0]):
@@ -38,7 +38,7 @@ def step_lists(group: ParamGroup, lists: list[Any]) -> None:
 def _param_steps(lists: list[Any]) -> list[ParamStep]:
     """Return a `ParamStep` for each index of parallel lists; lists of averages may be empty."""
     params, grads, steps, *columns = lists
-    kept = {name: column for name, column in zip(native.KERNEL_AVERAGES, columns, strict=True) if column}
+    kept = {name: column for name, column in zip(AVERAGES, columns, strict=True) if column}
     return [
         ParamStep(real(p), real(scaled(g, 1.0)), step, {name: real(column[i]) for name, column in kept.items()})
         for i, (p, g, step) in enumerate(zip(params, grads, steps, strict=True))
@@ -52,6 +52,7 @@ def kernel_step(
     square_avgs: Sequence[Tensor],
     grad_avgs: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
+    max_square_avgs: Sequence[Tensor],
     lr: float,
     lr_tensor: Tensor | None,
     rule: Sequence[float],
@@ -66,14 +67,15 @@ def kernel_step(
     }
     group: ParamGroup = {**values, **EXECUTION, "foreach": False}
     group["lr"] = lr if lr_tensor is None else lr_number(lr_tensor)
-    lists: list[Any] = [*map(list, (params, grads, steps, square_avgs, grad_avgs, momentum_buffers))]
+    averages = square_avgs, grad_avgs, momentum_buffers, max_square_avgs
+    lists: list[Any] = [*map(list, (params, grads, steps, *averages))]
     of_kernel = cpu_kernel.kernel_rule_of(group)
     if of_kernel.refusal:
         step_params(group, rule_of(group), _param_steps(lists))
         return
     batch = native.kernel.Batch()  # type: ignore[union-attr]
     precision = cpu_kernel.kernel_precision_of(group)
-    refused = batch.add_lists(of_kernel.rule, precision, group["lr"], *lists, list(range(len(lists[0])))) or []
+    refused = batch.add_lists(of_kernel.rule, precision, group["lr"], *lists[:6], list(range(len(lists[0])))) or []
     everything = _param_steps(lists) if refused else []
     batch.run(torch.get_num_threads(), native.GRAIN, 1.0, 0)
     if refused:
