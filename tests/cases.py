@@ -12,8 +12,9 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rmsprop import Rule
+from rmsprop import Rule, State
 from rmsprop.hyperparameters import EVERYWHERE, Hyperparameter, missing_fields
+from rmsprop.rule import denominator, moment_weights
 
 # No value is a default: an ignored or misplaced value shows. eps is large enough to matter.
 PLAIN = Rule(lr=0.03, decay=0.8, eps=0.02)
@@ -149,12 +150,22 @@ def oracle(
         return result
 
 
+def moment_size(rule: Rule, before: State, after: State, grad: NDArray[Any]) -> NDArray[Any] | float:
+    """Return the length of a step of `first_moment` if b and g had one sign: its rounding errors have this size."""
+    if not (rule.first_moment and rule.momentum):
+        return 0.0
+    assert before.momentum_buffer is not None
+    a, c = moment_weights(rule, after.step)
+    size: NDArray[Any] = (a + c) * (np.abs(before.momentum_buffer) + np.abs(grad)) / denominator(rule, after)
+    return rule.lr * size
+
+
 @st.composite
-def rules(draw: st.DrawFn) -> Rule:
-    """Draw any variant, with values at the ends of their ranges."""
+def rules(draw: st.DrawFn, moments: bool = False) -> Rule:
+    """Draw any variant, with values at the ends of their ranges. With `moments`, also those of Adam's family."""
     momentum = draw(st.sampled_from([0.0, 0.5, 0.99]))
     names = ("centered", "eps_inside_sqrt", "lr_in_momentum", "bias_correction", "decoupled_weight_decay", "maximize")
-    return Rule(
+    rule = Rule(
         lr=draw(st.sampled_from([0.0, 1e-6, 1.0])),
         decay=draw(st.sampled_from([0.0, 0.5, 0.9, 0.999])),
         eps=draw(st.sampled_from([0.0, 1e-300, 1e-8, 1.0])),
@@ -163,6 +174,19 @@ def rules(draw: st.DrawFn) -> Rule:
         nesterov=momentum > 0 and draw(st.booleans()),
         initial_square_avg=draw(st.sampled_from([0.0, 1e-30, 1.0])),
         **{name: draw(st.booleans()) for name in names},
+    )
+    if not moments:
+        return rule
+    amsgrad = draw(st.booleans())
+    first_moment = momentum**2 < rule.decay and draw(st.booleans())  # else b outlives v: b/√v has no bound
+    with_schedule = first_moment and rule.nesterov and rule.bias_correction
+    return dataclasses.replace(
+        rule,
+        amsgrad=amsgrad,
+        first_moment=first_moment,
+        lr_in_momentum=rule.lr_in_momentum and not first_moment,
+        initial_square_avg=0.0 if amsgrad and rule.bias_correction else rule.initial_square_avg,
+        momentum_decay=draw(st.sampled_from([0.0, 4e-3, 300.0])) if with_schedule else 0.0,
     )
 
 

@@ -25,6 +25,7 @@ from rmsprop.keras import FIELDS, STATE, RMSprop
 Array = NDArray[Any]
 BACKEND = keras.backend.backend()
 EPS = float(np.finfo(np.float32).eps)
+RULES = cases.having(FIELDS.values())
 # NumPy warns whenever Keras turns one of its variables into an array.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 # Without jit_compile, Keras trains eagerly on JAX and PyTorch. Compiling on PyTorch takes half a minute.
@@ -94,6 +95,7 @@ def stepper(optimizer: Any, parts: list[Any]) -> Callable[[Sequence[Array]], Non
 def states(optimizer: RMSprop, rule: Rule, count: int) -> dict[str, list[Any]]:
     """Return the state variables by name, and check that they are in Keras' order."""
     kept = {"square_avg": True, "momentum_buffer": rule.momentum > 0, "grad_avg": rule.centered}
+    kept["max_square_avg"] = rule.amsgrad
     names = [name for name in STATE if kept[name]]
     mine = optimizer.variables[2:]
     assert len(mine) == count * len(names)
@@ -106,7 +108,7 @@ def states(optimizer: RMSprop, rule: Rule, count: int) -> dict[str, list[Any]]:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
     """Compare variables and all state after every step, in float64, while the rate changes."""
     start, gradients = cases.problem(np.float64)
@@ -126,7 +128,7 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
     assert int(number(optimizer.iterations)) == cases.STEPS
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule) -> None:
     """Each step starts from the rule's own state: errors cannot add up or cancel."""
     start, gradients = cases.problem(np.float32)
@@ -134,12 +136,13 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
     expected = [(p, init(rule, p)) for p in cut(start)]
     for t, g in enumerate(map(cut, gradients), start=1):
         optimizer.learning_rate = cases.lr_at(t)
-        before = [p for p, _ in expected]
+        before, old = zip(*expected, strict=True)
         expected = [update(optimizer.rule(), p, x, s) for (p, s), x in zip(expected, g, strict=True)]
         step(optimizer, parts, g)
         blocks = states(optimizer, rule, len(parts))
         for i, (value, state) in enumerate(expected):
             size = np.abs(before[i]) + np.abs(value - before[i])
+            size += cases.moment_size(optimizer.rule(), old[i], state, g[i])
             assert np.all(np.abs(number(parts[i]) - value) <= 8 * EPS * size * lost(rule, state) + 1e-12)
             # g + λ·p also loses digits where the two almost cancel.
             terms = np.square(np.abs(g[i]) + rule.weight_decay * np.abs(before[i]))
@@ -154,7 +157,8 @@ def lost(rule: Rule, state: State) -> Array | float:
     """Return how much s magnifies errors of v and m: the subtraction loses the digits that its terms share."""
     if state.grad_avg is None and not (rule.bias_correction and rule.initial_square_avg):
         return 1.0
-    v, power = state.square_avg, rule.decay**state.step if rule.bias_correction else 0.0
+    v = state.square_avg if state.max_square_avg is None else state.max_square_avg
+    power = rule.decay**state.step if rule.bias_correction else 0.0
     m = 0.0 if state.grad_avg is None else state.grad_avg / (1 - power)
     s = (v - power * rule.initial_square_avg) / (1 - power) - m * m
     magnified: Array = np.minimum(1 + v / (1 - power) / np.maximum(np.abs(s), 1e-30), 1 / (4 * EPS))
@@ -191,9 +195,9 @@ def test_steps_have_their_length_where_v0_is_subtracted_from_tiny_gradients(cent
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["plain", "decoupled", "TensorFlow 1", "all of it"])
+@pytest.mark.parametrize("name", ["plain", "decoupled", "TensorFlow 1", "all of it", "everything of Adam"])
 def test_half_precision_is_the_float32_rule_rounded_once(dtype: str, name: str) -> None:
-    rule = cases.RULES[name]
+    rule = RULES[name]
     start, gradients = cases.problem(np.float32)
     parts, optimizer = variables(cut(start), dtype), RMSprop.from_rule(rule)
     kept = [init(rule, number(p).astype(np.float32)) for p in parts]
@@ -211,7 +215,7 @@ def test_half_precision_is_the_float32_rule_rounded_once(dtype: str, name: str) 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@given(rule=cases.rules(), gradients=cases.gradients())
+@given(rule=cases.rules(moments=True), gradients=cases.gradients())
 @settings(max_examples=25)
 def test_finite_gradients_give_finite_variables(dtype: str, rule: Rule, gradients: list[float]) -> None:
     # In half precision the steps must be finite, too: at the floor of the variance they are 1e3 times lr or more.
@@ -279,6 +283,130 @@ def test_a_thousand_steps_are_those_of_keras(arguments: dict[str, Any]) -> None:
 def test_a_rule_that_is_not_that_of_keras_is_noticed(change: dict[str, Any]) -> None:
     same = {"momentum": 0.9} if "momentum" in change else {}
     assert distance(trajectory(RMSprop, 60, **change), trajectory(keras.optimizers.RMSprop, 60, **same)) > 1e-6
+
+
+# -- equal to Keras' Adam, AdamW and Nadam ----------------------------------------------------------------------------
+
+ADAM: dict[str, Any] = {
+    "momentum": 0.875, "rho": 1 - 2.0**-8, "first_moment": True, "bias_correction": True, "eps_inside_sqrt": False,
+    "lr_in_momentum": False,
+}  # fmt: skip
+NADAM = {**ADAM, "nesterov": True, "momentum_decay": 1.0}
+THEIR_ADAM: dict[str, Any] = {"beta_1": 0.875, "beta_2": 1 - 2.0**-8}
+# Keras' class, its arguments and ours. Keras' Adam adds ε to √v: only ε = 0 is the same.
+LIKE_ADAM: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "Adam": (keras.optimizers.Adam, {"epsilon": 0.0}, {**ADAM, "epsilon": 0.0}),
+    "AdamW": (
+        keras.optimizers.AdamW, {"epsilon": 0.0, "weight_decay": 2.0**-6},
+        {**ADAM, "epsilon": 0.0, "weight_decay": 2.0**-6},
+    ),
+    "AMSGrad": (keras.optimizers.Adam, {"epsilon": 0.0, "amsgrad": True}, {**ADAM, "epsilon": 0.0, "amsgrad": True}),
+    "Nadam": (keras.optimizers.Nadam, {"epsilon": 2.0**-10}, {**NADAM, "epsilon": 2.0**-10}),
+    "Nadam, decay": (
+        keras.optimizers.Nadam, {"epsilon": 2.0**-10, "weight_decay": 2.0**-6},
+        {**NADAM, "epsilon": 2.0**-10, "weight_decay": 2.0**-6},
+    ),
+}  # fmt: skip
+NOT_ADAM: dict[str, dict[str, Any]] = {
+    "eps": {"epsilon": 1e-5},
+    "decay 1 % down": {"rho": 0.99 * ADAM["rho"]},
+    "momentum 1 % down": {"momentum": 0.99 * ADAM["momentum"]},
+    "momentum after the division": {"first_moment": False},
+    "no bias correction": {"bias_correction": False},
+    "the maximum": {"amsgrad": True},
+    "nesterov": {"nesterov": True},
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", LIKE_ADAM)
+def test_a_thousand_steps_are_those_of_keras_adam(name: str) -> None:
+    cls, arguments, own = LIKE_ADAM[name]
+    theirs = trajectory(cls, **THEIR_ADAM, **arguments)
+    # TensorFlow's Keras rounds the 0.96 of the schedule to float32, and 1 − βᵗ near t = 1 loses digits everywhere.
+    bound = 1e-6 if BACKEND == "tensorflow" and "Nadam" in name else 1e-10
+    assert distance(trajectory(RMSprop, **own), theirs) < bound
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("change", NOT_ADAM.values(), ids=NOT_ADAM)
+def test_a_rule_that_is_not_keras_adam_is_noticed(change: dict[str, Any]) -> None:
+    theirs = trajectory(keras.optimizers.Adam, 60, **THEIR_ADAM, epsilon=0.0)
+    assert distance(trajectory(RMSprop, 60, **ADAM | {"epsilon": 0.0} | change), theirs) > 1e-5
+
+
+@pytest.mark.usefixtures("double")
+def test_the_momentum_schedule_is_that_of_nadam() -> None:
+    theirs = trajectory(keras.optimizers.Nadam, 60, **THEIR_ADAM, epsilon=2.0**-10)
+    for psi in (0.0, 0.99, 1.01):
+        assert distance(trajectory(RMSprop, 60, **NADAM | {"epsilon": 2.0**-10, "momentum_decay": psi}), theirs) > 1e-5
+
+
+@pytest.mark.usefixtures("double")
+def test_the_eps_of_keras_adam_shrinks_with_the_bias() -> None:
+    """Keras' ε is ours times √(1−βᵗ): with that ε at each step, both are the same."""
+    start, gradients = cases.problem(np.float64)
+    runs = [
+        (keras.optimizers.Adam(0.25, **THEIR_ADAM, epsilon=0.125), variables(cut(start), "float64")),
+        (RMSprop(0.25, **ADAM, epsilon=0.125), variables(cut(start), "float64")),
+    ]
+    for t, g in enumerate(map(cut, gradients), start=1):
+        runs[1][0].epsilon = 0.125 / np.sqrt(1 - ADAM["rho"] ** t)
+        for optimizer, parts in runs:
+            step(optimizer, parts, g)
+        for a, b in zip(runs[0][1], runs[1][1], strict=True):
+            np.testing.assert_allclose(number(b), number(a), rtol=1e-12, atol=1e-13)
+    other = RMSprop(0.25, **ADAM, epsilon=0.125)
+    parts = variables(cut(start), "float64")
+    for g in map(cut, gradients):
+        step(other, parts, g)
+    apart = max(float(np.max(np.abs(number(a) - number(b)))) for a, b in zip(runs[0][1], parts, strict=True))
+    assert apart > 1e-2
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_without_momentum_it_does_not_matter_where_momentum_would_act(
+    amsgrad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if BACKEND == "torch":
+        from rmsprop.torch.engines import cpu_kernel
+
+        monkeypatch.setattr(cpu_kernel, "UNAVAILABLE", "one engine for both rules")
+    start, gradients = cases.problem(np.float32)
+    runs = []
+    for first_moment in (False, True):
+        rule = dataclasses.replace(cases.PLAIN, first_moment=first_moment, bias_correction=True, amsgrad=amsgrad)
+        parts, optimizer = variables(cut(start), "float32"), RMSprop.from_rule(rule)
+        for g in map(cut, gradients):
+            step(optimizer, parts, g)
+        runs.append([number(x) for x in (*parts, *optimizer.variables)])
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_maximum_does_not_hide_what_is_not_finite() -> None:
+    parts, optimizer = variables([np.ones(3)], "float32"), RMSprop.from_rule(cases.ALL_RULES["amsgrad"])
+    for g in ([1.0, np.nan, np.inf], [1.0, 1.0, 1.0]):
+        step(optimizer, parts, [np.array(g, np.float32)])
+        assert np.isnan(number(parts[0])).tolist() == [False, True, True]
+    assert np.isnan(number(optimizer.averages["max_square_avg"][0])).tolist() == [False, True, False]
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the operations of a step are counted in JAX's program")
+def test_one_step_computes_the_momentum_schedule_once_for_all_variables() -> None:
+    """The schedule takes hundreds of operations; TensorFlow and JAX trace each of them."""
+    import jax
+
+    counts = []
+    for size in (1, 20):
+        parts = variables([np.ones(2)] * size, "float32")
+        optimizer = RMSprop.from_rule(cases.ALL_RULES["NAdam, schedule"])
+        optimizer.build(parts)
+        values = [p.value for p in parts]
+        program = jax.make_jaxpr(optimizer.stateless_apply)([v.value for v in optimizer.variables], values, values)
+        counts.append(str(program).count(" expm1 "))
+    assert counts[1] - counts[0] == 19  # 1 − βᵗ of each variable
+    assert counts[0] > 60
 
 
 def test_keras_arguments_come_first_with_its_defaults() -> None:
@@ -405,6 +533,12 @@ def test_a_callable_learning_rate_is_read_at_every_step() -> None:
         ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0.0; set momentum"),
         ({"initial_square_avg": -1.0}, "initial_square_avg must be a finite number >= 0"),
         ({"maximize": 2}, "maximize must be True or False, got 2"),
+        ({"first_moment": True}, "lr_in_momentum must be False with first_moment=True, got True; the average of"),
+        (
+            {"momentum_decay": 1.0},
+            "momentum_decay must be 0 unless first_moment, nesterov and bias_correction are True",
+        ),
+        ({"momentum_decay": -1.0}, "momentum_decay must be a finite number >= 0, got -1.0; 0 keeps momentum constant"),
         ({"learning_rate": "1e-5"}, r"learning_rate must be .*, got '1e-5'; it is text: write 1.0e-5 \(YAML"),
         ({"epsilon": "1e-7"}, r"epsilon must be .*, got '1e-7'; it is text: write 1.0e-7 \(YAML"),
         ({"weight_decay": "0.1"}, "weight_decay must be .*, got '0.1'; it is text: write 0.1, or convert it"),
@@ -434,7 +568,7 @@ def test_a_learning_rate_that_is_set_later_is_checked() -> None:
     assert optimizer.rule().lr == 0.25
 
 
-@pytest.mark.parametrize("change", [{"momentum": 0.9}, {"centered": True}], ids=str)
+@pytest.mark.parametrize("change", [{"momentum": 0.9}, {"centered": True}, {"amsgrad": True}], ids=str)
 def test_state_that_was_not_built_is_missed_by_name(change: dict[str, Any]) -> None:
     variable, optimizer = keras.Variable(np.ones(2, np.float32)), RMSprop(0.1)
     optimizer.build([variable])
@@ -442,9 +576,8 @@ def test_state_that_was_not_built_is_missed_by_name(change: dict[str, Any]) -> N
     assert len(optimizer.variables) == 3
     for name, value in change.items():
         setattr(optimizer, name, value)
-    with pytest.raises(
-        InputError, match=r"momentum and centered must be with and without state as when .*; make a new"
-    ):
+    missed = r"^momentum, centered and amsgrad must be with and without state as when .*; make a new optimizer$"
+    with pytest.raises(InputError, match=missed):
         optimizer.apply([ops.ones(2)], [variable])
 
 
@@ -509,7 +642,12 @@ RICH = Rule(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", [RICH, dataclasses.replace(RICH, maximize=True, decoupled_weight_decay=True)])
+ADAM_RULE = cases.ALL_RULES["everything of Adam"]
+
+
+@pytest.mark.parametrize(
+    "rule", [RICH, dataclasses.replace(RICH, maximize=True, decoupled_weight_decay=True), ADAM_RULE]
+)
 def test_the_configuration_makes_the_same_optimizer(rule: Rule) -> None:
     schedule = keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.5)
     for rate in (rule.lr, schedule):
@@ -559,16 +697,17 @@ def fit(model: Any, x: Array, y: Array, epochs: int = 1) -> None:
     model.fit(x, y, batch_size=128, epochs=epochs, shuffle=False, verbose=0)
 
 
-def test_training_goes_on_bit_for_bit_after_a_model_was_saved_and_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", [RICH, dataclasses.replace(ADAM_RULE, lr=1e-3, maximize=False)])
+def test_training_goes_on_bit_for_bit_after_a_model_was_saved_and_loaded(rule: Rule, tmp_path: Path) -> None:
     x, y = (a[:512] for a in digits())
-    whole = network(RMSprop.from_rule(RICH))
+    whole = network(RMSprop.from_rule(rule))
     fit(whole, x, y)
     whole.save(tmp_path / "model.keras")
     whole.save_weights(tmp_path / "model.weights.h5")
     fit(whole, x, y)
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded.optimizer) is RMSprop
-    weights = network(RMSprop.from_rule(RICH))
+    weights = network(RMSprop.from_rule(rule))
     weights.optimizer.build(weights.trainable_variables)
     weights.load_weights(tmp_path / "model.weights.h5")
     for model in (loaded, weights):

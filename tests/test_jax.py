@@ -17,23 +17,23 @@ import jax.test_util
 import numpy as np
 import optax
 import pytest
-from cases import STATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 import rmsprop.jax
 from rmsprop import InputError, Rule, State, init, profile, update
-from rmsprop.jax import RMSpropState
+from rmsprop.jax import FIELDS, RMSpropState
+from rmsprop.rule import AVERAGES
 
-every_rule = pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+RULES = cases.having(FIELDS)
+every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 # Every branch of the rule occurs with and without the options that combine with it.
 KINDS = ("plain", "no eps", "decoupled", "centered, eps inside", "nesterov", "bias correction, v0", "TensorFlow 1",
-         "all of it", "all of it, the other way")  # fmt: skip
-rules_of_each_kind = pytest.mark.parametrize("rule", [cases.RULES[k] for k in KINDS], ids=KINDS)
-some_rules = pytest.mark.parametrize(
-    "rule", [cases.RULES[k] for k in ("plain", "TensorFlow 1", "all of it")], ids=["plain", "TensorFlow 1", "all of it"]
-)
+         "all of it", "all of it, the other way", "amsgrad", "NAdam, schedule", "everything of Adam")  # fmt: skip
+rules_of_each_kind = pytest.mark.parametrize("rule", [RULES[k] for k in KINDS], ids=KINDS)
+SOME = ("plain", "TensorFlow 1", "all of it", "everything of Adam")
+some_rules = pytest.mark.parametrize("rule", [RULES[k] for k in SOME], ids=SOME)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
         params = optax.apply_updates(params, updates)
         value, expected = update(dataclasses.replace(rule, lr=cases.lr_at(t)), value, g, expected)
         np.testing.assert_allclose(join(params), value, rtol=1e-11, atol=1e-13)
-        for name in STATE:
+        for name in AVERAGES:
             if getattr(expected, name) is None:
                 assert getattr(state, name) is None
             else:
@@ -99,14 +99,15 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
     expected = init(rule, value)
     eps = float(np.finfo(np.float32).eps)
     for g in gradients:
-        averages = [None if x is None else jnp.asarray(x) for x in (getattr(expected, name) for name in STATE)]
+        averages = [None if x is None else jnp.asarray(x) for x in (getattr(expected, name) for name in AVERAGES)]
         updates, state = step(jnp.asarray(g), RMSpropState(jnp.int32(expected.step), *averages), jnp.asarray(value))
         mine, old = value + np.asarray(updates), value
-        value, expected = update(rule, value, g, expected)
-        size = np.abs(old) + np.abs(value - old)
+        before, (value, expected) = expected, update(rule, value, g, expected)
+        size = np.abs(old) + np.abs(value - old) + cases.moment_size(rule, before, expected, g)
         # E5 loses the digits that v shares with what is subtracted from it.
         power = rule.decay**expected.step if rule.bias_correction else 0.0
-        total = expected.square_avg / (1 - power)
+        divisor = expected.max_square_avg if rule.amsgrad else expected.square_avg
+        total = divisor / (1 - power)
         left = total - power * rule.initial_square_avg / (1 - power)
         if expected.grad_avg is not None:
             left = left - np.square(expected.grad_avg / (1 - power))
@@ -135,7 +136,7 @@ def test_bias_correction_keeps_its_digits_in_float32(decay: float, t: int) -> No
 @settings(max_examples=40)  # each in four dtypes
 @given(st.data())
 def test_finite_gradients_give_finite_parameters_for_every_variant(data: st.DataObject) -> None:
-    rule, gradients = data.draw(cases.rules()), data.draw(cases.gradients())
+    rule, gradients = data.draw(cases.rules(moments=True)), data.draw(cases.gradients())
     for dtype in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64):
         with jax.enable_x64(dtype == jnp.float64):
             # In half precision the steps must be finite, too: at the floor of the variance they are 1e3 times lr or
@@ -376,13 +377,14 @@ def changed(rule: Rule, t: int) -> Rule:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["all of it", "all of it, the other way"])
+@pytest.mark.parametrize("name", ["all of it", "all of it, the other way", "everything of Adam"])
 def test_every_number_of_a_rule_can_be_injected_and_changed_without_compiling_anew(name: str) -> None:
-    rule, traces = cases.RULES[name], 0
+    rule, traces = RULES[name], 0
+    numbers = NUMBERS[:-1] if rule.amsgrad else NUMBERS  # v₀ must be 0
     value, gradients = cases.problem(np.float64)
-    blank = dataclasses.replace(rule, decay=0.1, eps=9.0, momentum=0.9, weight_decay=0.9, initial_square_avg=9.0)
+    blank = dataclasses.replace(rule, **dict(zip(numbers, (0.1, 9.0, 0.9, 0.9, 9.0), strict=False)))  # type: ignore[arg-type]
     optimizer = optax.inject_hyperparams(rmsprop.jax.rmsprop)(
-        blank, learning_rate=rule.lr, **{number: getattr(rule, number) for number in NUMBERS}
+        blank, learning_rate=rule.lr, **{number: getattr(rule, number) for number in numbers}
     )
 
     @jax.jit
@@ -394,10 +396,10 @@ def test_every_number_of_a_rule_can_be_injected_and_changed_without_compiling_an
 
     params, expected = jnp.asarray(value), init(rule, value)
     state = optimizer.init(params)
-    assert set(state.hyperparams) == {"learning_rate", *NUMBERS}
+    assert set(state.hyperparams) == {"learning_rate", *numbers}
     for t, g in enumerate(gradients, start=1):
         now = changed(rule, t)
-        for number in NUMBERS:
+        for number in numbers:
             state.hyperparams[number] = jnp.array(getattr(now, number))
         state.hyperparams["learning_rate"] = jnp.array(now.lr)
         params, state = step(params, state, g)
@@ -428,6 +430,9 @@ def test_numbers_beside_a_rule_go_before_its_own_and_follow_schedules() -> None:
         rmsprop.jax.rmsprop(Rule(), decay=1.5)
     with pytest.raises(InputError, match=r"eps must be a real scalar, got shape \(2,\) float32"):
         rmsprop.jax.rmsprop(Rule(), eps=jnp.ones(2))
+    refused = "^initial_square_avg must be 0 with amsgrad=True and bias_correction=True, got an array; leave it out$"
+    with pytest.raises(InputError, match=refused):
+        rmsprop.jax.rmsprop(RULES["everything of Adam"], initial_square_avg=jnp.zeros(()))
 
 
 @pytest.mark.usefixtures("x64")
@@ -444,13 +449,15 @@ def test_wider_numbers_do_not_widen_the_state(dtype: Any) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-def test_derivatives_with_respect_to_every_number_are_those_of_differences() -> None:
+@pytest.mark.parametrize("name", ["all of it", "everything of Adam"])
+def test_derivatives_with_respect_to_every_number_are_those_of_differences(name: str) -> None:
     value, gradients = cases.problem(np.float64, 5)
-    rule = cases.RULES["all of it"]
+    rule = RULES[name]
+    names = NUMBERS[:-1] if rule.amsgrad else NUMBERS  # v₀ must be 0
     _, warm = run(rmsprop.jax.rmsprop(rule, 0.0), jnp.asarray(value), [g / 10 for g in gradients])
 
     def after(*numbers: Any) -> Any:
-        optimizer = rmsprop.jax.rmsprop(rule, **dict(zip(NUMBERS, numbers, strict=True)))
+        optimizer = rmsprop.jax.rmsprop(rule, **dict(zip(names, numbers, strict=True)))
         params, state = jnp.asarray(value), warm
         for _ in range(2):
             updates, state = optimizer.update(jnp.sinh(params), state, params)
@@ -458,7 +465,7 @@ def test_derivatives_with_respect_to_every_number_are_those_of_differences() -> 
         return params
 
     check: Any = jax.test_util.check_grads
-    check(jax.jit(after), [jnp.array(getattr(rule, number)) for number in NUMBERS], order=1, rtol=1e-5, eps=1e-6)
+    check(jax.jit(after), [jnp.array(getattr(rule, name)) for name in names], order=1, rtol=1e-5, eps=1e-6)
 
 
 def test_update_takes_the_further_arguments_of_optax() -> None:
@@ -546,7 +553,7 @@ def test_complex_parameters_are_two_reals(rule: Rule) -> None:
     whole, state = run(rmsprop.jax.rmsprop(rule), start, gradients)
     parts, halves = run(rmsprop.jax.rmsprop(rule), [start.real, start.imag], [[g.real, g.imag] for g in gradients])
     np.testing.assert_allclose(whole, parts[0] + 1j * parts[1], rtol=1e-14)
-    for name in STATE:
+    for name in AVERAGES:
         mine, other = getattr(state, name), getattr(halves, name)
         if other is not None:
             np.testing.assert_allclose(mine, other[0] + 1j * other[1], rtol=1e-14)
@@ -613,7 +620,7 @@ def test_optax_finds_the_parameters_in_the_state() -> None:
     spec = optax.tree.map_params(
         optimizer, lambda _, name: name, optimizer.init(params), {"w": "W", "b": "B"}, transform_non_params=lambda _: 0
     )
-    assert spec == (0, *[{"w": "W", "b": "B"}] * 3)
+    assert spec == (0, *[{"w": "W", "b": "B"}] * 3, None)
 
 
 # -- JAX's transformations --------------------------------------------------------------------------------------------
@@ -719,7 +726,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
     with jax.set_mesh(mesh):
         rows, whole = NamedSharding(mesh, P("rows")), NamedSharding(mesh, P())
         for dtype in (jnp.float32, jnp.bfloat16):
-            for rule in map(cases.RULES.get, ("plain", "TensorFlow 1", "all of it")):
+            for rule in map(cases.ALL_RULES.get, ("plain", "TensorFlow 1", "all of it", "everything of Adam")):
                 optimizer, results = rmsprop(rule, lambda t: 0.03 / (1 + t)), []
                 for sharding in (rows, whole):
                     params = jax.device_put(jnp.asarray(value, dtype).reshape(16, 4), sharding)
@@ -775,6 +782,9 @@ def test_averages_that_a_rule_does_not_use_are_kept() -> None:
     _, after = rmsprop.jax.rmsprop(cases.RULES["plain"]).update(params, state)
     assert after.grad_avg is state.grad_avg
     assert after.momentum_buffer is state.momentum_buffer
+    _, state = run(rmsprop.jax.rmsprop(RULES["amsgrad"]), params, [params])
+    _, after = rmsprop.jax.rmsprop(cases.RULES["plain"]).update(params, state)
+    assert after.max_square_avg is state.max_square_avg
 
 
 def test_the_count_of_updates_stops_at_its_largest_number() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import cases
@@ -14,7 +15,6 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 import pytest
-from cases import STATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -22,10 +22,12 @@ from scipy.sparse import csr_matrix
 from sklearn.datasets import load_digits
 
 from rmsprop import InputError, Rule, State, init, profile, update
-from rmsprop.pytensor import updates
+from rmsprop.pytensor import FIELDS, updates
+from rmsprop.rule import AVERAGES
 
 Array = NDArray[Any]
 EPS = float(np.finfo(np.float32).eps)
+RULES = cases.having(FIELDS)
 # Needs no C compiler and caches nothing. PyMC also compiles functions itself.
 MODE = "FAST_COMPILE"
 
@@ -60,7 +62,7 @@ def cut(x: Array) -> list[Array]:
 # -- equal to the rule ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_variant_equals_the_rule(rule: Rule) -> None:
     """Compare parameters and all state after every step, in float64, while the rate changes."""
     start, gradients = cases.problem(np.float64)
@@ -74,7 +76,7 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
         expected = [update(current, p, x, s) for (p, s), x in zip(expected, g, strict=True)]
         for i, (value, state) in enumerate(expected):
             np.testing.assert_allclose(params[i].get_value(), value, rtol=1e-11, atol=1e-13)
-            for name in STATE:
+            for name in AVERAGES:
                 if getattr(state, name) is None:
                     assert f"part{i}_{name}" not in states
                 else:
@@ -85,17 +87,17 @@ def test_every_variant_equals_the_rule(rule: Rule) -> None:
     assert ("step" in states) == rule.bias_correction
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule) -> None:
     """Each step starts from the rule's own state: errors cannot add up or cancel."""
     value, gradients = cases.problem(np.float32)
     (param,), states, step = training(rule, [value])
     state = init(rule, value)
     for g in gradients:
-        before = value
+        before, old = value, state
         value, state = update(rule, value, g, state)
         step(g)
-        size = np.abs(before) + np.abs(value - before)
+        size = np.abs(before) + np.abs(value - before) + cases.moment_size(rule, old, state, g)
         assert param.get_value().dtype == np.float32
         assert np.all(np.abs(param.get_value() - value) <= 8 * EPS * size * lost(rule, state) + 1e-12)
         # g + λ·p also loses digits where the two almost cancel.
@@ -103,7 +105,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
         difference = np.abs(states["part0_square_avg"].get_value() - state.square_avg)
         assert np.all(difference <= 4 * EPS * (state.square_avg + (1 - rule.decay) * terms))
         param.set_value(value)
-        for name in STATE:
+        for name in AVERAGES:
             if getattr(state, name) is not None:
                 states[f"part0_{name}"].set_value(getattr(state, name))
 
@@ -112,16 +114,17 @@ def lost(rule: Rule, state: State) -> Array | float:
     """Return how much s magnifies errors of v and m: the subtraction loses the digits that its terms share."""
     if state.grad_avg is None and not (rule.bias_correction and rule.initial_square_avg):
         return 1.0
-    v, power = state.square_avg, rule.decay**state.step if rule.bias_correction else 0.0
+    v = state.square_avg if state.max_square_avg is None else state.max_square_avg
+    power = rule.decay**state.step if rule.bias_correction else 0.0
     m = 0.0 if state.grad_avg is None else state.grad_avg / (1 - power)
     s = (v - power * rule.initial_square_avg) / (1 - power) - m * m
     magnified: Array = np.minimum(1 + v / (1 - power) / np.maximum(np.abs(s), 1e-30), 1 / (4 * EPS))
     return magnified * (1e3 if rule.bias_correction else 1)
 
 
-@pytest.mark.parametrize("name", ["plain", "decoupled", "TensorFlow 1", "all of it"])
+@pytest.mark.parametrize("name", ["plain", "decoupled", "TensorFlow 1", "all of it", "everything of Adam"])
 def test_float16_is_the_float32_rule_rounded_once(name: str) -> None:
-    rule = cases.RULES[name]
+    rule = RULES[name]
     start, gradients = cases.problem(np.float16)
     (param,), states, step = training(rule, [start])
     state = init(rule, start.astype(np.float32))
@@ -136,7 +139,11 @@ def test_float16_is_the_float32_rule_rounded_once(name: str) -> None:
 
 
 @pytest.mark.slow
-@given(dtype=st.sampled_from(["float16", "float32", "float64"]), rule=cases.rules(), gradients=cases.gradients())
+@given(
+    dtype=st.sampled_from(["float16", "float32", "float64"]),
+    rule=cases.rules(moments=True),
+    gradients=cases.gradients(),
+)
 @settings(max_examples=20)
 def test_finite_gradients_give_finite_parameters(dtype: str, rule: Rule, gradients: list[float]) -> None:
     # In half precision the steps must be finite, too: at the floor of the variance they are 1e3 times lr or more.
@@ -147,6 +154,31 @@ def test_finite_gradients_give_finite_parameters(dtype: str, rule: Rule, gradien
         for x in gradients:
             step(np.full(2, min(max(x, -6e4), 6e4) if half else x, dtype))
             assert all(np.isfinite(s.get_value()).all() for s in [param, *states.values()])
+
+
+@pytest.mark.parametrize("name", ["Adam", "NAdam, schedule"])
+def test_the_weights_of_the_moment_do_not_depend_on_floatx(name: str) -> None:
+    """PyTensor rounds Python's numbers to floatX."""
+    rule, g = RULES[name], np.array([1e-3, 1.0, -1e3])
+    with pytensor.config.change_flags(floatX="float32"):
+        (param,), _, step = training(rule, [np.zeros(3)])
+        step(g)
+    value, _ = update(rule, np.zeros(3), g, init(rule, np.zeros(3)))
+    np.testing.assert_allclose(param.get_value(), value, rtol=1e-14)
+
+
+@pytest.mark.parametrize("bias_correction", [False, True])
+def test_without_momentum_it_does_not_matter_where_momentum_would_act(bias_correction: bool) -> None:
+    start, gradients = cases.problem(np.float32)
+    found = []
+    for first_moment in (False, True):
+        rule = dataclasses.replace(cases.PLAIN, bias_correction=bias_correction, first_moment=first_moment)
+        (param,), states, step = training(rule, [start])
+        for g in gradients:
+            step(g)
+        found.append([param.get_value(), *(x.get_value() for x in states.values())])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_bias_correction_is_accurate_in_float32_for_a_long_average() -> None:
@@ -187,6 +219,33 @@ def test_a_thousand_steps_are_those_of_pymc(pymc: Any) -> None:
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
 def test_a_rule_that_is_not_that_of_pymc_is_noticed(pymc: Any, change: dict[str, Any]) -> None:
     assert np.max(np.abs(trajectory(updates_like(**change), 50) - trajectory(pymc.rmsprop, 50))) > 1e-5
+
+
+ADAM = Rule(decay=0.999, eps=0.0, momentum=0.9, first_moment=True, bias_correction=True)
+NOT_ADAM: dict[str, dict[str, Any]] = {
+    "eps": {"eps": 1e-5},
+    "decay 1 % down": {"decay": 0.98901},
+    "momentum 1 % down": {"momentum": 0.891},
+    "momentum after the division": {"first_moment": False},
+    "no bias correction": {"bias_correction": False},
+    "the maximum": {"amsgrad": True},
+}
+
+
+def adam_of(pymc: Any) -> Callable[..., Any]:
+    """Return pymc.adam with ε = 0: it adds ε to √v, this package to √v̂."""
+    return partial(pymc.adam, epsilon=0.0)
+
+
+def test_a_thousand_steps_are_those_of_adam_in_pymc(pymc: Any) -> None:
+    mine = trajectory(partial(updates, rule=ADAM), 1000)
+    np.testing.assert_allclose(mine, trajectory(adam_of(pymc), 1000), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("change", NOT_ADAM.values(), ids=NOT_ADAM)
+def test_a_rule_that_is_not_adam_is_noticed(pymc: Any, change: dict[str, Any]) -> None:
+    mine = trajectory(partial(updates, rule=dataclasses.replace(ADAM, **change)), 50)
+    assert np.max(np.abs(mine - trajectory(adam_of(pymc), 50))) > 1e-6
 
 
 def updates_like(**change: Any) -> Callable[..., Any]:
