@@ -106,7 +106,7 @@ def test_float32_is_within_a_few_units_in_the_last_place_of_the_rule(rule: Rule)
         size = np.abs(old) + np.abs(value - old) + cases.moment_size(rule, before, expected, g)
         # E5 loses the digits that v shares with what is subtracted from it.
         power = rule.decay**expected.step if rule.bias_correction else 0.0
-        divisor = expected.max_square_avg if rule.amsgrad else expected.square_avg
+        divisor = expected.square_avg if expected.max_square_avg is None else expected.max_square_avg
         total = divisor / (1 - power)
         left = total - power * rule.initial_square_avg / (1 - power)
         if expected.grad_avg is not None:

@@ -23,7 +23,7 @@ from rmsprop import Rule, init, update
 ADAM = Rule(0.02, 0.95, 1e-3, 0.8, first_moment=True, bias_correction=True)
 NADAM = dataclasses.replace(ADAM, nesterov=True)
 AMSGRAD = dataclasses.replace(ADAM, amsgrad=True, bias_correction=False)
-DECOUPLED = {"weight_decay": 0.1, "decoupled_weight_decay": True}
+DECOUPLED: dict[str, Any] = {"weight_decay": 0.1, "decoupled_weight_decay": True}
 NUMBERS: dict[str, Any] = {"b1": 0.8, "b2": 0.95, "eps": 1e-3}
 UNCORRECTED = {"bias_correction_mu": False, "bias_correction_nu": False}
 

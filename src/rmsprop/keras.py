@@ -304,7 +304,11 @@ gradient_accumulation_steps, name
     def _moment_weights(self, dtype: str) -> tuple[Any, Any]:
         """Return a and c of E7 for the step that runs, in `dtype`."""
         rule = self._rule()
-        return moment_weights(rule, ops.cast(self.iterations + 1, dtype), ops) if rule.first_moment else (1.0, 0.0)
+        return moment_weights(rule, self._step_number(dtype), ops) if rule.first_moment else (1.0, 0.0)
+
+    def _step_number(self, dtype: str) -> Tensor:
+        """Return t in `dtype`. Keras counts executed updates, not skipped ones or accumulated gradients."""
+        return ops.cast(self.iterations + 1, dtype)
 
     def _torch_step(self, grads: list[Tensor], variables: list[Variable], learning_rate: Tensor) -> None:
         import torch
@@ -363,9 +367,8 @@ gradient_accumulation_steps, name
             m = ops.convert_to_tensor(state["grad_avg"], dtype)
             m = m + (1 - beta) * (g - m)  # E4
             self.assign(state["grad_avg"], m)
-        # iterations counts executed updates. Skipped updates and accumulated gradients do not count.
         averages = {"square_avg": v, "grad_avg": m, "max_square_avg": w}
-        d = _denominator(rule, averages, ops.cast(self.iterations + 1, dtype))  # E5, E6
+        d = _denominator(rule, averages, self._step_number(dtype))  # E5, E6
         n = g
         if mu and rule.first_moment:
             b = ops.convert_to_tensor(state["momentum_buffer"], dtype)
