@@ -576,7 +576,7 @@ def test_state_that_was_not_built_is_missed_by_name(change: dict[str, Any]) -> N
     assert len(optimizer.variables) == 3
     for name, value in change.items():
         setattr(optimizer, name, value)
-    missed = r"^momentum, centered and amsgrad must be with and without state as when .*; make a new optimizer$"
+    missed = r"^momentum, centered and amsgrad must be with and without state as when .*; build a new optimizer$"
     with pytest.raises(InputError, match=missed):
         optimizer.apply([ops.ones(2)], [variable])
 

@@ -430,7 +430,7 @@ def test_numbers_beside_a_rule_go_before_its_own_and_follow_schedules() -> None:
         rmsprop.jax.rmsprop(Rule(), decay=1.5)
     with pytest.raises(InputError, match=r"eps must be a real scalar, got shape \(2,\) float32"):
         rmsprop.jax.rmsprop(Rule(), eps=jnp.ones(2))
-    refused = "^initial_square_avg must be 0 with amsgrad=True and bias_correction=True, got an array; leave it out$"
+    refused = "^initial_square_avg must be 0 with amsgrad=True and bias_correction=True, got an array; omit it$"
     with pytest.raises(InputError, match=refused):
         rmsprop.jax.rmsprop(RULES["everything of Adam"], initial_square_avg=jnp.zeros(()))
 

@@ -209,7 +209,7 @@ def _with_numbers(rule: Rule, *values: ArrayLike | None) -> SimpleNamespace:
     rule = dataclasses.replace(rule, **{name: x for name, x in numbers.items() if name not in arrays})  # type: ignore[arg-type]
     if rule.amsgrad and rule.bias_correction and "initial_square_avg" in arrays:
         allowed = "0 with amsgrad=True and bias_correction=True"
-        raise InputError("initial_square_avg", allowed, Received("an array"), "leave it out")
+        raise InputError("initial_square_avg", allowed, Received("an array"), "omit it")
     return SimpleNamespace(**{**vars(rule), **{name: _checked(name, x) for name, x in arrays.items()}})
 
 
