@@ -466,7 +466,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "averages of flags": ("a.pt", with_average(torch.ones(2, dtype=torch.bool)), "square_avg of '1' must be of"),
     "negative v": ("a.pt", with_average(-torch.ones(2)), "must be an average of squares"),
     "groups under numbers": ("a.pt", with_key(3, 4), "a key of a group in a.pt must be text, got one of int"),
-    "names that are numbers": ("a.pt", with_key("param_names", [1, 2]), "must be a name as text of each parameter"),
+    "names that are numbers": ("a.pt", with_key("param_names", [1, 2]), "must be a name as text for each parameter"),
     "names that repeat": ("a.pt", with_key("param_names", ["a", "a"]), "must be a file with each name once"),
     "a rate of text": ("a.pt", with_key("lr", "0.1"), "lr in a.pt must be a finite number"),
     "a rate of lists": ("a.pt", with_key("lr", [[0.1]] * 5), "lr in a.pt must be a finite number"),

@@ -54,7 +54,7 @@ def test_a_mapping_gives_indices_where_order_counts(to: str) -> None:
     source = Checkpoint("optax", VECTORS, (PLAIN,))
     for mapping in ({"a": "weight", "b": "bias"}, {"a": "1", "b": "x"}, {"a": "1", "b": "2"}):
         (problem,) = problems(source, to, mapping=mapping)
-        assert problem.startswith(f"mapping: targets of {to} are numbers from 0 to 1")
+        assert problem.startswith(f"mapping: targets of {to} are indices from 0 to 1")
     moved = convert(source, to, mapping={"a": "1", "b": "0"}).checkpoint.parameters
     assert [(p.name, p.square_avg[0]) for p in moved if p.square_avg is not None] == [("0", 2.0), ("1", 1.0)]
     like = Checkpoint(to, tuple(dataclasses.replace(p, name=n) for p, n in zip(VECTORS, "xy", strict=True)), (PLAIN,))
@@ -75,7 +75,7 @@ def test_torch_to_torch_the_mapping_is_followed_or_refused() -> None:
     source = Checkpoint("torch", tuple(dataclasses.replace(p, name=str(i)) for i, p in enumerate(VECTORS)), (PLAIN,))
     turned = convert(source, "torch", mapping={"0": "1", "1": "0"}).checkpoint.parameters
     assert [(p.name, p.square_avg[0]) for p in turned if p.square_avg is not None] == [("0", 2.0), ("1", 1.0)]
-    assert "are numbers from 0 to 1, not 5, 9" in problems(source, "torch", mapping={"0": "5", "1": "9"})[0]
+    assert "are indices from 0 to 1, not 5, 9" in problems(source, "torch", mapping={"0": "5", "1": "9"})[0]
     second = dataclasses.replace(source.parameters[1], group=1)
     groups = dataclasses.replace(source, parameters=(source.parameters[0], second), groups=(PLAIN, PLAIN))
     (problem,) = problems(groups, "torch", mapping={"0": "1", "1": "0"})
@@ -87,7 +87,7 @@ def test_a_frozen_parameter_may_be_named_in_the_mapping() -> None:
     source = Checkpoint("torch", (dataclasses.replace(VECTORS[0], name="0"), state), (PLAIN,))
     planned = plan(source, "optax", mapping={"0": "w", "1": "b"})
     assert planned.problems == ()
-    assert "1 has made no step yet and is left out" in planned.notes
+    assert "1 has no state yet and is skipped" in planned.notes
 
 
 def test_a_parameter_cannot_hold_others() -> None:
@@ -369,7 +369,7 @@ def test_compressed_zeros_are_read_up_to_the_limit(tmp_path: Path) -> None:
     assert state.square_avg.shape == (2_000_000,)
     zeros = {"0/nu/w": np.zeros(2**28 + 2**24, np.uint8)}
     np.savez_compressed(tmp_path / "b.npz", **zeros)
-    with pytest.raises(InputError, match=r"unfolds to at most .* RMSPROP_READ_LIMIT=10"):
+    with pytest.raises(InputError, match=r"unpacks to at most .* RMSPROP_READ_LIMIT=10"):
         read(tmp_path / "b.npz")
 
 
@@ -393,7 +393,7 @@ def test_notes_say_what_a_keras_template_keeps() -> None:
     assert not any(" lr=" in note for note in moved.notes)
     like = checkpoint("keras")
     scheduled = dataclasses.replace(like, groups=({k: v for k, v in like.groups[0].items() if k != "lr"},))
-    assert "goes on: lr=0.03" in " ".join(convert(checkpoint("torch"), "keras", like=scheduled, mapping=KEEP).notes)
+    assert "continues: lr=0.03" in " ".join(convert(checkpoint("torch"), "keras", like=scheduled, mapping=KEEP).notes)
     assert not any("of --like" in note for note in convert(checkpoint("torch"), "keras", mapping=KEEP).notes)
 
 

@@ -53,7 +53,7 @@ def test_a_vector_has_the_hyperparameters_of_its_profile(name: str) -> None:
 
 
 def test_every_profile_has_vectors_with_the_variants_that_it_has() -> None:
-    for name in PROFILES:
+    for name in PROFILES.keys() - {"adam", "adamw", "amsgrad", "nadam"}:  # their vectors are of adam-b1-0's family
         rules = [Rule(**v["hyperparameters"]) for v in VECTORS.values() if v["profile"] == name]
         assert len(rules) >= 2
         if name in ("torch", "tf1", "keras", "keras-legacy", "optax", "timm", "sb3"):
@@ -254,7 +254,7 @@ def test_a_function_that_takes_nothing_fails(tmp_path: Path, capsys: pytest.Capt
     path = tmp_path / "none.py"
     path.write_text("def f(*a):\n    raise NotImplementedError\n")
     assert run.main([f"{path}:f"]) == 1
-    assert "takes none" in capsys.readouterr().err
+    assert "supports none of the vectors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["no-such-file.py:f", "mine.py", ":f"])

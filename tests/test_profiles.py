@@ -75,7 +75,8 @@ def test_defaults_are_those_that_the_source_of_the_library_declares(name: str) -
 
 def test_every_profile_is_a_rule_and_torch_is_the_default_one() -> None:
     assert set(PROFILES) == {
-        "torch", "tf1", "keras", "keras-legacy", "optax", "timm", "sb3", "graves", "dqn", "lasagne", "adam-b1-0",
+        "torch", "tf1", "keras", "keras-legacy", "optax", "timm", "sb3", "graves", "dqn", "lasagne", "adam",
+        "adamw", "amsgrad", "nadam", "adam-b1-0",
     }  # fmt: skip
     assert profile("torch") == Rule()
     rules = {name: profile(name, lr=0.1, momentum=0.5) for name in PROFILES}
@@ -101,9 +102,9 @@ def test_arguments_may_have_the_names_of_other_libraries() -> None:
     ("name", "given", "message"),
     [
         ("tf", {}, "profile must be one of torch, tf1, .*, got 'tf'; docs/conventions.md"),
-        ("tf1", {}, "lr must be given with profile 'tf1', got none; .* has no default; say lr=0.001"),
+        ("tf1", {}, "lr must be given with profile 'tf1', got none; .* has no default; pass lr=0.001"),
         ("optax", {"decay": 0.5}, "lr must be given with profile 'optax'"),
-        ("torch", {"alpha": 0.9, "rho": 0.8}, "decay must be given once, got alpha and rho; leave rho out"),
+        ("torch", {"alpha": 0.9, "rho": 0.8}, "decay must be given once, got alpha and rho; omit rho"),
         ("torch", {"lr": 0.1, "learning_rate": 0.1}, "lr must be given once, got lr and learning_rate"),
         ("torch", {"gamma": 0.9}, "an argument of a rule must be one of lr, .*, got 'gamma'; see rmsprop.Rule"),
         ("torch", {"lr": None}, "lr must be a finite number >= 0, got None"),

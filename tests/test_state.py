@@ -744,7 +744,7 @@ def test_every_mismatch_is_named_and_the_first_is_raised_with_the_number_of_the_
         optimizer.load_state_dict(made)
 
 
-@pytest.mark.parametrize("cls", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adadelta, torch.optim.Adagrad])
+@pytest.mark.parametrize("cls", [torch.optim.Adamax, torch.optim.SGD, torch.optim.Adadelta, torch.optim.Adagrad])
 def test_another_optimizers_state_dict_is_refused(cls: Any) -> None:
     p = torch.ones(2)
     other = cls([p], lr=0.1)

@@ -32,7 +32,7 @@ def _smallest(each: Profile) -> str:
 def defaults() -> str:
     """Return the table of defaults as Markdown."""
     lines = [
-        "| profile | lr | β | ε | ε and the root | smallest d | v₀ | μ | b gathers | weight decay | variant |",
+        "| profile | lr | β | ε | ε and the root | smallest d | v₀ | μ | b accumulates | weight decay | variant |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in PROFILES.values():

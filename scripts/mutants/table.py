@@ -251,7 +251,7 @@ MUTANTS = [
            "tests/test_checkpoint_like.py::test_a_keras_file_holds_all_of_its_numbers"),
     Mutant("keras files: blocks unequal", H5, "remainder or any(", "remainder or False and any(",
            "tests/test_checkpoint_like.py::test_blocks_of_keras_variables_have_equal_shapes"),
-    Mutant("optax files: sign of the trace", TREES, "sign * b[keys] if b else None", "b[keys] if b else None",
+    Mutant("optax files: sign of the trace", TREES, "keys: -b for keys, b in", "b[keys] if b else None",
            "tests/test_checkpoint.py::test_optax_goes_on_in_ours_and_the_other_way"),
     Mutant("conversion: η the other way", MOVING, "operator.truediv if from_ else operator.mul",
            "operator.mul if from_ else operator.truediv",

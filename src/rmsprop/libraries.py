@@ -6,7 +6,7 @@ To add a library, add a row to `LIBRARIES`. `rmsprop.profiles` and `rmsprop.chec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -73,6 +73,10 @@ class Groups:
         Other keys that a group may have, and that only this library has.
     marker
         A key that identifies the library: libraries with fewer fields lack it. None if no key does.
+    betas
+        The fields of `Rule` in the group's "betas", in order.
+    averages
+        {average of `rmsprop.State`: key in a parameter's state} where the two differ.
     required
         Keys without which a group is not this library's.
     foreign
@@ -84,6 +88,8 @@ class Groups:
     defaults: Mapping[str, Any]
     optional: tuple[str, ...] = ()
     marker: str | None = None
+    betas: tuple[str, ...] = ()
+    averages: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ("alpha", "eps")
     foreign: tuple[str, ...] = ()
 
@@ -154,9 +160,15 @@ _KERAS = {**_KERAS_LEGACY, **_INSIDE, "decoupled_weight_decay": True}
 _OPTAX = {**_INSIDE, "lr": None, "decay": 0.9, "lr_in_momentum": True}
 
 # Fields that most libraries fix.
-_TRAITS = ("nesterov", "bias_correction", "eps_inside_sqrt", "lr_in_momentum", "decoupled_weight_decay")
+_OF_ADAM = ("first_moment", "momentum_decay", "amsgrad")
+_TRAITS = ("nesterov", "bias_correction", "eps_inside_sqrt", "lr_in_momentum", "decoupled_weight_decay", *_OF_ADAM)
 _EVERY_GROUP = ("lr", "decay", "eps", "momentum", "centered", "weight_decay")
 _EXECUTION = {"capturable": False, "foreach": None, "differentiable": False}
+
+_ADAM = {"lr": 1e-3, "decay": 0.999, "momentum": 0.9, "first_moment": True, "bias_correction": True}
+_NOT_IN_ADAM = ("eps_inside_sqrt", "lr_in_momentum", "centered", "initial_square_avg")
+_BETAS = ("momentum", "decay")
+_MOMENTS = {"momentum_buffer": "exp_avg", "square_avg": "exp_avg_sq", "max_square_avg": "max_exp_avg_sq"}
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
     {
@@ -231,7 +243,8 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
                 "google-deepmind/optax: optax/_src/alias.py, optax/_src/transform.py (0.2.8)",
             ),
             Kind(
-                "optax.rmsprop", "jax", _fixed(_OPTAX, "decoupled_weight_decay", "maximize", "lr_in_momentum"),
+                "optax.rmsprop", "jax",
+                _fixed(_OPTAX, "decoupled_weight_decay", "maximize", "lr_in_momentum", *_OF_ADAM),
                 channels_last=True,
             ),
         ),
@@ -244,7 +257,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             ),
             Kind(
                 "timm.optim.RMSpropTF", "torch",
-                _fixed(_TIMM, "nesterov", "bias_correction", "eps_inside_sqrt", "maximize"),
+                _fixed(_TIMM, "nesterov", "bias_correction", "eps_inside_sqrt", "maximize", *_OF_ADAM),
                 Groups(
                     (*_EVERY_GROUP, "lr_in_momentum", "decoupled_weight_decay"),
                     _keys("timm"), {"caution": False},
@@ -273,7 +286,8 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
                 "bitsandbytes.optim.RMSprop", "torch",
                 _fixed({}, *_TRAITS, "maximize", "momentum"),
                 Groups(
-                    ("lr", "decay", "eps", "weight_decay"), {"decay": "betas"}, {}, marker="betas", required=("betas",)
+                    ("lr", "decay", "eps", "weight_decay"), {}, {}, marker="betas", betas=("decay",),
+                    required=("betas",),
                 ),
                 ordered=True, written=False,
             ),
@@ -306,6 +320,61 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
                 "A learning rate of 1: every parameter moves by about 1 in each step unless told otherwise. Momentum "
                 "is added by apply_momentum, whose buffer holds whole steps, the learning rate included.",
                 "Lasagne/Lasagne: lasagne/updates.py; pymc-devs/pymc: pymc/variational/updates.py",
+            ),
+        ),
+        "adam": Library(
+            Profile(
+                "adam", "torch.optim.Adam, optax.adam", _ADAM, "L2, or decoupled",
+                "Bias-corrected RMSprop whose momentum averages the gradient before the division. Keras and "
+                "TensorFlow add ε before the bias correction of v, so that ε counts for more in the first steps.",
+                "Kingma and Ba, arXiv:1412.6980 (2014); pytorch/pytorch: torch/optim/adam.py (2.13)",
+            ),
+            Kind(
+                "torch.optim.Adam or AdamW", "torch",
+                _fixed(_ADAM, "first_moment", "bias_correction", "nesterov", "momentum_decay", *_NOT_IN_ADAM),
+                Groups(
+                    ("lr", "decay", "eps", "momentum", "weight_decay", "amsgrad", "decoupled_weight_decay", "maximize"),
+                    {}, {**_EXECUTION, "fused": None}, marker="amsgrad", betas=_BETAS, averages=_MOMENTS,
+                    required=("betas", "amsgrad"),
+                ),
+                ordered=True,
+            ),
+        ),
+        "adamw": Library(
+            Profile(
+                "adamw", "torch.optim.AdamW, optax.adamw",
+                {**_ADAM, "weight_decay": 1e-2, "decoupled_weight_decay": True}, "decoupled",
+                "Adam with decoupled weight decay: parameters shrink by η·λ in each step. optax.adamw has λ = 1e-4.",
+                "Loshchilov and Hutter, arXiv:1711.05101 (2017); pytorch/pytorch: torch/optim/adamw.py (2.13)",
+            ),
+        ),
+        "amsgrad": Library(
+            Profile(
+                "amsgrad", "torch.optim.Adam(amsgrad=True)", {**_ADAM, "amsgrad": True}, "L2, or decoupled",
+                "Adam divided by the largest v so far. The maximum is taken before the bias correction, as in PyTorch; "
+                "optax.amsgrad takes it after.",
+                "Reddi, Kale and Kumar, ICLR 2018, algorithm 2; pytorch/pytorch: torch/optim/adam.py (2.13)",
+            ),
+        ),
+        "nadam": Library(
+            Profile(
+                "nadam", "torch.optim.NAdam", {**_ADAM, "lr": 2e-3, "nesterov": True, "momentum_decay": 4e-3},
+                "L2, or decoupled",
+                "Adam with Nesterov momentum and a momentum that rises from μ/2 to μ. Keras' Nadam raises it faster "
+                "(momentum_decay=1); optax.nadam keeps it constant (momentum_decay=0).",
+                "Dozat, ICLR workshop 2016; pytorch/pytorch: torch/optim/nadam.py (2.13)",
+            ),
+            Kind(
+                "torch.optim.NAdam", "torch",
+                _fixed({**_ADAM, "nesterov": True}, "first_moment", "bias_correction", "nesterov", "amsgrad",
+                       *_NOT_IN_ADAM),
+                Groups(
+                    ("lr", "decay", "eps", "momentum", "weight_decay", "momentum_decay", "decoupled_weight_decay",
+                     "maximize"),
+                    {}, _EXECUTION, marker="momentum_decay", betas=_BETAS, averages=_MOMENTS,
+                    required=("betas", "momentum_decay"),
+                ),
+                ordered=True,
             ),
         ),
         "adam-b1-0": Library(

@@ -16,8 +16,9 @@ from rmsprop.rule import Rule
 
 __all__ = [
     "ALIASES", "FIELDS", "FIELD_OF_KEY", "GROUPS", "KINDS", "PROFILES", "SHAPE_KEY", "VERSION", "VERSION_KEY",
-    "WITH_MOMENTUM", "Groups", "Kind", "Profile", "canonical", "check_goes_on", "group_as_ours", "group_fields",
-    "is_group_of", "kind_of_groups", "profile", "state_by_key",
+    "WITH_MOMENTUM", "Groups", "Kind", "Profile", "canonical", "check_loadable", "group_as_ours", "group_fields",
+    "is_group_of", "kind_of_groups", "profile", "state_as_ours",
+    "state_by_key",
 ]  # fmt: skip
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
@@ -38,7 +39,7 @@ def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
             allowed = f"one of {', '.join(FIELDS)} (or {', '.join(ALIASES)})"
             raise InputError("an argument of a rule", allowed, name, "see rmsprop.Rule")
         if field in result:
-            raise InputError(field, "given once", Received(f"{names[field]} and {name}"), f"leave {name} out")
+            raise InputError(field, "given once", Received(f"{names[field]} and {name}"), f"omit {name}")
         result[field], names[field] = value, name
     return result
 
@@ -49,7 +50,8 @@ def profile(name: str, **overrides: Any) -> Rule:
     Parameters
     ----------
     name
-        One of `PROFILES`: torch, tf1, keras, keras-legacy, optax, timm, sb3, graves, dqn, lasagne, adam-b1-0.
+        One of `PROFILES`: torch, tf1, keras, keras-legacy, optax, timm, sb3, graves, dqn, lasagne, adam, adamw,
+        amsgrad, nadam, adam-b1-0.
     **overrides
         Fields of `Rule`, under its names or those of other libraries (alpha, rho, beta2: decay; learning_rate: lr;
         epsilon: eps; eps_in_sqrt: eps_inside_sqrt; initial_scale: initial_square_avg; decoupled_decay).
@@ -79,7 +81,7 @@ def profile(name: str, **overrides: Any) -> Rule:
     given = canonical(overrides)
     values = {**library.defaults, **given}
     if values.get("lr", Rule.lr) is None and "lr" not in given:
-        remedy = f"{library.title} has no default; say lr=0.001"
+        remedy = f"{library.title} has no default; pass lr=0.001"
         raise InputError("lr", f"given with profile {name!r}", Received("none"), remedy)
     if values.get("eps_inside_sqrt") == WITH_MOMENTUM:
         values["eps_inside_sqrt"] = bool(values.get("momentum", 0))
@@ -96,7 +98,8 @@ VERSION_KEY = "state_version"  # in a group: torch's checkpoint tools drop keys 
 SHAPE_KEY = "shape"  # in a parameter's state: packed averages do not have the parameter's shape
 
 GROUPS: Mapping[str, Groups] = {name: kind.groups for name, kind in KINDS.items() if kind.groups}
-FIELD_OF_KEY = {key: field for groups in GROUPS.values() for field, key in groups.keys.items() if key != "betas"}
+FIELD_OF_KEY = {key: field for groups in GROUPS.values() for field, key in groups.keys.items()}
+WHOLE_RULE = ("timm", "sb3", "adam", "nadam")  # kinds whose groups determine every field of the rule
 # Libraries with more fields come first: their groups also have the markers of libraries with fewer fields.
 _MARKED = sorted(
     (name for name, groups in GROUPS.items() if groups.marker),
@@ -136,7 +139,7 @@ def state_by_key(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) 
     return result
 
 
-def check_goes_on(group: Mapping[str, Any]) -> None:
+def check_loadable(group: Mapping[str, Any]) -> None:
     """Raise InputError for a group of a newer version, or with options of the rule that only timm has."""
     version = plain(group.get(VERSION_KEY, 0))
     if not isinstance(version, int | float) or version > VERSION:
@@ -145,16 +148,17 @@ def check_goes_on(group: Mapping[str, Any]) -> None:
     if kind_of_groups([group]) != "timm":  # in other groups, these keys belong to the program
         return
     if group.get("caution") and group.get("momentum"):
-        remedy = "no other RMSprop masks its momentum: the run cannot go on elsewhere"
+        remedy = "no other RMSprop masks its momentum: the run cannot continue in another optimizer"
         raise InputError("caution", "False", True, remedy)
     if group.get("corrected_weight_decay") and group.get("weight_decay"):
-        remedy = "no other RMSprop scales its weight decay by lr: the run cannot go on elsewhere"
+        remedy = "no other RMSprop scales its weight decay by lr: the run cannot continue in another optimizer"
         raise InputError("corrected_weight_decay", "False", True, remedy)
 
 
 def group_fields(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `Rule` that a group of any library states."""
-    stated = {"decay": group["betas"][0]} if "betas" in group else {}
+    betas = GROUPS[kind_of_groups([group]) or "bitsandbytes"].betas
+    stated = dict(zip(betas, group.get("betas", ()), strict=False))
     # No library's group has a key "decay": such a key belongs to the program.
     fields = ((FIELD_OF_KEY.get(key, key), value) for key, value in group.items() if key != "decay")
     return stated | {field: value for field, value in fields if field in FIELDS}
@@ -163,13 +167,22 @@ def group_fields(group: Mapping[str, Any]) -> dict[str, Any]:
 def group_as_ours(kind: str, group: Mapping[str, Any]) -> dict[str, Any]:
     """Return a group of `kind` as a group of rmsprop.torch.
 
-    A group of timm or SB3 determines the whole rule: fields that it does not state have fixed values. Other groups
-    keep only the fields that they state.
+    A group of timm, SB3 or Adam's family determines the whole rule: fields that it does not state have fixed values.
+    Other groups keep only the fields that they state.
     """
-    if kind not in ("timm", "sb3"):
+    if kind not in WHOLE_RULE:
         return {key: value for key, value in group.items() if key != VERSION_KEY}
     theirs, ours = GROUPS[kind], GROUPS["rmsprop.torch"]
-    traits = {field: PROFILES[kind].default(field) for field in FIELDS if field not in GROUPS["sb3"].fields}
+    unstated = set(FIELDS) - set((GROUPS["sb3"] if kind in ("timm", "sb3") else theirs).fields)
+    traits = {field: PROFILES[kind].default(field) for field in FIELDS if field in unstated}
     rule = {ours.keys.get(field, field): value for field, value in (traits | group_fields(group)).items()}
-    own_keys = {*theirs.keys.values(), *theirs.defaults, *theirs.optional} - set(ours.keys.values())
+    own_keys = {"betas", *theirs.keys.values(), *theirs.defaults, *theirs.optional} - set(ours.keys.values())
     return {key: value for key, value in group.items() if key not in own_keys} | rule
+
+
+def state_as_ours(kind: str, state: Any) -> Any:
+    """Return a parameter's state with the names of rmsprop.torch. NAdam's mu_product follows from its step."""
+    names = {theirs: ours for ours, theirs in GROUPS[kind].averages.items()}
+    if not names or not isinstance(state, Mapping):
+        return state
+    return {names.get(name, name): value for name, value in state.items() if name != "mu_product"}

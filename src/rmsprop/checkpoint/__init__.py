@@ -13,11 +13,11 @@ from typing import Any
 
 from rmsprop.checkpoint.conversion import convert_state
 from rmsprop.checkpoint.files import check_written, read_checkpoint, read_template, write_checkpoint
-from rmsprop.checkpoint.state import AVERAGES, DTYPES, WEIGHTS, Checkpoint, Conversion, Fields, ParameterState
+from rmsprop.checkpoint.state import DTYPES, WEIGHTS, Checkpoint, Conversion, Fields, ParameterState
 from rmsprop.checkpoint.target_rule import Request
 from rmsprop.errors import InputError, Received, check_number
 from rmsprop.profiles import KINDS, Kind
-from rmsprop.rule import Array
+from rmsprop.rule import AVERAGES, Array
 
 __all__ = [
     "AVERAGES", "DTYPES", "KINDS", "WEIGHTS", "Array", "Checkpoint", "Conversion", "Fields", "Kind", "ParameterState",
@@ -117,7 +117,7 @@ def convert(
     >>> state = ParameterState("w", square_avg=v, momentum_buffer=M, step=7)
     >>> rule = {"lr": 0.125, "decay": 0.9, "eps": 1e-7, "momentum": 0.9, "eps_inside_sqrt": True}
     >>> keras = Checkpoint("keras", (state,), ({**rule, "lr_in_momentum": True, "centered": False},))
-    >>> moved = convert(keras, "rmsprop.torch").checkpoint  # gathers η·u, too: nothing to compute
+    >>> moved = convert(keras, "rmsprop.torch").checkpoint  # accumulates η·u, too: nothing to compute
     >>> moved.parameters[0].momentum_buffer, moved.groups[0]["lr_in_momentum"]
     (array([ 0.25, -0.5 ]), True)
     >>> convert(keras, "sb3").checkpoint.parameters[0].momentum_buffer
@@ -144,7 +144,7 @@ def plan(
     """
     check_written(to)
     if like is not None and like.kind != to:
-        raise InputError("like", f"a checkpoint of kind {to}", like.kind, "give one of the program that will go on")
+        raise InputError("like", f"a checkpoint of kind {to}", like.kind, "give one of the program that will continue")
     if lr is not None:
         lr = check_number("lr", lr, "give the rate of the next step")
     return convert_state(Request(source, to, lr, like), mapping or {})

@@ -13,7 +13,6 @@ import numpy as np
 
 from rmsprop.checkpoint.matching import Move, match, template
 from rmsprop.checkpoint.state import (
-    AVERAGES,
     WEIGHTS,
     Checkpoint,
     Conversion,
@@ -25,7 +24,7 @@ from rmsprop.checkpoint.state import (
 )
 from rmsprop.checkpoint.target_rule import Request, TargetGroup, rule_remarks, target_group
 from rmsprop.profiles import GROUPS
-from rmsprop.rule import Array
+from rmsprop.rule import AVERAGES, Array
 
 # Group keys that only one library has, such as foreach. They are dropped between libraries.
 _LIBRARY_KEYS = {key for groups in GROUPS.values() for key in (*groups.defaults, *groups.optional)}
@@ -33,9 +32,9 @@ _LIBRARY_KEYS = {key for groups in GROUPS.values() for key in (*groups.defaults,
 
 def convert_state(request: Request, mapping: Mapping[str, Any]) -> Conversion:
     """Return the conversion. Its `problems` list everything that prevents it."""
-    source, kind = request.source, request.kind
-    moves, unfit = match(source, request.to, request.like, mapping)
-    remarks: list[Remark] = [*map(Note, source.notes), *_refused(request), *unfit]
+    source, kind = request.source, request.target_kind
+    moves, match_remarks = match(source, request.to, request.like, mapping)
+    remarks: list[Remark] = [*map(Note, source.notes), *_request_problems(request), *match_remarks]
     for move in moves:
         remarks += _layout_notes(request, move)
     members: dict[int, list[Move]] = {}
@@ -46,19 +45,19 @@ def convert_state(request: Request, mapping: Mapping[str, Any]) -> Conversion:
     states: dict[str, ParameterState] = {}
     for index in range(count):
         moved = members.get(index, [])
-        group, met = target_group(request, index, moved)
+        group, group_remarks = target_group(request, index, moved)
         groups.append(group.fields)
-        remarks += met
+        remarks += group_remarks
         for move in moved:
-            states[move.target], met = _moved(request, move, index, group)
-            remarks += met
+            states[move.target], state_remarks = _target_state(request, move, index, group)
+            remarks += state_remarks
     remarks += rule_remarks(request, groups[0])
     extras = [
         {key: value for key, value in extra.items() if request.to == source.kind or key not in _LIBRARY_KEYS}
         for extra in (source.extras if request.keeps_groups else ())
     ]
     target = Checkpoint(request.to, tuple(states[move.target] for move in moves), tuple(groups), tuple(extras))
-    unclear = request.like is None and request.origin.ordered != kind.ordered and not mapping
+    unclear = request.like is None and request.source_kind.ordered != kind.ordered and not mapping
     notes = tuple(dict.fromkeys(str(each) for each in remarks if isinstance(each, Note)))
     problems = tuple(dict.fromkeys(str(each) for each in remarks if isinstance(each, Problem)))
     return Conversion(target, notes, problems, template(source, moves, unclear))
@@ -79,15 +78,15 @@ def convert_buffer(buffer: Array, from_: bool | None, to: bool | None, lr: float
     if from_ == to:
         return buffer
     if from_ is None:
-        return Problem("unknown: whether the momentum buffer gathers η·u or u; say --lr-in-momentum or the --no- form")
+        options = "--lr-in-momentum or --no-lr-in-momentum"
+        return Problem(f"unknown: whether the momentum buffer accumulates η·u or u; pass {options}")
     if lr is None:
-        gathered = "η·u" if from_ else "u"
-        return Problem(f"unknown: lr, which turns the momentum buffer (a sum of {gathered}) into the target's; --lr")
+        return Problem("unknown: lr, needed to convert the momentum buffer; pass --lr")
     if lr == 0:
         if not buffer.any():
             return buffer
         why = "cannot be divided by it" if from_ else "would be lost"
-        return Problem(f"impossible: at a learning rate of 0 the momentum buffer {why}; say --lr")
+        return Problem(f"impossible: at a learning rate of 0 the momentum buffer {why}; pass --lr")
     change = operator.truediv if from_ else operator.mul
     wide = np.complex128 if np.iscomplexobj(buffer) else np.float64
     with np.errstate(over="ignore"):
@@ -97,30 +96,30 @@ def convert_buffer(buffer: Array, from_: bool | None, to: bool | None, lr: float
     return result
 
 
-def _refused(request: Request) -> Iterator[Remark]:
+def _request_problems(request: Request) -> Iterator[Remark]:
     """Yield problems of the request as a whole."""
     source, lr, to = request.source, request.lr, request.to
     if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
-        yield Problem(f"group: lr {lr:g} is one rate and the source's groups have several; leave it out")
-    if any(p.weight is not None for p in source.parameters) and request.kind.format in ("tf1", "jax"):
+        yield Problem(f"group: lr {lr:g} would replace the different rates of the source's groups; omit it")
+    if any(p.weight is not None for p in source.parameters) and request.target_kind.format in ("tf1", "jax"):
         yield Problem(f"impossible: weights go between files of Keras and PyTorch, and {to} keeps them elsewhere")
 
 
 def _layout_notes(request: Request, move: Move) -> Iterator[Remark]:
     """Yield notes on one parameter from the Keras model's configuration."""
-    channels_last = request.origin.channels_last
+    channels_last = request.source_kind.channels_last
     layer = move.state.layer if channels_last else move.counterpart.layer if move.counterpart else None
-    if layer is None or channels_last == request.kind.channels_last:
+    if layer is None or channels_last == request.target_kind.channels_last:
         return
     for side, sizes in (("inputs", move.change.inputs), ("outputs", move.change.outputs)):
         if sizes is not None:
-            words = f"{layer}: {side} of {list(sizes)} go between (height, width, channels) and PyTorch's order"
-            yield Note(f"{words}, channels first")
+            words = f"{layer}: {side} of {list(sizes)} are reordered"
+            yield Note(f"{words} between (height, width, channels) and PyTorch's channels first")
     if layer.note:
         yield Note(layer.note)
 
 
-def _moved(request: Request, move: Move, index: int, group: TargetGroup) -> tuple[ParameterState, list[Remark]]:
+def _target_state(request: Request, move: Move, index: int, group: TargetGroup) -> tuple[ParameterState, list[Remark]]:
     """Return the target's state of one parameter."""
     state, lr = move.state, group.fields.get("lr")
     values: dict[str, Array | None] = {name: getattr(state, name) for name in (*AVERAGES, *WEIGHTS)}
@@ -132,9 +131,13 @@ def _moved(request: Request, move: Move, index: int, group: TargetGroup) -> tupl
             remarks.append(Problem(f"impossible: {state.name} is complex; {words}"))
         if not group.fields.get("centered"):
             values["grad_avg"] = None
+        if not group.fields.get("amsgrad"):
+            values["max_square_avg"] = None
+        elif state.max_square_avg is None:
+            values["max_square_avg"] = v.copy()
         if not group.has_buffers:
             values["momentum_buffer"] = None
-        elif b is None:
+        elif b is None or not group.same_momentum:
             values["momentum_buffer"] = np.zeros_like(v)
         else:
             buffer = convert_buffer(b, group.from_, group.to, lr)
@@ -144,19 +147,19 @@ def _moved(request: Request, move: Move, index: int, group: TargetGroup) -> tupl
                 values["momentum_buffer"] = buffer
     for name, value in values.items():
         if value is not None:
-            values[name], met = _placed(request, move, name, value)
-            remarks += met
+            values[name], array_remarks = _in_target_layout(request, move, name, value)
+            remarks += array_remarks
     layer = move.counterpart.layer if move.counterpart else None
     more: dict[str, Any] = {"layer": layer, "weight_name": move.weight_name, **values}
     return ParameterState(move.target, step=state.step, group=index, **more), remarks
 
 
-def _placed(request: Request, move: Move, name: str, value: Array) -> tuple[Array, list[Remark]]:
+def _in_target_layout(request: Request, move: Move, name: str, value: Array) -> tuple[Array, list[Remark]]:
     """Return one array of a parameter in the target's layout and dtype."""
     remarks: list[Remark] = []
     if not np.isfinite(value).all():
         remarks.append(Note(f"{name} of {move.state.name} holds NaN or infinity: the run had diverged"))
-    value = move.change.apply(value, request.origin.channels_last)
+    value = move.change.apply(value, request.source_kind.channels_last)
     expected: Array | None = getattr(move.counterpart, name if name in WEIGHTS else "square_avg", None)
     if expected is not None and value.dtype != expected.dtype:
         if not np.can_cast(value.dtype, expected.dtype):

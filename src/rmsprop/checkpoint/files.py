@@ -15,10 +15,10 @@ from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.tf1 import Tf1File
 from rmsprop.checkpoint.formats.torch import StateDictFile
 from rmsprop.checkpoint.formats.trees import safetensors_metadata
-from rmsprop.checkpoint.state import AVERAGES, Checkpoint, Fields
+from rmsprop.checkpoint.state import Checkpoint, Fields
 from rmsprop.errors import InputError, Received
 from rmsprop.profiles import KINDS, canonical
-from rmsprop.rule import Rule
+from rmsprop.rule import AVERAGES, Rule
 
 _FORMATS: Mapping[str, type[CheckpointFile]] = {
     "torch": StateDictFile,
@@ -48,7 +48,7 @@ def read_checkpoint(
     `assumed` are fields of `Rule` for a file that states none.
     """
     if kind is not None and kind not in KINDS:
-        raise InputError("kind", f"one of {', '.join(KINDS)}", kind, "leave it out to tell by the file")
+        raise InputError("kind", f"one of {', '.join(KINDS)}", kind, "omit it to detect the kind from the file")
     fields = canonical(given)
     _check_rule("", fields)
     if path.is_dir():
@@ -57,7 +57,7 @@ def read_checkpoint(
     size = format_.size(path)
     if size is None:
         raise FileNotFoundError(2, "No such file", str(path))
-    with _one_error(path, kind):
+    with _as_input_error(path, kind):
         file = format_(path, ReadBudget(path, size))
         state = file.state(kind, fields if file.states_rule else {**(assumed or {}), **fields})
         if weights:
@@ -136,12 +136,12 @@ def _format(path: Path, kind: str | None) -> type[CheckpointFile]:
         if not path.is_file():
             raise FileNotFoundError(2, "No such file", str(path))
         every = ", ".join(dict.fromkeys(ending for each in _FORMATS.values() for ending in each.endings))
-        raise InputError(str(path), f"a file named with one of {every}", Received("another"), "say --from KIND")
+        raise InputError(str(path), f"a file named with one of {every}", Received("another"), "pass --from KIND")
     chosen = _FORMATS[KINDS[kind].format]
     if detected not in (None, chosen) and path.is_file():
         kinds = [name for name, each in KINDS.items() if _FORMATS[each.format] is detected]
-        remedy = "leave --from out (for --like: --to) to tell by the file"
-        raise InputError(f"the kind of {path}", f"one of {', '.join(kinds)}, as the file tells", kind, remedy)
+        remedy = "omit --from (for --like: --to) to detect the kind from the file"
+        raise InputError(f"the kind of {path}", f"one of {', '.join(kinds)}, as the file shows", kind, remedy)
     return chosen
 
 
@@ -155,7 +155,7 @@ def _detected_format(path: Path) -> type[CheckpointFile] | None:
 
 
 @contextmanager
-def _one_error(path: Path, kind: str | None) -> Iterator[None]:
+def _as_input_error(path: Path, kind: str | None) -> Iterator[None]:
     """Turn every error from reading a damaged or foreign file into InputError."""
     try:
         yield

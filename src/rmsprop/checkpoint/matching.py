@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 _CHANGES = {"transpose": "axes", "flatten": "inputs", "reshape": "outputs", "blocks": "blocks"}
 _USUAL = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}  # axes from Keras' layout to PyTorch's
-_SIZES = "[height, width, channels], or null where it does not"
+_SIZES = "[height, width, channels], or null if it does not"
 
 
 def match(
@@ -48,24 +48,24 @@ def match(
     entries, remarks = _entries(mapping)
     names = {state.name for state in source.parameters}
     extra = [name for name in entries if name not in names]
-    remarks += [Problem(f"extra: the mapping names {name}, which the source has not") for name in extra]
+    remarks += [Problem(f"extra: the mapping names {name}, which is not in the source") for name in extra]
     states, dropped = _movable(source, to)
     targets = {name: entries[name].target for name in states if name in entries}
     if like is None:
-        targets, order, unfit = _named_by_source(source.kind, to, targets, list(states))
+        targets, order, name_remarks = _named_by_source(source.kind, to, targets, list(states))
     else:
-        targets, order, unfit = _named_by_like(source.kind, to, targets, list(states), like)
-    remarks += [*dropped, *unfit, *_conflicts(to, targets)]
+        targets, order, name_remarks = _named_by_like(source.kind, to, targets, list(states), like)
+    remarks += [*dropped, *name_remarks, *_conflicts(to, targets)]
     counterparts = {state.name: state for state in like.parameters} if like else {}
-    origins = {target: name for name, target in targets.items()}
+    sources = {target: name for name, target in targets.items()}
     joined = {math.prod(entry.change.inputs) for entry in entries.values() if entry.change.inputs}
     moves = []
     for target in dict.fromkeys(order):
-        if target in origins:
-            state, entry = states[origins[target]], entries.get(origins[target])
-            move, unfit = _move(source, to, state, target, entry, counterparts.get(target), joined)
+        if target in sources:
+            state, entry = states[sources[target]], entries.get(sources[target])
+            move, move_remarks = _move(source, to, state, target, entry, counterparts.get(target), joined)
             moves.append(move)
-            remarks += unfit
+            remarks += move_remarks
     late = next((b.target for a, b in pairwise(moves) if a.group > b.group), None)
     if late is not None and KINDS[to].states_rule:
         remarks.append(Problem(f"group: {late} would stand in another group than those around it; give --like"))
@@ -80,8 +80,8 @@ def _movable(source: Checkpoint, to: str) -> tuple[dict[str, ParameterState], li
     remarks: list[Remark] = []
     for name in [name for name, state in states.items() if state.square_avg is None]:
         if states[name].weight is not None:
-            remarks.append(Problem(f"missing: {name} has made no step yet, and {to} keeps no weight without state"))
-        remarks.append(Note(f"{name} has made no step yet and is left out"))
+            remarks.append(Problem(f"missing: {name} has no state yet, and {to} keeps no weight without state"))
+        remarks.append(Note(f"{name} has no state yet and is skipped"))
         del states[name]
     return states, remarks
 
@@ -94,9 +94,9 @@ def _named_by_source(
     unclear = rest and KINDS[to].ordered != KINDS[kind].ordered
     remarks: list[Remark] = []
     if unclear:
-        lack = "no order" if KINDS[to].ordered else "no names"
+        lack = "no parameter order" if KINDS[to].ordered else "no parameter names"
         remarks.append(
-            Problem(f"mapping: parameters of {kind} have {lack} that {to} needs; tell in --map, of {_some(rest)}")
+            Problem(f"mapping: {kind} has {lack}, which {to} needs; state targets in --map for {_shortened(rest)}")
         )
     targets = targets | {name: name for name in rest}
     order = [targets[name] for name in names]
@@ -107,7 +107,7 @@ def _named_by_source(
             return targets, indices, remarks
         last = len(order) - 1
         remarks.append(
-            Problem(f"mapping: targets of {to} are numbers from 0 to {last}, not {_some(order)}; or give --like")
+            Problem(f"mapping: targets of {to} are indices from 0 to {last}, not {_shortened(order)}; or give --like")
         )
     return targets, order, remarks
 
@@ -127,9 +127,9 @@ def _named_by_like(
     missing = [name for name in order if name not in targets.values()]
     extra = [name for name in names if targets.get(name) not in order]
     if missing:
-        remarks.append(Problem(f"missing: nothing in the source is for {_some(missing)}"))
+        remarks.append(Problem(f"missing: nothing in the source is for {_shortened(missing)}"))
     if extra:
-        remarks.append(Problem(f"extra: nothing in the target is for {_some(extra)}"))
+        remarks.append(Problem(f"extra: nothing in the target is for {_shortened(extra)}"))
     order = [name for name in order if name not in missing]
     return {name: target for name, target in targets.items() if target in order}, order, remarks
 
@@ -139,13 +139,13 @@ def _conflicts(to: str, targets: Mapping[str, str]) -> Iterator[Problem]:
     names = list(targets.values())
     twice = sorted({target for target in names if names.count(target) > 1})
     if twice:
-        yield Problem(f"mapping: more than one parameter goes to {_some(twice)}")
+        yield Problem(f"mapping: more than one parameter goes to {_shortened(twice)}")
     if KINDS[to].format == "jax":
         paths = {keys_of(target): target for target in names}
         parents = {keys[:i] for keys in paths for i in range(len(keys))}
         both = sorted(target for keys, target in paths.items() if keys in parents)
         if both:
-            yield Problem(f"mapping: {_some(both)} cannot be a parameter and hold others")
+            yield Problem(f"mapping: {_shortened(both)} cannot be a parameter and hold others")
 
 
 def _move(
@@ -171,7 +171,7 @@ def _move(
         change, unknown, remarks = _between_layouts(source, state, change, keys, layer, joined)
     elif keys - {"transpose"}:
         words = ", ".join(sorted(keys - {"transpose"}))
-        remarks.append(Problem(f"mapping: {state.name} says {words}, and both have one layout"))
+        remarks.append(Problem(f"mapping: {state.name} has {words}, but source and target have the same layout"))
         change = LayoutChange(change.axes)
     problem = change.problem(array.shape, channels_last)
     if problem:
@@ -216,8 +216,8 @@ def _between_layouts(
     elif change.axes is None and len(shape) > 1:
         usual = LayoutChange(_USUAL.get(len(shape)))
         example = list((usual if channels_last else usual.inverse()).axes or range(len(shape)))
-        words = f"{example} for a dense layer or a convolution, {list(range(len(shape)))} where nothing turns"
-        problem = Problem(f'layout: {state.name} {shape} needs its axes told in --map: "transpose": {words}')
+        words = f"{example} for a dense layer or a convolution, {list(range(len(shape)))} if the layouts are equal"
+        problem = Problem(f'layout: {state.name} {shape} needs its axes in --map: "transpose": {words}')
         return change, {"transpose": words}, [problem]
     elif change.axes == (1, 0):
         sides = (("flatten", 0 if channels_last else 1), ("reshape", 1 if channels_last else 0))
@@ -226,8 +226,8 @@ def _between_layouts(
         unknown = ["flatten"]
     for key in unknown:
         where = "may come from a Flatten" if key == "flatten" else "may go into a Reshape"
-        words = f"{state.name}, {layer or shape}, {where}, which joins other orders in Keras and in PyTorch"
-        remarks.append(Problem(f'layout: {words}; say in --map "{key}": {_SIZES}'))
+        words = f"{state.name}, {layer or shape}, {where}, which joins axes in a different order in Keras and PyTorch"
+        remarks.append(Problem(f'layout: {words}; give in --map "{key}": {_SIZES}'))
     return change, dict.fromkeys(unknown, _SIZES), remarks
 
 
@@ -255,7 +255,7 @@ def _entries(mapping: Mapping[str, Any]) -> tuple[dict[str, Entry], list[Remark]
         good = good and all(isinstance(entry.get(key, name), str) for key in ("to", "weight"))
         changes = {key: entry[key] for key in _CHANGES if key in entry} if good else {}
         if not good or not all(_is_list(e) or (e is None and key != "transpose") for key, e in changes.items()):
-            words = 'must have a name or {"to": name, "transpose": [axes], "flatten": [sizes]}'
+            words = f"must have a name or an object with the keys {', '.join(('to', 'weight', *_CHANGES))}"
             remarks.append(Problem(f"mapping: {name} {words}"))
             continue
         change = LayoutChange(**{_CHANGES[key]: None if e is None else tuple(e) for key, e in changes.items()})
@@ -291,5 +291,5 @@ def template(source: Checkpoint, moves: Sequence[Move], unclear: bool) -> dict[s
     return mapping
 
 
-def _some(names: Sequence[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,6 +1,7 @@
 """The optimizer state in a checkpoint, in one form for all libraries.
 
-All libraries keep the same square average v and gradient average m. Their momentum buffers differ:
+All libraries keep the same square average v and gradient average m. Adam's family averages gradients in the momentum
+buffer (first_moment). The other momentum buffers differ:
 
     b ← μ·b + u,      p ← p − η·b       torch, SB3
     M ← μ·M + η·u,    p ← p − M         TensorFlow 1, Keras, timm; optax keeps −M
@@ -19,12 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rmsprop.checkpoint.layout_change import LayoutChange
-from rmsprop.errors import InputError, Received
-from rmsprop.rule import Array
+from rmsprop.errors import InputError, Received, require
+from rmsprop.rule import AVERAGES, SQUARES, Array
 
 Fields = Mapping[str, Any]  # values of Rule's fields; unknown fields are absent
 
-AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")
 WEIGHTS = ("weight", "running_mean", "running_var")
 DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
 
@@ -32,8 +32,8 @@ DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128"
 def agreed_fields(path: Path, stated: Fields, given: Fields) -> dict[str, Any]:
     """Merge the fields that a file states with those of the caller; raise InputError if they contradict."""
     for name, value in given.items():
-        if stated.get(name) is not None and stated[name] != value:
-            raise InputError(name, f"what {path} or its library says ({stated[name]!r})", value, "leave it out")
+        agree = stated.get(name) in (None, value)
+        require(agree, name, f"the value in {path} or of its library ({stated.get(name)!r})", value, "omit it")
     return {**{name: value for name, value in stated.items() if value is not None}, **given}
 
 
@@ -99,6 +99,8 @@ class ParameterState:
         Running statistics of a batch normalization, kept with its first weight.
     weight_name
         Its name in the PyTorch model's `state_dict()`.
+    max_square_avg
+        w, only with amsgrad.
     """
 
     name: str
@@ -112,6 +114,7 @@ class ParameterState:
     running_mean: Array | None = None
     running_var: Array | None = None
     weight_name: str | None = None
+    max_square_avg: Array | None = None
 
     def __post_init__(self) -> None:
         if self.step is not None and not (type(self.step) is int and 0 <= self.step < 2**63):
@@ -131,11 +134,12 @@ class ParameterState:
             if value.shape != shape:
                 needed, received = f"of square_avg's shape {shape}", Received(f"shape {value.shape}")
                 raise InputError(f"{field} of {self.name!r}", needed, received, "check which library wrote the file")
-        v = self.square_avg
-        if v is not None and any((part < 0).any() for part in (v.real, v.imag)):
-            received = Received("one with negative elements")
-            remedy = "this is not RMSprop, or its momentum and centered differ from those given"
-            raise InputError(f"square_avg of {self.name!r}", "an average of squares", received, remedy)
+        for field in SQUARES:
+            x = getattr(self, field)
+            if x is not None and any((part < 0).any() for part in (x.real, x.imag)):
+                received = Received("one with negative elements")
+                remedy = "this is not RMSprop, or its momentum and centered differ from those given"
+                raise InputError(f"{field} of {self.name!r}", "an average of squares", received, remedy)
 
 
 @dataclass(frozen=True)

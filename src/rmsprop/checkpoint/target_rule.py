@@ -12,6 +12,7 @@ from rmsprop.checkpoint.state import Checkpoint, Fields, Note, Problem, Remark
 from rmsprop.profiles import KINDS, Kind
 from rmsprop.rule import Rule
 
+_ALWAYS_BUFFERS = ("tf1", "adam", "nadam")  # kinds that keep a buffer without momentum, too
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 
@@ -25,22 +26,22 @@ class Request:
     like: Checkpoint | None
 
     @property
-    def origin(self) -> Kind:
+    def source_kind(self) -> Kind:
         """The source's kind."""
         return KINDS[self.source.kind]
 
     @property
-    def kind(self) -> Kind:
+    def target_kind(self) -> Kind:
         """The target's kind."""
         return KINDS[self.to]
 
     @property
     def keeps_groups(self) -> bool:
         """Whether the target keeps the source's groups, including groups without parameters."""
-        return self.like is None and self.origin.states_rule and self.kind.states_rule
+        return self.like is None and self.source_kind.states_rule and self.target_kind.states_rule
 
     @property
-    def rather(self) -> str:
+    def exact_alternative(self) -> str:
         """Advice for notes that later steps differ: rmsprop.torch, if it is an alternative to the target."""
         return "; rmsprop.torch would follow it exactly" if self.to in ("torch", "timm", "sb3") else ""
 
@@ -52,7 +53,7 @@ class Request:
 
     def other_rule(self, words: str) -> Note:
         """Return a note that the target follows another rule; `words` say why."""
-        return Note(f"{words}: the state is exact, but the steps after it follow another rule{self.rather}")
+        return Note(f"{words}: the state is exact, but the steps after it follow another rule{self.exact_alternative}")
 
 
 class TargetGroup(NamedTuple):
@@ -60,13 +61,14 @@ class TargetGroup(NamedTuple):
 
     fields: Fields
     has_buffers: bool
+    same_momentum: bool  # whether source and target agree on first_moment
     from_: bool | None  # `lr_in_momentum` of the source
     to: bool | None  # `lr_in_momentum` of the target
 
 
 def target_group(request: Request, index: int, members: Sequence[Move]) -> tuple[TargetGroup, list[Remark]]:
     """Return the target's group `index`, which holds `members`."""
-    to, kind, source = request.to, request.kind, request.source
+    to, kind, source = request.to, request.target_kind, request.source
     stated = request.stated(members, index)
     remarks: list[Remark] = []
     others = [source.groups[i] for i in {move.state.group for move in members}]
@@ -85,33 +87,44 @@ def target_group(request: Request, index: int, members: Sequence[Move]) -> tuple
         remarks.append(Problem("impossible: the target is centered, and the source has no average gradient"))
     if has_m and not fields["centered"]:
         remarks.append(request.other_rule("grad_avg is dropped, as the target is not centered"))
+    same_momentum = bool(stated.get("first_moment")) == bool(fields.get("first_moment"))
+    if has_b and not same_momentum:
+        averaged = "averages gradients" if stated.get("first_moment") else "sums updates"
+        remarks.append(request.other_rule(f"momentum_buffer is dropped, as it {averaged}"))
+        has_b = False
+        # β₁ of Adam is no momentum of RMSprop, nor the other way.
+        fields |= {"momentum": like.get("momentum", 0.0), "nesterov": like.get("nesterov", False), **kind.fixed}
+    if fields.get("amsgrad") and not stated.get("amsgrad") and started:
+        remarks.append(Note("max_square_avg starts at square_avg: the source has none"))
+    if stated.get("amsgrad") and not fields.get("amsgrad"):
+        remarks.append(request.other_rule("max_square_avg is dropped, as the target divides by square_avg"))
     has_buffers = _has_buffers(request, index, like, bool(fields.get("momentum", has_b)))
     if has_b and source.kind == "tf1" and "momentum" not in stated:
-        words = "TensorFlow 1 keeps a momentum slot without momentum, too; say --momentum 0 if there was none"
+        words = "TensorFlow 1 keeps a momentum slot without momentum, too; pass --momentum 0 if there was none"
         remarks.append(Note(words))
     if has_b and not has_buffers:
         fields |= {"momentum": 0.0, "nesterov": False}
         remarks.append(request.other_rule("momentum_buffer is dropped, as the target has no momentum"))
     elif has_buffers and not has_b and started:
         remarks.append(Note("momentum_buffer starts at 0: the source has none"))
-        if to != "tf1":
+        if to not in _ALWAYS_BUFFERS:
             fields.pop("momentum", None)
             fields |= {"momentum": like["momentum"]} if "momentum" in like else {}
     if kind.states_rule:
-        fields, met = _completed(to, fields, has_buffers)
-        remarks += met
-    group = TargetGroup(fields, has_buffers, stated.get("lr_in_momentum"), fields.get("lr_in_momentum"))
+        fields, rule_notes = _completed(to, fields, has_buffers)
+        remarks += rule_notes
+    group = TargetGroup(fields, has_buffers, same_momentum, stated.get("lr_in_momentum"), fields.get("lr_in_momentum"))
     if has_buffers and has_b and fields.get("lr") and group.from_ is not None and group.from_ != group.to:
         words = (
             f"momentum_buffer is {'divided' if group.from_ else 'multiplied'} by the learning rate {fields['lr']!r}, "
-            f"rounded once; steps stay the same while the rate does, and differ once it changes{request.rather}"
+            f"rounded once; steps are the same while the rate is constant{request.exact_alternative}"
         )
         remarks.append(Note(words))
     return group, remarks
 
 
 def _has_buffers(request: Request, index: int, like: Fields, momentum: bool) -> bool:
-    if request.to == "tf1":
+    if request.to in _ALWAYS_BUFFERS:
         return True
     if request.like is None:
         return momentum
@@ -125,9 +138,9 @@ def _completed(to: str, fields: dict[str, Any], has_buffers: bool) -> tuple[dict
     needed = ["lr", "decay", "eps", *(["momentum"] if has_buffers else [])]
     for name in needed:
         if fields.get(name) is None:
-            remarks.append(Problem(f"unknown: {name}, which a file of {to} states; say --{name}"))
+            remarks.append(Problem(f"unknown: {name}, which a file of {to} states; pass --{name}"))
     if "eps_inside_sqrt" not in fields:
-        remarks.append(Problem("unknown: eps_inside_sqrt; say --eps-inside-sqrt or --no-eps-inside-sqrt"))
+        remarks.append(Problem("unknown: eps_inside_sqrt; pass --eps-inside-sqrt or --no-eps-inside-sqrt"))
     unused = () if fields.get("bias_correction") else ("initial_square_avg",)  # no later step depends on it
     unstated = [name for name in _DEFAULTS if name not in fields and name not in (*unused, *needed)]
     if unstated:
@@ -138,32 +151,41 @@ def _completed(to: str, fields: dict[str, Any], has_buffers: bool) -> tuple[dict
 
 def rule_remarks(request: Request, target: Fields) -> Iterator[Remark]:
     """Yield differences between the source's rule and the target's. `target` is the target's first group."""
-    source, kind = request.source, request.kind
+    source, kind = request.source, request.target_kind
     for group in source.groups:
         yield from _trait_remarks(request, group)
     if not kind.states_rule:
-        yield from _unwritten(request, target)
+        yield from _hyperparameter_notes(request, target)
     steps = {state.step for state in source.parameters if state.square_avg is not None}
     if None in steps:
         yield Note("the source has no step count")
     elif len(steps) > 1 and not kind.states_rule:
-        yield Note(f"parameters have made different numbers of steps: the largest, {source.step}, is written")
+        yield Note(f"parameters have different step counts: the largest, {source.step}, is written")
 
 
 def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
     """Yield options of a source group that the target lacks or fixes to another value."""
-    source, to, fixed = request.source, request.to, request.kind.fixed
-    if group.get("nesterov") and not fixed.get("nesterov", True):
+    source, to, fixed = request.source, request.to, request.target_kind.fixed
+    drops_momentum = bool(group.get("first_moment")) and not fixed.get("first_moment", True)
+    if group.get("momentum_decay") and not drops_momentum and not fixed.get("momentum_decay", True):
+        yield Problem(f"impossible: {to} has no schedule of momentum")
+    if group.get("nesterov") and not drops_momentum and not fixed.get("nesterov", True):
         yield Problem(f"impossible: {to} has no Nesterov momentum")
     if group.get("maximize") and not fixed.get("maximize", True):
-        yield Problem(f"impossible: {to} cannot maximize; negate the loss and say --no-maximize")
+        yield Problem(f"impossible: {to} cannot maximize; negate the loss and pass --no-maximize")
     if group.get("bias_correction"):
         if not fixed.get("bias_correction", True):
-            yield Problem(f"impossible: {to} has no bias correction")
+            yield (
+                _without_bias_correction(request, group)
+                if drops_momentum
+                else Problem(f"impossible: {to} has no bias correction")
+            )
         if group.get("initial_square_avg") and to == "optax":
             yield Problem(f"impossible: {to} corrects for a start at 0, not {group['initial_square_avg']!r}")
         if source.step is None:
             yield Problem("impossible: bias correction needs the number of steps, which the source lacks")
+    elif group.get("bias_correction") is False and fixed.get("bias_correction"):
+        yield request.other_rule(f"{to} has bias correction, {source.kind} none")
     inside, there = group.get("eps_inside_sqrt"), fixed.get("eps_inside_sqrt")
     if None not in (inside, there) and inside != there:
         form = {True: "√(v + ε)", False: "√v + ε"}
@@ -174,18 +196,26 @@ def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
         yield request.other_rule(f"weight decay {way[bool(decoupled)]} in {source.kind}, {way[bool(there)]} in {to}")
 
 
-def _unwritten(request: Request, fields: Fields) -> Iterator[Note]:
+def _without_bias_correction(request: Request, group: Fields) -> Remark:
+    """Return what changes when v is read as it is, and not divided by 1 − βᵗ."""
+    if not request.source.step:
+        return Problem(f"impossible: {request.to} has no bias correction, and the source no step count")
+    factor = (1 - group["decay"] ** request.source.step) ** 0.5
+    return request.other_rule(f"{request.to} has no bias correction: √v is {factor:.4g} times as large as √v̂")
+
+
+def _hyperparameter_notes(request: Request, fields: Fields) -> Iterator[Note]:
     """Yield notes on hyperparameters that the target's file does not hold or keeps from `like`."""
     like = request.like.groups[0] if request.like else {}
-    keras = request.kind.format == "keras"
+    keras = request.target_kind.format == "keras"
     if keras:
         held = {"lr"} if request.like is None or "lr" in like else set()
     else:  # a tree holds only those of optax.inject_hyperparams
         held = {"lr", "decay", "eps", "momentum"} & like.keys()
     unused = set() if fields.get("bias_correction") else {"initial_square_avg"}  # no later step depends on it
-    names = [name for name in _DEFAULTS if name not in {*request.kind.fixed, *unused, *held}]
+    names = [name for name in _DEFAULTS if name not in {*request.target_kind.fixed, *unused, *held}]
     values = ", ".join(f"{name}={fields[name]!r}" for name in names if fields.get(name) is not None)
-    yield Note(f"to be set in the program that goes on: {values or 'all hyperparameters'}")
+    yield Note(f"to be set in the program that continues: {values or 'all hyperparameters'}")
     for name in names if keras else ():
         if None not in (fields.get(name), like.get(name)) and fields[name] != like[name]:
             yield Note(f"the file keeps {name}={like[name]!r} of --like, the source has {fields[name]!r}: set it")

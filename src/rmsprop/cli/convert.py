@@ -35,8 +35,8 @@ def convert(
 ) -> None:
     """Move an optimizer's state from one library's checkpoint to another's.
 
-    Kinds: torch, rmsprop.torch, timm, sb3, bitsandbytes (read only), keras,
-    rmsprop.keras, tf1, optax, rmsprop.jax.
+    Kinds: torch, rmsprop.torch, adam, nadam, timm, sb3, bitsandbytes (read only),
+    keras, rmsprop.keras, tf1, optax, rmsprop.jax.
 
     Options of the rule give the values that the source's file does not state. A
     Keras .weights.h5 needs --momentum and --centered.
@@ -83,7 +83,7 @@ def convert(
         to = template.state.kind
     to = to or target_kind(target)
     if to is None:
-        raise InputError("--to", "given where the target's name does not tell", Received("none"), "say --to optax")
+        raise InputError("--to", "given if TARGET's name implies no kind", Received("none"), "for example --to optax")
     mapping = None if map_ is None else read_mapping(map_)
     make = plan if dry_run else convert_checkpoint
     conversion = make(state, to, lr=lr, like=template.state if template else None, mapping=mapping)

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.names import plain_name
-from rmsprop.profiles import SHAPE_KEY, check_goes_on, group_as_ours, is_group_of, kind_of_groups, state_by_key
+from rmsprop.profiles import (
+    KINDS,
+    SHAPE_KEY,
+    check_loadable,
+    group_as_ours,
+    is_group_of,
+    kind_of_groups,
+    state_as_ours,
+    state_by_key,
+)
 from rmsprop.rule import AVERAGES
 from rmsprop.torch.groups import check_values
 from rmsprop.torch.low_precision import DTYPES, packed_size
@@ -21,7 +30,7 @@ from rmsprop.torch.state import state_dtype
 Groups: TypeAlias = list[dict[str, Any]]
 StateDict: TypeAlias = dict[str, Any]
 
-_IDENTIFIED_BY_GROUPS = ("rmsprop.torch", "torch", "timm")  # a key in their groups identifies them
+_IDENTIFIED_BY_GROUPS = ("rmsprop.torch", "torch", "timm", "adam", "nadam")  # a key in their groups identifies them
 _OTHER_OPTIMIZERS = {"exp_avg", "acc_delta", "sum", "state2"}  # Adam, Adadelta, Adagrad; Adam of bitsandbytes
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -40,7 +49,8 @@ def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateD
     kind, errors = _kind(saved_groups, source)
     if error := _size_error(groups, saved_groups):
         return {}, [*errors, error]
-    state = {key: _with_python_step(values) for key, values in state_by_key(state_dict["state"], saved_groups).items()}
+    by_key = state_by_key(state_dict["state"], saved_groups)
+    state = {key: _with_python_step(state_as_ours(kind, values)) for key, values in by_key.items()}
     new_groups: Groups = []
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         # The program that builds the optimizer decides on `differentiable`, not the saved run.
@@ -177,8 +187,11 @@ def _group_errors(
         got = Received(f"a group of {', '.join(map(str, saved.keys() - {'params'}))}")
         yield InputError("the state dict", "one of RMSprop", got, "load it into its optimizer")
         return
+    if kind in ("adam", "nadam") and not group["first_moment"]:  # else a plain RMSprop would become Adam unasked
+        remedy = f'build the optimizer with RMSprop.from_rule(params, profile("{kind}"))'
+        yield InputError("first_moment", f"True to continue {KINDS[kind].title}", False, remedy)
     try:
-        check_goes_on(saved)
+        check_loadable(saved)
         new.update(check_values(new, restored=True))
         if kind == "torch":
             _check_torch_averages(new, states)

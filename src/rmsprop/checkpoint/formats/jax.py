@@ -7,6 +7,7 @@ rmsprop.jax  …/step, …/square_avg, …/grad_avg, …/momentum_buffer
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,17 +15,22 @@ from rmsprop.checkpoint.formats.checkpoint_file import CheckpointFile
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.step_count import read_step, step_array
 from rmsprop.checkpoint.formats.trees import Tree, read_tree, tree_bytes
-from rmsprop.checkpoint.state import AVERAGES, Checkpoint, Fields, ParameterState, agreed_fields
+from rmsprop.checkpoint.state import Checkpoint, Fields, ParameterState, agreed_fields
 from rmsprop.checkpoint.tree_paths import Keys, keys_of, name_of
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
+from rmsprop.hyperparameters import HYPERPARAMETERS
 from rmsprop.profiles import KINDS
-from rmsprop.rule import Array
+from rmsprop.rule import AVERAGES, Array
 
-# The nodes that hold v, m and b, in the order of AVERAGES; then the node that holds t.
-_NODES = {"optax": ("nu", "mu", "trace"), "rmsprop.jax": AVERAGES}
+# {average: the node that holds it}; then the node that holds t.
+_NODES = {
+    "optax": {"square_avg": "nu", "grad_avg": "mu", "momentum_buffer": "trace"},
+    "rmsprop.jax": {name: name for name in AVERAGES},
+}
 _COUNT = {"optax": "count", "rmsprop.jax": "step"}
-_STATE = {node for nodes in _NODES.values() for node in nodes}
+_SQUARE = {kind: nodes["square_avg"] for kind, nodes in _NODES.items()}
+_STATE = {node for nodes in _NODES.values() for node in nodes.values()}
 # The chain of optax.rmsprop: 0 scaling, 1 learning rate (no state), 2 trace (no state without momentum).
 _CHAIN: dict[str, Keys] = {"nu": ("0", "nu"), "mu": ("0", "mu"), "count": ("0", "count"), "trace": ("2", "trace")}
 _INJECTED = {
@@ -45,15 +51,18 @@ class TreeFile(CheckpointFile):
     def state(self, kind: str | None, given: Fields) -> Checkpoint:
         """Return the state of the one RMSprop in the tree."""
         path, tree = self.path, self._tree
-        kind = kind or next((kind for kind in ("rmsprop.jax", "optax") if _prefixes(tree, _NODES[kind][0])), None)
+        kind = kind or next((kind for kind in ("rmsprop.jax", "optax") if _prefixes(tree, _SQUARE[kind])), None)
         if kind is None:
             received = Received(f"one with {', '.join('/'.join(keys) for keys in list(tree)[:4])}")
-            raise InputError(str(path), "a tree with nu (optax) or square_avg (rmsprop.jax)", received, "check it")
-        v, m, b = (_leaves(path, tree, node) for node in _NODES[kind])
-        if not v or any(part and part.keys() != v.keys() for part in (m, b)):
+            raise InputError(str(path), "a tree with nu (optax) or square_avg (rmsprop.jax)", received, "save it")
+        averages = {name: leaves for name, node in _NODES[kind].items() if (leaves := _leaves(path, tree, node))}
+        v = averages.get("square_avg", {})
+        if not v or any(leaves.keys() != v.keys() for leaves in averages.values()):
             received = Received("a tree whose averages have different parameters, or none")
             raise InputError(str(path), f"the state of {KINDS[kind].title}", received, "check --from")
-        stated = {"centered": bool(m), "momentum": None if b else 0.0, **KINDS[kind].fixed, **self._injected_values()}
+        found = {each.name: each.average in averages for each in HYPERPARAMETERS.values() if each.average}
+        stated = {**found, "momentum": None if found["momentum"] else 0.0}
+        stated |= {**KINDS[kind].fixed, **self._injected_values()}
         if kind == "optax":
             stated["bias_correction"] = any((*keys, "count") in tree for keys in _prefixes(tree, "nu"))
             if stated["bias_correction"]:
@@ -62,20 +71,19 @@ class TreeFile(CheckpointFile):
         if kind == "optax":  # defaults of optax; files do not state these
             fields = {"eps_inside_sqrt": True, "nesterov": False, **fields}
         step = max((read_step(name_of(keys), tree[keys]) for keys in _counts(tree, kind)), default=None)
-        sign = -1 if kind == "optax" else 1
-        parameters = tuple(
-            ParameterState(
-                name_of(keys), v[keys], m[keys] if m else None, sign * b[keys] if b else None, step
-            )
-            for keys in v
-        )  # fmt: skip
-        return Checkpoint(kind, parameters, (fields,))
+        if kind == "optax":
+            averages |= {"momentum_buffer": {keys: -b for keys, b in averages.get("momentum_buffer", {}).items()}}
+        parameters = []
+        for keys in v:
+            arrays: dict[str, Any] = {name: leaves[keys] for name, leaves in averages.items() if leaves}
+            parameters.append(ParameterState(name_of(keys), step=step, **arrays))
+        return Checkpoint(kind, tuple(parameters), (fields,))
 
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
         """Write the tree with other RMSprop state."""
         kind, fields, tree = checkpoint.kind, checkpoint.groups[0], dict(self._tree)
         states = {p.name: p for p in checkpoint.parameters}
-        for node, field in zip(_NODES[kind], AVERAGES, strict=True):
+        for field, node in _NODES[kind].items():
             for prefix in _prefixes(tree, node):
                 for keys in _below(tree, (*prefix, node)):
                     state = states[name_of(keys[len(prefix) + 1 :])] if isinstance(tree[keys], np.ndarray) else None
@@ -97,14 +105,14 @@ class TreeFile(CheckpointFile):
             tree["step",] = step_array(checkpoint.step or 0, np.int32, kind)
         elif checkpoint.groups[0].get("bias_correction"):
             tree[_CHAIN["count"]] = step_array(checkpoint.step or 0, np.int32, kind)
-        for node, field in zip(_NODES[kind], AVERAGES, strict=True):
+        for field, node in _NODES[kind].items():
             root = _CHAIN[node] if kind == "optax" else (node,)
             arrays = {p.name: getattr(p, field) for p in checkpoint.parameters if getattr(p, field) is not None}
             tree |= {(*root, *keys_of(name)): _leaf(kind, field, array) for name, array in arrays.items()}
             if kind == "rmsprop.jax" and not arrays:
                 tree[root] = None
         if kind == "optax":
-            tree |= {(place,): {} for place in "12" if not any(keys[0] == place for keys in tree)}
+            tree |= {(key,): {} for key in "12" if not any(keys[0] == key for keys in tree)}
         write_atomically(target, tree_bytes(tree, target.suffix))
 
     def _injected_values(self) -> dict[str, float]:

@@ -141,7 +141,7 @@ class KerasFile(CheckpointFile):
         if any(p.weight is not None for p in checkpoint.parameters):
             raise InputError("like", "a .keras file, to put the weights into", None, "give --like")
         if lr is None:
-            raise InputError("lr", "known, as Keras keeps it among its variables", None, "say --lr")
+            raise InputError("lr", "known, as Keras keeps it among its variables", None, "pass --lr")
         fields = [field for field in _FIELDS if _has(checkpoint, field)]
         arrays = [step_array(checkpoint.step or 0, np.int32, checkpoint.kind), np.asarray(lr, np.float32)]
         arrays += [getattr(p, field) for field in fields for p in checkpoint.parameters]
@@ -185,7 +185,7 @@ class KerasFile(CheckpointFile):
         """Return the positions of the state. `rule` must have momentum, and centered if it is True."""
         if "momentum" not in rule:
             allowed = f"known to tell the variables of {self.path} apart"
-            raise InputError("momentum", allowed, Received("neither in the file nor said"), "say --momentum (or 0)")
+            raise InputError("momentum", allowed, Received("neither in the file nor given"), "pass --momentum (or 0)")
         has = {"square_avg": True, "momentum_buffer": rule["momentum"], "grad_avg": rule.get("centered")}
         fields = [field for field in _FIELDS if has[field]]
         config, variables = self._config or {}, self._variables
@@ -231,7 +231,7 @@ def _read_variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[lis
             budget.visit()
             if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
                 received = Received(f"another thing as variable {name}")
-                raise InputError(str(path), "one of arrays", received, "check it")
+                raise InputError(str(path), "one of arrays", received, "save it again with Keras")
             size = dataset.size * dataset.dtype.itemsize
             budget.spend(size, f"variable {name} of {dataset.shape}")  # all, before the first is read
             if size > dataset.id.get_storage_size():
@@ -243,7 +243,7 @@ def _read_variables(path: Path, content: bytes, budget: ReadBudget) -> tuple[lis
             value = np.asarray(dataset[()])
             variables.append(value.view(bfloat16()) if dataset.attrs.get("dtype") == _BFLOAT16 else value)
     if not variables or variables[0].shape != () or variables[0].dtype.kind not in "iu":
-        raise InputError(str(path), "one whose first variable is iteration", Received("another"), "check it")
+        raise InputError(str(path), "one whose first variable is iteration", Received("another"), "save it with Keras")
     return variables, whole
 
 

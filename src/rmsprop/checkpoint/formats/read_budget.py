@@ -45,7 +45,7 @@ class ReadBudget:
     def check(self, size: int, what: str) -> None:
         """Raise InputError if fewer than `size` bytes are left for `what`."""
         if size > self._bytes:
-            limit = f"a file that unfolds to at most {self._most_bytes} bytes (2**28, and 8 times its size)"
+            limit = f"a file that unpacks to at most {self._most_bytes} bytes (2**28, and 8 times its size)"
             raise self._over(limit, f"one whose {what} brings it to {self._most_bytes - self._bytes + size}")
 
     def visit(self, count: int = 1) -> None:

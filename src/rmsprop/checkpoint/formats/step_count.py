@@ -18,7 +18,8 @@ def read_step(name: str, value: Any) -> int:
         number = float(array.reshape(())[()])
     if number is None or not 0 <= number < 2**63 or number != int(number):
         received = Received(repr(number) if number is not None else f"one of {array.dtype}")
-        raise InputError(f"step of {name}", "a whole number from 0 to 2**63 - 1", received, "set it right")
+        remedy = "set it to the number of executed steps"
+        raise InputError(f"step of {name}", "a whole number from 0 to 2**63 - 1", received, remedy)
     return int(number)
 
 

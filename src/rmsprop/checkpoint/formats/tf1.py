@@ -50,7 +50,7 @@ class Tf1File(CheckpointFile):
         if len(centered) > 1 or any(f"{name}/{slot}_1" not in tensors for name in variables):
             allowed = f"a checkpoint with {slot} and {slot}_1 of each variable"
             received = Received("one where some variables lack slots")
-            raise InputError(str(self.path), allowed, received, "check it")
+            raise InputError(str(self.path), allowed, received, "save it again with Saver")
         is_centered = centered == {True}
         fields = agreed_fields(self.path, {"centered": is_centered, **KINDS["tf1"].fixed}, given)
         step = read_step(_STEP, tensors[_STEP]) if _STEP in tensors and tensors[_STEP].ndim == 0 else None
@@ -131,7 +131,7 @@ def _read_tensors(path: Path, budget: ReadBudget) -> tuple[dict[str, Array], str
     }  # fmt: skip
     if len(slots) != 1 or slots & _OTHERS:
         received = Received(f"one with the slots {', '.join(sorted(slots))}" if slots else "one with no slots")
-        raise InputError(str(path), "a checkpoint of one RMSPropOptimizer", received, "check it")
+        raise InputError(str(path), "a checkpoint of one RMSPropOptimizer", received, "save one RMSPropOptimizer alone")
     dtypes = reader.get_variable_to_dtype_map()
     budget.visit(len(shapes))
     for name, shape in shapes.items():

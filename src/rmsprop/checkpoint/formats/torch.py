@@ -40,10 +40,12 @@ from rmsprop.checkpoint.formats.torch_groups import (
     other_keys,
     plain_groups,
 )
-from rmsprop.checkpoint.state import AVERAGES, Checkpoint, Fields, ParameterState
+from rmsprop.checkpoint.state import Checkpoint, Fields, ParameterState
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.rule import Array
+from rmsprop.hyperparameters import HYPERPARAMETERS
+from rmsprop.profiles import GROUPS, state_as_ours
+from rmsprop.rule import AVERAGES, Array, Rule, moment_weights
 
 _STOPS = {"bfloat16": 2**8, "float16": 2**11}  # from here, adding 1 changes nothing
 
@@ -76,17 +78,17 @@ class StateDictFile(CheckpointFile):
         notes += [f"averages in {' and '.join(small)} are read as float32, exactly"] if small else []
         fields: list[Fields] = []
         parameters: list[ParameterState] = []
-        for number, group in enumerate(groups):
+        for group_index, group in enumerate(groups):
             fields.append(fields_in_file(path, kind, group, given))
             names = group.get("param_names") or [str(index) for index in group["params"]]
             if not all(isinstance(name, str) for name in names) or len(names) != len(group["params"]):
                 received = Received("other param_names")
-                raise InputError(str(path), "a name as text of each parameter", received, "check it")
+                raise InputError(str(path), "a name as text for each parameter", received, "save state_dict() again")
             for name, index in zip(names, group["params"], strict=True):
-                state = _plain_state(path, name, states.get(index, {}), budget)
+                state = state_as_ours(kind, _plain_state(path, name, states.get(index, {}), budget))
                 if group.get("state_dtype") or any(is_packed(state.get(field)) for field in AVERAGES):
                     state = averages_in_float32(path, name, state, budget)
-                parameters.append(_parameter(path, kind, name, state, fields[-1], number))
+                parameters.append(_parameter(path, kind, name, state, fields[-1], group_index))
                 notes += _stopped(path, name, state, fields[-1])
         check_unique(path, [parameter.name for parameter in parameters])
         extras = tuple(other_keys(group) for group in groups)
@@ -95,7 +97,7 @@ class StateDictFile(CheckpointFile):
     def with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the state with the weights of the model saved beside it."""
         if self.path.suffix == ".safetensors":
-            raise InputError("--weights", "used with what torch.save wrote", str(self.path), "leave it out")
+            raise InputError("--weights", "used with what torch.save wrote", str(self.path), "omit it")
         several = len(checkpoint.groups) > 1
         weights = torch_weights.read(self.path, self._saved, checkpoint.parameters, several, self.budget)
         return replace(checkpoint, parameters=weights)
@@ -155,7 +157,7 @@ def _states(path: Path, state: Mapping[Any, Any], indices: Sequence[Any]) -> dic
         check_unique(path, [str(index) for index in states])
         states = {int(index) if str(index).isdecimal() else index: each for index, each in states.items()}
     if len(set(indices)) != len(indices) or not set(states) <= set(indices):
-        raise InputError(str(path), "state of the parameters in param_groups", Received("other state"), "check it")
+        raise InputError(str(path), "state of the parameters in param_groups", Received("other state"), "save it again")
     return states
 
 
@@ -189,12 +191,12 @@ def _parameter(
     if "square_avg" not in averages:
         received = Received(f"a state of {', '.join(map(str, state))}")
         raise InputError(str(path), "state of RMSprop, with square_avg", received, "check --from")
-    for field, used in (("grad_avg", fields["centered"]), ("momentum_buffer", fields.get("momentum"))):
-        if not used:
+    for field, needed_by in ((each.average, each.name) for each in HYPERPARAMETERS.values() if each.average):
+        if not fields.get(needed_by):
             averages.pop(field, None)
         elif field not in averages:
             received = Received(f"{name} without {field}")
-            raise InputError(str(path), "state for its hyperparameters", received, "check it")
+            raise InputError(str(path), "state for its hyperparameters", received, "save state_dict() again")
     return ParameterState(name, step=step, group=group, **averages)
 
 
@@ -217,12 +219,12 @@ def _state_dict(checkpoint: Checkpoint, extras: Sequence[Mapping[str, Any]]) -> 
     torch = import_package("torch", "torch", f"a file of {checkpoint.kind}")
     states: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
-    first = 0
-    for number, fields in enumerate(checkpoint.groups):
-        members = [p for p in checkpoint.parameters if p.group == number]
-        group = group_of_fields(checkpoint.kind, fields, extras[number] if number < len(extras) else {})
-        group["params"] = list(range(first, first + len(members)))
-        first += len(members)
+    offset = 0
+    for group_index, fields in enumerate(checkpoint.groups):
+        members = [p for p in checkpoint.parameters if p.group == group_index]
+        group = group_of_fields(checkpoint.kind, fields, extras[group_index] if group_index < len(extras) else {})
+        group["params"] = list(range(offset, offset + len(members)))
+        offset += len(members)
         if any(not p.name.isdecimal() for p in members):
             group["param_names"] = [p.name for p in members]
         groups.append(group)
@@ -233,8 +235,18 @@ def _state_dict(checkpoint: Checkpoint, extras: Sequence[Mapping[str, Any]]) -> 
                 count = torch.tensor(float(step_array(step, np.float64, checkpoint.kind)), dtype=wide)
                 averages = {name: getattr(p, name) for name in AVERAGES if getattr(p, name) is not None}
                 states[index] = {"step": step if checkpoint.kind == "sb3" else count}
-                states[index] |= {name: to_tensor(value) for name, value in averages.items()}
+                names = GROUPS[checkpoint.kind].averages
+                states[index] |= {names.get(name, name): to_tensor(value) for name, value in averages.items()}
+                if checkpoint.kind == "nadam":
+                    states[index]["mu_product"] = torch.tensor(_mu_product(fields, step), dtype=torch.float64)
     return {"state": states, "param_groups": groups}
+
+
+def _mu_product(fields: Fields, step: int) -> float:
+    """Return μ₁⋯μₜ of E7 from c = (1−μₜ)/(1 − μ₁⋯μₜ)."""
+    rule = Rule(**{**fields, "lr": 0.0})
+    mu = rule.momentum * (1 - 0.5 * 0.96 ** (rule.momentum_decay * step))
+    return 1 - (1 - mu) / float(moment_weights(rule, step)[1]) if step else 1.0
 
 
 def _torch_bytes(saved: Any) -> bytes:

@@ -10,10 +10,9 @@ import numpy as np
 
 from rmsprop.checkpoint.formats.packages import bfloat16, import_package
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
-from rmsprop.checkpoint.state import AVERAGES
 from rmsprop.errors import InputError, Received
 from rmsprop.profiles import SHAPE_KEY
-from rmsprop.rule import Array
+from rmsprop.rule import AVERAGES, SQUARES, Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +45,7 @@ def averages_in_float32(path: Path, name: str, state: dict[str, Any], budget: Re
                     str(path), f"{packed_size(shape.numel())} bytes there", received, "save or copy it again"
                 )
             budget.spend(4 * shape.numel(), f"{field} of {name}")
-            value = unpack(value, shape, signed=field != "square_avg")
+            value = unpack(value, shape, signed=field not in SQUARES)
         state[field] = value.float() if value.dtype == torch.bfloat16 else value
     return state
 

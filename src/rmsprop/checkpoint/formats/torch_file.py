@@ -127,7 +127,7 @@ class TorchFile:
             pickled = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
             if len(pickled) != 1:
                 raise InputError(
-                    str(self.budget.path), "what torch.save wrote", Received("another archive"), "check it"
+                    str(self.budget.path), "what torch.save wrote", Received("another archive"), "save it with torch"
                 )
             self._prefix = pickled[0].removesuffix("data.pkl")
             order = f"{self._prefix}byteorder"

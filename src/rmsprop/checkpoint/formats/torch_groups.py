@@ -20,7 +20,7 @@ from rmsprop.profiles import (
     KINDS,
     VERSION,
     VERSION_KEY,
-    check_goes_on,
+    check_loadable,
     group_fields,
     is_group_of,
     kind_of_groups,
@@ -46,9 +46,9 @@ def plain_groups(path: Path, saved: Sequence[Any], budget: ReadBudget) -> tuple[
             try:
                 group[name] = plain(value, budget)
             except LookupError as error:
-                notes.append(f"{name} of a group is left out: it holds a {error.args[0]}")
+                notes.append(f"{name} of a group is dropped: it holds a {error.args[0]}")
         if not all(isinstance(index, (int, str)) for index in group["params"]):
-            raise InputError(str(path), "groups of parameter numbers", Received("other params"), "check it")
+            raise InputError(str(path), "groups of parameter indices", Received("other params"), "save it again")
         groups.append(group)
     return groups, notes
 
@@ -59,7 +59,7 @@ def kind_in_file(path: Path, groups: Sequence[Group]) -> str:
     if kind is None:
         keys = set(groups[0]) if groups else set()
         received = Received(f"groups with {', '.join(sorted(map(str, keys - {'params'})))}")
-        remedy = "say --from torch or --from sb3 (of --like: --to), whose groups look alike"
+        remedy = "pass --from torch or --from sb3 (for --like: --to), whose groups look alike"
         raise InputError(str(path), "a file that tells its library", received, remedy)
     return kind
 
@@ -68,7 +68,7 @@ def fields_in_file(path: Path, kind: str, group: Group, given: Fields) -> Fields
     """Return the fields of `Rule` that a group of `kind` states; raise InputError for a group of another kind."""
     if not is_group_of(kind, group):
         raise another_optimizer(path, kind)
-    check_goes_on(group)
+    check_loadable(group)
     stated = {name: value.item() if hasattr(value, "item") else value for name, value in group_fields(group).items()}
     for name in ("lr", "decay", "eps", "momentum", "weight_decay"):
         if isinstance(stated.get(name), (int, np.number)) and not isinstance(stated[name], bool):
@@ -96,7 +96,9 @@ def group_of_fields(kind: str, fields: Fields, extras: Mapping[str, Any]) -> Gro
     """Return a parameter group of `kind` without its parameters. `extras` are its other keys."""
     groups = GROUPS[kind]
     kept = {name: to_tensor(value) if isinstance(value, np.ndarray) else value for name, value in extras.items()}
-    rule = {groups.keys.get(field, field): fields[field] for field in groups.fields}
+    rule = {groups.keys.get(field, field): fields[field] for field in groups.fields if field not in groups.betas}
+    if groups.betas:
+        rule["betas"] = tuple(fields[field] for field in groups.betas)
     version = {VERSION_KEY: VERSION} if kind == "rmsprop.torch" else {}
     return {**groups.defaults, **kept, **rule, **version}
 

@@ -103,7 +103,7 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
-        raise InputError(str(path), "a .safetensors file", Received(str(error)), "check it") from None
+        raise InputError(str(path), "a .safetensors file", Received(str(error)), "save or copy it again") from None
 
 
 def read_safetensors(path: Path, budget: ReadBudget) -> tuple[Flat, dict[str, str]]:
@@ -143,7 +143,7 @@ def _read_msgpack(path: Path, budget: ReadBudget) -> Tree:
 
     def array(code: int, data: bytes) -> Any:
         if code not in (1, 3):
-            raise InputError(str(path), "arrays of real numbers", Received(f"extension {code}"), "check it")
+            raise InputError(str(path), "arrays of real numbers", Received(f"extension {code}"), "save only arrays")
         shape, name, raw = msgpack.unpackb(data, max_array_len=_MOST_AXES)
         budget.spend(len(raw), "array")
         return np.frombuffer(raw, dtype_of(name)).reshape(shape).copy()
