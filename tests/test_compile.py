@@ -488,7 +488,7 @@ def test_a_number_lives_as_long_as_its_optimizer() -> None:
     assert len(compiled._optimizers) == count - 1
 
 
-@pytest.mark.parametrize("rule", [Rule(0.1, 0.8, 0.01), RULE])
+@pytest.mark.parametrize("rule", [Rule(0.1, 0.8, 0.01), RULE, Rule(momentum=0.9, first_moment=True, amsgrad=True)])
 def test_the_operator_of_lists_keeps_its_word_to_torch(rule: Rule) -> None:
     values = rule_values(RMSprop.from_rule([randn(1)], rule).param_groups[0])
     shapes = [(3, 4), (5,)]
@@ -496,6 +496,7 @@ def test_the_operator_of_lists_keeps_its_word_to_torch(rule: Rule) -> None:
     lists += [[torch.tensor(2.0) for _ in shapes], [randn(*shape, seed=7).abs() for shape in shapes]]
     lists.append([randn(*shape, seed=8) for shape in shapes] if rule.centered else [])
     lists.append([randn(*shape, seed=9) for shape in shapes] if rule.momentum else [])
+    lists.append([randn(*shape, seed=10).abs() for shape in shapes] if rule.amsgrad else [])
     for lr_tensor in (None, torch.tensor(0.5)):
         arguments = (*lists, rule.lr, lr_tensor, [float(value) for value in values])
         torch.library.opcheck(keras_lists.step_lists_operator, arguments)

@@ -12,15 +12,16 @@ import cases
 import numpy as np
 import pytest
 import torch
-from cases import STATE
 from kernel import record
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rmsprop import InputError, Rule, State, get_num_threads, init, native, set_num_threads, update
+from rmsprop.rule import AVERAGES
 from rmsprop.torch import RMSprop
 
 KERNEL = native.kernel
+RULES = cases.having(native.FIELDS)
 pytestmark = pytest.mark.skipif(KERNEL is None, reason=native.missing() or "")
 
 
@@ -71,15 +72,17 @@ def odd_problem(
 ) -> tuple[NDArray[Any], NDArray[Any], State]:
     """Return parameter, gradient and state with huge, subnormal, zero, infinite and NaN elements."""
     generator = np.random.default_rng(seed + size)
-    p, g, m, b, v = (record.values(generator, size, dtype) for _ in range(5))
-    return p, g, State(seed % 5, np.abs(v), m if rule.centered else None, b if rule.momentum else None)
+    p, g, m, b, v, w = (record.values(generator, size, dtype) for _ in range(6))
+    used = True, rule.centered, rule.momentum, rule.amsgrad
+    averages = [x if use else None for x, use in zip((np.abs(v), m, b, np.abs(w)), used, strict=True)]
+    return p, g, State(seed % 5, *averages)  # type: ignore[arg-type]
 
 
 # -- through NumPy ----------------------------------------------------------------------------------------------------
 
 
 def copied(state: State) -> State:
-    return dataclasses.replace(state, **{k: x.copy() for k in STATE if (x := getattr(state, k)) is not None})
+    return dataclasses.replace(state, **{k: x.copy() for k in AVERAGES if (x := getattr(state, k)) is not None})
 
 
 # Every length to two blocks of 32 elements, then those around the borders of wider multiples of the vector width.
@@ -88,7 +91,7 @@ LENGTHS = (*range(67), *(border + i for border in (96, 128, 192, 256) for i in (
 
 @pytest.mark.usefixtures("instruction_set_restored")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_short_length_gives_the_bits_of_the_rule(rule: Rule, dtype: type[np.floating[Any]], threads: Any) -> None:
     """Run with each instruction set of this processor."""
     assert KERNEL is not None
@@ -97,14 +100,14 @@ def test_every_short_length_gives_the_bits_of_the_rule(rule: Rule, dtype: type[n
         p, g, state = odd_problem(rule, dtype, size, seed=size)
         with np.errstate(all="ignore"):
             expected, after = update(rule, p, g, state)
-        wanted = (expected, *(getattr(after, name) for name in STATE))
+        wanted = (expected, *(getattr(after, name) for name in AVERAGES))
         for instruction_set in KERNEL.instruction_sets():
             KERNEL.use_instruction_set(instruction_set)
             q, before = p.copy(), copied(state)
             mine, own = update(rule, q, g, before, out=(q, before))
             assert mine is q
             assert own.step == after.step
-            for a, b in zip((mine, *(getattr(own, name) for name in STATE)), wanted, strict=True):
+            for a, b in zip((mine, *(getattr(own, name) for name in AVERAGES)), wanted, strict=True):
                 assert equal(a, b), (size, instruction_set)
 
 
@@ -126,7 +129,7 @@ def test_the_lengths_at_which_threads_set_in_do_too(
     native._threads = None
 
 
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_out_of_any_layout_gives_the_same_bits(rule: Rule) -> None:
     """Strided, overlapping and unaligned arrays go through NumPy. out may have other arrays than the input."""
     start, gradients = cases.problem(np.float32)
@@ -238,7 +241,7 @@ def cut(x: NDArray[Any]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_the_optimizer_gives_the_bits_of_the_rule(
     rule: Rule, dtype: type[np.floating[Any]], instruction_set: str, threads: Any
 ) -> None:
@@ -258,7 +261,7 @@ def test_the_optimizer_gives_the_bits_of_the_rule(
             expected[i] = update(current, expected[i][0], g.numpy(), expected[i][1])
             value, state = expected[i]
             assert equal(p.numpy(), value)
-            for name in STATE:
+            for name in AVERAGES:
                 array = getattr(state, name)
                 assert (name in optimizer.state[p]) == (array is not None)
                 if array is not None:
@@ -267,8 +270,29 @@ def test_the_optimizer_gives_the_bits_of_the_rule(
     assert optimizer.implementation == f"native kernel ({instruction_set})"
 
 
+@pytest.mark.parametrize("momentum", [1e-300, 0.1, 0.9, 0.999, 1 - 2.0**-53])
+@pytest.mark.parametrize("momentum_decay", [0.0, 1e-9, 4e-3, 1.0, 300.0])
+def test_the_weights_of_adam_are_those_of_the_rule_at_any_step(momentum: float, momentum_decay: float) -> None:
+    """C and Python compute βᵗ, a and c with the same operations: all bits of a step in float64 agree."""
+    nadam = Rule(0.1, 0.999, 1e-3, momentum, nesterov=True, bias_correction=True, first_moment=True,
+                 momentum_decay=momentum_decay)  # fmt: skip
+    adam = dataclasses.replace(nadam, nesterov=False, momentum_decay=0.0)
+    for rule in (nadam, adam):
+        for step in (0, 1, 2, 9, 100, 12_345, 10**9, 2**50):
+            p, g, state = (np.array(x) for x in ([0.7, -1.1], [0.3, 1.9], [0.2, 0.4]))
+            expected, after = update(rule, p, g, State(step, state, None, state.copy()))
+            param = torch.from_numpy(p.copy())
+            param.grad = torch.from_numpy(g)
+            optimizer = RMSprop.from_rule([param], rule, fused=True)
+            averages = {name: torch.from_numpy(state.copy()) for name in ("square_avg", "momentum_buffer")}
+            optimizer.state[param] = {"step": torch.tensor(step, dtype=torch.float64), **averages}
+            optimizer.step()
+            assert equal(param.numpy(), expected), step
+            assert equal(optimizer.state[param]["momentum_buffer"].numpy(), after.momentum_buffer)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_half_types_give_the_float32_rule_rounded_once(
     rule: Rule, dtype: torch.dtype, instruction_set: str, threads: Any
 ) -> None:
@@ -284,7 +308,7 @@ def test_half_types_give_the_float32_rule_rounded_once(
         param.grad = halves[1]
         optimizer = RMSprop.from_rule([param], rule, fused=True)
         optimizer.state[param] = {"step": torch.tensor(float(state.step))}
-        for key in STATE:
+        for key in AVERAGES:
             if getattr(state, key) is not None:
                 optimizer.state[param][key] = torch.from_numpy(getattr(state, key))
         optimizer.step()
@@ -328,7 +352,7 @@ def test_rounding_to_half_is_that_of_torch(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_complex_parameters_are_two_reals_to_the_bit(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    for rule in cases.RULES.values():
+    for rule in RULES.values():
         a = torch.randn(4, 3, dtype=dtype, generator=generator)
         b = torch.view_as_real(a).clone()
         first, second = RMSprop.from_rule([a], rule, fused=True), RMSprop.from_rule([b], rule, fused=True)

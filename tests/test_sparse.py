@@ -468,7 +468,7 @@ def test_other_threads_run_while_entries_are_put_in_order() -> None:
     optimizer.step()  # creates the state
     group, state = optimizer.param_groups[0], optimizer.state[p]
     index = torch.randint(1000, (1, count), generator=torch.Generator().manual_seed(0)).numpy()
-    given = (p, index, torch.ones(count, 1), state["step"], state["square_avg"], None, None, None, 0)
+    given = (p, index, torch.ones(count, 1), state["step"], state["square_avg"], None, None, None, None, 0)
     batch, rule, precision = (
         native.kernel.Batch(),  # type: ignore[union-attr]
         cpu_kernel.kernel_rule_of(group).rule,

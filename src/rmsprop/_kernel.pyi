@@ -28,6 +28,9 @@ class Rule:
         bias_correction: bool,
         decoupled_weight_decay: bool,
         maximize: bool,
+        first_moment: bool,
+        momentum_decay: float,
+        amsgrad: bool,
     ) -> None: ...
 
 class Nonfinite:
@@ -70,6 +73,7 @@ class Batch:
         square_avgs: list[Any],
         grad_avgs: list[Any],
         momentum_buffers: list[Any],
+        max_square_avgs: list[Any],
         indices: list[int],
         /,
     ) -> list[tuple[int, str]] | None:
@@ -87,6 +91,7 @@ class Batch:
         square_avg: Any,
         grad_avg: Any,
         momentum_buffer: Any,
+        max_square_avg: Any,
         row_step: NDArray[np.int64] | None,
         index: int,
         /,
@@ -126,15 +131,18 @@ def update(
     rule: Rule,
     lr: float,
     power: float,
+    a: float,
+    c: float,
     param: NDArray[np.floating[Any]],
     grad: NDArray[np.floating[Any]],
     square_avg: NDArray[np.floating[Any]],
     grad_avg: NDArray[np.floating[Any]] | None,
     momentum_buffer: NDArray[np.floating[Any]] | None,
+    max_square_avg: NDArray[np.floating[Any]] | None,
     threads: int,
     grain: int,
 ) -> None:
-    """Step C-contiguous arrays of one dtype (float32 or float64) in place; `power` is βᵗ."""
+    """Step C-contiguous arrays of one dtype (float32 or float64) in place; `power` is βᵗ; `a` and `c` are in E7."""
 
 def move(
     param: NDArray[np.float32],

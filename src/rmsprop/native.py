@@ -9,7 +9,7 @@ import numpy as np
 
 from rmsprop.errors import InputError, Received, check_count
 from rmsprop.hyperparameters import EVERYWHERE, averages, missing_fields
-from rmsprop.rule import AVERAGES, Array, Rule, State
+from rmsprop.rule import AVERAGES, Array, Rule, State, moment_weights
 from rmsprop.rule import update as numpy_update
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ try:
 except ImportError as error:
     kernel, _error = None, error
 
-FIELDS = EVERYWHERE  # the fields of Rule that the kernel implements
-KERNEL_AVERAGES = ("square_avg", "grad_avg", "momentum_buffer")  # the averages that the kernel steps, in its order
+FIELDS = (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad")  # the fields of Rule that the kernel implements
 GRAIN = 0  # least number of elements per thread; 0 takes the measured default of kernel/run.cpp
 
 _threads: int | None = None
@@ -97,11 +96,12 @@ def update(
         for name, source in sources.items():
             if targets[name] is not source:
                 np.copyto(targets[name], source)
-        power = rule.decay ** (state.step + 1) if rule.bias_correction else 0.0
-        p, v = targets["param"], targets["square_avg"]
-        m = targets["grad_avg"] if rule.centered else None
-        b = targets["momentum_buffer"] if rule.momentum else None
-        kernel.update(kernel_rule(rule), rule.lr, power, p, grad, v, m, b, get_num_threads(), GRAIN)
+        t, used = state.step + 1, averages(rule)
+        power = rule.decay**t if rule.bias_correction else 0.0
+        a, c = moment_weights(rule, t) if rule.first_moment else (1.0, 0.0)
+        arrays = [targets[name] if name in used else None for name in AVERAGES]
+        numbers = rule.lr, power, a, c
+        kernel.update(kernel_rule(rule), *numbers, targets["param"], grad, *arrays, get_num_threads(), GRAIN)
     else:
         new_param, new_state = numpy_update(rule, param, grad, state)
         results = {"param": new_param, **_averages(new_state)}

@@ -2,15 +2,16 @@
 
 A case is, in this order:
 
-    7 doubles   lr, βᵗ (0 without bias correction), decay, eps, momentum, weight_decay, initial_square_avg
-    7 flags     centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled_weight_decay, maximize
+    4 doubles   lr, βᵗ (0 without bias correction), a and c of E7 (1 and 0 without first_moment)
+    5 doubles   decay, eps, momentum, weight_decay, initial_square_avg
+    9 flags     those of _FLAGS
     2 flags     whether parameters are rounded stochastically; whether gradients are cleaned
-    2 types     of p and g; of v, m and b: float32, float64, bfloat16, float16, uint8 = 0 … 4
-    1 byte      how many steps v and m lag: they catch up first
-    4 bytes     unused
+    2 types     of p and g; of the averages: float32, float64, bfloat16, float16, uint8 = 0 … 4
+    1 byte      how many steps v, m and w lag: they catch up first
+    2 bytes     unused
     int64       the size
-    5 arrays    p, g, v, m and b before the step
-    5 arrays    the same after the step
+    6 arrays    p, g, v, m, b and w before the step
+    6 arrays    the same after the step
     12 doubles, 128 int64    the sums and the histogram of rmsprop.statistics
 
 Flags and types are bytes.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cases
 import rounding
 
-from rmsprop import Rule, State, update
+from rmsprop import Rule, State, native, update
+from rmsprop.hyperparameters import averages
 from rmsprop.monitor import statistics
+from rmsprop.rule import AVERAGES, moment_weights
 
+RULES = cases.having(native.FIELDS)
+MOST = list(RULES).index("all of it")  # recorded in more sizes, as the first rule is
 TYPES = ("float32", "float64", "bfloat16", "float16", "uint8")
 NOISE = (3, 5, 7)  # seed, parameter index and step of the noise; the same in replay.cpp
 SIZES = (*range(18), 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
@@ -46,12 +51,14 @@ _FLAGS = (
     "bias_correction",
     "decoupled_weight_decay",
     "maximize",
+    "first_moment",
+    "amsgrad",
 )
 Arrays = tuple[NDArray[Any], ...]
 
 
 class Case(NamedTuple):
-    """A step of `rule`, with p and g stored as `param`, and v, m and b stored as `state`."""
+    """A step of `rule`, with p and g stored as `param`, and the averages stored as `state`."""
 
     rule: Rule
     step: int
@@ -96,44 +103,48 @@ Measured = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 def measure(
-    rule: Rule, step: int, p0: NDArray[Any], p1: NDArray[Any], averages: tuple[NDArray[Any], ...], g: NDArray[Any],
-    kappa: float | None = None,
-) -> Measured:  # fmt: skip
-    """Return the statistics of a step; `averages` are v before it, and v and m after it."""
-    v0, v, m = averages
-    return statistics.sums(
-        rule, before=p0, after=p1, gradient=g, square_avg_before=v0, square_avg=v, grad_avg=m, step=step, kappa=kappa
-    )
+    rule: Rule, step: int, change: Arrays, v0: NDArray[Any], after: Arrays, g: NDArray[Any], kappa: float | None = None
+) -> Measured:
+    """Return the statistics of a step: `change` is p before and after it, `v0` v before it, `after` the averages."""
+    own = dict(zip(AVERAGES, after, strict=True))
+    p0, p1 = change
+    return statistics.sums(rule, before=p0, after=p1, gradient=g, square_avg_before=v0, step=step, kappa=kappa, **own)
 
 
-def caught_up(rule: Rule, lag: int, x: NDArray[Any]) -> NDArray[Any]:
-    """Return a lagging average times βᵏ. If βᵏ is 0, infinity stays, as if multiplied by β k times."""
-    weight = x.dtype.type(rule.decay**lag)
+def caught_up(rule: Rule, lag: int, averages: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return v, m, b and w after `lag` steps without gradient: v and m times βᵏ, and w at least β·v.
+
+    If βᵏ is 0, infinity stays, as if multiplied by β k times.
+    """
+    v, m, b, w = averages
+    weight = v.dtype.type(rule.decay**lag)
     with np.errstate(all="ignore"):
-        return np.where(np.isinf(x) & (weight == 0) & (rule.decay != 0), x, x * weight)
+        w = np.maximum(w, v * v.dtype.type(rule.decay)) if lag and rule.amsgrad else w
+        v, m = (np.where(np.isinf(x) & (weight == 0) & (rule.decay != 0), x, x * weight) for x in (v, m))
+    return [v, m, b, w]
 
 
 def record(
     rule: Rule, step: int, name: str, size: int, generator: np.random.Generator, lag: int = 0
 ) -> tuple[Arrays, Arrays, Measured]:
-    """Return p, g, v, m, b before and after a step of `rule`, as stored, and its statistics."""
+    """Return p, g, v, m, b, w before and after a step of `rule`, as stored, and its statistics."""
     dtype = np.float64 if name == "float64" else np.float32
     half = name in ("bfloat16", "float16")
     p, g, m, b = (values(generator, size, dtype) for _ in range(4))
-    v = np.abs(values(generator, size, dtype))
+    v, w = (np.abs(values(generator, size, dtype)) for _ in range(2))
     stored = (to_half(p, name), to_half(g, name)) if half else (p, g)
     if half:
         p, g = (from_half(x, name) for x in stored)
-    now = [caught_up(rule, lag, x) for x in (v, m)]
-    state = State(step - 1, now[0], now[1] if rule.centered else None, b if rule.momentum else None)
+    now = caught_up(rule, lag, (v, m, b, w))
+    used = averages(rule)
+    state = State(step - 1, *(x if name in used else None for name, x in zip(AVERAGES, now, strict=True)))  # type: ignore[arg-type]
     with np.errstate(all="ignore"):
-        new, after = update(rule, p, g, state)
-    new_m = m if after.grad_avg is None else after.grad_avg
-    new_b = b if after.momentum_buffer is None else after.momentum_buffer
+        new, state = update(rule, p, g, state)
+    after = tuple(getattr(state, name) if name in used else x for name, x in zip(AVERAGES, (v, m, b, w), strict=True))
     result = to_half(new, name) if half else new
     end = from_half(result, name) if half else new
-    measured = measure(rule, step, p, end, (now[0], after.square_avg, new_m), g)
-    return (*stored, v, m, b), (result, stored[1], after.square_avg, new_m, new_b), measured
+    measured = measure(rule, step, (p, end), now[0], after, g)
+    return (*stored, v, m, b, w), (result, stored[1], *after), measured
 
 
 def record_reduced(
@@ -147,16 +158,16 @@ def record_reduced(
 ) -> Case:
     """Return a step with averages in bfloat16 or 8 bits, parameters rounded stochastically, or gradients cleaned."""
     stochastic, cleaned = flags
-    p, g, v, m, b = numbers
+    p, g, v, m, b, w = numbers
     size = p.size
     if param != "float32":
         p, g = (from_half(to_half(x, param), param) for x in (p, g))
-    start = [rounding.stored(x, i, state, *NOISE) for i, x in enumerate((np.abs(v), m, b), start=1)]
-    averages = [rounding.read(x, i, state, size) for i, x in enumerate(start, start=1)]
+    start = [rounding.stored(x, i, state, *NOISE) for i, x in enumerate((np.abs(v), m, b, np.abs(w)), start=1)]
+    read = [rounding.read(x, i, state, size) for i, x in enumerate(start, start=1)]
     given = np.where(np.abs(g) < 2.0**64, g, np.float32(0)) if cleaned else g
-    v, m, b = caught_up(rule, lag, averages[0]), caught_up(rule, lag, averages[1]), averages[2]
-    new, results = rounding.step(rule, step, p, given, [v, m, b], rounding.KAPPA[state])
-    used = (True, rule.centered, rule.momentum > 0)
+    now = caught_up(rule, lag, read)
+    new, results = rounding.step(rule, step, p, given, now, rounding.KAPPA[state])
+    used = [name in averages(rule) for name in AVERAGES]
     end = [
         rounding.stored(x, i, state, *NOISE) if use else old
         for i, (x, old, use) in enumerate(zip(results, start, used, strict=True), start=1)
@@ -164,7 +175,7 @@ def record_reduced(
     if stochastic:
         new = rounding.bfloat16(new, rounding.key(*NOISE, 0))
     p1 = new if param == "float32" else from_half(to_half(new, param), param)
-    measured = measure(rule, step, p, p1, (v, results[0], results[1] if rule.centered else m), g, rounding.KAPPA[state])
+    measured = measure(rule, step, (p, p1), now[0], tuple(results), g, rounding.KAPPA[state])
     stored: Arrays = p, g, new
     if param != "float32":
         stored = tuple(to_half(x, param) for x in (p, g, new))
@@ -175,12 +186,12 @@ def record_reduced(
 
 
 def recordings() -> Iterator[Case]:
-    """Yield every rule of `cases.RULES` with every kind of storage; two of the rules in more sizes."""
+    """Yield every rule of RULES with every kind of storage; two of the rules in more sizes."""
     generator = np.random.default_rng(0)
     yield from map(ties, ("bfloat16", "float16"))
-    for number, rule in enumerate(cases.RULES.values()):
+    for number, rule in enumerate(RULES.values()):
         for kind, name in enumerate(TYPES[:4]):
-            sizes = SIZES if number in (0, len(cases.RULES) - 2) else SIZES[(number + kind) % 3 :: 3]
+            sizes = SIZES if number in (0, MOST) else SIZES[(number + kind) % 3 :: 3]
             for size in sizes:
                 step = int(generator.integers(1, 20))
                 own = "float64" if name == "float64" else "float32"
@@ -188,29 +199,31 @@ def recordings() -> Iterator[Case]:
         for kind, (param, state, stochastic, cleaned) in enumerate(REDUCED):
             for size in SIZES[(number + kind) % 5 :: 5] if size_matters(number) else (65,):
                 step = int(generator.integers(1, 20))
-                numbers = [values(generator, size, np.float32) for _ in range(5)]
+                numbers = [values(generator, size, np.float32) for _ in range(6)]
                 yield record_reduced(rule, step, param, state, (stochastic, cleaned), numbers)
     # More than two chunks, and enough for eight threads.
     for param, state, stochastic, cleaned in REDUCED:
-        numbers = [values(generator, 1300, np.float32) for _ in range(5)]
+        numbers = [values(generator, 1300, np.float32) for _ in range(6)]
         yield record_reduced(rule, 9, param, state, (stochastic, cleaned), numbers)
     # Rows that lag by a few steps, or by so many that βᵏ is 0. 1300 numbers give rows of more than one chunk.
-    rules = [rule for rule in cases.RULES.values() if not rule.momentum and not rule.weight_decay]
+    rules = [rule for rule in RULES.values() if not rule.momentum and not rule.weight_decay]
     for number, lagging in enumerate([*rules, Rule(decay=0.5, centered=True), Rule(decay=0.0)]):
         for lag, size in ((1, 60), (7, 45), (255, 1300)):
             for name in TYPES[:4]:
                 own, step = "float64" if name == "float64" else "float32", number + 1
                 yield Case(lagging, step, name, own, *record(lagging, step, name, size, generator, lag), lag=lag)
             for param, _, stochastic, cleaned in (case for case in REDUCED if case[1] is None):
-                numbers = [values(generator, size, np.float32) for _ in range(5)]
+                numbers = [values(generator, size, np.float32) for _ in range(6)]
                 yield record_reduced(lagging, number + 1, param, None, (stochastic, cleaned), numbers, lag)
     # Every 8-bit code, with a large one in each block; then numbers that may round above the largest bfloat16.
     codes = np.concatenate([np.arange(256).reshape(32, 8).T.reshape(-1), np.full(8, 127)]).astype(np.uint8)
     every = [rounding.unpack(codes, 256, signed) for signed in (False, True)]
     zero, large = np.zeros(256, np.float32), np.full(256, -3.398e38, np.float32)
-    yield record_reduced(rule, 9, "float32", "uint8", (False, False), [zero, zero + 1, every[0], every[1], every[1]])
+    yield record_reduced(
+        rule, 9, "float32", "uint8", (False, False), [zero, zero + 1, every[0], every[1], every[1], every[0]]
+    )
     heavy = Rule(lr=1.0, eps=0.0, momentum=0.999)
-    yield record_reduced(heavy, 1, "bfloat16", None, (True, False), [zero, zero, zero, zero, large])
+    yield record_reduced(heavy, 1, "bfloat16", None, (True, False), [zero, zero, zero, zero, large, zero])
 
 
 # dtype of p and g; dtype of v, m and b; whether p is rounded stochastically; whether gradients are cleaned.
@@ -223,8 +236,8 @@ REDUCED: tuple[tuple[str, str | None, bool, bool], ...] = (
 
 
 def size_matters(number: int) -> bool:
-    """Return whether the rule at index `number` of `cases.RULES` is recorded in many sizes."""
-    return number in (0, len(cases.RULES) - 2)
+    """Return whether the rule at index `number` of RULES is recorded in many sizes."""
+    return number in (0, MOST)
 
 
 def ties(name: str) -> Case:
@@ -235,20 +248,21 @@ def ties(name: str) -> Case:
     wanted = np.concatenate([halfway, np.nextafter(halfway, np.float32(np.inf)), np.nextafter(halfway, np.float32(0))])
     rule, zero = Rule(lr=1.0, eps=0.0, momentum=0.5), np.zeros_like(wanted)
     half = to_half(zero, name)
-    before = (half, half, zero, zero, -2 * wanted)
+    before = (half, half, zero, zero, -2 * wanted, zero)
     stored = to_half(wanted, name)
-    measured = measure(rule, 1, zero, from_half(stored, name), (zero, zero, zero), zero)
-    return Case(rule, 1, name, "float32", before, (stored, half, zero, zero, -wanted), measured)
+    measured = measure(rule, 1, (zero, from_half(stored, name)), zero, (zero, zero, -wanted, zero), zero)
+    return Case(rule, 1, name, "float32", before, (stored, half, zero, zero, -wanted, zero), measured)
 
 
 def header(case: Case) -> bytes:
     rule, step = case.rule, case.step
     power = rule.decay**step if rule.bias_correction else 0.0
-    numbers = rule.lr, power, rule.decay, rule.eps, rule.momentum, rule.weight_decay, rule.initial_square_avg
+    weights = moment_weights(rule, step) if rule.first_moment else (1.0, 0.0)
+    numbers = rule.lr, power, *weights, rule.decay, rule.eps, rule.momentum, rule.weight_decay, rule.initial_square_avg
     flags = (getattr(rule, flag) for flag in _FLAGS)
     types = TYPES.index(case.param), TYPES.index(case.state)
     rest = case.stochastic, case.cleaned, *types, case.lag, case.before[0].size
-    return struct.pack("<7d12B4xq", *numbers, *flags, *rest)
+    return struct.pack("<9d14B2xq", *numbers, *flags, *rest)
 
 
 def main(path: Path) -> None:

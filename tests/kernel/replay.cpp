@@ -34,10 +34,14 @@ struct File {
   std::FILE* stream;
 };
 
+constexpr int kArrays = 6;  // p, g, v, m, b, w
+
 struct Header {
-  double lr, power, decay, eps, momentum, weight_decay, initial_square_avg;
+  double lr;
+  StepNumbers numbers;
+  double decay, eps, momentum, weight_decay, initial_square_avg;
   std::uint8_t centered, nesterov, eps_inside_sqrt, lr_in_momentum, bias_correction, decoupled, maximize;
-  std::uint8_t stochastic, cleaned, param, state, lag, unused[4];
+  std::uint8_t first_moment, amsgrad, stochastic, cleaned, param, state, lag, unused[2];
   std::int64_t size;
 };
 
@@ -74,7 +78,7 @@ bool is_nan(const unsigned char* at, Type type) {
 struct Case {
   Header header;
   Rule rule;
-  std::vector<unsigned char> before[5], after[5];  // p, g, v, m, b
+  std::vector<unsigned char> before[kArrays], after[kArrays];
   double sums[kColumns];
   std::int64_t bins[kBins];
 
@@ -83,8 +87,8 @@ struct Case {
 
 // Returns whether the results have the recorded bits. The bits of a NaN may differ.
 bool same(const Case& c, Piece* pieces, const std::string& how) {
-  const char* names[5] = {"p", "g", "v", "m", "b"};
-  for (int k = 0; k < 5; ++k) {
+  const char* names[kArrays] = {"p", "g", "v", "m", "b", "w"};
+  for (int k = 0; k < kArrays; ++k) {
     auto element = static_cast<std::size_t>(bytes_of(c.type(k)));
     for (std::int64_t i = 0; i < static_cast<std::int64_t>(c.after[k].size() / element); ++i) {
       const unsigned char *got = pieces[k].data() + static_cast<std::size_t>(i) * element;
@@ -119,7 +123,7 @@ std::string words(int threads, std::int64_t grain, int shift) {
 // first of the two is −0, which changes no sum.
 bool replay_rows(const Case& c, std::int64_t width, int threads, std::int64_t grain, int shift) {
   std::vector<Piece> pieces;
-  for (int k = 0; k < 5; ++k) {
+  for (int k = 0; k < kArrays; ++k) {
     pieces.emplace_back(c.type(k), c.header.size, shift);
     std::copy(c.before[k].begin(), c.before[k].end(), pieces[k].data());
   }
@@ -141,12 +145,12 @@ bool replay_rows(const Case& c, std::int64_t width, int threads, std::int64_t gr
   constexpr std::int64_t kStep = 300;
   std::vector<std::int64_t> row_step(static_cast<std::size_t>(size), kStep - c.header.lag);
   TouchedRows touched = sort_entries(std::move(entries), size);
-  Constants constants = rmsprop::constants(c.rule, c.type(2), c.header.lr, c.header.power);
+  Constants constants = rmsprop::constants(c.rule, c.type(2), c.header.lr, c.header.numbers);
   Form form = c.rule.form();
-  void *m = form.centered ? pieces[3].data() : nullptr;
-  void *b = form.momentum != Momentum::none ? pieces[4].data() : nullptr;
+  void *m = form.centered ? pieces[3].data() : nullptr, *b = form.has_buffer() ? pieces[4].data() : nullptr;
+  void *w = form.amsgrad ? pieces[5].data() : nullptr;
   Rows rows;
-  rows.task = step_task({pieces[0].data(), values.data(), pieces[2].data(), m, b, c.header.size}, storage_of(c), form,
+  rows.task = step_task({pieces[0].data(), values.data(), pieces[2].data(), m, b, w, c.header.size}, storage_of(c), form,
                         constants);
   rows.width = width;
   rows.entries = touched.entries.data();
@@ -207,15 +211,16 @@ bool replay(const std::vector<Case>& cases, int threads, std::int64_t grain, int
   for (std::size_t n = 0; n < cases.size(); ++n) tallies[n].bins = &bins[n * kBins];
   for (std::size_t n = 0; n < cases.size(); ++n) {
     const Case& c = cases[n];
-    for (int k = 0; k < 5; ++k) {
+    for (int k = 0; k < kArrays; ++k) {
       pieces[n].emplace_back(c.type(k), c.header.size, shift);
       std::copy(c.before[k].begin(), c.before[k].end(), pieces[n][k].data());
     }
-    constants.push_back(rmsprop::constants(c.rule, c.type(2), c.header.lr, c.header.power));
+    constants.push_back(rmsprop::constants(c.rule, c.type(2), c.header.lr, c.header.numbers));
     auto at = [&](int k) { return static_cast<void*>(pieces[n][k].data()); };
     Form form = c.rule.form();
-    void *m = form.centered ? at(3) : nullptr, *b = form.momentum != Momentum::none ? at(4) : nullptr;
-    tasks.push_back(step_task({at(0), at(1), at(2), m, b, c.header.size}, storage_of(c), form, constants.back(),
+    void *m = form.centered ? at(3) : nullptr, *b = form.has_buffer() ? at(4) : nullptr;
+    void *w = form.amsgrad ? at(5) : nullptr;
+    tasks.push_back(step_task({at(0), at(1), at(2), m, b, w, c.header.size}, storage_of(c), form, constants.back(),
                               measured ? &tallies[n] : nullptr));
   }
   run(tasks, threads, grain);
@@ -243,9 +248,10 @@ int main(int count, char** arguments) {
     Case c;
     c.header = h;
     c.rule = {h.decay, h.eps, h.momentum, h.weight_decay, h.centered != 0, h.nesterov != 0, h.eps_inside_sqrt != 0,
-              h.initial_square_avg, h.lr_in_momentum != 0, h.bias_correction != 0, h.decoupled != 0, h.maximize != 0};
+              h.initial_square_avg, h.lr_in_momentum != 0, h.bias_correction != 0, h.decoupled != 0, h.maximize != 0,
+              h.first_moment != 0, 0, h.amsgrad != 0};  // a and c include momentum_decay
     for (auto* arrays : {c.before, c.after}) {
-      for (int k = 0; k < 5; ++k) {
+      for (int k = 0; k < kArrays; ++k) {
         arrays[k].resize(Piece::bytes_for(c.type(k), h.size));
         if (!arrays[k].empty()) file.read(arrays[k].data(), arrays[k].size());
       }

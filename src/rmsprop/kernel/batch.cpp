@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <cmath>
 #include <deque>
 #include <utility>
 
@@ -25,6 +24,7 @@ struct Names {
   PyObject* square_avg = PyUnicode_InternFromString("square_avg");
   PyObject* grad_avg = PyUnicode_InternFromString("grad_avg");
   PyObject* momentum_buffer = PyUnicode_InternFromString("momentum_buffer");
+  PyObject* max_square_avg = PyUnicode_InternFromString("max_square_avg");
   PyObject* shape = PyUnicode_InternFromString("shape");
 };
 
@@ -92,12 +92,14 @@ nb::object Batch::add(const Rule& rule, const Precision& precision, double lr, n
     const char* reason = "state";
     nb::object averages = nb::borrow(find_state(state.ptr(), p.ptr()));
     if (averages.is_valid() && PyDict_Check(averages.ptr())) {
-      nb::handle m, b, shape, step = item(averages, names().step), v = item(averages, names().square_avg);
+      nb::handle m, b, w, shape, step = item(averages, names().step), v = item(averages, names().square_avg);
       if (precision.state == 8) shape = item(averages, names().shape);
       if (rule.centered) m = item(averages, names().grad_avg);
       if (rule.momentum != 0) b = item(averages, names().momentum_buffer);
-      if (step && v && (m || !rule.centered) && (b || rule.momentum == 0) && (shape || precision.state != 8)) {
-        reason = add_param(p, g, step, v, m, b, offset + static_cast<std::uint32_t>(i), AddedBy::add, shape);
+      if (rule.amsgrad) w = item(averages, names().max_square_avg);
+      bool complete = (m || !rule.centered) && (b || rule.momentum == 0) && (w || !rule.amsgrad);
+      if (step && v && complete && (shape || precision.state != 8)) {
+        reason = add_param(p, g, step, v, m, b, w, offset + static_cast<std::uint32_t>(i), AddedBy::add, shape);
       }
     }
     if (reason) refused.append(nb::make_tuple(i, reason));
@@ -107,16 +109,17 @@ nb::object Batch::add(const Rule& rule, const Precision& precision, double lr, n
 
 nb::object Batch::add_lists(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::list grads,
                             nb::list steps, nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers,
-                            nb::list indices) {
+                            nb::list max_square_avgs, nb::list indices) {
   groups_.push_back({rule, rule.form(), precision, lr});
   nb::list refused;
   for (std::size_t i = 0; i < params.size(); ++i) {
-    nb::object m, b;
+    nb::object m, b, w;
     if (rule.centered) m = grad_avgs[i];
     if (rule.momentum != 0) b = momentum_buffers[i];
+    if (rule.amsgrad) w = max_square_avgs[i];
     nb::object p = params[i], g = grads[i], step = steps[i], v = square_avgs[i];
     auto index = nb::cast<std::uint32_t>(indices[i]);
-    const char* reason = add_param(p, g, step, v, m, b, index, AddedBy::add_lists);
+    const char* reason = add_param(p, g, step, v, m, b, w, index, AddedBy::add_lists);
     if (reason) refused.append(nb::make_tuple(i, reason));
   }
   return refused.size() ? nb::object(refused) : nb::none();
@@ -128,14 +131,14 @@ bool Batch::finite(int threads, std::int64_t grain, double grad_scale) {
   for (const ParamStep& e : dense_) {
     const Group& group = groups_[e.group];
     if (group.precision.nonfinite != Nonfinite::skip) continue;
-    constants.push_back(rmsprop::constants(group.rule, e.storage.state, group.lr, 0, grad_scale));
+    constants.push_back(rmsprop::constants(group.rule, e.storage.state, group.lr, {}, grad_scale));
     tasks.push_back(step_task(e.arrays, e.storage, group.form, constants.back()));
   }
   bool good = run_released(rmsprop::finite, tasks, threads, grain);
   for (const SparseStep& table : sparse_) {
     const Group& group = groups_[table.param_step.group];
     if (group.precision.nonfinite != Nonfinite::skip) continue;
-    Constants c = rmsprop::constants(group.rule, table.param_step.storage.state, group.lr, 0, grad_scale);
+    Constants c = rmsprop::constants(group.rule, table.param_step.storage.state, group.lr, {}, grad_scale);
     good = good && sweep_rows(table, rmsprop::finite, c, 0, threads, grain);
   }
   return good;
@@ -173,13 +176,15 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
   if (level) allocate_results(level > 1);
   std::size_t previous_group = groups_.size(), measured = 0;
   double previous = 0;
+  StepNumbers numbers{};
   Type state = Type::f32;
   for (ParamStep& e : dense_) {
     double step = ++*e.step;
     const Group& group = groups_[e.group];
-    if (e.group != previous_group || (group.form.corrected && step != previous) || e.storage.state != state) {
-      double power = group.form.corrected ? std::pow(group.rule.decay, step) : 0;
-      constants.push_back(rmsprop::constants(group.rule, e.storage.state, group.lr, power, grad_scale));
+    bool renumbered = e.group != previous_group || (group.form.corrected && step != previous);
+    if (renumbered) numbers = step_numbers(group.rule, step);
+    if (renumbered || e.storage.state != state) {
+      constants.push_back(rmsprop::constants(group.rule, e.storage.state, group.lr, numbers, grad_scale));
       previous_group = e.group;
       previous = step;
       state = e.storage.state;
@@ -198,9 +203,9 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
     ParamStep& e = table.param_step;
     const Group& group = groups_[e.group];
     double step = ++*e.step;
-    double power = group.form.corrected ? std::pow(group.rule.decay, step) : 0;
     set_keys(e.storage, group.precision.seed, e.index, static_cast<std::uint32_t>(static_cast<std::int64_t>(step)));
-    Constants c = rmsprop::constants(group.rule, e.storage.state, group.lr, power, grad_scale);
+    StepNumbers numbers = step_numbers(group.rule, step);
+    Constants c = rmsprop::constants(group.rule, e.storage.state, group.lr, numbers, grad_scale);
     good &= sweep_rows(table, rmsprop::run, c, step, threads, grain);
   }
   for (std::size_t i = 0; i < measured; ++i) results_->tallies[i].write(&results_->sums[i * kColumns]);
@@ -210,8 +215,8 @@ bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
 
 const char* Batch::add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param,
                             Positions positions, nb::handle values, nb::handle step, nb::handle square_avg,
-                            nb::handle grad_avg, nb::handle momentum_buffer, std::optional<RowStep> row_step,
-                            std::uint32_t index) {
+                            nb::handle grad_avg, nb::handle momentum_buffer, nb::handle max_square_avg,
+                            std::optional<RowStep> row_step, std::uint32_t index) {
   View p, g;
   if (const char* reason = read_view(param.ptr(), p)) return reason;
   if (const char* reason = read_view(values.ptr(), g)) return reason;
@@ -225,7 +230,8 @@ const char* Batch::add_rows(const Rule& rule, const Precision& precision, double
   std::vector<std::int64_t> shape(p.shape, p.shape + dims);
   groups_.push_back({rule, rule.form(), precision, lr});
   nb::handle m = rule.centered ? grad_avg : nb::handle(), b = rule.momentum != 0 ? momentum_buffer : nb::handle();
-  if (const char* reason = add_param(param, values, step, square_avg, m, b, index, AddedBy::add_rows)) return reason;
+  nb::handle w = rule.amsgrad ? max_square_avg : nb::handle();
+  if (const char* reason = add_param(param, values, step, square_avg, m, b, w, index, AddedBy::add_rows)) return reason;
   ParamStep param_step = dense_.back();
   dense_.pop_back();
   TouchedRows rows;
@@ -271,10 +277,10 @@ PyObject* Batch::find_state(PyObject* state, PyObject* param) {
 }
 
 const char* Batch::add_param(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                             std::uint32_t index, AddedBy added_by, nb::handle shape) {
+                             nb::handle w, std::uint32_t index, AddedBy added_by, nb::handle shape) {
   const Precision& precision = groups_.back().precision;
   bool rows = added_by == AddedBy::add_rows;
-  View param, gradient, counter, state[3];
+  View param, gradient, counter, state[4];
   if (const char* reason = read_view(p.ptr(), param)) return reason;
   if (const char* reason = read_view(g.ptr(), gradient)) {
     gradient_reason_ = std::string("gradient ") + reason;
@@ -293,11 +299,11 @@ const char* Batch::add_param(nb::handle p, nb::handle g, nb::handle step, nb::ha
   if (shape && !holds_shape(shape.ptr(), param)) return "state";
   storage.stochastic = precision.stochastic && param.type == Type::bf16;
   storage.zero_nonfinite = precision.nonfinite == Nonfinite::zero;
-  const View* all[5] = {&param, &gradient};
-  void* memory[3] = {};
+  const View* all[6] = {&param, &gradient};
+  void* memory[4] = {};
   int n = 2;
-  for (int k = 0; k < 3; ++k) {
-    nb::handle tensor = k == 0 ? v : k == 1 ? m : b;
+  for (int k = 0; k < 4; ++k) {
+    nb::handle tensor = k == 0 ? v : k == 1 ? m : k == 2 ? b : w;
     if (!tensor) continue;
     if (read_view(tensor.ptr(), state[k])) return "state";
     if (state[k].type != storage.state) return "state";
@@ -317,10 +323,10 @@ const char* Batch::add_param(nb::handle p, nb::handle g, nb::handle step, nb::ha
       if (overlap(*all[i], *all[j])) return "overlap";
     }
   }
-  dense_.push_back({{param.data, gradient.data, memory[0], memory[1], memory[2], param.size},
+  dense_.push_back({{param.data, gradient.data, memory[0], memory[1], memory[2], memory[3], param.size},
                       storage, groups_.size() - 1, static_cast<double*>(counter.data), index, added_by});
   params_.append(p);
-  for (nb::handle x : {g, step, v, m, b}) {
+  for (nb::handle x : {g, step, v, m, b, w}) {
     if (x) held_.push_back(nb::borrow(x));
   }
   return nullptr;
@@ -330,8 +336,8 @@ const char* Batch::add_param(nb::handle p, nb::handle g, nb::handle step, nb::ha
 void Batch::remember_addresses() {
   auto same = [](const ParamStep& x, const ParamStep& y) {
     const Arrays &a = x.arrays, &b = y.arrays;
-    return a.p == b.p && a.g == b.g && a.v == b.v && a.m == b.m && a.b == b.b && a.size == b.size &&
-           x.storage.param == y.storage.param && x.storage.state == y.storage.state;
+    return a.p == b.p && a.g == b.g && a.v == b.v && a.m == b.m && a.b == b.b && a.w == b.w &&
+           a.size == b.size && x.storage.param == y.storage.param && x.storage.state == y.storage.state;
   };
   if (std::equal(previous_.begin(), previous_.end(), dense_.begin(), dense_.end(), same)) return;
   previous_ = dense_;
@@ -356,7 +362,7 @@ bool Batch::disjoint() {
     };
     add(e.arrays.p, stored, true);
     add(e.arrays.g, stored, false);
-    for (const void* at : {e.arrays.v, e.arrays.m, e.arrays.b}) add(at, state, true);
+    for (const void* at : {e.arrays.v, e.arrays.m, e.arrays.b, e.arrays.w}) add(at, state, true);
   }
   std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
   disjoint_ = true;

@@ -45,7 +45,7 @@ class Batch {
   // Adds parameters from parallel lists. Lists that the rule does not use may be empty.
   nb::object add_lists(const Rule& rule, const Precision& precision, double lr, nb::list params, nb::list grads,
                        nb::list steps, nb::list square_avgs, nb::list grad_avgs, nb::list momentum_buffers,
-                       nb::list indices);
+                       nb::list max_square_avgs, nb::list indices);
 
   // Adds a parameter with a sparse gradient. `positions` has the shape (sparse dimensions, entries), `values` a row for
   // each entry; row_step is described in Rows. Returns null, or why the kernel cannot step the rows in place.
@@ -53,7 +53,8 @@ class Batch {
   using RowStep = nb::ndarray<nb::numpy, std::int64_t, nb::c_contig, nb::device::cpu>;
   const char* add_rows(const Rule& rule, const Precision& precision, double lr, nb::handle param, Positions positions,
                        nb::handle values, nb::handle step, nb::handle square_avg, nb::handle grad_avg,
-                       nb::handle momentum_buffer, std::optional<RowStep> row_step, std::uint32_t index);
+                       nb::handle momentum_buffer, nb::handle max_square_avg, std::optional<RowStep> row_step,
+                       std::uint32_t index);
 
   std::size_t size() const { return dense_.size() + sparse_.size(); }
 
@@ -105,7 +106,7 @@ class Batch {
                   double step, int threads, std::int64_t grain);
   PyObject* find_state(PyObject* state, PyObject* param);
   const char* add_param(nb::handle p, nb::handle g, nb::handle step, nb::handle v, nb::handle m, nb::handle b,
-                        std::uint32_t index, AddedBy added_by, nb::handle shape = {});
+                        nb::handle w, std::uint32_t index, AddedBy added_by, nb::handle shape = {});
   void allocate_results(bool histograms);
   void remember_addresses();
   bool disjoint();

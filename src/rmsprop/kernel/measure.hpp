@@ -29,12 +29,12 @@ using BitsOf = std::conditional_t<sizeof(T) == sizeof(float), std::int32_t, std:
 template <class T>
 constexpr std::int64_t kMeasuredSize = kMeasuredChunk * sizeof(float) / sizeof(T);
 
-// Results of a measured sweep over a chunk: p and v before the step, s after E5 (unless s is v), d, and sums. The least
-// squared gradient, the least squared change and the least s tell whether rare events must be counted.
+// Results of a measured sweep over a chunk: p and v before the step, s after E5 (unless s is v or w), d, and sums. The
+// least squared gradient, the least squared change and the least s tell whether rare events must be counted.
 template <class T>
 struct ChunkStats {
   alignas(64) T p[kMeasuredSize<T>], v[kMeasuredSize<T>], s[kMeasuredSize<T>], d[kMeasuredSize<T>];
-  const T* variance;  // s, or v where s is v
+  const T* variance;  // s, or v or w where s is that
   T sums[rmsprop::kSums], largest, least_change, least_gradient, least_s;  // maxima and minima may miss a NaN
   BitsOf<T> floor;
 };

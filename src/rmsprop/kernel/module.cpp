@@ -15,19 +15,21 @@ namespace {
 using Array = nb::ndarray<nb::numpy, nb::c_contig, nb::device::cpu>;
 using Gradient = nb::ndarray<nb::numpy, nb::ro, nb::c_contig, nb::device::cpu>;
 
-void update(const Rule& rule, double lr, double power, Array param, Gradient grad, Array square_avg,
-            std::optional<Array> grad_avg, std::optional<Array> momentum_buffer, int threads, std::int64_t grain) {
+void update(const Rule& rule, double lr, double power, double a, double c, Array param, Gradient grad,
+            Array square_avg, std::optional<Array> grad_avg, std::optional<Array> momentum_buffer,
+            std::optional<Array> max_square_avg, int threads, std::int64_t grain) {
+  auto memory = [](std::optional<Array>& x) { return x ? x->data() : nullptr; };
   Storage storage;
   storage.param = storage.state = param.itemsize() == 8 ? Type::f64 : Type::f32;
-  Constants c = constants(rule, storage.state, lr, power);
-  Arrays arrays{param.data(), grad.data(), square_avg.data(), grad_avg ? grad_avg->data() : nullptr,
-                momentum_buffer ? momentum_buffer->data() : nullptr, static_cast<std::int64_t>(param.size())};
-  run_released(run, {step_task(arrays, storage, rule.form(), c)}, threads, grain);
+  Constants constants = rmsprop::constants(rule, storage.state, lr, {power, a, c});
+  Arrays arrays{param.data(), grad.data(), square_avg.data(), memory(grad_avg), memory(momentum_buffer),
+                memory(max_square_avg), static_cast<std::int64_t>(param.size())};
+  run_released(run, {step_task(arrays, storage, rule.form(), constants)}, threads, grain);
 }
 
 void move(Array param, Gradient grad, Array square_avg, int threads, std::int64_t grain) {
   auto size = static_cast<std::int64_t>(param.size());
-  Arrays arrays{param.data(), grad.data(), square_avg.data(), nullptr, nullptr, size};
+  Arrays arrays{param.data(), grad.data(), square_avg.data(), nullptr, nullptr, nullptr, size};
   run_released(run, {move_task(arrays)}, threads, grain);
 }
 
@@ -36,9 +38,11 @@ void move(Array param, Gradient grad, Array square_avg, int threads, std::int64_
 NB_MODULE(_kernel, module) {
   nb::set_leak_warnings(false);  // Python's caches keep rules until the interpreter exits
   nb::class_<Rule>(module, "Rule")
-      .def(nb::init<double, double, double, double, bool, bool, bool, double, bool, bool, bool, bool>(), nb::kw_only(),
+      .def(nb::init<double, double, double, double, bool, bool, bool, double, bool, bool, bool, bool, bool, double,
+                    bool>(), nb::kw_only(),
            "decay"_a, "eps"_a, "momentum"_a, "weight_decay"_a, "centered"_a, "nesterov"_a, "eps_inside_sqrt"_a,
-           "initial_square_avg"_a, "lr_in_momentum"_a, "bias_correction"_a, "decoupled_weight_decay"_a, "maximize"_a);
+           "initial_square_avg"_a, "lr_in_momentum"_a, "bias_correction"_a, "decoupled_weight_decay"_a, "maximize"_a,
+           "first_moment"_a, "momentum_decay"_a, "amsgrad"_a);
   nb::enum_<Nonfinite>(module, "Nonfinite")
       .value("propagate", Nonfinite::propagate)
       .value("skip", Nonfinite::skip)
@@ -51,13 +55,13 @@ NB_MODULE(_kernel, module) {
       .def("add", &Batch::add)
       .def("add_lists", &Batch::add_lists)
       .def("add_rows", &Batch::add_rows, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
+           nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("finite", &Batch::finite, "threads"_a, "grain"_a, "grad_scale"_a)
       .def("run", &Batch::run)
       .def("measured", &Batch::measured)
       .def("__len__", &Batch::size);
-  module.def("update", &update, "rule"_a, "lr"_a, "power"_a, "param"_a, "grad"_a, "square_avg"_a,
-             "grad_avg"_a.none(), "momentum_buffer"_a.none(), "threads"_a, "grain"_a);
+  module.def("update", &update, "rule"_a, "lr"_a, "power"_a, "a"_a, "c"_a, "param"_a, "grad"_a, "square_avg"_a,
+             "grad_avg"_a.none(), "momentum_buffer"_a.none(), "max_square_avg"_a.none(), "threads"_a, "grain"_a);
   module.def("move", &move, "param"_a, "grad"_a, "square_avg"_a, "threads"_a, "grain"_a);
   module.def("use_torch", &use_torch);
   module.def("has_team", &has_team);

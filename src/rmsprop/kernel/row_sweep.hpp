@@ -45,6 +45,12 @@ void catch_up(T* x, std::int64_t n, double decay, T weight) {
   }
 }
 
+// Gives w the maximum that v had while the row lagged: w starts at 0, below a v that starts above.
+template <class T>
+void raise_maximum(T* w, const T* v, std::int64_t n, T beta) {
+  for (std::int64_t k = 0; w && k < n; ++k) w[k] = maximum_or_nan(w[k], v[k] * beta);
+}
+
 template <class T>
 bool rows_finite(const Rows& rows, std::int64_t begin, std::int64_t end) {
   T sign = static_cast<const rmsprop::Scalars<T>*>(rows.task.scalars)->sign, buffer[kChunk];
@@ -63,7 +69,8 @@ bool rows(const Rows& rows, std::int64_t begin, std::int64_t end) {
   alignas(64) T p[kChunk], g[kChunk];
   const Storage& storage = rows.task.storage;
   const Arrays& a = rows.task.arrays;
-  T sign = static_cast<const rmsprop::Scalars<T>*>(rows.task.scalars)->sign, weight = 1;
+  const auto& c = *static_cast<const rmsprop::Scalars<T>*>(rows.task.scalars);
+  T sign = c.sign, weight = 1;
   std::int64_t lag = 0;
   bool finite = true;
   for (std::int64_t i = begin; i < end; ++i) {
@@ -83,7 +90,9 @@ bool rows(const Rows& rows, std::int64_t begin, std::int64_t end) {
         finite = false;
       }
       auto row_of = [first](void* x) { return x ? static_cast<T*>(x) + first : nullptr; };
-      Arrays chunk{load(a.p, storage.param, true, 0, first, n, p), gradient, row_of(a.v), row_of(a.m), row_of(a.b), n};
+      Arrays chunk{load(a.p, storage.param, true, 0, first, n, p), gradient, row_of(a.v), row_of(a.m), row_of(a.b),
+                   row_of(a.w), n};
+      if (lag) raise_maximum(row_of(a.w), row_of(a.v), n, c.beta);
       catch_up(row_of(a.v), n, rows.decay, weight);
       catch_up(row_of(a.m), n, rows.decay, weight);
       rows.task.sweep(chunk, rows.task.scalars, 0, n);

@@ -50,19 +50,22 @@ std::mutex tally_mutex;  // several threads may add to one parameter's tally
 constexpr std::int64_t kTeamGrain = 24576, kOwnGrain = 65536;
 
 template <class T>
-Scalars<T> scalars(const Rule& rule, Type state, double lr, double power, double grad_scale) {
+Scalars<T> scalars(const Rule& rule, Type state, double lr, const StepNumbers& numbers, double grad_scale) {
   Scalars<T> c;
   c.sign = static_cast<T>((rule.maximize ? -1.0 : 1.0) / grad_scale);
   c.lambda = static_cast<T>(rule.decoupled_weight_decay ? lr * rule.weight_decay : rule.weight_decay);
   c.beta = static_cast<T>(rule.decay);
   c.one_minus_beta = static_cast<T>(1 - rule.decay);
-  c.decayed_v0 = static_cast<T>(power * rule.initial_square_avg);
-  c.one_minus_power = static_cast<T>(1 - power);
+  c.decayed_v0 = static_cast<T>(numbers.power * rule.initial_square_avg);
+  c.one_minus_power = static_cast<T>(1 - numbers.power);
   c.kappa = 4 * std::numeric_limits<T>::epsilon();  // 8 × unit roundoff
   if (state == Type::bf16) c.kappa = T(0x1p-5);
   if (state == Type::u8) c.kappa = T(0x1p-1);
   c.eps_inside = static_cast<T>(rule.eps_inside_sqrt ? rule.eps : 0);
   c.eps_outside = static_cast<T>(rule.eps_inside_sqrt ? 0 : rule.eps);
+  c.one_minus_mu = static_cast<T>(1 - rule.momentum);
+  c.a = static_cast<T>(numbers.a);
+  c.c = static_cast<T>(numbers.c);
   c.mu = static_cast<T>(rule.momentum);
   c.lr_inside = static_cast<T>(rule.lr_in_momentum ? lr : 1);
   c.lr_outside = static_cast<T>(rule.lr_in_momentum ? 1 : lr);
@@ -131,14 +134,39 @@ bool run_all(const std::vector<Task>& tasks, int threads, std::int64_t grain, co
 }  // namespace
 
 Form Rule::form() const {
-  Form form{Decay::none, Momentum::none, centered, bias_correction};
+  Form form{Decay::none, Momentum::none, centered, bias_correction, amsgrad};
   if (weight_decay != 0) form.decay = decoupled_weight_decay ? Decay::decoupled : Decay::l2;
-  if (momentum != 0) form.momentum = nesterov ? Momentum::nesterov : Momentum::heavy_ball;
+  if (momentum != 0 && first_moment) {
+    form.momentum = nesterov ? Momentum::first_nesterov : Momentum::first_moment;
+  } else if (momentum != 0) {
+    form.momentum = nesterov ? Momentum::nesterov : Momentum::heavy_ball;
+  }
   return form;
 }
 
-Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale) {
-  return {scalars<float>(rule, state, lr, power, grad_scale), scalars<double>(rule, state, lr, power, grad_scale)};
+StepNumbers step_numbers(const Rule& rule, double t) {
+  double mu = rule.momentum, psi = rule.momentum_decay, power = rule.bias_correction ? std::pow(rule.decay, t) : 0;
+  if (mu == 0 || !rule.first_moment) return {power, 1, 0};
+  if (!rule.bias_correction) return {power, rule.nesterov ? mu : 1, rule.nesterov ? 1 - mu : 0};
+  double log_mu = std::log(mu), log_product = t * log_mu;
+  if (!rule.nesterov) return {power, -1 / std::expm1(log_product), 0};
+  double mu_now = mu, mu_next = mu, log_next = (t + 1) * log_mu;
+  if (psi != 0) {
+    volatile double base = 0.96;  // GCC would compute the logarithm itself, perhaps with another last bit
+    double log_q = psi * std::log(base);
+    mu_now = mu * (1 - 0.5 * std::exp(t * log_q));
+    mu_next = mu * (1 - 0.5 * std::exp((t + 1) * log_q));
+    for (int k = 1; k <= 60; ++k) {
+      double log_qk = k * log_q, weight = std::ldexp(1.0, -k) / k;
+      log_product = log_product - weight * std::exp(log_qk) * std::expm1(log_qk * t) / std::expm1(log_qk);
+    }
+    log_next = log_product + std::log(mu_next);
+  }
+  return {power, -mu_next / std::expm1(log_next), (mu_now - 1) / std::expm1(log_product)};
+}
+
+Constants constants(const Rule& rule, Type state, double lr, const StepNumbers& numbers, double grad_scale) {
+  return {scalars<float>(rule, state, lr, numbers, grad_scale), scalars<double>(rule, state, lr, numbers, grad_scale)};
 }
 
 Task step_task(const Arrays& arrays, const Storage& storage, Form form, const Constants& constants, Tally* tally) {
@@ -155,7 +183,7 @@ Task move_task(const Arrays& arrays) {
 
 void set_keys(Storage& storage, std::uint32_t seed, std::uint32_t index, std::uint32_t step) {
   std::uint32_t key = hash(hash(hash(seed) ^ index) ^ step);
-  for (std::uint32_t i = 0; i < 4; ++i) storage.keys[i] = hash(key + i);
+  for (std::uint32_t i = 0; i < 5; ++i) storage.keys[i] = hash(key + i);
 }
 
 std::int64_t elements(const std::vector<Task>& tasks) {

@@ -14,10 +14,20 @@ struct Rule {
   double decay, eps, momentum, weight_decay;
   bool centered, nesterov, eps_inside_sqrt;
   double initial_square_avg;
-  bool lr_in_momentum, bias_correction, decoupled_weight_decay, maximize;
+  bool lr_in_momentum, bias_correction, decoupled_weight_decay, maximize, first_moment;
+  double momentum_decay;
+  bool amsgrad;
 
   Form form() const;
 };
+
+// The numbers of E5 and E7 that depend on the step: βᵗ, 0 without bias correction, and the weights a and c.
+struct StepNumbers {
+  double power, a, c;
+};
+
+// Computes the numbers of step t with the operations of rule.py: they have the same bits.
+StepNumbers step_numbers(const Rule& rule, double t);
 
 // The rule's scalars for one step, in both compute dtypes.
 struct Constants {
@@ -25,9 +35,8 @@ struct Constants {
   Scalars<double> f64;
 };
 
-// `power` is βᵗ, used only by bias correction. Gradients are divided by `grad_scale` first. `state` sets κ of E5, which
-// covers the rounding noise of the averages.
-Constants constants(const Rule& rule, Type state, double lr, double power, double grad_scale = 1);
+// Gradients are divided by `grad_scale` first. `state` sets κ of E5, which covers the rounding noise of the averages.
+Constants constants(const Rule& rule, Type state, double lr, const StepNumbers& numbers, double grad_scale = 1);
 
 // One parameter's memory and its sweep. With a tally the step is measured.
 struct Task {
@@ -47,7 +56,7 @@ struct Task {
 Task step_task(const Arrays& arrays, const Storage& storage, Form form, const Constants& constants,
                Tally* tally = nullptr);
 
-// Sets the keys of the noise for p, v, m and b of parameter `index` in step `step`.
+// Sets the keys of the noise for p, v, m, b and w of parameter `index` in step `step`.
 void set_keys(Storage& storage, std::uint32_t seed, std::uint32_t index, std::uint32_t step);
 
 // For benchmarks: moves as many bytes as a plain float32 step, with two additions per element.

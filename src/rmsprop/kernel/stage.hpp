@@ -97,7 +97,7 @@ bool staged_finite(const Arrays& a, const Storage& storage, const void* scalars,
 template <class T>
 bool staged(const Arrays& a, const Storage& storage, Sweep sweep, const void* scalars, std::int64_t begin,
             std::int64_t end, Tally* tally) {
-  alignas(64) T p[kChunk], g[kChunk], v[kChunk], m[kChunk], b[kChunk], zeroed[kChunk];
+  alignas(64) T p[kChunk], g[kChunk], v[kChunk], m[kChunk], b[kChunk], w[kChunk], zeroed[kChunk];
   ChunkStats<T> stats;
   const auto& c = *static_cast<const rmsprop::Scalars<T>*>(scalars);
   bool finite = true;
@@ -107,7 +107,8 @@ bool staged(const Arrays& a, const Storage& storage, Sweep sweep, const void* sc
       std::int64_t n = std::min(kMeasuredSize<T>, end - offset);
       const T* gradient = static_cast<const T*>(a.g) + offset;
       T *param = advance(a.p, offset), *mean = advance(a.m, offset);
-      sweep({param, gradient, advance(a.v, offset), mean, advance(a.b, offset), n, &stats}, scalars, 0, n);
+      Arrays chunk{param, gradient, advance(a.v, offset), mean, advance(a.b, offset), advance(a.w, offset), n, &stats};
+      sweep(chunk, scalars, 0, n);
       add_chunk(stats, c, gradient, param, mean, n, *tally);
     }
     return true;
@@ -120,6 +121,7 @@ bool staged(const Arrays& a, const Storage& storage, Sweep sweep, const void* sc
     chunk.v = load(a.v, storage.state, false, a.size, offset, n, v);
     chunk.m = load(a.m, storage.state, true, a.size, offset, n, m);
     chunk.b = load(a.b, storage.state, true, a.size, offset, n, b);
+    chunk.w = load(a.w, storage.state, false, a.size, offset, n, w);
     chunk.g = gradient;
     if (storage.zero_nonfinite && !all_finite(gradient, n, c.sign)) {
       zero_nonfinite(gradient, zeroed, n, c.sign);
@@ -133,6 +135,7 @@ bool staged(const Arrays& a, const Storage& storage, Sweep sweep, const void* sc
     store(v, a.v, storage.state, false, true, storage.keys[1], a.size, offset, n);
     store(m, a.m, storage.state, true, true, storage.keys[2], a.size, offset, n);
     store(b, a.b, storage.state, true, true, storage.keys[3], a.size, offset, n);
+    store(w, a.w, storage.state, false, true, storage.keys[4], a.size, offset, n);
     if (tally) {
       const T* stored = load(a.p, storage.param, true, a.size, offset, n, p);
       if (stored == p || chunk.g != gradient) sum_again(stats, gradient, c.sign, stored, n);

@@ -12,23 +12,26 @@ using rmsprop::Scalars;
 template <class T, int index>
 void sweep(const Arrays& a, const void* scalars, std::int64_t begin, std::int64_t end) {
   constexpr Form form = rmsprop::form_of(index);
-  constexpr bool has_m = form.centered, has_b = form.momentum != rmsprop::Momentum::none;
+  constexpr bool has_m = form.centered, has_b = form.has_buffer(), has_w = form.amsgrad;
   const Scalars<T> c = *static_cast<const Scalars<T>*>(scalars);
   T* __restrict__ p = static_cast<T*>(a.p);
   const T* __restrict__ g = static_cast<const T*>(a.g);
   T* __restrict__ v = static_cast<T*>(a.v);
   T* __restrict__ m = static_cast<T*>(a.m);
   T* __restrict__ b = static_cast<T*>(a.b);
+  T* __restrict__ w = static_cast<T*>(a.w);
 #pragma omp simd  // arrays do not overlap: Clang ignores __restrict__ here
   for (std::int64_t i = begin; i < end; ++i) {
-    T mi = T(0), bi = T(0);
+    T mi = T(0), bi = T(0), wi = T(0);
     if constexpr (has_m) mi = m[i];
     if constexpr (has_b) bi = b[i];
-    auto x = step<index>(c, p[i], g[i], v[i], mi, bi);
+    if constexpr (has_w) wi = w[i];
+    auto x = step<index>(c, p[i], g[i], v[i], mi, bi, wi);
     p[i] = x.p;
     v[i] = x.v;
     if constexpr (has_m) m[i] = x.m;
     if constexpr (has_b) b[i] = x.b;
+    if constexpr (has_w) w[i] = x.w;
   }
 }
 
@@ -36,7 +39,7 @@ void sweep(const Arrays& a, const void* scalars, std::int64_t begin, std::int64_
 template <class T, int index>
 void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int64_t n) {
   constexpr Form form = rmsprop::form_of(index);
-  constexpr bool has_m = form.centered, has_b = form.momentum != rmsprop::Momentum::none;
+  constexpr bool has_m = form.centered, has_b = form.has_buffer(), has_w = form.amsgrad;
   using Bits = BitsOf<T>;
   const Scalars<T> c = *static_cast<const Scalars<T>*>(scalars);
   ChunkStats<T>& stats = *static_cast<ChunkStats<T>*>(a.stats);
@@ -45,6 +48,7 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
   T* __restrict__ v = static_cast<T*>(a.v);
   T* __restrict__ m = static_cast<T*>(a.m);
   T* __restrict__ b = static_cast<T*>(a.b);
+  T* __restrict__ w = static_cast<T*>(a.w);
   T *__restrict__ p0 = stats.p, *__restrict__ v0 = stats.v;
   T *__restrict__ variance = stats.s, *__restrict__ ds = stats.d;
   T gradient = 0, update = 0, parameter = 0, history = 0, signal = 0, noise = 0;
@@ -53,11 +57,12 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
 #pragma omp simd reduction(+ : gradient, update, parameter, history, signal, noise, floors) reduction(max : largest) \
     reduction(min : least_change, least_gradient, least_s)
   for (std::int64_t i = 0; i < n; ++i) {
-    T mi = T(0), bi = T(0);
+    T mi = T(0), bi = T(0), wi = T(0);
     if constexpr (has_m) mi = m[i];
     if constexpr (has_b) bi = b[i];
+    if constexpr (has_w) wi = w[i];
     T before = p[i], signed_gradient = c.sign * g[i];
-    auto x = step<index>(c, before, g[i], v[i], mi, bi);
+    auto x = step<index>(c, before, g[i], v[i], mi, bi, wi);
     p0[i] = before;
     v0[i] = v[i];
     history += v[i];
@@ -65,6 +70,7 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
     v[i] = x.v;
     if constexpr (has_m) m[i] = x.m;
     if constexpr (has_b) b[i] = x.b;
+    if constexpr (has_w) w[i] = x.w;
     T square = signed_gradient * signed_gradient, change = x.p - before, squared_change = change * change;
     gradient += square;
     update += squared_change;
@@ -90,7 +96,7 @@ void measured_sweep(const Arrays& a, const void* scalars, std::int64_t, std::int
   stats.least_change = from_bits<T>(least_change), stats.least_gradient = from_bits<T>(least_gradient);
   stats.least_s = from_bits<T>(least_s);
   stats.floor = floors;
-  stats.variance = has_m || form.corrected ? variance : v;
+  stats.variance = has_m || form.corrected ? variance : has_w ? w : v;
 }
 
 void move(const Arrays& a, const void*, std::int64_t begin, std::int64_t end) {

@@ -19,22 +19,26 @@ constexpr std::int64_t kBlock = 32;
 constexpr std::int64_t packed_size(std::int64_t size) { return size + (size + kBlock - 1) / kBlock; }
 
 enum class Decay : std::uint8_t { none, l2, decoupled };
-enum class Momentum : std::uint8_t { none, heavy_ball, nesterov };
+// The momentum of E8, or that of E7 with first_moment, without or with nesterov.
+enum class Momentum : std::uint8_t { none, heavy_ball, nesterov, first_moment, first_nesterov };
 
 // Options of the rule that change which operations a step has.
 struct Form {
   Decay decay;
   Momentum momentum;
-  bool centered, corrected;
+  bool centered, corrected, amsgrad;
 
   constexpr int index() const {
-    return ((static_cast<int>(decay) * 3 + static_cast<int>(momentum)) * 2 + centered) * 2 + corrected;
+    return (((static_cast<int>(decay) * 5 + static_cast<int>(momentum)) * 2 + centered) * 2 + corrected) * 2 + amsgrad;
   }
+  constexpr bool has_buffer() const { return momentum != Momentum::none; }
+  constexpr bool first_moment() const { return momentum >= Momentum::first_moment; }
 };
-constexpr int kForms = 3 * 3 * 2 * 2;
+constexpr int kForms = 3 * 5 * 2 * 2 * 2;
 
 constexpr Form form_of(int index) {
-  return {static_cast<Decay>(index / 12), static_cast<Momentum>(index / 4 % 3), index / 2 % 2 == 1, index % 2 == 1};
+  return {static_cast<Decay>(index / 40), static_cast<Momentum>(index / 8 % 5), index / 4 % 2 == 1, index / 2 % 2 == 1,
+          index % 2 == 1};
 }
 
 // The rule's numbers in the compute dtype, each rounded once from double.
@@ -45,19 +49,20 @@ struct Scalars {
   T beta, one_minus_beta;                      // E3, E4: β and 1−β
   T decayed_v0, one_minus_power, kappa;        // E5: βᵗ·v₀, 1−βᵗ and κ
   T eps_inside, eps_outside;                   // E6: ε and 0, or 0 and ε
+  T one_minus_mu, a, c;                        // E7: 1−μ; a and c
   T mu, lr_inside, lr_outside;                 // E8, E9: μ; η and 1 if the buffer sums η·u, else 1 and η
 };
 
-// Memory of one parameter. m and b are null if the form does not use them.
+// Memory of one parameter. m, b and w are null if the form does not use them.
 struct Arrays {
   void* p;
   const void* g;
-  void *v, *m, *b;
+  void *v, *m, *b, *w;
   std::int64_t size;
   void* stats = nullptr;  // for a measured sweep: a ChunkStats of measure.hpp
 };
 
-// Chunk sizes: of staged sweeps (ten float arrays take 20 KiB), and of sweeps that are measured in place. The second is
+// Chunk sizes: of staged sweeps (eleven float arrays take 22 KiB), and of sweeps that are measured in place. The second is
 // larger because the dividers idle while a chunk's sums are added to the tally.
 constexpr std::int64_t kChunk = 512, kMeasuredChunk = 2048;
 
@@ -85,10 +90,10 @@ struct Tally {
 
 // How the arrays are stored, and how results are rounded.
 struct Storage {
-  Type param = Type::f32, state = Type::f32;  // of p and g; of v, m and b
+  Type param = Type::f32, state = Type::f32;  // of p and g; of the averages
   bool stochastic = false;                    // round bfloat16 p stochastically; low-precision state always is
   bool zero_nonfinite = false;                // non-finite gradients count as 0
-  std::uint32_t keys[4] = {};                 // of the noise for p, v, m and b
+  std::uint32_t keys[5] = {};                 // of the noise for p, v, m, b and w
 
   constexpr bool direct() const {  // a sweep can step this memory without conversion
     return !zero_nonfinite && param == state && (param == Type::f32 || param == Type::f64);

@@ -7,7 +7,8 @@
 if(NOT DEFINED LEVEL)
   set(LEVEL -O3)
 endif()
-set(exact ${LEVEL} -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd)
+add_compile_options(-ffp-contract=off)  # the scalars too
+set(exact ${LEVEL} -fno-math-errno -fno-trapping-math -fopenmp-simd)
 
 function(add_sweeps isa)
   add_library(sweep_${isa} OBJECT ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/sweep.cpp)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rmsprop import native
 from rmsprop.errors import InputError
+from rmsprop.rule import AVERAGES
 from rmsprop.torch.engines import copied_statistics, sparse_rows
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
@@ -182,7 +183,7 @@ class CpuKernel:
             return True
         rows = sparse_rows.gather(group, i, state, lag, index=index)
         copies = rows.copies
-        averages = [copies.averages.get(name) for name in native.KERNEL_AVERAGES]
+        averages = [copies.averages.get(name) for name in AVERAGES]
         lists = [[x] for x in (copies.p, copies.g, copies.step, *averages)]
         if self._batch.add_lists(*settings, *lists, [index]) is not None:
             return False
@@ -194,7 +195,7 @@ class CpuKernel:
     def _add_in_place(
         self, settings: tuple[Any, Any, float], p: Tensor, state: dict[str, Tensor], lag: Lag | None, index: int
     ) -> bool:
-        averages = [state.get(name) for name in native.KERNEL_AVERAGES]
+        averages = [state.get(name) for name in AVERAGES]
         row_step = None if lag is None else lag.row_step.numpy()
         where, values = p.grad._indices().numpy(), p.grad._values().contiguous()  # type: ignore[union-attr]
         refusal = self._batch.add_rows(*settings, p, where, values, state["step"], *averages, row_step, index)
