@@ -27,24 +27,34 @@ def printable_json(text: str) -> str:
 # ASCII forms of characters in formulas. Greek letters become their names, other characters their Unicode NFKD form.
 _ASCII = {
     "ε": "eps", "λ": "lambda", "µ": "u", "·": "*", "×": "x", "−": "-", "–": "-", "—": "-", "±": "+-", "∞": "inf",
-    "√": "sqrt ", "←": "<-", "→": "->", "≤": "<=", "≥": ">=", "≠": "!=", "½": "1/2", "′": "'",
+    "√": "sqrt ", "←": "<-", "→": "->", "≤": "<=", "≥": ">=", "≠": "!=", "½": "1/2", "⋯": "...", "′": "'",
     "\N{COMBINING CIRCUMFLEX ACCENT}": "_hat", "\N{COMBINING MACRON}": "_mean",
 }  # fmt: skip
-_ROOT = re.compile(r"√(?=\()|√(\w++)(?!\()")
+_ROOT = re.compile(r"√(?=\()|√(\w++\u0302?)(?!\()")
 _POWER = re.compile("[⁰¹²³⁴-⁹⁺⁻ʲᵉᵏᵗ]+")
+_INDEX = re.compile("[₀-₉₊ᵢₜ]+")
 
 
 def in_ascii(text: str) -> str:
     """Return `text` with formulas spelled in ASCII.
 
+    >>> in_ascii("d ← √v̂ + ε, n ← μₜ₊₁·b/(1 − μ₁⋯μₜ₊₁), βᵗ⁺¹")
+    'd <- sqrt(v_hat) + eps, n <- mu_(t+1)*b/(1 - mu_1...mu_(t+1)), beta^(t+1)'
     >>> in_ascii("v ← 0.9·v + 0.1·g², d ← √v + ε, p ← p − η·g/d, βᵗ, 10⁻⁸, √(s + 1)")
     'v <- 0.9*v + 0.1*g^2, d <- sqrt(v) + eps, p <- p - eta*g/d, beta^t, 10^-8, sqrt(s + 1)'
     """
     if text.isascii():
         return text
     text = _ROOT.sub(lambda root: f"sqrt({root[1]})" if root[1] else "sqrt", text)
-    text = _POWER.sub(lambda power: f"^{unicodedata.normalize('NFKD', power[0])}", text)
+    text = _POWER.sub(lambda power: f"^{_on_the_line(power[0])}", text)
+    text = _INDEX.sub(lambda index: f"_{_on_the_line(index[0])}", text)
     return "".join(c if c.isascii() else _ASCII.get(c) or _spelled(c) for c in text)
+
+
+def _on_the_line(script: str) -> str:
+    """Return a superscript or subscript as ordinary text, a sum in parentheses."""
+    text = unicodedata.normalize("NFKD", script)
+    return f"({text})" if "+" in text else text
 
 
 def _spelled(c: str) -> str:
