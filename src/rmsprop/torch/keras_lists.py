@@ -75,7 +75,7 @@ def kernel_step(
         return
     batch = native.kernel.Batch()  # type: ignore[union-attr]
     precision = cpu_kernel.kernel_precision_of(group)
-    refused = batch.add_lists(of_kernel.rule, precision, group["lr"], *lists[:6], list(range(len(lists[0])))) or []
+    refused = batch.add_lists(of_kernel.rule, precision, group["lr"], *lists, list(range(len(lists[0])))) or []
     everything = _param_steps(lists) if refused else []
     batch.run(torch.get_num_threads(), native.GRAIN, 1.0, 0)
     if refused:
