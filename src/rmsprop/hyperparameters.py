@@ -93,7 +93,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
 # The fields that `explain` and every adapter implement. A module that implements more adds them in its FIELDS.
 EVERYWHERE = (
     "lr", "decay", "eps", "momentum", "weight_decay", "centered", "nesterov", "eps_inside_sqrt", "initial_square_avg",
-    "lr_in_momentum", "bias_correction", "decoupled_weight_decay", "maximize",
+    "lr_in_momentum", "bias_correction", "decoupled_weight_decay", "maximize", "first_moment", "momentum_decay",
+    "amsgrad",
 )  # fmt: skip
 
 # {name in another library: field of Rule}

@@ -32,7 +32,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["RMSpropState", "rmsprop"]
 
-FIELDS = (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad")  # the fields of Rule that this module implements
+FIELDS = EVERYWHERE  # the fields of Rule that this module implements
 Tree: TypeAlias = Any  # of arrays; None in place of an array without an update
 Scalar: TypeAlias = "float | jax.Array"
 Schedule: TypeAlias = Callable[[jax.Array], Any]

@@ -45,7 +45,7 @@ Tensor: TypeAlias = Any  # of the backend: tf.Tensor, jax.Array or torch.Tensor
 Variable: TypeAlias = Any  # keras.Variable, or the tf.Variable inside one
 
 # The fields of Rule that this module implements, under the names of Keras' arguments.
-FIELDS = names_in("keras", (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad"))
+FIELDS = names_in("keras", EVERYWHERE)
 # The averages; the first three in the order of keras.optimizers.RMSprop.
 STATE = ("square_avg", "momentum_buffer", "grad_avg", "max_square_avg")
 COMPUTE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}

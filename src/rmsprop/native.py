@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     kernel, _error = None, error
 
-FIELDS = (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad")  # the fields of Rule that the kernel implements
+FIELDS = EVERYWHERE  # the fields of Rule that the kernel implements
 GRAIN = 0  # least number of elements per thread; 0 takes the measured default of kernel/run.cpp
 
 _threads: int | None = None

@@ -33,7 +33,7 @@ __all__ = ["updates"]
 Symbol: TypeAlias = Any  # a symbolic tensor
 Updates: TypeAlias = "OrderedDict[SharedVariable[Any, Any], Symbol]"
 
-FIELDS = (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad")  # the fields of Rule that this module implements
+FIELDS = EVERYWHERE  # the fields of Rule that this module implements
 DEFAULT = Rule()
 COMPUTE = {"float16": "float32", "float32": "float32", "float64": "float64"}
 

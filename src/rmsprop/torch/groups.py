@@ -17,7 +17,7 @@ from rmsprop.rule import Rule
 from rmsprop.torch.private import dispatch_modes
 
 # {key in a parameter group: field of Rule}, for the fields that tensor operations implement.
-FIELDS = names_in("torch", (*EVERYWHERE, "first_moment", "momentum_decay", "amsgrad"))
+FIELDS = names_in("torch", EVERYWHERE)
 # {key of a group: field of Rule}, for fields that no engine implements.
 _MISSING_FIELDS = names_in("torch", HYPERPARAMETERS.keys() - set(FIELDS.values()))
 # The other arguments of RMSprop, with their defaults: how a step is executed and what its state is stored in.

@@ -179,7 +179,7 @@ def step(
     else:
         v.mul_(beta).addcmul_(g, g, value=1 - beta)
     if rule.amsgrad:
-        averages["max_square_avg"].clamp_(v)
+        averages["max_square_avg"].clamp_(_saved(v))
     if rule.centered:
         _average_(averages["grad_avg"], g, 1 - beta, exact)  # E4
     d = denominator(rule, averages, numbers.power, kappa, exact=exact)  # E5, E6
