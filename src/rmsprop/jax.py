@@ -240,7 +240,7 @@ def _full_like(path: Any, p: Any, value: Scalar) -> jax.Array:
     return jnp.full_like(p, fill, dtype=dtype)
 
 
-class StepNumbers(NamedTuple):
+class _StepNumbers(NamedTuple):
     """The numbers of E5 and E7 that depend on the step count."""
 
     power: Scalar  # βᵗ
@@ -249,17 +249,17 @@ class StepNumbers(NamedTuple):
     c: Scalar  # the weight of g in n
 
 
-def _in_dtype(rule: Any, t: jax.Array, dtype: Any) -> tuple[Any, StepNumbers]:
+def _in_dtype(rule: Any, t: jax.Array, dtype: Any) -> tuple[Any, _StepNumbers]:
     """Return `rule` with its arrays in `dtype`, and the numbers of step t in `dtype`."""
     rule = SimpleNamespace(**{k: x.astype(dtype) if isinstance(x, jax.Array) else x for k, x in vars(rule).items()})
     step = t.astype(dtype)
     power, weight = _bias(rule.decay, step) if rule.bias_correction else (0.0, 1.0)
     a, c = moment_weights(rule, step, jnp) if rule.first_moment else (1.0, 0.0)
-    return rule, StepNumbers(power, weight, a, c)
+    return rule, _StepNumbers(power, weight, a, c)
 
 
 def _leaf(
-    variant: Any, in_dtype: Callable[[Any], tuple[Any, StepNumbers]], path: Any, g: Any, p: Any, averages: list[Any]
+    variant: Any, in_dtype: Callable[[Any], tuple[Any, _StepNumbers]], path: Any, g: Any, p: Any, averages: list[Any]
 ) -> tuple[Any, ...]:
     """Return the update of one parameter and its new averages. Step a complex array as two real ones."""
     if g is None:
@@ -278,7 +278,7 @@ def _leaf(
     return tuple(None if re is None else jax.lax.complex(re, im) for re, im in zip(*parts, strict=True))
 
 
-def _step(rule: Any, numbers: StepNumbers, g: Any, p: Any, v: Any, m: Any, b: Any, w: Any) -> tuple[Any, ...]:
+def _step(rule: Any, numbers: _StepNumbers, g: Any, p: Any, v: Any, m: Any, b: Any, w: Any) -> tuple[Any, ...]:
     """Return the update of E1 to E9 and the new v, m, b and w, for real arrays. Only weight decay reads p."""
     eta, beta, mu, lam = rule.lr, rule.decay, rule.momentum, rule.weight_decay
     if rule.maximize:
@@ -312,7 +312,7 @@ def _step(rule: Any, numbers: StepNumbers, g: Any, p: Any, v: Any, m: Any, b: An
     return change, v, m, b, w
 
 
-def _denominator(rule: Any, numbers: StepNumbers, averages: dict[str, Any]) -> jax.Array:
+def _denominator(rule: Any, numbers: _StepNumbers, averages: dict[str, Any]) -> jax.Array:
     kappa = 4 * float(np.finfo(averages["square_avg"].dtype).eps)  # 8 × unit roundoff
     s, _ = variance(rule, averages, numbers.power, numbers.weight, kappa, jnp.maximum)  # E5
     return _sqrt(s + rule.eps) if rule.eps_inside_sqrt else _sqrt(s) + rule.eps  # E6
