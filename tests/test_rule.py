@@ -299,6 +299,17 @@ ERRORS = [
      "initial_square_avg must be a finite number >= 0, got -1; 0 (PyTorch) or 1 (TensorFlow 1) is usual"),
     ({"centered": 2}, "centered must be True or False, got 2; pass True or False"),
     ({"nesterov": "no", "momentum": 0.9}, "nesterov must be True or False, got 'no'; pass True or False"),
+    ({"lr_in_momentum": True, "first_moment": True},
+     "lr_in_momentum must be False with first_moment=True, got True; the average of gradients holds no learning rate"),
+    ({"momentum_decay": 0.004, "first_moment": True, "bias_correction": True},
+     "momentum_decay must be 0 unless first_moment, nesterov and bias_correction are True, got 0.004; "
+     "only NAdam has this schedule"),
+    ({"momentum_decay": -1}, "momentum_decay must be a finite number >= 0, got -1; "
+     "0 keeps momentum constant; NAdam: 4e-3 (PyTorch) or 1 (Keras)"),
+    ({"amsgrad": True, "bias_correction": True, "initial_square_avg": 1},
+     "initial_square_avg must be 0 with amsgrad=True and bias_correction=True, got 1.0; "
+     "the maximum may hold v₀ of an earlier step"),
+    ({"amsgrad": "yes"}, "amsgrad must be True or False, got 'yes'; pass True or False"),
     ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0.0; set momentum, for example 0.9"),
 ]  # fmt: skip
 

@@ -39,8 +39,10 @@ class Mutant(NamedTuple):
 
 
 RULE = Source("rule.py", "tests/test_rule.py")
+ADAM = Source("rule.py", "tests/test_adam.py")
 TABLE = Source("hyperparameters.py", "tests/test_rule.py")
 TENSORS = Source("torch/engines/arithmetic.py", "tests/test_torch.py")
+TENSORS_ADAM = Source("torch/engines/arithmetic.py", "tests/test_adam.py")
 STATE = Source("torch/state.py", "tests/test_torch.py")
 STATE_DICT = Source("torch/state_dict.py", "tests/test_state.py")
 FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
@@ -125,6 +127,25 @@ MUTANTS = [
     Mutant("E8 lr always in the buffer", RULE, "if rule.lr_in_momentum:", "if True:"),
     Mutant("E8 nesterov", RULE, "r = u + mu * b if rule.nesterov else b", "r = b"),
     Mutant("E8 momentum as an average", RULE, "np.asarray(mu * b + u)", "np.asarray(mu * b + (1 - mu) * u)"),
+    Mutant("E3 maximum forgotten", RULE, "np.maximum(np.zeros_like(p) if w is None else w, v)", "v"),
+    Mutant("E5 v in place of its maximum", RULE, '"max_square_avg" if rule.amsgrad else "square_avg"', '"square_avg"'),
+    Mutant("E7 weight of the gradient average", RULE, "b + (1 - mu) * (g - b)", "b + mu * (g - b)"),
+    Mutant("E7 a without its correction", RULE, "return -1 / xp.expm1(log_product), 0.0", "return 1.0, 0.0"),
+    Mutant("E7 nesterov without c", RULE, "a * b + c * g if rule.nesterov else a * b", "a * b"),
+    Mutant("E7 nesterov always", RULE, "(mu, 1 - mu) if rule.nesterov else (1.0, 0.0)", "(mu, 1 - mu)"),
+    Mutant("E7 a, a step behind", RULE, "(t + 1) * log_mu", "t * log_mu"),
+    Mutant("E7 schedule a step behind", RULE, "for i in (t, t + 1))", "for i in (t - 1, t))"),
+    Mutant("E7 schedule, μₜ for μₜ₊₁", RULE, "return -mu_next / xp.expm1", "return -mu_now / xp.expm1"),
+    Mutant("E7 schedule, ½", RULE, "(1 - 0.5 * xp.exp", "(1 - 0.505 * xp.exp"),
+    Mutant("E7 schedule, 0.96", RULE, "psi * math.log(0.96)", "psi * math.log(0.9504)"),
+    Mutant("E7 product of 20 terms", ADAM, "range(1, 61)", "range(1, 21)"),
+    Mutant("E7 momentum 0", ADAM, " or (isinstance(mu, float) and mu == 0)", ""),
+    Mutant("E8 after an average, too", RULE, "if mu and not rule.first_moment:", "if mu:"),
+    Mutant("w is dropped", RULE, "b if mu else state.momentum_buffer, w)", "b if mu else state.momentum_buffer)"),
+    Mutant("first_moment with η in the buffer", RULE, "if self.first_moment and self.lr_in_momentum:", "if False:"),
+    Mutant("a schedule for everyone", RULE, "if self.momentum_decay and not (", "if False and not ("),
+    Mutant("amsgrad, v₀ corrected", RULE, "if self.amsgrad and self.bias_correction and self.initial_square_avg:",
+           "if False:"),
     Mutant("v₀ ignored", RULE, "np.full_like(param, rule.initial_square_avg)", "np.zeros_like(param)"),
     Mutant("bounds of decay", TABLE, '"decay", 1.0,', '"decay", 1.1,'),
     Mutant("tensors: E1 sign kept", TENSORS, "g = g.neg()  # E1", "pass"),
@@ -143,6 +164,18 @@ MUTANTS = [
     Mutant("tensors: E8 lr never in the buffer", TENSORS, "if rule.lr_in_momentum else", "if False else"),
     Mutant("tensors: E8 lr always in the buffer", TENSORS, "if rule.lr_in_momentum else", "if True else"),
     Mutant("tensors: E8 nesterov", TENSORS, "if rule.nesterov:", "if False:"),
+    Mutant("tensors: E3 maximum forgotten", TENSORS_ADAM, 'averages["max_square_avg"].clamp_(v)', "pass"),
+    Mutant("tensors: E5 v in place of its maximum", TENSORS_ADAM, '"max_square_avg" if rule.amsgrad else', ""),
+    Mutant("tensors: E7 weight of the average", TENSORS_ADAM, "_average_(b, g, 1 - mu,", "_average_(b, g, mu,"),
+    Mutant("tensors: E7 without a", TENSORS_ADAM, "n = b.mul(numbers.a)", "n = b.mul(1.0)"),
+    Mutant("tensors: E7 nesterov without c", TENSORS_ADAM, "n.add(g.mul(numbers.c)) if rule.nesterov else n", "n"),
+    Mutant("tensors: E7 order of the bits", TENSORS, "x.add_(g.add(x, alpha=-1).mul(weight))", "x.lerp_(g, weight)",
+           "tests/test_low_precision.py"),
+    Mutant("tensors: numbers of another step", TENSORS_ADAM, "moment_weights(rule, t,", "moment_weights(rule, t + 1,"),
+    Mutant("tensors: E8 after an average, too", TENSORS_ADAM, "if b is not None and rule.first_moment:", "if False:"),
+    Mutant("sparse: the maximum not caught up", SPARSE, "w.copy_(torch.where(is_behind,", "(torch.where(is_behind,"),
+    Mutant("state: w with a sign", RULE, 'SQUARES = ("square_avg", "max_square_avg")', 'SQUARES = ("square_avg",)',
+           "tests/test_low_precision.py"),
     Mutant("state: v₀ ignored", STATE, "value = complex(start, start) if p.is_complex() else start", "value = 0.0"),
     Mutant("state: half state", STATE, "return COMPUTE.get(p.dtype, p.dtype)", "return p.dtype"),
     Mutant("loading: loaded state rounded", STATE_DICT, "state[name] = value.to(p.device)", "pass"),
