@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 from vectors import Implementation, Result
 
 from rmsprop import Rule, State, init, native, update
+from rmsprop.hyperparameters import HYPERPARAMETERS, missing_fields
 from rmsprop.rule import Array
 
 KERAS_BACKEND = "torch"  # unless the environment names another
-STATE = ("square_avg", "grad_avg", "momentum_buffer")
+STATE = ("square_avg", "grad_avg", "momentum_buffer", "max_square_avg")
 Update = Callable[[Rule, Array, Array, State], tuple[Array, State]]
 
 
@@ -28,9 +29,10 @@ def numpy_rule(
     rows: list[Array] | None = None,
     *,
     update: Update = update,
+    fields: Collection[str] = HYPERPARAMETERS,
 ) -> list[Result]:
     """Run the rule. With `rows`, step those rows only; gradients of a repeated row are added first."""
-    rule, results = Rule(**hyperparameters), []
+    rule, results = rule_of(hyperparameters, fields), []
     state = init(rule, params)
     for t, (lr, gradient) in enumerate(zip(learning_rates, gradients, strict=True)):
         rule = dataclasses.replace(rule, lr=lr)
@@ -52,17 +54,24 @@ def numpy_rule(
     return results
 
 
+def rule_of(hyperparameters: dict[str, Any], fields: Collection[str]) -> Rule:
+    """Return the rule of a vector; NotImplementedError for an implementation of `fields` that lacks the variant."""
+    rule = Rule(**hyperparameters)
+    if lacking := missing_fields(rule, fields):
+        raise NotImplementedError(", ".join(lacking))
+    return rule
+
+
 def _arrays(state: State) -> list[Any]:
     return [getattr(state, name) for name in STATE]
 
 
 def _state(step: int, arrays: list[Any]) -> State:
-    square_avg, grad_avg, momentum_buffer = arrays
-    return State(step, square_avg, grad_avg, momentum_buffer)
+    return State(step, **dict(zip(STATE, arrays, strict=True)))
 
 
 def _result(params: Array, state: State) -> Result:
-    found = {"params": params, **dict(zip(STATE, _arrays(state), strict=True))}
+    found = {"params": params, **{name: getattr(state, name, None) for name in STATE}}
     return {name: np.array(value) for name, value in found.items() if value is not None}
 
 
@@ -84,11 +93,13 @@ def torch_optimizer(
     import torch
 
     from rmsprop.torch import RMSprop
+    from rmsprop.torch.groups import FIELDS
 
+    rule = rule_of(hyperparameters, native.FIELDS if execution.get("fused") else FIELDS.values())
     param = torch.from_numpy(params.copy())
     if rows is not None:  # fused=True refuses sparse gradients, though the kernel steps their rows
         execution = {**execution, "fused": None if execution.get("fused") else False, "sparse": "lazy"}
-    optimizer = RMSprop.from_rule([param], Rule(**hyperparameters), **execution)
+    optimizer = RMSprop.from_rule([param], rule, **execution)
     results = []
     for t, (lr, gradient) in enumerate(zip(learning_rates, gradients, strict=True)):
         values = torch.from_numpy(gradient)
@@ -111,10 +122,10 @@ def jax_transformation(
     import jax
     import optax
 
-    from rmsprop.jax import rmsprop
+    from rmsprop.jax import FIELDS, rmsprop
 
     jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
-    rule = Rule(**hyperparameters)
+    rule = rule_of(hyperparameters, FIELDS)
 
     @jax.jit
     def step(lr: Any, gradient: Any, state: Any, values: Any) -> tuple[Any, Any]:
@@ -136,15 +147,20 @@ def keras_optimizer(
     os.environ.setdefault("KERAS_BACKEND", KERAS_BACKEND)  # read when Keras is imported
     import keras
 
-    from rmsprop.keras import RMSprop
+    from rmsprop.keras import FIELDS, RMSprop
 
+    rule = rule_of(hyperparameters, FIELDS.values())
     before = keras.config.floatx()
     keras.config.set_floatx("float64")
     try:
         param = keras.Variable(params, dtype="float64")
-        optimizer = RMSprop.from_rule(Rule(**hyperparameters))
+        optimizer = RMSprop.from_rule(rule)
         optimizer.build([param])
-        kept = {name: [v for v in optimizer.variables if v.name.endswith(name)] for name in STATE}
+        names = {name: (f"_{name}", f"_max_{name}") for name in STATE}
+        kept = {
+            name: [v for v in optimizer.variables if v.name.endswith(own) and not v.name.endswith(other)]
+            for name, (own, other) in names.items()
+        }
         results = []
         for lr, gradient in zip(learning_rates, gradients, strict=True):
             optimizer.learning_rate = lr
@@ -162,12 +178,12 @@ def pytensor_updates(
     """Run `rmsprop.pytensor.updates` in a function that PyTensor runs without compiling C."""
     import pytensor
 
-    from rmsprop.pytensor import updates
+    from rmsprop.pytensor import FIELDS, updates
 
     pytensor.config.floatX = "float64"
     param, lr = pytensor.shared(params.copy(), name="param"), pytensor.shared(0.0)
     gradient = pytensor.tensor.vector(dtype="float64")
-    changes = updates([gradient], [param], Rule(**hyperparameters), learning_rate=lr)
+    changes = updates([gradient], [param], rule_of(hyperparameters, FIELDS), learning_rate=lr)
     step = pytensor.function([gradient], [], updates=changes, mode="FAST_COMPILE")
     names = {"param": "params", **{f"param_{name}": name for name in STATE}}
     kept = {names[variable.name]: variable for variable in changes if variable.name in names}
@@ -187,7 +203,7 @@ def implementations() -> tuple[dict[str, Implementation], dict[str, str]]:
     if native.kernel is None:
         missing["kernel"] = str(native.missing())
     else:
-        found["kernel"] = partial(numpy_rule, update=_update_in_kernel)
+        found["kernel"] = partial(numpy_rule, update=_update_in_kernel, fields=native.FIELDS)
     extras: dict[str, tuple[list[str], dict[str, Implementation]]] = {
         "torch": (
             ["torch"],

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vectors import QUANTITIES, Array, Implementation, Vector, load_all
+from vectors import QUANTITIES, SQUARES, Array, Implementation, Vector, load_all
 
 TOLERANCE = 1e-12
 
@@ -30,7 +30,8 @@ class Error:
     """The largest relative error of a run, collected step by step.
 
     A parameter or a momentum buffer may pass through zero. So each number's error is relative to the largest magnitude
-    that the number has had in the run. The square average has no sign: its error is relative to itself.
+    that the number has had in the run. The square average and its maximum have no sign: their errors are relative to
+    themselves.
     """
 
     def __init__(self, start: Array) -> None:
@@ -42,7 +43,7 @@ class Error:
         if found.shape != expected.shape:
             raise ValueError(f"{name} has shape {found.shape}, not {expected.shape}")
         scale = np.abs(expected)
-        if name != "square_avg":
+        if name not in SQUARES:
             scale = self._largest_magnitude[name] = np.maximum(scale, self._largest_magnitude.get(name, scale))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             errors = np.where(found == expected, 0.0, np.abs(found - expected) / scale)

@@ -24,6 +24,7 @@ from trajectories import START, gradient, lr_at
 from vectors import FOLDER, QUANTITIES, load
 
 from rmsprop import Rule, State, init, update
+from rmsprop.rule import moment_weights
 
 Array = NDArray[Any]
 Run = dict[str, Array]  # a framework's values after each step, by quantity
@@ -86,7 +87,7 @@ def largest_error(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf
 
 
 def check_float64(name: str, rule: Rule, run: Run) -> None:
-    optional = {"grad_avg": rule.centered, "momentum_buffer": rule.momentum > 0}
+    optional = {"grad_avg": rule.centered, "momentum_buffer": rule.momentum > 0, "max_square_avg": rule.amsgrad}
     assert set(run) == {"params", "square_avg", *(key for key, there in optional.items() if there)}
     error = largest_error(rule, run, rule)
     assert error <= 1e-10, f"{name}: {error:.1e}"
@@ -107,7 +108,8 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
     - v and m: the rounding of G² and G, and of 1−β, which some frameworks compute in float32, where digits cancel;
     - s: the errors of v and m, larger where v − m² is small; with bias correction also those of 1 − βᵗ;
     - u = g/d: the rounding of G/d, and half the relative error of s;
-    - b and p: the rounding of the terms, and the error of u.
+    - b and p: the rounding of the terms, and the error of u;
+    - with first_moment, n = a·b + c·g in place of g, with the roundings of b and of 1 − μᵗ.
     """
     few = 4 * float(np.finfo(np.float32).eps)
     before = {"params": START.astype(np.float32)}
@@ -117,7 +119,7 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
     for t in range(1, len(run["params"]) + 1):
         p, eta = before["params"], lr_at(told, t)
         g = gradient(told, p, t)
-        state = State(t - 1, before["square_avg"], before.get("grad_avg"), before.get("momentum_buffer"))
+        state = State(t - 1, **{name: before[name] for name in before if name != "params"})
         value, new = update(dataclasses.replace(rule, lr=eta), p, g, state)
         found = {"params": value, **{name: getattr(new, name) for name in QUANTITIES[1:]}}
         found = {name: x for name, x in found.items() if x is not None}
@@ -125,7 +127,8 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
         big = {name: np.abs(np.asarray(x, dtype=np.float64)) for name, x in found.items()}
         G = np.abs(g.astype(np.float64)) + (0 if rule.decoupled_weight_decay else rule.weight_decay) * np.abs(p)
         allowed = {"square_avg": few * (big["square_avg"] + G**2)}
-        s, error_of_s = big["square_avg"], allowed["square_avg"]
+        allowed["max_square_avg"] = allowed["square_avg"]
+        s, error_of_s = big["max_square_avg" if rule.amsgrad else "square_avg"], allowed["square_avg"]
         fresh = 1 - rule.decay**t if rule.bias_correction else 1.0
         s, error_of_s = s / fresh, error_of_s / fresh
         if rule.centered:
@@ -136,11 +139,17 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
         inside = s + rule.eps if rule.eps_inside_sqrt else s
         d = np.sqrt(inside) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
         relative = few * (1 + 1 / fresh) + 0.5 * error_of_s / np.maximum(inside, 1e-30)
-        error_of_u = np.divide(G, d, out=np.zeros_like(G), where=d > 0) * (few + relative)
-        u = np.divide(G, d, out=np.zeros_like(G), where=d > 0)
+        N, error_of_n = G, few * G
+        if rule.momentum and rule.first_moment:
+            allowed["momentum_buffer"] = few * (np.abs(before["momentum_buffer"]) + (1 - rule.momentum) * G)
+            a, c = moment_weights(rule, t)
+            N = a * big["momentum_buffer"] + c * G
+            error_of_n = a * allowed["momentum_buffer"] + few * (1 + a * (1 - rule.momentum)) * N
+        error_of_u = np.divide(error_of_n + N * relative, d, out=np.zeros_like(G), where=d > 0)
+        u = np.divide(N, d, out=np.zeros_like(G), where=d > 0)
         scale = eta if rule.lr_in_momentum else 1.0
         step, error_of_step = scale * u, scale * error_of_u
-        if rule.momentum:
+        if rule.momentum and not rule.first_moment:
             allowed["momentum_buffer"] = few * (np.abs(before["momentum_buffer"]) + step) + error_of_step
             step, error_of_step = step + big["momentum_buffer"], error_of_step + allowed["momentum_buffer"]
         out = 1.0 if rule.lr_in_momentum else eta
@@ -162,6 +171,8 @@ def check_float32(name: str, rule: Rule, run: Run) -> None:
     for what, wrong in perturbed(rule).items():
         if what == "eps place" and rule.eps < 1e-3:
             continue  # the rounding of p hides it; float64 shows it
+        if what == "amsgrad" and not rule.amsgrad:
+            continue  # the framework's state has no maximum: each step would start a new one at v; float64 shows it
         assert excess(wrong, run, rule, stop_above=10) > 10, f"{name} does not notice: {what}"
 
 

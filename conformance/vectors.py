@@ -27,6 +27,7 @@ class Vector(TypedDict):
     script: str
     profile: str
     arguments: dict[str, Any]
+    implied: NotRequired[dict[str, Any]]
     hyperparameters: dict[str, Any]
     dtype: str
     momentum_buffer_holds: str | None
@@ -39,19 +40,22 @@ class Vector(TypedDict):
 
 
 FOLDER = Path(__file__).resolve().parent / "vectors"
-QUANTITIES = ("params", "square_avg", "grad_avg", "momentum_buffer")
+QUANTITIES = ("params", "square_avg", "grad_avg", "momentum_buffer", "max_square_avg")
+SQUARES = ("square_avg", "max_square_avg")
 # The fields of Rule that every vector of format 1 names.
 HYPERPARAMETERS = {
     "lr": float, "decay": float, "eps": float, "momentum": float, "weight_decay": float, "centered": bool,
     "nesterov": bool, "eps_inside_sqrt": bool, "initial_square_avg": float, "lr_in_momentum": bool,
     "bias_correction": bool, "decoupled_weight_decay": bool, "maximize": bool,
 }  # fmt: skip
+# Fields that a vector names only where they are neither 0 nor false.
+OPTIONAL_HYPERPARAMETERS = {"first_moment": bool, "momentum_decay": float, "amsgrad": bool}
 REQUIRED: dict[str, Any] = {
     "format": int, "name": str, "framework": str, "framework_version": str, "script": str, "profile": str,
     "arguments": dict, "hyperparameters": dict, "dtype": str, "momentum_buffer_holds": (str, type(None)),
     "learning_rates": list, "initial_params": list, "gradients": list, "expected": list,
 }  # fmt: skip
-OPTIONAL: dict[str, Any] = {"source": str, "row_semantics": str, "rows": list}
+OPTIONAL: dict[str, Any] = {"source": str, "implied": dict, "row_semantics": str, "rows": list}
 
 
 def load(path: Path) -> Vector:
@@ -88,12 +92,12 @@ def fault(vector: Any) -> str | None:
     if (vector["format"], vector["dtype"]) != (1, "float64"):
         return "format and dtype must be 1 and float64"
     rule, rates, gradients = vector["hyperparameters"], vector["learning_rates"], vector["gradients"]
-    if {name: type(value) for name, value in rule.items()} != HYPERPARAMETERS or not all(
+    wanted_types = {**HYPERPARAMETERS, **{k: v for k, v in OPTIONAL_HYPERPARAMETERS.items() if rule.get(k)}}
+    if {name: type(value) for name, value in rule.items()} != wanted_types or not all(
         map(math.isfinite, rule.values())
     ):
         return "hyperparameters are not those of README.md"
-    holds = "learning rate times update" if rule["lr_in_momentum"] else "update"
-    if vector["momentum_buffer_holds"] != (holds if rule["momentum"] else None):
+    if vector["momentum_buffer_holds"] != holds(rule):
         return "momentum_buffer_holds contradicts hyperparameters"
     if shape(rates) != (len(gradients),) or rates[0] != rule["lr"]:
         return "learning_rates do not fit lr or gradients"
@@ -111,6 +115,7 @@ def fault(vector: Any) -> str | None:
     wanted = {"params", "square_avg", "step"}
     wanted |= {"grad_avg"} if rule["centered"] else set()
     wanted |= {"momentum_buffer"} if rule["momentum"] else set()
+    wanted |= {"max_square_avg"} if rule.get("amsgrad") else set()
     before = 0
     for record in vector["expected"]:
         if not isinstance(record, dict) or set(record) != wanted:
@@ -121,6 +126,26 @@ def fault(vector: Any) -> str | None:
         if any(shape(record[name]) != start for name in wanted - {"step"}):
             return f"expected has another shape than the parameters, or a number that is not finite, at step {before}"
     return None if before else "expected is empty"
+
+
+def holds(rule: dict[str, Any]) -> str | None:
+    """Return what the momentum buffer of a rule holds; None without momentum."""
+    if not rule["momentum"]:
+        return None
+    if rule.get("first_moment"):
+        return "gradient"
+    return "learning rate times update" if rule["lr_in_momentum"] else "update"
+
+
+def profile_arguments(arguments: dict[str, Any], implied: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `rmsprop.profile` for a framework's own; `betas` are its momentum and decay."""
+    values = {**arguments, **implied}
+    if "betas" in values:
+        values["momentum"], values["decay"] = values.pop("betas")
+    for name, field in (("b1", "momentum"), ("b2", "decay")):
+        if name in values:
+            values[field] = values.pop(name)
+    return values
 
 
 def shape(value: Any) -> tuple[int, ...] | None:

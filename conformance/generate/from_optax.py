@@ -1,4 +1,4 @@
-"""Vectors from optax: optax.rmsprop, compiled by jax.jit, as it is used.
+"""Vectors from optax: optax.rmsprop, adam, adamw, nadam and amsgrad, compiled by jax.jit, as they are used.
 
 The compiler may contract a product and a sum into one operation: the last digits depend on the processor.
 """
@@ -41,7 +41,37 @@ def start(arguments: dict[str, Any], params: Array) -> Step:
     return step
 
 
+def start_adam(function: Callable[..., Any]) -> Callable[[dict[str, Any], Array], Step]:
+    """Return the start of a function of Adam's family."""
+
+    def start(arguments: dict[str, Any], params: Array) -> Step:
+        compiled: dict[float, Callable[..., Any]] = {}
+        values = jax.numpy.asarray(params)
+        state = function(**arguments).init(values)
+
+        def step(gradient: Array, lr: float) -> dict[str, Array]:
+            nonlocal values, state
+            if lr not in compiled:
+                compiled[lr] = jax.jit(function(**{**arguments, "learning_rate": lr}).update)
+            updates, state = compiled[lr](jax.numpy.asarray(gradient), state, values)
+            values = optax.apply_updates(values, updates)
+            names = {"mu": "momentum_buffer", "nu": "square_avg", "nu_max": "max_square_avg"}
+            found = {ours: optax.tree_utils.tree_get(state, name, None) for name, ours in names.items()}
+            return {"params": np.array(values), **{k: np.array(x) for k, x in found.items() if x is not None}}
+
+        return step
+
+    return start
+
+
+def amsgrad(learning_rate: float, **arguments: float) -> Any:
+    """Return AMSGrad as in the paper. optax.amsgrad takes the maximum of corrected averages, which Rule has not."""
+    scale = optax.scale_by_amsgrad(**arguments, bias_correction_mu=False, bias_correction_nu=False)
+    return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
+
+
 SEEN: dict[str, Any] = {"learning_rate": 0.03, "decay": 0.8, "eps": 0.02}
+ADAM: dict[str, Any] = {"learning_rate": 0.03, "b1": 0.8, "b2": 0.9, "eps": 0.02}
 FAMILIES = [
     Family(
         "optax", "optax.rmsprop", version("optax"), "optax", start,
@@ -59,6 +89,30 @@ FAMILIES = [
             "bias-correction-momentum": {**SEEN, "bias_correction": True, "momentum": 0.8, "nesterov": True},
             "bias-correction-centered": {**SEEN, "bias_correction": True, "centered": True},
         },
+    ),
+    Family(
+        "optax-adam", "optax.adam", version("optax"), "adam-b1-0", start_adam(optax.adam),
+        {"default": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}, "plain": ADAM},
+        implied={"first_moment": True},
+    ),
+    Family(
+        "optax-adamw", "optax.adamw", version("optax"), "adam-b1-0", start_adam(optax.adamw),
+        {
+            "default": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "weight_decay": 1e-4},
+            "plain": {**ADAM, "weight_decay": 0.3},
+        },
+        implied={"first_moment": True, "decoupled_weight_decay": True},
+    ),
+    Family(
+        "optax-nadam", "optax.nadam", version("optax"), "adam-b1-0", start_adam(optax.nadam),
+        {"default": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}, "plain": ADAM},
+        implied={"first_moment": True, "nesterov": True},
+    ),
+    Family(
+        "optax-amsgrad", "optax.scale_by_amsgrad without bias corrections", version("optax"), "adam-b1-0",
+        start_adam(amsgrad),
+        {"plain": ADAM},
+        implied={"first_moment": True, "amsgrad": True, "bias_correction": False},
     ),
 ]  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""Vectors from PyTorch: torch.optim.RMSprop, and torch.optim.Adam with beta1 = 0."""
+"""Vectors from PyTorch: torch.optim.RMSprop, Adam, AdamW and NAdam.
+
+NAdam keeps the product of its momenta in the default dtype, whatever the parameters are: hence double.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import torch
 from shared import Array, Family, Step, main
 
 STATE = {"square_avg": "square_avg", "grad_avg": "grad_avg", "momentum_buffer": "momentum_buffer"}
+ADAM_STATE = {"exp_avg_sq": "square_avg", "exp_avg": "momentum_buffer", "max_exp_avg_sq": "max_square_avg"}
 VERSION = torch.__version__.split("+")[0]
+torch.set_default_dtype(torch.float64)
 
 
 def stepper(optimizer: torch.optim.Optimizer, param: torch.Tensor, names: dict[str, str]) -> Step:
@@ -37,7 +42,18 @@ def start_foreach(arguments: dict[str, Any], params: Array) -> Step:
 
 def start_adam(arguments: dict[str, Any], params: Array) -> Step:
     param = torch.from_numpy(params.copy())
-    return stepper(torch.optim.Adam([param], **arguments), param, {"exp_avg_sq": "square_avg"})
+    names = {k: v for k, v in ADAM_STATE.items() if v != "momentum_buffer" or arguments["betas"][0]}
+    return stepper(torch.optim.Adam([param], **arguments), param, names)
+
+
+def start_adamw(arguments: dict[str, Any], params: Array) -> Step:
+    param = torch.from_numpy(params.copy())
+    return stepper(torch.optim.AdamW([param], **arguments), param, ADAM_STATE)
+
+
+def start_nadam(arguments: dict[str, Any], params: Array) -> Step:
+    param = torch.from_numpy(params.copy())
+    return stepper(torch.optim.NAdam([param], **arguments), param, ADAM_STATE)
 
 
 SEEN: dict[str, Any] = {"lr": 0.03, "alpha": 0.9, "eps": 0.02}  # an eps large enough to matter
@@ -53,6 +69,8 @@ CASES: dict[str, dict[str, Any]] = {
     "all": {**SEEN, "centered": True, "momentum": 0.8, "weight_decay": 0.3, "maximize": True},
 }
 ADAM: dict[str, Any] = {"lr": 0.03, "betas": [0.0, 0.9], "eps": 0.02}
+MOMENTUM: dict[str, Any] = {**ADAM, "betas": [0.8, 0.9]}
+SCHEDULE: dict[str, Any] = {**MOMENTUM, "momentum_decay": 0.5}
 FAMILIES = [
     Family("torch", "torch.optim.RMSprop", VERSION, "torch", start_rmsprop, CASES),
     Family("torch-foreach", "torch.optim.RMSprop", VERSION, "torch", start_foreach, CASES, vectors=False),
@@ -63,6 +81,37 @@ FAMILIES = [
             "plain": ADAM,
             "weight-decay": {**ADAM, "weight_decay": 0.3},
         },
+    ),
+    Family(
+        "torch-adam", "torch.optim.Adam", VERSION, "adam-b1-0", start_adam,
+        {
+            "default": {"lr": 1e-3, "betas": [0.9, 0.999]},
+            "plain": MOMENTUM,
+            "weight-decay": {**MOMENTUM, "weight_decay": 0.3},
+            "maximize": {**MOMENTUM, "weight_decay": 0.3, "maximize": True},
+            "amsgrad": {**MOMENTUM, "amsgrad": True},
+            "amsgrad-default": {"lr": 1e-3, "betas": [0.9, 0.999], "amsgrad": True},
+        },
+        implied={"first_moment": True},
+    ),
+    Family(
+        "torch-adamw", "torch.optim.AdamW", VERSION, "adam-b1-0", start_adamw,
+        {
+            "default": {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.01},
+            "plain": {**MOMENTUM, "weight_decay": 0.3},
+            "amsgrad": {**MOMENTUM, "weight_decay": 0.3, "amsgrad": True},
+        },
+        implied={"first_moment": True, "decoupled_weight_decay": True},
+    ),
+    Family(
+        "torch-nadam", "torch.optim.NAdam", VERSION, "adam-b1-0", start_nadam,
+        {
+            "default": {"lr": 2e-3, "betas": [0.9, 0.999], "momentum_decay": 4e-3},
+            "plain": SCHEDULE,
+            "weight-decay": {**SCHEDULE, "weight_decay": 0.3},
+            "decoupled": {**SCHEDULE, "weight_decay": 0.3, "decoupled_weight_decay": True},
+        },
+        implied={"first_moment": True, "nesterov": True},
     ),
 ]  # fmt: skip
 

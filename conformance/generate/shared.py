@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from rmsprop import Rule, profile
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # vectors.py is there
-from vectors import FOLDER, HYPERPARAMETERS, QUANTITIES
+from vectors import FOLDER, HYPERPARAMETERS, QUANTITIES, holds, profile_arguments
 
 Array = NDArray[Any]
-# step(gradient, lr) returns params and square_avg, and grad_avg and momentum_buffer if the rule has them. With sparse
+# step(gradient, lr) returns params and square_avg, and the other averages if the rule has them. With sparse
 # gradients it is step(gradient, lr, rows).
 Step = Callable[..., dict[str, Array]]
 
@@ -73,10 +73,7 @@ class Family:
 
 
 def rule_of(family: Family, arguments: Mapping[str, Any]) -> Rule:
-    given = dict(arguments)
-    if "betas" in given:
-        given["beta2"] = given.pop("betas")[1]
-    return profile(family.profile, **given, **family.implied)
+    return profile(family.profile, **profile_arguments(dict(arguments), dict(family.implied)))
 
 
 def problem(rule: Rule) -> tuple[Array, list[Array]]:
@@ -139,9 +136,10 @@ def make(family: Family, case: str) -> dict[str, Any]:
         "script": f"conformance/generate/{Path(sys.modules[family.start.__module__].__file__ or '').name}",
         "profile": family.profile,
         "arguments": arguments,
+        **({"implied": dict(family.implied)} if family.implied else {}),
         "hyperparameters": _hyperparameters(rule),
         "dtype": "float64",
-        "momentum_buffer_holds": _holds(rule),
+        "momentum_buffer_holds": holds(_hyperparameters(rule)),
         **({"row_semantics": family.rows, "rows": rows} if family.rows else {}),
         "learning_rates": rates,
         "initial_params": start.tolist(),
@@ -157,12 +155,6 @@ def _hyperparameters(rule: Rule) -> dict[str, Any]:
         for field in dataclasses.fields(rule)
         if field.name in HYPERPARAMETERS or getattr(rule, field.name) != field.default
     }
-
-
-def _holds(rule: Rule) -> str | None:
-    if not rule.momentum:
-        return None
-    return "learning rate times update" if rule.lr_in_momentum else "update"
 
 
 def to_text(vector: Mapping[str, Any]) -> str:
