@@ -127,7 +127,8 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
         big = {name: np.abs(np.asarray(x, dtype=np.float64)) for name, x in found.items()}
         G = np.abs(g.astype(np.float64)) + (0 if rule.decoupled_weight_decay else rule.weight_decay) * np.abs(p)
         allowed = {"square_avg": few * (big["square_avg"] + G**2)}
-        allowed["max_square_avg"] = allowed["square_avg"]
+        if rule.amsgrad:
+            allowed["max_square_avg"] = allowed["square_avg"]
         s, error_of_s = big["max_square_avg" if rule.amsgrad else "square_avg"], allowed["square_avg"]
         fresh = 1 - rule.decay**t if rule.bias_correction else 1.0
         s, error_of_s = s / fresh, error_of_s / fresh
