@@ -93,7 +93,7 @@ def test_a_vector_notices_a_wrong_rule(name: str) -> None:
 
 
 def test_every_quantity_of_a_vector_is_compared() -> None:
-    for name, record, quantity in itertools.product(("torch-all", "torch-adam-amsgrad"), (0, -1), vectors.QUANTITIES):
+    for name, record, quantity in itertools.product(("torch-all", "torch-amsgrad-plain"), (0, -1), vectors.QUANTITIES):
         changed = copy.deepcopy(VECTORS[name])
         records = changed["expected"]
         if quantity in records[0]:
@@ -204,7 +204,7 @@ def test_our_implementations_must_report_every_quantity(quantity: str) -> None:
     def silent(*arguments: Any) -> Any:
         return [{k: x for k, x in r.items() if k != quantity} for r in implementations.numpy_rule(*arguments)]
 
-    vector = VECTORS["torch-adam-amsgrad" if quantity == "max_square_avg" else "torch-all"]
+    vector = VECTORS["torch-amsgrad-plain" if quantity == "max_square_avg" else "torch-all"]
     assert quantity == "params" or run.check(silent, vector) <= run.TOLERANCE
     with pytest.raises(run.ResultError, match=rf"step 1 has (no {quantity}|\['square_avg)"):
         run.check(silent, vector, complete=True)

@@ -91,28 +91,26 @@ FAMILIES = [
         },
     ),
     Family(
-        "optax-adam", "optax.adam", version("optax"), "adam-b1-0", start_adam(optax.adam),
-        {"default": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}, "plain": ADAM},
-        implied={"first_moment": True},
+        "optax-adam", "optax.adam", version("optax"), "adam", start_adam(optax.adam),
+        {"default": {"learning_rate": 1e-3}, "plain": ADAM},
     ),
     Family(
-        "optax-adamw", "optax.adamw", version("optax"), "adam-b1-0", start_adam(optax.adamw),
+        "optax-adamw", "optax.adamw", version("optax"), "adamw", start_adam(optax.adamw),
         {
-            "default": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "weight_decay": 1e-4},
+            "default": {"learning_rate": 1e-3, "weight_decay": 1e-4},
             "plain": {**ADAM, "weight_decay": 0.3},
         },
-        implied={"first_moment": True, "decoupled_weight_decay": True},
     ),
     Family(
-        "optax-nadam", "optax.nadam", version("optax"), "adam-b1-0", start_adam(optax.nadam),
-        {"default": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}, "plain": ADAM},
-        implied={"first_moment": True, "nesterov": True},
+        "optax-nadam", "optax.nadam", version("optax"), "nadam", start_adam(optax.nadam),
+        {"default": {"learning_rate": 1e-3}, "plain": ADAM},
+        implied={"momentum_decay": 0.0},
     ),
     Family(
-        "optax-amsgrad", "optax.scale_by_amsgrad without bias corrections", version("optax"), "adam-b1-0",
+        "optax-amsgrad", "optax.scale_by_amsgrad without bias corrections", version("optax"), "amsgrad",
         start_adam(amsgrad),
         {"plain": ADAM},
-        implied={"first_moment": True, "amsgrad": True, "bias_correction": False},
+        implied={"bias_correction": False},
     ),
 ]  # fmt: skip
 

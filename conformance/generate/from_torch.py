@@ -42,7 +42,7 @@ def start_foreach(arguments: dict[str, Any], params: Array) -> Step:
 
 def start_adam(arguments: dict[str, Any], params: Array) -> Step:
     param = torch.from_numpy(params.copy())
-    names = {k: v for k, v in ADAM_STATE.items() if v != "momentum_buffer" or arguments["betas"][0]}
+    names = {k: v for k, v in ADAM_STATE.items() if v != "momentum_buffer" or arguments.get("betas", [0.9])[0]}
     return stepper(torch.optim.Adam([param], **arguments), param, names)
 
 
@@ -83,35 +83,34 @@ FAMILIES = [
         },
     ),
     Family(
-        "torch-adam", "torch.optim.Adam", VERSION, "adam-b1-0", start_adam,
+        "torch-adam", "torch.optim.Adam", VERSION, "adam", start_adam,
         {
-            "default": {"lr": 1e-3, "betas": [0.9, 0.999]},
+            "default": {},
             "plain": MOMENTUM,
             "weight-decay": {**MOMENTUM, "weight_decay": 0.3},
             "maximize": {**MOMENTUM, "weight_decay": 0.3, "maximize": True},
-            "amsgrad": {**MOMENTUM, "amsgrad": True},
-            "amsgrad-default": {"lr": 1e-3, "betas": [0.9, 0.999], "amsgrad": True},
         },
-        implied={"first_moment": True},
     ),
     Family(
-        "torch-adamw", "torch.optim.AdamW", VERSION, "adam-b1-0", start_adamw,
+        "torch-adamw", "torch.optim.AdamW", VERSION, "adamw", start_adamw,
         {
-            "default": {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.01},
+            "default": {},
             "plain": {**MOMENTUM, "weight_decay": 0.3},
             "amsgrad": {**MOMENTUM, "weight_decay": 0.3, "amsgrad": True},
         },
-        implied={"first_moment": True, "decoupled_weight_decay": True},
     ),
     Family(
-        "torch-nadam", "torch.optim.NAdam", VERSION, "adam-b1-0", start_nadam,
+        "torch-amsgrad", "torch.optim.Adam", VERSION, "amsgrad", start_adam,
+        {"default": {"amsgrad": True}, "plain": {**MOMENTUM, "amsgrad": True}},
+    ),
+    Family(
+        "torch-nadam", "torch.optim.NAdam", VERSION, "nadam", start_nadam,
         {
-            "default": {"lr": 2e-3, "betas": [0.9, 0.999], "momentum_decay": 4e-3},
+            "default": {},
             "plain": SCHEDULE,
             "weight-decay": {**SCHEDULE, "weight_decay": 0.3},
             "decoupled": {**SCHEDULE, "weight_decay": 0.3, "decoupled_weight_decay": True},
         },
-        implied={"first_moment": True, "nesterov": True},
     ),
 ]  # fmt: skip
 
