@@ -96,7 +96,7 @@ def test_a_map_that_does_not_fit_is_refused(entry: dict[str, Any], words: str) -
     source = Checkpoint("keras", states(joined(2, 3, 4, 5)[0]), (RULE,))
     assert any(words in problem for problem in plan(source, "rmsprop.torch", mapping={"0": entry}).problems)
     assert plan(source, "optax", mapping={"0": {"to": "w", "flatten": [2, 3, 4]}}).problems == (
-        "mapping: 0 says flatten, and both have one layout",
+        "mapping: 0 has flatten, but source and target have the same layout",
     )
 
 
@@ -114,7 +114,7 @@ def test_a_dry_run_prints_a_map_that_can_be_filled_in(
     asked = json.loads(capsys.readouterr().out)["map"]
     assert asked["0"] == {
         "to": "FILL IN: its name in the target",
-        "transpose": "FILL IN: [2, 3, 1, 0] for a dense layer or a convolution, [0, 1, 2, 3] where nothing turns",
+        "transpose": "FILL IN: [2, 3, 1, 0] for a dense layer or a convolution, [0, 1, 2, 3] if the layouts are equal",
     }
     assert run([*command, "--dry-run"]) == 1
     shown = capsys.readouterr().out
