@@ -210,7 +210,7 @@ def test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best(monkeypatch:
             epochs = [{"kind": "epoch", "validation_loss": 1 - x, "validation_metric": x} for x in metrics]
             return [[epoch] for epoch in epochs]
 
-    monkeypatch.setattr(trial_module, "Training", Short)
+    monkeypatch.setattr(trial_module, "TrainingLoop", Short)
     row: Any = run_trial(Trial("tune", "RMSprop", 0.1, seed=0, spec=f"{MINE}:regression", rule=Rule(), epochs=None))
     assert (row["validation_metric"], row["validation_loss"]) == (0.7, pytest.approx(0.3))
 

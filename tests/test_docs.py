@@ -33,7 +33,7 @@ EXAMPLES = [
     [
         ("README.md", 12),
         ("docs/conventions.md", 3),
-        ("docs/checkpoints.md", 4),
+        ("docs/checkpoints.md", 5),
         ("docs/numerics.md", 1),
         ("docs/sparse.md", 1),
         ("docs/scaling.md", 3),

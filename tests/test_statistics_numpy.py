@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rmsprop import InputError, Rule, init, update
 from rmsprop.monitor.statistics import BINS, COLUMNS, FIRST, describe, sums
+from rmsprop.rule import AVERAGES
 
 SUMS = COLUMNS[:6]
 
@@ -83,11 +84,11 @@ def check(rule: Rule, start: NDArray[Any], given: list[NDArray[Any]]) -> dict[st
     measured: dict[str, float] = {}
     for g in given:
         p1, after = update(rule, p, g, state)
-        v0, v, m = state.square_avg, after.square_avg, after.grad_avg
-        row, histogram = sums(
-            rule, before=p, after=p1, gradient=g, square_avg_before=v0, square_avg=v, grad_avg=m, step=after.step
-        )
-        expected, bins = one_by_one(rule, p, p1, g, v0, v, m, after.step)
+        v0, m = state.square_avg, after.grad_avg
+        averages = {name: x for name in AVERAGES if (x := getattr(after, name)) is not None}
+        row, histogram = sums(rule, before=p, after=p1, gradient=g, square_avg_before=v0, step=after.step, **averages)
+        divisor = after.square_avg if after.max_square_avg is None else after.max_square_avg
+        expected, bins = one_by_one(rule, p, p1, g, v0, divisor, m, after.step)
         measured = dict(zip(COLUMNS, row.tolist(), strict=True))
         for name in COLUMNS:
             tolerance = 1e-13 * abs(expected[name]) + 1e-300 if name in SUMS else 0.0

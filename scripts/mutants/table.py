@@ -164,7 +164,7 @@ MUTANTS = [
     Mutant("tensors: E8 lr never in the buffer", TENSORS, "if rule.lr_in_momentum else", "if False else"),
     Mutant("tensors: E8 lr always in the buffer", TENSORS, "if rule.lr_in_momentum else", "if True else"),
     Mutant("tensors: E8 nesterov", TENSORS, "if rule.nesterov:", "if False:"),
-    Mutant("tensors: E3 maximum forgotten", TENSORS_ADAM, 'averages["max_square_avg"].clamp_(v)', "pass"),
+    Mutant("tensors: E3 maximum forgotten", TENSORS_ADAM, 'averages["max_square_avg"].clamp_(_saved(v))', "pass"),
     Mutant("tensors: E5 v in place of its maximum", TENSORS_ADAM, '"max_square_avg" if rule.amsgrad else', ""),
     Mutant("tensors: E7 weight of the average", TENSORS_ADAM, "_average_(b, g, 1 - mu,", "_average_(b, g, mu,"),
     Mutant("tensors: E7 without a", TENSORS_ADAM, "n = b.mul(numbers.a)", "n = b.mul(1.0)"),

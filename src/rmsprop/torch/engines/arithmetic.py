@@ -98,6 +98,8 @@ class StepNumbers(NamedTuple):
 
 def step_numbers(rule: Rule, steps: list[Tensor], *, capturable: bool) -> list[StepNumbers]:
     """Return the numbers for each step counter, in double (MPS: float32): as Tensors if `capturable`."""
+    if not (rule.bias_correction or rule.first_moment):
+        return [StepNumbers(0.0, 1.0, 0.0)] * len(steps)  # without reading a counter: the host might wait
     result = []
     for step in steps:
         t: Any = step.item() if not capturable else step if step.device.type == "mps" else step.double()
