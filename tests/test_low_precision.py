@@ -171,7 +171,7 @@ def test_kernel_and_tensor_operations_give_the_same_bits(
         other = stepped(rule, start, gradients, **execution, **options)
         if "capturable" in execution and rule.momentum_decay:  # torch's exp and expm1 round in their own way
             for p, q in zip(plain[0], other[0], strict=True):
-                torch.testing.assert_close(p, q, rtol=4e-3 if dtype == torch.bfloat16 else 1e-6, atol=0)
+                torch.testing.assert_close(p, q, rtol=4e-3 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
         else:
             agree(plain, other)
 
