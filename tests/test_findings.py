@@ -306,21 +306,30 @@ def test_a_step_or_two_say_nothing_of_rows() -> None:
         assert len(of_kind("dead rows", monitor.records)) == many, step
 
 
-def test_l2_decay_goes_through_the_buffer() -> None:
+@pytest.mark.parametrize("first_moment", [False, True])
+def test_l2_decay_goes_through_the_buffer(first_moment: bool) -> None:
+    """A buffer of updates makes ten of one; an average of gradients makes one of one."""
     torch.manual_seed(0)
     noise = 0.01 * torch.randn(400)
     options: dict[str, Any] = {
-        "lr": 1e-4, "weight_decay": 1e-3, "bias_correction": True, "start": 2.0, "momentum": 0.9
+        "lr": 1e-3 if first_moment else 1e-4, "weight_decay": 1e-3, "bias_correction": True, "start": 2.0,
+        "momentum": 0.9, "first_moment": first_moment,
     }  # fmt: skip
     records, plain = follow(noise, **options), follow(noise, **{**options, "weight_decay": 0.0})
     finding = of_kind("weight decay", records)[0]
     gap = math.log(plain[-1]["tensors"]["0.0"]["parameter_rms"] / records[-1]["tensors"]["0.0"]["parameter_rms"]) / 400
     assert finding.evidence["shrinkage"] == pytest.approx(gap, rel=0.3)
     assert f"by {finding.evidence['shrinkage']:.2g} of itself" in finding.sentence
-    assert "the buffer makes 1/(1−μ) = 10 of 1" in finding.cause
-    assert finding.changes[1]["weight_decay"] * 1e-4 == pytest.approx(gap, rel=0.4)
+    assert ("the buffer makes 1/(1−μ) = 10 of 1" in finding.cause) == (not first_moment)
+    assert finding.changes[1]["weight_decay"] * options["lr"] == pytest.approx(gap, rel=0.4)
     for change in finding.changes:
         assert of_kind("weight decay", follow(noise, **{**options, **change})) == []
+
+
+def test_the_first_step_of_an_average_of_gradients_is_shorter() -> None:
+    options: dict[str, Any] = {"start": 0.005, "momentum": 0.9, "first_moment": True}
+    cause = of_kind("first step", follow(torch.randn(20), **options))[0].cause
+    assert "the first step is η·(1−μ)/√(1−β) = 1·η for every element" in cause
 
 
 @pytest.mark.parametrize(
@@ -329,6 +338,8 @@ def test_l2_decay_goes_through_the_buffer() -> None:
         ({}, "2/η", 200.0),
         ({"momentum": 0.5, "nesterov": True}, "2(1+μ)/((1+2μ)·η)", 150.0),
         ({"momentum": 0.5}, "2(1+μ)/η", None),  # reaches no cycle of two
+        ({"momentum": 0.5, "first_moment": True}, "2(1+μ)/((1−μ)·η)", None),
+        ({"momentum": 0.5, "first_moment": True, "nesterov": True}, "2(1+μ)/((1+2μ)·(1−μ)·η)", 300.0),
     ],
 )
 def test_an_oscillation_is_at_the_edge_that_it_names(

@@ -102,3 +102,4 @@ def test_explain_says_that_its_equations_lack_it(variant: type[cases.Variant]) -
     assert text.startswith("RMSprop with clip=0.5\n")
     assert "    (clip=0.5 changes the step, but has no equation here)\n" in text
     assert "clip" not in variant().explain()
+    assert "(clip=0.5 changes the step" in variant(clip=0.5, momentum=0.9, first_moment=True).explain()

@@ -300,15 +300,18 @@ ERRORS = [
     ({"centered": 2}, "centered must be True or False, got 2; pass True or False"),
     ({"nesterov": "no", "momentum": 0.9}, "nesterov must be True or False, got 'no'; pass True or False"),
     ({"lr_in_momentum": True, "first_moment": True},
-     "lr_in_momentum must be False with first_moment=True, got True; the average of gradients holds no learning rate"),
+     "lr_in_momentum must be False with first_moment=True, got True; "
+     "omit it: the average of gradients holds no learning rate"),
     ({"momentum_decay": 0.004, "first_moment": True, "bias_correction": True},
      "momentum_decay must be 0 unless first_moment, nesterov and bias_correction are True, got 0.004; "
-     "only NAdam has this schedule"),
+     "omit it: only NAdam has this schedule"),
+    ({"momentum_decay": 1e-320, "first_moment": True, "bias_correction": True, "momentum": 0.9, "nesterov": True},
+     "momentum_decay must be 0, or 1e-300 or more, got 1e-320; 0 keeps momentum constant"),
     ({"momentum_decay": -1}, "momentum_decay must be a finite number >= 0, got -1; "
      "0 keeps momentum constant; NAdam: 4e-3 (PyTorch) or 1 (Keras)"),
     ({"amsgrad": True, "bias_correction": True, "initial_square_avg": 1},
      "initial_square_avg must be 0 with amsgrad=True and bias_correction=True, got 1.0; "
-     "the maximum may hold v₀ of an earlier step"),
+     "start at 0: the maximum may hold v₀ of an earlier step"),
     ({"amsgrad": "yes"}, "amsgrad must be True or False, got 'yes'; pass True or False"),
     ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0.0; set momentum, for example 0.9"),
 ]  # fmt: skip
@@ -451,5 +454,5 @@ def test_public_names_are_what_is_declared() -> None:
 
 
 def test_a_centered_denominator_needs_the_gradient_average() -> None:
-    with pytest.raises(InputError, match=r"^grad_avg must be the gradient average with centered=True, got None; pass"):
+    with pytest.raises(InputError, match=r"^grad_avg must be an array, which this rule needs, got None; pass"):
         denominator(Rule(centered=True), State(1, np.ones(2)))

@@ -58,6 +58,13 @@ BY_FOUR: dict[str, tuple[Rule, Rule]] = {
         replace(SLOW, weight_decay=0.3, decoupled_weight_decay=True),
         Rule(0.08, 0.96, 0.01, 0.8, weight_decay=0.15, decoupled_weight_decay=True),  # 4·0.01·0.3 = 0.08·0.15
     ),
+    "first moment": (replace(SLOW, first_moment=True), Rule(0.02, 0.96, 0.01, 0.8, first_moment=True)),
+    "NAdam, decoupled": (
+        replace(SLOW, first_moment=True, nesterov=True, bias_correction=True, momentum_decay=0.004, weight_decay=0.3,
+                decoupled_weight_decay=True),
+        Rule(0.02, 0.96, 0.01, 0.8, first_moment=True, nesterov=True, bias_correction=True, momentum_decay=0.016,
+             weight_decay=0.6, decoupled_weight_decay=True),
+    ),
     "flags": (
         replace(SLOW, centered=True, nesterov=True, lr_in_momentum=True, bias_correction=True, maximize=True),
         Rule(0.08, 0.96, 0.01, 0.8, centered=True, nesterov=True, lr_in_momentum=True, bias_correction=True,
@@ -150,6 +157,7 @@ NOISY: dict[str, Rule] = {
     "momentum": LONG,
     "momentum with lr, nesterov": replace(LONG, lr_in_momentum=True, nesterov=True),
     "momentum, decoupled": replace(LONG, weight_decay=10.0, decoupled_weight_decay=True),
+    "first moment": replace(PARABOLA, momentum=0.99, first_moment=True),
 }
 
 

@@ -155,7 +155,7 @@ def test_arrays_of_other_shapes_and_a_missing_average_are_refused() -> None:
     args: dict[str, Any] = {"before": x, "after": x, "square_avg_before": x, "square_avg": x, "step": 1}
     with pytest.raises(InputError, match="gradient must be of the shape of before"):
         sums(Rule(), gradient=np.ones(3), **args)
-    with pytest.raises(InputError, match=r"^grad_avg must be the gradient average with centered=True, got None"):
+    with pytest.raises(InputError, match=r"^grad_avg must be an array, which this rule needs, got None"):
         sums(Rule(centered=True), gradient=x, **args)
     with pytest.raises(InputError, match=r"^mean must be one of square_avg, .*got another name; use a name"):
         sums(Rule(), gradient=x, mean=x, **args)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rmsprop import InputError, Rule, init, update
+from rmsprop import InputError, Rule, State, init, update
 from rmsprop.hyperparameters import EVERYWHERE
-from rmsprop.rule import AVERAGES
+from rmsprop.rule import AVERAGES, denominator
 from rmsprop.torch import RMSprop
 from rmsprop.torch.groups import FIELDS
 
@@ -479,6 +479,16 @@ def test_effective_lr_is_what_the_step_used() -> None:
             step(optimizer, [p], [torch.from_numpy(gradient)])
             assert p.grad is not None
             torch.testing.assert_close(optimizer.effective_lr(p) * p.grad, before - p, rtol=1e-9, atol=1e-12)
+    for rule in cases.RULES.values():  # of every variant: η/d of the definition
+        p = torch.zeros(60, dtype=torch.float64)
+        optimizer = RMSprop.from_rule([p], rule)
+        for gradient in cases.problem(np.float64)[1][:3]:
+            step(optimizer, [p], [torch.from_numpy(gradient)])
+        averages = {name: x.numpy() for name, x in optimizer.state[p].items() if name in AVERAGES}
+        d = denominator(rule, State(3, **averages))
+        with np.errstate(divide="ignore"):
+            expected = np.where(d == 0, 0.0, rule.lr / d)
+        np.testing.assert_allclose(optimizer.effective_lr(p).numpy(), expected, rtol=1e-9)
     dead = torch.zeros(2)
     optimizer = RMSprop([dead], eps=0.0)
     step(optimizer, [dead], [torch.tensor([0.0, 1.0])])

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from rmsprop.errors import InputError
-from rmsprop.hyperparameters import HYPERPARAMETERS, missing_fields
+from rmsprop.hyperparameters import EVERYWHERE, missing_fields
 from rmsprop.rule import Rule, denominator, init, moment_weights, update
 
 __all__ = ["Numbers", "WorkedStep", "equations", "explain", "numbers", "worked_example"]
 
-FIELDS = tuple(HYPERPARAMETERS)  # the fields of Rule that `equations` covers
+FIELDS = EVERYWHERE  # the fields of Rule that `equations` covers
 
 
 def equations(rule: Rule) -> list[str]:
@@ -46,10 +46,10 @@ def equations(rule: Rule) -> list[str]:
         variance = "s"
     plus = f" + {eps}" if rule.eps else ""
     lines.append(f"d ← √({variance}{plus})" if rule.eps_inside_sqrt and plus else f"d ← √{variance}{plus}")
-    if rule.momentum and rule.first_moment:
-        return [*lines, *_first_moment(rule), f"p ← p − {eta}·n/d"]
     u = f"{eta}·g/d" if rule.lr_in_momentum else "g/d"
-    if rule.momentum:
+    if rule.momentum and rule.first_moment:
+        lines += [*_first_moment(rule), f"p ← p − {eta}·n/d"]
+    elif rule.momentum:
         lines.append(f"b ← {mu}·b + {u}")
         r = f"({u} + {mu}·b)" if rule.nesterov else "b"
         lines.append(f"p ← p − {r}" if rule.lr_in_momentum else f"p ← p − {eta}·{r}")
@@ -109,7 +109,7 @@ def numbers(rule: Rule) -> Numbers:
     unbounded = rule.centered or (rule.bias_correction and rule.initial_square_avg)
     if rule.first_moment and rule.momentum:
         a, c = moment_weights(rule, 1)
-        forgets = rule.momentum**2 < rule.decay  # no gradient stays in b longer than in v
+        forgets = rule.momentum**2 < rule.decay  # else a gradient stays in b longer than in v
         growth = (1 - rule.momentum) / math.sqrt(1 - rule.momentum**2 / rule.decay) if forgets else math.inf
         growth *= in_first_step
         unbounded = unbounded or rule.momentum_decay or not forgets
@@ -138,11 +138,14 @@ def explain(rule: Rule) -> str:
         first = f"depends on the gradient: v starts at {rule.initial_square_avg:g} and damps gradients below its root"
     else:
         first = "very long: one gradient has no variance, so d is its rounding floor; warm the learning rate up"
-    largest = "bounded only by the rounding floor of the variance"
-    if rule.first_moment and rule.momentum and not rule.centered:
-        largest = "no simple bound" if rule.momentum_decay else "no bound: the average of g is longer than that of g²"
     if n.largest_step is not None:
         largest = f"{n.largest_step:.4g} per element, whatever the gradients{besides}"
+    elif rule.momentum_decay:
+        largest = "no simple bound with a schedule of momentum"
+    elif rule.first_moment and rule.momentum**2 >= rule.decay:
+        largest = "no bound: b remembers gradients longer than v does (μ² ≥ β)"
+    else:
+        largest = "bounded only by the rounding floor of the variance"
     window = f"{n.window:.4g} steps (1/(1−β)) hold" if n.window > 1 else "1 step (1/(1−β)) holds"
     facts = [
         ("averaging window", f"{window} {n.window_weight:.0%} of the weight"),

@@ -123,16 +123,16 @@ class Rule:
         if self.nesterov and self.momentum == 0:
             raise InputError("momentum", "> 0 with nesterov=True", self.momentum, "set momentum, for example 0.9")
         if self.first_moment and self.lr_in_momentum:
-            remedy = "the average of gradients holds no learning rate"
+            remedy = "omit it: the average of gradients holds no learning rate"
             raise InputError("lr_in_momentum", "False with first_moment=True", True, remedy)
         if self.momentum_decay and not (self.first_moment and self.nesterov and self.bias_correction):
             allowed = "0 unless first_moment, nesterov and bias_correction are True"
-            raise InputError("momentum_decay", allowed, self.momentum_decay, "only NAdam has this schedule")
+            raise InputError("momentum_decay", allowed, self.momentum_decay, "omit it: only NAdam has this schedule")
+        if 0 < self.momentum_decay < 1e-300:  # a product with ln 0.96 would be 0, and divide 0 by 0
+            raise InputError("momentum_decay", "0, or 1e-300 or more", self.momentum_decay, "0 keeps momentum constant")
         if self.amsgrad and self.bias_correction and self.initial_square_avg:
-            allowed, remedy = (
-                "0 with amsgrad=True and bias_correction=True",
-                "the maximum may hold v₀ of an earlier step",
-            )
+            allowed = "0 with amsgrad=True and bias_correction=True"
+            remedy = "start at 0: the maximum may hold v₀ of an earlier step"
             raise InputError("initial_square_avg", allowed, self.initial_square_avg, remedy)
 
 
@@ -180,12 +180,11 @@ def variance(
     `averages` has the averages after the step by their names in `State`. `maximum` is the elementwise maximum of that
     library. `power` is βᵗ and `weight` is 1 − βᵗ; both are read only with bias correction.
     """
-    v = averages.get("max_square_avg" if rule.amsgrad else "square_avg")
-    m = averages.get("grad_avg") if rule.centered else None
-    if v is None:
-        raise InputError("max_square_avg", "an array with amsgrad=True", None, "pass the maximum after the step")
-    if rule.centered and m is None:
-        raise InputError("grad_avg", "the gradient average with centered=True", None, "pass the average after the step")
+    divisor = "max_square_avg" if rule.amsgrad else "square_avg"
+    for name in (divisor, "grad_avg") if rule.centered else (divisor,):
+        if averages.get(name) is None:
+            raise InputError(name, "an array, which this rule needs", None, "pass the average after the step")
+    v, m = averages[divisor], averages["grad_avg"] if rule.centered else None
     s = v
     if rule.bias_correction:
         s = maximum(v - power * rule.initial_square_avg, kappa * v) / weight
@@ -218,13 +217,12 @@ def moment_weights(rule: Rule, t: Any, xp: Any = math) -> tuple[Any, Any]:
     if not rule.nesterov:
         return -1 / xp.expm1(log_product), 0.0
     mu_now, mu_next, log_next = mu, mu, (t + 1) * log_mu
-    if isinstance(psi, float) and psi:
+    if psi:
         log_q = psi * math.log(0.96)
         mu_now, mu_next = (mu * (1 - 0.5 * xp.exp(i * log_q)) for i in (t, t + 1))
         for k in range(1, 61):
-            log_product = log_product - 0.5**k / k * math.exp(k * log_q) * xp.expm1(k * log_q * t) / math.expm1(
-                k * log_q
-            )
+            log_qk, weight = k * log_q, 0.5**k / k
+            log_product = log_product - weight * math.exp(log_qk) * xp.expm1(log_qk * t) / math.expm1(log_qk)
         log_next = log_product + xp.log(mu_next)
     return -mu_next / xp.expm1(log_next), (mu_now - 1) / xp.expm1(log_product)
 
@@ -256,9 +254,9 @@ def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, 
         m = np.zeros_like(p) if m is None else m
         m = np.asarray(m + (1 - beta) * (g - m))  # E4
     d = denominator(rule, State(t, v, m, max_square_avg=w))  # E5, E6
-    b = np.zeros_like(p) if b is None else b
     n = g
     if mu and rule.first_moment:
+        b = np.zeros_like(p) if b is None else b
         b = np.asarray(b + (1 - mu) * (g - b))  # E7
         a, c = moment_weights(rule, t)
         n = np.asarray(a * b + c * g if rule.nesterov else a * b)
@@ -267,7 +265,8 @@ def update(rule: Rule, param: Array, grad: Array, state: State) -> tuple[Array, 
         u = eta * u
     r = u
     if mu and not rule.first_moment:
+        b = np.zeros_like(p) if b is None else b
         b = np.asarray(mu * b + u)  # E8
         r = u + mu * b if rule.nesterov else b
     p = p - r if rule.lr_in_momentum else p - eta * r  # E9
-    return np.asarray(p), State(t, v, m, b if mu else state.momentum_buffer, w)
+    return np.asarray(p), State(t, v, m, b, w)

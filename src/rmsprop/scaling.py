@@ -12,11 +12,12 @@ gives the formulas for the other fields of `Rule`; docs/scaling.md derives them:
 
     ε inside               is added to v, which shrinks by κ
     initial_square_avg     v₀ → v₀/κ, for the same reason
-    momentum               1−μ → κ(1−μ), as for Adam's average. Adam averages updates; the heavy-ball buffer sums
-                           1/(1−μ) of them. So η/(1−μ) must grow by √κ, and η → κ^1.5·η
+    momentum               1−μ → κ(1−μ). With first_moment the buffer is an average, and η → √κ·η. The heavy-ball buffer
+                           sums 1/(1−μ) updates: η/(1−μ) must grow by √κ, and η → κ^1.5·η
+    momentum_decay         ψ → κ·ψ: the schedule takes as many examples as before
     weight_decay, L2       λ stays: λ·p is part of the mean gradient
     weight_decay, decoupled   λ → λ·κ·η/η′: the parameters shrink as much per example as before
-    centered, bias_correction, nesterov, lr_in_momentum, maximize   stay as they are
+    centered, bias_correction, nesterov, lr_in_momentum, maximize, first_moment, amsgrad   stay as they are
 """
 
 from __future__ import annotations
@@ -127,14 +128,17 @@ def scale_batch_size(
     share = 1 - rule.decay
     decay = 1 - shortened("decay", share, "κ(1−β)", f"keep the batch below {old / share:g}, or raise decay")
     lr, momentum, weight_decay = rule.lr * math.sqrt(kappa), rule.momentum, rule.weight_decay
+    sums = bool(momentum) and not rule.first_moment  # the buffer sums updates
     if momentum:
         share = 1 - momentum
         instead = f"scale momentum=0 with lr={rule.lr / share:g}: memory shorter than a step is only a larger rate"
+        if not sums:
+            instead = "scale momentum=0: an average shorter than a step is the gradient itself"
         momentum = 1 - shortened("momentum", share, "κ(1−μ)", instead)
-        lr *= kappa
+        lr *= kappa if sums else 1
     if weight_decay and rule.decoupled_weight_decay:
         shortened("weight_decay", rule.lr * weight_decay, "κ·η·λ", "lower weight_decay, or the batch")
-        weight_decay *= 1 / math.sqrt(kappa) if momentum else math.sqrt(kappa)
+        weight_decay *= 1 / math.sqrt(kappa) if sums else math.sqrt(kappa)
     elif weight_decay:
         weight_decay *= gain
     changed = dataclasses.replace(
@@ -143,6 +147,7 @@ def scale_batch_size(
         decay=decay,
         eps=rule.eps * (gain**2 / kappa if rule.eps_inside_sqrt else gain / math.sqrt(kappa)),
         momentum=momentum,
+        momentum_decay=rule.momentum_decay * kappa,
         weight_decay=weight_decay,
         initial_square_avg=rule.initial_square_avg * gain**2 / kappa,
     )

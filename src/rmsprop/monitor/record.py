@@ -84,6 +84,7 @@ class GroupRecord(TypedDict):
     param_dtype: str | None
     stochastic_rounding: bool
     nonfinite: NotRequired[str]
+    first_moment: NotRequired[bool]  # older records lack it
 
 
 class Record(TypedDict):

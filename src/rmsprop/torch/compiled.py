@@ -234,7 +234,7 @@ def _make_state(optimizer: Optimizer) -> None:
                     torch._dynamo.mark_static_address(x, guard=False)  # CUDA graphs need not copy it
 
 
-def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
+def _trace(optimizer: Optimizer, optimizer_id: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:
     group: ParamGroup = optimizer.__dict__["param_groups"][index]
     execution = {name: group[name] for name in EXECUTION}
     lists: dict[tuple[Any, ...], list[ParamStep]] = {}
@@ -245,7 +245,7 @@ def _trace(optimizer: Optimizer, number: int, index: int, params: list[Tensor], 
         param_step = ParamStep(real(p), real(scaled(g, 1.0)), state["step"], averages)
         lists.setdefault((p.device, *averages), []).append(param_step)
     for (device, *_), steps in lists.items():
-        lr, mu = torch.ops.rmsprop.rates(number, index, device).unbind()
+        lr, mu = torch.ops.rmsprop.rates(optimizer_id, index, device).unbind()
         rule = _TracedRule(*[mu if name == "momentum" else group[name] for name in RULE_NAMES])
         buffers = [each.averages["momentum_buffer"] for each in steps if "momentum_buffer" in each.averages]
         with torch.set_grad_enabled(bool(group["differentiable"])):

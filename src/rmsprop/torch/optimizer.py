@@ -223,7 +223,7 @@ class RMSprop(Optimizer):
         # An option switched on after the last step has no average yet.
         lacking = [each for each in HYPERPARAMETERS.values() if each.average and each.average not in averages]
         unused = {each.name: getattr(Rule, each.name) for each in lacking}
-        rule = dataclasses.replace(rule_of(group), nesterov=False, **unused)
+        rule = dataclasses.replace(rule_of(group), nesterov=False, momentum_decay=0.0, **unused)
         power = arithmetic.step_numbers(rule, [state["step"]], capturable=False)[0].power
         d = arithmetic.denominator(rule, averages, power, kappa_of(state["square_avg"].dtype))
         lr = group["lr"]

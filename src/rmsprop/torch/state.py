@@ -81,7 +81,7 @@ def check_gradient(group: ParamGroup, index: int) -> None:
             remedy = f"leave {name} out, or make the gradients dense"
             raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
     if group["sparse"] == "exact":
-        # Rows without gradient would move at every step, or their averages would not only decay.
+        # With these, a row without gradient would move at every step, or its averages could not catch up later.
         names = [NEEDED_BY[average] for average in AVERAGES if average not in LAGGING]
         for name in (*names, "weight_decay"):
             if group.get(name):

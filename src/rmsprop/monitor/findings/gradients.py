@@ -237,7 +237,10 @@ def oscillation(history: History) -> Iterator[Finding]:
             f"{-opposed:.2f}), and the steps undo each other."
         )
         mu, nesterov = seen("momentum"), seen.group["nesterov"]
-        edge = "2(1+μ)/((1+2μ)·η)" if nesterov else "2(1+μ)/η" if mu else "2/η"
+        # An average of gradients is 1−μ times their sum.
+        factors = ["(1+2μ)"] * bool(nesterov) + ["(1−μ)"] * bool(seen.group.get("first_moment"))
+        rate = f"({'·'.join([*factors, 'η'])})" if factors else "η"
+        edge = f"2(1+μ)/{rate}" if mu else "2/η"
         how = "narrows with it" if mu else "is about η/2 wide"
         cause = f"the curvature, divided by √v, has reached the edge of stability, {edge} with η = {seen('lr'):g}"
         advice = f"let lr fall to 0 at the end: the oscillation {how}"

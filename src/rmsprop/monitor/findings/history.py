@@ -44,6 +44,11 @@ class Observation(NamedTuple):
         return dtype or ""
 
     @property
+    def inverse_gain(self) -> float:
+        """Inverse of the factor that momentum gives a constant gradient: 1−μ; 1 where it averages gradients."""
+        return 1.0 if self.group.get("first_moment") else 1 - self("momentum")
+
+    @property
     def active_share(self) -> float:
         """Share of the elements that have a gradient in this step; NaN if none has."""
         return 1 - self("zero_gradient_share") or NAN

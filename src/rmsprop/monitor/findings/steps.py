@@ -40,7 +40,7 @@ def first_step(history: History) -> Iterator[Finding]:
 
     for name, ratio, _ in history.ranked(measure, above=share, matrices=True):
         first = history.tensors[name][0]
-        beta, mu, lr = first("decay"), first("momentum"), {"lr": lower(history.rate(name))}
+        beta, lr = first("decay"), {"lr": lower(history.rate(name))}
         sentence = (
             f"The first step changed {name} by {first('update_rms'):.3g} (root mean square), {percent(ratio)} of what "
             f"it then was; relative to lr, it was {times(name):.3g} times as long as later steps."
@@ -51,12 +51,14 @@ def first_step(history: History) -> Iterator[Finding]:
             cause = f"centered with {why}: the variance of the first gradient is 0 up to rounding"
         else:
             factor = f"η/√(1−β) = {1 / math.sqrt(1 - beta):.3g}·η"
+            if first.group.get("first_moment") and first("momentum"):
+                factor = f"η·(1−μ)/√(1−β) = {(1 - first('momentum')) / math.sqrt(1 - beta):.3g}·η"
             if first.group["centered"]:  # s = β·(1−β)·g²; with bias_correction s would be 0
                 factor = f"η/√(β·(1−β)) = {1 / math.sqrt(beta * (1 - beta)):.3g}·η"
             else:
                 after = first("parameter_rms")  # steps of random sign: after² = before² + update²
                 before = after * math.sqrt(1 - square(ratio)) if ratio < 1 else first("update_rms") - after
-                lasting = over(first("lr") / (1 - mu), before)  # update/parameter of later steps
+                lasting = over(first("lr") / first.inverse_gain, before)  # update/parameter of later steps
                 calm = {"bias_correction": True}
                 changes = (calm, lr) if lasting <= LONG else (lr,)
             cause = f"v starts at 0, and the first step is {factor} for every element, whatever its gradient"

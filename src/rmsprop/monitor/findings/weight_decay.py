@@ -16,11 +16,11 @@ def weight_decay(history: History) -> Iterator[Finding]:
     most_apart, least_pull, weak_pull = 10.0, 0.01, 0.001
 
     def divisor(name: str) -> float:
-        """Return d·(1−μ): a momentum buffer multiplies a constant gradient by 1/(1−μ)."""
+        """Return d by which a constant gradient is divided, momentum included."""
         seen = history.tensors[name][-1]
         coupled = seen("weight_decay") > 0 and not seen.group["decoupled_weight_decay"]
         by_v = not history.typical(name, lambda s: s.eps_share) > 0.5  # where ε governs, SGD decays as it should
-        return history.typical(name, lambda s: s.divisor * (1 - s("momentum"))) if coupled and by_v else NAN
+        return history.typical(name, lambda s: s.divisor * s.inverse_gain) if coupled and by_v else NAN
 
     def pull(name: str) -> float:
         return history.typical(name, lambda s: over(s("weight_decay") * s("parameter_rms"), s("gradient_rms")))
@@ -36,7 +36,7 @@ def weight_decay(history: History) -> Iterator[Finding]:
         return seen.numbers("lr", "weight_decay") | {
             "shrinkage": over(seen("lr") * seen("weight_decay"), divisor(name)),
             "lr_times_weight_decay": seen("lr") * seen("weight_decay"),
-            "d": over(divisor(name), 1 - seen("momentum")),
+            "d": over(divisor(name), seen.inverse_gain),
             "momentum": seen("momentum"),
             "share_of_gradient": pull(name),
         }
@@ -50,7 +50,7 @@ def weight_decay(history: History) -> Iterator[Finding]:
             f"{'as much as' if d < 1 else 'less than'} η·λ = {nominal:.2g}; λ·p is {percent(pull(name))} of the "
             "gradient."
         )
-        buffer = f"; the buffer makes 1/(1−μ) = {1 / (1 - seen('momentum')):.3g} of 1" if seen("momentum") else ""
+        buffer = f"; the buffer makes 1/(1−μ) = {1 / seen.inverse_gain:.3g} of 1" if seen.inverse_gain != 1 else ""
         cause = (
             f"λ·p is part of g, and divided by d like it: by {numbers['d']:.2g} here, by other numbers in other "
             f"elements{buffer}"

@@ -6,7 +6,7 @@ is 0. Without momentum and weight decay, E1 to E9 then leave p unchanged and mul
     sparse="exact"   a row catches up when it is next touched: k steps without gradient are v ← βᵏ·v, m ← βᵏ·m.
                      Until then the row lags. A `Lag` holds the last step of each row. With amsgrad, w ← max(w, β·v)
                      first: w starts at 0, below a v that starts above.
-    sparse="lazy"    rows without gradient keep v, m and b: TensorFlow's rule (SparseApplyRMSProp).
+    sparse="lazy"    rows without gradient keep their averages: TensorFlow's rule (SparseApplyRMSProp).
 
 The native kernel steps rows in place (kernel/rows.hpp). This module copies rows instead, and writes the stepped copies
 to the table, in three cases: on another device, in memory that is not row-major, and when an observer measures.
@@ -216,10 +216,11 @@ def _catch_up(alpha: float, lag: Tensor, averages: Mapping[str, Tensor]) -> None
     """Multiply each row of v and m by αᵏ, where k is the row's lag in steps; w becomes at least α·v if k > 0."""
     power = _powers(alpha, lag)
     averages = {name: real(x) for name, x in averages.items()}
-    if (w := averages.pop("max_square_avg", None)) is not None:
+    w, maximum = averages.pop("max_square_avg", None), None
+    if w is not None:
         v = averages["square_avg"]
         is_behind = (lag > 0).view(*lag.shape, *[1] * (v.dim() - lag.dim()))
-        w.copy_(torch.where(is_behind, w.maximum(v * alpha), w))
+        maximum = torch.where(is_behind, w.maximum(v * alpha), w)
     work = []  # filled before the first change: an error leaves the averages as they were
     for rows in averages.values():
         weight = power.to(rows.dtype)
@@ -227,6 +228,8 @@ def _catch_up(alpha: float, lag: Tensor, averages: Mapping[str, Tensor]) -> None
         if len(underflowed):  # ∞·0 is NaN, but ∞ stays ∞ if multiplied by α k times
             weight[underflowed.unbind(1)] = 1
         work.append((rows, weight.view(*lag.shape, *[1] * (rows.dim() - lag.dim())), underflowed))
+    if w is not None and maximum is not None:
+        w.copy_(maximum)
     for rows, weight, underflowed in work:
         rows.mul_(weight)
         count = max(1, _CHUNK // max(1, math.prod(rows.shape[lag.dim() :])))
