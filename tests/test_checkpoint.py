@@ -197,7 +197,8 @@ def test_optax_goes_on_in_ours_and_the_other_way(
         half, state = steps(params, make(1).init(params), 1, MIDDLE + 1)
         end, _ = steps(half, state, MIDDLE + 1, cases.STEPS + 1)
         to_file(state, tmp_path / "a.npz")
-        source = read(tmp_path / "a.npz", decay=0.8, eps=0.02, nesterov=nesterov, **(MOMENTUM if momentum else {}))
+        known = (MOMENTUM if momentum else {}) | ({"centered": True} if centered and corrected else {})
+        source = read(tmp_path / "a.npz", decay=0.8, eps=0.02, nesterov=nesterov, **known)
         moved = convert(source, "rmsprop.torch", lr=cases.lr_at(MIDDLE + 1), mapping=KEEP)
         write(moved.checkpoint, tmp_path / "b.pt")
         ours = RMSprop(tensors([np.asarray(half[str(i)]) for i in range(len(SHAPES))]))
@@ -209,7 +210,7 @@ def test_optax_goes_on_in_ours_and_the_other_way(
         write(back.checkpoint, tmp_path / "c.npz")
         once_more, _ = steps(half, from_file(make(1).init(params), tmp_path / "c.npz"), MIDDLE + 1, cases.STEPS + 1)
         same(ours.param_groups[0]["params"], [once_more[str(i)] for i in range(len(SHAPES))])
-        equal(read(tmp_path / "c.npz", **(MOMENTUM if momentum else {})), source)
+        equal(read(tmp_path / "c.npz", **known), source)
 
 
 @pytest.mark.parametrize("rule", cases.RULES.values(), ids=cases.RULES)
@@ -562,6 +563,13 @@ def test_impossible_moves_are_refused_with_the_reason(
         convert(source, to, **options)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_adam_of_optax_is_not_taken_for_centered_rmsprop(tmp_path: Path) -> None:
+    to_file(optax.adam(0.1).init({"w": jnp.ones(3)}), tmp_path / "a.npz")
+    message = r"^centered must be given, got a tree that optax.adam and optax.rmsprop share; pass --centered if"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "a.npz")
 
 
 def test_bias_correction_needs_the_number_of_steps() -> None:

@@ -116,6 +116,16 @@ def test_a_compiled_step_is_one_graph_that_does_the_same(path: str, rule: Rule) 
     assert counter.frame_count == 1
 
 
+def test_a_compiled_step_reads_a_schedule_given_as_a_whole_number() -> None:
+    a, b = pair(cases.RULES["NAdam, schedule"], **PATHS["foreach"])
+    for optimizer in (a, b):
+        optimizer.param_groups[0]["momentum_decay"] = 1
+    give(a, b, 0)
+    torch.compile(a.step, backend="eager", fullgraph=True)()
+    b.step()
+    agree(a, b, exactly=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "backend"),

@@ -142,3 +142,33 @@ def test_momentum_of_updates_is_not_taken_for_an_average_of_gradients(tmp_path: 
     assert any(note.startswith("momentum_buffer is dropped, as it sums updates") for note in conversion.notes)
     buffers = [p.momentum_buffer for p in conversion.checkpoint.parameters]
     assert all(b is not None and not b.any() for b in buffers)
+
+
+def test_a_schedule_that_changed_during_the_run_is_refused(tmp_path: Path) -> None:
+    """NAdam's product holds the betas of the steps before; the rule computes the product from the step count."""
+    params = parameters()
+    nadam = torch.optim.NAdam(params)
+    train(nadam, params, range(2))
+    nadam.param_groups[0]["betas"] = (0.5, 0.999)
+    ours = RMSprop.from_rule(params, profile("nadam"))
+    message = r"^mu_product of .* must be 0\.\d+ after 2 steps, got 0\.2.*; its betas or momentum_decay changed during"
+    with pytest.raises(InputError, match=message):
+        ours.load_state_dict(nadam.state_dict())
+    torch.save(nadam.state_dict(), tmp_path / "nadam.pt")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "nadam.pt")
+
+
+def test_nadam_without_a_schedule_is_no_rule_of_torch(tmp_path: Path) -> None:
+    """At momentum_decay=0 torch.optim.NAdam halves its momentum."""
+    params = parameters()
+    nadam = torch.optim.NAdam(params, momentum_decay=0.0)
+    train(nadam, params, range(2))
+    ours = RMSprop.from_rule(params, profile("nadam", momentum_decay=0.0))
+    with pytest.raises(InputError, match=r"^momentum_decay must be > 0, got 0\.0; at 0 torch.optim.NAdam halves"):
+        ours.load_state_dict(nadam.state_dict())
+    train(ours, params, range(2))
+    torch.save(ours.state_dict(), tmp_path / "ours.pt")
+    assert "impossible: torch.optim.NAdam halves a momentum without schedule" in (
+        plan(read(tmp_path / "ours.pt"), "nadam").problems
+    )

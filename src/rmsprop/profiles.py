@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.hyperparameters import ALIASES
 from rmsprop.libraries import FIELDS, LIBRARIES, WITH_MOMENTUM, Groups, Kind, Profile
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, moment_weights
 
 __all__ = [
     "ALIASES", "FIELDS", "FIELD_OF_KEY", "GROUPS", "KINDS", "PROFILES", "SHAPE_KEY", "VERSION", "VERSION_KEY",
-    "WITH_MOMENTUM", "Groups", "Kind", "Profile", "canonical", "check_loadable", "group_as_ours", "group_fields",
-    "is_group_of", "kind_of_groups", "profile", "state_as_ours",
+    "WITH_MOMENTUM", "Groups", "Kind", "Profile", "canonical", "check_loadable", "check_mu_product",
+    "group_as_ours", "group_fields", "is_group_of", "kind_of_groups", "mu_product", "profile", "state_as_ours",
     "state_by_key",
 ]  # fmt: skip
 
@@ -145,7 +147,11 @@ def check_loadable(group: Mapping[str, Any]) -> None:
     if not isinstance(version, int | float) or version > VERSION:
         name = f"{VERSION_KEY} of the state dict"
         raise InputError(name, f"at most {VERSION} here", version, "it is of a newer rmsprop: install that one")
-    if kind_of_groups([group]) != "timm":  # in other groups, these keys belong to the program
+    kind = kind_of_groups([group])
+    if kind == "nadam" and not group.get("momentum_decay"):
+        remedy = "at 0 torch.optim.NAdam halves its momentum, and no Rule does: the run cannot continue here"
+        raise InputError("momentum_decay", "> 0", group.get("momentum_decay"), remedy)
+    if kind != "timm":  # in other groups, these keys belong to the program
         return
     if group.get("caution") and group.get("momentum"):
         remedy = "no other RMSprop masks its momentum: the run cannot continue in another optimizer"
@@ -178,6 +184,32 @@ def group_as_ours(kind: str, group: Mapping[str, Any]) -> dict[str, Any]:
     rule = {ours.keys.get(field, field): value for field, value in (traits | group_fields(group)).items()}
     own_keys = {"betas", *theirs.keys.values(), *theirs.defaults, *theirs.optional} - set(ours.keys.values())
     return {key: value for key, value in group.items() if key not in own_keys} | rule
+
+
+def mu_product(momentum: float, momentum_decay: float, step: int) -> float:
+    """Return the product μ₁⋯μₜ of NAdam's momenta, which torch keeps for each parameter."""
+    if not step or not momentum:
+        return 1.0 if not step else 0.0
+    adam: dict[str, Any] = {"first_moment": True, "nesterov": True, "bias_correction": True}
+    weights = moment_weights(Rule(momentum=momentum, momentum_decay=momentum_decay, **adam), step)
+    mu = momentum * (1 - 0.5 * 0.96 ** (momentum_decay * step))
+    product: float = 1 - (1 - mu) / weights[1]
+    return product
+
+
+def check_mu_product(where: str, group: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raise InputError if NAdam's betas or momentum_decay changed during a run: its product then holds the old ones."""
+    if "mu_product" not in state:
+        return
+    try:
+        saved, step = (float(np.asarray(state[name])) for name in ("mu_product", "step"))
+    except (KeyError, TypeError, ValueError):
+        found, remedy = Received("another value"), "load the dict that state_dict() returned"
+        raise InputError(f"mu_product of {where}", "a number", found, remedy) from None
+    expected = mu_product(float(group["betas"][0]), float(group["momentum_decay"]), int(step))
+    if abs(saved - expected) > 1e-4:  # float32 rounds the product; 1 − μ₁⋯μₜ is what steps divide by
+        remedy = "its betas or momentum_decay changed during the run: continue it in torch.optim.NAdam"
+        raise InputError(f"mu_product of {where}", f"{expected:.6g} after {step:g} steps", saved, remedy)
 
 
 def state_as_ours(kind: str, state: Any) -> Any:

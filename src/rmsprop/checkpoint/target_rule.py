@@ -169,6 +169,8 @@ def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
     drops_momentum = bool(group.get("first_moment")) and not fixed.get("first_moment", True)
     if group.get("momentum_decay") and not drops_momentum and not fixed.get("momentum_decay", True):
         yield Problem(f"impossible: {to} has no schedule of momentum")
+    if to == "nadam" and not group.get("momentum_decay"):
+        yield Problem("impossible: torch.optim.NAdam halves a momentum without schedule")
     if group.get("nesterov") and not drops_momentum and not fixed.get("nesterov", True):
         yield Problem(f"impossible: {to} has no Nesterov momentum")
     if group.get("maximize") and not fixed.get("maximize", True):

@@ -16,6 +16,7 @@ from rmsprop.profiles import (
     KINDS,
     SHAPE_KEY,
     check_loadable,
+    check_mu_product,
     group_as_ours,
     is_group_of,
     kind_of_groups,
@@ -62,6 +63,11 @@ def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateD
         for i, (p, values, name) in enumerate(zip(group["params"], states, names, strict=True)):
             where = f"parameter {i} in group {index} of the state dict" + (f" ({name})" if name else "")
             errors += _state_errors(where, p, values, new)
+            if kind == "nadam" and not errors:
+                try:
+                    check_mu_product(where, saved, by_key.get(saved["params"][i], {}))
+                except InputError as error:
+                    errors.append(error)
     errors += _key_errors(state, saved_groups)
     return {"state": state, "param_groups": new_groups}, errors
 

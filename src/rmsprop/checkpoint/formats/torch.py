@@ -44,8 +44,8 @@ from rmsprop.checkpoint.state import Checkpoint, Fields, ParameterState
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
 from rmsprop.hyperparameters import HYPERPARAMETERS
-from rmsprop.profiles import GROUPS, state_as_ours
-from rmsprop.rule import AVERAGES, Array, Rule, moment_weights
+from rmsprop.profiles import GROUPS, check_mu_product, mu_product, state_as_ours
+from rmsprop.rule import AVERAGES, Array
 
 _STOPS = {"bfloat16": 2**8, "float16": 2**11}  # from here, adding 1 changes nothing
 
@@ -85,7 +85,9 @@ class StateDictFile(CheckpointFile):
                 received = Received("other param_names")
                 raise InputError(str(path), "a name as text for each parameter", received, "save state_dict() again")
             for name, index in zip(names, group["params"], strict=True):
-                state = state_as_ours(kind, _plain_state(path, name, states.get(index, {}), budget))
+                saved = _plain_state(path, name, states.get(index, {}), budget)
+                check_mu_product(f"{name} in {path}", group, saved)
+                state = state_as_ours(kind, saved)
                 if group.get("state_dtype") or any(is_packed(state.get(field)) for field in AVERAGES):
                     state = averages_in_float32(path, name, state, budget)
                 parameters.append(_parameter(path, kind, name, state, fields[-1], group_index))
@@ -238,15 +240,10 @@ def _state_dict(checkpoint: Checkpoint, extras: Sequence[Mapping[str, Any]]) -> 
                 names = GROUPS[checkpoint.kind].averages
                 states[index] |= {names.get(name, name): to_tensor(value) for name, value in averages.items()}
                 if checkpoint.kind == "nadam":
-                    states[index]["mu_product"] = torch.tensor(_mu_product(fields, step), dtype=torch.float64)
+                    states[index]["mu_product"] = torch.tensor(
+                        mu_product(fields["momentum"], fields["momentum_decay"], step), dtype=torch.float64
+                    )
     return {"state": states, "param_groups": groups}
-
-
-def _mu_product(fields: Fields, step: int) -> float:
-    """Return μ₁⋯μₜ of E7 from c = (1−μₜ)/(1 − μ₁⋯μₜ)."""
-    rule = Rule(**{**fields, "lr": 0.0})
-    mu = rule.momentum * (1 - 0.5 * 0.96 ** (rule.momentum_decay * step))
-    return 1 - (1 - mu) / float(moment_weights(rule, step)[1]) if step else 1.0
 
 
 def _torch_bytes(saved: Any) -> bytes:
