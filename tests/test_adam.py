@@ -125,11 +125,11 @@ def theirs(name: str) -> Path:
     return in_torch(case.cls([param], foreach=False, **case.arguments), param, case.rule, NAMES)
 
 
-def in_numpy(rule: Rule, told: Rule, steps: int = STEPS) -> Path:
-    """Return the run of `rule`, with the learning rates of `told`."""
+def in_numpy(rule: Rule, scheduled: Rule, steps: int = STEPS) -> Path:
+    """Return the run of `rule`, with the learning rates of `scheduled`."""
     params, state, path = START, init(rule, START), dict[str, list[Array]]()
     for t in range(1, steps + 1):
-        params, state = update(dataclasses.replace(rule, lr=lr_at(told, t)), params, gradient(params, t), state)
+        params, state = update(dataclasses.replace(rule, lr=lr_at(scheduled, t)), params, gradient(params, t), state)
         for name, value in {"params": params, **vars(state)}.items():
             if name != "step" and value is not None:
                 path.setdefault(name, []).append(value)

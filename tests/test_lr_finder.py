@@ -631,9 +631,9 @@ def test_a_start_that_is_not_forgotten_is_noted_with_its_share() -> None:
         for _, batch in zip(range(5), batches, strict=False):
             step(model, optimizer, batch)
         found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2, warm=warm)
-        told = [note for note in found.notes if "of its start, 1, when the rate began to rise" in note]
-        assert len(told) == bool(share)
-        assert all(f"v still had {share.replace('20.6', '21')}" in note for note in told)
+        notes = [note for note in found.notes if "of its start, 1, when the rate began to rise" in note]
+        assert len(notes) == bool(share)
+        assert all(f"v still had {share.replace('20.6', '21')}" in note for note in notes)
         if not correction and warm is None:
             assert found.warm_steps == 88 - 5  # 0.9⁸⁸ < 1e-4
 
@@ -835,8 +835,8 @@ def test_notes_tell_of_one_seed_and_of_one_order() -> None:
 
     assert notes(True, 2) == []
     assert [note.split(",")[0] for note in notes(True, 1)] == ["one seed says nothing of how far seeds differ"]
-    told = "all seeds gave the same losses, as where the order of the data makes no difference: no band"
-    assert notes(False, 2) == [told]
+    expected = "all seeds gave the same losses, as where the order of the data makes no difference: no band"
+    assert notes(False, 2) == [expected]
 
 
 @pytest.mark.parametrize(

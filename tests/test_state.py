@@ -131,11 +131,11 @@ def test_averages_of_torch_are_not_taken_for_others(
     for name, value in ours.items():
         assert optimizer.param_groups[0][name] == value
     step(other, [p], [torch.ones(2)])
-    (told,) = optimizer.check_state_dict(other.state_dict(), source=source)
-    assert told.startswith(message)
+    (problem,) = optimizer.check_state_dict(other.state_dict(), source=source)
+    assert problem.startswith(message)
     with pytest.raises(InputError) as caught:
         optimizer.load_state_dict(other.state_dict(), source=source)
-    assert str(caught.value) == told
+    assert str(caught.value) == problem
     RMSprop([p]).load_state_dict(other.state_dict(), source=source)
 
 
@@ -273,11 +273,11 @@ def test_groups_that_do_not_tell_whose_they_are_are_not_guessed() -> None:
     assert optimizer.rule() == Rule(lr=0.1, decay=0.9, eps=1e-5)
     optimizer.load_state_dict(given, source="sb3")
     assert optimizer.rule() == Rule(lr=0.1, decay=0.9, eps=1e-5, eps_inside_sqrt=True, initial_square_avg=1.0)
-    (told,) = optimizer.check_state_dict({"state": {}, "param_groups": [timm_group()]}, source="sb3")
-    assert told.startswith("source must be omitted for this state dict, got 'sb3'; its groups identify timm")
+    (problem,) = optimizer.check_state_dict({"state": {}, "param_groups": [timm_group()]}, source="sb3")
+    assert problem.startswith("source must be omitted for this state dict, got 'sb3'; its groups identify timm")
     for source in ("keras", "timm", "rmsprop.torch"):
-        (told,) = optimizer.check_state_dict(given, source=source)
-        assert told.startswith(
+        (problem,) = optimizer.check_state_dict(given, source=source)
+        assert problem.startswith(
             f"source must be 'torch' or 'sb3', got {source!r}; omit it if the groups identify the library"
         )
 
@@ -371,8 +371,8 @@ def test_averages_keep_their_dtype_and_the_saved_state_dtype_wins(
         warnings.simplefilter("always")
         second.load_state_dict(saved(first))
     wanted, present = options.get("state_dtype"), built.get("state_dtype")
-    told = [str(each.message) for each in caught]
-    assert told == (
+    texts = [str(each.message) for each in caught]
+    assert texts == (
         []
         if wanted == present
         else [
@@ -713,12 +713,12 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(case: str) -> None:
     optimizer = RMSprop(params, lr=0.5)
     step(optimizer, params, [torch.ones(2, 3), torch.ones(2)])
     before = copy.deepcopy(optimizer.state_dict())
-    told = optimizer.check_state_dict(given)
-    assert len(told) == 1
-    assert told[0].startswith(message)
+    problems = optimizer.check_state_dict(given)
+    assert len(problems) == 1
+    assert problems[0].startswith(message)
     with pytest.raises(InputError) as caught:
         optimizer.load_state_dict(given)
-    assert str(caught.value) == told[0]
+    assert str(caught.value) == problems[0]
     after = optimizer.state_dict()
     assert after["param_groups"] == before["param_groups"]
     for key in before["state"]:
@@ -733,8 +733,8 @@ def test_every_mismatch_is_named_and_the_first_is_raised_with_the_number_of_the_
     made["state"][1]["square_avg"] = torch.ones(9)
     made["param_groups"][0]["alpha"] = 2.0
     optimizer = RMSprop([torch.ones(2, 3), torch.ones(2)])
-    told = optimizer.check_state_dict(made)
-    assert [each.partition(" must be")[0] for each in told] == [
+    problems = optimizer.check_state_dict(made)
+    assert [each.partition(" must be")[0] for each in problems] == [
         "alpha",
         f"step of {WEIGHT}",
         f"square_avg of {WEIGHT}",
@@ -751,8 +751,8 @@ def test_another_optimizers_state_dict_is_refused(cls: Any) -> None:
     step(other, [p], [torch.ones(2)])
     ours = RMSprop([p])
     for source in (None, "torch"):
-        told = ours.check_state_dict(other.state_dict(), source=source)
-        assert told[0].startswith("the state dict must be one of RMSprop, got a group of ")
+        problems = ours.check_state_dict(other.state_dict(), source=source)
+        assert problems[0].startswith("the state dict must be one of RMSprop, got a group of ")
         with pytest.raises(InputError, match="load it into its optimizer"):
             ours.load_state_dict(other.state_dict(), source=source)
 
@@ -761,10 +761,11 @@ def test_eight_bits_are_not_for_double_precision() -> None:
     p = torch.ones(3)
     optimizer = RMSprop([p], state_dtype="uint8")
     step(optimizer, [p], [torch.ones(3)])
-    told = RMSprop([p.double()]).check_state_dict(saved(optimizer))
-    assert told[0].startswith("state_dtype must be None for parameters that are not float32, bfloat16 or float16")
+    problems = RMSprop([p.double()]).check_state_dict(saved(optimizer))
+    assert problems[0].startswith("state_dtype must be None for parameters that are not float32, bfloat16 or float16")
     assert (
-        "square_avg of parameter 0 in group 0 of the state dict must be of the dtype of float64 parameters" in told[1]
+        "square_avg of parameter 0 in group 0 of the state dict must be of the dtype of float64 parameters"
+        in problems[1]
     )
 
 
@@ -772,8 +773,10 @@ def test_a_number_in_two_groups_is_named() -> None:
     params = [torch.ones(2), torch.ones(2)]
     made = (optimizer := RMSprop([{"params": [p]} for p in params])).state_dict()
     made["param_groups"][1]["params"] = [0]
-    (told,) = optimizer.check_state_dict(made)
-    assert told.startswith("a number in params of the state dict must be that of one parameter, got one in two groups")
+    (problem,) = optimizer.check_state_dict(made)
+    assert problem.startswith(
+        "a number in params of the state dict must be that of one parameter, got one in two groups"
+    )
 
 
 def test_any_mapping_is_a_state_dict() -> None:
@@ -817,8 +820,8 @@ def test_state_of_no_parameter_is_named_and_not_dropped(key: Any) -> None:
     made = broken()
     made["state"][key] = made["state"].pop(0)
     optimizer = RMSprop([torch.ones(2, 3), torch.ones(2)])
-    (told,) = optimizer.check_state_dict(made)
-    assert told.startswith(f"the state dict must be the state of its groups' parameters, got {key!r}; ")
+    (problem,) = optimizer.check_state_dict(made)
+    assert problem.startswith(f"the state dict must be the state of its groups' parameters, got {key!r}; ")
     with pytest.raises(InputError):
         optimizer.load_state_dict(made)
     assert not optimizer.state
@@ -827,8 +830,8 @@ def test_state_of_no_parameter_is_named_and_not_dropped(key: Any) -> None:
 def test_state_that_is_there_twice_is_not_guessed() -> None:
     made = broken()
     made["state"]["0"] = {**made["state"][0], "square_avg": torch.zeros(2, 3)}
-    (told,) = RMSprop([torch.ones(2, 3), torch.ones(2)]).check_state_dict(made)
-    assert "got '0'; " in told
+    (problem,) = RMSprop([torch.ones(2, 3), torch.ones(2)]).check_state_dict(made)
+    assert "got '0'; " in problem
 
 
 @pytest.mark.parametrize("count", [np.array(3), np.array([3.0], np.float32), np.int64(3), np.longdouble(3)], ids=str)
@@ -919,8 +922,10 @@ def test_named_parameters_go_by_name() -> None:
     assert ours.check_state_dict(saved(named("a.weight", "b.weight"))) == []
     assert ours.check_state_dict(saved(named("module.a.weight", "_orig_mod.b.weight"))) == []  # wrapped
     swapped = saved(named("b.weight", "a.weight"))
-    (told,) = ours.check_state_dict(swapped)
-    assert told.startswith(f"{WEIGHT} must be 'a.weight', got 'b.weight'; load it for the model that it was saved from")
+    (problem,) = ours.check_state_dict(swapped)
+    assert problem.startswith(
+        f"{WEIGHT} must be 'a.weight', got 'b.weight'; load it for the model that it was saved from"
+    )
     with pytest.raises(InputError, match="remove param_names from its groups to load by order"):
         ours.load_state_dict(swapped)
     del swapped["param_groups"][0]["param_names"]
@@ -982,13 +987,13 @@ def test_whatever_stands_in_a_state_dict_it_loads_or_is_named(data: st.DataObjec
     whole = {**made["param_groups"][0], **group, "params": parts["params"], "param_names": parts["param_names"]}
     groups = [whole] if parts["groups"] == 1 else parts["groups"]
     given = UserDict({"state": parts["state"], "param_groups": groups})
-    told = optimizer.check_state_dict(given)
+    problems = optimizer.check_state_dict(given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        if told:
+        if problems:
             with pytest.raises(InputError) as caught:
                 optimizer.load_state_dict(given)
-            assert str(caught.value).startswith(told[0].rpartition(";")[0])
+            assert str(caught.value).startswith(problems[0].rpartition(";")[0])
         else:
             optimizer.load_state_dict(given)
             step(optimizer, [p], [torch.ones(2, 3)])
