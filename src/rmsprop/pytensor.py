@@ -127,10 +127,6 @@ def updates(
     params = list(params)
     _check_params(params)
     grads = _gradients(loss_or_grads, params)
-    if rule.momentum_decay and any(param.type.dtype == "float16" for param in params):
-        # PyTensor has no C code for float16, and its Python code adds at most 32 numbers at once, not 60.
-        allowed, remedy = "0 with float16 parameters", "cast the parameters to float32"
-        raise InputError("momentum_decay", allowed, rule.momentum_decay, remedy)
 
     result: Updates = OrderedDict()
     step: Symbol = None

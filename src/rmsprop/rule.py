@@ -222,6 +222,8 @@ def moment_weights(rule: Rule, t: Any, xp: Any = math) -> tuple[Any, Any]:
         mu_now, mu_next = (mu * (1 - 0.5 * xp.exp(i * log_q)) for i in (t, t + 1))
         for k in range(1, 61):
             log_qk, weight = k * log_q, 0.5**k / k
+            if weight * math.exp(log_qk) < 1e-40:  # the remaining terms change no bit: |ln μ| is 1e-16 or more
+                break
             log_product = log_product - weight * math.exp(log_qk) * xp.expm1(log_qk * t) / math.expm1(log_qk)
         log_next = log_product + xp.log(mu_next)
     return -mu_next / xp.expm1(log_next), (mu_now - 1) / xp.expm1(log_product)
