@@ -14,10 +14,9 @@ from vectors import Implementation, Result
 
 from rmsprop import Rule, State, init, native, update
 from rmsprop.hyperparameters import HYPERPARAMETERS, missing_fields
-from rmsprop.rule import Array
+from rmsprop.rule import AVERAGES, Array
 
 KERAS_BACKEND = "torch"  # unless the environment names another
-STATE = ("square_avg", "grad_avg", "momentum_buffer", "max_square_avg")
 Update = Callable[[Rule, Array, Array, State], tuple[Array, State]]
 
 
@@ -63,15 +62,15 @@ def rule_of(hyperparameters: dict[str, Any], fields: Collection[str]) -> Rule:
 
 
 def _arrays(state: State) -> list[Any]:
-    return [getattr(state, name) for name in STATE]
+    return [getattr(state, name) for name in AVERAGES]
 
 
 def _state(step: int, arrays: list[Any]) -> State:
-    return State(step, **dict(zip(STATE, arrays, strict=True)))
+    return State(step, **dict(zip(AVERAGES, arrays, strict=True)))
 
 
 def _result(params: Array, state: State) -> Result:
-    found = {"params": params, **{name: getattr(state, name, None) for name in STATE}}
+    found = {"params": params, **{name: getattr(state, name, None) for name in AVERAGES}}
     return {name: np.array(value) for name, value in found.items() if value is not None}
 
 
@@ -110,7 +109,7 @@ def torch_optimizer(
             param.grad = torch.sparse_coo_tensor(index, values, param.shape, check_invariants=True)
         optimizer.param_groups[0]["lr"] = lr
         optimizer.step()
-        state = {name: optimizer.state[param][name] for name in STATE if name in optimizer.state[param]}
+        state = {name: optimizer.state[param][name] for name in AVERAGES if name in optimizer.state[param]}
         results.append({"params": param.numpy().copy(), **{name: x.numpy().copy() for name, x in state.items()}})
     return results
 
@@ -156,7 +155,7 @@ def keras_optimizer(
         param = keras.Variable(params, dtype="float64")
         optimizer = RMSprop.from_rule(rule)
         optimizer.build([param])
-        names = {name: (f"_{name}", f"_max_{name}") for name in STATE}
+        names = {name: (f"_{name}", f"_max_{name}") for name in AVERAGES}
         kept = {
             name: [v for v in optimizer.variables if v.name.endswith(own) and not v.name.endswith(other)]
             for name, (own, other) in names.items()
@@ -185,7 +184,7 @@ def pytensor_updates(
     gradient = pytensor.tensor.vector(dtype="float64")
     changes = updates([gradient], [param], rule_of(hyperparameters, FIELDS), learning_rate=lr)
     step = pytensor.function([gradient], [], updates=changes, mode="FAST_COMPILE")
-    names = {"param": "params", **{f"param_{name}": name for name in STATE}}
+    names = {"param": "params", **{f"param_{name}": name for name in AVERAGES}}
     kept = {names[variable.name]: variable for variable in changes if variable.name in names}
     results = []
     for rate, value in zip(learning_rates, gradients, strict=True):
