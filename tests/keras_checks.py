@@ -533,7 +533,10 @@ def test_a_callable_learning_rate_is_read_at_every_step() -> None:
         ({"nesterov": True}, "momentum must be > 0 with nesterov=True, got 0.0; set momentum"),
         ({"initial_square_avg": -1.0}, "initial_square_avg must be a finite number >= 0"),
         ({"maximize": 2}, "maximize must be True or False, got 2"),
-        ({"first_moment": True}, "lr_in_momentum must be False with first_moment=True, got True; the average of"),
+        (
+            {"first_moment": True},
+            "lr_in_momentum must be False with first_moment=True, got True; omit it: the average of",
+        ),
         (
             {"momentum_decay": 1.0},
             "momentum_decay must be 0 unless first_moment, nesterov and bias_correction are True",
