@@ -13,7 +13,6 @@ from shared import Array, Family, Step, main
 STATE = {"square_avg": "square_avg", "grad_avg": "grad_avg", "momentum_buffer": "momentum_buffer"}
 ADAM_STATE = {"exp_avg_sq": "square_avg", "exp_avg": "momentum_buffer", "max_exp_avg_sq": "max_square_avg"}
 VERSION = torch.__version__.split("+")[0]
-torch.set_default_dtype(torch.float64)
 
 
 def stepper(optimizer: torch.optim.Optimizer, param: torch.Tensor, names: dict[str, str]) -> Step:
@@ -53,7 +52,17 @@ def start_adamw(arguments: dict[str, Any], params: Array) -> Step:
 
 def start_nadam(arguments: dict[str, Any], params: Array) -> Step:
     param = torch.from_numpy(params.copy())
-    return stepper(torch.optim.NAdam([param], **arguments), param, ADAM_STATE)
+    in_default_dtype = stepper(torch.optim.NAdam([param], **arguments), param, ADAM_STATE)
+
+    def step(gradient: Array, lr: float) -> dict[str, Array]:
+        """Step while the default dtype is double: the product of momenta has it."""
+        torch.set_default_dtype(torch.float64)
+        try:
+            return in_default_dtype(gradient, lr)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    return step
 
 
 SEEN: dict[str, Any] = {"lr": 0.03, "alpha": 0.9, "eps": 0.02}  # an eps large enough to matter
