@@ -28,10 +28,11 @@ from rmsprop.lab.report.sentences import (
 )
 from rmsprop.lab.runs import trial as trial_module
 from rmsprop.lab.runs.directory import RunDirectory, to_json
-from rmsprop.lab.runs.trial import OPTIMIZERS, Trial, run_trial
+from rmsprop.lab.runs.trial import Trial, run_trial
 from rmsprop.lab.score import score_words
 from rmsprop.lab.train import train
 from rmsprop.lab.verdicts import judge
+from rmsprop.lab_options import USUAL_OPTIMIZERS
 
 MINE = str(Path(__file__).with_name("mine.py"))
 
@@ -159,7 +160,7 @@ def test_a_grid_is_widened_once_where_a_rate_at_its_end_is_best_and_for_all_opti
 
     canned, run, summary = compare_canned(monkeypatch, error, out=tmp_path / "run")
     assert summary["widened"] == widened
-    for optimizer in OPTIMIZERS:
+    for optimizer in USUAL_OPTIMIZERS:
         assert canned.rates(optimizer) == [0.01, 0.03, 0.1, 0.3, 1.0, *widened]
     scores = {score["optimizer"]: score for score in summary["scores"]}
     assert (scores["SGD"]["lr"], scores["RMSprop"]["lr"]) == (picked, 0.1)
@@ -298,7 +299,7 @@ def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
             r.pop("optimizer_us", None)
         results.append(rows)
         assert summary["scores"][0]["optimizer"] == "RMSprop"
-        assert {s["optimizer"] for s in summary["scores"]} == set(OPTIMIZERS)
+        assert {s["optimizer"] for s in summary["scores"]} == set(USUAL_OPTIMIZERS)
     assert results[0] == results[1]
     # compare used the rule it was given: a run of train with that rule ends with the same loss.
     key = next(k for k in results[0] if k[:2] == ("final", "RMSprop"))

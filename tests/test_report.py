@@ -28,6 +28,7 @@ from rmsprop.lab.report.sentences import describe_findings, evidence_words, find
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.train import train
+from rmsprop.lab_options import USUAL_OPTIMIZERS
 
 MINE = str(Path(__file__).with_name("mine.py"))
 
@@ -62,7 +63,7 @@ def test_curves_are_medians_and_the_middle_half() -> None:
     curves = [[[0.5, float(v)], [1.0, 10.0 * v]] for v in (1, 2, 3, 4, 5)]
     rows: list[Any] = [{"optimizer": "Adam", "diverged": False, "loss_curve": c} for c in curves]
     rows.append({"optimizer": "Adam", "diverged": True, "loss_curve": [[0.5, 1e9]]})
-    (band,) = figures.curve_data(rows, "loss_curve", 1)
+    (band,) = figures.curve_data(rows, "loss_curve", 1, ["SGD", "Adam"])
     assert band == figures.Band("Adam", [0.5, 1.0], [3, 30], [2, 20], [4, 40])
 
 
@@ -71,7 +72,7 @@ def test_rates_that_diverged_are_left_out_of_the_sensitivity() -> None:
         {"optimizer": "SGD", "lr": lr, "validation_metric": metric, "diverged": diverged}
         for lr, metric, diverged in ((1.0, 0.2, False), (0.1, 0.8, False), (0.1, 0.6, False), (10.0, 0.1, True))
     ]
-    assert figures.sensitivity_data(rows)["SGD"] == [(0.1, pytest.approx(0.7)), (1.0, 0.2)]
+    assert figures.sensitivity_data(rows, USUAL_OPTIMIZERS)["SGD"] == [(0.1, pytest.approx(0.7)), (1.0, 0.2)]
 
 
 def test_layers_and_tests_by_seed() -> None:

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import lighter
 import pytest
@@ -22,8 +22,6 @@ from rmsprop.lab.compare import compare
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.lab.runs.schema import Optimizer
-from rmsprop.lab.runs.trial import OPTIMIZERS
 from rmsprop.lab.runs.typed_json import NOT_EMPTY, NOT_NEGATIVE, checker
 from rmsprop.lab.train import train
 
@@ -187,10 +185,6 @@ def test_messages_name_file_line_and_field(runs: dict[str, RunDirectory], tmp_pa
         assert message in str(caught.value)
         (path / name).write_text(text)
     read(path)
-
-
-def test_the_optimizers_of_a_comparison_are_those_that_its_files_may_name() -> None:
-    assert get_args(Optimizer) == tuple(OPTIMIZERS)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from rmsprop.lab.learning_rates import Choice
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_comparison
 from rmsprop.lab.runs.training import TrainingLoop
-from rmsprop.lab.runs.trial import OPTIMIZERS
 from rmsprop.lab.score import Score
 from rmsprop.lab.train import train
 from rmsprop.lab.verdicts import judge
@@ -40,7 +39,7 @@ SHAPES = str(Path(__file__).with_name("shapes.py"))
 @pytest.fixture
 def compared(no_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Return `compare` of two optimizers in this process."""
-    monkeypatch.setattr(compare_, "OPTIMIZERS", {name: OPTIMIZERS[name] for name in ("RMSprop", "SGD")})
+    monkeypatch.setattr(compare_, "USUAL_OPTIMIZERS", ("RMSprop", "SGD"))
     return functools.partial(
         compare_.compare, learning_rates=(0.003, 0.03, 0.3), tuning_seeds=1, seeds=5, out=tmp_path / "compared"
     )

@@ -16,7 +16,6 @@ import torch
 from rmsprop.cli.app import run
 from rmsprop.lab import compare as compare_
 from rmsprop.lab.runs.directory import RunDirectory
-from rmsprop.lab.runs.trial import OPTIMIZERS
 from rmsprop.lab.runs.workers import WorkerLost, Workers, _cause
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -101,7 +100,7 @@ def test_compare_says_in_one_line_that_its_only_worker_was_killed_and_is_resumed
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KILLED", str(tmp_path / "killed"))
-    monkeypatch.setattr(compare_, "OPTIMIZERS", {name: OPTIMIZERS[name] for name in ("RMSprop", "SGD")})
+    monkeypatch.setattr(compare_, "USUAL_OPTIMIZERS", ("RMSprop", "SGD"))
     command = ["compare", f"{MINE}:killed_once", "--lrs", "0.3", "0.03", "0.003", "--tuning-seeds", "1", "--seeds", "5"]
     command += ["--epochs", "1", "--jobs", "1", "--out", str(tmp_path / "run")]
     assert run(command) == 1

@@ -31,7 +31,8 @@ SPEED, RESULTS = ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
 def store_demo(runs: list[RunDirectory]) -> None:
     """Store the comparisons for README: configurations, summaries, and the tuning curves of the first."""
     kept = [{"config": run.config(), "summary": run.summary()} for run in runs]
-    curves = figures.sensitivity_data([r for r in runs[0].records() if r["stage"] == "tune"])
+    tuning = [record for record in runs[0].records() if record["stage"] == "tune"]
+    curves = figures.sensitivity_data(tuning, kept[0]["config"]["optimizers"])
     DEMO.write_text(json.dumps({"plain": kept[0], "corrected": kept[1], "curves": curves}, indent=1) + "\n")
 
 

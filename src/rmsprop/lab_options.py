@@ -6,6 +6,7 @@ This module needs no framework: help is shown without loading one.
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from rmsprop.errors import InputError, check_count, check_number
 
 # Built-in tasks. Each is a module in lab/tasks/, and the function of the same name in it.
 TASKS = ("digits", "mnist", "shakespeare")
+# Optimizers that a comparison knows, and those that it compares unless told otherwise. RMSprop is always among them.
+OPTIMIZERS = ("RMSprop", "SGD", "momentum", "AdaGrad", "Adadelta", "Adam", "AdamW")
+USUAL_OPTIMIZERS = OPTIMIZERS[:-1]
 # Fields whose option has another name.
 _OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to"}
 # Fields that change no result.
@@ -73,6 +77,10 @@ class CompareOptions:
 
     Parameters
     ----------
+    optimizers
+        Optimizers to compare with RMSprop: SGD, momentum, AdaGrad, Adadelta, Adam, AdamW; all but AdamW if omitted.
+    ablate
+        Compare the rules from this one to Adam instead, one switch at a time: momentum, its place, bias correction, …
     learning_rates
         The grid of learning rates; 1e-4 to 10 in half decades if omitted. Where the best rate of an optimizer is at
         its end, all optimizers get two more rates beyond it.
@@ -92,6 +100,8 @@ class CompareOptions:
         With --resume: go on although the task's code has changed. The report says what has.
     """
 
+    optimizers: tuple[str, ...] | None = None
+    ablate: bool = False
     learning_rates: tuple[float, ...] | None = None
     tuning_seeds: int = 2
     seeds: int = 10
@@ -102,6 +112,17 @@ class CompareOptions:
     accept_changes: bool = False
 
     def __post_init__(self) -> None:
+        for name in self.optimizers or ():
+            if name not in OPTIMIZERS:
+                by_lower = {known.lower(): known for known in OPTIMIZERS}
+                close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+                remedy = f"did you mean {by_lower[close[0]]}?" if close else ""
+                raise InputError("--optimizers", f"names among {', '.join(OPTIMIZERS)}", name, remedy)
+        if self.optimizers is not None and not set(self.optimizers) - {"RMSprop"}:
+            raise InputError("--optimizers", "at least one beside RMSprop", list(self.optimizers), "add Adam")
+        if self.ablate and self.optimizers is not None:
+            remedy = "--ablate compares rules of RMSprop: leave one of them out"
+            raise InputError("--optimizers", "left out with --ablate", list(self.optimizers), remedy)
         if self.learning_rates is not None:
             for lr in self.learning_rates:
                 check_number("--lrs", lr, "1e-4 to 10 covers the optimizers' usual rates")

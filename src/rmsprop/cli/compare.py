@@ -34,7 +34,8 @@ def compare(
     """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
 
     RMSprop follows the rule that you give. The others have PyTorch's defaults;
-    momentum is SGD with a momentum of 0.9.
+    momentum is SGD with a momentum of 0.9. With --ablate, the rules from yours
+    to Adam are compared instead, one switch at a time.
 
     All optimizers try the same grid of learning rates. Each gets the rate that
     does best on validation data. Then all train with other seeds. A seed fixes
@@ -45,6 +46,8 @@ def compare(
       rmsprop compare digits
       rmsprop compare digits --bias-correction
       rmsprop compare mnist --seeds 5 --epochs 4
+      rmsprop compare digits --ablate
+      rmsprop compare digits --optimizers Adam AdamW
       rmsprop compare my_task.py:make --lrs 0.001 0.01 0.1 --json
 
     Parameters
@@ -94,24 +97,26 @@ def show_comparison(console: Console, run: RunDirectory, report: Path | None) ->
 
 
 def comparison_table(summary: dict[str, Any]) -> Table:
-    """Return the scores of a comparison as a table."""
+    """Return the scores of a comparison as a table; of an ablation, what each switch brings."""
     from rmsprop.lab.report.sentences import difference_words, range_words
     from rmsprop.lab.score import score_words
 
-    metric = summary["metric"]
+    metric, ablation = summary["metric"], "all_switches" in summary
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("optimizer")
+    table.add_column("switch" if ablation else "optimizer")
     table.add_column("lr", justify="right")
     table.add_column(escape(f"test {metric}"), justify="right")
-    table.add_column("worst–best", justify="right")
+    if not ablation:  # its names leave no room
+        table.add_column("worst–best", justify="right")
     table.add_column(f"difference [{summary['confidence']:.0%}]", justify="right")
-    table.add_column("than RMSprop")
+    table.add_column("" if ablation else "than RMSprop")
     for score in summary["scores"]:
+        ends = range_words(score, metric, higher_is_better=summary["higher_is_better"])
         table.add_row(
             score["optimizer"],
             f"{score['lr']:g}{'*' if score['at_edge'] else ''}",
             score_words(score["metric"], metric),
-            range_words(score, metric, higher_is_better=summary["higher_is_better"]),
+            *([] if ablation else [ends]),
             escape(difference_words(score, metric)),
             score["verdict"] or "–",
             style="bold" if score["optimizer"] == "RMSprop" else None,

@@ -10,6 +10,9 @@ that optimizers are compared seed by seed. Only stage 2 uses the test data, once
 In both stages the rate falls linearly to zero over a training. With a constant rate, the noise of the last steps would
 decide the comparison.
 
+With `ablate`, the rules from the given one to Adam take the place of the optimizers. Each is compared with the one
+before it, and the last with the first, to show what each switch brings.
+
 Intervals are Student's for the mean of paired differences. They are widened for the number of comparisons (Bonferroni):
 all of them hold jointly with 95 % confidence.
 """
@@ -26,6 +29,7 @@ import torch
 
 from rmsprop.environment import cores, environment
 from rmsprop.errors import InputError
+from rmsprop.lab.ablation import ablation
 from rmsprop.lab.learning_rates import LEARNING_RATES, Choice, choose, rates_beyond
 from rmsprop.lab.runs.directory import RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
@@ -33,17 +37,17 @@ from rmsprop.lab.runs.schema import (
     CompareConfig,
     CompareSummary,
     ConstantScore,
+    Difference,
     FinalRow,
-    Optimizer,
     ScoreFacts,
     TrialRow,
 )
 from rmsprop.lab.runs.task_code import task_code
-from rmsprop.lab.runs.trial import OPTIMIZERS, Trial, key_of, run_trial
+from rmsprop.lab.runs.trial import Trial, key_of, run_trial
 from rmsprop.lab.runs.workers import Workers
 from rmsprop.lab.task import Task, load_task
-from rmsprop.lab.verdicts import CONFIDENCE, constant_score, judge
-from rmsprop.lab_options import CompareOptions, result_options
+from rmsprop.lab.verdicts import CONFIDENCE, constant_score, judge, judge_all_switches
+from rmsprop.lab_options import OPTIMIZERS, USUAL_OPTIMIZERS, CompareOptions, result_options
 from rmsprop.rule import Rule
 
 Listener = Callable[[str, int, int, TrialRow | None], None]  # stage, trainings done, their total, newest row
@@ -58,11 +62,11 @@ def compare(
     listen: Listener = lambda _stage, _done, _total, _row: None,
     **keywords: Any,
 ) -> tuple[RunDirectory, Any]:
-    """Compare `rule` with the other `OPTIMIZERS` on the task `spec`; return the run's directory and its CompareSummary.
+    """Compare `rule` with other optimizers on the task `spec`; return the run's directory and its CompareSummary.
 
     Keywords are fields of `CompareOptions` and override `options`. The rate of every optimizer is picked from
     `learning_rates`; the rule's lr is not used. The other optimizers keep torch's defaults, except that "momentum" is
-    SGD with a momentum of 0.9.
+    SGD with a momentum of 0.9. With `ablate` there are no others, but the rules of `rmsprop.lab.ablation`.
 
     `jobs` trainings run at a time, each in a process of one thread. Their number changes no result. If memory runs
     out, half as many run at a time. With `resume`, recorded trainings are not repeated.
@@ -78,6 +82,7 @@ def compare(
     """
     options, rule = dataclasses.replace(options or CompareOptions(), **keywords), rule or Rule()
     tuning_seeds, seeds = options.tuning_seeds, options.seeds
+    rules = ablation(rule) if options.ablate else dict.fromkeys(_names(options), rule)
     grid = sorted(set(options.learning_rates or LEARNING_RATES))
     if rule.maximize:
         remedy = "return minus the quantity to maximize as the task's loss: the other optimizers minimize"
@@ -88,21 +93,22 @@ def compare(
     task.try_out()
     used = dataclasses.replace(options, learning_rates=tuple(grid), epochs=options.epochs or task.epochs)
     path = options.out or new_path("compare", task.name, resume=options.resume)
-    config = _config_of(spec, rule, used)
+    config = _config_of(spec, rule, list(rules), used)
     with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
         run.keep_records(key_of)
         began = time.monotonic()
         with stop_signals() as stopped, Workers(options.jobs or cores()) as workers:
-            comparison = _Comparison(task, spec, rule, options.epochs, run, workers, listen, stopped)
+            comparison = _Comparison(task, spec, rules, options.epochs, run, workers, listen, stopped)
             tuned = comparison.tune(grid, range(tuning_seeds))
             rows = comparison.final(tuned.choices, range(tuning_seeds, tuning_seeds + seeds))
-        scores = judge(task.score.higher_is_better, tuned.choices, rows)
+        better = task.score.higher_is_better
+        scores = judge(better, tuned.choices, rows, in_turn=options.ablate)
         summary: CompareSummary = {
             "status": "finished",
             "task": task.name,
             "metric": task.score.name,
             "metric_kind": task.score.kind,
-            "higher_is_better": task.score.higher_is_better,
+            "higher_is_better": better,
             "constant": cast(ConstantScore, constant_score(rows)._asdict()),
             "confidence": CONFIDENCE,
             "widened": tuned.widened,
@@ -113,18 +119,26 @@ def compare(
             "implementation": "; ".join(sorted({r["implementation"] for r in rows if r["implementation"]})),
             "environment": environment(),
         }
+        if options.ablate:
+            summary["all_switches"] = cast(Difference, judge_all_switches(better, tuned.choices, rows)._asdict())
         return run, run.finish(summary)
 
 
-def _config_of(spec: str, rule: Rule, options: CompareOptions) -> CompareConfig:
+def _names(options: CompareOptions) -> list[str]:
+    """Return the optimizers to compare, in the order of `OPTIMIZERS`."""
+    wanted = {"RMSprop", *(options.optimizers or USUAL_OPTIMIZERS)}
+    return [name for name in OPTIMIZERS if name in wanted]
+
+
+def _config_of(spec: str, rule: Rule, optimizers: list[str], options: CompareOptions) -> CompareConfig:
     """Return the content of run.json."""
     config = {
         "kind": "compare",
         "task": spec,
         "task_code": task_code(spec),
         "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
-        "optimizers": list(OPTIMIZERS),
         **result_options(options),
+        "optimizers": optimizers,
         "learning_rates": list(options.learning_rates or ()),  # JSON has no tuples
         "schedule": "linear",
         "made_with": {"torch": torch.__version__},
@@ -145,7 +159,7 @@ class _Comparison:
 
     task: Task
     spec: str
-    rule: Rule
+    rules: dict[str, Rule]  # by optimizer; those that are not RMSprop ignore it
     epochs: int | None
     run: RunDirectory
     workers: Workers
@@ -154,25 +168,25 @@ class _Comparison:
 
     def tune(self, grid: list[float], seeds: Iterable[int]) -> _Tuned:
         """Pick a rate for each optimizer. Widen the grid once, at the ends that are best for an optimizer."""
-        trials = [self._trial("tune", o, lr, s) for s in seeds for lr in grid for o in OPTIMIZERS]
+        trials = [self._trial("tune", o, lr, s) for s in seeds for lr in grid for o in self.rules]
         choices = self._choices(self._rows(trials))
         widened = rates_beyond(grid, choices.values())
         if widened:
-            trials += [self._trial("tune", o, lr, s) for s in seeds for lr in widened for o in OPTIMIZERS]
+            trials += [self._trial("tune", o, lr, s) for s in seeds for lr in widened for o in self.rules]
             choices = self._choices(self._rows(trials))
         return _Tuned(choices, widened)
 
     def final(self, choices: dict[str, Choice], seeds: Iterable[int]) -> list[FinalRow]:
         """Train each optimizer at its rate with each of `seeds`."""
-        trials = [self._trial("final", o, choices[o].lr, s) for s in seeds for o in OPTIMIZERS]
+        trials = [self._trial("final", o, choices[o].lr, s) for s in seeds for o in self.rules]
         return cast(list[FinalRow], self._rows(trials))
 
-    def _trial(self, stage: Literal["tune", "final"], optimizer: Optimizer, lr: float, seed: int) -> Trial:
-        return Trial(stage, optimizer, lr, seed, spec=self.spec, rule=self.rule, epochs=self.epochs)
+    def _trial(self, stage: Literal["tune", "final"], optimizer: str, lr: float, seed: int) -> Trial:
+        return Trial(stage, optimizer, lr, seed, spec=self.spec, rule=self.rules[optimizer], epochs=self.epochs)
 
     def _choices(self, rows: list[TrialRow]) -> dict[str, Choice]:
         better = self.task.score.higher_is_better
-        return {o: choose(better, [row for row in rows if row["optimizer"] == o]) for o in OPTIMIZERS}
+        return {o: choose(better, [row for row in rows if row["optimizer"] == o]) for o in self.rules}
 
     def _rows(self, trials: list[Trial]) -> list[TrialRow]:
         """Return the row of each trial of one stage. Trials without a record are trained and recorded."""

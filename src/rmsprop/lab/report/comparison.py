@@ -21,20 +21,22 @@ def comparison_content(config: CompareConfig, summary: CompareSummary | None, ro
     scores = summary["scores"] if summary else []
     rate = next((s["lr"] for s in scores if s["optimizer"] == "RMSprop"), None)
     higher = summary["higher_is_better"] if summary else True
+    task = summary["task"] if summary else config["task"]
+    order = config["optimizers"]
     tuning = [row for row in rows if row["stage"] == "tune"]
     final = cast(list[FinalRow], [row for row in rows if row["stage"] == "final"])
     drawn: list[Figure] = []
     if tuning:
-        drawn.append(_learning_rates(tuning, metric, log=not higher))
+        drawn.append(_learning_rates(tuning, order, metric, log=not higher))
     if final:
-        drawn += _curves(final, metric, log=not higher)
+        drawn += _curves(final, order, metric, log=not higher)
         if scores:
             drawn.append(_test_scores(final, [s["optimizer"] for s in scores], metric))
         drawn += _effective_rates(final, rate or 0.0)
         drawn.append(_times(final, config, summary))
     rule = Rule(**cast(dict[str, Any], config["rule"]), lr=Rule().lr if rate is None else rate)
     return {
-        "title": f"RMSprop compared on {summary['task'] if summary else config['task']}",
+        "title": f"{'From RMSprop to Adam' if config.get('ablate') else 'RMSprop compared'} on {task}",
         "lines": describe_comparison(config, summary),
         "summary": summary,
         "rows": [(s, range_words(s, metric, higher_is_better=higher), difference_words(s, metric)) for s in scores],
@@ -45,15 +47,15 @@ def comparison_content(config: CompareConfig, summary: CompareSummary | None, ro
     }
 
 
-def _learning_rates(tuning: list[TrialRow], metric: str, *, log: bool) -> Figure:
-    picture = figures.draw_sensitivity(figures.sensitivity_data(tuning), f"validation {metric}", log=log)
+def _learning_rates(tuning: list[TrialRow], order: list[str], metric: str, *, log: bool) -> Figure:
+    picture = figures.draw_sensitivity(figures.sensitivity_data(tuning, order), f"validation {metric}", log=log)
     return figure("Learning rates", picture, "Validation score of every rate on the grid, mean over the tuning seeds.")
 
 
-def _curves(final: list[FinalRow], metric: str, *, log: bool) -> list[Figure]:
+def _curves(final: list[FinalRow], order: list[str], metric: str, *, log: bool) -> list[Figure]:
     """Draw losses and scores over the epochs. `log` is for scores such as errors, which differ by factors."""
-    loss = figures.draw_bands(figures.curve_data(final, "loss_curve", 1), "training loss", log=True)
-    score = figures.draw_bands(figures.curve_data(final, "validation_curve", 2), f"validation {metric}", log=log)
+    loss = figures.draw_bands(figures.curve_data(final, "loss_curve", 1, order), "training loss", log=True)
+    score = figures.draw_bands(figures.curve_data(final, "validation_curve", 2, order), f"validation {metric}", log=log)
     return [figure("Training loss", loss, _HALF), figure(f"Validation {metric}", score, _HALF)]
 
 
@@ -78,5 +80,10 @@ def _times(final: list[FinalRow], config: CompareConfig, summary: CompareSummary
     times = {o: median_of_known(r["optimizer_us"] for r in final if r["optimizer"] == o) for o in config["optimizers"]}
     picture = figures.draw_bars({o: us for o, us in times.items() if us is not None}, "microseconds")
     jobs = f", {summary['jobs']} trainings at a time" if summary else ""
-    caption = f"Median over steps and seeds, one thread per training{jobs}. "
-    return figure("Time of one optimizer step", picture, f"{caption}RMSprop is this library's, the others are torch's.")
+    whose = (
+        "All rules are this library's."
+        if config.get("ablate")
+        else "RMSprop is this library's, the others are torch's."
+    )
+    caption = f"Median over steps and seeds, one thread per training{jobs}. {whose}"
+    return figure("Time of one optimizer step", picture, caption)

@@ -26,6 +26,7 @@ STYLES: dict[str, tuple[str, Any]] = {
     "AdaGrad": ("#009E73", (0, (3, 1, 1, 1))),
     "Adadelta": ("#CC79A7", (0, (4, 2))),
     "Adam": ("#D55E00", (0, (6, 1, 1, 1))),
+    "AdamW": ("#56B4E9", (0, (2, 2))),
 }
 _SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
 _SHORT = 1e3  # a logarithmic axis has ticks between powers of ten if its ends differ by less than this factor
@@ -33,6 +34,11 @@ _SHORT = 1e3  # a logarithmic axis has ticks between powers of ten if its ends d
 verbatim = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _UNNAMED = re.compile(r"_child\d+")  # what matplotlib calls a line without a label
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def style(label: str, position: int) -> tuple[str, Any]:
+    """Return colour and dashes of a label; without an own style, those of its position among the labels."""
+    return STYLES[label] if label in STYLES else list(STYLES.values())[position % len(STYLES)]
 
 
 class Band(NamedTuple):
@@ -52,10 +58,12 @@ class Layer(NamedTuple):
     quantiles: list[float]  # at rmsprop.lab.runs.training.QUANTILES
 
 
-def curve_data(rows: list[FinalRow], curve: Literal["loss_curve", "validation_curve"], column: int) -> list[Band]:
+def curve_data(
+    rows: list[FinalRow], curve: Literal["loss_curve", "validation_curve"], column: int, order: Sequence[str]
+) -> list[Band]:
     """Return a Band per optimizer from `column` of the final rows' `curve`. Seeds that diverged are left out."""
     bands = []
-    for label in STYLES:
+    for label in order:
         curves: list[Any] = [row[curve] for row in rows if row["optimizer"] == label and not row["diverged"]]
         if curves:
             points = [sorted(c[i][column] for c in curves) for i in range(min(len(c) for c in curves))]
@@ -78,10 +86,10 @@ def test_data(rows: list[FinalRow], order: Sequence[str]) -> dict[str, list[floa
     return {o: [metric for name, metric in known if name == o and metric is not None] for o in order}
 
 
-def sensitivity_data(rows: list[TrialRow]) -> dict[str, list[tuple[float, float]]]:
+def sensitivity_data(rows: list[TrialRow], order: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
     """Return pairs (learning rate, mean validation metric) of each optimizer, except rates at which a seed diverged."""
     result = {}
-    for label in STYLES:
+    for label in order:
         by_rate: dict[float, list[TrialRow]] = {}
         for row in rows:
             if row["optimizer"] == label:
@@ -105,8 +113,8 @@ def layer_data(recorded: Sequence[dict[str, list[float | None]]]) -> list[Layer]
 def draw_bands(bands: list[Band], y_label: str, *, log: bool) -> str:
     """Draw curves with bands over the epochs; return an SVG."""
     figure, axes = new_axes()
-    for band in bands:
-        colour, dashes = STYLES.get(band.label, ("#0072B2", "-"))
+    for position, band in enumerate(bands):
+        colour, dashes = style(band.label, position)
         wide = 2.2 if band.label == "RMSprop" else 1.3
         axes.plot(band.x, band.middle, color=colour, linestyle=dashes, linewidth=wide, label=band.label)
         axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
@@ -125,7 +133,7 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
     """Draw every seed as a dot and the median as a line, one column per optimizer; return an SVG."""
     figure, axes = new_axes()
     for column, (label, values) in enumerate(results.items()):
-        colour = STYLES[label][0]
+        colour, _ = style(label, column)
         spread = [column + 0.3 * ((i + 0.5) / len(values) - 0.5) for i in range(len(values))]
         axes.plot(spread, values, "o", color=colour, markersize=4, alpha=0.7)
         if values:
@@ -139,8 +147,8 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
 def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str, *, log: bool = False) -> str:
     """Draw the validation metric against the learning rate; return an SVG."""
     figure, axes = new_axes()
-    for label, points in results.items():
-        colour, dashes = STYLES[label]
+    for position, (label, points) in enumerate(results.items()):
+        colour, dashes = style(label, position)
         x, y = [p[0] for p in points], [p[1] for p in points]
         wide = 2.2 if label == "RMSprop" else 1.3
         axes.plot(x, y, color=colour, linestyle=dashes, linewidth=wide, marker="o", markersize=2.5, label=label)

@@ -5,10 +5,33 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FindingFacts, ScoreFacts, TrainConfig, TrainSummary
+from rmsprop.lab.runs.schema import (
+    CompareConfig,
+    CompareSummary,
+    Difference,
+    FindingFacts,
+    ScoreFacts,
+    TrainConfig,
+    TrainSummary,
+)
 from rmsprop.lab.score import is_share, score_words
 
 LOSS_FINDINGS = ("loss", "learned nothing", "slow", "got worse")  # kinds of findings that need no measured step
+
+
+# Verdicts, and the words before the names of the optimizers, or of the switches.
+_COMPARED = (
+    ("better", "Better than RMSprop"),
+    ("worse", "Worse than RMSprop"),
+    ("no difference", "No difference to RMSprop shown"),
+    ("not comparable", "Not comparable with RMSprop, since seeds diverged"),
+)
+_SWITCHED = (
+    ("better", "Better with"),
+    ("worse", "Worse with"),
+    ("no difference", "No difference shown with"),
+    ("not comparable", "Not comparable, since seeds diverged"),
+)
 
 
 def range_words(score: ScoreFacts, metric: str, *, higher_is_better: bool) -> str:
@@ -17,8 +40,8 @@ def range_words(score: ScoreFacts, metric: str, *, higher_is_better: bool) -> st
     return "–".join("diverged" if x is None else score_words(x, metric).removesuffix(" %") for x in ends)
 
 
-def difference_words(score: ScoreFacts, metric: str, unit: str = "") -> str:
-    """Return the difference of a score to RMSprop's, with its interval; for shares in percentage points."""
+def difference_words(score: ScoreFacts | Difference, metric: str, unit: str = "") -> str:
+    """Return a difference with its interval; for shares in percentage points."""
     if score["interval"] is None or score["difference"] is None:
         return "–"
     scale, digits = (100, ".1f") if is_share(metric) else (1, ".4g")
@@ -40,17 +63,18 @@ def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -
         f"{'' if summary['higher_is_better'] else '; lower is better'}).",
         *_chance_sentences(summary),
     ]
-    for verdict, words in (
-        ("better", "better than RMSprop"),
-        ("worse", "worse than RMSprop"),
-        ("no difference", "no difference to RMSprop shown"),
-        ("not comparable", "not comparable with RMSprop, since seeds diverged"),
-    ):
+    for verdict, words in _SWITCHED if config.get("ablate") else _COMPARED:
         names = [
             f"{s['optimizer']} ({difference_words(s, metric, ' points')})" for s in scores if s["verdict"] == verdict
         ]
         if names:
-            lines.append(f"{words[0].upper()}{words[1:]}: {', '.join(names)}.")
+            lines.append(f"{words}: {', '.join(names)}.")
+    if (whole := summary.get("all_switches")) is not None:
+        lines.append(
+            f"From RMSprop to Adam, all switches together: {whole['verdict']} "
+            f"({difference_words(whole, metric, ' points')}). A switch is judged with those above it on; in another "
+            "order, it may bring something else."
+        )
     lines += _grid_words(summary)
     unstable = [f"{s['optimizer']} ({s['diverged']} of {config['seeds']})" for s in scores if s["diverged"]]
     if unstable:

@@ -18,7 +18,6 @@ Count = Annotated[int, NOT_NEGATIVE]
 Size = Annotated[float, NOT_NEGATIVE]
 Rate = Annotated[float, POSITIVE]
 Quantiles = dict[str, Annotated[list[float | None], SEVEN]]
-Optimizer = Literal["RMSprop", "SGD", "momentum", "AdaGrad", "Adadelta", "Adam"]
 
 _FIELDS = {field.name for field in dataclasses.fields(Rule)}
 RuleFields = TypedDict("RuleFields", {f.name: type(f.default) for f in dataclasses.fields(Rule) if f.name != "lr"})  # type: ignore[misc]
@@ -63,7 +62,8 @@ class CompareConfig(RunConfig):
 
     kind: Literal["compare"]
     rule: RuleFields
-    optimizers: list[Optimizer]
+    optimizers: list[str]
+    ablate: NotRequired[bool]
     learning_rates: NotRequired[list[Rate]]
     tuning_seeds: NotRequired[Count]
     seeds: Count
@@ -110,7 +110,7 @@ class TrialRow(TypedDict):
     """One training of a comparison, and its results."""
 
     stage: Literal["tune", "final"]
-    optimizer: Optimizer
+    optimizer: str
     lr: Rate
     seed: Count
     diverged: bool
@@ -248,7 +248,7 @@ class TrainSummary(_Summary):
 class ScoreFacts(TypedDict):
     """A `rmsprop.lab.verdicts.Score`."""
 
-    optimizer: Optimizer
+    optimizer: str
     lr: Size
     at_edge: bool
     metric: float | None
@@ -263,6 +263,14 @@ class ScoreFacts(TypedDict):
     at_chance: NotRequired[bool | None]
 
 
+class Difference(TypedDict):
+    """The paired difference of two optimizers' scores, its interval, and the verdict."""
+
+    difference: float | None
+    interval: tuple[float, float] | None
+    verdict: str
+
+
 class CompareSummary(_Summary):
     """How a comparison ended: its summary.json."""
 
@@ -270,6 +278,7 @@ class CompareSummary(_Summary):
     constant: ConstantScore
     widened: NotRequired[list[Rate]]  # rates added to the grid of run.json
     scores: Annotated[list[ScoreFacts], NOT_EMPTY]
+    all_switches: NotRequired[Difference]  # of an ablation: its last rule against its first
     jobs: Count
     seconds: NotRequired[Size]
 

@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from rmsprop.lab.intervals import median_of_known
-from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, FinalRow, Optimizer, TrialRow
+from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, FinalRow, TrialRow
 from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.task import Task, load_task
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Parameters: TypeAlias = Iterable[nn.Parameter]
-TrialKey: TypeAlias = tuple[str, Optimizer, float, int]
+TrialKey: TypeAlias = tuple[str, str, float, int]
 
-# (parameters, rule) → optimizer. RMSprop takes the whole rule; the others take its learning rate only.
-OPTIMIZERS: dict[Optimizer, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
-    "RMSprop": RMSprop.from_rule,
+# (parameters, rule) → optimizer. These take the rule's learning rate only.
+_OTHERS: dict[str, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
     "SGD": lambda params, rule: torch.optim.SGD(params, lr=rule.lr),
     "momentum": lambda params, rule: torch.optim.SGD(params, lr=rule.lr, momentum=0.9),
     "AdaGrad": lambda params, rule: torch.optim.Adagrad(params, lr=rule.lr),
     "Adadelta": lambda params, rule: torch.optim.Adadelta(params, lr=rule.lr),
     "Adam": lambda params, rule: torch.optim.Adam(params, lr=rule.lr),
+    "AdamW": lambda params, rule: torch.optim.AdamW(params, lr=rule.lr),
 }
 
 
@@ -42,19 +42,19 @@ class Trial:
     stage
         "tune" picks rates; "final" compares, and keeps curves and test scores.
     optimizer
-        A key of `OPTIMIZERS`.
+        One of `rmsprop.lab_options.OPTIMIZERS`, or the name of a rule of RMSprop.
     spec
         The task, as `load_task` takes it.
     lr
         Learning rate. The rule's lr is not used.
     rule
-        Rule of RMSprop; the other optimizers ignore it.
+        Rule of RMSprop; the other optimizers take none of it.
     epochs
         Passes over the training data; None takes the task's value.
     """
 
     stage: Literal["tune", "final"]
-    optimizer: Optimizer
+    optimizer: str
     lr: float
     seed: int
     spec: str
@@ -79,7 +79,7 @@ def _task(spec: str) -> Task:
 
 def run_trial(trial: Trial) -> TrialRow:
     """Train, and return the row for records.jsonl: a FinalRow in the stage "final"."""
-    task, make = _task(trial.spec), OPTIMIZERS[trial.optimizer]
+    task, make = _task(trial.spec), _OTHERS.get(trial.optimizer, RMSprop.from_rule)
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
     training = TrainingLoop(task, lambda params: make(params, rule), trial.seed, trial.epochs, schedule="linear")
     records = [record for new in training.run() for record in new]
