@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ablation
 import pytest
 import readme
 import sparse_picture
@@ -32,6 +33,7 @@ EXAMPLES = [
     ("name", "count"),
     [
         ("README.md", 12),
+        ("docs/ablation.md", 1),
         ("docs/conventions.md", 3),
         ("docs/checkpoints.md", 5),
         ("docs/numerics.md", 1),
@@ -70,6 +72,8 @@ def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
     speed = readme.SPEED.read_text()
     assert readme.with_speed(speed) == speed
     assert readme.PICTURE.read_text() == readme.picture(demo)
+    page = ablation.PAGE.read_text()
+    assert ablation.up_to_date(page) == page
 
 
 @pytest.mark.slow
