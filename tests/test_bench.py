@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
 
 from rmsprop import InputError, native
 from rmsprop.cli.app import run
+from rmsprop.cli.bench import bench_table
+from rmsprop.cli.terminal import print_table
 from rmsprop.lab import bench
 
 pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
@@ -16,13 +23,18 @@ CONTENDERS = {
     "rich": ["rmsprop", "torch, foreach"],
     "many": ["rmsprop", "torch", "torch, foreach", "torch, fused Adam", "torch, compiled"],
     "policy": ["rmsprop", "torch", "torch, foreach", "torch, fused Adam", "torch, compiled"],
+    "large-adam": [
+        "rmsprop", "torch, fused Adam", "torch, foreach Adam", "torch, compiled Adam", "memory limit, 28 bytes"
+    ],
+    "many-adam": ["rmsprop", "torch, fused Adam", "torch, foreach Adam", "torch, compiled Adam"],
+    "policy-adam": ["rmsprop", "torch, fused Adam", "torch, foreach Adam", "torch, compiled Adam"],
     "policy-training": ["rmsprop", "torch"],
     "language-training": ["rmsprop", "torch"],
     **{
         f"{name}-statistics": ["rmsprop", "with sums", "with sums and histograms"]
         for name in ("large", "rich", "many", "policy")
     },
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -37,11 +49,48 @@ def test_every_case_is_measured_beside_its_contenders(monkeypatch: pytest.Monkey
         for row in case["rows"]:
             assert 0 < row["low"] <= row["ratio"] <= row["high"]
             assert row["seconds"] > 0
-            assert ("compile_seconds" in row) == (row["contender"] == "torch, compiled")
+            assert ("compile_seconds" in row) == row["contender"].startswith("torch, compiled")
         assert case["rows"][0]["ratio"] == 1
     assert seen[-1] == (bench.CASES["policy-statistics"].title, 5, 5)
     assert {(title, total) for title, _, total in seen} == {(c.title, c.repeats) for c in bench.CASES.values()}
     assert found["environment"]["kernel"] == native.kernel.instruction_set()  # type: ignore[union-attr]
+
+
+def test_as_adam_every_contender_makes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_compiled", lambda optimizer: optimizer.step)
+    for name in ("large-adam", "many-adam", "policy-adam"):
+        steps: dict[str, Any] = dict(bench.CASES[name].contenders(1e-5))
+        limit = steps.pop("memory limit, 28 bytes", None)
+        assert (limit is not None) == (name == "large-adam")
+        for _ in range(3):
+            for step in steps.values():
+                step()
+        kept = [step.__self__.param_groups[0]["params"] for step in steps.values()]
+        assert len(kept) == 4
+        for params in kept[1:]:
+            torch.testing.assert_close(params, kept[0], rtol=0, atol=1e-6)
+
+
+def test_a_memory_limit_moves_the_bytes_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step reads g, and reads and writes p, v and, as Adam, b, four bytes each. `move` moves 20 an element."""
+    sizes: list[int] = []
+    fake = SimpleNamespace(move=lambda *given: sizes.append(given[0].size))
+    monkeypatch.setattr(native, "kernel", fake)
+    for name in ("memory limit", "memory limit, 28 bytes"):
+        bench.THEIRS[name]([torch.zeros(600), torch.zeros(400)])()
+    assert [20 * size for size in sizes] == [1000 * 4 * (1 + 2 * 2), 1000 * 4 * (1 + 2 * 3)]
+
+
+def test_a_table_fits_80_columns() -> None:
+    rows = [
+        {"contender": name, "seconds": 0.1234, "ratio": 12.34, "low": 11.11, "high": 13.33,
+         **({"compile_seconds": 234.0} if "compiled" in name else {})}
+        for name in bench.THEIRS
+    ]  # fmt: skip
+    cases = {name: {"title": case.title, "rows": rows} for name, case in bench.CASES.items()}
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    print_table(console, bench_table({"cases": cases}))
+    assert max(map(len, console.file.getvalue().splitlines())) <= 80  # type: ignore[attr-defined]
 
 
 def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

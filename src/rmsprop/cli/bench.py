@@ -30,8 +30,9 @@ def bench(*cases: str, json: Flag = False) -> None:
     Parameters
     ----------
     cases
-        Any of large, rich, many, policy, policy-training, language-training; the first four also with -statistics
-        at their end: what gathering statistics costs. All if omitted.
+        Any of large, rich, many, policy, policy-training, language-training; large, many, policy also with -adam at
+        their end: our rule as Adam beside torch's Adam; the first four also with -statistics: what gathering
+        statistics costs. All if omitted.
     json
         Print the measurements as JSON.
     """

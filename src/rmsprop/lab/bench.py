@@ -3,8 +3,9 @@
 The contenders of a case take turns within every repeat. A ratio is the contender's time divided by our time in the
 same repeat: other work of the machine slows both alike. The table shows the median ratio over the repeats.
 
-The contender "memory limit" reads and writes the 20 bytes per element that a plain step must. It does hardly any
-arithmetic, and uses the same number of threads.
+The contender "memory limit" reads and writes the 20 bytes per element that a plain step must: it reads p, g and v and
+writes p and v. A step as Adam also reads and writes b: 28 bytes. Its limit is the same loop over 1.4 times as many
+elements. Both do hardly any arithmetic, and use the same number of threads.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from torch import Tensor, nn
 from rmsprop import native
 from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received
+from rmsprop.profiles import profile
+from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Step = Callable[[], Any]
 Make = Callable[[list[Tensor]], Step]
 OURS = "rmsprop"
 POLICY = ((64, 4), (64,), (64, 64), (64,), (2, 64), (2,))
+PLAIN, ADAM = Rule(), profile("adam")
 RICH = {"centered": True, "momentum": 0.9, "weight_decay": 1e-4}
 
 
@@ -43,9 +47,8 @@ def _rmsprop(params: list[Tensor], **options: Any) -> Step:
     return torch.optim.RMSprop(params, **options).step
 
 
-def _compiled(params: list[Tensor]) -> Step:
-    """Return torch's step, compiled by torch.compile. Compiling may take minutes: attribute `wait`, in seconds."""
-    optimizer = torch.optim.RMSprop(params)
+def _compiled(optimizer: torch.optim.Optimizer) -> Step:
+    """Return the step, compiled by torch.compile. Compiling may take minutes: attribute `wait`, in seconds."""
     logging.getLogger("torch").setLevel(logging.ERROR)
     step: Any = torch.compile(optimizer.step)
     began = time.perf_counter()
@@ -55,8 +58,9 @@ def _compiled(params: list[Tensor]) -> Step:
     return step  # type: ignore[no-any-return]
 
 
-def _memory_limit(params: list[Tensor]) -> Step:
-    arrays = [torch.zeros(sum(p.numel() for p in params)).numpy() for _ in range(3)]
+def _memory_limit(params: list[Tensor], bytes_per_element: int) -> Step:
+    size = sum(p.numel() for p in params) * bytes_per_element // 20  # `move` moves 20 bytes per element
+    arrays = [torch.zeros(size).numpy() for _ in range(3)]
     threads = torch.get_num_threads()
     return lambda: native.kernel.move(*arrays, threads, native.GRAIN)  # type: ignore[union-attr]
 
@@ -64,14 +68,18 @@ def _memory_limit(params: list[Tensor]) -> Step:
 THEIRS: dict[str, Make] = {
     "torch": _rmsprop,
     "torch, foreach": lambda params: _rmsprop(params, foreach=True),
-    "torch, compiled": _compiled,
+    "torch, compiled": lambda params: _compiled(torch.optim.RMSprop(params)),
     "torch, fused Adam": lambda params: torch.optim.Adam(params, fused=True).step,
-    "memory limit": _memory_limit,
+    "torch, foreach Adam": lambda params: torch.optim.Adam(params, foreach=True).step,
+    "torch, compiled Adam": lambda params: _compiled(torch.optim.Adam(params)),
+    "memory limit": lambda params: _memory_limit(params, 20),
+    "memory limit, 28 bytes": lambda params: _memory_limit(params, 28),
 }
+ADAMS = ("torch, fused Adam", "torch, foreach Adam", "torch, compiled Adam")
 
 
-def _steps(shapes: Iterable[tuple[int, ...]], theirs: Iterable[str]) -> dict[str, Step]:
-    """Return our step and the steps of `theirs`. Each has its own parameters; all share the gradients."""
+def _steps(shapes: Iterable[tuple[int, ...]], theirs: Iterable[str], rule: Rule = PLAIN) -> dict[str, Step]:
+    """Return our step of `rule` and the steps of `theirs`. Each has its own parameters; all share the gradients."""
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     gradients = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -82,7 +90,7 @@ def _steps(shapes: Iterable[tuple[int, ...]], theirs: Iterable[str]) -> dict[str
             p.grad = g
         return list(copies)
 
-    return {OURS: RMSprop(params()).step, **{name: THEIRS[name](params()) for name in theirs}}
+    return {OURS: RMSprop.from_rule(params(), rule).step, **{name: THEIRS[name](params()) for name in theirs}}
 
 
 def _large(scale: float) -> dict[str, Step]:
@@ -104,6 +112,18 @@ def _many(scale: float) -> dict[str, Step]:
 
 def _policy(scale: float) -> dict[str, Step]:
     return _steps(POLICY, ("torch", "torch, foreach", "torch, fused Adam", "torch, compiled"))
+
+
+def _large_adam(scale: float) -> dict[str, Step]:
+    return _steps([(int(1e8 * scale),)], (*ADAMS, "memory limit, 28 bytes"), ADAM)
+
+
+def _many_adam(scale: float) -> dict[str, Step]:
+    return _steps([(32, 32)] * max(1, int(1000 * scale)), ADAMS, ADAM)
+
+
+def _policy_adam(scale: float) -> dict[str, Step]:
+    return _steps(POLICY, ADAMS, ADAM)
 
 
 class _Statistics:
@@ -185,6 +205,9 @@ CASES = {
     "rich": Case("the same, centered, momentum, L2", _rich, 1, 9),
     "many": Case("1000 tensors of 32 × 32", _many, 20, 11),
     "policy": Case("policy network: 6 tensors, 4.6 k", _policy, 100, 31),
+    "large-adam": Case("as Adam, one tensor, 100 M elements", _large_adam, 1, 9),
+    "many-adam": Case("as Adam, 1000 tensors of 32 × 32", _many_adam, 20, 11),
+    "policy-adam": Case("as Adam, policy network", _policy_adam, 100, 31),
     "policy-training": Case("training step, policy, batch 32", _policy_training, 50, 31),
     "language-training": Case("training step, LSTM, 10 k words", _language_training, 1, 15),
     "large-statistics": Case("statistics, one tensor, 100 M", lambda s: _with_statistics([(int(1e8 * s),)]), 1, 9),
