@@ -633,7 +633,7 @@ def test_on_pytorch_sparse_gradients_and_those_of_another_dtype_are_taken() -> N
 
 
 def test_a_variable_that_is_not_real_is_refused() -> None:
-    with pytest.raises(InputError, match=r"a variable's dtype must be float16 or .* got 'int32'; leave count out"):
+    with pytest.raises(InputError, match=r"a variable's dtype must be float16 or .* got 'int32'; do not train count"):
         RMSprop().build([keras.Variable(np.zeros(2), dtype="int32", trainable=False, name="count")])
 
 

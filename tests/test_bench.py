@@ -107,7 +107,7 @@ def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_an_unknown_case_is_named() -> None:
-    with pytest.raises(InputError, match=r"^a case must be one of large, rich, many, .*, got 'huge'; leave it out"):
+    with pytest.raises(InputError, match=r"^a case must be one of large, rich, many, .*, got 'huge'; omit it"):
         bench.bench(["huge"])
 
 

@@ -384,10 +384,10 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
         {"sparse": "lazy", "bias_correction": True},
         f"bias_correction must be False {LAZY_WHERE}, got True; pass sparse='exact'",
     ),
-    ({"capturable": True}, f"capturable must be False {ANY_WHERE}, got True; leave capturable out"),
-    ({"differentiable": True}, f"differentiable must be False {ANY_WHERE}, got True; leave differentiable out"),
-    ({"state_dtype": "uint8"}, f"state_dtype must be None {ANY_WHERE}, got 'uint8'; leave state_dtype out"),
-    ({"state_dtype": "bfloat16"}, f"state_dtype must be None {ANY_WHERE}, got 'bfloat16'; leave state_dtype out"),
+    ({"capturable": True}, f"capturable must be False {ANY_WHERE}, got True; omit capturable"),
+    ({"differentiable": True}, f"differentiable must be False {ANY_WHERE}, got True; omit differentiable"),
+    ({"state_dtype": "uint8"}, f"state_dtype must be None {ANY_WHERE}, got 'uint8'; omit state_dtype"),
+    ({"state_dtype": "bfloat16"}, f"state_dtype must be None {ANY_WHERE}, got 'bfloat16'; omit state_dtype"),
     ({"fused": True}, "fused must be None or False for parameter 0 of group 1, got True; its gradient is sparse"),
 ]
 

@@ -262,7 +262,7 @@ gradient_accumulation_steps, name
         for variable in variables:
             dtype = keras.backend.standardize_dtype(variable.dtype)
             if dtype not in COMPUTE:
-                remedy = f"leave {variable.name} out of the variables to be trained"
+                remedy = f"do not train {variable.name}"
                 raise InputError("a variable's dtype", " or ".join(COMPUTE), dtype, remedy)
         super().build(variables)
         rule = self._rule()

@@ -66,9 +66,9 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         _check_count(self, "seed", "any whole number will do", least=0)
-        _check_count(self, "epochs", "leave it out for the task's own")
-        _check_count(self, "batch_size", "leave it out for the task's own")
-        _check_count(self, "every", "leave it out for a tenth of the run; 0 measures nothing", least=0)
+        _check_count(self, "epochs", "omit it for the task's own")
+        _check_count(self, "batch_size", "omit it for the task's own")
+        _check_count(self, "every", "omit it for a tenth of the run; 0 measures nothing", least=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +130,8 @@ class CompareOptions:
                 raise InputError("--lrs", "at least 3 different rates", list(self.learning_rates), "give a wider grid")
         _check_count(self, "tuning_seeds", "2 is usual")
         _check_count(self, "seeds", "fewer say too little about the spread", least=5)
-        _check_count(self, "epochs", "leave it out for the task's own")
-        _check_count(self, "jobs", "leave it out for one per core")
+        _check_count(self, "epochs", "omit it for the task's own")
+        _check_count(self, "jobs", "omit it for one per core")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ class FindLrOptions:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        _check_count(self, "batch_size", "leave it out for the task's own")
+        _check_count(self, "batch_size", "omit it for the task's own")
         if not 0 < self.lowest < math.inf:
             raise InputError("--from", "above 0 and finite", self.lowest, "1e-6 is usual")
         least = 100 * self.lowest

@@ -88,7 +88,7 @@ def profile(name: str, **overrides: Any) -> Rule:
     if values.get("eps_inside_sqrt") == WITH_MOMENTUM:
         values["eps_inside_sqrt"] = bool(values.get("momentum", 0))
         if values.get("eps") == 0:
-            remedy = f"the library would take {library.default('eps'):g} instead; say so, or leave eps out"
+            remedy = f"the library would take {library.default('eps'):g} instead; say so, or omit eps"
             raise InputError("eps", f"> 0 with profile {name!r}", values["eps"], remedy)
     return Rule(**values)
 

@@ -237,7 +237,7 @@ def bench(
     chosen = list(names) or list(CASES)
     for name in chosen:
         if name not in CASES:
-            raise InputError("a case", f"one of {', '.join(CASES)}", name, "leave it out to measure them all")
+            raise InputError("a case", f"one of {', '.join(CASES)}", name, "omit it to measure them all")
     if native.kernel is None:
         raise InputError("the installation", "one with the native kernel", Received("none"), native.missing() or "")
     measured = {}

@@ -78,7 +78,7 @@ def check_gradient(group: ParamGroup, index: int) -> None:
         )
     for name, off in (("capturable", False), ("differentiable", False), ("state_dtype", None)):
         if group[name]:
-            remedy = f"leave {name} out, or make the gradients dense"
+            remedy = f"omit {name}, or make the gradients dense"
             raise InputError(name, f"{off} with sparse gradients {where}", group[name], remedy)
     if group["sparse"] == "exact":
         # With these, a row without gradient would move at every step, or its averages could not catch up later.
@@ -122,11 +122,11 @@ def state_dtype(group: ParamGroup, p: Tensor) -> torch.dtype:
     if p.dtype not in (torch.float32, *COMPUTE):
         found = Received(f"{wanted!r} for one of {p.dtype}".replace("torch.", ""))
         raise InputError(
-            "state_dtype", "None for parameters that are not float32, bfloat16 or float16", found, "leave it out"
+            "state_dtype", "None for parameters that are not float32, bfloat16 or float16", found, "omit it"
         )
     if wanted == "uint8" and type(p) not in (Tensor, torch.nn.Parameter) and not torch.nn.parameter.is_lazy(p):
         found = Received(f"'uint8' for a {type(p).__name__}")
-        raise InputError("state_dtype", "None or 'bfloat16' for a subclass of Tensor", found, "leave it out")
+        raise InputError("state_dtype", "None or 'bfloat16' for a subclass of Tensor", found, "omit it")
     return low_precision.DTYPES[wanted]
 
 

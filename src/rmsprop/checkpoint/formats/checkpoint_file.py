@@ -35,7 +35,7 @@ class CheckpointFile(ABC):
 
     def with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the state with the model's weights; raise InputError if the format cannot hold them."""
-        raise InputError("--weights", "used with files of Keras and PyTorch", str(self.path), "leave it out")
+        raise InputError("--weights", "used with files of Keras and PyTorch", str(self.path), "omit it")
 
     @abstractmethod
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:

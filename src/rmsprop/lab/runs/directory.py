@@ -125,7 +125,7 @@ class RunDirectory:
         if not self._has_config():
             if not self.path.exists():  # an empty directory is accepted: a run that was killed at once leaves one
                 found = Received(f"{self.path}, where there is none")
-                raise InputError("--resume", "given for a run that was begun", found, "leave --resume out")
+                raise InputError("--resume", "given for a run that was begun", found, "omit --resume")
             return []
         self._check_is_unfinished_run_of(config)
         changed = changes(self.config().get("task_code") or {}, config.get("task_code") or {})
