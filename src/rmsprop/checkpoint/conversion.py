@@ -98,9 +98,9 @@ def convert_buffer(buffer: Array, from_: bool | None, to: bool | None, lr: float
 
 def _request_problems(request: Request) -> Iterator[Remark]:
     """Yield problems of the request as a whole."""
-    source, lr, to = request.source, request.lr, request.to
-    if lr is not None and len({group.get("lr") for group in source.groups}) > 1:
-        yield Problem(f"group: lr {lr:g} would replace the different rates of the source's groups; omit it")
+    source, to = request.source, request.to
+    if request.lr is not None and len({group.get("lr") for group in source.groups}) > 1:
+        yield Problem("group: the source's groups have different rates; omit lr")
     if any(p.weight is not None for p in source.parameters) and request.target_kind.format in ("tf1", "jax"):
         yield Problem(f"impossible: weights go between files of Keras and PyTorch, and {to} keeps them elsewhere")
 

@@ -87,7 +87,7 @@ def _layer_variables(layer: Mapping[str, Any], order: _Order) -> list[KerasVaria
 
     sizes = order if isinstance(order, tuple) else None
     inputs: dict[str, Any] = {"ask": "flatten"} if order == UNKNOWN else {}
-    own: list[KerasVariable] = []
+    variables: list[KerasVariable] = []
     bias = [one("bias", 1)] if config.get("use_bias", True) else []
     if cls == "Dense":
         return [one("kernel", 2, replace(_DENSE, inputs=sizes), **inputs), *bias]
@@ -97,10 +97,10 @@ def _layer_variables(layer: Mapping[str, Any], order: _Order) -> list[KerasVaria
     if cls in ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"):
         several = config.get("depth_multiplier", 1) != 1
         problem = "PyTorch joins its channels and depth_multiplier into one axis" if several else None
-        own.append(one("kernel", n + 2, _DEPTHWISE[n], note=_padding(config, n), problem=problem, final=several))
+        variables.append(one("kernel", n + 2, _DEPTHWISE[n], note=_padding(config, n), problem=problem, final=several))
         if cls.startswith("Separable"):
-            own.append(one("pointwise_kernel", n + 2, _CONV[n]))
-        return own + bias
+            variables.append(one("pointwise_kernel", n + 2, _CONV[n]))
+        return variables + bias
     if cls == "Embedding":
         return [one("embeddings", 2)]
     if cls in ("LSTM", "SimpleRNN", "GRU"):

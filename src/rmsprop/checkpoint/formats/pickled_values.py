@@ -9,6 +9,7 @@ import numpy as np
 
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.safe_pickle import SCALARS, Name, PickledArray, Record
+from rmsprop.checkpoint.formats.torch_file import Stored
 
 _VISITS_OF_A_COPY = 8  # a value that is pickled once may occur many times
 
@@ -56,21 +57,15 @@ def plain(value: Any, budget: ReadBudget, depth: int = 8) -> Any:
     budget.visit(_VISITS_OF_A_COPY)
     if isinstance(value, (*SCALARS, np.ndarray)):
         return value
-    if hasattr(value, "array"):
+    if isinstance(value, Stored):
         array = value.array()
         return array.item() if array.ndim == 0 and array.dtype.kind in "fiub" else array
     if isinstance(value, PickledArray) and value.value is not None:
         return value.value
-    if isinstance(value, (list, tuple)) and depth:
-        return (
-            type(value)(plain(each, budget, depth - 1) for each in value) if not isinstance(value, Name) else _no(value)
-        )
+    if isinstance(value, (list, tuple)) and not isinstance(value, Name) and depth:
+        return type(value)(plain(each, budget, depth - 1) for each in value)
     if isinstance(value, dict) and depth and all(isinstance(key, SCALARS) for key in value):
         return {key: plain(each, budget, depth - 1) for key, each in value.items()}
-    return _no(value)
-
-
-def _no(value: Any) -> Any:
     raise LookupError(
         str(value.cls if isinstance(value, Record) else value if isinstance(value, Name) else type(value))
     )

@@ -48,7 +48,9 @@ def plain_groups(path: Path, saved: Sequence[Any], budget: ReadBudget) -> tuple[
             except LookupError as error:
                 notes.append(f"{name} of a group is dropped: it holds a {error.args[0]}")
         if not all(isinstance(index, (int, str)) for index in group["params"]):
-            raise InputError(str(path), "groups of parameter indices", Received("other params"), "save it again")
+            raise InputError(
+                str(path), "groups of parameter indices", Received("other params"), "save the optimizer again"
+            )
         groups.append(group)
     return groups, notes
 
