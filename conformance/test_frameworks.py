@@ -67,16 +67,17 @@ def read(folder: Path) -> dict[str, tuple[Rule, dict[str, Run]]]:
 # -- float64: all steps by itself -------------------------------------------------------------------------------------
 
 
-def largest_error(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
+def largest_error(rule: Rule, run: Run, reference: Rule, stop_above: float = math.inf) -> float:
     """Return the largest relative error of `rule` against the framework's run.
 
-    `rule` gets the gradients at its own parameters. `told` is the framework's rule. The run stops at the first error
-    above `stop_above`.
+    `rule` gets the gradients at its own parameters. `reference` is the framework's rule. The run stops at the first
+    error above `stop_above`.
     """
     params, state = START.copy(), init(rule, START)
     error = Error(START)
     for t in range(1, len(run["params"]) + 1):
-        params, state = update(dataclasses.replace(rule, lr=lr_at(told, t)), params, gradient(told, params, t), state)
+        g = gradient(reference, params, t)
+        params, state = update(dataclasses.replace(rule, lr=lr_at(reference, t)), params, g, state)
         found = {"params": params, **{name: getattr(state, name) for name in QUANTITIES[1:]}}
         for name, expected in run.items():
             if found[name] is not None:  # a wrong rule may lack a quantity
@@ -98,7 +99,7 @@ def check_float64(name: str, rule: Rule, run: Run) -> None:
 # -- float32: each step from the framework's state --------------------------------------------------------------------
 
 
-def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> float:
+def excess(rule: Rule, run: Run, reference: Rule, stop_above: float = math.inf) -> float:
     """Return the largest error of a step in float32, as a multiple of the bound for rounding; > 1 is too much.
 
     The run stops at the first multiple above `stop_above`. Every step starts from the framework's state. The bound
@@ -117,8 +118,8 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
     before |= {name: getattr(first, name) for name in run if name != "params"}
     worst = 0.0
     for t in range(1, len(run["params"]) + 1):
-        p, eta = before["params"], lr_at(told, t)
-        g = gradient(told, p, t)
+        p, eta = before["params"], lr_at(reference, t)
+        g = gradient(reference, p, t)
         state = State(t - 1, **{name: before[name] for name in before if name != "params"})
         value, new = update(dataclasses.replace(rule, lr=eta), p, g, state)
         found = {"params": value, **{name: getattr(new, name) for name in QUANTITIES[1:]}}
@@ -130,16 +131,16 @@ def excess(rule: Rule, run: Run, told: Rule, stop_above: float = math.inf) -> fl
         if rule.amsgrad:
             allowed["max_square_avg"] = allowed["square_avg"]
         s, error_of_s = big["max_square_avg" if rule.amsgrad else "square_avg"], allowed["square_avg"]
-        fresh = 1 - rule.decay**t if rule.bias_correction else 1.0
-        s, error_of_s = s / fresh, error_of_s / fresh
+        weight = 1 - rule.decay**t if rule.bias_correction else 1.0
+        s, error_of_s = s / weight, error_of_s / weight
         if rule.centered:
-            m = big["grad_avg"] / fresh
+            m = big["grad_avg"] / weight
             allowed["grad_avg"] = few * (big["grad_avg"] + G)
-            error_of_s = error_of_s + few * (s + m * m) + 2 * m * allowed["grad_avg"] / fresh
+            error_of_s = error_of_s + few * (s + m * m) + 2 * m * allowed["grad_avg"] / weight
             s = np.maximum(s - m * m, 1e-30)
         inside = s + rule.eps if rule.eps_inside_sqrt else s
         d = np.sqrt(inside) if rule.eps_inside_sqrt else np.sqrt(s) + rule.eps
-        relative = few * (1 + 1 / fresh) + 0.5 * error_of_s / np.maximum(inside, 1e-30)
+        relative = few * (1 + 1 / weight) + 0.5 * error_of_s / np.maximum(inside, 1e-30)
         N, error_of_n = G, few * G
         if rule.momentum and rule.first_moment:
             allowed["momentum_buffer"] = few * (np.abs(before["momentum_buffer"]) + (1 - rule.momentum) * G)

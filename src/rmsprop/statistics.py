@@ -97,7 +97,7 @@ def sums(
         raise InputError(name, f"one of {', '.join(AVERAGES)}", Received("another name"), "use a name of rmsprop.State")
     if averages.get("square_avg") is None:
         raise InputError("square_avg", "an array", None, "pass the average after the step")
-    given: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "before": before,
         "after": after,
         "gradient": gradient,
@@ -105,17 +105,17 @@ def sums(
         **averages,
     }
     dtype = np.float64 if np.asarray(averages["square_avg"]).dtype in (np.float64, np.complex128) else np.float32
-    for name, x in given.items():
+    for name, x in inputs.items():
         if x is not None and np.shape(x) != np.shape(before):
             found = Received(f"{np.shape(x)} against {np.shape(before)}")
             raise InputError(name, "of the shape of before", found, "pass the arrays of one parameter")
-    arrays = {name: _reals(x, dtype) for name, x in given.items() if x is not None}
+    arrays = {name: _reals(x, dtype) for name, x in inputs.items() if x is not None}
     p1, g = arrays["after"], arrays["gradient"]
     at_floor = np.zeros(g.shape, bool)
 
-    def floored(rest: Array, floor: Array) -> Array:
-        np.logical_or(at_floor, rest < floor, out=at_floor)
-        return np.maximum(rest, floor)
+    def floored(difference: Array, floor: Array) -> Array:
+        np.logical_or(at_floor, difference < floor, out=at_floor)
+        return np.maximum(difference, floor)
 
     power = rule.decay**step
     kappa = 4 * float(np.finfo(dtype).eps) if kappa is None else kappa

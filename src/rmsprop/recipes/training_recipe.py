@@ -96,10 +96,10 @@ class Recipe:
 
     def changed(self, **overrides: Any) -> Recipe:
         """Return the recipe with the values of `overrides`, checked, in place of its own and open values."""
-        given = canonical(overrides)
-        Rule(**{**self._values(), **given})
-        still_open = {name: others for name, others in self.open.items() if name not in given}
-        return dataclasses.replace(self, values={**self.values, **given}, open=MappingProxyType(still_open))
+        values = canonical(overrides)
+        Rule(**{**self._values(), **values})
+        still_open = {name: others for name, others in self.open.items() if name not in values}
+        return dataclasses.replace(self, values={**self.values, **values}, open=MappingProxyType(still_open))
 
     def learning_rate(
         self,
@@ -338,8 +338,8 @@ class Recipe:
 
     def _values(self) -> dict[str, Any]:
         """Return the values of the rule, without the open ones."""
-        known = {name: PROFILES[self.profile].default(name) for name in FIELDS}
-        return {name: value for name, value in {**known, **self.values}.items() if name not in self.open}
+        defaults = {name: PROFILES[self.profile].default(name) for name in FIELDS}
+        return {name: value for name, value in {**defaults, **self.values}.items() if name not in self.open}
 
     def _run(self, lr: float, steps_per_epoch: Any, total_steps: Any, batch_size: Any) -> RunFacts:
         for name, value, remedy in (
