@@ -54,11 +54,10 @@ def checked(groups: Groups, state_dict: Any, source: str | None) -> tuple[StateD
     state = {key: _with_python_step(state_as_ours(kind, values)) for key, values in by_key.items()}
     new_groups: Groups = []
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        # The program that builds the optimizer decides on `differentiable`, not the saved run.
-        new = {**group, **group_as_ours(kind, saved), "differentiable": group["differentiable"]}
-        new_groups.append(new)
         states = [state.get(key, {}) for key in saved["params"]]
-        errors += _group_errors(index, group, saved, new, kind, states)
+        new, group_errors = _loaded_group(index, group, saved, kind, states)
+        new_groups.append(new)
+        errors += group_errors
         names = new.get("param_names") or [""] * len(saved["params"])
         for i, (p, values, name) in enumerate(zip(group["params"], states, names, strict=True)):
             where = f"parameter {i} in group {index} of the state dict" + (f" ({name})" if name else "")
@@ -185,30 +184,34 @@ def _key_errors(state: Mapping[Any, Any], groups: Groups) -> Iterator[InputError
 # -- a group ----------------------------------------------------------------------------------------------------------
 
 
-def _group_errors(
-    index: int, group: dict[str, Any], saved: dict[str, Any], new: dict[str, Any], kind: str, states: list[Any]
-) -> Iterator[InputError]:
-    """Yield the errors of a saved group. Write checked values into `new`, which will replace `group`."""
+def _loaded_group(
+    index: int, group: dict[str, Any], saved: dict[str, Any], kind: str, states: list[Any]
+) -> tuple[dict[str, Any], list[InputError]]:
+    """Return the group that replaces `group`, and the errors of the saved one."""
+    # The program that builds the optimizer decides on `differentiable`, not the saved run.
+    new = {**group, **group_as_ours(kind, saved), "differentiable": group["differentiable"]}
     if not set(saved) <= {"params", "param_names"} and not is_group_of(kind, saved):
         got = Received(f"a group of {', '.join(map(str, saved.keys() - {'params'}))}")
-        yield InputError("the state dict", "one of RMSprop", got, "load it into its optimizer")
-        return
+        return new, [InputError("the state dict", "one of RMSprop", got, "load it into its optimizer")]
+    errors = []
     if kind in ("adam", "nadam") and not group["first_moment"]:  # else a plain RMSprop would become Adam unasked
         remedy = f'build the optimizer with RMSprop.from_rule(params, profile("{kind}"))'
-        yield InputError("first_moment", f"True to continue {KINDS[kind].title}", False, remedy)
+        errors.append(InputError("first_moment", f"True to continue {KINDS[kind].title}", False, remedy))
     try:
         check_loadable(saved)
-        new.update(check_values(new, restored=True))
+        new = check_values(new, restored=True)
         if kind == "torch":
             _check_torch_averages(new, states)
     except InputError as error:
-        yield error
+        errors.append(error)
     pairs = zip(group.get("param_names") or (), saved.get("param_names") or (), strict=False)
     for i, (name, saved_name) in enumerate(pairs):
         if plain_name(name) != plain_name(saved_name):
             remedy = f"{_SAME_MODEL}, or remove param_names from its groups to load by order"
-            yield InputError(f"parameter {i} in group {index} of the state dict", repr(name), saved_name, remedy)
-            return
+            where = f"parameter {i} in group {index} of the state dict"
+            errors.append(InputError(where, repr(name), saved_name, remedy))
+            break
+    return new, errors
 
 
 def _check_torch_averages(group: dict[str, Any], states: list[Any]) -> None:
