@@ -91,7 +91,7 @@ class _Rise(NamedTuple):
 
     step: int
     times: float
-    words: str
+    text: str
 
 
 def post_mortem(series: Sequence[GradientHistory], now: int, skipped_last: int = 0, last: int = 0) -> PostMortem | None:
@@ -99,17 +99,17 @@ def post_mortem(series: Sequence[GradientHistory], now: int, skipped_last: int =
 
     The newest `skipped_last` steps were skipped. The ring keeps the sums of `last` steps.
     """
-    known = sorted({p.step for s in series for p in s.points})
+    known_steps = sorted({p.step for s in series for p in s.points})
     bad = [(p.step, -p.nonfinite, s) for s in series for p in s.points if p.broken or (s.propagates and p.nonfinite)]
     end = min((step for step, _, _ in bad), default=None)
     risen = _rises(series, end)
     if risen:
         step = min(rise.step for rise, _ in risen)
         worst = sorted(((rise, s) for rise, s in risen if rise.step == step), key=lambda pair: -pair[0].times)
-        return _spike(worst, series, known, step, end, last)
+        return _spike(worst, series, known_steps, step, end, last)
     if end is not None:
         first = [s for step, _, s in sorted(bad, key=lambda x: x[:2]) if step == end]
-        return _nonfinite(first, series, known, end, last)
+        return _nonfinite(first, series, known_steps, end, last)
     if skipped_last >= STUCK:
         sentences = (
             f"The last {skipped_last} steps were all skipped: every one had gradients that were not finite.",
@@ -123,7 +123,7 @@ def post_mortem(series: Sequence[GradientHistory], now: int, skipped_last: int =
 
 def _rises(series: Sequence[GradientHistory], end: int | None) -> list[tuple[_Rise, GradientHistory]]:
     """Return each tensor's first lasting rise, before the first step `end` with non-finite numbers."""
-    found = []
+    rises = []
     totals = _Totals(series)
     for s in series:
         points = [p for p in s.points if end is None or p.step < end]
@@ -132,8 +132,8 @@ def _rises(series: Sequence[GradientHistory], end: int | None) -> list[tuple[_Ri
         rise = _above_history(points, totals, lasting=end is None)
         rise = _leap(points, totals, lasting=end is None, before=rise and rise.step) or rise
         if rise:
-            found.append((rise, s))
-    return found
+            rises.append((rise, s))
+    return rises
 
 
 def _above_history(points: list[Point], totals: _Totals, *, lasting: bool) -> _Rise | None:
@@ -190,16 +190,16 @@ class _Totals:
 def _spike(
     worst: list[tuple[_Rise, GradientHistory]],
     series: Sequence[GradientHistory],
-    known: list[int],
+    known_steps: list[int],
     step: int,
     end: int | None,
     last: int,
 ) -> PostMortem:
-    after = _gap(known, step)
+    after = _gap(known_steps, step)
     rise, first = worst[0]
     others = _others(len(worst), len(series))
     sentences = [
-        f"It began {_when(after, step)} in {first.name}{others}: its gradient {rise.words}, and has not come back."
+        f"It began {_when(after, step)} in {first.name}{others}: its gradient {rise.text}, and has not come back."
     ]
     if end is None:
         sentences += _multiplied(series, step)
@@ -222,25 +222,27 @@ def _multiplied(series: Sequence[GradientHistory], step: int) -> list[str]:
     """Return a sentence if all gradients rose by about the same factor, by the mean squares next to `step`."""
     factors = []
     for s in series:
-        known = [(p.step, p.gradient) for p in s.points if p.gradient is not None and math.isfinite(p.gradient)]
-        at = bisect_left(known, (step,))
-        before, since = ([g for _, g in part] for part in (known[:at][-_COMPARED_STEPS:], known[at:][:_COMPARED_STEPS]))
+        squares = [(p.step, p.gradient) for p in s.points if p.gradient is not None and math.isfinite(p.gradient)]
+        at = bisect_left(squares, (step,))
+        before, since = (
+            [g for _, g in part] for part in (squares[:at][-_COMPARED_STEPS:], squares[at:][:_COMPARED_STEPS])
+        )
         if not (since and sum(before) > 0):
             return []
         factors.append(math.sqrt(sum(since) / len(since) / (sum(before) / len(before))))
-    least, most = min(factors), max(factors)
-    if len(factors) == 1 or not 1 < most <= _SAME_FACTOR * least:
+    smallest, largest = min(factors), max(factors)
+    if len(factors) == 1 or not 1 < largest <= _SAME_FACTOR * smallest:
         return []
     return [
-        f"All {len(factors)} gradients rose by about the same factor ({least:.3g} to {most:.3g}): the loss may have"
-        " been multiplied there, and then nothing has diverged."
+        f"All {len(factors)} gradients rose by about the same factor ({smallest:.3g} to {largest:.3g}): the loss may"
+        " have been multiplied there, and then nothing has diverged."
     ]
 
 
 def _nonfinite(
-    first: list[GradientHistory], series: Sequence[GradientHistory], known: list[int], step: int, last: int
+    first: list[GradientHistory], series: Sequence[GradientHistory], known_steps: list[int], step: int, last: int
 ) -> PostMortem:
-    after = _gap(known, step)
+    after = _gap(known_steps, step)
     count = next(p.nonfinite for p in first[0].points if p.step == step)
     were = f"{counted(count, 'element')} of its gradient {'was' if count == 1 else 'were'} not finite"
     what = were if count else "its parameters or averages are not finite"
@@ -254,7 +256,7 @@ def _nonfinite(
         ]
     else:
         sentences = [f"{began}: by then, all {len(first)} tensors were not finite."]
-    if known[0] == step:
+    if known_steps[0] == step:
         sentences.append("There is no step before it that was measured.")
     elif any(p.rise is not None for s in series for p in s.points if p.step < step):
         until = "Before it" if after is None else f"Up to step {after}"
@@ -272,14 +274,14 @@ def _nonfinite(
     )
 
 
-def _others(found: int, tensors: int) -> str:
+def _others(count: int, tensors: int) -> str:
     """Return the words for the other tensors in which the divergence began."""
-    return f", and in {found - 1} of {counted(tensors - 1, 'other tensor')}" if found > 1 else ""
+    return f", and in {count - 1} of {counted(tensors - 1, 'other tensor')}" if count > 1 else ""
 
 
-def _gap(known: list[int], step: int) -> int | None:
+def _gap(known_steps: list[int], step: int) -> int | None:
     """Return the last measured step before `step`; None if no step between them is missing."""
-    before = max((at for at in known if at < step), default=0)
+    before = max((at for at in known_steps if at < step), default=0)
     return None if before == step - 1 else before
 
 

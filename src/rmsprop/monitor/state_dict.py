@@ -127,8 +127,8 @@ def _check_model(
     for key in keys:
         if key not in names:
             found = f"parameter {key[1]} of group {key[0]}, where groups have {[len(g['params']) for g in groups]}"
-        elif elements.get(key, 0) not in (0, own := torch_record.elements_of(groups[key[0]]["params"][key[1]])):
-            found = f"{elements[key]} elements of {names[key]}, which has {own}"
+        elif elements.get(key, 0) not in (0, actual := torch_record.elements_of(groups[key[0]]["params"][key[1]])):
+            found = f"{elements[key]} elements of {names[key]}, which has {actual}"
         else:
             continue
         raise InputError("state", "that of a model with the same tensors", Received(found), "load that of this model")

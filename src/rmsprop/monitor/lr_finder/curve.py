@@ -31,12 +31,12 @@ Beyond: TypeAlias = Literal["lower", "higher"]
 Losses = list[list[float]]  # for each seed: the losses after a step at each rate, until the seed ended
 
 WINDOW = 2.0  # rates within this factor are smoothed over
-LEAST = 8  # losses in a window; with fewer, the smooth curve is noise
-SHARE = 2.0  # the suggestion is the lowest point's rate divided by this
+MIN_WINDOW = 8  # losses in a window; with fewer, the smooth curve is noise
+DIVISOR = 2.0  # the suggestion is the lowest point's rate divided by this
 DISAGREEMENT = 6.0  # seeds disagree if their lowest points differ by more than this factor
 NOISE = 7.5  # the loss must fall by more than this many σ/√n
 ROOM = 10.0  # least factor from the lowest rate to the rate of the lowest loss: the start of the fall must show
-MOST = 0.9  # share of the fall that sets the suggestion if the loss falls up to the highest rate
+FALL_DONE = 0.9  # share of the fall that sets the suggestion if the loss falls up to the highest rate
 _MEDIAN_OF_DIFFERENCES = 0.954  # √2·0.6745: the median of |x − y|/σ for normal x and y
 _SHORT = 5  # a curve of fewer rates is not judged
 
@@ -61,8 +61,8 @@ class Verdict:
 
 
 def least_steps(lowest: float, highest: float) -> int:
-    """Return the least number of rates with which a window holds `LEAST` losses."""
-    return math.ceil(LEAST * (math.log(highest) - math.log(lowest)) / (2 * math.log(WINDOW)) - 1e-9) + 1
+    """Return the least number of rates with which a window holds `MIN_WINDOW` losses."""
+    return math.ceil(MIN_WINDOW * (math.log(highest) - math.log(lowest)) / (2 * math.log(WINDOW)) - 1e-9) + 1
 
 
 def smoothed(rates: NDArray[np.float64], losses: list[float]) -> NDArray[np.float64]:
@@ -79,8 +79,8 @@ def curve(rates: NDArray[np.float64], losses: Losses) -> Curve:
 
 def _smoothed_together(rates: NDArray[np.float64], losses: Losses) -> NDArray[np.float64]:
     """Return a row of smoothed losses for each seed, up to where the first seed ended."""
-    count = min(len(own) for own in losses)
-    return np.array([smoothed(rates, own[:count]) for own in losses])
+    count = min(len(seed_losses) for seed_losses in losses)
+    return np.array([smoothed(rates, seed_losses[:count]) for seed_losses in losses])
 
 
 def _curve(rates: NDArray[np.float64], table: NDArray[np.float64]) -> Curve:
@@ -89,7 +89,7 @@ def _curve(rates: NDArray[np.float64], table: NDArray[np.float64]) -> Curve:
 
 def stops(rates: NDArray[np.float64], losses: Losses) -> list[float]:
     """Return the last rate of each seed that ended early, in ascending order."""
-    return sorted(float(rates[max(len(own) - 1, 0)]) for own in losses if len(own) < len(rates))
+    return sorted(float(rates[max(len(seed_losses) - 1, 0)]) for seed_losses in losses if len(seed_losses) < len(rates))
 
 
 def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
@@ -108,86 +108,107 @@ def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
         seeds = f", for {len(stopped)} of {len(losses)} seeds" if len(losses) > 1 else ""
         text = f"the loss is out of hand or not finite at {stopped[0]:.3g} already{seeds}: begin lower"
         return Verdict(None, text, {}, beyond="lower")
-    lowest = [float(x) for x in rates[table.argmin(axis=1)]]
-    at = int(found.middle.argmin())
-    where, end = float(found.rates[at]), float(found.rates[-1])
-    begin, best = float(np.median(found.middle[:_SHORT])), float(found.middle[at])
-    fall, band = begin - best, float(found.high[at] - found.low[at])
-    scatter, needed = _scatter(rates, losses, at)
-    facts = {
-        "lowest_at": where,
-        "lowest_at_by_seed": lowest,
-        "begin": begin,
-        "fall": fall,
-        "scatter": scatter,
-        "needed": needed,
-        "band": band,
-        "steepest_at": _steepest(found, at),
-    }
-
-    def unclear(reason: str, beyond: Beyond | None = None) -> Verdict:
-        return Verdict(None, reason, facts, beyond)
-
-    if fall <= needed and end / rates[0] < ROOM:  # a seed ended soon after the lowest rate
-        return unclear(
-            f"the loss does not fall at any rate from {rates[0]:.3g} to {end:.3g}, where the first seed ended: begin "
-            "lower, or take larger batches if it scatters as much at a rate of 0",
-            beyond="lower",
+    facts = _facts(rates, losses, table, found)
+    if unclear := _no_fall(facts, rates[0], found.rates[-1]) or _seeds_differ(facts):
+        return unclear
+    begin, best, lowest_at, end = facts["begin"], found.middle.min(), facts["lowest_at"], float(found.rates[-1])
+    is_at_end = end / lowest_at < WINDOW
+    ended_near = sum(x <= WINDOW * end for x in stopped)  # seeds that ended where the curve ends, or soon after
+    if is_at_end and not stopped:
+        return _still_falling(found, facts)
+    if is_at_end and 2 * ended_near <= len(losses):
+        text = (
+            f"the loss is lowest at {lowest_at:.2g}, right where {ended_near} of {len(losses)} seeds were stopped, and "
+            "the others went on: take more steps or seeds"
         )
-    if fall <= needed:
-        return unclear(
-            f"the loss does not fall at any rate from {rates[0]:.3g} to {end:.3g}: by {fall:.2g} at most, and what "
-            f"scatters by {scatter:.2g} from batch to batch falls by {needed:.2g} by chance; the model may be trained "
-            "already, or need larger batches, more steps or other rates"
-        )
-    if max(lowest) > DISAGREEMENT * min(lowest):
-        each = ", ".join(f"{x:.2g}" for x in lowest)
-        return unclear(f"the seeds disagree on where the loss is lowest ({each}): take more steps or seeds")
-    if band > fall:
-        return unclear(
-            f"the seeds differ by {band:.2g} where the loss is lowest, more than it falls ({fall:.2g}): take more "
-            "steps or larger batches"
-        )
-    there = sum(x <= WINDOW * end for x in stopped)  # seeds that ended where the curve ends, or soon after
-    if end / where < WINDOW and 2 * there <= len(losses):
-        if not stopped:
-            enough = float(found.rates[int((found.middle <= begin - MOST * fall).argmax())])
-            if end / enough < ROOM:
-                text = f"the loss still falls at {end:.3g}, the highest rate: go on to {100 * end:.3g}"
-                return unclear(text, beyond="higher")
-            return Verdict(
-                float(f"{enough / SHARE:.1e}"),
-                f"every rate up to {end:.3g}, the highest, lowers the loss, from {begin:.3g} to {best:.3g}; "
-                f"{100 * MOST:g} % of that is done at a rate of {enough:.2g}, half of which is one that a training can "
-                "stay at",
-                facts,
-            )
-        return unclear(
-            f"the loss is lowest at {where:.2g}, right where {there} of {len(losses)} seeds were stopped, and the "
-            "others went on: take more steps or seeds"
-        )
-    if where / rates[0] < ROOM:
-        text = f"the loss is lowest at {where:.2g} and falls from the lowest rate on: begin lower"
-        return unclear(text, beyond="lower")
-    ended = f"where {there} of {len(losses)} seeds ended" if end / where < WINDOW else "and no further"
+        return Verdict(None, text, facts)
+    if lowest_at / rates[0] < ROOM:
+        text = f"the loss is lowest at {lowest_at:.2g} and falls from the lowest rate on: begin lower"
+        return Verdict(None, text, facts, beyond="lower")
+    where = f"where {ended_near} of {len(losses)} seeds ended" if is_at_end else "and no further"
     return Verdict(
-        float(f"{where / SHARE:.1e}"),
-        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {where:.2g}, {ended}; half of that rate is one "
-        "that a training can stay at",
+        float(f"{lowest_at / DIVISOR:.1e}"),
+        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {lowest_at:.2g}, {where}; half of that rate is "
+        "one that a training can stay at",
         facts,
     )
 
 
-def _scatter(rates: NDArray[np.float64], losses: Losses, at: int) -> tuple[float, float]:
+def _facts(rates: NDArray[np.float64], losses: Losses, table: NDArray[np.float64], found: Curve) -> dict[str, Any]:
+    """Return the numbers behind a verdict."""
+    lowest = int(found.middle.argmin())
+    begin = float(np.median(found.middle[:_SHORT]))
+    scatter, needed = _scatter(rates, losses, lowest)
+    return {
+        "lowest_at": float(found.rates[lowest]),
+        "lowest_at_by_seed": [float(x) for x in rates[table.argmin(axis=1)]],
+        "begin": begin,
+        "fall": begin - float(found.middle[lowest]),
+        "scatter": scatter,
+        "needed": needed,
+        "band": float(found.high[lowest] - found.low[lowest]),
+        "steepest_at": _steepest(found, lowest),
+    }
+
+
+def _no_fall(facts: dict[str, Any], low: float, end: float) -> Verdict | None:
+    """Return a verdict if the loss falls no more than noise does, at rates from `low` to `end`."""
+    if facts["fall"] > facts["needed"]:
+        return None
+    text = f"the loss does not fall at any rate from {low:.3g} to {end:.3g}"
+    if end / low < ROOM:  # a seed ended soon after the lowest rate
+        text += (
+            ", where the first seed ended: begin lower, or take larger batches if it scatters as much at a rate of 0"
+        )
+        return Verdict(None, text, facts, beyond="lower")
+    text += (
+        f": by {facts['fall']:.2g} at most, and noise of σ = {facts['scatter']:.2g} alone makes it fall by "
+        f"{facts['needed']:.2g}; the model may be trained already, or need larger batches, more steps or other rates"
+    )
+    return Verdict(None, text, facts)
+
+
+def _seeds_differ(facts: dict[str, Any]) -> Verdict | None:
+    """Return a verdict if the seeds disagree on the lowest point, or on the loss there."""
+    lowest = facts["lowest_at_by_seed"]
+    if max(lowest) > DISAGREEMENT * min(lowest):
+        each = ", ".join(f"{x:.2g}" for x in lowest)
+        text = f"the seeds disagree on where the loss is lowest ({each}): take more steps or seeds"
+        return Verdict(None, text, facts)
+    if facts["band"] > facts["fall"]:
+        text = (
+            f"the seeds differ by {facts['band']:.2g} where the loss is lowest, more than it falls "
+            f"({facts['fall']:.2g}): take more steps or larger batches"
+        )
+        return Verdict(None, text, facts)
+    return None
+
+
+def _still_falling(found: Curve, facts: dict[str, Any]) -> Verdict:
+    """Return the verdict on a loss that falls up to the highest rate, in all seeds."""
+    begin, end = facts["begin"], float(found.rates[-1])
+    done_at = float(found.rates[int((found.middle <= begin - FALL_DONE * facts["fall"]).argmax())])
+    if end / done_at < ROOM:
+        text = f"the loss still falls at {end:.3g}, the highest rate: go on to {100 * end:.3g}"
+        return Verdict(None, text, facts, beyond="higher")
+    text = (
+        f"every rate up to {end:.3g}, the highest, lowers the loss, from {begin:.3g} to {found.middle.min():.3g}; "
+        f"{100 * FALL_DONE:g} % of that is done at a rate of {done_at:.2g}, half of which is one that a training can "
+        "stay at"
+    )
+    return Verdict(float(f"{done_at / DIVISOR:.1e}"), text, facts)
+
+
+def _scatter(rates: NDArray[np.float64], losses: Losses, lowest: int) -> tuple[float, float]:
     """Return σ of the losses up to the lowest point, and the fall that noise of this σ hardly ever exceeds."""
-    count = max(at + 1, _SHORT)
-    apart = np.concatenate([np.abs(np.diff(own[:count])) for own in losses])
-    scatter = float(np.median(apart)) / _MEDIAN_OF_DIFFERENCES
+    count = max(lowest + 1, _SHORT)
+    differences = np.concatenate([np.abs(np.diff(seed_losses[:count])) for seed_losses in losses])
+    scatter = float(np.median(differences)) / _MEDIAN_OF_DIFFERENCES
     in_window = 2 * math.log(WINDOW) / math.log(rates[1] / rates[0])
     return scatter, NOISE * scatter / math.sqrt(in_window)
 
 
-def _steepest(found: Curve, at: int) -> float:
+def _steepest(found: Curve, lowest: int) -> float:
     """Return the rate where the curve falls fastest against the logarithm of the rate, up to its lowest point."""
     slope = np.gradient(found.middle, np.log(found.rates))
-    return float(found.rates[int(slope[: at + 1].argmin())])
+    return float(found.rates[int(slope[: lowest + 1].argmin())])
