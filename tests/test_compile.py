@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from rmsprop import InputError, Rule, native
 from rmsprop.torch import RMSprop, compiled, keras_lists, private
-from rmsprop.torch.groups import rule_values
+from rmsprop.torch.groups import RULE_NAMES
 
 pytestmark = [
     pytest.mark.skipif(native.kernel is None, reason=native.missing() or ""),
@@ -500,7 +500,8 @@ def test_a_number_lives_as_long_as_its_optimizer() -> None:
 
 @pytest.mark.parametrize("rule", [Rule(0.1, 0.8, 0.01), RULE, Rule(momentum=0.9, first_moment=True, amsgrad=True)])
 def test_the_operator_of_lists_keeps_its_word_to_torch(rule: Rule) -> None:
-    values = rule_values(RMSprop.from_rule([randn(1)], rule).param_groups[0])
+    group = RMSprop.from_rule([randn(1)], rule).param_groups[0]
+    values = [group[name] for name in RULE_NAMES]
     shapes = [(3, 4), (5,)]
     lists = [[randn(*shape, seed=k + 1) for shape in shapes] for k in range(2)]
     lists += [[torch.tensor(2.0) for _ in shapes], [randn(*shape, seed=7).abs() for shape in shapes]]

@@ -14,18 +14,19 @@ from torch import Tensor
 from rmsprop import InputError, Rule, native
 from rmsprop.hyperparameters import averages
 from rmsprop.rule import AVERAGES, State, update
-from rmsprop.torch import RMSprop
+from rmsprop.torch import RMSprop, compiled
 from rmsprop.torch import step as stepping
 from rmsprop.torch.engines import arithmetic, cpu_kernel
 from rmsprop.torch.engines.cpu_kernel import CpuKernel
 from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs
 from rmsprop.torch.engines.tensor_ops import TensorOps
-from rmsprop.torch.groups import rule_of
+from rmsprop.torch.groups import RULE_NAMES, rule_of
 from rmsprop.torch.nonfinite import any_nonfinite, either
 from rmsprop.torch.state import ParamGroup, complete_state
 
 needs_kernel = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 FIELDS = frozenset(field.name for field in dataclasses.fields(Rule))
+UNCACHED: Any = vars(cpu_kernel.kernel_rule_of)["__wrapped__"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +48,16 @@ class NumpyVectors:
     def __len__(self) -> int:
         return len(self._work)
 
-    def group_refusal(self, group: ParamGroup) -> str | None:
+    @classmethod
+    def unavailable(cls) -> str | None:
         return None
 
-    def param_refusal(self, p: Tensor) -> str | None:
+    @classmethod
+    def group_refusal(cls, group: ParamGroup) -> str | None:
+        return None
+
+    @classmethod
+    def param_refusal(cls, p: Tensor) -> str | None:
         return None if p.dim() == 1 else "it is no vector"
 
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
@@ -107,7 +114,7 @@ def train(optimizer: RMSprop, params: list[Tensor], steps: int = 3) -> None:
 def without(engine: Any, field: str, patched: pytest.MonkeyPatch) -> None:
     """Remove a field of Rule from an engine."""
     patched.setattr(engine, "fields", FIELDS - {field})
-    patched.setattr(cpu_kernel, "_cached_rule", cpu_kernel._kernel_rule)
+    patched.setattr(cpu_kernel, "kernel_rule_of", lambda group: UNCACHED(*[group[name] for name in RULE_NAMES]))
 
 
 @needs_kernel
@@ -127,6 +134,37 @@ def test_an_engine_is_one_class_and_one_entry_and_the_others_step_what_it_leaves
     assert optimizer.implementation == words
     assert all(torch.equal(p, q) for p, q in zip(plain, mixed, strict=True))
     assert [float(optimizer.state[p]["step"]) for p in mixed] == [3, 3, 3]
+
+
+@needs_kernel
+def test_the_reasons_of_all_engines_that_refuse_are_given_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepping, "ENGINES", (NumpyVectors, *stepping.ENGINES))
+    kernel = CpuKernel().name
+    matrix = torch.ones(2, 3)
+    optimizer = RMSprop([matrix], foreach=True)
+    both = f"tensor operations (not NumPy: it is no vector; not {kernel}: foreach=True)"
+    assert optimizer.implementation == both
+    train(optimizer, [matrix], 1)
+    assert optimizer.implementation == both
+    groups: list[dict[str, Any]] = [{"params": [torch.ones(3)]}, {"params": [matrix], "foreach": True}]
+    mixed = RMSprop(groups)
+    assert mixed.implementation == (
+        f"NumPy, but tensor operations for some (not NumPy: parameter 0 of group 1: it is no vector; "
+        f"not {kernel}: parameter 0 of group 1: foreach=True)"
+    )
+
+
+@needs_kernel
+def test_the_compiler_traces_tensor_operations_only_where_they_step_all_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vector, matrix = torch.ones(3), torch.ones(2, 3)
+    for params, foreach, with_vectors in (([vector], True, False), ([matrix], True, True), ([matrix], None, False)):
+        group = RMSprop(params, foreach=foreach).param_groups[0]
+        with monkeypatch.context() as patched:
+            assert compiled._is_traced(group) == (foreach is not None)
+            patched.setattr(stepping, "ENGINES", (NumpyVectors, *stepping.ENGINES))
+            assert compiled._is_traced(group) == with_vectors
 
 
 @needs_kernel

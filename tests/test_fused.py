@@ -147,7 +147,7 @@ def test_fused_raises_with_the_reason_before_anything_changes(name: str) -> None
     with pytest.raises(InputError) as caught:
         optimizer.step()
     assert str(caught.value) == (
-        f"fused must be None or False for parameter 1 of group 0, got True; {reason}; leave fused out"
+        f"fused must be None or False for parameter 1 of group 0, got True; {reason}; omit fused"
     )
     assert all(torch.equal(p, x) for p, x in zip(params, before, strict=True))
     assert all(state["step"] == 0 for state in optimizer.state.values())

@@ -481,10 +481,10 @@ def test_touched_rows_are_copied_only_to_be_measured(
 ) -> None:
     if native.kernel is None:
         pytest.skip("needs the native kernel")
-    copies: list[sparse_rows.Rows] = []
+    copies: list[sparse_rows.RowCopies] = []
     original = sparse_rows.gather
 
-    def gather(*args: Any, **kwargs: Any) -> sparse_rows.Rows:
+    def gather(*args: Any, **kwargs: Any) -> sparse_rows.RowCopies:
         copies.append(original(*args, **kwargs))
         return copies[-1]
 

@@ -26,7 +26,6 @@ from torch.optim.optimizer import Optimizer
 from rmsprop.errors import InputError, Received
 from rmsprop.rule import AVERAGES
 from rmsprop.torch import step as stepping
-from rmsprop.torch.engines import cpu_kernel
 from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.engines.tensor_ops import step_params
 from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, rule_of
@@ -210,10 +209,10 @@ _TracedRule = dataclasses.make_dataclass("_TracedRule", [FIELDS[name] for name i
 def _is_traced(group: ParamGroup) -> bool:
     if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
         return False
-    off = group["fused"] is not None and not group["fused"]
-    if cpu_kernel.UNAVAILABLE is not None or off or group["foreach"] is not None:
-        return True
-    return group["capturable"] or group["differentiable"] or all(p.device.type != "cpu" for p in group["params"])
+    return not any(
+        engine.group_refusal(group) is None and any(engine.param_refusal(p) is None for p in group["params"])
+        for engine in stepping.faster_engines()
+    )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+import warnings
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from rmsprop.errors import InputError, Received, check_flag, may_change, plain, 
 from rmsprop.hyperparameters import ALIASES, EVERYWHERE, HYPERPARAMETERS, names_in
 from rmsprop.rule import Rule
 from rmsprop.torch.private import dispatch_modes
+from rmsprop.torch.state import state_dtype
 
 # {key in a parameter group: field of Rule}, for the fields that tensor operations implement.
 FIELDS = names_in("torch", EVERYWHERE)
@@ -38,8 +40,7 @@ _CHOICES: dict[str, tuple[tuple[str | None, ...], str]] = {
     "nonfinite": (("propagate", "skip", "zero"), "'skip' skips the whole step, 'zero' zeroes the elements"),
 }
 RULE_NAMES = tuple(name for name in FIELDS if name != "lr")
-rule_values = itemgetter(*RULE_NAMES)
-_storage_values = itemgetter(*_CHOICES, "stochastic_rounding")
+STORAGE = (*_CHOICES, "stochastic_rounding")
 _FLAGS = tuple(name for name, field in FIELDS.items() if HYPERPARAMETERS[field].below is None)
 _TORCH_NAMES = {field: name for name, field in FIELDS.items()}
 # {name in another library or in Rule: key in a parameter group}; `add_param_group` warns of these names.
@@ -49,6 +50,32 @@ _OTHER_NAMES = {
     if field in _TORCH_NAMES and name not in FIELDS
 }
 
+Result = TypeVar("Result")
+
+
+def from_group(*keys: str) -> Callable[[Callable[..., Result]], Callable[[dict[str, Any]], Result]]:
+    """Decorate a function of the values of `keys`: the caller passes a group, and results are cached."""
+    values_of = itemgetter(*keys)
+
+    def decorate(function: Callable[..., Result]) -> Callable[[dict[str, Any]], Result]:
+        @lru_cache(maxsize=256, typed=True)
+        def cached(*values: Any) -> Result:
+            if any(map(may_change, values)):
+                raise TypeError("a number that may change in place")
+            return function(*values)
+
+        @wraps(function)
+        def of_group(group: dict[str, Any]) -> Result:
+            values = values_of(group)
+            try:
+                return cached(*values)
+            except TypeError:  # not cacheable: unhashable, or a number that may change in place
+                return function(*values)
+
+        return of_group
+
+    return decorate
+
 
 def lr_number(lr: float | Tensor) -> float:
     """Return a learning rate as a float."""
@@ -57,14 +84,12 @@ def lr_number(lr: float | Tensor) -> float:
 
 def rule_of(group: dict[str, Any]) -> Rule:
     """Check a group and return its rule. The rule's lr is the default, since reading a Tensor lr may synchronize."""
-    check_lr(group)
+    lr = group["lr"]
+    if type(lr) is not float or not 0 <= lr < math.inf:
+        check_lr(group)
     if torch.compiler.is_compiling():  # dynamo cannot trace itemgetter, and would trace into the cache
         return rule_from(*[group[name] for name in RULE_NAMES])
-    values = rule_values(group)
-    try:
-        return _cached_rule(*values)
-    except TypeError:  # not cacheable: unhashable, which Rule refuses, or a number that may change in place
-        return rule_from(*values)
+    return _cached_rule(group)
 
 
 def group_of(rule: Rule) -> dict[str, Any]:
@@ -75,8 +100,6 @@ def group_of(rule: Rule) -> dict[str, Any]:
 def check_lr(group: dict[str, Any]) -> None:
     """Raise InputError if a group's lr is out of range. A Tensor off the CPU is not read: the host would wait."""
     lr = group["lr"]
-    if type(lr) is float and 0 <= lr < math.inf:
-        return
     if isinstance(lr, Tensor):
         if lr.device.type != "cpu" or torch.compiler.is_compiling() or dispatch_modes():
             return
@@ -105,16 +128,7 @@ def rule_from(*values: Any) -> Rule:
         raise InputError(_TORCH_NAMES[error.name], error.allowed, error.value, error.remedy) from None
 
 
-@lru_cache(maxsize=256, typed=True)
-def _cached_rule(*values: Any) -> Rule:
-    check_constant(values)
-    return rule_from(*values)
-
-
-def check_constant(values: Iterable[Any]) -> None:
-    """Raise TypeError, as hashing a list does, if one of `values` may change in place: caches must not hold it."""
-    if any(map(may_change, values)):
-        raise TypeError("a number that may change in place")
+_cached_rule = from_group(*RULE_NAMES)(rule_from)
 
 
 def other_names(group: Mapping[str, Any]) -> dict[str, str]:
@@ -122,16 +136,9 @@ def other_names(group: Mapping[str, Any]) -> dict[str, str]:
     return {name: ours for name, ours in _OTHER_NAMES.items() if name in group and ours not in group}
 
 
-def check_storage(group: dict[str, Any]) -> None:
+@from_group(*STORAGE)
+def check_storage(*values: Any) -> None:
     """Raise InputError if a group's state_dtype, sparse, nonfinite or stochastic_rounding is out of range."""
-    values = _storage_values(group)
-    try:
-        _check_storage_once(*values)
-    except TypeError:  # not cacheable
-        _check_storage(*values)
-
-
-def _check_storage(*values: Any) -> None:
     for (name, (choices, remedy)), value in zip(_CHOICES.items(), values, strict=False):
         allowed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
         require((value is None or isinstance(value, str)) and value in choices, name, allowed, value, remedy)
@@ -141,10 +148,25 @@ def _check_storage(*values: Any) -> None:
     require(is_seed, "stochastic_rounding", allowed, seed, "True is the seed 1")
 
 
-@lru_cache(maxsize=64, typed=True)
-def _check_storage_once(*values: Any) -> None:
-    check_constant(values)
-    _check_storage(*values)
+def warn_of_other_names(others: dict[str, str]) -> None:
+    """Warn of `other_names` at the caller of `add_param_group`, if there are any."""
+    if others:
+        advice = " and ".join(f"{ours!r} instead of {name!r}" for name, ours in others.items())
+        text = f"rmsprop: {', '.join(others)} in a parameter group is kept for wrappers and does not affect steps"
+        warnings.warn(f"{text}; if meant for this optimizer, pass {advice}", stacklevel=3)
+
+
+def check_params(group: dict[str, Any], explicit_rounding: Any) -> None:
+    """Raise InputError for state or rounding that parameters of a group cannot have."""
+    for p in group["params"]:
+        state_dtype(group, p)
+    if explicit_rounding and all(p.dtype != torch.bfloat16 for p in group["params"]):
+        raise nothing_to_round(explicit_rounding)
+
+
+def nothing_to_round(stochastic_rounding: Any) -> InputError:
+    """Return the error of an argument that has no parameter to act on."""
+    return InputError("stochastic_rounding", "False without bfloat16 parameters", stochastic_rounding, "omit it")
 
 
 def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rmsprop.rule import AVERAGES, Rule
 from rmsprop.torch.engines import cpu_kernel
 from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.engines.tensor_ops import step_params
-from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, lr_number, rule_of
+from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, check_lr, lr_number, rule_of
 from rmsprop.torch.state import ParamGroup, real
 
 _WRITTEN = ("params", "steps", *(f"{name}s" for name in AVERAGES))
@@ -69,6 +69,7 @@ def kernel_step(
     group["lr"] = lr if lr_tensor is None else lr_number(lr_tensor)
     averages = square_avgs, grad_avgs, momentum_buffers, max_square_avgs
     lists: list[Any] = [*map(list, (params, grads, steps, *averages))]
+    check_lr(group)
     of_kernel = cpu_kernel.kernel_rule_of(group)
     if of_kernel.refusal:
         step_params(group, rule_of(group), _param_steps(lists))

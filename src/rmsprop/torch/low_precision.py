@@ -33,7 +33,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "uint8": torch.uint8}
 # κ of E5: 8 × unit roundoff, here of the stored format.
 KAPPA = {torch.bfloat16: 2.0**-5, torch.uint8: 2.0**-1}
 _MASK = 0xFFFFFFFF
-_TOP = {False: 31, True: 15}  # biased exponent of [1, 2), by `signed`
+_BIAS = {False: 31, True: 15}  # biased exponent of [1, 2), by `signed`
 
 
 def packed_size(size: int) -> int:
@@ -81,25 +81,25 @@ def round_bfloat16(x: Tensor, key: Integer, indices: Tensor) -> Tensor:
 def pack(x: Tensor, *, signed: bool, key: Integer | None) -> Tensor:
     """Return `x` in eight bits, rounded by the noise of `key`; to nearest if `key` is None."""
     x = x.detach().float().reshape(-1)
-    normal, quantum, offset = _numbers(signed)
+    normal, quantum, offset = _format(signed)
     blocks = -(-x.numel() // BLOCK)
     bits = x.abs().view(torch.int32)
-    most = torch.nn.functional.pad(bits, (0, blocks * BLOCK - x.numel())).view(blocks, BLOCK).amax(1).long()
+    largest = torch.nn.functional.pad(bits, (0, blocks * BLOCK - x.numel())).view(blocks, BLOCK).amax(1).long()
     # A mantissa above 1.875 takes the next power of two: rounding up then stays in range.
-    shared = torch.where(most >= 0x7F800000, 255, ((most + (1 << 20) - 1) >> 23).clamp(max=254))
+    shared = torch.where(largest >= 0x7F800000, 255, ((largest + (1 << 20) - 1) >> 23).clamp(max=254))
     exponent = shared.clamp(max=254) - 127
     half = exponent >> 1  # two factors, since 2⁻¹²⁷ is subnormal
-    y = x.abs() * _spread(_power_of_two(-half), x) * _spread(_power_of_two(half - exponent), x)
+    y = x.abs() * _per_element(_power_of_two(-half), x) * _per_element(_power_of_two(half - exponent), x)
     if key is None:
         noise = torch.full_like(bits, 1 << 19)
     else:
         noise = (_hash((torch.arange(x.numel(), device=x.device) + key) & _MASK) >> 12).int()
     small = (y.clamp(max=normal).nan_to_num() * (1 / quantum) + noise.float() * 2.0**-20).int()
     large = ((y.view(torch.int32).clamp(max=0x7F800000) + noise) >> 20) - offset
-    codes = torch.where(y < normal, small, large).clamp(max=_TOP[signed] << 3 | 7)
+    codes = torch.where(y < normal, small, large).clamp(max=_BIAS[signed] << 3 | 7)
     # A square average above 0 never rounds to 0: the step would divide by ε alone.
     codes = codes | (x.signbit().int() << 7) if signed else codes.maximum((x != 0).int())
-    codes = codes.masked_fill(_spread(shared, x) == 255, 0)
+    codes = codes.masked_fill(_per_element(shared, x) == 255, 0)
     return torch.cat([codes.to(torch.uint8), shared.to(torch.uint8)])
 
 
@@ -109,12 +109,12 @@ def packed_full(size: int, value: float, *, signed: bool, device: torch.device) 
     return torch.cat([code.expand(size), exponent.expand(packed_size(size) - size)])
 
 
-def take(packed: Tensor, start: int, stop: int, size: int) -> Tensor:
+def slice_packed(packed: Tensor, start: int, stop: int, size: int) -> Tensor:
     """Return elements `start` to `stop` of a packed average of `size` numbers, packed; `start` begins a block."""
     return torch.cat([packed[start:stop], packed[size + start // BLOCK : size - (-stop // BLOCK)]])
 
 
-def put(codes: Tensor, packed: Tensor, start: int, count: int, size: int) -> None:
+def write_packed(codes: Tensor, packed: Tensor, start: int, count: int, size: int) -> None:
     """Write `count` elements, packed in `codes`, into a packed average of `size` numbers, from `start` on."""
     packed[start : start + count] = codes[:count]
     packed[size + start // BLOCK :][: codes.numel() - count] = codes[count:]
@@ -122,26 +122,26 @@ def put(codes: Tensor, packed: Tensor, start: int, count: int, size: int) -> Non
 
 def unpack(packed: Tensor, like: Tensor, *, signed: bool) -> Tensor:
     """Return an eight-bit average in float32 and in the shape of `like`."""
-    _, quantum, offset = _numbers(signed)
+    _, quantum, offset = _format(signed)
     codes, shared = packed[: like.numel()].int(), packed[like.numel() :].int()
     k = codes & 127 if signed else codes
     y = torch.where(k < 8, k.float() * quantum, ((k + offset) << 20).view(torch.float32))
     half = (shared - 127) >> 1
     first = _power_of_two(half).masked_fill(shared == 255, torch.nan)
-    y = y * _spread(first, codes) * _spread(_power_of_two(shared - 127 - half), codes)
+    y = y * _per_element(first, codes) * _per_element(_power_of_two(shared - 127 - half), codes)
     return torch.where(codes > 127, -y, y).view(like.shape) if signed else y.view(like.shape)
 
 
-def _numbers(signed: bool) -> tuple[float, float, int]:
+def _format(signed: bool) -> tuple[float, float, int]:
     """Return the smallest normal number, the spacing of subnormal numbers, and the offset of codes from float32."""
-    normal = 2.0 ** (1 - _TOP[signed])
-    return normal, normal / 8, (127 - _TOP[signed]) << 3
+    normal = 2.0 ** (1 - _BIAS[signed])
+    return normal, normal / 8, (127 - _BIAS[signed]) << 3
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
     return ((exponent + 127) << 23).int().view(torch.float32)
 
 
-def _spread(of_block: Tensor, like: Tensor) -> Tensor:
+def _per_element(of_block: Tensor, like: Tensor) -> Tensor:
     """Return, for every element of `like`, the value of its block."""
     return of_block.repeat_interleave(BLOCK)[: like.numel()]

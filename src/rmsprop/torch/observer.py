@@ -52,3 +52,14 @@ def refuse(observer: Observer | None, by: str) -> None:
     if observer is not None:
         found = Received(f"one with {type(observer).__name__}")
         raise InputError("optimizer", f"one without an observer for {by}", found, "call optimizer.watch(None) first")
+
+
+def check_observer(observer: object, current: Observer | None, *, released: bool) -> None:
+    """Raise InputError if an optimizer cannot report to `observer`: `current` does, or gradients are `released`."""
+    if not isinstance(observer, Observer):
+        allowed = "an object with wanted, measured and skipped, or None"
+        raise InputError("observer", allowed, observer, "rmsprop.monitor.Monitor is one")
+    if released:
+        found = Received("one with released gradients")
+        raise InputError("optimizer", "one without released gradients", found, "call remove() on the handle first")
+    refuse(current, "another one")

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from rmsprop.errors import InputError, Received
-from rmsprop.hyperparameters import HYPERPARAMETERS, check_fields
+from rmsprop.errors import InputError
+from rmsprop.hyperparameters import check_fields
 from rmsprop.profiles import VERSION, VERSION_KEY
-from rmsprop.rule import AVERAGES, Rule
+from rmsprop.rule import Rule
 from rmsprop.torch import state_dict as state_dicts
 from rmsprop.torch import step as stepping
-from rmsprop.torch.engines import arithmetic, cpu_kernel
+from rmsprop.torch.effective_lr import effective_lr
 from rmsprop.torch.engines.report import describe, expected
-from rmsprop.torch.engines.sparse_rows import catch_up, catch_up_all
-from rmsprop.torch.groups import EXECUTION, FIELDS, check_values, lr_number, other_names, rule_of
-from rmsprop.torch.observer import Observer, refuse
-from rmsprop.torch.private import (
-    TRACES,
-    global_post_hooks,
-    global_pre_hooks,
-    outside_graphs,
-    profiler_enabled,
-    untraced,
+from rmsprop.torch.engines.sparse_rows import catch_up_all
+from rmsprop.torch.groups import (
+    EXECUTION,
+    FIELDS,
+    check_params,
+    check_values,
+    lr_number,
+    nothing_to_round,
+    other_names,
+    rule_of,
+    warn_of_other_names,
 )
-from rmsprop.torch.state import average, check_shapes, kappa_of, state_dtype, step_counter
+from rmsprop.torch.observer import Observer, check_observer
+from rmsprop.torch.private import TRACES, global_post_hooks, global_pre_hooks, profiler_enabled, untraced
 from rmsprop.torch.state_dict_checks import checked
 from rmsprop.torch.step_state import StepState
 
@@ -180,14 +181,14 @@ class RMSprop(Optimizer):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name in FIELDS or name in EXECUTION}
         defaults = check_values(arguments)
-        if fused and cpu_kernel.UNAVAILABLE:
-            raise InputError("fused", "None or False here", True, cpu_kernel.UNAVAILABLE)
+        if fused:
+            stepping.check_fused()
         super().__init__(params, defaults)
         self.step_state = StepState()
         # The default must apply to at least one bfloat16 parameter. Explicit groups are checked when they are added.
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
         if stochastic_rounding and torch.bfloat16 not in rounded:
-            raise _nothing_to_round(stochastic_rounding)
+            raise nothing_to_round(stochastic_rounding)
 
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:
@@ -212,22 +213,7 @@ class RMSprop(Optimizer):
         with d = 0 have 0. Averages in bfloat16 or eight bits are read as stored: rounded after the step. Raises
         InputError if this optimizer has not stepped `param`.
         """
-        group = next((g for g in self.param_groups if any(p is param for p in g["params"])), None)
-        state = self.state.get(param, {})
-        if group is None or not state.get("step"):
-            found = Received("one without state")
-            raise InputError("param", "a parameter that this optimizer has stepped", found, "call step() first")
-        catch_up(state, self.step_state.lags)
-        check_shapes(group, next(i for i, p in enumerate(group["params"]) if p is param), state)
-        averages = {name: average(state, name, param) for name in AVERAGES if name in state}
-        # An option switched on after the last step has no average yet.
-        lacking = [each for each in HYPERPARAMETERS.values() if each.average and each.average not in averages]
-        unused = {each.name: getattr(Rule, each.name) for each in lacking}
-        rule = dataclasses.replace(rule_of(group), nesterov=False, momentum_decay=0.0, **unused)
-        power = arithmetic.step_numbers(rule, [state["step"]], capturable=False)[0].power
-        d = arithmetic.denominator(rule, averages, power, kappa_of(state["square_avg"].dtype))
-        lr = group["lr"]
-        return cast("Tensor", (lr if isinstance(lr, Tensor) else float(lr)) / d)
+        return effective_lr(self.param_groups, self.state, self.step_state.lags, param)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Check a group and add it (see `torch.optim.Optimizer.add_param_group`).
@@ -238,24 +224,19 @@ class RMSprop(Optimizer):
         if isinstance(param_group, dict):  # torch raises for anything else
             others = other_names(param_group)
             values = check_values({**self.defaults, **param_group})
-            explicit = param_group.get("stochastic_rounding", False)
+            explicit_rounding = param_group.get("stochastic_rounding", False)
         untraced(self, super().add_param_group)(param_group)
         group = self.param_groups[-1]
         try:
-            for p in group["params"]:
-                state_dtype(group, p)
-            if explicit and all(p.dtype != torch.bfloat16 for p in group["params"]):
-                raise _nothing_to_round(explicit)
+            check_params(group, explicit_rounding)
         except InputError:
             self.param_groups.pop()
             raise
         group.update({name: values[name] for name in (*FIELDS, *EXECUTION)})
         # In the live group, too: torch's tools compare its keys with those of `state_dict()`.
         group.setdefault(VERSION_KEY, VERSION)
-        if others and not any(others.keys() & earlier.keys() for earlier in self.param_groups[:-1]):
-            advice = " and ".join(f"{ours!r} instead of {name!r}" for name, ours in others.items())
-            text = f"rmsprop: {', '.join(others)} in a parameter group is kept for wrappers and does not affect steps"
-            warnings.warn(f"{text}; if meant for this optimizer, pass {advice}", stacklevel=2)
+        if not any(others.keys() & earlier.keys() for earlier in self.param_groups[:-1]):
+            warn_of_other_names(others)
 
     def __getstate__(self) -> dict[str, Any]:
         catch_up_all(self.state, self.step_state.lags)
@@ -266,17 +247,7 @@ class RMSprop(Optimizer):
         if "step_state" not in self.__dict__:  # copied or unpickled
             self.step_state = StepState()
         self.step_state.lags.clear()  # of the replaced state
-        for values in (self.defaults, *self.param_groups):
-            for name, field in FIELDS.items():
-                values.setdefault(name, getattr(Rule, field))
-            for name, default in EXECUTION.items():
-                values.setdefault(name, default)
-        for group in self.param_groups:
-            group[VERSION_KEY] = VERSION
-            for p in group["params"]:
-                state = self.state.get(p, {})
-                if "step" in state and not isinstance(state["step"], Tensor):
-                    state["step"] = step_counter(p, group["capturable"], float(state["step"]))
+        state_dicts.upgrade(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the groups, as `torch.optim.Optimizer.state_dict` describes them.
@@ -404,7 +375,7 @@ class RMSprop(Optimizer):
 
                 compiled.step(self, grad_scale, found_inf)
             else:
-                _untraced_step(self, grad_scale, found_inf)
+                stepping.untraced_step(self, grad_scale, found_inf)
         else:
             self._opt_called = True  # for schedulers
             stepping.step(self, self.param_groups, self.state, grad_scale, found_inf)
@@ -422,14 +393,8 @@ class RMSprop(Optimizer):
             If there is an observer already, or if gradients are released (`release_gradients`). Steps of
             `torch.compile(optimizer.step)` raise while there is an observer.
         """
-        if observer is not None and not isinstance(observer, Observer):
-            remedy = "rmsprop.monitor.Monitor is one"
-            raise InputError("observer", "an object with wanted, measured and skipped, or None", observer, remedy)
-        if observer is not None and "released" in self.__dict__:
-            found = Received("one with released gradients")
-            raise InputError("optimizer", "one without released gradients", found, "call remove() on the handle first")
         if observer is not None:
-            refuse(self.step_state.observer, "another one")
+            check_observer(observer, self.step_state.observer, released="released" in self.__dict__)
         self.step_state.observer = observer
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -473,16 +438,6 @@ class RMSprop(Optimizer):
         Also with released gradients: a hook before `step` then sees the scaler and raises.
         """
         return "released" in self.__dict__ or all(bool(group["fused"]) for group in self.param_groups)
-
-
-def _nothing_to_round(value: Any) -> InputError:
-    return InputError("stochastic_rounding", "False without bfloat16 parameters", value, "omit it")
-
-
-@outside_graphs
-def _untraced_step(optimizer: RMSprop, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-    optimizer._opt_called = True
-    stepping.step(optimizer, optimizer.param_groups, optimizer.state, grad_scale, found_inf)
 
 
 @Optimizer.profile_hook_step

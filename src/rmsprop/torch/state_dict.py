@@ -15,13 +15,29 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from rmsprop.profiles import SHAPE_KEY
-from rmsprop.rule import AVERAGES
+from rmsprop.profiles import SHAPE_KEY, VERSION, VERSION_KEY
+from rmsprop.rule import AVERAGES, Rule
 from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.groups import EXECUTION, FIELDS
-from rmsprop.torch.state import ParamGroup, as_counter, converted, shape_of, state_dtype
+from rmsprop.torch.state import ParamGroup, as_counter, converted, shape_of, state_dtype, step_counter
 from rmsprop.torch.state_dict_checks import Groups, StateDict, checked, counted, first_error, short_name
 from rmsprop.torch.step_state import step_state
+
+
+def upgrade(optimizer: Optimizer) -> None:
+    """Add what an unpickled optimizer of an earlier version lacks."""
+    for values in (optimizer.defaults, *optimizer.param_groups):
+        for name, field in FIELDS.items():
+            values.setdefault(name, getattr(Rule, field))
+        for name, default in EXECUTION.items():
+            values.setdefault(name, default)
+    for group in optimizer.param_groups:
+        group[VERSION_KEY] = VERSION
+        for p in group["params"]:
+            state = optimizer.state.get(p, {})
+            if "step" in state and not isinstance(state["step"], Tensor):
+                state["step"] = step_counter(p, group["capturable"], float(state["step"]))
+
 
 # -- making -----------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ All checks come before the first change.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,10 +24,23 @@ from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.engines.tensor_ops import TensorOps
 from rmsprop.torch.nonfinite import Verdict
 from rmsprop.torch.observer import Observer
+from rmsprop.torch.private import outside_graphs
 from rmsprop.torch.state import ParamGroup
 from rmsprop.torch.step_state import StepState, step_state
 
-ENGINES: tuple[Callable[[], Engine], ...] = (CpuKernel, TensorOps)  # in order of preference
+ENGINES: tuple[type[Engine], ...] = (CpuKernel, TensorOps)  # in order of preference
+
+
+def faster_engines() -> list[type[Engine]]:
+    """Return the engines that step parameters in place of tensor operations."""
+    return [engine for engine in ENGINES if engine is not TensorOps]
+
+
+def check_fused() -> None:
+    """Raise InputError if `fused=True` cannot be obeyed: no engine is available except tensor operations."""
+    reasons = [engine.unavailable() for engine in faster_engines()]
+    if all(reasons):
+        raise InputError("fused", "None or False here", True, "; ".join(filter(None, reasons)))
 
 
 def step(
@@ -90,6 +103,13 @@ def step(
     if observer is not None and verdict is not Verdict.SKIPPED:
         _report_step(observer, shared, engines, inputs, skip_flag)
     shared.spare_engines.append(all_engines)  # last: measured arrays are views of the engines' memory
+
+
+@outside_graphs
+def untraced_step(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    """Step all parameters of `optimizer` outside of a graph."""
+    optimizer.__dict__["_opt_called"] = True  # for schedulers
+    step(optimizer, optimizer.param_groups, optimizer.state, grad_scale, found_inf)
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ from rmsprop.torch.engines import arithmetic
 from rmsprop.torch.engines.arithmetic import StepNumbers
 from rmsprop.torch.engines.engine import Measured
 from rmsprop.torch.engines.param_step import ParamStep
-from rmsprop.torch.engines.sparse_rows import Rows
+from rmsprop.torch.engines.sparse_rows import RowCopies
 from rmsprop.torch.nonfinite import cleaned, is_finite
 from rmsprop.torch.state import ParamGroup, average, kappa_of, real
 
@@ -37,7 +37,7 @@ class Before(NamedTuple):
 
 
 @torch.no_grad()
-def copy_before(group: ParamGroup, rule: Rule, param_step: ParamStep, rows: Rows | None = None) -> Before:
+def copy_before(group: ParamGroup, rule: Rule, param_step: ParamStep, rows: RowCopies | None = None) -> Before:
     """Copy what a step will overwrite of a parameter, or of the rows that a sparse gradient touches."""
     param_step = param_step.local()
     stored = param_step.averages
@@ -45,7 +45,7 @@ def copy_before(group: ParamGroup, rule: Rule, param_step: ParamStep, rows: Rows
     averages = {name: average(stored, name, param_step.p).clone() for name in names}
 
     def current() -> Tensor:
-        return param_step.p if rows is None else real(rows.tables["p"][rows.where])
+        return param_step.p if rows is None else real(rows.tables["p"][rows.row_indices])
 
     return Before(group, rule, param_step, current, current().clone(), averages)
 

@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -26,19 +25,10 @@ from rmsprop.torch.engines import copied_statistics, sparse_rows
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
 from rmsprop.torch.engines.param_step import check_writable
-from rmsprop.torch.engines.sparse_rows import Lag, Rows
-from rmsprop.torch.groups import (
-    RULE_NAMES,
-    check_constant,
-    check_lr,
-    check_storage,
-    lr_number,
-    rule_from,
-    rule_of,
-    rule_values,
-)
+from rmsprop.torch.engines.sparse_rows import Lag, RowCopies
+from rmsprop.torch.groups import RULE_NAMES, STORAGE, check_lr, check_storage, from_group, lr_number, rule_from, rule_of
 from rmsprop.torch.private import connect_kernel, dispatch_modes
-from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient, complete_state
+from rmsprop.torch.state import ParamGroup, check_gradient, complete_state
 
 REASONS = {
     "class": "it is of a subclass of Tensor, which may compute in its own way",
@@ -59,7 +49,7 @@ REASONS = {
     "step": "its step counter is not a CPU tensor of one float64 number",
 }
 
-
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 _INCOMPLETE = ("state", "step")  # completing the state may remove these reasons
 _SPARSE = REASONS["gradient layout"]
 UNAVAILABLE = connect_kernel()
@@ -80,7 +70,7 @@ class CpuKernel:
 
     def __init__(self) -> None:
         self._batch: Any = None if UNAVAILABLE is not None else native.kernel.Batch()  # type: ignore[union-attr]
-        self._rows: list[tuple[ParamGroup, Rows]] = []  # copies of touched rows, stepped by the kernel
+        self._rows: list[tuple[ParamGroup, RowCopies]] = []  # copies of touched rows, stepped by the kernel
         self._before: list[Before] = []
 
     @property
@@ -91,18 +81,25 @@ class CpuKernel:
     def __len__(self) -> int:
         return 0 if self._batch is None else len(self._batch)
 
-    def group_refusal(self, group: ParamGroup) -> str | None:
-        """Return why the kernel steps no parameter of `group`: how it is executed or a field of its rule; else None."""
-        return execution_refusal(group) or missing_field(group, self.fields, "the native kernel")
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Return why the kernel steps nothing in this process; else None."""
+        return UNAVAILABLE
 
-    def param_refusal(self, p: Tensor) -> str | None:
+    @classmethod
+    def group_refusal(cls, group: ParamGroup) -> str | None:
+        """Return why the kernel steps no parameter of `group`: how it is executed or a field of its rule; else None."""
+        modes = 0 if torch.compiler.is_compiling() else dispatch_modes()
+        return execution_refusal(group, modes) or missing_field(group, cls.fields, "the native kernel")
+
+    @classmethod
+    def param_refusal(cls, p: Tensor) -> str | None:
         """Return why the class, device or dtype of `p` keeps the kernel from stepping `p`; else None."""
         if type(p) not in (Tensor, torch.nn.Parameter) and not torch.nn.parameter.is_lazy(p):
             return REASONS["class"]
         if p.device.type != "cpu":
             return REASONS["device"]
-        is_known = COMPUTE.get(p.dtype, p.dtype).to_real() in (torch.float32, torch.float64)
-        return None if is_known else REASONS["dtype"]
+        return None if p.dtype in _DTYPES else REASONS["dtype"]
 
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
         """Take the parameters with dense or sparse gradients that the kernel can step; return the others."""
@@ -110,11 +107,14 @@ class CpuKernel:
         sparse: list[tuple[int, int]] = []  # group, and index in the group
         for part in remaining:
             group = inputs.groups[part.group_index]
-            if reason := execution_refusal(group):
+            if reason := execution_refusal(group, dispatch_modes()):
                 if reason == UNAVAILABLE and any(p.device.type == "cpu" for p in group["params"]):
                     warn_once(reason)
                 left.append(part._replace(reason=reason))
                 continue
+            lr = group["lr"]
+            if type(lr) is not float or not 0 <= lr < math.inf:
+                check_lr(group)
             rule, reason = kernel_rule_of(group)
             if reason:
                 left.append(part._replace(reason=reason))
@@ -150,9 +150,8 @@ class CpuKernel:
         for i, reason in refused:
             if reason in _INCOMPLETE:
                 complete_state(group, i, inputs.states)
-                left += [
-                    (i, again) for _, again in add(rule, precision, lr, [params[i]], inputs.states, offset + i) or ()
-                ]
+                refused_again = add(rule, precision, lr, [params[i]], inputs.states, offset + i) or ()
+                left += [(i, second_reason) for _, second_reason in refused_again]
             else:
                 left.append((i, reason))
         return left
@@ -161,7 +160,7 @@ class CpuKernel:
         """Raise InputError if a group with fused=True has parameters in `left`."""
         for part in left:
             if inputs.groups[part.group_index]["fused"]:
-                raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; leave fused out")
+                raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; omit fused")
 
     def _gather_sparse(self, inputs: StepInputs, sparse: list[tuple[int, int]]) -> Iterator[Remaining]:
         """Add the rows that sparse gradients touch to the batch; yield parameters that the kernel cannot step."""
@@ -197,8 +196,8 @@ class CpuKernel:
     ) -> bool:
         averages = [state.get(name) for name in AVERAGES]
         row_step = None if lag is None else lag.row_step.numpy()
-        where, values = p.grad._indices().numpy(), p.grad._values().contiguous()  # type: ignore[union-attr]
-        refusal = self._batch.add_rows(*settings, p, where, values, state["step"], *averages, row_step, index)
+        row_indices, values = p.grad._indices().numpy(), p.grad._values().contiguous()  # type: ignore[union-attr]
+        refusal = self._batch.add_rows(*settings, p, row_indices, values, state["step"], *averages, row_step, index)
         return refusal is None
 
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
@@ -238,13 +237,13 @@ class CpuKernel:
         self._before.clear()
 
 
-def execution_refusal(group: ParamGroup) -> str | None:
-    """Return why the kernel cannot step `group` with any rule, else None."""
+def execution_refusal(group: ParamGroup, modes: int) -> str | None:
+    """Return why the kernel cannot step `group` with any rule, else None. `modes` dispatch modes are active."""
     off = group["fused"] is not None and not group["fused"]
     if off or group["foreach"] is not None or group["capturable"] or group["differentiable"]:
         defaults = {"fused": None, "foreach": None, "capturable": False, "differentiable": False}
         return ", ".join(f"{name}={group[name]}" for name, value in defaults.items() if group[name] is not value)
-    if dispatch_modes():
+    if modes:
         return "a torch dispatch mode watches tensor operations"
     return UNAVAILABLE
 
@@ -258,55 +257,23 @@ def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
             start = i
 
 
-def _kernel_rule(*values: Any) -> _KernelRule:
+@from_group(*RULE_NAMES)
+def kernel_rule_of(*values: Any) -> _KernelRule:
+    """Check the rule of a group, except lr; return the kernel's form of it, or why the kernel cannot step it."""
     rule = rule_from(*values)
     refusal = missing_field(dict(zip(RULE_NAMES, values, strict=True)), CpuKernel.fields, "the native kernel")
     return _KernelRule(None if refusal else native.kernel_rule(rule), refusal)
 
 
-@lru_cache(maxsize=256, typed=True)
-def _cached_rule(*values: Any) -> _KernelRule:
-    check_constant(values)
-    return _kernel_rule(*values)
-
-
-def kernel_rule_of(group: ParamGroup) -> _KernelRule:
-    """Check the rule of `group`; return the kernel's form of it, or why the kernel cannot step it."""
-    lr = group["lr"]
-    if type(lr) is not float or not 0 <= lr < math.inf:
-        check_lr(group)
-    try:
-        return _cached_rule(*rule_values(group))
-    except TypeError:  # a value that is unhashable or may change; Rule names it if it is refused
-        return _kernel_rule(*rule_values(group))
-
-
-_STORAGE = ("state_dtype", "stochastic_rounding", "nonfinite", "sparse")
-_storage_values = itemgetter(*_STORAGE)
-
-
-def _precision(*values: Any) -> Any:
-    check_storage(dict(zip(_STORAGE, values, strict=True)))
-    state_dtype, stochastic_rounding, nonfinite, _ = values
-    bits = {None: 0, "bfloat16": 16, "uint8": 8}[state_dtype]
-    mode = getattr(native.kernel.Nonfinite, nonfinite)  # type: ignore[union-attr]
-    seed = int(stochastic_rounding)
+@from_group(*STORAGE)
+def kernel_precision_of(*values: Any) -> Any:
+    """Check how parameters of a group are stored and rounded; return that as the kernel's Precision."""
+    group = dict(zip(STORAGE, values, strict=True))
+    check_storage(group)
+    bits = {None: 0, "bfloat16": 16, "uint8": 8}[group["state_dtype"]]
+    mode = getattr(native.kernel.Nonfinite, group["nonfinite"])  # type: ignore[union-attr]
+    seed = int(group["stochastic_rounding"])
     return native.kernel.Precision(state=bits, stochastic=seed > 0, seed=seed or 1, nonfinite=mode)  # type: ignore[union-attr]
-
-
-@lru_cache(maxsize=256, typed=True)
-def _cached_precision(*values: Any) -> Any:
-    check_constant(values)
-    return _precision(*values)
-
-
-def kernel_precision_of(group: ParamGroup) -> Any:
-    """Check how parameters of `group` are stored and rounded; return that as the kernel's Precision."""
-    values = _storage_values(group)
-    try:
-        return _cached_precision(*values)
-    except TypeError:  # the seed may change in place
-        return _precision(*values)
 
 
 @lru_cache(maxsize=8)

@@ -60,8 +60,8 @@ class Measured(NamedTuple):
 class Engine(Protocol):
     """One way to step parameters. An object holds the parameters taken for one step, and is reused for the next step.
 
-    `gather` may raise for parameters that no engine can step: nothing has been stepped then. `run` is called after all
-    engines have gathered, and should not fail.
+    torch's compiler traces `group_refusal` and `param_refusal`. `gather` may raise for parameters that no engine can
+    step: nothing has been stepped then. `run` is called after all engines have gathered, and should not fail.
     """
 
     @property
@@ -79,10 +79,16 @@ class Engine(Protocol):
     def __len__(self) -> int:
         """Return how many parameters the engine has taken."""
 
-    def group_refusal(self, group: ParamGroup) -> str | None:
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Return why the engine steps nothing in this process; else None."""
+
+    @classmethod
+    def group_refusal(cls, group: ParamGroup) -> str | None:
         """Return why the engine steps no parameter of `group`: how it is executed or a field of its rule; else None."""
 
-    def param_refusal(self, p: Tensor) -> str | None:
+    @classmethod
+    def param_refusal(cls, p: Tensor) -> str | None:
         """Return why the class, device or dtype of `p` keeps the engine from stepping `p`; else None."""
 
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:

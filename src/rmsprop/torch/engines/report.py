@@ -38,28 +38,34 @@ def _size(part: Remaining) -> int:
 
 
 def describe(report: Report, groups: list[ParamGroup]) -> str:
-    """Return a report as text: "A", "B (why not A)", or "A, but B for some (why not A)"."""
-    asked: list[Remaining] = []
-    words: list[str] = []
-    for position, (engine, taken, left) in enumerate(report):
+    """Return a report as text: "A", "B (why not A)", or "A, but B for some (why not A)".
+
+    If several engines refuse before the next one steps, each reason follows its engine: "C (not A: …; not B: …)".
+    """
+    refusals: dict[str, list[Remaining]] = {}  # by engines since the last one that stepped
+    texts: list[str] = []
+    for engine, taken, left in report:
         left = [part for part in left if part.indices is not None or groups[part.group_index]["params"]]
         if taken or not left:
-            reasons = _reasons(asked, whole=not words)
-            words.append(f"{engine.name}{' for some' if words else ''}{f' ({reasons})' if position else ''}")
+            reasons = {name: _reasons(parts, whole=not texts) for name, parts in refusals.items()}
+            named = [f"not {name}: {reason}" for name, reason in reasons.items()]
+            text = "; ".join(named if len(named) > 1 else reasons.values())
+            texts.append(f"{engine.name}{' for some' if texts else ''}{f' ({text})' if text else ''}")
+            refusals = {}
         if not left:
             break
-        asked = left
-    return ", but ".join(words)
+        refusals[engine.name] = left
+    return ", but ".join(texts)
 
 
 def _reasons(parts: list[Remaining], *, whole: bool) -> str:
-    """Return the reasons of `parts`, each after its first place. With `whole`, a single reason stands alone."""
-    where: dict[str, list[str]] = {}
+    """Return the reasons of `parts`, each after its first parameter. With `whole`, a single reason stands alone."""
+    wheres: dict[str, list[str]] = {}
     for part in parts:
-        where.setdefault(part.reason, []).append(part.where)
-    if whole and len(where) == 1:
-        return next(iter(where))
+        wheres.setdefault(part.reason, []).append(part.where)
+    if whole and len(wheres) == 1:
+        return next(iter(wheres))
     return "; ".join(
-        f"{places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''}: {reason}"
-        for reason, places in where.items()
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {reason}"
+        for reason, where in wheres.items()
     )

@@ -52,7 +52,7 @@ def step_rounded(
         for name, x in averages.items():
             if stored == torch.uint8:
                 codes = low_precision.pack(x, signed=name not in SQUARES, key=keys[name] + start)
-                low_precision.put(codes, param_step.averages[name], start, x.numel(), size)
+                low_precision.write_packed(codes, param_step.averages[name], start, x.numel(), size)
             else:
                 chunk.averages[name].copy_(low_precision.round_bfloat16(x, keys[name], elements))
 
@@ -61,7 +61,7 @@ def _chunk(param_step: ParamStep, start: int, stop: int) -> ParamStep:
     """Return elements `start` to `stop` of the tensors: views, but copies of 8-bit averages."""
     size = param_step.p.numel()
     averages = {
-        name: low_precision.take(x, start, stop, size) if x.dtype == torch.uint8 else x.view(-1)[start:stop]
+        name: low_precision.slice_packed(x, start, stop, size) if x.dtype == torch.uint8 else x.view(-1)[start:stop]
         for name, x in param_step.averages.items()
     }
     p, g = param_step.p.view(-1)[start:stop], param_step.g.reshape(-1)[start:stop]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,23 +35,24 @@ from rmsprop.torch.state import LAGGING, ParamGroup, needed_averages, real
 Index: TypeAlias = tuple[Tensor, ...]  # a Tensor for each sparse dimension: one index per row
 
 
-class Lag(NamedTuple):
+@dataclass(eq=False, slots=True)
+class Lag:
     """The last step of each row of a parameter, and how lagging rows decay."""
 
     state: dict[str, Any]  # of the parameter; held so that no other object gets its id
     row_step: Tensor  # for each row: the last step that its averages include
     alpha: float
     names: tuple[str, ...]  # of the averages that a step without gradient changes
-    before: list[int]  # one number, changed in place: the step count before the last sparse gradient
+    previous_step: int  # the step count before the last sparse gradient
 
     def current_step(self, state: dict[str, Any]) -> int:
         """Return the step that rows catch up to: the step counter, unless the user has set it.
 
-        The counter is `before` or one more. Any other count was set by the user: rows then catch up to the last
+        The counter is `previous_step` or one more. Any other count was set by the user: rows then catch up to the last
         executed step.
         """
         step = int(state["step"])
-        return step if step in (self.before[0], self.before[0] + 1) else self.before[0] + 1
+        return step if step in (self.previous_step, self.previous_step + 1) else self.previous_step + 1
 
     @torch.no_grad()
     def catch_up(self, state: dict[str, Any]) -> None:
@@ -58,9 +60,12 @@ class Lag(NamedTuple):
         averages = {name: state[name] for name in self.names}
         for name, x in averages.items():
             if x.shape[: self.row_step.dim()] != self.row_step.shape:
-                first, found = tuple(self.row_step.shape), Received(f"shape {tuple(x.shape)}")
+                allowed, got = (
+                    f"of {tuple(self.row_step.shape)} rows while rows lag",
+                    Received(f"shape {tuple(x.shape)}"),
+                )
                 remedy = "call state_dict(), which catches up with them, before you change the state"
-                raise InputError(name, f"of {first} rows while rows lag", found, remedy)
+                raise InputError(name, allowed, got, remedy)
         lag = (self.current_step(state) - self.row_step.to(state[self.names[0]].device)).clamp(min=0)
         _catch_up(self.alpha, lag, averages)
 
@@ -68,11 +73,11 @@ class Lag(NamedTuple):
 Lags: TypeAlias = dict[int, Lag]  # by id(state): a lag stays with its state if another parameter gets the state
 
 
-class Rows(NamedTuple):
+class RowCopies(NamedTuple):
     """Copies of the touched rows of a parameter and its averages, with the tables and indices they come from."""
 
     copies: ParamStep  # complex tensors are not viewed as real
-    where: Index
+    row_indices: Index
     tables: dict[str, Tensor]  # "p" is the parameter; its averages have their names
     row_step: Tensor | None  # of the whole table; None with sparse="lazy"
     seed: int  # of the noise that rounds a bfloat16 parameter; 0: round to nearest
@@ -88,14 +93,14 @@ class Rows(NamedTuple):
         """Write the rows to their tables, and record their step."""
         copies = {"p": self._rounded() if self.seed else self.copies.p, **self.copies.averages}
         for name, table in self.tables.items():
-            _put(table, self.where, copies[name].to(table.dtype))
+            _put(table, self.row_indices, copies[name].to(table.dtype))
         if self.row_step is not None:
-            self.row_step[self.where] = int(self.copies.step.item())
+            self.row_step[self.row_indices] = int(self.copies.step.item())
 
     def _rounded(self) -> Tensor:
         """Return the parameter's rows rounded to bfloat16 with the noise that a dense step uses for these elements."""
         table, p = self.tables["p"], self.copies.p
-        indices: list[Tensor] = [x.view(-1, *[1] * (p.dim() - 1)) for x in self.where]
+        indices: list[Tensor] = [x.view(-1, *[1] * (p.dim() - 1)) for x in self.row_indices]
         for i, size in enumerate(p.shape[1:]):
             after = p.dim() - 2 - i
             indices.append(torch.arange(size, device=table.device).view(-1, *[1] * after))
@@ -122,14 +127,14 @@ def lag_of(group: ParamGroup, i: int, state: dict[str, Any], lags: Lags) -> Lag 
         lag = None
     if exact and lag is None:
         row_step = torch.full(shape, step, dtype=torch.int64, device=param.device)
-        lag = lags[id(state)] = Lag(state, row_step, *decay, [step])
+        lag = lags[id(state)] = Lag(state, row_step, *decay, step)
     if lag is not None:
-        lag.before[0] = step
+        lag.previous_step = step
     return lag
 
 
 @torch.no_grad()
-def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *, index: int) -> Rows:
+def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *, index: int) -> RowCopies:
     """Copy the rows that the gradient of parameter `i` of a group touches; the copies have caught up.
 
     `index` is the parameter's index among all parameters. `state` must be complete. The gradient of a row is the sum of
@@ -138,17 +143,17 @@ def gather(group: ParamGroup, i: int, state: dict[str, Any], lag: Lag | None, *,
     param = group["params"][i]
     grad, step = param.grad, int(state["step"].item())
     dtype = state["square_avg"].dtype
-    where, g = summed(grad, dtype)
+    row_indices, g = summed(grad, dtype)
     tables = {"p": _table(param.detach(), grad)}
     tables |= {name: _table(state[name], grad) for name in needed_averages(group)}
-    copies = {name: _take(table, where).to(dtype) for name, table in tables.items()}
+    copies = {name: _take(table, row_indices).to(dtype) for name, table in tables.items()}
     p, row_step = copies.pop("p"), None
     if lag is not None:
         row_step = _table(lag.row_step, grad)
-        steps = (step - _take(row_step, where)).clamp(min=0)
+        steps = (step - _take(row_step, row_indices)).clamp(min=0)
         _catch_up(lag.alpha, steps, {name: copies[name] for name in lag.names})
     seed = int(group["stochastic_rounding"]) if param.dtype == torch.bfloat16 else 0
-    return Rows(ParamStep(p, g, state["step"], copies, index), where, tables, row_step, seed)
+    return RowCopies(ParamStep(p, g, state["step"], copies, index), row_indices, tables, row_step, seed)
 
 
 def catch_up(state: dict[str, Any], lags: Lags) -> None:
@@ -194,10 +199,10 @@ def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
 
 def _row_numbers(indices: Tensor, sizes: torch.Size) -> Tensor:
     """Return the row-major index of each row from its indices in the sparse dimensions."""
-    numbers = indices[0]
-    for places, size in zip(indices[1:], sizes[1:], strict=False):
-        numbers = numbers * size + places
-    return numbers
+    result = indices[0]
+    for index, size in zip(indices[1:], sizes[1:], strict=False):
+        result = result * size + index
+    return result
 
 
 _CHUNK = 1 << 20  # numbers per chunk, to bound memory
@@ -207,9 +212,9 @@ def _powers(alpha: float, lag: Tensor) -> Tensor:
     """Return αᵏ for every lag k. On the CPU, Python's power has the kernel's bits; torch's last bit may differ."""
     if lag.device.type != "cpu":
         return torch.pow(alpha, lag.double())
-    lags, where = np.unique(lag.numpy(), return_inverse=True)
+    lags, indices = np.unique(lag.numpy(), return_inverse=True)
     powers = np.array([alpha**k for k in lags.tolist()], np.float64)
-    return torch.from_numpy(np.asarray(powers[where]).reshape(lag.shape))
+    return torch.from_numpy(np.asarray(powers[indices]).reshape(lag.shape))
 
 
 def _catch_up(alpha: float, lag: Tensor, averages: Mapping[str, Tensor]) -> None:

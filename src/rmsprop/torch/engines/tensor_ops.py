@@ -16,7 +16,7 @@ from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
 from rmsprop.torch.engines.param_step import ParamStep, check, check_writable, scaled
 from rmsprop.torch.engines.rounding import is_rounded, step_rounded
-from rmsprop.torch.engines.sparse_rows import Rows
+from rmsprop.torch.engines.sparse_rows import RowCopies
 from rmsprop.torch.groups import FIELDS, check_storage, rule_of
 from rmsprop.torch.nonfinite import any_nonfinite, cleaned, either
 from rmsprop.torch.private import check_graph_capture, foreach_is_default
@@ -40,17 +40,24 @@ class TensorOps:
 
     def __init__(self) -> None:
         self._work: list[_GroupWork] = []
-        self._rows: dict[int, Rows] = {}  # touched by sparse gradients; keys are parameter indices
+        self._rows: dict[int, RowCopies] = {}  # touched by sparse gradients; keys are parameter indices
         self._before: list[Before] = []
 
     def __len__(self) -> int:
         return sum(len(work.steps) for work in self._work)
 
-    def group_refusal(self, group: ParamGroup) -> str | None:
-        """Return why the engine steps no parameter of `group`: a field of its rule; else None."""
-        return missing_field(group, self.fields, self.name)
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Return None: the engine steps in every process."""
+        return None
 
-    def param_refusal(self, p: Tensor) -> str | None:
+    @classmethod
+    def group_refusal(cls, group: ParamGroup) -> str | None:
+        """Return why the engine steps no parameter of `group`: a field of its rule; else None."""
+        return missing_field(group, cls.fields, cls.name)
+
+    @classmethod
+    def param_refusal(cls, p: Tensor) -> str | None:
         """Return None: the engine steps every class, device and dtype."""
         return None
 
