@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset, TensorDataset
 
-from rmsprop import InputError
+from rmsprop import InputError, profile
 from rmsprop.monitor.lr_finder import WARM_LIMIT, curve, find_lr
 from rmsprop.monitor.lr_finder.range_test import STOP
+from rmsprop.rule import moment_weights
 from rmsprop.torch import RMSprop, release_gradients
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -143,6 +144,7 @@ CASES: dict[str, Callable[[Net], torch.optim.Optimizer]] = {
     "tensor operations": lambda m: RMSprop(m.parameters(), alpha=0.9, fused=False, momentum=0.9),
     "torch": lambda m: torch.optim.RMSprop(m.parameters(), alpha=0.9, momentum=0.9),
     "Adam": lambda m: torch.optim.Adam(m.parameters(), betas=(0.9, 0.9)),
+    "as AMSGrad": lambda m: RMSprop.from_rule(m.parameters(), profile("amsgrad", decay=0.9)),
 }
 
 
@@ -508,10 +510,56 @@ def test_an_optimizer_around_another_is_stepped_itself_and_both_are_restored(ste
 
 
 def test_of_adam_the_second_beta_needs_no_steps() -> None:
+    """Adam as a rule of ours has the warm-up, the losses and the suggestion of torch's Adam."""
+    theirs: dict[str, Any] = {"amsgrad": torch.optim.Adam, "adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
+    for name, optimizer_class in theirs.items():
+        found = []
+        for ours in (False, True):
+            model, _, batches = made("Adam", 0)
+            options = {"amsgrad": True} if name == "amsgrad" else {}
+            optimizer = optimizer_class(model.parameters(), **options)
+            if ours:
+                optimizer = RMSprop.from_rule(model.parameters(), profile(name))
+            found.append(find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2))
+            assert found[-1].warm_steps == 20
+            assert not any("warm-up steps" in note for note in found[-1].notes)
+        assert found[0].notes == found[1].notes
+        assert found[0].lr == found[1].lr
+        for a, b in zip(found[0].losses, found[1].losses, strict=True):
+            assert a == pytest.approx(b, rel=1e-4)
+
+
+@pytest.mark.parametrize(("made_before", "now"), [(0, "0.45"), (4000, "0.67"), (20000, "")])
+def test_a_note_says_how_far_the_momentum_of_nadam_has_risen(made_before: int, now: str) -> None:
     model, _, batches = made("Adam", 0)
-    found = find_lr(model, torch.optim.Adam(model.parameters()), mean_loss, batches, **SHORT, seeds=2)
-    assert found.warm_steps == 20
-    assert not any("warm-up steps" in note for note in found.notes)
+    rule = profile("nadam")
+    optimizer = RMSprop.from_rule(model.parameters(), rule)
+    if made_before:
+        step(model, optimizer, next(iter(batches)))
+        for p in model.parameters():
+            optimizer.state[p]["step"].fill_(float(made_before))
+    notes = [note for note in find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=2).notes if "NAdam" in note]
+    assert notes == bool(now) * [
+        f"NAdam's μ was {now} when the rate began to rise, and comes near 0.9 after 9857 steps: later steps bear "
+        "higher rates"
+    ]
+    assert 1 - moment_weights(rule, 9857)[1] == pytest.approx(0.9 * 0.9, rel=1e-4)  # μₜ
+
+
+def test_what_a_maximum_keeps_is_not_switched_off() -> None:
+    """A training with amsgrad never forgets v₀, so the test keeps v₀ and its steps are those of the training."""
+    first = {}
+    for amsgrad in (False, True):
+        weight = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(weight.weight)
+        optimizer = RMSprop(weight.parameters(), alpha=0.5, initial_square_avg=100.0, amsgrad=amsgrad)
+        moved: list[float] = []
+        optimizer.register_step_post_hook(lambda *_, w=weight, moved=moved: moved.append(w.weight.item()))
+        found = find_lr(weight, optimizer, lambda m, x: m(x).sum(), [torch.ones(1, 1)], **SHORT, seeds=1)
+        first[amsgrad] = abs(moved[found.warm_steps])
+        assert any("began with v = 0" in note for note in found.notes) == (not amsgrad)
+    assert first[False] == pytest.approx(1e-3, rel=0.05)
+    assert first[True] == pytest.approx(1e-3 / math.sqrt(50.5), rel=1e-4)
 
 
 def test_released_gradients_give_the_same_losses() -> None:

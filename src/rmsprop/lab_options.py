@@ -150,6 +150,7 @@ class FindLrOptions:
         Number of times that the rate rises, each with another order of the data.
     warm
         Steps with a rate of 0 before the test; if omitted the larger of 2/(1-decay) and 2/(1-momentum), at most 500.
+        With --bias-correction, decay counts only if --centered.
     batch_size
         Examples per step; the task's own number if omitted.
     out

@@ -1,6 +1,6 @@
 """A learning-rate range test that warms the optimizer's state and restores everything.
 
-    1  warm-up: steps at a rate of 0 fill v, m and b; without them the first steps are up to 1/√(1−β) times too large
+    1  warm-up: steps at a rate of 0 fill v, m and b; without them the first steps may be 1/√(1−β) times too large
     2  the rate rises by a constant factor a step; the loss after each step is recorded
     3  step 2 is repeated from the same state, with other orders of the data
     4  everything is restored bit for bit, even after an error
@@ -123,7 +123,8 @@ def find_lr(
         DataLoader, are seeded with 1, 2, …
     warm
         Number of warm-up steps, at a rate of 0. None: 2/(1−β), or 2/(1−μ) if that is more, minus the steps that the
-        optimizer has executed, at most 500. Adam's first β counts, because Adam corrects the bias of v.
+        optimizer has executed, at most 500. With bias correction, as in Adam, only 2/(1−μ) counts, for the average of
+        gradients, unless the rule is centered.
     listen
         Called after every step with the number of executed steps and the largest possible number.
 
@@ -143,8 +144,8 @@ def find_lr(
     -----
     The suggestion is for a training at a constant rate, after its start is forgotten. Two settings distort a short test
     but not such a training, so the test switches them off. `initial_square_avg`: v starts at 0, unless the optimizer
-    has executed steps. `lr_in_momentum`: the buffer would hold lower rates of earlier steps. (Steps would be up to 2.2
-    times too short for a momentum of 0.9 and 100 steps.)
+    has executed steps, or its `amsgrad` keeps v₀. `lr_in_momentum`: the buffer would hold lower rates of earlier steps.
+    (Steps would be up to 2.2 times too short for a momentum of 0.9 and 100 steps.)
 
     For losses that are normal white noise, a test with one seed suggests a rate in at most 1 of 100 cases. With three
     seeds it hardly ever does (`rmsprop.monitor.lr_finder.curve`).
@@ -194,7 +195,7 @@ def find_lr(
     check_count("seeds", seeds, "3 is usual")
     _check_batches(batches)
     if warm is not None:
-        check_count("warm", warm, "omit warm for 2/(1−β)", least=0)
+        check_count("warm", warm, "omit warm for the usual number", least=0)
     rates = np.geomspace(low, high, steps)
     warm = min(warm_steps(optimizer)[0], WARM_LIMIT) if warm is None else warm
     notes = warm_notes(optimizer, warm)
