@@ -25,7 +25,7 @@ from rmsprop.monitor import Monitor, find, from_keras, from_optax, keras_before,
 from rmsprop.torch import RMSprop
 
 SHAPES = {"dense/bias": (300,), "dense/kernel": (5, 4)}
-NAMES = ["plain", "TensorFlow 1", "all of it"]
+NAMES = ["plain", "TensorFlow 1", "all of it", "amsgrad"]
 
 
 def numbers(seed: int, dtype: Any = np.float32) -> dict[str, Any]:
@@ -316,6 +316,7 @@ def test_trees_and_optimizers_that_do_not_fit_are_refused() -> None:
         ((Rule(), params, params, grads, (state, state), state), "^state must be the state of one .* got one with 2"),
         ((Rule(), {}, params, grads, state, state), "params must be a tree with 'w', as grads are"),
         ((Rule(centered=True), params, params, grads, state, state), "rule must be one with centered=False"),
+        ((Rule(amsgrad=True), params, params, grads, state, state), "rule must be one with amsgrad=False"),
     ):
         with pytest.raises(InputError, match=message):
             from_optax(*arguments)

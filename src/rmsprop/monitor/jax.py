@@ -92,6 +92,7 @@ def from_optax(
     old, new = (_averages(name, tree) for name, tree in (("state", state), ("new_state", new_state)))
     v0, v1 = _leaves("state", _field(old, "square_avg", "nu")), _leaves("new_state", _field(new, "square_avg", "nu"))
     m1 = _leaves("new_state", _field(new, "grad_avg", "mu")) if rule.centered else {}
+    w1 = _leaves("new_state", new._asdict().get("max_square_avg"))
     before, after, g = _leaves("params", params), _leaves("new_params", new_params), _leaves("grads", grads)
     previous = _leaves("previous_grads", previous_grads)
     trees = {"params": before, "grads": g, "new_params": after, "state": v0, "new_state": v1}
@@ -104,12 +105,16 @@ def from_optax(
     if any(path not in m1 for path in g) if rule.centered else "mu" in new._asdict():
         allowed = f"one with centered={not rule.centered} for this state"
         raise InputError("rule", allowed, Received(str(rule.centered)), "pass the rule of the step")
+    if any((path in w1) != rule.amsgrad for path in g):
+        allowed = f"one with amsgrad={not rule.amsgrad} for this state"
+        raise InputError("rule", allowed, Received(str(rule.amsgrad)), "pass the rule of the step")
     tensors = [
         jax_keras_record.Tensor(
-            path, before[path], after[path], g[path], v0[path], v1[path], m1.get(path), previous.get(path)
+            path, before[path], after[path], g[path], v0[path], v1[path], m1.get(path), previous.get(path),
+            max_square_avg=w1.get(path),
         )
         for path in g
-    ]
+    ]  # fmt: skip
     was_skipped = jax_keras_record.skipped(tensors)
     t = _step_of(old, new, step, was_skipped)
     if not was_skipped:

@@ -40,6 +40,7 @@ class Tensor(NamedTuple):
     previous: Array | None  # the gradient of the step before
     decays: bool = True  # whether the rule's weight decay applies to it
     processed_gradient: Array | None = None  # the gradient that reached RMSprop, if it was changed before
+    max_square_avg: Array | None = None
 
     @property
     def reached(self) -> Array:
@@ -60,6 +61,7 @@ def make(rule: Rule, step: int, tensors: Sequence[Tensor], *, state_dtype: str |
             square_avg_before=x.square_avg_before,
             square_avg=x.square_avg,
             grad_avg=x.grad_avg,
+            max_square_avg=x.max_square_avg,
             step=step,
         )
         rows.append(row)

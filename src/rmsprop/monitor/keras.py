@@ -97,16 +97,17 @@ def from_keras(
             found = Received(f"a {type(given).__name__}{f' of {len(given)}' if is_list else ''}")
             raise InputError(name, allowed, found, "pass None where there is no gradient")
     rule: Rule = before["rule"]
-    grad_avgs = optimizer.averages["grad_avg"] if rule.centered else [None] * len(variables)
-    arrays = (before["variables"], now["variables"], gradients, before["square_avgs"], now["square_avgs"], grad_avgs)
+    averages = [optimizer.averages.get(name, [None] * len(variables)) for name in ("grad_avg", "max_square_avg")]
+    arrays = (before["variables"], now["variables"], gradients, before["square_avgs"], now["square_avgs"], *averages)
     rows = zip(variables, *arrays, earlier, strict=True)
     tensors = [
         jax_keras_record.Tensor(
-            variable.path, p0, p1, _numpy(g), v0, v1, _numpy(m), _numpy(old), optimizer._use_weight_decay(variable)
+            variable.path, p0, p1, _numpy(g), v0, v1, _numpy(m), _numpy(old), optimizer._use_weight_decay(variable),
+            max_square_avg=_numpy(w),
         )
-        for variable, p0, p1, g, v0, v1, m, old in rows
+        for variable, p0, p1, g, v0, v1, m, w, old in rows
         if g is not None
-    ]
+    ]  # fmt: skip
     for x in tensors:
         jax_keras_record.check_shape("gradients", x.name, x.gradient, x.before)
         jax_keras_record.check_shape("before", x.name, x.after, x.before)
