@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmsprop import InputError, Rule, init, update
+from rmsprop import InputError, Rule, init, profile, update
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.lab.findings.runaway_loss import find_runaway_loss
 from rmsprop.lab.runs.training import TrainingLoop
@@ -24,7 +24,7 @@ from rmsprop.lab.task import Task, load_task
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import KINDS, Finding, find
-from rmsprop.monitor.findings.finding import counted
+from rmsprop.monitor.findings.finding import counted, in_torch
 from rmsprop.monitor.findings.history import History, Observation
 from rmsprop.monitor.statistics import describe, sums
 from rmsprop.torch import RMSprop
@@ -128,6 +128,24 @@ def test_where_eps_governs_steps_are_those_of_sgd() -> None:
     assert "SGD with momentum" in of_kind("eps", findings.line(eps=1.0, momentum=0.5))[0].sentence
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("first_moment", [False, True])
+def test_where_eps_governs_sgd_with_the_named_rate_and_momentum_makes_the_same_steps(
+    first_moment: bool, nesterov: bool
+) -> None:
+    gradients = torch.randn(200)
+    options: dict[str, Any] = {"momentum": 0.9, "first_moment": first_moment, "nesterov": nesterov}
+    records = follow(gradients, eps=1e4, **options)
+    finding = of_kind("eps", records)[0]
+    assert ("with rate (1−μ)·η/ε = " in finding.sentence) == first_moment
+    p = torch.ones((), dtype=torch.float64)
+    sgd = torch.optim.SGD([p], lr=finding.evidence["sgd_lr"], momentum=0.9, nesterov=nesterov)
+    for g in gradients:
+        p.grad, before = g.double(), p.item()
+        sgd.step()
+    assert records[-1]["tensors"]["0.0"]["update_rms"] == pytest.approx(abs(p.item() - before), rel=1e-3)
+
+
 def test_eps_counts_only_where_there_are_gradients() -> None:
     """Half of the elements never get a gradient: v = 0 < ε is no finding there. Dead elements hide no others."""
     g = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
@@ -229,6 +247,65 @@ def test_steps_recover_from_a_spike_when_it_says(k: float, alpha: float, eps: fl
     assert abs(recovered - (20 + finding.evidence["recovery_steps"])) <= 1
 
 
+def test_the_steps_of_an_average_of_gradients_say_how_far_gradients_agree() -> None:
+    """docs/monitor.md: η where they agree, η·√((1−μ)/(1+μ)) where they are noise."""
+    torch.manual_seed(0)
+    p = torch.zeros(2000)
+    optimizer = RMSprop.from_rule([p], profile("adam"))
+    monitor = Monitor(optimizer, every=1)
+    lengths = {}
+    for signal in (0.0, 1.0):
+        for _ in range(300):
+            p.grad = signal + (1 - signal) * torch.randn(2000)
+            optimizer.step()
+        lengths[signal] = monitor.records[-1]["tensors"]["0.0"]["update_rms"] / 1e-3
+    assert lengths[0.0] == pytest.approx(math.sqrt(0.1 / 1.9), rel=0.05)
+    assert lengths[1.0] == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("rule", ["adam-b1-0", "adam", "nadam"])
+@pytest.mark.parametrize(("k", "beta"), [(11.0, 0.999), (40.0, 0.99)])
+def test_a_spike_weighs_more_in_a_young_average(rule: str, k: float, beta: float) -> None:
+    """Bias correction divides by 1 − βᵗ. An average of gradients has forgotten the spike long before v."""
+    gradients = torch.ones(500)
+    gradients[19] = k
+    records = follow(gradients, **in_torch(vars(profile(rule, lr=1e-5, decay=beta))))
+    finding = of_kind("spike", records)[0]
+    lengths = {r["step"]: r["tensors"]["0.0"]["update_rms"] for r in records}
+    recovered = 1 + max(t for t in lengths if t > 20 and lengths[t] < 0.9 * 1e-5)
+    assert finding.evidence["recovery_steps"] == pytest.approx(recovered - 20, abs=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"initial_square_avg": 1.0}, {}, {"eps": 1.0}, {"eps": 1.0, "eps_inside_sqrt": True}], ids=str
+)
+def test_a_maximum_keeps_a_spike_and_steps_stay_as_short_as_it_says(options: dict[str, Any]) -> None:
+    gradients = torch.ones(900)
+    gradients[19] = 40.0
+    options = {"bias_correction": not options.get("initial_square_avg"), "eps": 0.0, **options}
+    records = follow(gradients, lr=1e-5, alpha=0.98, amsgrad=True, **options)
+    finding = of_kind("spike", records)[0]
+    lengths = [r["tensors"]["0.0"]["update_rms"] for r in records]
+    assert finding.evidence["times_shorter"] == pytest.approx(lengths[18] / lengths[-1], rel=1e-4)
+    assert f"in the long run, steps are up to {finding.evidence['times_shorter']:.3g} times shorter" in finding.sentence
+    gradients[19] = 11.0
+    small = of_kind("spike", follow(gradients, lr=1e-5, amsgrad=True, alpha=0.999, initial_square_avg=1.0))[0]
+    assert small.sentence.endswith("long, and steps after it have 90 % of their usual length at least.")
+
+
+@pytest.mark.parametrize("bias_correction", [False, True])
+def test_a_spike_below_an_earlier_maximum_shortens_no_step(bias_correction: bool) -> None:
+    gradients = torch.ones(900)
+    gradients[:20], gradients[500] = 30.0, 40.0
+    options: dict[str, Any] = {"alpha": 0.98, "amsgrad": True, "bias_correction": bias_correction}
+    finding = of_kind("spike", follow(gradients, lr=1e-5, **options))[0]
+    assert finding.evidence["times_shorter"] == pytest.approx(2, rel=1e-4)  # one bin of the histogram
+    gradients[500] = 400.0
+    records = follow(gradients, lr=1e-5, **options)
+    lengths = [r["tensors"]["0.0"]["update_rms"] for r in records]
+    assert lengths[498] / lengths[-1] <= of_kind("spike", records)[0].evidence["times_shorter"] < 8
+
+
 def test_a_spike_is_measured_against_a_history_that_is_too_young() -> None:
     """After one step v is (1−β)·g², and √v is a tenth of g: an equal second gradient is no spike."""
     assert of_kind("spike", follow(torch.ones(10))) == []
@@ -260,6 +337,20 @@ def test_steps_become_longer_than_at_the_start_as_it_says(eps: float, inside: bo
     at = records[20 + early.evidence["steps_left"]]["tensors"]["0.0"]
     assert at["history_rms"] == pytest.approx(math.hypot(0.01, size), rel=0.2)  # near the final d
     assert of_kind("start", records[:75]) == []
+
+
+def test_a_maximum_keeps_its_start() -> None:
+    options: dict[str, Any] = {"alpha": 0.9, "amsgrad": True, "lr": 1e-6}
+    records = follow(torch.full((400,), 1e-3), initial_square_avg=1.0, **options)
+    with_0 = follow(torch.full((400,), 1e-3), **options)
+    for until in (20, 400):
+        finding = of_kind("start", records[:until])[0]
+        assert finding.sentence.startswith("The maximum w of 0.0 keeps v₀ = 1: it is 0.9 where g² is 1e-06. Steps stay")
+        lengths = [made[-1]["tensors"]["0.0"]["update_rms"] for made in (with_0, records)]
+        assert finding.evidence["times_shorter"] == pytest.approx(lengths[0] / lengths[1], rel=1e-4)
+    for change in finding.changes:
+        assert of_kind("start", follow(torch.full((400,), 1e-3), **options, **change)) == []
+    assert of_kind("start", follow(torch.full((400,), 0.4), initial_square_avg=1.0, **options)) == []
 
 
 def later(records: list[Any], steps: int, age: bool = True) -> list[Any]:
@@ -326,10 +417,20 @@ def test_l2_decay_goes_through_the_buffer(first_moment: bool) -> None:
         assert of_kind("weight decay", follow(noise, **{**options, **change})) == []
 
 
-def test_the_first_step_of_an_average_of_gradients_is_shorter() -> None:
-    options: dict[str, Any] = {"start": 0.005, "momentum": 0.9, "first_moment": True}
-    cause = of_kind("first step", follow(torch.randn(20), **options))[0].cause
-    assert "the first step is η·(1−μ)/√(1−β) = 1·η for every element" in cause
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({"first_moment": True}, "η·(1−μ)/√(1−β) = 2·η"),
+        ({"nesterov": True}, "η·(1+μ)/√(1−β) = 18·η"),
+        ({"first_moment": True, "nesterov": True}, "η·(1−μ)·(1+μ)/√(1−β) = 3.6·η"),
+        ({"first_moment": True, "amsgrad": True, "centered": True}, "η·(1−μ)/√(β·(1−β)) = 2.01·η"),
+    ],
+    ids=str,
+)
+def test_the_first_step_with_momentum_is_as_long_as_it_says(options: dict[str, Any], length: str) -> None:
+    finding = of_kind("first step", follow(torch.randn(20).sign(), start=0.005, momentum=0.8, **options))[0]
+    assert f"the first step is {length} for every element" in finding.cause
+    assert finding.evidence["update_rms"] == pytest.approx(0.01 * float(length.split()[2].rstrip("·η")), rel=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +441,11 @@ def test_the_first_step_of_an_average_of_gradients_is_shorter() -> None:
         ({"momentum": 0.5}, "2(1+μ)/η", None),  # reaches no cycle of two
         ({"momentum": 0.5, "first_moment": True}, "2(1+μ)/((1−μ)·η)", None),
         ({"momentum": 0.5, "first_moment": True, "nesterov": True}, "2(1+μ)/((1+2μ)·(1−μ)·η)", 300.0),
+        (
+            {"momentum": 0.5, "first_moment": True, "nesterov": True, "bias_correction": True, "momentum_decay": 0.004},
+            "2(1+μ)/((1+μ−2μ·μₜ)·η) at μₜ = 0.347",
+            3 / (1.5 - 0.3468) / 0.01,
+        ),
     ],
 )
 def test_an_oscillation_is_at_the_edge_that_it_names(
@@ -352,7 +458,7 @@ def test_an_oscillation_is_at_the_edge_that_it_names(
             p.grad = p.clone()  # gradient of p²/2
             optimizer.step()
     finding = of_kind("oscillation", monitor.records)[0]
-    assert f"edge of stability, {edge} with η = 0.01" in finding.cause
+    assert f"divided by d, has reached the edge of stability, {edge} with η = 0.01" in finding.cause
     assert ("is about η/2 wide" in finding.remedy) == (not options)
     if curvature is not None:
         root: Any = monitor.records[-1]["tensors"]["0.0"]["history_rms"]
@@ -434,6 +540,9 @@ def test_a_state_stall_is_of_the_tensor_and_not_of_its_group(dtype: str) -> None
         record["groups"][0]["state_dtype"] = "bfloat16, float32"
         record["tensors"]["0.0"].update(state_dtype=dtype, history_rms=1.0)
     assert len(of_kind("state stall", records)) == (dtype == "bfloat16")
+    for record in records:
+        record["groups"][0]["amsgrad"] = True
+    assert of_kind("state stall", records) == []  # the maximum sets the steps
 
 
 def test_rates_at_the_end_of_a_schedule_are_not_too_small() -> None:
@@ -882,8 +991,9 @@ numbers = st.none() | st.floats() | st.floats(0, 1) | st.sampled_from([0.0, 1e-3
 shares = st.none() | st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 counts = st.integers(0, 2**40)
 groups = st.builds(
-    lambda rule, dtype, state, stochastic, nonfinite: {
-        **rule.__dict__, "param_dtype": dtype, "state_dtype": state, "stochastic_rounding": stochastic, **nonfinite
+    lambda rule, dtype, state, stochastic, nonfinite, of_adam: {
+        **rule.__dict__, "param_dtype": dtype, "state_dtype": state, "stochastic_rounding": stochastic, **nonfinite,
+        **of_adam,
     },
     st.builds(
         Rule, lr=st.floats(0, 1e300), decay=st.floats(0, 1, exclude_max=True), eps=st.floats(0, 1e300),
@@ -895,6 +1005,7 @@ groups = st.builds(
     st.sampled_from(["float32", "bfloat16", "uint8", None]),
     st.booleans(),
     st.sampled_from([{}, {"nonfinite": "propagate"}, {"nonfinite": "skip"}, {"nonfinite": "zero"}]),
+    st.sampled_from([{}, {"first_moment": True}, {"amsgrad": True}, {"first_moment": True, "momentum_decay": 0.004}]),
 )  # fmt: skip
 tensors = st.fixed_dictionaries(
     {

@@ -72,6 +72,9 @@ CURVE = Source(
     "monitor/lr_finder/curve.py",
     "tests/test_lr_finder.py::test_half_of_the_rate_where_the_median_curve_is_lowest",
 )
+WARM_START = Source(
+    "monitor/lr_finder/warm_start.py", "tests/test_lr_finder.py::test_of_adam_the_second_beta_needs_no_steps"
+)
 DESCRIBED = Source("statistics.py", "tests/test_statistics_numpy.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
@@ -81,6 +84,7 @@ LOCK = Source("lab/runs/lock.py", "tests/test_run_directory.py")
 RUN_DIRECTORY = Source("lab/runs/directory.py", "tests/test_run_directory.py")
 TASK_CODE = Source("lab/runs/task_code.py", "tests/test_task_code.py")
 GRADIENTS = Source("monitor/findings/gradients.py", "tests/test_thresholds.py")
+SPIKES = Source("monitor/findings/gradients.py", "tests/test_findings.py::test_a_spike_weighs_more_in_a_young_average")
 DECAYS = Source("monitor/findings/weight_decay.py", "tests/test_thresholds.py")
 HISTORY = Source("monitor/findings/history.py", "tests/test_thresholds.py")
 POST_MORTEM = Source("monitor/post_mortem.py", "tests/test_post_mortem.py")
@@ -363,6 +367,8 @@ MUTANTS = [
     Mutant("outcome: well", OUTCOME, "WELL_TRAINED = 0.1 ", "WELL_TRAINED = 0.125 "),
     Mutant("outcome: thrown", OUTCOME, "HARMLESS_JUMP = 1.5 ", "HARMLESS_JUMP = 1.875 "),
     Mutant("findings: spikes", GRADIENTS, "limit = 10.0", "limit = 12.5"),
+    Mutant("findings: a spike in a young average", SPIKES, 'if seen.group["bias_correction"] and beta:', "if False:"),
+    Mutant("find-lr: warm-up of v", WARM_START, 'get("bias_correction") and not', 'get("x") and not'),
     Mutant("findings: zero gradients", GRADIENTS, "0.9, 0.8, 8", "0.9, 0.6, 8"),
     Mutant("findings: L2 decay", DECAYS, "least_pull, weak_pull = 10.0,", "least_pull, weak_pull = 7.5,"),
     Mutant("findings: far", HISTORY, "OUTLIER = 100.0", "OUTLIER = 125.0"),

@@ -84,7 +84,9 @@ class GroupRecord(TypedDict):
     param_dtype: str | None
     stochastic_rounding: bool
     nonfinite: NotRequired[str]
-    first_moment: NotRequired[bool]  # older records lack it
+    first_moment: NotRequired[bool]  # older records lack this and the next two
+    momentum_decay: NotRequired[float]
+    amsgrad: NotRequired[bool]
 
 
 class Record(TypedDict):

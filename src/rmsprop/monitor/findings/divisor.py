@@ -14,11 +14,14 @@ from rmsprop.monitor.findings.history import MEDIAN, NAN, OUTLIER, History, Obse
 
 
 def start(history: History) -> Iterator[Finding]:
-    """Find a square average that consists mostly of its initial value v₀."""
+    """Find a square average, or a maximum of it, that consists mostly of its initial value v₀."""
     share, least_times = 0.5, 3.0
 
+    def keeps(seen: Observation) -> bool:
+        return bool(seen.group.get("amsgrad"))  # the maximum w never forgets v of the first step
+
     def left(seen: Observation) -> float:
-        return float(seen("initial_square_avg") * seen("decay") ** seen.age)
+        return float(seen("initial_square_avg") * seen("decay") ** (1 if keeps(seen) else seen.age))
 
     def signal(seen: Observation) -> float:
         return over(seen("gradient_rms"), math.sqrt(seen.active_share))
@@ -27,35 +30,43 @@ def start(history: History) -> Iterator[Finding]:
         return math.sqrt(square(root) + seen("eps")) if seen.group["eps_inside_sqrt"] else root + seen("eps")
 
     def root(seen: Observation) -> float:
-        """Return √v after the step, without the gradients."""
-        return math.sqrt(left(seen) * seen("decay"))
+        """Return √v after the step, or √w, without the gradients."""
+        return math.sqrt(left(seen) * (1 if keeps(seen) else seen("decay")))
 
     def measure(name: str) -> float:
         seen = history.tensors[name][-1]
-        still = not seen.group["bias_correction"] and over(left(seen), square(seen("history_rms"))) > share
+        average = square(seen("history_rms"))
+        average = max(average, left(seen)) if keeps(seen) else average
+        still = not seen.group["bias_correction"] and over(left(seen), average) > share
         shorter = over(d(seen, root(seen)), d(seen, signal(seen)))
         return shorter if still and seen("decay") else NAN
 
     for name, times, seen in history.ranked(measure, above=least_times):
-        per_step = -math.log(seen("decay"))
-        later = over(root(seen), d(seen, signal(seen)))  # factor by which √v must fall, to the later d
-        steps, half = math.ceil(2 * math.log(later) / per_step), math.log(2) / per_step
-        sentence = (
-            f"v of {name} has not forgotten its start, v₀ = {seen('initial_square_avg'):g}: it is "
-            f"{square(seen('history_rms')):.3g} where g² is {square(signal(seen)):.3g}. Steps are about {times:.3g} "
-            f"times shorter than they will be {counted(steps, 'step')} from now."
-        )
-        cause = f"v₀ is far above g², and v forgets half of it in {counted(f'{half:.3g}', 'step')}, ln 2/−ln β"
+        v0, g2 = f"v₀ = {seen('initial_square_avg'):g}", f"g² is {square(signal(seen)):.3g}"
+        evidence = seen.numbers("history_rms", "gradient_rms") | {"left_of_start": left(seen), "times_shorter": times}
+        if keeps(seen):
+            sentence = (
+                f"The maximum w of {name} keeps {v0}: it is {left(seen):.3g} where {g2}. Steps stay about {times:.3g} "
+                "times shorter than with v₀ = 0."
+            )
+            cause, advice = "v₀ is far above g², and w, the largest v so far, never falls", ""
+        else:
+            per_step = -math.log(seen("decay"))
+            later = over(root(seen), d(seen, signal(seen)))  # factor by which √v must fall, to the later d
+            steps, half = math.ceil(2 * math.log(later) / per_step), math.log(2) / per_step
+            sentence = (
+                f"v of {name} has not forgotten its start, {v0}: it is {square(seen('history_rms')):.3g} where {g2}. "
+                f"Steps are about {times:.3g} times shorter than they will be {counted(steps, 'step')} from now."
+            )
+            cause = f"v₀ is far above g², and v forgets half of it in {counted(f'{half:.3g}', 'step')}, ln 2/−ln β"
+            advice = "leave it, as a warm-up"
+            evidence |= {"half_life": half, "steps_left": steps}
         changes = ({"initial_square_avg": 0.0, "bias_correction": True},)
         if seen.group["centered"]:  # with bias_correction, the variance of the first gradient is 0
             changes = ({"initial_square_avg": 0.0, "lr": lower(history.rate(name))},)
-        advice = "leave it, as a warm-up"
-        evidence = seen.numbers("history_rms", "gradient_rms") | {
-            "left_of_start": left(seen), "half_life": half, "steps_left": steps, "times_shorter": times
-        }  # fmt: skip
-        threshold = (
-            f"βᵗ·v₀ more than {percent(share)} of v, and d {least_times:g} times that of g² and ε, in the newest record"
-        )
+        large = "β·v₀ more than {} of w" if keeps(seen) else "βᵗ·v₀ more than {} of v"
+        large = large.format(percent(share))
+        threshold = f"{large}, and d {least_times:g} times that of g² and ε, in the newest record"
         yield Finding(
             kind="start",
             tensor=name,
@@ -80,13 +91,15 @@ def eps(history: History) -> Iterator[Finding]:
     for name, share, seen in history.ranked(measure, above=limit):
         inside, usual = seen.group["eps_inside_sqrt"], history.typical(name, "gradient_rms")
         term, floor = ("√ε", math.sqrt(seen("eps"))) if inside else ("ε", seen("eps"))
-        rate = over(seen("lr"), floor)
+        averages = seen.group.get("first_moment") and seen("momentum")  # SGD's buffer sums: 1/(1−μ) times as much
+        rate = over(seen("lr"), floor) * (1 - seen("momentum") if averages else 1)
         sgd = "SGD with momentum" if seen("momentum") else "SGD"
         sentence = (
             f"ε governs {percent(share)} of the elements of {name} that have a gradient: you are running {sgd} there, "
-            f"with rate η/{term} = {rate:.3g}."
+            f"with rate {'(1−μ)·' if averages else ''}η/{term} = {rate:.3g}."
         )
-        root = "√s, s = v − m²" if seen.group["centered"] else "√v"
+        square_avg = "w" if seen.group.get("amsgrad") else "v"
+        root = f"√s, s = {square_avg} − m²" if seen.group["centered"] else f"√{square_avg}"
         cause = f"{term} = {floor:.3g} is larger than {root}; the root mean square of the gradient is {usual:.3g}"
         others = history.median_gradient
         faint = over(usual, others) <= 1 / OUTLIER
@@ -135,7 +148,8 @@ def variance_floor(history: History) -> Iterator[Finding]:
             f"The variance is at its rounding floor for {percent(share)} of {name}: steps are {length:.3g}·η long."
         )
         if seen.group["centered"]:
-            cause = "these gradients hardly vary, and v − m² is the rounding error of its subtraction"
+            square_avg = "w" if seen.group.get("amsgrad") else "v"
+            cause = f"these gradients hardly vary, and {square_avg} − m² is the rounding error of its subtraction"
             change: dict[str, Any] = {"centered": False}
         else:
             cause = f"v₀ = {seen('initial_square_avg'):g} is so far above g² that v − βᵗ·v₀ is a rounding error"
@@ -168,8 +182,10 @@ def state_stall(history: History) -> Iterator[Finding]:
 
     def measure(name: str) -> float:
         due, made = fall(name)
-        in_bfloat16 = "bfloat16" in history.tensors[name][-1].stored_as("state_dtype")
-        return due if in_bfloat16 and made < most * due else NAN
+        newest = history.tensors[name][-1]
+        in_bfloat16 = "bfloat16" in newest.stored_as("state_dtype")
+        governs = not newest.group.get("amsgrad")  # else the maximum sets the steps, and never falls
+        return due if in_bfloat16 and governs and made < most * due else NAN
 
     for name, due, seen in history.ranked(measure, above=least):
         made = fall(name)[1]

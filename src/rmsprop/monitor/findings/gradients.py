@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any, Literal
 
+import numpy as np
+
 from rmsprop.monitor.findings.finding import Finding, counted, lower, percent, rounded
 from rmsprop.monitor.findings.history import MEDIAN, NAN, RECENT, SEVERAL, History, Observation, over, square, typical
 from rmsprop.monitor.findings.steps import first_step
@@ -163,26 +165,25 @@ def spike(history: History) -> Iterator[Finding]:
     for name, k, _ in history.ranked(measure, above=limit):
         seen = worst(name)
         assert seen is not None  # noqa: S101  (else its measure is NaN)
-        beta, length = seen("decay"), over(seen("update_rms"), seen("lr"))
-        # After j more steps, v is 1 + (1−β)·(K²−1)·βʲ times its old value. Steps have 90 % of their length when d is
-        # 1/0.9 times its old value. Without ε, v is then 0.9⁻² times its old value.
-        excess = math.log1p(-beta) + math.log(k - 1) + math.log(k + 1) - math.log(_margin(seen, usual(seen)))
-        steps = math.ceil(excess / -math.log(beta)) if excess > 0 and beta else 0
+        length = over(seen("update_rms"), seen("lr"))
         count = sum(counts(s) and times(s) > limit for s in history.tensors[name])
         long = f"that step was {length:.3g}·η long, and " if math.isfinite(length) else ""
-        after = (
-            f"steps have 90 % of their usual length again {counted(steps, 'step')} later."
-            if steps
-            else "steps after it have 90 % of their usual length at least."
-        )
+        at_least = "steps after it have 90 % of their usual length at least."
+        if seen.group.get("amsgrad"):
+            shorter = _times_shorter(history, name, seen, k, usual(seen))
+            after = f"the maximum w keeps it: in the long run, steps are up to {shorter:.3g} times shorter."
+            after, effect = after if shorter > 1 / 0.9 else at_least, {"times_shorter": shorter}
+        else:
+            steps = _recovery_steps(seen, k, usual(seen))
+            after = f"steps have 90 % of their usual length again {counted(steps, 'step')} later."
+            after, effect = after if steps else at_least, {"recovery_steps": steps}
         sentence = f"The gradient of {name} was {k:.3g} times its history in step {seen.step}: {long}{after}"
         cause = f"a gradient of {seen('gradient_rms'):.3g} where √v was {seen('history_rms'):.3g} (root mean squares)"
         norms = typical(r["gradient_norm"] for r in history.records if r["gradient_norm"])
         changes = ({"clip": rounded(2 * norms)},) if norms > 0 else ()
         advice = f"look at the batch of step {seen.step}"
-        evidence = seen.numbers("gradient_rms", "history_rms") | {
-            "times_history": k, "step_in_lr": length, "recovery_steps": steps, "records": count
-        }  # fmt: skip
+        evidence = seen.numbers("gradient_rms", "history_rms") | {"times_history": k, "step_in_lr": length}
+        evidence |= {**effect, "records": count}
         threshold = f"gradient more than {limit:g} times its history (root mean squares) in a record"
         yield Finding(
             kind="spike",
@@ -197,8 +198,41 @@ def spike(history: History) -> Iterator[Finding]:
         )
 
 
+def _recovery_steps(seen: Observation, k: float, root: float) -> int:
+    """Return after how many steps d is at most 1/0.9 times its old value; √v was `root` before a spike of `k` times.
+
+    After j more steps, v is 1 + (1−β)·(K²−1)·βʲ times its old value; bias_correction divides the excess by 1 − βᵗ⁺ʲ.
+    """
+    beta, margin = seen("decay"), math.log(_margin(seen, root))
+    excess = math.log1p(-beta) + math.log(k - 1) + math.log(k + 1)
+    if seen.group["bias_correction"] and beta:
+        excess = float(np.logaddexp(excess, margin + (seen.age + 1) * math.log(beta)))
+    return math.ceil((excess - margin) / -math.log(beta)) if excess > margin and beta else 0
+
+
+def _times_shorter(history: History, name: str, seen: Observation, k: float, root: float) -> float:
+    """Return a bound on how many times larger d stays with amsgrad after a spike of `k` times; √v was `root` before it.
+
+    A maximum from earlier, larger gradients may be above v. The measured change of d shows that, to a factor of 2.
+    """
+    young = seen("decay") ** (seen.age + 1) if not seen("initial_square_avg") else 0.0
+    kept = root * math.sqrt(max(1.0, 1 - young + (1 - seen("decay")) * (square(k) - 1)))
+    eps = seen("eps")
+    times = over(kept + eps, root + eps)
+    if seen.group["eps_inside_sqrt"]:
+        times = math.sqrt(over(square(kept) + eps, square(root) + eps))
+    before = max((s for s in history.tensors[name] if s.step < seen.step), key=lambda s: s.step, default=seen)
+
+    def d(seen: Observation) -> float:
+        """Return the median of d without bias correction."""
+        corrected = seen.group["bias_correction"]
+        return seen.divisor * (math.sqrt(1 - seen("decay") ** (seen.age + 1)) if corrected else 1)
+
+    return min(times, 2 * over(d(seen), d(before))) if before is not seen and times > 2 else times
+
+
 def _margin(seen: Observation, root: float) -> float:
-    """Return the relative increase of v, from `root`², at which d is 1/0.9 times as large."""
+    """Return the relative increase of v, from `root`², at which d is 1/0.9 times as large: 0.9⁻² − 1 without ε."""
     if seen.group["eps_inside_sqrt"]:
         return (0.9**-2 - 1) * (1 + over(seen("eps"), square(root)))
     eps = over(seen("eps"), root)
@@ -236,13 +270,9 @@ def oscillation(history: History) -> Iterator[Finding]:
             f"{name} oscillates: {percent(share)} of its gradient changes sign from one step to the next (cosine "
             f"{-opposed:.2f}), and the steps undo each other."
         )
-        mu, nesterov = seen("momentum"), seen.group["nesterov"]
-        # An average of gradients is 1−μ times their sum.
-        factors = ["(1+2μ)"] * bool(nesterov) + ["(1−μ)"] * bool(seen.group.get("first_moment"))
-        rate = f"({'·'.join([*factors, 'η'])})" if factors else "η"
-        edge = f"2(1+μ)/{rate}" if mu else "2/η"
+        mu = seen("momentum")
         how = "narrows with it" if mu else "is about η/2 wide"
-        cause = f"the curvature, divided by √v, has reached the edge of stability, {edge} with η = {seen('lr'):g}"
+        cause = f"the curvature, divided by d, has reached the edge of stability, {_edge(seen)} with η = {seen('lr'):g}"
         advice = f"let lr fall to 0 at the end: the oscillation {how}"
         changes = ({"lr": lower(history.rate(name))},)
         evidence = seen.numbers("lr", "momentum", "update_ratio") | {"gradient_cosine": -opposed, "sign_flips": share}
@@ -263,6 +293,19 @@ def oscillation(history: History) -> Iterator[Finding]:
         )
 
 
+def _edge(seen: Observation) -> str:
+    """Return the edge of stability: the curvature, divided by d, at which steps only just undo each other."""
+    mu, psi = seen("momentum"), seen.group.get("momentum_decay", 0.0)
+    if not mu:
+        return "2/η"
+    if psi:  # NAdam: n = μₜ₊₁·b + (1−μₜ)·g
+        now = mu * (1 - 0.5 * 0.96 ** (psi * (seen.age + 1)))
+        return f"2(1+μ)/((1+μ−2μ·μₜ)·η) at μₜ = {now:.3g}"
+    # An average of gradients is 1−μ times their sum.
+    factors = ["(1+2μ)"] * bool(seen.group["nesterov"]) + ["(1−μ)"] * bool(seen.group.get("first_moment"))
+    return f"2(1+μ)/({'·'.join([*factors, 'η'])})" if factors else "2(1+μ)/η"
+
+
 def clipping(history: History) -> Iterator[Finding]:
     """Find gradients that always have the same norm: every step clips them."""
     most, close, several = 0.9, 1e-3, 5
@@ -273,8 +316,8 @@ def clipping(history: History) -> Iterator[Finding]:
         return
     sentence = f"The gradient's norm is {usual:.4g} in {same} of {len(norms)} records: it is clipped in every step."
     cause = (
-        "before clipping the norm is always above the threshold; a factor common to all gradients then cancels in g/d, "
-        "up to ε: such clipping changes little and bounds no step"
+        "before clipping the norm is always above the threshold; a factor common to all gradients then cancels in the "
+        "division by d, up to ε: such clipping changes little and bounds no step"
     )
     advice = "clip at a norm above the usual one of unclipped gradients, for spikes only, or not at all"
     evidence = {"gradient_norm": usual, "records": len(norms), "records_alike": same}

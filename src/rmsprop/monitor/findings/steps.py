@@ -50,17 +50,20 @@ def first_step(history: History) -> Iterator[Finding]:
             why = "bias_correction" if first.group["bias_correction"] else "β = 0"
             cause = f"centered with {why}: the variance of the first gradient is 0 up to rounding"
         else:
-            factor = f"η/√(1−β) = {1 / math.sqrt(1 - beta):.3g}·η"
-            if first.group.get("first_moment") and first("momentum"):
-                factor = f"η·(1−μ)/√(1−β) = {(1 - first('momentum')) / math.sqrt(1 - beta):.3g}·η"
+            mu, nesterov = first("momentum"), bool(first.group["nesterov"])
+            averages = bool(mu and first.group.get("first_moment"))
+            over_d, in_d = "√(1−β)", math.sqrt(1 - beta)
             if first.group["centered"]:  # s = β·(1−β)·g²; with bias_correction s would be 0
-                factor = f"η/√(β·(1−β)) = {1 / math.sqrt(beta * (1 - beta)):.3g}·η"
+                over_d, in_d = "√(β·(1−β))", math.sqrt(beta * (1 - beta))
             else:
                 after = first("parameter_rms")  # steps of random sign: after² = before² + update²
                 before = after * math.sqrt(1 - square(ratio)) if ratio < 1 else first("update_rms") - after
                 lasting = over(first("lr") / first.inverse_gain, before)  # update/parameter of later steps
                 calm = {"bias_correction": True}
                 changes = (calm, lr) if lasting <= LONG else (lr,)
+            gain = "·(1−μ)" * averages + "·(1+μ)" * nesterov
+            length = (1 - mu if averages else 1) * (1 + mu if nesterov else 1) / in_d
+            factor = f"η{gain}/{over_d} = {length:.3g}·η"
             cause = f"v starts at 0, and the first step is {factor} for every element, whatever its gradient"
         evidence = first.numbers("update_rms", "update_ratio", "lr", "decay") | {"times_later_steps": times(name)}
         threshold = f"more than {percent(share)} of the parameter after step 1, and {surge:g} times later steps, by lr"
