@@ -49,6 +49,8 @@ class RMSprop(Optimizer):
         b ← μ·b + g/(√s + ε)
         p ← p − η·b                    (without momentum: p ← p − η·g/(√s + ε))
 
+    With `first_moment`, b averages gradients: b ← b + (1−μ)·(g − b) and p ← p − η·b/(√s + ε).
+
     `rmsprop.rule` has the equations of all variants. `optimizer.rule().explain()` returns the active ones.
 
     Parameters
@@ -88,9 +90,9 @@ class RMSprop(Optimizer):
     initial_square_avg
         Initial v; 1 in TensorFlow 1.
     lr_in_momentum
-        Accumulate η·g/d in the momentum buffer instead of g/d.
+        Accumulate η·g/d in the momentum buffer instead of g/d. Not with `first_moment`, whose buffer has no η.
     bias_correction
-        Divide the averages by 1 − βᵗ.
+        Divide the averages by 1 − βᵗ, and the average of gradients (`first_moment`) by 1 − μᵗ.
     decoupled_weight_decay
         Shrink p by η·λ before the step instead of adding λ·p to the gradient.
     first_moment
@@ -99,7 +101,7 @@ class RMSprop(Optimizer):
     momentum_decay
         Decay of NAdam's momentum schedule: 4e-3 in torch.optim.NAdam, 0 for constant momentum.
     amsgrad
-        Divide by the maximum that the square average has reached.
+        Divide by the maximum that the square average has reached; it never falls again.
     state_dtype
         The dtype of the averages. None: float32, or the parameter's dtype for float64 and complex parameters.
         "bfloat16": two bytes for each number, rounded stochastically. "uint8": one byte for each number and one more
@@ -262,6 +264,9 @@ class RMSprop(Optimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], source: str | None = None) -> None:
         """Load a state dict of this class, `torch.optim.RMSprop`, timm's `RMSpropTF` or SB3's `RMSpropTFLike`.
+
+        State dicts of `torch.optim.Adam`, `AdamW` and `NAdam` need an optimizer with `first_moment`: `from_rule` with
+        `rmsprop.profile("adam")`, `"adamw"` or `"nadam"`.
 
         Parameters
         ----------
