@@ -258,7 +258,8 @@ def test_the_steps_of_an_average_of_gradients_say_how_far_gradients_agree() -> N
         for _ in range(300):
             p.grad = signal + (1 - signal) * torch.randn(2000)
             optimizer.step()
-        lengths[signal] = monitor.records[-1]["tensors"]["0.0"]["update_rms"] / 1e-3
+        update: Any = monitor.records[-1]["tensors"]["0.0"]["update_rms"]
+        lengths[signal] = update / 1e-3
     assert lengths[0.0] == pytest.approx(math.sqrt(0.1 / 1.9), rel=0.05)
     assert lengths[1.0] == pytest.approx(1, rel=0.05)
 
