@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,15 +34,15 @@ from rmsprop.torch.state import LAGGING, ParamGroup, needed_averages, real
 Index: TypeAlias = tuple[Tensor, ...]  # a Tensor for each sparse dimension: one index per row
 
 
-@dataclass(eq=False, slots=True)
-class Lag:
+class Lag(NamedTuple):
     """The last step of each row of a parameter, and how lagging rows decay."""
 
     state: dict[str, Any]  # of the parameter; held so that no other object gets its id
     row_step: Tensor  # for each row: the last step that its averages include
     alpha: float
     names: tuple[str, ...]  # of the averages that a step without gradient changes
-    previous_step: int  # the step count before the last sparse gradient
+    # The step count before the last sparse gradient. A range test restores lists in tuples, but no other objects.
+    previous_step: list[int]
 
     def current_step(self, state: dict[str, Any]) -> int:
         """Return the step that rows catch up to: the step counter, unless the user has set it.
@@ -52,7 +51,8 @@ class Lag:
         executed step.
         """
         step = int(state["step"])
-        return step if step in (self.previous_step, self.previous_step + 1) else self.previous_step + 1
+        (previous,) = self.previous_step
+        return step if step in (previous, previous + 1) else previous + 1
 
     @torch.no_grad()
     def catch_up(self, state: dict[str, Any]) -> None:
@@ -127,9 +127,9 @@ def lag_of(group: ParamGroup, i: int, state: dict[str, Any], lags: Lags) -> Lag 
         lag = None
     if exact and lag is None:
         row_step = torch.full(shape, step, dtype=torch.int64, device=param.device)
-        lag = lags[id(state)] = Lag(state, row_step, *decay, step)
+        lag = lags[id(state)] = Lag(state, row_step, *decay, [step])
     if lag is not None:
-        lag.previous_step = step
+        lag.previous_step[0] = step
     return lag
 
 
