@@ -197,7 +197,7 @@ def test_options_state_the_whole_rule() -> None:
         (["a.pt", "b.pt", "--from", "tf1"], "got 'tf1'; omit --from"),
         (
             ["a.npz", "b.pt", "--from", "torch"],
-            "the kind of a.npz must be one of optax, rmsprop.jax, as the file shows",
+            "the kind of a.npz must be one of optax, rmsprop.jax, optax-adam, as the file shows",
         ),
         (["a.safetensors", "b.pt", "--from", "optax"], "the kind of a.safetensors must be one of torch"),
         (["a.pt", "b.keras", "--like", "a.pt", "--to", "keras"], "the kind of a.pt must be one of torch"),

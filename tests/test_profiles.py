@@ -183,7 +183,7 @@ def test_the_help_of_convert_and_its_page_name_every_kind() -> None:
     page = (ROOT / "docs" / "checkpoints.md").read_text()
     text = convert.__doc__ or ""
     stated = text[text.index("Kinds:") : text.index("Options of the rule")].replace("(read only)", "")
-    assert set(re.findall(r"[\w.]*\w", stated.removeprefix("Kinds:"))) == set(KINDS)
+    assert set(re.findall(r"[\w.-]*\w", stated.removeprefix("Kinds:"))) == set(KINDS)
     assert not [name for name in KINDS if f"`{name}`" not in page]
 
 

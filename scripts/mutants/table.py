@@ -57,6 +57,8 @@ PYTENSOR = Source("pytensor.py", "tests/test_pytensor.py::test_every_variant_equ
 DICTS = Source("profiles.py", "tests/test_state.py::test_a_state_dict_states_its_version_and_a_newer_one_is_refused")
 H5 = Source("checkpoint/formats/keras.py", "tests/test_checkpoint_like.py")
 TREES = Source("checkpoint/formats/jax.py", "tests/test_checkpoint.py tests/test_checkpoint_like.py")
+H5_ORDER = Source("checkpoint/formats/keras_layout.py", "tests/test_convert_keras_adam.py")
+MOVING_ADAM = Source("checkpoint/bias_correction.py", "tests/test_convert_optax_adam.py")
 MOVING = Source("checkpoint/conversion.py", "tests/test_checkpoint.py")
 SCHEDULES = Source("recipes/schedules.py", "tests/test_recipes.py")
 TRAINING = Source("lab/runs/training.py", "tests/test_training.py")
@@ -297,8 +299,20 @@ MUTANTS = [
     Mutant("state dicts: a newer version", DICTS, "or version > VERSION", "or False"),
     Mutant("keras files: not all numbers", H5, "if size > dataset.id.get_storage_size():", "if False:",
            "tests/test_checkpoint_like.py::test_a_keras_file_holds_all_of_its_numbers"),
-    Mutant("keras files: blocks unequal", H5, "remainder or any(", "remainder or False and any(",
+    Mutant("keras files: blocks unequal", H5_ORDER, "len(found) <= 1 and", "True and",
            "tests/test_checkpoint_like.py::test_blocks_of_keras_variables_have_equal_shapes"),
+    Mutant("keras files: b and v of Adam exchanged", H5_ORDER, '("momentum_buffer", "square_avg")',
+           '("square_avg", "momentum_buffer")',
+           "tests/test_convert_keras_adam.py::test_a_run_of_keras_continues_here_and_back_as_if_uninterrupted"),
+    Mutant("keras files: batches counted as steps", H5, "_variables[0]), self._batches)", "_variables[0]), 1)",
+           "tests/test_convert_keras_adam.py::test_accumulated_batches_are_no_steps"),
+    Mutant("optax files: the count of a schedule", TREES, "counts = counts or _counts(", "counts = _counts(",
+           "tests/test_convert_optax_adam.py::test_the_count_beside_v_is_that_of_the_bias_correction"),
+    Mutant("conversion: the maximum the other way", MOVING_ADAM, "wide * weight if after else wide / weight",
+           "wide / weight if after else wide * weight"),
+    Mutant("conversion: ε of Keras' Adam not remarked", MOVING_ADAM,
+           "ours.eps_before_correction != theirs.eps_before_correction", "False",
+           "tests/test_convert_keras_adam.py::test_the_epsilon_of_keras_is_said_to_be_another"),
     Mutant("optax files: sign of the trace", TREES, "keys: -b for keys, b in", "b[keys] if b else None",
            "tests/test_checkpoint.py::test_optax_goes_on_in_ours_and_the_other_way"),
     Mutant("conversion: η the other way", MOVING, "operator.truediv if from_ else operator.mul",

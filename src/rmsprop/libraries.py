@@ -116,6 +116,12 @@ class Kind:
         Whether files of this kind can be written.
     endings
         Endings that imply this kind for a new file, unless the caller gives another kind.
+    names
+        {hyperparameter in its files: field of `Rule`} where the names are those of no profile.
+    eps_before_correction
+        Whether ε is added to √v, before the bias correction of v, and not to √v̂.
+    max_after_correction
+        Whether AMSGrad's maximum is that of v̂, after the bias correction of v, and not that of v.
     """
 
     title: str
@@ -126,6 +132,9 @@ class Kind:
     ordered: bool = False
     written: bool = True
     endings: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    eps_before_correction: bool = False
+    max_after_correction: bool = False
 
     @property
     def states_rule(self) -> bool:
@@ -168,6 +177,9 @@ _EXECUTION = {"capturable": False, "foreach": None, "differentiable": False}
 _ADAM = {"lr": 1e-3, "decay": 0.999, "momentum": 0.9, "first_moment": True, "bias_correction": True}
 _NOT_IN_ADAM = ("eps_inside_sqrt", "lr_in_momentum", "centered", "initial_square_avg")
 _BETAS = ("momentum", "decay")
+_ADAM_OF_KERAS = {**_ADAM, "decoupled_weight_decay": True}
+_IN_ADAM_OF_KERAS = ("first_moment", "bias_correction", "decoupled_weight_decay", "maximize", *_NOT_IN_ADAM)
+_BETAS_OF_KERAS = {"beta_1": "momentum", "beta_2": "decay"}
 _MOMENTS = {"momentum_buffer": "exp_avg", "square_avg": "exp_avg_sq", "max_square_avg": "max_exp_avg_sq"}
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
@@ -375,6 +387,28 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
                     required=("betas", "momentum_decay"),
                 ),
                 ordered=True,
+            ),
+        ),
+        "optax-adam": Library(
+            kind=Kind(
+                "optax.adam, adamw, nadam or amsgrad", "jax",
+                _fixed(_ADAM, "first_moment", "bias_correction", "momentum_decay", "maximize", *_NOT_IN_ADAM),
+                channels_last=True, names={"b1": "momentum", "b2": "decay"}, max_after_correction=True,
+            ),
+        ),
+        "keras-adam": Library(
+            kind=Kind(
+                "keras.optimizers.Adam or AdamW", "keras",
+                _fixed(_ADAM_OF_KERAS, "nesterov", "momentum_decay", *_IN_ADAM_OF_KERAS),
+                channels_last=True, ordered=True, names=_BETAS_OF_KERAS, eps_before_correction=True,
+            ),
+        ),
+        "keras-nadam": Library(
+            kind=Kind(
+                "keras.optimizers.Nadam", "keras",
+                _fixed({**_ADAM_OF_KERAS, "nesterov": True, "momentum_decay": 1.0}, "nesterov", "momentum_decay",
+                       "amsgrad", *_IN_ADAM_OF_KERAS),
+                channels_last=True, ordered=True, names=_BETAS_OF_KERAS,
             ),
         ),
         "adam-b1-0": Library(

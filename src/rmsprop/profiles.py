@@ -208,7 +208,7 @@ def check_mu_product(where: str, group: Mapping[str, Any], state: Mapping[str, A
         raise InputError(f"mu_product of {where}", "a number", found, remedy) from None
     expected = mu_product(float(group["betas"][0]), float(group["momentum_decay"]), int(step))
     if abs(saved - expected) > 1e-4:  # float32 rounds the product; 1 − μ₁⋯μₜ is what steps divide by
-        remedy = "its betas or momentum_decay changed during the run: continue it in torch.optim.NAdam"
+        remedy = "its betas or momentum_decay changed during the run: continue it in the optimizer that wrote it"
         raise InputError(f"mu_product of {where}", f"{expected:.6g} after {step:g} steps", saved, remedy)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop.checkpoint.bias_correction import target_maximum
 from rmsprop.checkpoint.matching import Move, match, template
 from rmsprop.checkpoint.state import (
     WEIGHTS,
@@ -133,8 +134,12 @@ def _target_state(request: Request, move: Move, index: int, group: TargetGroup) 
             values["grad_avg"] = None
         if not group.fields.get("amsgrad"):
             values["max_square_avg"] = None
-        elif state.max_square_avg is None:
-            values["max_square_avg"] = v.copy()
+        else:
+            maximum = target_maximum(state, v, request.source.kind, request.to, group.fields.get("decay"))
+            if isinstance(maximum, Problem):
+                remarks.append(maximum)
+            else:
+                values["max_square_avg"] = maximum
         if not group.has_buffers:
             values["momentum_buffer"] = None
         elif b is None or not group.same_momentum:

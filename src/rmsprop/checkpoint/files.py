@@ -67,10 +67,12 @@ def read_checkpoint(
         raise InputError(str(path), "the state of an optimizer", Received("none"), remedy)
     for group in state.groups:
         _check_rule(f"in {path}", group)
-    if state.kind == "optax" and assumed is None and "centered" not in fields:
+    if state.kind == "optax" and "centered" not in fields and (assumed is None or kind is None):
         centered, corrected = (state.groups[0].get(name) for name in ("centered", "bias_correction"))
         if centered and corrected:  # else a step would subtract the square of Adam's average of gradients
-            remedy = "pass --centered if it is RMSprop's; Adam's state in optax is not read"
+            remedy = "pass --centered if it is RMSprop's, --from optax-adam if it is Adam's"
+            if assumed is not None:
+                remedy = "pass --to optax or --to optax-adam"
             raise InputError("centered", "given", Received("a tree that optax.adam and optax.rmsprop share"), remedy)
     return ReadCheckpoint(file, state)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rmsprop.checkpoint.bias_correction import differences
 from rmsprop.checkpoint.matching import Move
 from rmsprop.checkpoint.state import Checkpoint, Fields, Note, Problem, Remark
 from rmsprop.profiles import KINDS, Kind
 from rmsprop.rule import Rule
 
-_ALWAYS_BUFFERS = ("tf1", "adam", "nadam")  # kinds that keep a buffer without momentum, too
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Rule)}
 
 
@@ -43,7 +43,15 @@ class Request:
     @property
     def exact_alternative(self) -> str:
         """Advice for notes that later steps differ: rmsprop.torch, if it is an alternative to the target."""
-        return "; rmsprop.torch would follow it exactly" if self.to in ("torch", "timm", "sb3") else ""
+        if self.to not in ("torch", "timm", "sb3"):
+            return ""
+        differ = any(differences(self.source, "rmsprop.torch", group) for group in self.source.groups)
+        return "" if differ else "; rmsprop.torch would follow it exactly"
+
+    @property
+    def always_buffers(self) -> bool:
+        """Whether the target keeps a momentum buffer without momentum, too."""
+        return self.to == "tf1" or bool(self.target_kind.fixed.get("first_moment"))
 
     def stated(self, members: Sequence[Move], index: int) -> Fields:
         """Return the source's fields for the target's group `index`, which holds `members`."""
@@ -80,7 +88,8 @@ def target_group(request: Request, index: int, members: Sequence[Move]) -> tuple
     if request.lr is not None:
         fields["lr"] = request.lr
     has_m = any(move.state.grad_avg is not None for move in members)
-    has_b = any(move.state.momentum_buffer is not None for move in members)
+    unused = bool(stated.get("first_moment")) and stated.get("momentum") == 0  # no step depends on the buffer
+    has_b = any(move.state.momentum_buffer is not None for move in members) and not unused
     started = any(move.state.square_avg is not None for move in members)
     fields["centered"] = like.get("centered", fields.get("centered", has_m))
     if fields["centered"] and not has_m and started:
@@ -105,9 +114,9 @@ def target_group(request: Request, index: int, members: Sequence[Move]) -> tuple
     if has_b and not has_buffers:
         fields |= {"momentum": 0.0, "nesterov": False}
         remarks.append(request.other_rule("momentum_buffer is dropped, as the target has no momentum"))
-    elif has_buffers and not has_b and started:
+    elif has_buffers and not has_b and started and not unused:
         remarks.append(Note("momentum_buffer starts at 0: the source has none"))
-        if to not in _ALWAYS_BUFFERS:
+        if not request.always_buffers:
             fields.pop("momentum", None)
             fields |= {"momentum": like["momentum"]} if "momentum" in like else {}
     if kind.states_rule:
@@ -124,7 +133,7 @@ def target_group(request: Request, index: int, members: Sequence[Move]) -> tuple
 
 
 def _has_buffers(request: Request, index: int, like: Fields, momentum: bool) -> bool:
-    if request.to in _ALWAYS_BUFFERS:
+    if request.always_buffers:
         return True
     if request.like is None:
         return momentum
@@ -167,8 +176,11 @@ def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
     """Yield options of a source group that the target lacks or fixes to another value."""
     source, to, fixed = request.source, request.to, request.target_kind.fixed
     drops_momentum = bool(group.get("first_moment")) and not fixed.get("first_moment", True)
-    if group.get("momentum_decay") and not drops_momentum and not fixed.get("momentum_decay", True):
+    decay, there = group.get("momentum_decay"), fixed.get("momentum_decay")
+    if decay and there == 0 and not drops_momentum:
         yield Problem(f"impossible: {to} has no schedule of momentum")
+    if there and group.get("first_moment") and decay not in (None, there):
+        yield Problem(f"impossible: {to} has momentum_decay={there!r}, not {decay!r}")
     if to == "nadam" and not group.get("momentum_decay"):
         yield Problem("impossible: torch.optim.NAdam halves a momentum without schedule")
     if group.get("nesterov") and not drops_momentum and not fixed.get("nesterov", True):
@@ -182,10 +194,11 @@ def _trait_remarks(request: Request, group: Fields) -> Iterator[Remark]:
                 if drops_momentum
                 else Problem(f"impossible: {to} has no bias correction")
             )
-        if group.get("initial_square_avg") and to == "optax":
+        if group.get("initial_square_avg") and (to == "optax" or fixed.get("first_moment")):
             yield Problem(f"impossible: {to} corrects for a start at 0, not {group['initial_square_avg']!r}")
         if source.step is None:
             yield Problem("impossible: bias correction needs the number of steps, which the source lacks")
+        yield from map(request.other_rule, differences(source, to, group))
     elif group.get("bias_correction") is False and fixed.get("bias_correction"):
         yield request.other_rule(f"{to} has bias correction, {source.kind} none")
     inside, there = group.get("eps_inside_sqrt"), fixed.get("eps_inside_sqrt")

@@ -36,10 +36,11 @@ def convert(
     """Move an optimizer's state from one library's checkpoint to another's.
 
     Kinds: torch, rmsprop.torch, adam, nadam, timm, sb3, bitsandbytes (read only),
-    keras, rmsprop.keras, tf1, optax, rmsprop.jax.
+    keras, rmsprop.keras, keras-adam, keras-nadam, tf1, optax, optax-adam, rmsprop.jax.
 
     Options of the rule give the values that the source's file does not state. A
-    Keras .weights.h5 needs --momentum and --centered.
+    Keras .weights.h5 needs --momentum and --centered, or --from keras-adam. A tree
+    of optax.adam needs --from optax-adam.
 
     Try:
       rmsprop convert model.keras run.pt --like start.pt --weights

@@ -1,11 +1,13 @@
-"""States of JAX optimizers as trees: the chain of optax.rmsprop, and RMSpropState of rmsprop.jax.
+"""States of JAX optimizers as trees: the chains of optax.rmsprop and optax.adam, and RMSpropState of rmsprop.jax.
 
 optax        …/nu; …/mu if centered; …/count with bias correction; …/trace = −M with momentum
+optax-adam   …/count, …/mu, …/nu; …/nu_max = max v̂ with amsgrad
 rmsprop.jax  …/step, …/square_avg, …/grad_avg, …/momentum_buffer
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,23 @@ from rmsprop.rule import AVERAGES, Array
 # {average: the node that holds it}; then the node that holds t.
 _NODES = {
     "optax": {"square_avg": "nu", "grad_avg": "mu", "momentum_buffer": "trace"},
+    "optax-adam": {"square_avg": "nu", "momentum_buffer": "mu", "max_square_avg": "nu_max"},
     "rmsprop.jax": {name: name for name in AVERAGES},
 }
-_COUNT = {"optax": "count", "rmsprop.jax": "step"}
-_SQUARE = {kind: nodes["square_avg"] for kind, nodes in _NODES.items()}
+_COUNT = {"optax": "count", "optax-adam": "count", "rmsprop.jax": "step"}
+_FOREIGN = {"optax": "nu_max", "optax-adam": "trace"}  # nodes of other optimizers that share the rest
+# What files do not state: optax's own default.
+_DEFAULTS: dict[str, Fields] = {
+    "optax": {"eps_inside_sqrt": True, "nesterov": False},
+    "optax-adam": {"nesterov": False, "decoupled_weight_decay": True},
+    "rmsprop.jax": {},
+}
 _STATE = {node for nodes in _NODES.values() for node in nodes.values()}
 # The chain of optax.rmsprop: 0 scaling, 1 learning rate (no state), 2 trace (no state without momentum).
-_CHAIN: dict[str, Keys] = {"nu": ("0", "nu"), "mu": ("0", "mu"), "count": ("0", "count"), "trace": ("2", "trace")}
+# That of optax.adam: 0 scaling, then weight decay, if any, and learning rate (both without state).
+_CHAIN: dict[str, Keys] = {
+    **{node: ("0", node) for node in ("nu", "mu", "nu_max", "count")}, "trace": ("2", "trace"),
+}  # fmt: skip
 _INJECTED = {
     "learning_rate": "lr",
     **{name: name for name in ("decay", "eps", "momentum", "weight_decay", "initial_square_avg")},
@@ -49,9 +61,10 @@ class TreeFile(CheckpointFile):
         self._tree = read_tree(path, budget)
 
     def state(self, kind: str | None, given: Fields) -> Checkpoint:
-        """Return the state of the one RMSprop in the tree."""
+        """Return the state of the one RMSprop or Adam in the tree."""
         path, tree = self.path, self._tree
-        kind = kind or next((kind for kind in ("rmsprop.jax", "optax") if _prefixes(tree, _SQUARE[kind])), None)
+        nodes = {"rmsprop.jax": "square_avg", "optax-adam": "nu_max", "optax": "nu"}
+        kind = kind or next((kind for kind, node in nodes.items() if _prefixes(tree, node)), None)
         if kind is None:
             received = Received(f"one with {', '.join('/'.join(keys) for keys in list(tree)[:4])}")
             raise InputError(str(path), "a tree with nu (optax) or square_avg (rmsprop.jax)", received, "save it")
@@ -60,17 +73,17 @@ class TreeFile(CheckpointFile):
         if not v or any(leaves.keys() != v.keys() for leaves in averages.values()):
             received = Received("a tree whose averages have different parameters, or none")
             raise InputError(str(path), f"the state of {KINDS[kind].title}", received, "check --from")
+        counts = self._counts(kind, averages.keys())
         found = {each.name: each.average in averages for each in HYPERPARAMETERS.values() if each.average}
         stated = {**found, "momentum": None if found["momentum"] else 0.0}
-        stated |= {**KINDS[kind].fixed, **self._injected_values()}
+        stated |= {**KINDS[kind].fixed, **self._injected_values(kind)}
         if kind == "optax":
-            stated["bias_correction"] = any((*keys, "count") in tree for keys in _prefixes(tree, "nu"))
-            if stated["bias_correction"]:
+            stated["bias_correction"] = bool(counts)
+            if counts:
                 stated["initial_square_avg"] = 0.0  # assumed by its correction, whatever initial_scale was
-        fields = agreed_fields(path, stated, given)
-        if kind == "optax":  # defaults of optax; files do not state these
-            fields = {"eps_inside_sqrt": True, "nesterov": False, **fields}
-        step = max((read_step(name_of(keys), tree[keys]) for keys in _counts(tree, kind)), default=None)
+        fields = {**_DEFAULTS[kind], **agreed_fields(path, stated, given)}
+        counts = counts or _counts(tree, kind)
+        step = max((read_step(name_of(keys), tree[keys]) for keys in counts), default=None)
         if kind == "optax":
             averages |= {"momentum_buffer": {keys: -b for keys, b in averages.get("momentum_buffer", {}).items()}}
         parameters = []
@@ -78,6 +91,18 @@ class TreeFile(CheckpointFile):
             arrays: dict[str, Any] = {name: leaves[keys] for name, leaves in averages.items() if leaves}
             parameters.append(ParameterState(name_of(keys), step=step, **arrays))
         return Checkpoint(kind, tuple(parameters), (fields,))
+
+    def _counts(self, kind: str, averages: Collection[str]) -> list[Keys]:
+        """Return the keys of the counts beside v; raise InputError for the state of an optimizer that is not `kind`."""
+        scalings = _prefixes(self._tree, _NODES[kind]["square_avg"])
+        counts = [keys for prefix in scalings if (keys := (*prefix, _COUNT[kind])) in self._tree]
+        foreign = kind in _FOREIGN and _prefixes(self._tree, _FOREIGN[kind])
+        lacking = kind == "optax-adam" and not ("momentum_buffer" in averages and len(counts) == len(scalings))
+        if foreign or lacking:
+            nodes = sorted(node for node in _STATE if _prefixes(self._tree, node))
+            received = Received(f"another optimizer's, of {', '.join(nodes)}")
+            raise InputError(str(self.path), f"the state of {KINDS[kind].title}", received, "check --from")
+        return counts
 
     def write_changed(self, checkpoint: Checkpoint, target: Path) -> None:
         """Write the tree with other RMSprop state."""
@@ -91,7 +116,7 @@ class TreeFile(CheckpointFile):
                         tree[keys] = _leaf(kind, field, getattr(state, field))
         if checkpoint.step is not None:
             tree |= {keys: step_array(checkpoint.step, tree[keys].dtype, kind) for keys in _counts(tree, kind)}
-        for keys, field in _injected(tree).items():
+        for keys, field in _injected(tree, kind).items():
             if fields.get(field) is not None:
                 tree[keys] = np.asarray(fields[field], tree[keys].dtype)
         write_atomically(target, tree_bytes(tree, target.suffix))
@@ -99,26 +124,32 @@ class TreeFile(CheckpointFile):
     @classmethod
     def write_new(cls, checkpoint: Checkpoint, target: Path) -> None:
         """Write the optimizer's tree alone, in the form that its `init` returns."""
-        kind = checkpoint.kind
+        kind, fields = checkpoint.kind, checkpoint.groups[0]
         tree: Tree = {}
         if kind == "rmsprop.jax":
             tree["step",] = step_array(checkpoint.step or 0, np.int32, kind)
-        elif checkpoint.groups[0].get("bias_correction"):
+        elif fields.get("bias_correction"):
             tree[_CHAIN["count"]] = step_array(checkpoint.step or 0, np.int32, kind)
         for field, node in _NODES[kind].items():
-            root = _CHAIN[node] if kind == "optax" else (node,)
+            root = (node,) if kind == "rmsprop.jax" else _CHAIN[node]
             arrays = {p.name: getattr(p, field) for p in checkpoint.parameters if getattr(p, field) is not None}
             tree |= {(*root, *keys_of(name)): _leaf(kind, field, array) for name, array in arrays.items()}
             if kind == "rmsprop.jax" and not arrays:
                 tree[root] = None
-        if kind == "optax":
-            tree |= {(key,): {} for key in "12" if not any(keys[0] == key for keys in tree)}
+        decays = fields.get("weight_decay") and fields.get("decoupled_weight_decay")
+        stages = {"optax": "12", "optax-adam": "12" if decays else "1"}.get(kind, "")
+        tree |= {(key,): {} for key in stages if not any(keys[0] == key for keys in tree)}
         write_atomically(target, tree_bytes(tree, target.suffix))
 
-    def _injected_values(self) -> dict[str, float]:
+    def _injected_values(self, kind: str) -> dict[str, float]:
         """Return the hyperparameters of optax.inject_hyperparams, as fields of `Rule`."""
         values: dict[str, float] = {}
-        for keys, field in _injected(self._tree).items():
+        for keys in _scalars(self._tree):
+            if keys[-2:] == ("hyperparams", "eps_root") and self._tree[keys] != 0:
+                name = f"eps_root in {self.path}"
+                remedy = "the run cannot continue here: no rule has ε inside the root and outside"
+                raise InputError(name, "0", float(self._tree[keys]), remedy)
+        for keys, field in _injected(self._tree, kind).items():
             value = float(self._tree[keys])
             if values.setdefault(field, value) != value:
                 received = Received(f"{field}={values[field]} and {field}={value}")
@@ -169,10 +200,11 @@ def _counts(tree: Tree, kind: str) -> list[Keys]:
     return [keys for keys in _scalars(tree) if keys[-1] == _COUNT[kind]]
 
 
-def _injected(tree: Tree) -> dict[Keys, str]:
+def _injected(tree: Tree, kind: str) -> dict[Keys, str]:
     """Return {keys: field of Rule} of the hyperparameters of optax.inject_hyperparams."""
+    names = {**_INJECTED, **KINDS[kind].names}
     injected = [keys for keys in _scalars(tree) if keys[-2:-1] == ("hyperparams",)]
-    return {keys: _INJECTED[keys[-1]] for keys in injected if keys[-1] in _INJECTED}
+    return {keys: names[keys[-1]] for keys in injected if keys[-1] in names}
 
 
 def _scalars(tree: Tree) -> list[Keys]:

@@ -1,22 +1,9 @@
-"""Keras 3's .keras and .weights.h5, and a whole model's .h5. Optimizer variables are numbered.
-
-    iteration
-    learning_rate, unless it is a schedule
-    averaged weights, with use_ema
-    accumulated gradients, with gradient_accumulation_steps
-    v of every variable
-    M of every variable, with momentum
-    m of every variable, if centered
-
-This is the order of the variables, in rmsprop.keras.RMSprop, too. Only .keras and a whole model's .h5 state which of
-them exist.
-"""
+"""Keras 3's .keras and .weights.h5, and a whole model's .h5."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +13,7 @@ import numpy as np
 from rmsprop.checkpoint.formats import keras_weights
 from rmsprop.checkpoint.formats.archives import check_archive, read_json, replace_entry
 from rmsprop.checkpoint.formats.checkpoint_file import CheckpointFile
+from rmsprop.checkpoint.formats.keras_layout import blocks_of, has_product, layout
 from rmsprop.checkpoint.formats.packages import bfloat16, import_package
 from rmsprop.checkpoint.formats.read_budget import ReadBudget
 from rmsprop.checkpoint.formats.step_count import read_step, step_array
@@ -33,29 +21,14 @@ from rmsprop.checkpoint.keras_model import variables as trainable_variables
 from rmsprop.checkpoint.state import Checkpoint, Fields, KerasVariable, ParameterState, agreed_fields
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.hyperparameters import ALIASES
-from rmsprop.profiles import FIELDS, KINDS
-from rmsprop.rule import Array
+from rmsprop.hyperparameters import ALIASES, HYPERPARAMETERS
+from rmsprop.profiles import FIELDS, KINDS, check_mu_product, mu_product
+from rmsprop.rule import AVERAGES, Array
 
 _VARIABLES, _WEIGHTS, _CONFIG = "optimizer/vars", "model.weights.h5", "config.json"
 _H5_VARIABLES = "optimizer_weights"  # in a whole model's .h5; the attribute weight_names gives the order
 _BFLOAT16 = "bfloat16"
-_SKIPPED = ("use_ema", "gradient_accumulation_steps")  # options that put a block of variables before the state
-_FIELDS = ("square_avg", "momentum_buffer", "grad_avg")  # in the order of their blocks
-
-
-class Layout(NamedTuple):
-    """The positions of the state among the optimizer's variables."""
-
-    has_lr: bool
-    skipped: int  # blocks before v
-    fields: tuple[str, ...]  # of ParameterState, one block each
-    size: int  # variables in a block
-
-    def indices(self, field: str) -> range:
-        """Return the indices of a block's variables."""
-        start = 1 + self.has_lr + (self.skipped + self.fields.index(field)) * self.size
-        return range(start, start + self.size)
+_CLASSES = {"RMSprop": "keras", "Adam": "keras-adam", "AdamW": "keras-adam", "Nadam": "keras-nadam"}
 
 
 class WholeModel(NamedTuple):
@@ -75,29 +48,37 @@ class KerasFile(CheckpointFile):
         super().__init__(path, budget)
         self._content = _hdf5_content(path, budget)
         self._variables, self._whole = _read_variables(path, self._content, budget)
+        self._class = ""
         self._config = self._optimizer_config()
+        self._batches = (self._config or {}).get("gradient_accumulation_steps") or 1  # in a step; iteration counts them
         self.states_rule = self._config is not None
 
     def state(self, kind: str | None, given: Fields) -> Checkpoint:
         """Return the state of the model's optimizer."""
         config = self._config or {}
-        kind = kind or ("rmsprop.keras" if "eps_inside_sqrt" in config else "keras")
+        kind = self._kind(kind)
         stated: dict[str, Any] = dict(KINDS[kind].fixed)
+        names = {**ALIASES, **KINDS[kind].names}
         for name, value in config.items():
-            field = ALIASES.get(name, name)
+            field = names.get(name, name)
             if field in FIELDS and field != "lr":
                 stated[field] = float(value or 0.0) if field in ("momentum", "weight_decay", "decay", "eps") else value
-        layout = self._layout({**stated, **given})
-        if layout.has_lr:
+        found = layout(self.path, kind, self._variables, config, {**stated, **given})
+        if found.has_lr:
             stated["lr"] = float(self._variables[1])
-        fields = agreed_fields(self.path, {"momentum": None, "centered": "grad_avg" in layout.fields, **stated}, given)
-        step = read_step("the optimizer", self._variables[0])
-        layers = self._layers([self._variables[i].ndim for i in layout.indices("square_avg")])
+        held = {"centered": "grad_avg" in found.fields, "amsgrad": "max_square_avg" in found.fields}
+        fields = agreed_fields(self.path, {"momentum": None, **held, **stated}, given)
+        step, rest = divmod(read_step("the optimizer", self._variables[0]), self._batches)
+        if has_product(kind) and self._variables[-1].dtype.itemsize >= 4 and fields.get("momentum") is not None:
+            group = {"betas": (fields["momentum"],), "momentum_decay": fields["momentum_decay"]}
+            check_mu_product(str(self.path), group, {"mu_product": self._variables[-1], "step": step})
+        layers = self._layers([self._variables[i].ndim for i in found.indices("square_avg")])
         parameters = []
-        for i in range(layout.size):
-            arrays: dict[str, Any] = {field: self._variables[layout.indices(field)[i]] for field in layout.fields}
+        for i in range(found.size):
+            arrays: dict[str, Any] = {field: self._variables[found.indices(field)[i]] for field in found.fields}
             parameters.append(ParameterState(str(i), step=step, layer=layers[i], **arrays))
-        return Checkpoint(kind, tuple(parameters), (fields,))
+        notes = (f"gradients accumulated over {rest} of {self._batches} batches are dropped",) if rest else ()
+        return Checkpoint(kind, tuple(parameters), (fields,), notes=notes)
 
     def with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the state with the model's weights."""
@@ -109,15 +90,18 @@ class KerasFile(CheckpointFile):
         if self.path.suffix != target.suffix:
             allowed = f"named with {self.path.suffix}, as --like is"
             raise InputError("the target", allowed, str(target), "choose another name")
-        config, group = self._config or {}, checkpoint.groups[0]
-        held = {"momentum": float(_has(checkpoint, "momentum_buffer")), "centered": _has(checkpoint, "grad_avg")}
-        layout = self._layout({**held, **{name: config[name] for name in held if name in config}})
-        changed: dict[int, Any] = {}
-        for field in layout.fields:
-            changed |= zip(layout.indices(field), (getattr(p, field) for p in checkpoint.parameters), strict=True)
+        kind, config, group = checkpoint.kind, self._config or {}, checkpoint.groups[0]
+        averages = {each.name: each.average for each in HYPERPARAMETERS.values() if each.average}
+        held = {name: config.get(name, _has(checkpoint, average)) for name, average in averages.items()}
+        found = layout(self.path, kind, self._variables, config, held)
+        changed: dict[int, Any] = {i: np.zeros_like(self._variables[i]) for i in found.accumulators}
+        for field in found.fields:
+            changed |= zip(found.indices(field), (getattr(p, field) for p in checkpoint.parameters), strict=True)
         if checkpoint.step is not None:
-            changed[0] = step_array(checkpoint.step, self._variables[0].dtype, checkpoint.kind)
-        if layout.has_lr and group.get("lr") is not None:
+            changed[0] = step_array(checkpoint.step * self._batches, self._variables[0].dtype, kind)
+        if has_product(kind):
+            changed[len(self._variables) - 1] = _product(checkpoint, self._variables[-1].dtype)
+        if found.has_lr and group.get("lr") is not None:
             changed[1] = np.asarray(group["lr"], self._variables[1].dtype)
         names = [f"{_VARIABLES}/{i}" for i in range(len(self._variables))]
         if self._whole:
@@ -142,9 +126,12 @@ class KerasFile(CheckpointFile):
             raise InputError("like", "a .keras file, to put the weights into", None, "give --like")
         if lr is None:
             raise InputError("lr", "known, as Keras keeps it among its variables", None, "pass --lr")
-        fields = [field for field in _FIELDS if _has(checkpoint, field)]
-        arrays = [step_array(checkpoint.step or 0, np.int32, checkpoint.kind), np.asarray(lr, np.float32)]
-        arrays += [getattr(p, field) for field in fields for p in checkpoint.parameters]
+        kind = checkpoint.kind
+        arrays = [step_array(checkpoint.step or 0, np.int32, kind), np.asarray(lr, np.float32)]
+        for block in blocks_of(kind, {field: _has(checkpoint, field) for field in AVERAGES}):
+            arrays += [getattr(p, field) for p in checkpoint.parameters for field in block]
+        if has_product(kind):
+            arrays.append(_product(checkpoint, arrays[-1].dtype))
         write_atomically(target, _hdf5_bytes({f"{_VARIABLES}/{i}": array for i, array in enumerate(arrays)}))
 
     def _optimizer_config(self) -> dict[str, Any] | None:
@@ -158,11 +145,25 @@ class KerasFile(CheckpointFile):
         if not isinstance(optimizer, dict) or "class_name" not in optimizer:
             remedy = "save it after compile and a step"
             raise InputError(str(self.path), "a compiled model", Received("one that is not"), remedy)
-        if optimizer["class_name"] != "RMSprop":
-            received = Received(f"that of {optimizer['class_name']}"[:80])
-            raise InputError(str(self.path), "the state of RMSprop", received, "give a model that was trained with it")
+        self._class = str(optimizer["class_name"])
+        if self._class not in _CLASSES:
+            received = Received(f"that of {self._class}"[:80])
+            allowed = f"the state of {', '.join(_CLASSES)}"
+            raise InputError(str(self.path), allowed, received, "give a model that was trained with it")
         config: dict[str, Any] = optimizer["config"]
         return config
+
+    def _kind(self, given: str | None) -> str:
+        """Return the kind of the file; raise InputError if `given` contradicts the file."""
+        if self._config is None:
+            return given or "keras"
+        kind = _CLASSES[self._class]
+        if given is None:
+            return "rmsprop.keras" if "eps_inside_sqrt" in self._config else kind
+        if (kind if given == "rmsprop.keras" else given) != kind:
+            received = Received(f"that of {self._class}")
+            raise InputError(str(self.path), f"the state of {KINDS[given].title}", received, "check --from")
+        return given
 
     def _model_config(self) -> Any:
         if self._whole is not None:
@@ -181,29 +182,17 @@ class KerasFile(CheckpointFile):
             return unknown
         return list(layers) if layers is not None and [each.ndim for each in layers] == ndims else unknown
 
-    def _layout(self, rule: Mapping[str, Any]) -> Layout:
-        """Return the positions of the state. `rule` must have momentum, and centered if it is True."""
-        if "momentum" not in rule:
-            allowed = f"known to tell the variables of {self.path} apart"
-            raise InputError("momentum", allowed, Received("neither in the file nor given"), "pass --momentum (or 0)")
-        has = {"square_avg": True, "momentum_buffer": rule["momentum"], "grad_avg": rule.get("centered")}
-        fields = [field for field in _FIELDS if has[field]]
-        config, variables = self._config or {}, self._variables
-        skipped = sum(bool(config.get(name)) for name in _SKIPPED)
-        # A schedule has no variable. Any other learning rate is a scalar before the state.
-        schedule = isinstance(config.get("learning_rate"), dict)
-        has_lr = not schedule and len(variables) > 1 and variables[1].shape == ()
-        shapes = [variable.shape for variable in variables[1 + has_lr :]]
-        size, remainder = divmod(len(shapes), skipped + len(fields))
-        if remainder or any(shapes[i : i + size] != shapes[:size] for i in range(0, len(shapes), max(size, 1))):
-            name, allowed = f"the optimizer's variables in {self.path}", f"{', '.join(fields)} of each variable"
-            received = Received(f"{len(shapes)} that do not fall into {skipped + len(fields)} equal blocks")
-            raise InputError(name, allowed, received, "check --momentum and --centered")
-        return Layout(has_lr, skipped, tuple(fields), size)
-
 
 def _has(checkpoint: Checkpoint, field: str) -> bool:
     return any(getattr(p, field) is not None for p in checkpoint.parameters)
+
+
+def _product(checkpoint: Checkpoint, dtype: Any) -> Array:
+    """Return Nadam's product of momenta, which follows from the step count."""
+    fields = checkpoint.groups[0]
+    if fields.get("momentum") is None:
+        raise InputError("momentum", "known, as Keras keeps a product of momenta", None, "pass --momentum")
+    return np.asarray(mu_product(fields["momentum"], fields["momentum_decay"], checkpoint.step or 0), dtype)
 
 
 def _hdf5_content(path: Path, budget: ReadBudget) -> bytes:
