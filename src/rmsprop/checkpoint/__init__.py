@@ -35,7 +35,8 @@ def read(path: str | Path, kind: str | None = None, *, weights: bool = False, **
         Keras: .keras, a whole model's .h5, or .weights.h5. TensorFlow 1: the checkpoint's prefix or .index.
         JAX: .npz, .safetensors or flax's .msgpack.
     kind
-        One of `KINDS`. None detects the kind from the file, and raises InputError if the file is ambiguous.
+        One of `KINDS`. None detects the kind from the file, and raises InputError if the file is ambiguous. The tree of
+        optax.adam and the .weights.h5 of Keras' Adam and Nadam need their kind.
     weights
         Also read the model's weights: from a .keras file, or from a model's state_dict() in the file of torch.save.
     **known
@@ -45,7 +46,7 @@ def read(path: str | Path, kind: str | None = None, *, weights: bool = False, **
     Raises
     ------
     InputError
-        If the file is damaged or foreign, contradicts `known` or `kind`, or holds a value that no RMSprop has.
+        If the file is damaged or foreign, contradicts `known` or `kind`, or holds a value that no rule has.
     """
     return read_checkpoint(Path(path), kind, known, weights=weights).state
 
