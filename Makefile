@@ -34,6 +34,7 @@ demo: $(VENV)/lab
 
 test: $(VENV)/dev
 	@scripts/install-chromium
+	@scripts/install-datasets $(VENV)
 	$(BIN)/pytest -n auto --dist worksteal
 
 lint: $(VENV)/dev

@@ -41,7 +41,7 @@ EXAMPLES = [
         ("docs/scaling.md", 3),
         ("docs/monitor.md", 1),
         ("docs/lr-finder.md", 1),
-        ("docs/tasks.md", 1),
+        ("docs/tasks.md", 2),
         ("conformance/README.md", 1),
     ],
 )

@@ -19,7 +19,8 @@ PUBLIC = (
     "rmsprop.rule", "rmsprop.scaling", "rmsprop.torch",
 )  # fmt: skip
 PRIVATE = {  # at the top of the package
-    "cli", "environment", "errors", "files", "hyperparameters", "lab_options", "libraries", "names", "statistics",
+    "cli", "environment", "errors", "files", "hyperparameters", "lab_options", "lab_tasks", "libraries", "names",
+    "statistics",
     "text",
 }  # fmt: skip
 DOCUMENTS = [ROOT / "README.md", ROOT / "conformance" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rmsprop.errors import InputError, check_count, check_number
+from rmsprop.lab_tasks import BUILT_IN
 
 # Built-in tasks. Each is a module in lab/tasks/, and the function of the same name in it.
-TASKS = ("digits", "mnist", "shakespeare")
+TASKS = tuple(BUILT_IN)
 # Optimizers that a comparison knows, and those that it compares unless told otherwise. RMSprop is always among them.
 OPTIMIZERS = ("RMSprop", "SGD", "momentum", "AdaGrad", "Adadelta", "Adam", "AdamW")
 USUAL_OPTIMIZERS = OPTIMIZERS[:-1]

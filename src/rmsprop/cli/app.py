@@ -26,6 +26,7 @@ COMMANDS = (
     "report",
     "explain",
     "recipes",
+    "tasks",
     "convert",
     "bench",
     "doctor",

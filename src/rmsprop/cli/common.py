@@ -32,7 +32,8 @@ Flag = Annotated[bool, Parameter(negative="")]
 TaskName = Annotated[
     str,
     Parameter(
-        help=f"A built-in task ({', '.join(TASKS)}), or path/to/file.py:function, which returns a rmsprop.lab.Task."
+        help=f"A built-in task ({', '.join(TASKS)}; rmsprop tasks describes them), or path/to/file.py:function, which "
+        "returns a rmsprop.lab.Task."
     ),
 ]
 # For a parameter whose type is a dataclass of `rmsprop.lab_options`: each field is an option.

@@ -1,1 +1,1 @@
-"""Built-in tasks on real data, one file each; `rmsprop.lab_options.TASKS` lists them."""
+"""Built-in tasks on real data, one file each; the table in `rmsprop.lab_tasks` describes them."""

