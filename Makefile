@@ -20,7 +20,7 @@ NEED_FRAMEWORKS = tests/test_profiles.py \
 	'tests/test_keras.py::test_the_optimizer_on_one_backend[tensorflow]' \
 	tests/test_recipes.py::test_schedules_and_the_average_are_those_of_tensorflow \
 	tests/test_recipes.py::test_a2c_of_stable_baselines_is_that_of_its_source \
-	tests/test_state.py::test_a_run_of_timm_or_sb3_goes_on_as_it_would_have_there \
+	tests/test_state_sources.py::test_a_run_of_timm_or_sb3_goes_on_as_it_would_have_there \
 	tests/test_monitor_sinks.py \
 	tests/test_trainers.py \
 	tests/test_checkpoint_like.py::test_trees_without_names_and_with_slashes_in_them

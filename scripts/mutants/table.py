@@ -54,7 +54,9 @@ STATISTICS = Source("torch/engines/copied_statistics.py", "tests/test_statistics
 JAX = Source("jax.py", "tests/test_jax.py::test_every_variant_equals_the_rule")
 KERAS = Source("keras.py", "tests/keras_checks.py::test_every_variant_equals_the_rule")
 PYTENSOR = Source("pytensor.py", "tests/test_pytensor.py::test_every_variant_equals_the_rule")
-DICTS = Source("profiles.py", "tests/test_state.py::test_a_state_dict_states_its_version_and_a_newer_one_is_refused")
+DICTS = Source(
+    "profiles.py", "tests/test_state_sources.py::test_a_state_dict_states_its_version_and_a_newer_one_is_refused"
+)
 H5 = Source("checkpoint/formats/keras.py", "tests/test_checkpoint_like.py")
 TREES = Source("checkpoint/formats/jax.py", "tests/test_checkpoint.py tests/test_checkpoint_like.py")
 H5_ORDER = Source("checkpoint/formats/keras_layout.py", "tests/test_convert_keras_adam.py")
