@@ -11,6 +11,9 @@ import pytest
 import torch
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # for tests that import Keras in this process; a process has one backend
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start: each worker of xdist has one core
+# XLA compiles in a fifth of the time. Tests of the rule's arithmetic compile as users do: `test_jax.AS_USERS`.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")

@@ -93,9 +93,8 @@ def everything(model: Net, optimizer: torch.optim.Optimizer, batches: Any) -> li
         if isinstance(x, Tensor):
             x = x.detach()
             x = x.to_dense() if x.layout != torch.strided else x
-            return (
-                (str(x.dtype), tuple(x.shape), x.contiguous().view(-1).view(torch.uint8).tolist()) if x.numel() else ()
-            )
+            flat = x.contiguous().view(-1)
+            return (str(x.dtype), tuple(x.shape), flat.view(torch.uint8).numpy().tobytes()) if x.numel() else ()
         if isinstance(x, dict):
             return [(k if isinstance(k, (str, int)) else plain(k), plain(v)) for k, v in x.items()]
         if isinstance(x, (list, tuple)):
