@@ -207,6 +207,7 @@ _TracedRule = dataclasses.make_dataclass("_TracedRule", [FIELDS[name] for name i
 
 
 def _is_traced(group: ParamGroup) -> bool:
+    """Return whether to trace a step of `group` by tensor operations: no other engine steps one of its parameters."""
     if group["fused"] or group["state_dtype"] or group["stochastic_rounding"] or group["nonfinite"] != "propagate":
         return False
     return not any(
