@@ -180,23 +180,14 @@ def find_lr(
     """
     optimizer = unwrapped(optimizer)
     _check_trained(model, optimizer)
-    low = check_number("lowest", lowest, "1e-6 is usual")
-    high = check_number("highest", highest, "1 is usual")
-    if low == 0:
-        raise InputError("lowest", "above 0", lowest, "1e-6 is usual")
-    if high < _RANGE * low * (1 - 1e-9):
-        raise InputError("highest", f"at least {_RANGE:g} times lowest", highest, "1e-6 to 1 is usual")
-    least = curve.least_steps(low, high)
+    rates = _rates(lowest, highest, steps)
     ascends = _ascends(optimizer)
     if not callable(loss):
         raise InputError("loss", "a function of the model and a batch", loss, RETURN_LOSS)
-    remedy = f"take {least} or more, or a narrower range: with fewer from {low:g} to {high:g}, noise looks like a fall"
-    check_count("steps", steps, remedy, least=least)
     check_count("seeds", seeds, "3 is usual")
     _check_batches(batches)
     if warm is not None:
         check_count("warm", warm, "omit warm for the usual number", least=0)
-    rates = np.geomspace(low, high, steps)
     warm = min(warm_steps(optimizer)[0], WARM_LIMIT) if warm is None else warm
     notes = warm_notes(optimizer, warm)
     with restored(model, optimizer) as before:
@@ -222,6 +213,20 @@ def find_lr(
         facts=verdict.facts,
         beyond=verdict.beyond,
     )
+
+
+def _rates(lowest: float, highest: float, steps: int) -> NDArray[np.float64]:
+    """Return the rates of a test, a constant factor apart. Raise InputError if they cannot be judged."""
+    low = check_number("lowest", lowest, "1e-6 is usual")
+    high = check_number("highest", highest, "1 is usual")
+    if low == 0:
+        raise InputError("lowest", "above 0", lowest, "1e-6 is usual")
+    if high < _RANGE * low * (1 - 1e-9):
+        raise InputError("highest", f"at least {_RANGE:g} times lowest", highest, "1e-6 to 1 is usual")
+    least = curve.least_steps(low, high)
+    remedy = f"take {least} or more, or a narrower range: with fewer from {low:g} to {high:g}, noise looks like a fall"
+    check_count("steps", steps, remedy, least=least)
+    return np.geomspace(low, high, steps)
 
 
 def _check_trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
