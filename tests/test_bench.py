@@ -26,7 +26,7 @@ CONTENDERS = {
     "large-adam": [
         "rmsprop", "torch, fused Adam", "torch, foreach Adam", "torch, compiled Adam", "memory limit, 28 bytes"
     ],
-    "many-adam": ["rmsprop", "torch, fused Adam", "torch, foreach Adam", "torch, compiled Adam"],
+    "many-adam": ["rmsprop", "torch, fused Adam", "torch, foreach Adam"],
     "policy-adam": ["rmsprop", "torch, fused Adam", "torch, foreach Adam", "torch, compiled Adam"],
     "policy-training": ["rmsprop", "torch"],
     "language-training": ["rmsprop", "torch"],
@@ -66,7 +66,7 @@ def test_as_adam_every_contender_makes_the_same_steps(monkeypatch: pytest.Monkey
             for step in steps.values():
                 step()
         kept = [step.__self__.param_groups[0]["params"] for step in steps.values()]
-        assert len(kept) == 4
+        assert len(kept) == 3 + (name != "many-adam")
         for params in kept[1:]:
             torch.testing.assert_close(params, kept[0], rtol=0, atol=1e-6)
 

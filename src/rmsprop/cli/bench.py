@@ -19,7 +19,7 @@ def bench(*cases: str, json: Flag = False) -> None:
     """Time a step here beside torch's steps and the memory limit.
 
     Contenders take turns. A ratio is the median over pairs; the middle half of
-    the pairs lies in brackets. All cases take 6 GB of memory and about ten
+    the pairs lies in brackets. All cases take 8 GB of memory and about ten
     minutes, most of that for torch.compile.
 
     Try:
