@@ -30,7 +30,7 @@ def tasks(*, json: Flag = False) -> None:
 
     Try:
       rmsprop tasks
-      rmsprop train vowels --lr 0.003 --schedule linear
+      rmsprop train vowels --lr 0.01 --schedule linear
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def show_tasks(console: Console, built_in: Mapping[str, TaskFacts]) -> None:
         table.add_column(name, justify=justify)
     for name, each in built_in.items():
         examples = ", ".join(f"{count:,}" for count in each.examples)
-        score = score_text(each.score, each.metric) + (" bits" if each.metric.startswith("bits") else "")
+        score = score_text(each.score, each.metric)
         seconds = "–" if each.seconds is None else f"{each.seconds:.0f} s"
         table.add_row(name, each.predicts, each.model, examples, f"{each.lr:g}", score, seconds, escape(each.needs()))
     print_table(console, table)

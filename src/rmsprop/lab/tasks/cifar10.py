@@ -91,9 +91,8 @@ def _read(directory: Path, batch: str) -> tuple[Tensor, Tensor]:
         check(pixels.shape == (IMAGES, _PIXELS), f"an array of {pixels.shape}")
         check(labels.shape == (IMAGES,) and labels.dtype.kind in "iu", "other labels than whole numbers")
         check(set(labels.tolist()) <= set(range(10)), "other labels than 0 to 9")
-    return torch.from_numpy(pixels.astype(np.float32)).view(-1, 3, 32, 32) / 255, torch.from_numpy(
-        labels.astype(np.int64)
-    )
+    images = torch.from_numpy(pixels.astype(np.float32)).view(-1, 3, 32, 32) / 255
+    return images, torch.from_numpy(labels.astype(np.int64))
 
 
 def _binary(data: bytes) -> tuple[Any, Any]:

@@ -62,7 +62,7 @@ def _read() -> tuple[Tensor, Tensor]:
     """Return the indices of each film's features (films × longest), and 1.0 for a liked film, 0.0 for another."""
     directory = package_directory("movies", "bokeh_sampledata", "sparse")
     path: Path = directory / "_data" / "movies.db"
-    with reading(path, f"{FILMS:,} films", "install bokeh-sampledata again"):
+    with reading(path, f"{FILMS:,} films", "pip install --force-reinstall bokeh-sampledata==2026.1"):
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
             rows = database.execute(_QUERY).fetchall()
         index: dict[str, int] = {}

