@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start:
 # XLA compiles in a fifth of the time. Tests of the rule's arithmetic compile as users do: `test_jax.AS_USERS`.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0")
 torch.set_num_threads(1)
+multiprocessing.set_forkserver_preload(["torch"])  # its import takes seconds
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 

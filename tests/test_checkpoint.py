@@ -446,19 +446,22 @@ def test_optax_trees_by_any_usual_name_and_with_a_schedule(tmp_path: Path) -> No
 
 
 SAVE = """
-import keras, numpy as np, sys
+import keras, numpy as np, os, sys
 keras.config.set_floatx("float64")
-model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
-options = dict(momentum=0.9, centered=True) if sys.argv[2] == "full" else dict(use_ema=True)
-rate = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5) if sys.argv[2] != "full" else 0.5
-model.compile(keras.optimizers.RMSprop(rate, rho=0.8, epsilon=0.25, **options))
-generator = np.random.default_rng(0)
-for _ in range(3):
-    variables = model.trainable_variables
-    model.optimizer.apply([generator.standard_normal(v.shape) for v in variables], variables)
-model.save(sys.argv[1] + "/m.keras")
-model.save_weights(sys.argv[1] + "/m.weights.h5")
-np.savez(sys.argv[1] + "/expected.npz", *[keras.ops.convert_to_numpy(v) for v in model.optimizer.variables])
+rates = {"full": 0.5, "ema and schedule": keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)}
+for form, rate in rates.items():
+    folder = sys.argv[1] + "/" + form
+    os.mkdir(folder)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    options = dict(momentum=0.9, centered=True) if form == "full" else dict(use_ema=True)
+    model.compile(keras.optimizers.RMSprop(rate, rho=0.8, epsilon=0.25, **options))
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        variables = model.trainable_variables
+        model.optimizer.apply([generator.standard_normal(v.shape) for v in variables], variables)
+    model.save(folder + "/m.keras")
+    model.save_weights(folder + "/m.weights.h5")
+    np.savez(folder + "/expected.npz", *[keras.ops.convert_to_numpy(v) for v in model.optimizer.variables])
 """
 LOAD = """
 import keras, numpy as np, sys
@@ -470,15 +473,23 @@ np.savez(sys.argv[1] + "/again.npz", *[keras.ops.convert_to_numpy(v) for v in mo
 """
 
 
+def in_keras(code: str, folder: Path) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with files that Keras wrote, in a folder for each form."""
+    folder = tmp_path_factory.mktemp("keras")
+    in_keras(SAVE, folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["full", "ema and schedule"])
-def test_keras_files_are_those_of_keras(form: str, tmp_path: Path) -> None:
-    def run(code: str) -> None:
-        environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}
-        subprocess.run([sys.executable, "-c", code, str(tmp_path), form], check=True, env=environment)
-
-    run(SAVE)
-    full = form == "full"
+def test_keras_files_are_those_of_keras(form: str, keras_files: Path) -> None:
+    tmp_path, full = keras_files / form, form == "full"
     values = list(np.load(tmp_path / "expected.npz").values())
     source = read(tmp_path / "m.keras")
     assert (source.kind, source.step, len(source.parameters)) == ("keras", 3, 4)
@@ -506,7 +517,7 @@ def test_keras_files_are_those_of_keras(form: str, tmp_path: Path) -> None:
     write(doubled, tmp_path / "new.weights.h5", like=tmp_path / "m.weights.h5")
     write(doubled, tmp_path / "alone.weights.h5")
     equal(read(tmp_path / "alone.weights.h5", momentum=0.9, centered=True), doubled)
-    run(LOAD)
+    in_keras(LOAD, tmp_path)
     for name in ("loaded.npz", "again.npz"):
         found = list(np.load(tmp_path / name).values())
         assert (found[0], found[1]) == (8, 0.5)

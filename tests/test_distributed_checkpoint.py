@@ -112,7 +112,7 @@ def on_a_rank(rank: int, folder: str) -> None:
 
 def test_from_two_processes_to_two_and_to_one(tmp_path: Path) -> None:
     processes: Any = torch.multiprocessing
-    processes.spawn(on_a_rank, (str(tmp_path),), nprocs=2)
+    processes.start_processes(on_a_rank, (str(tmp_path),), 2, start_method="forkserver")
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/alone", rank=0, world_size=1)
     try:
         for pair in PAIRS:

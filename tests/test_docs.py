@@ -5,13 +5,11 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import ablation
+import forked
 import pytest
 import readme
 import sparse_picture
@@ -53,11 +51,7 @@ def test_the_python_of_the_documents_runs_in_order(
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert len(blocks) == count
     expected = re.findall(r"print\(.*\)  # (.*)", "".join(blocks))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(blocks)],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTENSOR_FLAGS": "blas__ldflags="},  # PyTensor warns if it finds no BLAS
-    )  # fmt: skip
+    done = forked.python("\n".join(blocks), PYTENSOR_FLAGS="blas__ldflags=")  # PyTensor warns if it finds no BLAS
     assert done.stderr == ""
     assert done.stdout.splitlines() == expected
     for task in (block for block in blocks if block.startswith("# my_task.py")):

@@ -13,7 +13,7 @@ import cases
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmsprop import InputError, native
@@ -295,7 +295,7 @@ def test_grad_scaler_from_end_to_end(dtype: torch.dtype, fused: bool | None) -> 
 
 def on_two_ranks(train: Callable[[int, str], None], folder: Path) -> list[Any]:
     """Return what each of two processes reports at its end, in files: a manager would fork a process with threads."""
-    spawn(train, (str(folder / "store"),), nprocs=2)  # type: ignore[no-untyped-call]
+    start_processes(train, (str(folder / "store"),), 2, start_method="forkserver")  # type: ignore[no-untyped-call]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import forked
 import pytest
 
 from rmsprop import native
@@ -73,10 +69,7 @@ print("stepped")
 
 @pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 def test_every_variant_is_stepped_and_watched_without_the_names_of_the_newest_torch() -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    code = [sys.executable, "-c", STEPS]
-    done = subprocess.run(code, capture_output=True, text=True, check=False, env=environment)
+    done = forked.python(STEPS)
     assert (done.returncode, done.stdout) == (0, "stepped\n"), done.stderr[-3000:]
 
 
@@ -104,5 +97,5 @@ print("stepped")
 @pytest.mark.slow
 @pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 def test_a_compiled_step_is_made_outside_of_graphs_there() -> None:
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    done = forked.python(COMPILED)
     assert (done.returncode, done.stdout) == (0, "stepped\n"), done.stderr[-3000:]

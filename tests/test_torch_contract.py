@@ -641,7 +641,7 @@ def train_one_way(way: str, rank: int, folder: str) -> None:
 def test_two_processes_train_what_one_process_trains(tmp_path: Any) -> None:
     """Both ranks end with the same bits, close to torch's class trained on all data in one process."""
     processes: Any = torch.multiprocessing
-    processes.spawn(train_on_a_rank, (str(tmp_path),), nprocs=RANKS)
+    processes.start_processes(train_on_a_rank, (str(tmp_path),), RANKS, start_method="forkserver")
     model, x, y = network()
     options: dict[str, Any] = {"lr": 0.01, "alpha": 0.9, "eps": 0.01, "momentum": 0.5, "weight_decay": 0.1}
     optimizer = torch.optim.RMSprop(model.parameters(), **options)
