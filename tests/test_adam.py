@@ -163,8 +163,13 @@ def test_a_thousand_steps_of_the_rule_are_those_of_torch(name: str) -> None:
     assert error(ours, theirs(name)) <= 1e-12
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", CASES)
+def of_ways() -> list[tuple[str, str]]:
+    """Pair every case with every way. Counters on the device change only the weights of averages."""
+    weighted = ("Adam", "Adam, β₁ = 0", "AMSGrad, decoupled", "NAdam, defaults", "NAdam, decoupled")
+    return [(name, way) for name in CASES for way in WAYS if way != "counters on the device" or name in weighted]
+
+
+@pytest.mark.parametrize(("name", "way"), of_ways())
 def test_a_thousand_steps_of_our_optimizer_are_those_of_torch(name: str, way: str) -> None:
     rule, param = CASES[name].rule, torch.from_numpy(START.copy())
     ours = in_torch(RMSprop.from_rule([param], rule, **WAYS[way]), param, rule, {x: x for x in NAMES.values()})
