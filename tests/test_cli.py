@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import lighter
 import pytest
 import torch
@@ -58,18 +59,15 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def command(*arguments: str) -> subprocess.Popen[str]:
+def command(*arguments: str) -> forked.Python:
     """Start the command in a process of its own; the task `slow` is slow there."""
-    return subprocess.Popen(
-        [*LIGHT, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "STEP_SECONDS": "0.02"},
-    )  # fmt: skip
+    return forked.Python(Path(LIGHT[1]).read_text(), *arguments, STEP_SECONDS="0.02")
 
 
-def wait_for_checkpoint(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_checkpoint(path: Path, process: forked.Python) -> None:
     deadline = time.monotonic() + 600  # only a command that hangs takes so long
     while not (path / "checkpoint.pt").exists():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.finish()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -517,8 +515,8 @@ def test_random_data_are_the_same_in_every_process(tmp_path: Path) -> None:
     )
     assert run(["train", "own.py:late", "--out", "here"]) == 0
     process = command("train", "own.py:late", "--out", "there")
-    said = process.communicate()
-    assert process.returncode == 0, said
+    done = process.finish()
+    assert done.returncode == 0, done
     assert same(weights("here"), weights("there"))
 
 
@@ -532,8 +530,8 @@ def test_a_killed_run_resumes_to_the_same_bits() -> None:
     process = command(*arguments, "--out", "cut")
     wait_for_checkpoint(Path("cut"), process)
     time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    os.kill(process.pid, signal.SIGKILL)
+    process.finish()
     assert RunDirectory(Path("cut")).summary() is None
     assert run(["report", "cut"]) == 0  # an unfinished run has a report, too
     assert run(["doctor", "cut"]) in (0, 1)
@@ -555,12 +553,12 @@ def test_an_interrupted_training_prints_the_command_that_resumes_it(
 ) -> None:
     process = command("train", f"{MINE}:slow", "--out", "cut", "--epochs", "20")
     wait_for_checkpoint(Path("cut"), process)
-    process.send_signal(number)
-    _, err = process.communicate()
-    assert process.returncode == 130
-    last = err.splitlines()[-1]
+    os.kill(process.pid, number)
+    done = process.finish()
+    assert done.returncode == 130
+    last = done.stderr.splitlines()[-1]
     assert last.startswith("rmsprop: stopped after step ")
-    assert "Traceback" not in err
+    assert "Traceback" not in done.stderr
     words = last.partition("go on with: rmsprop ")[2].split()
     assert words == ["train", f"{MINE}:slow", "--out", "cut", "--epochs", "20", "--resume"]
     assert run(words) == 0
@@ -610,27 +608,27 @@ def test_an_interrupted_comparison_resumes_without_repeating_trainings(
     process = command(*arguments)
     deadline = time.monotonic() + 600  # only a command that hangs takes so long
     while not (Path("cut/records.jsonl").exists() and len(Path("cut/records.jsonl").read_text().splitlines()) > 3):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.finish()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     workers = processes_below(process.pid)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     if number == signal.SIGINT:
         for worker in workers:  # a terminal signals the whole process group
             os.kill(worker, number)
-    _, err = process.communicate()
+    done = process.finish()
     if number != signal.SIGKILL:
-        assert process.returncode == 130
-        assert "Traceback" not in err
-        assert "of 36 trainings of this stage; go on with: rmsprop compare" in err
+        assert done.returncode == 130
+        assert "Traceback" not in done.stderr
+        assert "of 36 trainings of this stage; go on with: rmsprop compare" in done.stderr
     while any(Path(f"/proc/{worker}").exists() for worker in workers):  # no worker outlives the command
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    done = RunDirectory(Path("cut")).records()
+    before = RunDirectory(Path("cut")).records()
     lighter.without_workers(monkeypatch)
     assert run([*arguments, "--resume"]) == 0
     after = RunDirectory(Path("cut")).records()
-    assert after[: len(done)] == done
+    assert after[: len(before)] == before
     rates = {r["lr"] for r in after}
     assert {0.01, 0.1, 1.0} < rates  # and those of the wider grid
     assert len(after) == 6 * (2 * len(rates) + 5)
