@@ -307,6 +307,14 @@ def test_a_spike_below_an_earlier_maximum_shortens_no_step(bias_correction: bool
     assert lengths[498] / lengths[-1] <= of_kind("spike", records)[0].evidence["times_shorter"] < 8
 
 
+def test_a_spike_where_eps_is_beyond_measure_shortens_no_step() -> None:
+    """ε/√v is infinite in double precision."""
+    gradients = torch.full((30,), 1e-150, dtype=torch.float64)
+    gradients[19] *= 40
+    records = follow(gradients, eps=1e200, bias_correction=True)
+    assert of_kind("spike", records)[0].evidence["recovery_steps"] == 0
+
+
 def test_a_spike_is_measured_against_a_history_that_is_too_young() -> None:
     """After one step v is (1−β)·g², and √v is a tenth of g: an equal second gradient is no spike."""
     assert of_kind("spike", follow(torch.ones(10))) == []

@@ -204,6 +204,8 @@ def _recovery_steps(seen: Observation, k: float, root: float) -> int:
     After j more steps, v is 1 + (1−β)·(K²−1)·βʲ times its old value; bias_correction divides the excess by 1 − βᵗ⁺ʲ.
     """
     beta, margin = seen("decay"), math.log(_margin(seen, root))
+    if math.isnan(margin):  # ε/√v overflows: ε governs d
+        return 0
     excess = math.log1p(-beta) + math.log(k - 1) + math.log(k + 1)
     if seen.group["bias_correction"] and beta:
         excess = float(np.logaddexp(excess, margin + (seen.age + 1) * math.log(beta)))
