@@ -109,7 +109,7 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
         ),
         "fashion": TaskFacts(
             "clothes, from 28 × 28 pixels", "CNN", "Fashion-MNIST, in Debian's dataset-fashion-mnist", "MIT",
-            (50000, 10000, 10000), "accuracy", 0.001, None, None, debian="dataset-fashion-mnist",
+            (50000, 10000, 10000), "accuracy", 0.001, 0.886, 100, debian="dataset-fashion-mnist",
             published="87.6 % and 91.6 %: two convolutions with pooling, in the data set's own list",
         ),
         "transfer": TaskFacts(
