@@ -128,6 +128,14 @@ def test_movies_have_the_features_of_their_row() -> None:
     ]  # fmt: skip
 
 
+def test_padding_of_movies_changes_no_logit() -> None:
+    features = tensors(loaded("movies").test)[0]
+    assert bool((features == 0).any())
+    model = movies.Network()
+    for film in features[:5]:
+        assert torch.equal(model(film[None]), model(film[film > 0][None]))
+
+
 def test_movies_train_sparse_and_exact_as_dense_and_lazy_otherwise() -> None:
     batches = [loaded("movies").train[i : i + 64] for i in (0, 64, 128)]
     after = {}

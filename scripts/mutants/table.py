@@ -87,6 +87,12 @@ OUTCOME = Source("lab/findings/outcome.py", "tests/test_thresholds.py")
 LOCK = Source("lab/runs/lock.py", "tests/test_run_directory.py")
 RUN_DIRECTORY = Source("lab/runs/directory.py", "tests/test_run_directory.py")
 TASK_CODE = Source("lab/runs/task_code.py", "tests/test_task_code.py")
+VOWELS = Source("lab/tasks/vowels.py", "tests/test_tasks.py::test_padding_of_vowels_changes_no_score")
+MOVIES = Source("lab/tasks/movies.py", "tests/test_tasks.py::test_padding_of_movies_changes_no_logit")
+CAUSAL = Source(
+    "lab/tasks/shakespeare_transformer.py", "tests/test_tasks.py::test_a_transformer_sees_no_later_character"
+)
+CIFAR10 = Source("lab/tasks/cifar10.py", "tests/test_cifar10.py")
 GRADIENTS = Source("monitor/findings/gradients.py", "tests/test_thresholds.py")
 SPIKES = Source("monitor/findings/gradients.py", "tests/test_findings.py::test_a_spike_weighs_more_in_a_young_average")
 DECAYS = Source("monitor/findings/weight_decay.py", "tests/test_thresholds.py")
@@ -393,6 +399,10 @@ MUTANTS = [
     Mutant("post-mortem: alike", POST_MORTEM, "_SAME_FACTOR = 6.0", "_SAME_FACTOR = 7.5"),
     Mutant("lock: of a file that was removed", LOCK, "if os.path.samestat(os.fstat(handle), file.stat()):", "if True:"),
     Mutant("records: those of the checkpoint's step", RUN_DIRECTORY, 'if r["step"] <= step', 'if r["step"] < step'),
+    Mutant("tasks: the state after padding", VOWELS, "lengths - 1]", "-1]"),
+    Mutant("tasks: padding as a feature", MOVIES, "padding_idx=_PADDING, ", ""),
+    Mutant("tasks: later characters", CAUSAL, "layer(x, src_mask=mask, is_causal=True)", "layer(x)"),
+    Mutant("tasks: pickles are not checked", CIFAR10, "(module, name) in _ARRAYS, f", "True, f"),
     Mutant("reading: a quarter more", BUDGET, "2**28, 8", "2**28 + 2**26, 8"),
     Mutant("reading: a number beyond the storage", TORCH_FILE, "last >= storage.size", "last > storage.size"),
     Mutant("reading: expanded tensors for nothing", TORCH_FILE, "spend(size * width", "spend(0 * width"),
