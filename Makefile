@@ -13,6 +13,9 @@ PYPROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/rmspro
 # Tests start processes, each of which would compile the package's Python anew.
 export PYTHONDONTWRITEBYTECODE =
 
+# pip says what it collects, installs and builds: minutes of silence look like a hang.
+PIP = $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
+
 SAY_IF_SLOW = $(BIN)/python -c 'from rmsprop import native; native.kernel or print(native.missing())'
 
 # Tests that are skipped where these frameworks are missing.
@@ -71,18 +74,19 @@ $(VENV)/made:
 
 # The stamps say which extra is installed; they are older than pyproject.toml when it has changed.
 $(VENV)/lab: $(VENV)/made $(PYPROJECT)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab]'
+	@echo "installing rmsprop and what it needs: 2 to 4 minutes, most of it for torch and the kernel's compilation"
+	$(PIP) -c constraints.txt -e '.[lab]'
 	@$(SAY_IF_SLOW)
 	@touch $@
 
 $(VENV)/dev: $(VENV)/made $(PYPROJECT)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -c constraints.txt -e '.[dev]'
 	@$(SAY_IF_SLOW)
 	@touch $@ $(VENV)/lab
 
 $(VENV)/conformance: $(VENV)/made $(PYPROJECT)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[conformance]'
+	$(PIP) -c constraints.txt -e '.[conformance]'
 	@# timm asks for torchvision, whose builds fit one build of torch each; its optimizer does without.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31
+	$(PIP) --no-deps timm==1.0.31
 	@$(SAY_IF_SLOW)
 	@touch $@ $(VENV)/dev $(VENV)/lab

@@ -22,11 +22,12 @@ import torch
 
 from rmsprop.environment import environment
 from rmsprop.files import write_atomically
+from rmsprop.lab.find_task import load_task
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import StepRecorder
 from rmsprop.lab.runs.training import TrainingLoop
-from rmsprop.lab.task import load_task
-from rmsprop.lab.train import EVERY, usual_every
+from rmsprop.lab.setup import with_optimizer
+from rmsprop.lab.training_run import EVERY, usual_every
 from rmsprop.torch import RMSprop
 
 RECORDS = {"digits": 40, "mnist": 10, "shakespeare": 5}
@@ -34,7 +35,9 @@ RECORDS = {"digits": 40, "mnist": 10, "shakespeare": 5}
 
 def _steps(task: str, folder: Path, every: int) -> Iterator[float]:
     """Train forever and yield the time of each step in seconds."""
-    training = TrainingLoop(load_task(task), lambda params: RMSprop(params, lr=1e-3), seed=0, epochs=10**6)
+    training = TrainingLoop(
+        load_task(task), with_optimizer(lambda params: RMSprop(params, lr=1e-3)), seed=0, epochs=10**6
+    )
     watch = StepRecorder(RunDirectory(folder), training, every)
     steps = training.run()
     next(steps)  # the record before the first step
@@ -64,7 +67,7 @@ def measure(task: str) -> dict[str, float]:
                 between.append(more)
     print(file=sys.stderr)
     found = {"step": median(plain), "between": median(between), "record": median(records)}
-    steps = TrainingLoop(load_task(task), lambda params: RMSprop(params), seed=0).total_steps
+    steps = TrainingLoop(load_task(task), with_optimizer(lambda params: RMSprop(params)), seed=0).total_steps
     return {**found, "run_steps": steps, "run_cost": _cost(found, usual_every(steps)), "cost": _cost(found, EVERY)}
 
 

@@ -30,7 +30,7 @@ class InThisProcess:
 
 def without_workers(patch: pytest.MonkeyPatch) -> None:
     """Compare in this process: no worker imports torch again. test_compare.py checks that results are the same."""
-    patch.setattr("rmsprop.lab.compare.Workers", InThisProcess)
+    patch.setattr("rmsprop.lab.comparison.Workers", InThisProcess)
 
 
 def without_figures(patch: pytest.MonkeyPatch) -> None:
@@ -40,4 +40,4 @@ def without_figures(patch: pytest.MonkeyPatch) -> None:
     for module in (figures, monitor_figures):
         for name in (name for name in vars(module) if name.startswith("draw_")):
             patch.setattr(module, name, lambda *_, **__: "<svg></svg>")
-    patch.setattr("rmsprop.lab.find_lr.draw_range_test", lambda *_, **__: "<svg></svg>")
+    patch.setattr("rmsprop.lab.range_test.draw_range_test", lambda *_, **__: "<svg></svg>")

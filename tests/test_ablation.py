@@ -14,9 +14,9 @@ from test_compare import MINE, Canned
 
 from rmsprop import InputError, Rule, profile
 from rmsprop.cli.compare import show_comparison
-from rmsprop.lab import compare as compare_module
+from rmsprop.lab import comparison as compare_module
 from rmsprop.lab.ablation import ablation
-from rmsprop.lab.compare import compare
+from rmsprop.lab.comparison import compare
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.trial import _OTHERS, Trial
 from rmsprop.lab_options import OPTIMIZERS

@@ -31,7 +31,7 @@ from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.lock import locked
 from rmsprop.lab.runs.measured_steps import measured_steps
-from rmsprop.lab.train import train
+from rmsprop.lab.training_run import train
 from rmsprop.lab_options import TASKS
 from rmsprop.recipes import RECIPES
 
@@ -167,7 +167,9 @@ def test_with_json_standard_output_holds_nothing_else(capsys: pytest.CaptureFixt
     )  # fmt: skip
     assert summary["report"] == "here/report.html"
     assert run(["report", "here", "--out", "elsewhere.html", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"report": "elsewhere.html"}
+    found = json.loads(capsys.readouterr().out)
+    assert found["report"] == "elsewhere.html"
+    assert found["summary"]["steps"] == found["records"][-1]["step"] == 12
     assert Path("elsewhere.html").read_text() == Path("here/report.html").read_text()
     assert run(["explain", "--json", "--worked-example", "--decay", "0.9"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -367,8 +369,16 @@ def test_prints_of_a_task_go_to_standard_output_without_json(capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["train", "gone.py:make"], 2, "file gone.py must be one that Python can import, got SystemExit: 0; correct"),
-        (["train", "own.py:ends_at_once"], 2, "must be a function that runs without arguments, got SystemExit: 0; a"),
+        (
+            ["train", "gone.py:make"],
+            2,
+            "that Python can import, got SystemExit: 0 (gone.py, line 1); correct",
+        ),
+        (
+            ["train", "own.py:ends_at_once"],
+            2,
+            "that runs without arguments, got SystemExit: 0 (own.py, line 25); a",
+        ),
         (["train", "own.py:ends_in_the_model"], 2, "must be able to run one batch of the validation data, got System"),
         (["train", "own.py:ends"], 1, "the task ended the program with sys.exit(0); let it raise an error, or return"),
         (
@@ -489,7 +499,9 @@ def test_doctor_continues_after_a_broken_framework(
 
 def test_help_lists_every_command_shows_examples_and_loads_no_framework() -> None:
     files = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "app", "common", "installation", "rule_options", "terminal"} == set(app.COMMANDS)
+    assert files - {"__init__", "app", "common", "installation", "rule_options", "terminal", "unknown_option"} == set(
+        app.COMMANDS
+    )
     code = f"""
 import sys
 from rmsprop.cli import app
@@ -659,7 +671,7 @@ BAD: list[tuple[list[str], str]] = [
     (["train", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),
     (["find-lr", f"{MINE}:lone_last", "--batch-size", "99"], "of the last training data, 1 of 100, got ValueError:"),
     (["train", f"{MINE}:module_not_function"], "Task.model must be a function, got a Linear; pass lambda: Model()"),
-    (["train", f"{MINE}:empty"], "Task.train must be a torch Dataset with a length, got an empty one"),
+    (["train", f"{MINE}:empty"], "Task.train must be a torch Dataset or DataLoader with a length, got an empty one"),
     (["train", f"{MINE}:list_of_losses"], "Task.loss() must be a one-element Tensor with a gradient, got a Tensor"),
     (["train", f"{MINE}:metric_of_words"], "Task.metric() must be one number, got a str; return its mean"),
     (["train", f"{MINE}:one_model_for_all"], "Task.model() must be a new model at every call, got the same; build it"),
@@ -675,9 +687,12 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--seed", "9" * 20], "--seed must be a whole number from 0 to 2147483647, got 999999"),
     (["train", "digits", "--seed", "-1"], "--seed must be a whole number >= 0, got -1"),
     (["train", "digits", "--every", "-1"], "--every must be a whole number >= 0, got -1; omit it for a tenth"),
-    (["train", "digits", "--schedule", "cosine"], "--schedule"),
+    (["train", "digits", "--schedule", "step"], "--schedule"),
     (["train", "digits", "--lr", "fast"], '--lr: unable to convert "fast" into float; see rmsprop --help'),
-    (["train", "digits", "--learning-rate", "1"], "Unknown option: --learning-rate"),
+    (["train", "digits", "--learning-rate", "1"], "unknown option --learning-rate: it is called --lr here"),
+    (["train", "digits", "--optimizer", "adam"], "to compare it with others: rmsprop compare TASK --optimizers Adam"),
+    (["train", "digits", "--devic", "cpu"], "Unknown option: --devic. Did you mean --device?"),
+    (["train", "digits", "--device", "tpu"], "--device must be auto or one of cpu"),
     (["train"], "requires an argument"),
     (["trian"], 'Unknown command "trian"'),
     (["train", "digits", "--resume"], "--resume must be given for a run that was begun, got runs/train-digits, where"),

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from rmsprop import Rule
-from rmsprop.lab import compare as compare_module
-from rmsprop.lab.compare import compare
+from rmsprop.lab import Task
+from rmsprop.lab import comparison as compare_module
+from rmsprop.lab.comparison import compare
 from rmsprop.lab.intervals import paired_interval
 from rmsprop.lab.learning_rates import Choice, choose
 from rmsprop.lab.report.page import write_report
@@ -28,9 +31,9 @@ from rmsprop.lab.report.sentences import (
 )
 from rmsprop.lab.runs import trial as trial_module
 from rmsprop.lab.runs.directory import RunDirectory, to_json
-from rmsprop.lab.runs.trial import Trial, run_trial
+from rmsprop.lab.runs.trial import _OTHERS, Trial, run_trial, sent_to_workers
 from rmsprop.lab.score import score_words
-from rmsprop.lab.train import train
+from rmsprop.lab.training_run import train
 from rmsprop.lab.verdicts import judge
 from rmsprop.lab_options import USUAL_OPTIMIZERS
 
@@ -212,7 +215,7 @@ def test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best(monkeypatch:
             return [[epoch] for epoch in epochs]
 
     monkeypatch.setattr(trial_module, "TrainingLoop", Short)
-    row: Any = run_trial(Trial("tune", "RMSprop", 0.1, seed=0, spec=f"{MINE}:regression", rule=Rule(), epochs=None))
+    row: Any = run_trial(Trial("tune", "RMSprop", 0.1, seed=0, source=f"{MINE}:regression", rule=Rule(), epochs=None))
     assert (row["validation_metric"], row["validation_loss"]) == (0.7, pytest.approx(0.3))
 
 
@@ -251,7 +254,7 @@ def test_intervals_hold_jointly() -> None:
 def test_results_in_words() -> None:
     scores = [s._asdict() for s in judge(True, CHOICES, ROWS)]
     scores[2]["at_edge"] = True
-    config: Any = {"seeds": 5}
+    config: Any = {"seeds": 5, "rule": {}, "task": "t"}
     summary: Any = {"metric": "accuracy", "higher_is_better": True, "scores": scores, "confidence": 0.95}
     lines = describe_comparison(config, summary)
     assert (
@@ -313,3 +316,37 @@ def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
             first[r["seed"]].add(tuple(r["validation_curve"][0]))
     assert all(len(starts) == 1 for starts in first.values())
     assert len({next(iter(s)) for s in first.values()}) == 5
+
+
+def test_what_to_try_next_helps() -> None:
+    """On the digits RMSprop loses. The comparison proposes bias correction, whose comparison is stored, too."""
+    demo = json.loads((Path(__file__).parent.parent / "docs" / "demo.json").read_text())
+    plain, corrected = demo["plain"], demo["corrected"]
+    (line,) = [each for each in describe_comparison(plain["config"], plain["summary"]) if each.startswith("Try next")]
+    assert line == (
+        "Try next: rmsprop compare digits --bias-correction (the first steps of this rule are 10 times its rate, which "
+        "rules larger rates out); or rmsprop compare digits --ablate (what each part of Adam brings)."
+    )
+    before, after = (
+        next(s for s in each["summary"]["scores"] if s["optimizer"] == "RMSprop") for each in (plain, corrected)
+    )
+    assert after["low"] > before["metric"]  # the worst seed is better than the median was
+    assert after["lr"] > before["lr"]
+    unable = corrected["config"] | {"from_python": True}
+    assert not any(each.startswith("Try next") for each in describe_comparison(unable, corrected["summary"]))
+
+
+def test_other_optimizers_take_sparse_gradients_as_dense_ones() -> None:
+    """Adadelta refuses sparse gradients, and SGD with momentum would leave untouched rows alone."""
+
+    def task(sparse: bool) -> Task:
+        x = torch.arange(40).remainder(7)[:, None]
+        data = TensorDataset(x, (x[:, 0] > 3).long())
+        return Task("rows", lambda: nn.EmbeddingBag(7, 2, sparse=sparse), data, data, data, batch_size=8, epochs=2)
+
+    for optimizer in _OTHERS:
+        results = []
+        for sparse in (True, False):
+            with sent_to_workers(task(sparse)) as source:
+                results.append(run_trial(Trial("tune", optimizer, 0.1, 0, source, Rule(), None)))
+        assert results[0] == results[1]

@@ -31,7 +31,6 @@ EXAMPLES = [
     ("name", "count"),
     [
         ("README.md", 12),
-        ("docs/ablation.md", 1),
         ("docs/conventions.md", 3),
         ("docs/checkpoints.md", 5),
         ("docs/numerics.md", 1),
@@ -39,6 +38,7 @@ EXAMPLES = [
         ("docs/scaling.md", 3),
         ("docs/monitor.md", 1),
         ("docs/lr-finder.md", 1),
+        ("docs/lab.md", 1),
         ("docs/tasks.md", 2),
         ("conformance/README.md", 1),
     ],

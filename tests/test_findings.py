@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmsprop import InputError, Rule, init, profile, update
+from rmsprop.lab.find_task import load_task
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.lab.findings.runaway_loss import find_runaway_loss
 from rmsprop.lab.runs.training import TrainingLoop
-from rmsprop.lab.task import Task, load_task
+from rmsprop.lab.setup import with_optimizer
+from rmsprop.lab.task import Task
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import KINDS, Finding, find
@@ -95,7 +97,7 @@ def test_every_kind_is_in_the_table_of_the_page() -> None:
     ids=["digits", "mnist", "shakespeare"],
 )
 def test_a_healthy_run_has_none(task: Callable[[], Task], epochs: int, bound: float, rule: Rule) -> None:
-    training = TrainingLoop(task(), lambda params: RMSprop.from_rule(params, rule), 0, epochs)
+    training = TrainingLoop(task(), with_optimizer(lambda params: RMSprop.from_rule(params, rule)), 0, epochs)
     with Monitor(training.optimizer, training.model, every=5) as monitor:
         told: list[Any] = [record for records in training.run() for record in records]
     metric = [record for record in told if record["kind"] == "epoch"][-1]["validation_metric"]

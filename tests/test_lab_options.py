@@ -13,7 +13,7 @@ import pytest
 from rmsprop import InputError
 from rmsprop.cli.app import run
 from rmsprop.lab.runs.schema import CompareConfig, TrainConfig
-from rmsprop.lab.train import train
+from rmsprop.lab.training_run import train
 from rmsprop.lab_options import CompareOptions, FindLrOptions, TrainOptions, option_name, result_options
 
 MINE = str(Path(__file__).with_name("mine.py"))
@@ -43,7 +43,7 @@ def test_an_unknown_keyword_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"epochs": 5}, {"batch_size": 7}, {"schedule": "linear"}, {"every": 9}]
+    "change", [{"seed": 1}, {"epochs": 2}, {"batch_size": 7}, {"schedule": "linear"}, {"every": 9}, {"clip": 2.0}]
 )
 def test_a_resumed_run_must_have_the_options_that_decide_its_result(change: dict[str, Any]) -> None:
     directory, _ = train(f"{MINE}:regression", out=Path("run"))
@@ -51,6 +51,21 @@ def test_a_resumed_run_must_have_the_options_that_decide_its_result(change: dict
     ((name, value),) = change.items()
     with pytest.raises(InputError, match=rf"the one asked for \({name} .*\), got {name} {value!r}"):
         train(f"{MINE}:regression", out=directory.path, resume=True, **change)
+
+
+def test_a_run_goes_on_for_more_epochs_if_its_rates_do_not_depend_on_their_number() -> None:
+    task = f"{MINE}:regression"
+    options: Any = {"warmup": 4, "average": 0.9, "clip": 1.0, "best": True}
+    whole = train(task, epochs=5, out="whole", **options)
+    assert train(task, epochs=2, out="part", **options).summary["epochs"] == 2
+    with pytest.raises(InputError, match="the run must be one that is not finished"):
+        train(task, epochs=2, out="part", resume=True, **options)
+    part = train(task, epochs=5, out="part", resume=True, **options)
+    assert part.summary["test_loss"] == whole.summary["test_loss"]
+    assert [r["step"] for r in part.records] == [r["step"] for r in whole.records]
+    train(task, epochs=2, out="linear", schedule="linear")
+    with pytest.raises(InputError, match="got epochs 5; choose another --out: the rates of its schedule depend on"):
+        train(task, epochs=5, out="linear", schedule="linear", resume=True)
 
 
 @pytest.mark.parametrize(("options", "config"), [(TrainOptions, TrainConfig), (CompareOptions, CompareConfig)])

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rmsprop import Rule
 from rmsprop.cli.app import run
-from rmsprop.lab.find_lr import on_task, wider_range
-from rmsprop.lab.task import load_task
+from rmsprop.lab.find_task import load_task
+from rmsprop.lab.range_test import on_task, wider_range
 from rmsprop.lab.tasks.shakespeare import shakespeare
 from rmsprop.lab_options import FindLrOptions
 from rmsprop.monitor.lr_finder import curve, find_lr
@@ -89,7 +89,7 @@ def test_a_place_that_cannot_be_made_is_found_before_the_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rmsprop.lab.find_lr.on_task", None)
+    monkeypatch.setattr("rmsprop.lab.range_test.on_task", None)
     Path("file").touch()
     Path("link").symlink_to("nowhere")
     assert run(["find-lr", "digits", "--out", out]) == 2
@@ -102,7 +102,7 @@ def test_a_place_that_may_not_be_written_is_found_before_the_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rmsprop.lab.find_lr.on_task", None)
+    monkeypatch.setattr("rmsprop.lab.range_test.on_task", None)
     monkeypatch.setattr("os.access", lambda path, _mode: path != Path("locked"))  # root may write anywhere
     Path("locked").mkdir()
     assert run(["find-lr", "digits", "--out", "locked/new"]) == 2

@@ -15,7 +15,7 @@ from rmsprop.lab.examine import examine_run
 from rmsprop.lab.findings.remedies import find_lr_command, train_command
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.schema import GivenOptions
-from rmsprop.lab.train import train
+from rmsprop.lab.training_run import train
 
 SICK = str(Path(__file__).with_name("sick.py"))
 
@@ -108,7 +108,8 @@ GIVEN: GivenOptions = {"epochs": None, "batch_size": None}
         ({"lr": 0.5}, {"lr": 0.01}, "rmsprop train digits"),
         ({}, {"epochs": 4}, "rmsprop train digits --epochs 4"),
         ({}, {"initial_square_avg": 1.0, "eps": 1e-10}, "rmsprop train digits --initial-square-avg 1 --eps 1e-10"),
-        ({}, {"clip": 3.0}, None),
+        ({}, {"clip": 3.0}, "rmsprop train digits --clip 3"),
+        ({}, {"stochastic_rounding": True}, "rmsprop train digits --stochastic-rounding"),
         ({}, {"nonfinite": "skip"}, None),
         ({}, {"group": "a", "lr": 1.0}, None),
     ],
@@ -123,7 +124,7 @@ def test_a_command_says_all_that_the_run_was_asked_for() -> None:
     asked = config(momentum=0.5, lr=0.1) | {"task": "my task.py:make", "seed": 3, "schedule": "linear"}
     given: GivenOptions = {"epochs": 2, "batch_size": 16}
     assert train_command(asked, given, {"lr": 0.02}) == (
-        "rmsprop train 'my task.py:make' --momentum 0.5 --seed 3 --schedule linear --epochs 2 --batch-size 16 --lr 0.02"
+        "rmsprop train 'my task.py:make' --momentum 0.5 --seed 3 --epochs 2 --batch-size 16 --schedule linear --lr 0.02"
     )
     assert find_lr_command(asked, given) == "rmsprop find-lr 'my task.py:make' --momentum 0.5 --batch-size 16"
 

@@ -56,7 +56,10 @@ def _imports(path: Path, modules: Collection[str]) -> set[str]:
 
 
 def test_every_built_in_task_has_a_file() -> None:
-    assert {path.stem for path in (SOURCES / "lab" / "tasks").glob("*.py")} == {"__init__", *TASKS}
+    assert {path.stem for path in (SOURCES / "lab" / "tasks").glob("*.py")} == {
+        "__init__",
+        *(name.replace("-", "_") for name in TASKS),
+    }
 
 
 def test_every_mutant_finds_the_text_that_it_replaces() -> None:

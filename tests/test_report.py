@@ -20,14 +20,14 @@ from playwright.sync_api import Browser, Request, sync_playwright
 
 from rmsprop import Rule, native
 from rmsprop.cli.app import run as run_command
-from rmsprop.lab.compare import compare
+from rmsprop.lab.comparison import compare
 from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.monitor_figures import Series, extremes_words, heat_data, series_data
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_findings, evidence_words, findings_by_advice
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
-from rmsprop.lab.train import train
+from rmsprop.lab.training_run import train
 from rmsprop.lab_options import USUAL_OPTIMIZERS
 
 MINE = str(Path(__file__).with_name("mine.py"))

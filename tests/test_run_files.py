@@ -18,12 +18,12 @@ from rmsprop import InputError, Rule
 from rmsprop.cli.compare import show_comparison
 from rmsprop.cli.doctor import show_findings
 from rmsprop.cli.train import show_training
-from rmsprop.lab.compare import compare
+from rmsprop.lab.comparison import compare
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.typed_json import NOT_EMPTY, NOT_NEGATIVE, checker
-from rmsprop.lab.train import train
+from rmsprop.lab.training_run import train
 
 TESTS = Path(__file__).parent
 DELETED = object()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rmsprop import InputError, Rule, init, update
-from rmsprop.lab.task import load_task
+from rmsprop.lab.find_task import load_task
 from rmsprop.scaling import (
     convert_eps,
     half_life,

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import shapes
@@ -23,13 +23,14 @@ from rmsprop import InputError, Rule
 from rmsprop.cli.compare import show_comparison
 from rmsprop.cli.train import TrainingProgress, show_training
 from rmsprop.lab import Task, accuracy, load_task
-from rmsprop.lab import compare as compare_
+from rmsprop.lab import comparison as compare_
 from rmsprop.lab.learning_rates import Choice
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_comparison
 from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.score import Score
-from rmsprop.lab.train import train
+from rmsprop.lab.setup import with_optimizer
+from rmsprop.lab.training_run import train
 from rmsprop.lab.verdicts import judge
 from rmsprop.torch import RMSprop
 
@@ -98,7 +99,7 @@ def test_a_task_of_any_shape_is_scored_as_by_hand(name: str, tmp_path: Path, com
 def test_the_losses_of_a_sum_are_recorded_for_one_example() -> None:
     """Steps use the sum; records have the mean, comparable with the validation loss."""
     task = load_task(f"{SHAPES}:regression")
-    training = TrainingLoop(task, lambda params: torch.optim.SGD(params, lr=0.0), seed=0, epochs=1)
+    training = TrainingLoop(task, with_optimizer(lambda params: torch.optim.SGD(params, lr=0.0)), seed=0, epochs=1)
     records: list[Any] = [r for new in training.run() for r in new]
     losses = [r["loss"] for r in records if r["kind"] == "loss"]
     assert isinstance(task.train, TensorDataset)
@@ -164,9 +165,11 @@ def test_accuracy_and_loss_count_what_the_loss_counts() -> None:
     """A batch whose targets are all ignored has a loss that is not finite. It counts for nothing."""
     target = INTEGERS.clone()
     target[:9] = -100  # the first batch of eight, and one example more
-    data = torch.utils.data.Subset(task_of(nn.CrossEntropyLoss(), target).validation, range(20))  # in batches of 8
+    data = torch.utils.data.Subset(
+        cast(Any, task_of(nn.CrossEntropyLoss(), target).validation), range(20)
+    )  # in batches of 8
     task = Task("t", lambda: nn.Linear(3, 3), train=data, validation=data, batch_size=8)
-    training = TrainingLoop(task, RMSprop, seed=0)
+    training = TrainingLoop(task, with_optimizer(RMSprop), seed=0)
     found = training.evaluate("validation")
     x = torch.stack([x for x, _ in (data[i] for i in range(9, 20))])
     with torch.no_grad():
@@ -206,7 +209,7 @@ def test_a_last_example_squeezed_to_a_number_is_scored() -> None:
 
     data: Any = [(torch.ones(3), torch.tensor(float(i))) for i in range(9)]
     task = Task("t", lambda: Squeezed(3, 1), train=data, validation=data, loss=nn.MSELoss(), batch_size=4)
-    training = TrainingLoop(task, RMSprop, seed=0)
+    training = TrainingLoop(task, with_optimizer(RMSprop), seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the shapes () and (1,), which hold the same number
         task.try_out()
@@ -269,7 +272,7 @@ def test_a_comparison_of_equals_or_at_chance_says_so(name: str, told: str | None
 
 
 def test_each_optimizer_at_chance_is_named() -> None:
-    config: Any = {"seeds": 5}
+    config: Any = {"seeds": 5, "rule": {}, "task": "t"}
     choices = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
     constant = {"loss": math.log(2), "metric": 0.5, "margin": 0.01}
     rows: list[Any] = [
@@ -292,7 +295,7 @@ def test_each_optimizer_at_chance_is_named() -> None:
 
 
 def test_where_the_metric_has_no_level_of_chance_the_loss_has() -> None:
-    config: Any = {"seeds": 5}
+    config: Any = {"seeds": 5, "rule": {}, "task": "t"}
     choices = {name: Choice(0.1, at_edge=False) for name in ("RMSprop", "SGD")}
     rows: list[Any] = [
         {"optimizer": o, "seed": s, "test_metric": 0.5, "test_loss": loss, "diverged": False, "validation_loss": 0.5}
@@ -310,7 +313,7 @@ def test_where_the_metric_has_no_level_of_chance_the_loss_has() -> None:
 def test_progress_names_the_score() -> None:
     for name, words in (("binary", "validation loss 0."), ("left_over", "validation mean absolute error ")):
         console = Console(file=io.StringIO(), width=300, color_system=None)
-        training = TrainingLoop(load_task(f"{SHAPES}:{name}"), RMSprop, seed=0, epochs=1)
+        training = TrainingLoop(load_task(f"{SHAPES}:{name}"), with_optimizer(RMSprop), seed=0, epochs=1)
         with TrainingProgress(console) as progress:
             for new in training.run():
                 progress.listen(training, new)

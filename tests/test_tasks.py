@@ -156,8 +156,8 @@ def test_movies_train_sparse_and_exact_as_dense_and_lazy_otherwise() -> None:
 
 
 def test_a_transformer_sees_no_later_character() -> None:
-    model = loaded("shakespeare_transformer").model().eval()
-    characters = tensors(loaded("shakespeare_transformer").train)[0][:2]
+    model = loaded("shakespeare-transformer").model().eval()
+    characters = tensors(loaded("shakespeare-transformer").train)[0][:2]
     changed = characters.clone()
     changed[:, 40:] = 0
     with torch.no_grad():

@@ -21,6 +21,7 @@ from rmsprop import InputError, Rule
 from rmsprop.cli.doctor import show_findings
 from rmsprop.cli.train import show_training
 from rmsprop.lab.examine import examine_run
+from rmsprop.lab.find_task import load_task
 from rmsprop.lab.findings.find import find_in_run
 from rmsprop.lab.findings.loss_history import LossHistory
 from rmsprop.lab.findings.runaway_loss import RISE_AFTER_FALL, RUNAWAY_FACTOR, find_runaway_loss
@@ -32,8 +33,8 @@ from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.interrupts import Interrupted
 from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.runs.training import TrainingLoop
-from rmsprop.lab.task import load_task
-from rmsprop.lab.train import EVERY, _use_threads, train, usual_every
+from rmsprop.lab.setup import with_optimizer
+from rmsprop.lab.training_run import EVERY, _use_threads, train, usual_every
 from rmsprop.monitor import Monitor
 from rmsprop.torch import RMSprop
 
@@ -129,7 +130,9 @@ def test_a_run_that_diverged_says_where_it_began_as_if_every_step_had_been_recor
 def test_a_post_mortem_is_the_one_of_a_monitor_that_records_every_step(
     whole: tuple[RunDirectory, dict[str, Any]],
 ) -> None:
-    training = TrainingLoop(load_task(f"{SICK}:growing"), lambda params: RMSprop.from_rule(params, RULE), seed=0)
+    training = TrainingLoop(
+        load_task(f"{SICK}:growing"), with_optimizer(lambda params: RMSprop.from_rule(params, RULE)), seed=0
+    )
     with Monitor(training.optimizer, training.model, every=1, last=1000) as monitor:
         for _ in training.run():
             pass

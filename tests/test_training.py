@@ -17,6 +17,8 @@ from rmsprop import InputError, Rule
 from rmsprop.lab import Task, load_task
 from rmsprop.lab.data import batches, split
 from rmsprop.lab.runs.training import QUANTILES, TrainingLoop
+from rmsprop.lab.setup import SCHEDULES, with_optimizer
+from rmsprop.lab_options import TrainOptions
 from rmsprop.torch import RMSprop
 
 RULE = Rule(lr=0.01, momentum=0.5, centered=True)
@@ -46,7 +48,7 @@ def noisy_task() -> Task:
 
 
 def start(task: Task, schedule: str = "linear", seed: int = 3) -> TrainingLoop:
-    return TrainingLoop(task, lambda params: RMSprop.from_rule(params, RULE), seed, schedule=schedule)
+    return TrainingLoop(task, with_optimizer(lambda params: RMSprop.from_rule(params, RULE), SCHEDULES[schedule]), seed)
 
 
 def finish(training: TrainingLoop) -> tuple[dict[str, Tensor], list[Any]]:
@@ -64,14 +66,14 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("make", [noisy_task, lambda: load_task("digits")], ids=["noisy", "digits"])
 def test_the_seed_decides_everything(make: Callable[[], Task]) -> None:
     task = make()
-    a, b = (TrainingLoop(task, RMSprop, seed=5, epochs=2) for _ in range(2))
+    a, b = (TrainingLoop(task, with_optimizer(RMSprop), seed=5, epochs=2) for _ in range(2))
     weights, records = finish(a)
     torch.manual_seed(99)  # must have no effect
-    b = TrainingLoop(task, RMSprop, seed=5, epochs=2)
+    b = TrainingLoop(task, with_optimizer(RMSprop), seed=5, epochs=2)
     again, records_again = finish(b)
     assert equal(weights, again)
     assert records == records_again
-    other, _ = finish(TrainingLoop(task, RMSprop, seed=6, epochs=2))
+    other, _ = finish(TrainingLoop(task, with_optimizer(RMSprop), seed=6, epochs=2))
     assert not equal(weights, other)
 
 
@@ -134,20 +136,20 @@ def test_every_epoch_has_an_order_of_its_own() -> None:
         "seen", lambda: Seeing(1, 1), train=data, validation=data, test=data, loss=nn.functional.mse_loss,
         metric=nn.functional.l1_loss, batch_size=10, epochs=3,
     )  # fmt: skip
-    finish(TrainingLoop(task, lambda params: RMSprop(params, lr=0.0), seed=1))
+    finish(TrainingLoop(task, with_optimizer(lambda params: RMSprop(params, lr=0.0)), seed=1))
     orders = [tuple(seen[i : i + 30]) for i in (0, 30, 60)]
     assert len(set(orders)) == 3
     assert all(set(order) == set(range(30)) for order in orders)
 
 
 def test_schedules_set_the_rate() -> None:
-    for schedule, last in (("constant", 0.01), ("linear", 0.0)):
+    for schedule, last in (("constant", 0.01), ("linear", 0.0), ("cosine", 0.0), ("steps", 0.0001)):
         training = start(noisy_task(), schedule)
         rates = [training.optimizer.param_groups[0]["lr"] for _ in training.run()]
         assert rates[0] == 0.01
         assert rates[-1] == pytest.approx(last)
-    with pytest.raises(InputError, match="schedule must be one of constant, linear, got 'cosine'"):
-        start(noisy_task(), "cosine")
+    with pytest.raises(InputError, match="--schedule must be one of constant, linear, cosine, steps, got 'step'"):
+        TrainOptions(schedule="step")  # type: ignore[arg-type]
 
 
 def test_records_hold_losses_validation_and_effective_rates() -> None:
@@ -167,7 +169,7 @@ def test_records_hold_losses_validation_and_effective_rates() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
-    training = TrainingLoop(load_task("digits"), lambda p: torch.optim.SGD(p, lr=1e6), seed=0)
+    training = TrainingLoop(load_task("digits"), with_optimizer(lambda p: torch.optim.SGD(p, lr=1e6)), seed=0)
     records = [r for new in training.run() for r in new]
     assert training.diverged
     assert training.step < training.total_steps
@@ -179,7 +181,7 @@ def test_evaluate_is_the_mean_over_examples() -> None:
     x, y = torch.randn(2500, 4), torch.randint(2, (2500,))
     data = TensorDataset(x, y)
     training = start(Task("plain", task.model, train=data, validation=data))
-    loss, accuracy, _ = training.evaluate("validation")
+    loss, accuracy, *_ = training.evaluate("validation")
     with torch.no_grad():
         output = training.model(x)
     assert loss == pytest.approx(float(nn.functional.cross_entropy(output, y)), rel=1e-5)
@@ -249,7 +251,7 @@ def test_shakespeare_holds_the_six_tragedies() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "lr", "least"), [("digits", 0.003, 0.93), ("mnist", 0.001, 0.9)])
 def test_built_in_tasks_are_learned(name: str, lr: float, least: float) -> None:
-    training = TrainingLoop(load_task(name), lambda p: RMSprop(p, lr=lr), seed=0, schedule="linear")
+    training = TrainingLoop(load_task(name), with_optimizer(lambda p: RMSprop(p, lr=lr), SCHEDULES["linear"]), seed=0)
     for _ in training.run():
         pass
     assert training.evaluate("test").metric > least

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rmsprop.cli.app import run
-from rmsprop.lab import compare as compare_
+from rmsprop.lab import comparison as compare_
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.workers import WorkerLost, Workers, _cause
 

@@ -19,10 +19,11 @@ import torch
 from blocks import with_block
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
 from rmsprop.environment import environment
 from rmsprop.files import finite, write_atomically
-from rmsprop.lab.task import load_task
+from rmsprop.lab.find_task import load_task
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.findings import Finding, find
 from rmsprop.monitor.findings.finding import in_python, in_torch
@@ -72,6 +73,7 @@ def digits(
 ) -> Records:
     """Train the network of the task digits on batches of 64; `loss` may change each step's loss."""
     task = load_task("digits")
+    assert isinstance(task.train, TensorDataset)
     images, labels = task.train[:]
     torch.manual_seed(0)
     model = task.model().to(dtype)

@@ -21,10 +21,11 @@ from blocks import with_block
 from rmsprop import Rule
 from rmsprop.files import finite, write_atomically
 from rmsprop.lab import load_task
-from rmsprop.lab.find_lr import on_task
+from rmsprop.lab.range_test import on_task
 from rmsprop.lab.report.range_test_figure import draw_range_test
 from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.score import score_words
+from rmsprop.lab.setup import with_optimizer
 from rmsprop.lab.task import Task
 from rmsprop.monitor.lr_finder.curve import suggest
 from rmsprop.torch import RMSprop
@@ -56,7 +57,9 @@ def find(task: Task, rule: Rule) -> dict[str, Any]:
 
 def train(task: Task, rule: dict[str, Any], lr: float, seed: int) -> dict[str, Any]:
     """Return the validation loss and metric after a training with a constant rate."""
-    training = TrainingLoop(task, lambda p: RMSprop.from_rule(p, Rule(lr=lr, **rule)), seed, EPOCHS[task.name])
+    training = TrainingLoop(
+        task, with_optimizer(lambda p: RMSprop.from_rule(p, Rule(lr=lr, **rule))), seed, EPOCHS[task.name]
+    )
     for _ in training.run():
         pass
     found = training.evaluate("validation")

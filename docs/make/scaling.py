@@ -26,8 +26,9 @@ from torch.utils.data import TensorDataset
 from rmsprop import Rule, init, update
 from rmsprop.environment import environment
 from rmsprop.files import write_atomically
+from rmsprop.lab.find_task import load_task
 from rmsprop.lab.report.figures import to_svg
-from rmsprop.lab.task import Task, load_task
+from rmsprop.lab.task import Task
 from rmsprop.scaling import scale_batch_size
 from rmsprop.torch import RMSprop
 

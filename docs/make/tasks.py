@@ -23,7 +23,7 @@ from blocks import with_block
 from rmsprop import Rule
 from rmsprop.environment import environment
 from rmsprop.files import finite, write_atomically
-from rmsprop.lab.train import train
+from rmsprop.lab.training_run import train
 from rmsprop.lab_tasks import BUILT_IN, TaskFacts, score_text
 
 DOCS = Path(__file__).resolve().parent.parent

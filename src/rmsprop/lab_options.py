@@ -23,7 +23,7 @@ USUAL_OPTIMIZERS = OPTIMIZERS[:-1]
 # Fields whose option has another name.
 _OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to"}
 # Fields that change no result.
-_NO_RESULT = ("out", "resume", "accept_changes", "jobs")
+_NO_RESULT = ("out", "resume", "accept_changes", "jobs", "tensorboard", "wandb")
 
 
 def option_name(field: str) -> str:
@@ -40,11 +40,39 @@ class TrainOptions:
     seed
         Decides the model's start and the order of the data.
     epochs
-        Passes over the training data; the task's own number if omitted.
+        Passes over the training data; the task's own number if omitted. With --resume, a larger number goes on longer,
+        if the schedule does not depend on the length of the run.
     batch_size
         Examples per step; the task's own number if omitted.
     schedule
-        Learning rate over the run: constant, or falling linearly to 0.
+        Learning rate over the run, if not the recipe's: constant, falling linearly or as a cosine to 0, or in steps
+        (× 0.1 after 50 % and 75 %).
+    warmup
+        Steps in which the rate rises linearly from about 0.
+    clip
+        Largest norm of all gradients together.
+    average
+        Decay of a running average of the weights, such as 0.999; the average is evaluated.
+    evaluate_every
+        Epochs from one evaluation on the validation data to the next.
+    patience
+        Stop after so many evaluations without a better validation score.
+    best
+        Keep the weights with the best validation score; the test data score them. Otherwise the last weights.
+    device
+        Where to train: cpu, cuda, cuda:1, mps or auto, which takes the fastest.
+    amp
+        Compute forward passes in this dtype (torch.autocast). float16 scales the loss.
+    compile
+        Run the model through torch.compile.
+    state_dtype
+        Dtype of the optimizer's averages.
+    stochastic_rounding
+        Round bfloat16 parameters up or down at random.
+    tensorboard
+        Write losses, scores and statistics to the folder tensorboard of the run, too.
+    wandb
+        Write them to this project of Weights & Biases, too.
     every
         Steps between two measurements of the optimizer. A tenth of the run, at most 250, if omitted. 0 measures none,
         and a run that diverges then does not say where that began.
@@ -59,16 +87,39 @@ class TrainOptions:
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "steps"] | None = None
+    warmup: int = 0
+    clip: float | None = None
+    average: float | None = None
+    evaluate_every: int = 1
+    patience: int | None = None
+    best: bool = False
+    device: str = "cpu"
+    amp: Literal["bfloat16", "float16"] | None = None
+    compile: bool = False
+    state_dtype: Literal["float32", "bfloat16", "uint8"] | None = None
+    stochastic_rounding: bool = False
+    tensorboard: bool = False
+    wandb: str | None = None
     every: int | None = None
     out: Path | None = None
     resume: bool = False
     accept_changes: bool = False
 
     def __post_init__(self) -> None:
+        _as_path(self)
         _check_count(self, "seed", "any whole number will do", least=0)
         _check_count(self, "epochs", "omit it for the task's own")
         _check_count(self, "batch_size", "omit it for the task's own")
+        _check_count(self, "warmup", "0 has none", least=0)
+        if self.schedule not in (None, "constant", "linear", "cosine", "steps"):
+            raise InputError("--schedule", "one of constant, linear, cosine, steps", self.schedule, "cosine is usual")
+        if self.clip is not None and not check_number("--clip", self.clip, "1 is usual"):
+            raise InputError("--clip", "a number above 0", self.clip, "1 is usual")
+        if self.average is not None:
+            check_number("--average", self.average, "0.999 is usual", below=1)
+        _check_count(self, "evaluate_every", "1 evaluates after each epoch")
+        _check_count(self, "patience", "omit it to train to the end")
         _check_count(self, "every", "omit it for a tenth of the run; 0 measures nothing", least=0)
 
 
@@ -80,15 +131,17 @@ class CompareOptions:
     ----------
     optimizers
         Optimizers to compare with RMSprop: SGD, momentum, AdaGrad, Adadelta, Adam, AdamW; all but AdamW if omitted.
+    quick
+        A small budget: whole decades of rates, 1 seed to pick them, 5 to compare. Shows large differences only.
     ablate
         Compare the rules from this one to Adam instead, one switch at a time: momentum, its place, bias correction, …
     learning_rates
-        The grid of learning rates; 1e-4 to 10 in half decades if omitted. Where the best rate of an optimizer is at
-        its end, all optimizers get two more rates beyond it.
+        The grid of learning rates; 1e-4 to 10 in half decades if omitted, with --quick in whole ones. Where the best
+        rate of an optimizer is at its end, all optimizers get two more rates beyond it.
     tuning_seeds
-        Number of seeds for picking the rates.
+        Number of seeds for picking the rates; 2 if omitted, with --quick 1.
     seeds
-        Number of other seeds for comparing the optimizers, at least 5.
+        Number of other seeds for comparing the optimizers, at least 5; 10 if omitted, with --quick 5.
     epochs
         Passes over the training data; the task's own number if omitted.
     jobs
@@ -102,10 +155,11 @@ class CompareOptions:
     """
 
     optimizers: tuple[str, ...] | None = None
+    quick: bool = False
     ablate: bool = False
     learning_rates: tuple[float, ...] | None = None
-    tuning_seeds: int = 2
-    seeds: int = 10
+    tuning_seeds: int | None = None
+    seeds: int | None = None
     epochs: int | None = None
     jobs: int | None = None
     out: Path | None = None
@@ -113,6 +167,7 @@ class CompareOptions:
     accept_changes: bool = False
 
     def __post_init__(self) -> None:
+        _as_path(self)
         for name in self.optimizers or ():
             if name not in OPTIMIZERS:
                 by_lower = {known.lower(): known for known in OPTIMIZERS}
@@ -167,6 +222,7 @@ class FindLrOptions:
     out: Path | None = None
 
     def __post_init__(self) -> None:
+        _as_path(self)
         _check_count(self, "batch_size", "omit it for the task's own")
         if not 0 < self.lowest < math.inf:
             raise InputError("--from", "above 0 and finite", self.lowest, "1e-6 is usual")
@@ -181,6 +237,12 @@ Options: TypeAlias = TrainOptions | CompareOptions | FindLrOptions
 def result_options(options: Options) -> dict[str, Any]:
     """Return the options that affect a run's result. run.json keeps them; a resumed run must have the same."""
     return {name: value for name, value in vars(options).items() if name not in _NO_RESULT}
+
+
+def _as_path(options: Options) -> None:
+    """Turn `out` into a Path: from Python, it may be text."""
+    if options.out is not None:
+        object.__setattr__(options, "out", Path(options.out))
 
 
 def _check_count(options: Options, field: str, remedy: str, *, least: int = 1) -> None:

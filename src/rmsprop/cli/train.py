@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
 from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, lab_run, print_with_report
-from rmsprop.cli.rule_options import RuleOptions, chosen_rule
+from rmsprop.cli.rule_options import RuleOptions, chosen_recipe
 from rmsprop.cli.terminal import Bars, stderr
 from rmsprop.lab_options import TrainOptions
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rmsprop.lab.runs.schema import EpochRecord, TrainRecord, TrainSummary
     from rmsprop.lab.runs.training import TrainingLoop
 
+_SILENCE = 20.0  # longest silence of a training without a terminal, in seconds
 _SHOWN = 5  # largest number of findings printed after a training; rmsprop doctor prints all
 
 
@@ -25,6 +27,7 @@ def train(
     task: TaskName,
     /,
     *,
+    recipe: str | None = None,
     rule: RuleOptions = None,
     options: Annotated[TrainOptions | None, FLAT] = None,
     json: Flag = False,
@@ -42,19 +45,24 @@ def train(
     Try:
       rmsprop train digits
       rmsprop train mnist --lr 0.001 --decay 0.9 --centered
+      rmsprop train mnist --lr 0.003 --schedule cosine --warmup 50 --best
+      rmsprop train shakespeare --recipe char-rnn
       rmsprop train my_task.py:make --out runs/mine
       rmsprop train my_task.py:make --out runs/mine --resume
 
     Parameters
     ----------
+    recipe
+        A published training (rmsprop recipes): its rule, schedule, clipping and average; options given here replace
+        its own.
     json
         Print the summary as JSON.
     """
-    from rmsprop.lab.train import train as run_training
+    from rmsprop.lab.training_run import train as run_training
 
     with lab_run(json, invocation), TrainingProgress(stderr) as progress:
         run, summary = run_training(
-            task, chosen_rule(rule), options, command=invocation.command_line(), listen=progress.listen
+            task, chosen_recipe(recipe, rule), options, command=invocation.command_line(), listen=progress.listen
         )
     print_with_report(json, run, summary, show_training)
     if summary["reason"] is not None:
@@ -67,10 +75,16 @@ class TrainingProgress(Bars):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bar = self.add_bar("training")
+        self._said = monotonic()
 
     def listen(self, training: TrainingLoop, records: list[TrainRecord]) -> None:
-        """Show the position of the training, and the scores in its new records."""
+        """Show the position of the training, and the losses and scores in its new records."""
         self.on_step(training)
+        for record in records:
+            if record["kind"] == "loss" and not self.console.is_terminal and monotonic() - self._said > _SILENCE:
+                self._said = monotonic()
+                where = f"step {training.step} of {training.total_steps}"
+                self.console.print(f"{where}: training loss {record['loss']:.4g}", markup=False)
         for record in records:
             if record["kind"] == "epoch":
                 self.on_epoch(training, record)
@@ -105,7 +119,9 @@ def show_training(console: Console, run: RunDirectory, report: Path | None) -> N
     for line in describe_training(run.config(), summary):
         console.print(line, markup=False)
     if summary and summary.get("implementation"):
-        console.print(f"steps of RMSprop: {summary['implementation']}", markup=False)
+        device = summary.get("device", "cpu")
+        where = "" if device == "cpu" else f", on {device}"
+        console.print(f"steps of RMSprop: {summary['implementation']}{where}", markup=False)
     if summary and "findings" in summary:
         _show_findings(console, run, summary)
     if report is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -69,11 +70,12 @@ class Score:
 
 
 class Evaluation(NamedTuple):
-    """Mean loss and mean score over a split, and those of the best constant prediction."""
+    """Mean loss and mean score over a split, those of the best constant prediction, and the task's other metrics."""
 
     loss: float
     metric: float
     constant: Constant
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
 def described(metric: Metric, name: str | None, higher_is_better: bool | None, *, loss_is_sum: bool) -> Score:
@@ -125,8 +127,15 @@ class Tally:
     elements that the loss does not ignore. For other losses and metrics, the weight is the number of examples.
     """
 
-    def __init__(self, loss: Callable[[Any, Any], Tensor], metric: Metric | None, score: Score) -> None:
+    def __init__(
+        self,
+        loss: Callable[[Any, Any], Tensor],
+        metric: Metric | None,
+        score: Score,
+        others: Mapping[str, Metric] = MappingProxyType({}),
+    ) -> None:
         self._loss, self._metric, self._score = loss, metric, score
+        self._others = {name: (function, _Mean()) for name, function in others.items()}
         self._by_divisor, self._by_examples, self._metrics = _Mean(), _Mean(), _Mean()
         self._targets = Targets()
         self._has_divisors = not score.loss_is_sum  # whether torch's divisor of every batch so far is known
@@ -140,6 +149,8 @@ class Tally:
             self._has_divisors = False
         else:
             self._by_divisor.add(float(loss), call.divisor())
+        for function, mean in self._others.values():
+            mean.add(float(function(output, target)), examples)
         if self._score.kind == "metric" and self._metric is not None:
             self._metrics.add(float(self._metric(output, target)), examples)
         elif self._score.kind == "accuracy":
@@ -153,11 +164,12 @@ class Tally:
         """Return the means; NaN if nothing was counted."""
         losses = self._by_divisor if self._has_divisors else self._by_examples
         loss, constant = losses.value(), self._targets.constant(losses.weight)
+        others = {name: mean.value() for name, (_, mean) in self._others.items()}
         if self._score.kind == "loss":
-            return Evaluation(loss, loss, Constant(constant.loss, constant.loss))
+            return Evaluation(loss, loss, Constant(constant.loss, constant.loss), others)
         if self._score.kind == "metric":
-            return Evaluation(loss, self._metrics.value(), Constant(constant.loss))
-        return Evaluation(loss, self._metrics.value(), constant)
+            return Evaluation(loss, self._metrics.value(), Constant(constant.loss), others)
+        return Evaluation(loss, self._metrics.value(), constant, others)
 
 
 class _Mean:

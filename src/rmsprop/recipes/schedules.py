@@ -62,6 +62,77 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Cosine:
+    """Half a cosine, from the peak at step 0 to 0 at step `total_steps`: (1 + cos(π·step/total_steps))/2."""
+
+    needs: ClassVar[tuple[str, ...]] = ("total_steps",)
+
+    def fraction(self, step: Number, run: RunFacts, xp: Any = np) -> Number:
+        """Return the rate at `step` as a fraction of the peak."""
+        assert run.total_steps is not None  # noqa: S101 (Recipe asks for what the schedule needs)
+        return (1 + xp.cos(math.pi * xp.minimum(step / run.total_steps, 1.0))) / 2
+
+    def words(self) -> str:
+        """Return the schedule in words."""
+        return "falls as half a cosine to 0 at total_steps, and stays there"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The rate is multiplied by `factor` at each of the shares `at` of the run.
+
+    Parameters
+    ----------
+    factor
+        Factor of the rate, in (0, 1).
+    at
+        Shares of `total_steps`, ascending, between 0 and 1.
+    """
+
+    factor: float = 0.1
+    at: tuple[float, ...] = (0.5, 0.75)
+
+    needs: ClassVar[tuple[str, ...]] = ("total_steps",)
+
+    def fraction(self, step: Number, run: RunFacts, xp: Any = np) -> Number:
+        """Return the rate at `step` as a fraction of the peak."""
+        assert run.total_steps is not None  # noqa: S101 (Recipe asks for what the schedule needs)
+        steps = np.array([math.ceil(share * run.total_steps) for share in self.at], np.int32)
+        fractions = np.array([self.factor**k for k in range(len(self.at) + 1)])
+        return xp.asarray(fractions)[_count(steps, step, xp)]
+
+    def words(self) -> str:
+        """Return the schedule in words."""
+        return f"× {self.factor:g} after {' and '.join(f'{share:.0%}' for share in self.at)} of total_steps"
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A linear rise from peak/(steps + 1) over the first `steps` steps; then the schedule `then`, for the steps left.
+
+    Step t < steps has the rate peak·(t + 1)/(steps + 1).
+    """
+
+    steps: int
+    then: Constant | Linear | Cosine | Steps
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the schedule after the warm-up needs."""
+        return self.then.needs
+
+    def fraction(self, step: Number, run: RunFacts, xp: Any = np) -> Number:
+        """Return the rate at `step` as a fraction of the peak."""
+        left = None if run.total_steps is None else max(1, run.total_steps - self.steps)
+        after = self.then.fraction(xp.maximum(step - self.steps, 0), run._replace(total_steps=left), xp)
+        return xp.where(step < self.steps, (step + 1) / (self.steps + 1), after)
+
+    def words(self) -> str:
+        """Return the schedule in words."""
+        return f"rises over {self.steps} steps, then {self.then.words()}"
+
+
+@dataclass(frozen=True)
 class Exponential:
     """Stairs: the rate is multiplied by `factor` every `epochs` epochs, after a linear warm-up.
 
@@ -130,7 +201,7 @@ class Exponential:
         return words
 
 
-Schedule: TypeAlias = Constant | Linear | Exponential
+Schedule: TypeAlias = Constant | Linear | Cosine | Steps | Warmup | Exponential
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
@@ -22,6 +22,8 @@ from rmsprop.rule import Rule
 if TYPE_CHECKING:
     import optax
     from torch import Tensor, nn
+
+    from rmsprop.torch import RMSprop
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Recipe:
         steps_per_epoch: float | None = None,
         total_steps: int | None = None,
         batch_size: int | None = None,
+        optimizer: Callable[[Any, Rule], RMSprop] | None = None,
         **overrides: Any,
     ) -> Training:
         """Return the recipe for PyTorch: optimizer, scheduler, clipping, clamping and averaged model.
@@ -153,6 +156,9 @@ class Recipe:
             nor exempts some from weight decay.
         steps_per_epoch, total_steps, batch_size
             As in `learning_rate`.
+        optimizer
+            Function of parameters and rule that makes the optimizer, for arguments that no rule has, such as
+            `state_dtype`; `RMSprop.from_rule` if omitted.
         **overrides
             Fields of the rule, in place of the recipe's.
 
@@ -210,10 +216,10 @@ class Recipe:
             raise InputError("model", f"an nn.Module: {self.name!r} {what}", Received("parameters"), remedy)
         else:
             params = model
-        optimizer = RMSprop.from_rule(params, rule)
+        made = (optimizer or RMSprop.from_rule)(params, rule)
         return Training(
-            optimizer=optimizer,
-            scheduler=LambdaLR(optimizer, lambda step: float(self.schedule.fraction(step, run))),
+            optimizer=made,
+            scheduler=LambdaLR(made, lambda step: float(self.schedule.fraction(step, run))),
             clip=clipping(self.clip) if self.clip else None,
             clamp=None if self.weight_clamp is None else partial(clamp, limit=self.weight_clamp),
             ema=ema,

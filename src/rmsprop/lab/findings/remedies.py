@@ -6,12 +6,14 @@ import dataclasses
 import shlex
 from typing import Any, cast
 
-from rmsprop.lab.runs.schema import FindingFacts, GivenOptions, TrainConfig
-from rmsprop.lab_options import TrainOptions, option_name
+from rmsprop.lab.runs.schema import CompareConfig, FindingFacts, GivenOptions, TrainConfig
+from rmsprop.lab_options import TrainOptions, option_name, result_options
 from rmsprop.monitor.findings import Finding
+from rmsprop.recipes import recipe
 from rmsprop.rule import Rule
 
-_RULE = {field.name: field.default for field in dataclasses.fields(Rule)}
+_RULE: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Rule)}
+_OPTIONS = {name: value for name, value in result_options(TrainOptions()).items() if name != "every"}
 
 
 def with_commands(finding: Finding, config: TrainConfig, given: GivenOptions) -> FindingFacts:
@@ -23,14 +25,31 @@ def with_commands(finding: Finding, config: TrainConfig, given: GivenOptions) ->
 
 
 def train_command(config: TrainConfig, given: GivenOptions, change: dict[str, Any]) -> str | None:
-    """Return the command that repeats the run of `config` with a change; None if no option makes the change."""
-    if not change.keys() <= {*_RULE, "epochs"}:
+    """Return the command that repeats the run of `config` with a change; None if no option makes the change.
+
+    A recipe's own values are left out: its name stands for them. A task that was made in Python has no command.
+    """
+    if not change.keys() <= {*_RULE, *_OPTIONS} or config.get("from_python"):
         return None
-    usual = {**_RULE, **{name: getattr(TrainOptions, name) for name in ("seed", "schedule", "epochs", "batch_size")}}
-    asked = {**config["rule"], "seed": config["seed"], "schedule": config["schedule"], **given}
-    own = {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
+    known = {name: config.get(name, _OPTIONS[name]) for name in _OPTIONS}
+    if known["schedule"] == "constant":
+        known["schedule"] = None
+    usual, asked = {**_RULE, **_OPTIONS}, {**config["rule"], **known, **given}
+    own: dict[str, Any] = {}
+    if (name := config.get("recipe")) is not None:
+        usual |= vars(recipe(name).changed(**config["rule"]).rule())
+        own["recipe"] = name
+    own |= {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
     new = {name: value for name, value in change.items() if value != usual[name]}
     return _command("train", config["task"], {**own, **new})
+
+
+def compare_command(config: CompareConfig, change: dict[str, Any]) -> str:
+    """Return the command that compares the rule of `config`, with a change, on its task."""
+    usual = {name: value for name, value in _RULE.items() if name != "lr"}
+    asked = {**usual, **config["rule"]}
+    own = {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
+    return _command("compare", config["task"], {**own, **change})
 
 
 def find_lr_command(config: TrainConfig, given: GivenOptions) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
+from rmsprop.lab.findings.remedies import compare_command
 from rmsprop.lab.runs.schema import (
     CompareConfig,
     CompareSummary,
@@ -15,6 +18,7 @@ from rmsprop.lab.runs.schema import (
     TrainSummary,
 )
 from rmsprop.lab.score import is_share, score_words
+from rmsprop.rule import Rule
 
 LOSS_FINDINGS = ("loss", "learned nothing", "slow", "got worse")  # kinds of findings that need no measured step
 
@@ -79,11 +83,32 @@ def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -
     unstable = [f"{s['optimizer']} ({s['diverged']} of {config['seeds']})" for s in scores if s["diverged"]]
     if unstable:
         lines.append(f"Seeds that ended in a loss that is not finite: {', '.join(unstable)}.")
+    if config.get("quick"):
+        lines.append("A quick comparison, with few rates and seeds: it shows large differences only.")
+    lines += _next_words(config, summary)
     lines.append(
         f"Differences are paired by seed; the intervals hold jointly with {summary['confidence']:.0%} and cover the "
         "seeds' variation, not that of drawing other test data."
     )
     return lines
+
+
+def _next_words(config: CompareConfig, summary: CompareSummary) -> list[str]:
+    """Return what to try where another optimizer is better than RMSprop; nothing for a task made in Python."""
+    rule = Rule(**cast(dict[str, Any], config["rule"]))
+    if config.get("ablate") or config.get("from_python") or rule.maximize:
+        return []
+    better = {s["optimizer"] for s in summary["scores"] if s["verdict"] == "better"}
+    tries = []
+    if better and not rule.bias_correction:
+        surge = 1 / math.sqrt(1 - rule.decay)
+        why = f"the first steps of this rule are {surge:.3g} times its rate, which rules larger rates out"
+        tries.append(f"{compare_command(config, {'bias_correction': True})} ({why})")
+    elif better - {"SGD", "AdaGrad", "Adadelta"} and not rule.momentum:
+        tries.append(f"{compare_command(config, {'momentum': 0.9})} (what is better has momentum, this rule has none)")
+    if better & {"Adam", "AdamW"}:
+        tries.append(f"{compare_command(config, {'ablate': True})} (what each part of Adam brings)")
+    return [f"Try next: {'; or '.join(tries)}."] if tries else []
 
 
 def _grid_words(summary: CompareSummary) -> list[str]:
@@ -139,13 +164,23 @@ def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list
     done = f"Diverged, a{done}" if summary["status"] == "diverged" else f"A{done}"
     is_loss = summary.get("metric_kind") == "loss"
     found = f"{metric} {score} (the loss itself; lower is better)" if is_loss else f"{metric} {score}, loss {loss}"
-    lines = [f"{done} on the validation data: {found}."]
+    if "best_epoch" in summary:
+        done += f", with the weights of epoch {summary['best_epoch']}, the best,"
+    lines = [f"{done} on the validation data: {found}{_metric_words(summary.get('metrics', {}))}."]
     if "test_metric" in summary:
-        lines.append(f"On the test data: {metric} {score_words(summary['test_metric'], metric)}.")
+        others = _metric_words(summary.get("test_metrics", {}))
+        lines.append(f"On the test data: {metric} {score_words(summary['test_metric'], metric)}{others}.")
+    if summary.get("stopped_early"):
+        waited = _count(config.get("patience") or 0, "evaluation")
+        lines.append(f"Stopped before epoch {config['epochs']}: {waited} in a row brought no better validation score.")
     if "lost_records" in summary:
         lost = _count(summary["lost_records"], "record")
         lines.append(f"A crash has cost this run {lost}: its figures have a gap.")
     return lines
+
+
+def _metric_words(metrics: Mapping[str, float | None]) -> str:
+    return "".join(f", {name} {score_words(value, name)}" for name, value in metrics.items())
 
 
 def _count(number: int, name: str) -> str:

@@ -56,14 +56,15 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._may_grow = False
 
     @classmethod
     def open(
-        cls, path: Path, config: RunConfig, *, resume: bool, accept_changes: bool = False
+        cls, path: Path, config: RunConfig, *, resume: bool, accept_changes: bool = False, may_grow: bool = False
     ) -> AbstractContextManager[RunDirectory]:
         """Create a new run of `config` in `path`, or with `resume` go on with the run there."""
         if resume:
-            return cls.resume(path, config, accept_changes=accept_changes)
+            return cls.resume(path, config, accept_changes=accept_changes, may_grow=may_grow)
         if accept_changes:
             raise InputError("--accept-changes", "given with --resume", Received("none"), "a new run takes any task")
         return cls.create(path, config)
@@ -82,13 +83,16 @@ class RunDirectory:
 
     @classmethod
     @contextmanager
-    def resume(cls, path: Path, config: RunConfig, *, accept_changes: bool = False) -> Iterator[RunDirectory]:
+    def resume(
+        cls, path: Path, config: RunConfig, *, accept_changes: bool = False, may_grow: bool = False
+    ) -> Iterator[RunDirectory]:
         """Go on with the run in `path`, which must have the same `config` and must not be finished.
 
-        With `accept_changes` the task's code may differ; run.json then lists the changes. Another version of torch is
-        a warning.
+        With `accept_changes` the task's code may differ; run.json then lists the changes. With `may_grow`, `config` may
+        have more epochs; the run may then be finished, too. Another version of torch is a warning.
         """
         run = cls(path)
+        run._may_grow = may_grow
         run._check_goes_on(config, accept_changes=accept_changes)
         with locked(path):
             changed = run._check_goes_on(config, accept_changes=accept_changes)
@@ -99,6 +103,9 @@ class RunDirectory:
                 saved = run.config()
                 noted = [*saved.get("accepted_changes", []), *changed]
                 run._write_config({**saved, "task_code": config.get("task_code"), "accepted_changes": noted})
+            if run._has_config() and run._grows(config):
+                run._write_config({**run.config(), "epochs": config.get("epochs")})
+                (path / SUMMARY).unlink(missing_ok=True)
             _warn_of_another_torch(run.config()["made_with"], config["made_with"])
             yield run
 
@@ -148,13 +155,24 @@ class RunDirectory:
     def _check_is_unfinished_run_of(self, config: RunConfig) -> None:
         """Raise InputError if the run here has another configuration than `config`, or is finished."""
         differing = _differences(self.config(), config)
+        grows = self._grows(config)
+        if grows:
+            differing = [each for each in differing if each[0] != "epochs"]
         if differing:
             there = ", ".join(f"{name} {value!r}" for name, value, _ in differing)
             asked = Received(", ".join(f"{name} {value!r}" for name, _, value in differing))
-            raise InputError(f"the run in {self.path}", f"the one asked for ({there})", asked, "choose another --out")
-        if (self.path / SUMMARY).exists():
+            remedy = "choose another --out"
+            if [name for name, _, _ in differing] == ["epochs"] and not self._may_grow:
+                remedy += ": the rates of its schedule depend on the length of the run"
+            raise InputError(f"the run in {self.path}", f"the one asked for ({there})", asked, remedy)
+        if (self.path / SUMMARY).exists() and not grows:
             remedy = f"see it with: rmsprop report {self.path}; or choose another --out"
             raise InputError("the run", "one that is not finished", Received(str(self.path)), remedy)
+
+    def _grows(self, config: RunConfig) -> bool:
+        """Return whether `config` has more epochs than the run here, and may have."""
+        before, now = (each.get("epochs") for each in (self.config(), config))
+        return self._may_grow and isinstance(before, int) and isinstance(now, int) and before < now
 
     def config(self) -> Any:
         """Return the run's configuration: a TrainConfig or a CompareConfig."""
@@ -290,6 +308,12 @@ class RunDirectory:
             found = Received(f"one that fails with {type(error).__name__}")
             raise InputError(str(path), "an undamaged checkpoint of this run", found, remedy) from error
         return True
+
+    def last_step(self) -> int:
+        """Return the step of the checkpoint; 0 without one."""
+        steps: list[int] = [0]
+        self.load_checkpoint(lambda state: steps.append(state["training"]["position"][0]))
+        return steps[-1]
 
     def finish(self, summary: TrainSummary | CompareSummary) -> Any:
         """Write the summary, which ends the run for good, and return the summary as read from its file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rmsprop.lab.runs.directory import RunDirectory
@@ -26,14 +27,22 @@ class StepRecorder:
         Training whose optimizer is measured.
     every
         Steps from one measured step to the next; 0 measures nothing.
+    sinks
+        Other functions that take each new record.
     """
 
-    def __init__(self, run: RunDirectory, training: TrainingLoop, every: int) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        training: TrainingLoop,
+        every: int,
+        sinks: Sequence[Callable[[dict[str, Any]], None]] = (),
+    ) -> None:
         self._run = run
         self._new: list[dict[str, Any]] = []  # not yet in the file
         self._written = 0
         self._monitor = (
-            Monitor(training.optimizer, training.model, every=every, last=KEPT, sinks=[self._new.append])
+            Monitor(training.optimizer, training.model, every=every, last=KEPT, sinks=[self._new.append, *sinks])
             if every
             else None
         )

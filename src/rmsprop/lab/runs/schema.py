@@ -41,8 +41,9 @@ class RunConfig(TypedDict):
 
     task: str
     task_code: NotRequired[dict[str, dict[str, str]] | None]
+    from_python: NotRequired[bool]  # the task was made in Python: `task` is its name only
     accepted_changes: NotRequired[list[str]]  # changes of the task's code that --accept-changes accepted
-    schedule: str
+    schedule: str | None
     made_with: MadeWith
 
 
@@ -55,6 +56,18 @@ class TrainConfig(RunConfig):
     rule: TrainedRule
     epochs: Count
     every: NotRequired[Count]
+    recipe: NotRequired[str | None]
+    warmup: NotRequired[Count]
+    clip: NotRequired[Rate | None]
+    average: NotRequired[Size | None]
+    evaluate_every: NotRequired[Annotated[int, AT_LEAST_ONE]]
+    patience: NotRequired[Count | None]
+    best: NotRequired[bool]
+    device: NotRequired[str]
+    amp: NotRequired[str | None]
+    compile: NotRequired[bool]
+    state_dtype: NotRequired[str | None]
+    stochastic_rounding: NotRequired[bool]
 
 
 class CompareConfig(RunConfig):
@@ -63,6 +76,7 @@ class CompareConfig(RunConfig):
     kind: Literal["compare"]
     rule: RuleFields
     optimizers: list[str]
+    quick: NotRequired[bool]
     ablate: NotRequired[bool]
     learning_rates: NotRequired[list[Rate]]
     tuning_seeds: NotRequired[Count]
@@ -101,6 +115,7 @@ class EpochRecord(TypedDict):
     optimizer_us: Size | None
     effective_lr: Quantiles
     constant: NotRequired[ConstantScore]
+    metrics: NotRequired[dict[str, float | None]]
 
 
 TrainRecord: TypeAlias = LossRecord | EpochRecord
@@ -238,6 +253,11 @@ class TrainSummary(_Summary):
     validation_metric: float | None
     test_loss: NotRequired[float | None]
     test_metric: NotRequired[float | None]
+    metrics: NotRequired[dict[str, float | None]]
+    test_metrics: NotRequired[dict[str, float | None]]
+    best_epoch: NotRequired[Count]  # whose weights are kept
+    stopped_early: NotRequired[bool]
+    device: NotRequired[str]
     lost_epoch: NotRequired[Count]
     lost_records: NotRequired[Count]
     given: NotRequired[GivenOptions | None]

@@ -13,9 +13,10 @@ import sysconfig
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import rmsprop
+from rmsprop.lab.task import Task
 from rmsprop.lab_options import TASKS
 
 # Module → function, method or class → digest. The key "" is the code outside of functions and classes.
@@ -26,6 +27,16 @@ _NOT_USERS_OWN = tuple(
     Path(path).resolve()
     for path in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), Path(rmsprop.__file__).parent)
 )
+
+
+def source_of(spec: str | Task) -> dict[str, Any]:
+    """Return what run.json keeps of a task: its name or file, and the digests of its code.
+
+    A task that was made in Python has no file: its code is not compared when the run is resumed.
+    """
+    if isinstance(spec, Task):
+        return {"task": spec.name, "task_code": None, "from_python": True}
+    return {"task": spec, "task_code": task_code(spec)}
 
 
 def task_code(spec: str) -> Code | None:

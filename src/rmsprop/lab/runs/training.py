@@ -1,32 +1,50 @@
-"""Train a model. The result depends on task, optimizer, seed and options alone, also after an interruption."""
+"""Train a model. The result depends on task, setup, seed and options alone, also after an interruption."""
 
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from statistics import median
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader
 
-from rmsprop.errors import InputError
-from rmsprop.lab.data import batches, parts
+from rmsprop.errors import InputError, Received
+from rmsprop.lab.compute import Compute
+from rmsprop.lab.data import example_count, moved
+from rmsprop.lab.random_state import random_state, seed_everything, set_random_state
 from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, LossRecord, TrainRecord
-from rmsprop.lab.score import Evaluation, Tally
-from rmsprop.lab.task import Task, seed_everything
+from rmsprop.lab.score import Evaluation
+from rmsprop.lab.setup import RunLength, Setup
+from rmsprop.lab.task import Task
 from rmsprop.names import plain_name
 
-MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-SCHEDULES = ("constant", "linear")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _LOSSES_PER_EPOCH = 10
 _SAMPLE = 1_000_000  # quantiles of a larger layer use evenly spaced elements: at least this many, at most twice as many
+
+
+@dataclass(frozen=True)
+class Selection:
+    """When the model is evaluated, when training stops early, and which model is kept.
+
+    Attributes
+    ----------
+    evaluate_every
+        Epochs from one evaluation to the next; the last epoch is always evaluated.
+    patience
+        Stop after so many evaluations without a better validation score; None trains to the end.
+    best
+        Keep the weights with the best validation score, for the end of training.
+    """
+
+    evaluate_every: int = 1
+    patience: int | None = None
+    best: bool = False
 
 
 class TrainingLoop:
@@ -36,103 +54,147 @@ class TrainingLoop:
     ----------
     task
         Model, data, loss and score.
-    make_optimizer
-        Function of the parameters that returns their optimizer.
+    setup
+        Function of the model and the run's length that returns optimizer, schedule and what else a recipe has.
     seed
         Decides the model's start, and the order of the data in each epoch.
     epochs, batch_size
         None takes the task's value.
-    schedule
-        "constant", or "linear": the learning rate falls by the same amount every step, to 0 at the end.
+    compute, selection
+        Where and how precisely to compute; what to evaluate and keep.
     """
 
     def __init__(
         self,
         task: Task,
-        make_optimizer: MakeOptimizer,
+        setup: Setup,
         seed: int,
         epochs: int | None = None,
         batch_size: int | None = None,
-        schedule: str = "constant",
+        compute: Compute | None = None,
+        selection: Selection | None = None,
     ) -> None:
-        if schedule not in SCHEDULES:
-            raise InputError("schedule", f"one of {', '.join(SCHEDULES)}", schedule, "linear ends with less noise")
         self.task, self.seed, self.score = task, seed, task.score
+        self.compute, self.selection = compute or Compute(), selection or Selection()
         self.epochs, self.batch_size = epochs or task.epochs, batch_size or task.batch_size
         seed_everything(seed)
-        self.model = task.model()
-        self.optimizer = make_optimizer(self.model.parameters())
+        self.model = task.model().to(self.compute.device)
+        self.steps_per_epoch = task.steps_per_epoch(self.batch_size)
+        self.recipe = setup(self.model, RunLength(self.steps_per_epoch, self.total_steps, self._examples_of_a_step()))
+        self.optimizer, self.scheduler = self.recipe.optimizer, self.recipe.scheduler
+        self._scaler = self.compute.scaler()
+        self._call = self.compute.callable_of(self.model)
         self.step, self.epoch, self.batch = 0, 0, 0  # steps executed, epochs finished, batches done in this epoch
-        self.diverged = False
+        self.diverged = self.stopped = False  # stopped: before the last epoch, for lack of progress
+        self.best_epoch, self._best_score = 0, math.nan
+        self._best_weights: dict[str, Tensor] = {}
         self._losses: list[float] = []  # of the steps since the last record
-        self.steps_per_epoch = math.ceil(len(task.train) / self.batch_size)  # type: ignore[arg-type]
+        self._at_epoch_start: dict[str, Any] = {}  # random generators
         self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: 1 - step / self.total_steps if schedule == "linear" else 1.0
-        )
 
     @property
     def total_steps(self) -> int:
         """Number of steps in the whole training."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def resumable(self) -> bool:
+        """Whether `run` can go on from here: within an epoch, batches that the model itself generates cannot repeat."""
+        return not (self.task.generates and self.batch)
+
+    def _examples_of_a_step(self) -> int | None:
+        loader = self.task.train
+        return loader.batch_size if isinstance(loader, DataLoader) else self.batch_size
+
     def run(self) -> Iterator[list[TrainRecord]]:
         """Train to the end. After every step, yield the new records; a step may have none.
 
-        A LossRecord comes about ten times an epoch. An EpochRecord comes at the end of each epoch, and once before the
+        A LossRecord comes about ten times an epoch. An EpochRecord comes with each evaluation, and once before the
         first step. Training stops early, with `diverged` set, when a loss is not finite. State may be saved after each
         step.
         """
         if self.step == 0:
             yield [self._epoch_record([], [], 0.0)]
-        while self.epoch < self.epochs and not self.diverged:
+        while self.epoch < self.epochs and not self.diverged and not self.stopped:
             yield from self._run_epoch()
 
     def _run_epoch(self) -> Iterator[list[TrainRecord]]:
-        start, skip = time.perf_counter(), self.batch
+        start = began = time.perf_counter()
         whole, inside = [], []
-        random_state = _random_state()
-        iterator = batches(self.task.train, self.batch_size, order=order_of(self.seed, self.epoch))
-        for _ in range(skip):
-            next(iterator)
-        if skip:
-            _set_random_state(random_state)  # the skipped batches drew random numbers before the interruption
-        self.model.train()
-        began = time.perf_counter()
-        for batch in iterator:
-            inputs, target = parts(batch)
-            self.optimizer.zero_grad()
-            loss = self.task.loss(self.model(*inputs), target)
-            loss.backward()  # type: ignore[no-untyped-call]
-            before = time.perf_counter()
-            self.optimizer.step()
-            ended = time.perf_counter()
-            self.scheduler.step()
-            whole.append(ended - began)
-            inside.append(ended - before)
+        for batch in self._batches():
+            loss, seconds = self._train_on(batch)
+            whole.append(time.perf_counter() - began)
+            inside.append(seconds)
             self.step += 1
             self.batch += 1
-            self._losses.append(loss.item() / (self._examples(self.batch - 1) if self.score.loss_is_sum else 1))
+            self._losses.append(loss)
             records: list[TrainRecord] = []
-            self.diverged = not math.isfinite(self._losses[-1])
+            self.diverged = not math.isfinite(loss)
             last = self.batch == self.steps_per_epoch
             if self.diverged or last or self.step % self._every == 0:
                 records.append(self._loss_record())
                 self._losses = []
             if last and not self.diverged:
                 self.epoch, self.batch = self.epoch + 1, 0
-                records.append(self._epoch_record(whole, inside, time.perf_counter() - start))
+                if self.epoch % self.selection.evaluate_every == 0 or self.epoch == self.epochs:
+                    records.append(self._epoch_record(whole, inside, time.perf_counter() - start))
             yield records
-            if self.diverged:
+            if self.diverged or last:
                 return
             began = time.perf_counter()
+        found = Received(f"{self.batch} of {self.steps_per_epoch} batches")
+        raise InputError("the training data", "as long as len() says", found, "correct __len__")
+
+    def _batches(self) -> Iterator[Any]:
+        """Return the batches of this epoch that are left."""
+        order = order_of(self.seed, self.epoch)
+        if not self.batch:
+            self._at_epoch_start = random_state()
+            iterator = self.task.batches(self.model, self.batch_size, order)
+        else:  # the order and the batches before may have drawn from the global generators
+            now = random_state()
+            set_random_state(self._at_epoch_start)
+            iterator = self.task.batches(self.model, self.batch_size, order)
+            for _ in range(self.batch):
+                next(iterator)
+            set_random_state(now)
+        self.model.train()
+        return iterator
+
+    def _train_on(self, batch: Any) -> tuple[float, float]:
+        """Execute one step; return the loss, and the seconds spent in the optimizer."""
+        recipe, scaler = self.recipe, self._scaler
+        examples = example_count(batch) if self.score.loss_is_sum else 1
+        batch = moved(batch, self.compute.device)
+        if recipe.clamp is not None:
+            recipe.clamp(self.model.parameters())
+        self.optimizer.zero_grad()
+        with self.compute.autocast():
+            output, target = self.task.apply(self._call, batch)
+            loss = self.task.loss(output, target)
+        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        if recipe.clip is not None:
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
+            recipe.clip(self.model.parameters())
+        began = time.perf_counter()
+        executed = True
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scale = scaler.get_scale()
+            scaler.step(self.optimizer)
+            scaler.update()
+            executed = scaler.get_scale() >= scale  # a gradient beyond float16 skips the step and lowers the scale
+        ended = time.perf_counter()
+        if executed:
+            self.scheduler.step()
+            if recipe.ema is not None:
+                recipe.ema.update_parameters(self.model)
+        return loss.item() / examples, ended - began
 
     def _position(self) -> float:
         return self.epoch + self.batch / self.steps_per_epoch
-
-    def _examples(self, batch: int) -> int:
-        """Return the number of examples in the training batch of this index; the last batch may be smaller."""
-        return min(self.batch_size, len(self.task.train) - batch * self.batch_size)  # type: ignore[arg-type]
 
     def _loss_record(self) -> LossRecord:
         mean = sum(self._losses) / len(self._losses)
@@ -154,22 +216,38 @@ class TrainingLoop:
             "optimizer_us": 1e6 * median(inside) if inside else None,
             "effective_lr": self.effective_lr() if self.step else {},
         }
+        if found.metrics:
+            record["metrics"] = dict(found.metrics)
         if self.step == 0:
             record["constant"] = cast(ConstantScore, found.constant._asdict())
+        else:
+            self._select(found.metric)
         return record
 
-    @torch.no_grad()
+    def _select(self, score: float) -> None:
+        """Keep the weights if their score is the best so far; stop if it has not improved for long."""
+        sign = 1 if self.score.higher_is_better else -1
+        if not sign * score <= sign * self._best_score and math.isfinite(score):
+            self.best_epoch, self._best_score = self.epoch, score
+            if self.selection.best:
+                weights = self.evaluated_model.state_dict()
+                self._best_weights = {name: value.detach().clone() for name, value in weights.items()}
+        waited = (self.epoch - self.best_epoch) // self.selection.evaluate_every
+        self.stopped = self.selection.patience is not None and waited >= self.selection.patience
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is evaluated: the average of the weights if the recipe has one."""
+        return self.model if self.recipe.ema is None else self.recipe.ema.module
+
+    def use_best(self) -> None:
+        """Give the evaluated model the weights with the best validation score, if they were kept."""
+        if self._best_weights:
+            self.evaluated_model.load_state_dict(self._best_weights)
+
     def evaluate(self, part: str) -> Evaluation:
-        """Return mean loss and score over the task's "validation" or "test" data."""
-        self.model.eval()
-        data = getattr(self.task, part)
-        size = 1024 if type(data) is TensorDataset else self.batch_size
-        tally, left = Tally(self.task.loss, self.task.metric, self.score), len(data)
-        for batch in batches(data, size):
-            inputs, target = parts(batch)
-            tally.add(self.model(*inputs), target, min(size, left))
-            left -= size
-        return tally.result()
+        """Return mean loss and scores over the task's "validation" or "test" data."""
+        return self.task.evaluate(self.evaluated_model, part, self.batch_size, self.compute)
 
     def effective_lr(self) -> dict[str, list[float | None]]:
         """Return the `QUANTILES` of each layer's effective learning rates; empty if the optimizer has none."""
@@ -180,7 +258,7 @@ class TrainingLoop:
         for name, p in self.model.named_parameters():
             if self.optimizer.state.get(p) and p.numel():
                 rates = measure(p).flatten()
-                rates = rates[:: max(1, len(rates) // _SAMPLE)].double()
+                rates = rates[:: max(1, len(rates) // _SAMPLE)].double().cpu()
                 # NumPy, since torch.quantile sorts all elements. Interpolation between infinities is invalid.
                 with np.errstate(invalid="ignore"):
                     layers[plain_name(name)] = np.quantile(rates.numpy(), QUANTILES).tolist()
@@ -192,10 +270,15 @@ class TrainingLoop:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.scheduler.last_epoch, "_last_lr": self.scheduler.get_last_lr()},
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "ema": None if self.recipe.ema is None else self.recipe.ema.state_dict(),
             "position": [self.step, self.epoch, self.batch],
             "diverged": self.diverged,
+            "stopped": self.stopped,
+            "best": [self.best_epoch, self._best_score, self._best_weights],
             "losses": self._losses,
-            "random": _random_state(),
+            "random": random_state(),
+            "epoch_random": self._at_epoch_start,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,29 +286,17 @@ class TrainingLoop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
+        if self.recipe.ema is not None:
+            self.recipe.ema.load_state_dict(state["ema"])
         self.step, self.epoch, self.batch = state["position"]
-        self.diverged, self._losses = state["diverged"], list(state["losses"])
-        _set_random_state(state["random"])
+        self.diverged, self.stopped, self._losses = state["diverged"], state["stopped"], list(state["losses"])
+        self.best_epoch, self._best_score, self._best_weights = state["best"]
+        self._at_epoch_start = state["epoch_random"]
+        set_random_state(state["random"])
 
 
 def order_of(seed: int, epoch: int) -> int:
     """Return the seed of the data's order in one epoch. It is the same for every optimizer."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _random_state() -> dict[str, Any]:
-    version, words, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "python": [version, list(words), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias, cast
 
+import cloudpickle
 import torch
 from torch import nn
 
+from rmsprop.errors import InputError
+from rmsprop.lab.find_task import load_task
 from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, FinalRow, TrialRow
 from rmsprop.lab.runs.training import TrainingLoop
-from rmsprop.lab.task import Task, load_task
+from rmsprop.lab.setup import with_optimizer
+from rmsprop.lab.task import Task
+from rmsprop.lab.user_code import described_error
+from rmsprop.recipes.schedules import Linear
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 Parameters: TypeAlias = Iterable[nn.Parameter]
+Source: TypeAlias = str | Path  # names a task, or holds a pickled one
 TrialKey: TypeAlias = tuple[str, str, float, int]
 
 # (parameters, rule) → optimizer. These take the rule's learning rate only.
@@ -43,8 +54,8 @@ class Trial:
         "tune" picks rates; "final" compares, and keeps curves and test scores.
     optimizer
         One of `rmsprop.lab_options.OPTIMIZERS`, or the name of a rule of RMSprop.
-    spec
-        The task, as `load_task` takes it.
+    source
+        The task, as `load_task` takes it, or the file of a pickled one.
     lr
         Learning rate. The rule's lr is not used.
     rule
@@ -57,7 +68,7 @@ class Trial:
     optimizer: str
     lr: float
     seed: int
-    spec: str
+    source: Source
     rule: Rule
     epochs: int | None
 
@@ -72,16 +83,38 @@ def key_of(row: TrialRow) -> TrialKey:
     return (row["stage"], row["optimizer"], row["lr"], row["seed"])
 
 
+@contextmanager
+def sent_to_workers(spec: str | Task) -> Iterator[Source]:
+    """Yield what tells workers the task: its name, or a file with the task itself, if it was made in Python."""
+    if isinstance(spec, str):
+        yield spec
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "task.pkl"
+        try:
+            path.write_bytes(cloudpickle.dumps(spec))
+        except Exception as error:
+            remedy = "put the function that makes it into a file and name it path/to/file.py:function"
+            raise InputError("the task", "one that can be sent to workers", described_error(error), remedy) from error
+        yield path
+
+
 @lru_cache(maxsize=1)
-def _task(spec: str) -> Task:
-    return load_task(spec)
+def _task(source: Source) -> Task:
+    if isinstance(source, str):
+        return load_task(source)
+    task: Task = pickle.loads(source.read_bytes())  # noqa: S301  (written by this run's own process, see above)
+    return task
 
 
 def run_trial(trial: Trial) -> TrialRow:
     """Train, and return the row for records.jsonl: a FinalRow in the stage "final"."""
-    task, make = _task(trial.spec), _OTHERS.get(trial.optimizer, RMSprop.from_rule)
+    task, make = _task(trial.source), _OTHERS.get(trial.optimizer, RMSprop.from_rule)
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
-    training = TrainingLoop(task, lambda params: make(params, rule), trial.seed, trial.epochs, schedule="linear")
+    setup = with_optimizer(lambda params: make(params, rule), Linear())
+    training = TrainingLoop(task, setup, trial.seed, trial.epochs)
+    if trial.optimizer in _OTHERS and any(getattr(module, "sparse", False) for module in training.model.modules()):
+        _densify(training.optimizer)
     records = [record for new in training.run() for record in new]
     epochs: list[EpochRecord] = [r for r in records if r["kind"] == "epoch"]
     row: TrialRow = {
@@ -109,6 +142,18 @@ def run_trial(trial: Trial) -> TrialRow:
         "implementation": getattr(training.optimizer, "implementation", None),
     }
     return final
+
+
+def _densify(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer dense gradients: torch's own refuse sparse ones, or step touched rows only."""
+
+    def densify(*_: object) -> None:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p.grad.is_sparse:
+                    p.grad = p.grad.to_dense()
+
+    optimizer.register_step_pre_hook(densify)
 
 
 def _is_finite(epoch: EpochRecord) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, TypeVar
@@ -81,7 +83,7 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             self._pool, self._processes = ProcessPoolExecutor(self.count, context, initializer=_start), set()
         others = set(multiprocessing.active_children()) - self._processes
-        with children_ignore_ctrl_c():  # only this process handles Ctrl-C; `submit` starts the workers
+        with without_main(), children_ignore_ctrl_c():  # only this process handles Ctrl-C; `submit` starts the workers
             pending = {self._pool.submit(function, job): job for job in jobs}
         self._processes |= set(multiprocessing.active_children()) - others
         while pending:
@@ -114,6 +116,22 @@ class Workers:
                 process.terminate()
         self._pool.shutdown()
         self._pool = None
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes that do not run the user's script again, as they would if it lacks `if __name__ == "__main__"`.
+
+    Jobs come from modules; a task of the script itself is pickled by value.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    main.__file__ = main.__spec__ = None
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def _failed(future: Future[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The task "shakespeare_transformer": the data of the task "shakespeare", and a small causal transformer."""
+"""The task "shakespeare-transformer": the data of the task "shakespeare", and a small causal transformer."""
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,8 @@ def shakespeare_transformer() -> Task:
 
     Source, parts and metric are those of the task shakespeare.
     """
-    symbols, train, validation, test = characters("shakespeare_transformer")
+    symbols, train, validation, test = characters("shakespeare-transformer")
     return Task(
-        "shakespeare_transformer", lambda: Transformer(symbols), train, validation, test, metric=bits_per_character,
+        "shakespeare-transformer", lambda: Transformer(symbols), train, validation, test, metric=bits_per_character,
         metric_name="bits per character", higher_is_better=False, batch_size=16, epochs=4,
     )  # fmt: skip

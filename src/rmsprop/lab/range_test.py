@@ -15,13 +15,15 @@ import torch
 from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
-from rmsprop.lab.data import batches, parts
+from rmsprop.lab.find_task import load_task
+from rmsprop.lab.random_state import seed_everything
 from rmsprop.lab.report.range_test_figure import draw_range_test
+from rmsprop.lab.run import RangeTest
 from rmsprop.lab.runs.directory import RANGE_FIGURE, RANGE_TEST, is_unused, new_path, to_json
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.lock import locked
 from rmsprop.lab.runs.training import order_of
-from rmsprop.lab.task import Task, load_task, seed_everything
+from rmsprop.lab.task import Task
 from rmsprop.lab_options import FindLrOptions, result_options
 from rmsprop.monitor.lr_finder import Found
 from rmsprop.monitor.lr_finder import find_lr as test_range
@@ -44,12 +46,11 @@ def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Li
     def order(seed: int) -> Iterator[Any]:
         epoch = 0
         while True:
-            yield from batches(task.train, size, order=order_of(seed, epoch))
+            yield from task.batches(model, size, order_of(seed, epoch))
             epoch += 1
 
     def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        inputs, target = parts(batch)
-        return task.loss(model(*inputs), target)
+        return task.loss(*task.apply(model, batch))
 
     seed_everything(0)
     model = task.model()
@@ -57,18 +58,18 @@ def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Li
 
 
 def find_lr(
-    spec: str,
+    spec: str | Task,
     rule: Rule | None = None,
     options: FindLrOptions | None = None,
     *,
     command: str = "",
     listen: Listener = lambda _done, _total: None,
     **keywords: Any,
-) -> tuple[Path, dict[str, Any]]:
-    """Test learning rates on the task `spec`; return the run's directory and the content of its find-lr.json.
+) -> RangeTest:
+    """Test learning rates on a task; return the run's directory and the content of its find-lr.json.
 
-    `spec` is as in `load_task`. Keywords are fields of `FindLrOptions` and override `options`. If the best rate may lie
-    beyond an end of the range, the range is widened there for a second test. A note says so.
+    `spec` is a Task, or names one as in `load_task`. Keywords are fields of `FindLrOptions` and override `options`.
+    If the best rate may lie beyond an end of the range, the range is widened there for a second test. A note says so.
 
     find-lr.json and find-lr.svg are written at the end: a test that is stopped leaves nothing.
 
@@ -112,7 +113,7 @@ def find_lr(
         remove_temporary(temporary_files(directory))
         write_atomically(directory / RANGE_FIGURE, figure)
         write_atomically(directory / RANGE_TEST, to_json(result) + "\n")
-        return directory, finite(result)
+        return RangeTest(directory, finite(result))
 
 
 def wider_range(beyond: Beyond | None, options: FindLrOptions) -> FindLrOptions | None:

@@ -30,7 +30,9 @@ import torch
 from rmsprop.environment import cores, environment
 from rmsprop.errors import InputError
 from rmsprop.lab.ablation import ablation
+from rmsprop.lab.find_task import load_task
 from rmsprop.lab.learning_rates import LEARNING_RATES, Choice, choose, rates_beyond
+from rmsprop.lab.run import Run
 from rmsprop.lab.runs.directory import RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.schema import (
@@ -42,10 +44,10 @@ from rmsprop.lab.runs.schema import (
     ScoreFacts,
     TrialRow,
 )
-from rmsprop.lab.runs.task_code import task_code
-from rmsprop.lab.runs.trial import Trial, key_of, run_trial
+from rmsprop.lab.runs.task_code import source_of
+from rmsprop.lab.runs.trial import Source, Trial, key_of, run_trial, sent_to_workers
 from rmsprop.lab.runs.workers import Workers
-from rmsprop.lab.task import Task, load_task
+from rmsprop.lab.task import Task
 from rmsprop.lab.verdicts import CONFIDENCE, constant_score, judge, judge_all_switches
 from rmsprop.lab_options import OPTIMIZERS, USUAL_OPTIMIZERS, CompareOptions, result_options
 from rmsprop.rule import Rule
@@ -54,19 +56,21 @@ Listener = Callable[[str, int, int, TrialRow | None], None]  # stage, trainings 
 
 
 def compare(
-    spec: str,
+    spec: str | Task,
     rule: Rule | None = None,
     options: CompareOptions | None = None,
     *,
     command: str = "",
     listen: Listener = lambda _stage, _done, _total, _row: None,
     **keywords: Any,
-) -> tuple[RunDirectory, Any]:
-    """Compare `rule` with other optimizers on the task `spec`; return the run's directory and its CompareSummary.
+) -> Run:
+    """Compare `rule` with other optimizers on a task; return the Run: its directory and its CompareSummary.
 
-    Keywords are fields of `CompareOptions` and override `options`. The rate of every optimizer is picked from
-    `learning_rates`; the rule's lr is not used. The other optimizers keep torch's defaults, except that "momentum" is
-    SGD with a momentum of 0.9. With `ablate` there are no others, but the rules of `rmsprop.lab.ablation`.
+    `spec` is a Task, or names one as in `load_task`. Keywords are fields of `CompareOptions` and override `options`.
+
+    The rate of every optimizer is picked from `learning_rates`; the rule's lr is not used. The other optimizers keep
+    torch's defaults, except that "momentum" is SGD with a momentum of 0.9. With `ablate` there are no others, but the
+    rules from the given one to Adam, with one switch more each.
 
     `jobs` trainings run at a time, each in a process of one thread. Their number changes no result. If memory runs
     out, half as many run at a time. With `resume`, recorded trainings are not repeated.
@@ -81,9 +85,10 @@ def compare(
         If memory does not suffice for a single training, or a worker process ends for another reason.
     """
     options, rule = dataclasses.replace(options or CompareOptions(), **keywords), rule or Rule()
-    tuning_seeds, seeds = options.tuning_seeds, options.seeds
+    tuning_seeds = options.tuning_seeds or (1 if options.quick else 2)
+    seeds = options.seeds or (5 if options.quick else 10)
     rules = ablation(rule) if options.ablate else dict.fromkeys(_names(options), rule)
-    grid = sorted(set(options.learning_rates or LEARNING_RATES))
+    grid = sorted(set(options.learning_rates or LEARNING_RATES[:: 2 if options.quick else 1]))
     if rule.maximize:
         remedy = "return minus the quantity to maximize as the task's loss: the other optimizers minimize"
         raise InputError("--maximize", "left out", True, remedy)
@@ -91,14 +96,15 @@ def compare(
     if task.test is None:
         raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")
     task.try_out()
-    used = dataclasses.replace(options, learning_rates=tuple(grid), epochs=options.epochs or task.epochs)
+    whole: dict[str, Any] = {"tuning_seeds": tuning_seeds, "seeds": seeds, "epochs": options.epochs or task.epochs}
+    used = dataclasses.replace(options, learning_rates=tuple(grid), **whole)
     path = options.out or new_path("compare", task.name, resume=options.resume)
     config = _config_of(spec, rule, list(rules), used)
     with RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes) as run:
         run.keep_records(key_of)
         began = time.monotonic()
-        with stop_signals() as stopped, Workers(options.jobs or cores()) as workers:
-            comparison = _Comparison(task, spec, rules, options.epochs, run, workers, listen, stopped)
+        with stop_signals() as stopped, sent_to_workers(spec) as source, Workers(options.jobs or cores()) as workers:
+            comparison = _Comparison(task, source, rules, options.epochs, run, workers, listen, stopped)
             tuned = comparison.tune(grid, range(tuning_seeds))
             rows = comparison.final(tuned.choices, range(tuning_seeds, tuning_seeds + seeds))
         better = task.score.higher_is_better
@@ -121,7 +127,7 @@ def compare(
         }
         if options.ablate:
             summary["all_switches"] = cast(Difference, judge_all_switches(better, tuned.choices, rows)._asdict())
-        return run, run.finish(summary)
+        return Run(run, run.finish(summary))
 
 
 def _names(options: CompareOptions) -> list[str]:
@@ -130,12 +136,11 @@ def _names(options: CompareOptions) -> list[str]:
     return [name for name in OPTIMIZERS if name in wanted]
 
 
-def _config_of(spec: str, rule: Rule, optimizers: list[str], options: CompareOptions) -> CompareConfig:
+def _config_of(spec: str | Task, rule: Rule, optimizers: list[str], options: CompareOptions) -> CompareConfig:
     """Return the content of run.json."""
     config = {
         "kind": "compare",
-        "task": spec,
-        "task_code": task_code(spec),
+        **source_of(spec),
         "rule": {k: v for k, v in dataclasses.asdict(rule).items() if k != "lr"},
         **result_options(options),
         "optimizers": optimizers,
@@ -158,7 +163,7 @@ class _Comparison:
     """The trainings of a comparison: read from its records, or run by its workers."""
 
     task: Task
-    spec: str
+    source: Source
     rules: dict[str, Rule]  # by optimizer; those that are not RMSprop ignore it
     epochs: int | None
     run: RunDirectory
@@ -182,7 +187,7 @@ class _Comparison:
         return cast(list[FinalRow], self._rows(trials))
 
     def _trial(self, stage: Literal["tune", "final"], optimizer: str, lr: float, seed: int) -> Trial:
-        return Trial(stage, optimizer, lr, seed, spec=self.spec, rule=self.rules[optimizer], epochs=self.epochs)
+        return Trial(stage, optimizer, lr, seed, source=self.source, rule=self.rules[optimizer], epochs=self.epochs)
 
     def _choices(self, rows: list[TrialRow]) -> dict[str, Choice]:
         better = self.task.score.higher_is_better
