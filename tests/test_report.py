@@ -271,7 +271,7 @@ def test_a_report_is_one_well_formed_file_that_says_everything(
     assert page.open == []
     assert not re.findall(r"(?:src|href)=\"(?!data:)", html)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == (6 if kind == "compare" else 10)
+    assert len(images) == (7 if kind == "compare" else 10)
     assert all(image["alt"] for image in images)
     for words in ("v ← 0.99·v + 0.01·g²", "Effective learning rates", "processor", "torch", f"rmsprop {kind} digits"):
         assert words in page.text

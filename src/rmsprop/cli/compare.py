@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rmsprop.cli.common import FLAT, Flag, Invoked, TaskName, lab_run, print_with_report
+from rmsprop.cli.common import FLAT, Flag, Invoked, TaskName, lab_run, print_result, print_with_report
 from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
-from rmsprop.cli.terminal import Bars, print_table, stderr
+from rmsprop.cli.terminal import Bars, print_table, stderr, stdout
 from rmsprop.lab_options import CompareOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rmsprop.lab.comparison import Listener
     from rmsprop.lab.runs.directory import RunDirectory
     from rmsprop.lab.runs.schema import TrialRow
+    from rmsprop.lab.several import Comparisons
+
+MoreTasks = Annotated[str, Parameter(help="Other tasks, compared one after the other.")]
 
 _STAGES = {"tune": "picking learning rates", "final": "comparing"}
 
@@ -25,13 +30,15 @@ _STAGES = {"tune": "picking learning rates", "final": "comparing"}
 def compare(
     task: TaskName,
     /,
-    *,
+    *more: MoreTasks,
     rule: RatelessOptions = None,
     options: Annotated[CompareOptions | None, FLAT] = None,
     json: Flag = False,
     invocation: Invoked,
 ) -> None:
     """Compare RMSprop with SGD, momentum, AdaGrad, Adadelta and Adam on TASK.
+
+    On several tasks, a table says who wins where.
 
     RMSprop follows the rule that you give. The others have PyTorch's defaults;
     momentum is SGD with a momentum of 0.9. With --ablate, the rules from yours
@@ -45,6 +52,7 @@ def compare(
     Try:
       rmsprop compare digits
       rmsprop compare digits --bias-correction
+      rmsprop compare digits letters vowels movies --quick
       rmsprop compare mnist --seeds 5 --epochs 4
       rmsprop compare digits --ablate
       rmsprop compare digits --optimizers Adam AdamW
@@ -59,9 +67,20 @@ def compare(
 
     described = rule_without_rate(rule, "compare picks the rate of every optimizer: give the grid as --lrs")
     with lab_run(json, invocation), ComparisonProgress(stderr) as progress:
-        run, summary = run_comparison(
-            task, described, options, command=invocation.command_line(), listen=progress.listen
-        )
+        if more:
+            from rmsprop.lab.several import compare_on
+
+            found = compare_on(
+                [task, *more], described, options, command=invocation.command_line(), listen=progress.on_task
+            )
+        else:
+            run, summary = run_comparison(
+                task, described, options, command=invocation.command_line(), listen=progress.listen
+            )
+    if more:
+        facts = {"directory": str(found.path), "tasks": {s["task"]: s for s in found.summaries}}
+        print_result(json, facts, lambda: show_several(stdout, found))
+        return
     print_with_report(json, run, summary, show_comparison)
 
 
@@ -72,12 +91,40 @@ class ComparisonProgress(Bars):
         super().__init__(console)
         self._bars = {stage: self.add_bar(words) for stage, words in _STAGES.items()}
 
+    def on_task(self, task: str) -> Listener:
+        """Return the listener of one of several tasks."""
+        if not self.console.is_terminal:
+            self.console.print(f"{task}:", markup=False)
+
+        def listen(stage: str, done: int, total: int, row: TrialRow | None) -> None:
+            self.listen(stage, done, total, row)
+            self.update(self._bars[stage], news=task)
+
+        return listen
+
     def listen(self, stage: str, done: int, total: int, row: TrialRow | None) -> None:
         """Show the number of trainings done in a stage, and the newest."""
         news = f"{row['optimizer']} at {row['lr']:g}" if row and done < total else ""
         self.update(self._bars[stage], completed=done, total=total, news=news)
         if not self.console.is_terminal and (row is None or done % max(1, total // 4) == 0 or done == total):
             self.console.print(f"{_STAGES[stage]}: {done} of {total} trainings")
+
+
+def show_several(console: Console, found: Comparisons) -> None:
+    """Print a table of the scores on each task, who wins where, and the path of the report."""
+    from rmsprop.lab.report.several import describe_several, verdict_table
+
+    header, rows = verdict_table(found.summaries)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(header):
+        table.add_column(escape(name), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(escape, row), style="bold" if row[0] == "RMSprop" else None)
+    print_table(console, table)
+    console.print("\n+ better than RMSprop, − worse, = no difference shown\n", markup=False)
+    for line in describe_several(found.summaries):
+        console.print(line, markup=False)
+    console.print(f"details: rmsprop report {found.path}/TASK; report: {found.path / 'report.html'}", markup=False)
 
 
 def show_comparison(console: Console, run: RunDirectory, report: Path | None) -> None:

@@ -9,7 +9,7 @@ from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.report import figures
 from rmsprop.lab.report.content import ETA, Content, Figure, figure, settings
 from rmsprop.lab.report.sentences import describe_comparison, difference_words, range_words
-from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FinalRow, TrialRow
+from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FinalRow, ScoreFacts, TrialRow
 from rmsprop.rule import Rule
 
 _HALF = "Each optimizer at its best rate: median over the seeds; the band holds the middle half of them."
@@ -32,6 +32,7 @@ def comparison_content(config: CompareConfig, summary: CompareSummary | None, ro
         drawn += _curves(final, order, metric, log=not higher)
         if scores:
             drawn.append(_test_scores(final, [s["optimizer"] for s in scores], metric))
+            drawn.append(_differences(scores, metric, ablation=bool(config.get("ablate"))))
         drawn += _effective_rates(final, rate or 0.0)
         drawn.append(_times(final, config, summary))
     rule = Rule(**cast(dict[str, Any], config["rule"]), lr=Rule().lr if rate is None else rate)
@@ -62,6 +63,12 @@ def _curves(final: list[FinalRow], order: list[str], metric: str, *, log: bool) 
 def _test_scores(final: list[FinalRow], optimizers: list[str], metric: str) -> Figure:
     picture = figures.draw_test(figures.test_data(final, optimizers), f"test {metric}")
     return figure(f"Test {metric}", picture, "One dot per seed, the line is the median.")
+
+
+def _differences(scores: list[ScoreFacts], metric: str, *, ablation: bool) -> Figure:
+    reference = "the rule before it" if ablation else "RMSprop"
+    picture = figures.draw_differences(scores, metric)
+    return figure(f"Difference to {reference}", picture, f"Mean difference of the test {metric}, paired by seed.")
 
 
 def _effective_rates(final: list[FinalRow], rate: float) -> list[Figure]:

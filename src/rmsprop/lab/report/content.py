@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from rmsprop.lab.runs.schema import CompareSummary, FindingFacts, PostMortemFacts, RunConfig, ScoreFacts, TrainSummary
 
@@ -37,6 +37,7 @@ class Content(TypedDict):
     lines: list[str]
     summary: TrainSummary | CompareSummary | None
     rows: list[tuple[ScoreFacts, str, str]]  # score, worst and best seed in words, difference to RMSprop in words
+    table: NotRequired[tuple[list[str], list[list[str]]]]  # header and rows of comparisons on several tasks
     figures: list[Figure]
     measured: Measured | None
     equations: str

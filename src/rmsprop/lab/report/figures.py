@@ -14,8 +14,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
-from rmsprop.lab.runs.schema import FinalRow, TrialRow
+from rmsprop.lab.runs.schema import FinalRow, ScoreFacts, TrialRow
 from rmsprop.lab.runs.training import QUANTILES
+from rmsprop.lab.score import is_share
 from rmsprop.text import printable
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. Lines also differ in dashes.
@@ -140,6 +141,26 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
             axes.plot([column - 0.3, column + 0.3], [median(values)] * 2, color=colour, linewidth=2.5)
     axes.set_xticks(range(len(results)), list(results), rotation=25, ha="right")
     axes.set_ylabel(y_label)
+    return to_svg(figure)
+
+
+@verbatim
+def draw_differences(scores: Sequence[ScoreFacts], metric: str) -> str:
+    """Draw the difference of each optimizer to its reference as a dot on its interval; return an SVG."""
+    known = [s for s in scores if s["interval"] is not None and s["difference"] is not None]
+    figure, axes = new_axes(height=max(1.6, 0.9 + 0.3 * len(known)))
+    scale = 100 if is_share(metric) else 1
+    for row, score in enumerate(reversed(known)):
+        assert score["interval"] is not None  # noqa: S101
+        assert score["difference"] is not None  # noqa: S101
+        low, high = (scale * end for end in score["interval"])
+        colour, _ = style(score["optimizer"], row)
+        axes.plot([low, high], [row, row], color=colour, linewidth=2)
+        axes.plot([scale * score["difference"]], [row], "o", color=colour, markersize=6)
+    axes.axvline(0, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
+    axes.set_yticks(range(len(known)), [printable(s["optimizer"]) for s in reversed(known)])
+    axes.set_ylim(-0.6, len(known) - 0.4)
+    axes.set_xlabel("percentage points" if is_share(metric) else f"difference of {metric}")
     return to_svg(figure)
 
 

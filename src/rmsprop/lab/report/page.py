@@ -9,6 +9,7 @@ import jinja2
 
 from rmsprop.files import write_atomically
 from rmsprop.lab.report.comparison import comparison_content
+from rmsprop.lab.report.content import Content
 from rmsprop.lab.report.sentences import evidence_words, value_words
 from rmsprop.lab.report.training import training_content
 from rmsprop.lab.runs.directory import REPORT, RunDirectory
@@ -25,9 +26,12 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     else:
         content = training_content(run)
     path = path or run.path / REPORT
-    if path.is_dir():
-        path = path / REPORT
-    write_atomically(path, _page().render(**content))
+    return write_page(content, path / REPORT if path.is_dir() else path)
+
+
+def write_page(content: Content, path: Path) -> Path:
+    """Write a report's content as a file, and return its path."""
+    write_atomically(path, _page().render(**{"table": None, **content}))
     return path
 
 
