@@ -106,7 +106,7 @@ def _epoch_words(training: TrainingLoop, record: EpochRecord) -> str:
 
     name = training.score.name
     metric = score_words(record["validation_metric"], name)
-    if training.score.kind == "loss":
+    if training.score.kind in ("loss", "return"):  # one of them tells the other
         return f"validation {name} {metric}"
     return f"validation loss {record['validation_loss']:.4g}, {name} {metric}"
 

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"rmsprop.lab needs {error.name}: pip install 'rmsprop[lab]'", name=error.name) from None
 
 from rmsprop.lab.find_task import load_task
+from rmsprop.lab.reinforcement import ActorCriticLoss, PolicyTask
 from rmsprop.lab.score import accuracy
 from rmsprop.lab.task import Task
 
@@ -25,7 +26,18 @@ if TYPE_CHECKING:
     from rmsprop.lab.run import RangeTest, Run
     from rmsprop.lab.training_run import train
 
-__all__ = ["RangeTest", "Run", "Task", "accuracy", "compare", "find_lr", "load_task", "train"]
+__all__ = [
+    "ActorCriticLoss",
+    "PolicyTask",
+    "RangeTest",
+    "Run",
+    "Task",
+    "accuracy",
+    "compare",
+    "find_lr",
+    "load_task",
+    "train",
+]
 
 # Imported when first used: they bring figures and reports, which a file with a task does not need.
 _LAZY = {

@@ -36,6 +36,9 @@ Listener = Callable[[int, int], None]
 WIDENING_FACTOR = 100  # factor on an end of the range in the second test, if the best rate may lie beyond that end
 
 
+_FIXED = "one with a fixed set of data: the loss at one rate must be comparable with the loss at another"
+
+
 def on_task(task: Task, rule: Rule, *, batch_size: int | None = None, listen: Listener, **range_: Any) -> Found:
     """Return the result of a range test of `rule` on `task`. The rule's lr is not used.
 
@@ -84,6 +87,9 @@ def find_lr(
     out, rule = options.out, rule or Rule()
     _check_out(out)
     task = load_task(spec)
+    if task.generates:
+        remedy = f"compare a few rates by their return: rmsprop compare {task.name} --lrs 0.0003 0.001 0.003"
+        raise InputError("the task", _FIXED, Received(f"{task.name}, whose model generates its batches"), remedy)
     task.try_out(options.batch_size)
     with nullcontext() if out is None else locked(out), stop_signals() as stopped:
         _check_out(out)  # another process may have written here before this one held the lock

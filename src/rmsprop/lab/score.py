@@ -60,7 +60,8 @@ def score_words(value: float | None, metric: str) -> str:
 class Score:
     """The number that a trained model is judged by.
 
-    `kind` is "metric" (the task has one), "accuracy" (derived from the loss) or "loss" (the loss itself).
+    `kind` is "metric" (the task has one), "accuracy" (derived from the loss), "loss" (the loss itself) or "return" (of
+    the episodes of a policy; the validation loss is minus it).
     """
 
     name: str

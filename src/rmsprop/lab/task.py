@@ -195,14 +195,7 @@ class Task:
         what = "of the validation data"
         losses, metrics = [], []
         try:
-            model = self.model()
-            if not isinstance(model, nn.Module):
-                raise InputError("Task.model()", "a torch.nn.Module", kind_of(model), EXAMPLE)
-            if self.model() is model:
-                raise InputError("Task.model()", "a new model at every call", Received("the same"), "build it inside")
-            if not any(p.requires_grad for p in model.parameters()):
-                raise InputError("Task.model()", "a model with parameters to train", kind_of(model), remedy)
-            model.eval()
+            model = self._new_model().eval()
             vars(self)["score"] = self._score_of(model, size)
             for name, data in (("validation", self.validation), ("test", self.test)):
                 if data is not None:
@@ -228,10 +221,7 @@ class Task:
         finally:
             torch.set_rng_state(state)
         for loss in losses:
-            if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
-                raise InputError(
-                    "Task.loss()", "a one-element Tensor with a gradient", kind_of(loss), "return its mean"
-                )
+            self._check_loss(loss)
         for name, metric in metrics:
             try:
                 value = float(metric)
@@ -241,6 +231,23 @@ class Task:
                 allowed = f"a share from 0 to 1 where it is called {self.score.name}"
                 remedy = "divide by 100 or by the number of examples, or give it another metric_name="
                 raise InputError("Task.metric()", allowed, value, remedy)
+
+    def _new_model(self) -> nn.Module:
+        """Return a new model; raise InputError if it cannot be trained."""
+        model = self.model()
+        if not isinstance(model, nn.Module):
+            raise InputError("Task.model()", "a torch.nn.Module", kind_of(model), EXAMPLE)
+        if self.model() is model:
+            raise InputError("Task.model()", "a new model at every call", Received("the same"), "build it inside")
+        if not any(p.requires_grad for p in model.parameters()):
+            allowed, remedy = "a model with parameters to train", "try it in Python on one batch"
+            raise InputError("Task.model()", allowed, kind_of(model), remedy)
+        return model
+
+    @staticmethod
+    def _check_loss(loss: Any) -> None:
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+            raise InputError("Task.loss()", "a one-element Tensor with a gradient", kind_of(loss), "return its mean")
 
     def _last_batch(self, size: int) -> tuple[str, Any]:
         """Return what to call a training batch, and the batch: the last of an epoch where it is quick to find."""

@@ -20,7 +20,11 @@ def find_in_run(run: RunDirectory, summary: TrainSummary | None) -> list[Finding
     The result of the training is judged if there is a `summary` and the training did not diverge. If the loss went down
     well, findings about long steps are dropped, unless another finding asks for a lower rate.
     """
-    rule, statistics, history = run.config()["rule"], measured_steps(run), LossHistory(run.records())
+    return _find(run, summary, LossHistory(run.records()))
+
+
+def _find(run: RunDirectory, summary: TrainSummary | None, history: LossHistory) -> list[Finding]:
+    rule, statistics = run.config()["rule"], measured_steps(run)
     steps = find(statistics)
     if rule["maximize"]:  # the loss is meant to rise
         return steps
@@ -39,4 +43,6 @@ def findings_to_show(run: RunDirectory, summary: TrainSummary | None) -> list[Fi
     given = summary.get("given") if summary else None
     if given is None:
         given = {"epochs": config["epochs"], "batch_size": config["batch_size"]}
-    return [with_commands(finding, config, given) for finding in find_in_run(run, summary)]
+    history = LossHistory(run.records())
+    found = _find(run, summary, history)
+    return [with_commands(finding, config, given, range_test=not history.separate) for finding in found]

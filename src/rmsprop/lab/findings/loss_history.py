@@ -45,8 +45,10 @@ class LossHistory:
         The mean training loss of each record, if finite.
     constant
         Loss and metric of the best constant prediction, if known, and the standard error of this metric.
+    separate
+        Whether the validation loss is another function than the training loss, as in reinforcement learning.
     has_scale
-        Whether ratios of losses mean anything. False if a loss is negative, or `before` is 0 or None.
+        Whether ratios of losses mean anything. False if a loss is negative, `before` is 0 or None, or `separate`.
     """
 
     def __init__(self, records: Sequence[TrainRecord]) -> None:
@@ -60,6 +62,7 @@ class LossHistory:
         ]
         self.lost = len(self.validation) < len(epochs)
         self.constant = next((Constant(**r["constant"]) for r in epochs if "constant" in r), Constant())
+        self.separate = any(r.get("separate_losses") for r in epochs)
         start = [r["validation_loss"] for r in epochs if r["epoch"] == 0]
         start += [r["first_loss"] for r in losses if "first_loss" in r]
         known = [loss for loss in start if loss is not None]
@@ -69,7 +72,7 @@ class LossHistory:
             by_epoch.setdefault(math.ceil(loss.epoch), []).append(loss.value)
         self.training = {epoch: median(values) for epoch, values in by_epoch.items()}
         every = (*known, *(e.loss for e in self.validation), *(loss.value for loss in self.losses))
-        self.has_scale = bool(self.before) and min(every) >= 0
+        self.has_scale = bool(self.before) and min(every) >= 0 and not self.separate
 
     @property
     def left(self) -> float:

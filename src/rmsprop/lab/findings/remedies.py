@@ -16,10 +16,15 @@ _RULE: dict[str, Any] = {field.name: field.default for field in dataclasses.fiel
 _OPTIONS = {name: value for name, value in result_options(TrainOptions()).items() if name != "every"}
 
 
-def with_commands(finding: Finding, config: TrainConfig, given: GivenOptions) -> FindingFacts:
-    """Return a finding about the run of `config` as plain values, with its remedy as shell commands."""
+def with_commands(
+    finding: Finding, config: TrainConfig, given: GivenOptions, *, range_test: bool = True
+) -> FindingFacts:
+    """Return a finding about the run of `config` as plain values, with its remedy as shell commands.
+
+    `range_test` tells whether a range test can judge the task.
+    """
     parts = [finding.spelled(lambda change: train_command(config, given, change))]
-    if any("lr" in change and "group" not in change for change in finding.changes):
+    if range_test and any("lr" in change and "group" not in change for change in finding.changes):
         parts.append(f"or measure a rate: {find_lr_command(config, given)}")
     return cast(FindingFacts, finding.to_dict() | {"remedy": "; ".join(part for part in parts if part)})
 

@@ -164,6 +164,8 @@ def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list
     done = f"Diverged, a{done}" if summary["status"] == "diverged" else f"A{done}"
     is_loss = summary.get("metric_kind") == "loss"
     found = f"{metric} {score} (the loss itself; lower is better)" if is_loss else f"{metric} {score}, loss {loss}"
+    if summary.get("metric_kind") == "return":  # the validation loss is minus the return
+        found = f"{metric} {score}"
     if "best_epoch" in summary:
         done += f", with the weights of epoch {summary['best_epoch']}, the best,"
     lines = [f"{done} on the validation data: {found}{_metric_words(summary.get('metrics', {}))}."]

@@ -44,7 +44,7 @@ def _curves(losses: list[LossRecord], epochs: list[EpochRecord], summary: TrainS
     if losses:
         points: _Points = [(r["epoch"], r["loss"]) for r in losses]
         drawn.append(_curve("Training loss", points, "Mean over a tenth of an epoch.", log=True))
-    if epochs:
+    if epochs and not (summary and summary.get("metric_kind") == "return"):  # the loss is minus the return
         points = [(r["epoch"], r["validation_loss"]) for r in epochs]
         drawn.append(_curve("Validation loss", points, "After every epoch, and before the first.", log=True))
     if epochs and not (summary and summary.get("metric_kind") == "loss"):

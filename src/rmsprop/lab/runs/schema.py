@@ -115,6 +115,7 @@ class EpochRecord(TypedDict):
     optimizer_us: Size | None
     effective_lr: Quantiles
     constant: NotRequired[ConstantScore]
+    separate_losses: NotRequired[bool]  # the validation loss is another function than the training loss
     metrics: NotRequired[dict[str, float | None]]
 
 

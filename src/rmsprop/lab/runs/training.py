@@ -220,6 +220,8 @@ class TrainingLoop:
             record["metrics"] = dict(found.metrics)
         if self.step == 0:
             record["constant"] = cast(ConstantScore, found.constant._asdict())
+            if self.score.kind == "return":
+                record["separate_losses"] = True
         else:
             self._select(found.metric)
         return record
