@@ -166,10 +166,20 @@ def test_an_evaluation_is_the_mean_return_of_whole_episodes() -> None:
     values = [drawn.evaluate(Policy(), part, 12, Compute()).metric for part in ("validation", "test", "validation")]
     assert values[0] == values[2] != values[1]
     assert 10 < values[0] < 50  # of 4 actions, some are 1
+    uneven = counting(
+        validation=lambda count: SyncVectorEnv(
+            [lambda limit=limit: TimeLimit(Counter(), limit) for limit in range(2, 2 + count)],
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+    )
+    assert uneven.evaluate(Policy(), "validation", 12, Compute()).metric == pytest.approx((3 + 6 + 10) / 3)
     cartpole = small()
     model = cartpole.model()
     scores = {part: cartpole.evaluate(model, part, 20, Compute()).metric for part in ("validation", "test")}
     assert scores["validation"] != scores["test"]
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    assert np.isnan(cartpole.evaluate(model, "validation", 20, Compute())[:2]).all()
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

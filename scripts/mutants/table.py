@@ -80,6 +80,8 @@ WARM_START = Source(
     "monitor/lr_finder/warm_start.py", "tests/test_lr_finder.py::test_of_adam_the_second_beta_needs_no_steps"
 )
 DESCRIBED = Source("statistics.py", "tests/test_statistics_numpy.py")
+ROLLOUTS = Source("lab/rollouts.py", "tests/test_reinforcement.py")
+POLICIES = Source("lab/reinforcement.py", "tests/test_reinforcement.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
@@ -375,6 +377,14 @@ MUTANTS = [
            'Score(name, higher_is_better=True, kind="loss", loss_is_sum=call.is_sum)'),
     Mutant("score: batches alike", SCORE, "_by_examples.add(float(loss), examples", "_by_examples.add(float(loss), 1"),
     Mutant("loss: logits as probabilities", LOSS_CALL, "border = 0.0 if", "border = 0.5 if"),
+    Mutant("returns: beyond the end", ROLLOUTS, "discount * following * ~ends[step]", "discount * following"),
+    Mutant("returns: time limits as ends", ROLLOUTS, "reward[cut] += discount *", "reward[cut] += 0 *"),
+    Mutant("returns: advantages", ROLLOUTS, "returns - torch.cat(values)", "returns"),
+    Mutant("returns: drawn actions alike", ROLLOUTS, "torch.Generator().manual_seed(seed)", "torch.Generator()"),
+    Mutant("policies: entropy", POLICIES, "- self.entropy_weight *", "+ self.entropy_weight *"),
+    Mutant("policies: rewards after the end", POLICIES, "returns += rewards * playing", "returns += rewards"),
+    Mutant("policies: test episodes", POLICIES, '"test": 2', '"test": 1'),
+    Mutant("policies: a score that is not finite", POLICIES, "if not scores.isfinite().all():", "if False:"),
     Mutant("chance: margin", CHANCE, "STANDARD_ERRORS = 2.0", "STANDARD_ERRORS = 2.5"),
     Mutant("chance: share", CHANCE, "SHARE = 0.01", "SHARE = 0.0125"),
     Mutant("chance: the rarer of two", CHANCE, "counted - likely)", "likely)"),
