@@ -38,7 +38,7 @@ EXAMPLES = [
         ("docs/scaling.md", 3),
         ("docs/monitor.md", 1),
         ("docs/lr-finder.md", 1),
-        ("docs/lab.md", 1),
+        ("docs/lab.md", 2),
         ("docs/tasks.md", 2),
         ("conformance/README.md", 1),
     ],

@@ -160,7 +160,7 @@ class PolicyTask(Task):
         return self.updates
 
     def batches(self, model: nn.Module, batch_size: int, order: int) -> Iterator[Any]:
-        """Yield the rollouts of one epoch. Each is played by the model as it is then."""
+        """Yield the rollouts of one epoch, each played by the model of that moment, in the dtype of its parameters."""
         with opened(self.name, "train", self.train, self._count("batch_size", batch_size)) as vector:
             player = Player(model, vector, order)
             for _ in range(self.updates):
