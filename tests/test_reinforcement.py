@@ -22,6 +22,7 @@ from rmsprop.cli.app import run as command
 from rmsprop.lab import ActorCriticLoss, PolicyTask, Task, compare, find_lr, load_task, train
 from rmsprop.lab.compute import Compute
 from rmsprop.lab.findings.loss_history import LossHistory
+from rmsprop.lab.findings.outcome import Judged, outcome
 from rmsprop.lab.runs.interrupts import Interrupted
 from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.setup import with_optimizer, with_recipe
@@ -239,6 +240,26 @@ def test_losses_of_training_and_validation_are_not_compared() -> None:
     losses[0]["first_loss"] = 1.0
     assert LossHistory([epoch, *losses]).has_scale  # type: ignore[list-item]
     assert not LossHistory([{**epoch, "separate_losses": True}, *losses]).has_scale  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("returns", "kind", "cause", "remedy"),
+    [
+        ((9, 300, 20), "got worse", "steps at lr = 0.001 changed the policy", "RMSprop(..., lr=0.0001)"),
+        ((9, 8, 9), "learned nothing", "steps are long enough to move the weights", "train for more epochs"),
+    ],
+)
+def test_a_finding_about_a_return_claims_nothing_of_the_training_loss(
+    returns: tuple[int, ...], kind: str, cause: str, remedy: str
+) -> None:
+    records: list[Any] = [{"kind": "loss", "step": 1, "epoch": 0.5, "loss": 1.0, "first_loss": 1.0}]
+    for i, each in enumerate(returns):
+        records.append({"kind": "epoch", "epoch": i, "validation_loss": -each, "validation_metric": each})
+    records[1]["separate_losses"] = True
+    (found,) = outcome(Judged(LossHistory(records), {"lr": 1e-3}, "return", higher_is_better=True, moved=2.0))
+    assert found.kind == kind
+    assert found.cause.startswith(cause)
+    assert found.remedy.startswith(remedy)
 
 
 @pytest.mark.usefixtures("no_figures")
