@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ class Counter(gymnasium.Env[Any, Any]):
         return np.array([self.resets, self.step_], dtype=np.float32)
 
 
-def counters(count: int, limit: int | None = 4, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Any:
-    def create() -> Any:
-        return Counter() if limit is None else TimeLimit(Counter(), limit)
+def limited(limit: int | None) -> Any:
+    return Counter() if limit is None else TimeLimit(Counter(), limit)
 
-    return SyncVectorEnv([create] * count, autoreset_mode=mode)
+
+def counters(count: int, limit: int | None = 4, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Any:
+    return SyncVectorEnv([partial(limited, limit)] * count, autoreset_mode=mode)
 
 
 class Policy(nn.Module):
@@ -169,7 +171,7 @@ def test_an_evaluation_is_the_mean_return_of_whole_episodes() -> None:
     assert 10 < values[0] < 50  # of 4 actions, some are 1
     uneven = counting(
         validation=lambda count: SyncVectorEnv(
-            [lambda limit=limit: TimeLimit(Counter(), limit) for limit in range(2, 2 + count)],
+            [partial(limited, limit) for limit in range(2, 2 + count)],
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
     )
