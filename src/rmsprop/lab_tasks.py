@@ -26,11 +26,12 @@ class TaskFacts:
     licence
         Licence of the data, as their package or source states it.
     examples
-        Number of examples for training, validation and test.
+        Number of examples for training, validation and test. Of a policy: steps of its environments in the training,
+        and episodes.
     metric
         Name of the score.
     lr
-        Rate of the reference training: `rmsprop train NAME --lr LR --schedule linear`.
+        Rate of the reference training: `rmsprop train NAME --lr LR --schedule linear`, with `--recipe` if it has one.
     score
         Median score on the test data of three such trainings; None if not measured.
     seconds
@@ -41,6 +42,8 @@ class TaskFacts:
         The package of Debian that has the data; None if a Python package has them.
     variable
         The environment variable that names a directory of the user with the data; None if a package has them.
+    recipe
+        Recipe of the reference training; None has none.
     published
         A published score on the same test data, with its source; None if there is none.
     """
@@ -57,6 +60,7 @@ class TaskFacts:
     extra: str = "lab"
     debian: str | None = None
     variable: str | None = None
+    recipe: str | None = None
     published: str | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -73,7 +77,9 @@ def score_text(score: float | None, metric: str) -> str:
     """Return a score as text: an accuracy as a percentage, bits per character with their unit, a dash for None."""
     if score is None:
         return "–"
-    return f"{100 * score:.1f} %" if metric == "accuracy" else f"{score:.2f} bits"
+    if metric == "accuracy":
+        return f"{100 * score:.1f} %"
+    return f"{score:.1f}" if metric == "return" else f"{score:.2f} bits"
 
 
 BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
@@ -119,6 +125,21 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
         "cifar10": TaskFacts(
             "things, from 32 × 32 colour pixels", "CNN", "CIFAR-10, in a directory of yours", "not stated",
             (40000, 10000, 10000), "accuracy", 0.001, None, None, variable="RMSPROP_CIFAR10",
+        ),
+        "cartpole": TaskFacts(
+            "pushes that keep a pole up", "MLP, A2C", "CartPole-v1, in gymnasium", "MIT",
+            (400000, 20, 20), "return", 7e-4, None, None, extra="rl", recipe="a2c-baselines",
+            published="500: one policy of A2C in RL Baselines3 Zoo, after 500,000 steps",
+        ),
+        "lunar": TaskFacts(
+            "thrusts that land a craft", "MLP, A2C", "LunarLander-v3, in gymnasium", "MIT",
+            (400000, 20, 20), "return", 8.3e-4, None, None, extra="rl", recipe="a2c-baselines",
+            published="155.8 in LunarLander-v2: one policy of A2C in RL Baselines3 Zoo, after 200,000 steps",
+        ),
+        "pong": TaskFacts(
+            "moves in Pong, from 84 × 84 grey pixels", "CNN, A2C", "Pong, in ale-py", "GPL-2",
+            (10000000, 10, 10), "return", 7e-4, None, None, extra="atari", recipe="a2c-baselines",
+            published="17.3: one policy of A2C in RL Baselines3 Zoo, after 10 million steps",
         ),
     }
 )  # fmt: skip

@@ -57,6 +57,7 @@ def show_tasks(console: Console, built_in: Mapping[str, TaskFacts]) -> None:
     print_table(console, table)
     console.print(
         "\nscore and time: median of three trainings in one thread, rmsprop train TASK --lr LR --schedule linear\n"
+        "policies (return): beside --recipe a2c-baselines; sizes are steps of the environments, and episodes\n"
         "needs: pip install 'rmsprop[...]' and apt-get install what is Debian's\n"
         "rmsprop tasks --json has sources, licences and published scores.",
         markup=False,

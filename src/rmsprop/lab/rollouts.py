@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -76,7 +77,9 @@ def _of_gymnasium(task: str, environment: str, count: int) -> Any:
     vectors = import_module("gymnasium.vector")
 
     def create() -> Any:
-        return gymnasium.make(environment, disable_env_checker=True)
+        with warnings.catch_warnings():  # Box2D warns on import, and crashes if warnings are errors
+            warnings.filterwarnings("ignore", "builtin type", DeprecationWarning)
+            return gymnasium.make(environment, disable_env_checker=True)
 
     return vectors.SyncVectorEnv([create] * count, autoreset_mode=vectors.AutoresetMode.SAME_STEP)
 
