@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, TensorDataset
 from rmsprop import InputError, Rule
 from rmsprop.lab import Task, load_task
 from rmsprop.lab.data import batches, split
-from rmsprop.lab.runs.training import QUANTILES, TrainingLoop
+from rmsprop.lab.runs.effective_rates import QUANTILES
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.setup import SCHEDULES, with_optimizer
 from rmsprop.lab_options import TrainOptions
 from rmsprop.torch import RMSprop

@@ -64,6 +64,9 @@ MOVING_ADAM = Source("checkpoint/bias_correction.py", "tests/test_convert_optax_
 MOVING = Source("checkpoint/conversion.py", "tests/test_checkpoint.py")
 SCHEDULES = Source("recipes/schedules.py", "tests/test_recipes.py")
 TRAINING = Source("lab/runs/training.py", "tests/test_training.py")
+SHARED = Source(
+    "lab/runs/shared_batches.py", "tests/test_processes.py::test_every_share_counts_as_it_does_in_the_whole_batch"
+)
 COMPARE = Source("lab/comparison.py", "tests/test_compare.py::test_a_widened_comparison_is_resumed_where_it_stopped")
 VERDICTS = Source("lab/verdicts.py", "tests/test_compare.py::test_verdicts_follow_the_paired_intervals")
 TRIAL = Source(
@@ -342,6 +345,16 @@ MUTANTS = [
            "tests/test_training.py::test_losses_since_the_last_record_are_kept"),
     Mutant("training: the rate does not fall", TRAINING, "            self.scheduler.step()\n", "",
            "tests/test_training.py::test_schedules_set_the_rate"),
+    Mutant("training: one state of random generators for all processes", TRAINING,
+           'return {**first, "other_ranks": others} if others else first', "return first",
+           "tests/test_processes.py::test_a_run_that_two_processes_resume_has_the_bits_of_one_that_was_not_stopped"),
+    Mutant("shares: ignored targets count", SHARED,
+           'call.weights().sum() if call.form == "classes" else call.divisor()', "examples"),
+    Mutant("shares: a sum is scaled as a mean", SHARED,
+           "(weight > 0) if self._is_sum else weight / whole", "weight / whole"),
+    Mutant("shares: an average over nothing counts", SHARED, "found.masked_fill(weight == 0, 0.0)", "found"),
+    Mutant("shares: DDP waits for parameters that have no gradient", SHARED, "find_unused_parameters=unused",
+           "find_unused_parameters=False"),
     Mutant("compare: seeds that chose the rates", COMPARE, "range(tuning_seeds, tuning_seeds + seeds)", "range(seeds)",
            "tests/test_compare.py::test_final_trainings_have_other_seeds_than_those_that_chose_the_rates"),
     Mutant("compare: the best epoch", TRIAL,

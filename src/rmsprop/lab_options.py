@@ -23,7 +23,7 @@ USUAL_OPTIMIZERS = OPTIMIZERS[:-1]
 # Fields whose option has another name.
 _OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to"}
 # Fields that change no result.
-_NO_RESULT = ("out", "resume", "accept_changes", "jobs", "tensorboard", "wandb")
+_NO_RESULT = ("out", "resume", "accept_changes", "jobs", "tensorboard", "wandb", "fsdp", "zero")
 
 
 def option_name(field: str) -> str:
@@ -69,6 +69,10 @@ class TrainOptions:
         Dtype of the optimizer's averages.
     stochastic_rounding
         Round bfloat16 parameters up or down at random.
+    fsdp
+        Under torchrun: shard model and optimizer state over the processes (FSDP2). Needs --every 0.
+    zero
+        Under torchrun: shard the optimizer's state over the processes (ZeroRedundancyOptimizer). Needs --every 0.
     tensorboard
         Write losses, scores and statistics to the folder tensorboard of the run, too.
     wandb
@@ -99,6 +103,8 @@ class TrainOptions:
     compile: bool = False
     state_dtype: Literal["float32", "bfloat16", "uint8"] | None = None
     stochastic_rounding: bool = False
+    fsdp: bool = False
+    zero: bool = False
     tensorboard: bool = False
     wandb: str | None = None
     every: int | None = None
@@ -118,6 +124,8 @@ class TrainOptions:
             raise InputError("--clip", "a number above 0", self.clip, "1 is usual")
         if self.average is not None:
             check_number("--average", self.average, "0.999 is usual", below=1)
+        if self.fsdp and self.zero:
+            raise InputError("--zero", "omitted with --fsdp", self.zero, "--fsdp shards the optimizer's state, too")
         _check_count(self, "evaluate_every", "1 evaluates after each epoch")
         _check_count(self, "patience", "omit it to train to the end")
         _check_count(self, "every", "omit it for a tenth of the run; 0 measures nothing", least=0)

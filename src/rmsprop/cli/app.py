@@ -14,7 +14,7 @@ from importlib import import_module
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from rmsprop import __version__
-from rmsprop.cli.common import Failure, Invocation, complain
+from rmsprop.cli.common import Failure, Invocation, ToldByFirst, complain
 from rmsprop.cli.terminal import IN_ASCII, Terminal, stderr
 from rmsprop.cli.unknown_option import described
 from rmsprop.errors import InputError
@@ -82,6 +82,8 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except Failure:
         return 1
+    except ToldByFirst:
+        return 0
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:

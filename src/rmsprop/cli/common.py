@@ -44,6 +44,13 @@ class Failure(Exception):  # noqa: N818  (stands for an exit status, not an erro
     """The command ran, but its result is a failure that it has printed: exit status 1."""
 
 
+class ToldByFirst(Exception):  # noqa: N818  (stands for an exit status, not an error)
+    """Rank 0 of several processes says why the command ended, and has its exit status: exit status 0 here.
+
+    torchrun ends the others as soon as one fails, and rank 0 may have more to write.
+    """
+
+
 @dataclass(frozen=True)
 class Invocation:
     """The arguments that a command was called with."""
@@ -63,9 +70,11 @@ class Invocation:
         return shlex.join(["rmsprop", *self.words])
 
     def to_resume(self) -> str:
-        """Return the command line that resumes the run of this command."""
+        """Return the command line that resumes the run of this command, under torchrun if that has started it."""
         words = [word for word in self.words if word not in ("--resume", "--accept-changes")]
-        return shlex.join(["rmsprop", *words, "--resume"])
+        count = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun; another host may have another number
+        started = ["rmsprop"] if count == "1" else ["torchrun", "--nproc-per-node", count, "-m", "rmsprop"]
+        return shlex.join([*started, *words, "--resume"])
 
 
 # A parameter of this type receives the command's invocation and is no option.
@@ -78,14 +87,19 @@ def lab_run(as_json: bool, invocation: Invocation | None = None) -> Iterator[Non
 
     Leave `invocation` out if the run cannot be resumed. With `as_json`, prints of the lab go to standard error.
     """
+    from rmsprop.lab.processes import ProcessLost, ToldElsewhere, end_gently, several
     from rmsprop.lab.runs.interrupts import Interrupted
     from rmsprop.lab.runs.workers import WorkerLost
 
+    if several():
+        end_gently()
     resume = f"; go on with: {invocation.to_resume()}" if invocation else ""
     try:
         with results_alone(as_json):
             yield
-    except (Interrupted, WorkerLost) as stop:
+    except ToldElsewhere as told:
+        raise (Failure if told.lost else ToldByFirst) from None
+    except (Interrupted, ProcessLost, WorkerLost) as stop:
         complain(f"{stop}{resume}")
         raise (KeyboardInterrupt if isinstance(stop, Interrupted) else Failure) from None
 

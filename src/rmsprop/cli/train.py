@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, lab_run, print_with_report
+from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, ToldByFirst, lab_run, print_with_report
 from rmsprop.cli.rule_options import RuleOptions, chosen_recipe
 from rmsprop.cli.terminal import Bars, stderr
 from rmsprop.lab_options import TrainOptions
@@ -58,12 +58,15 @@ def train(
     json
         Print the summary as JSON.
     """
+    from rmsprop.lab.processes import is_first
     from rmsprop.lab.training_run import train as run_training
 
-    with lab_run(json, invocation), TrainingProgress(stderr) as progress:
+    with lab_run(json, invocation), TrainingProgress(stderr if is_first() else Console(quiet=True)) as progress:
         run, summary = run_training(
             task, chosen_recipe(recipe, rule), options, command=invocation.command_line(), listen=progress.listen
         )
+    if not is_first():
+        raise ToldByFirst
     print_with_report(json, run, summary, show_training)
     if summary["reason"] is not None:
         raise Failure

@@ -32,6 +32,7 @@ from rmsprop.errors import InputError
 from rmsprop.lab.ablation import ablation
 from rmsprop.lab.find_task import load_task
 from rmsprop.lab.learning_rates import LEARNING_RATES, Choice, choose, rates_beyond
+from rmsprop.lab.processes import check_alone
 from rmsprop.lab.run import Run
 from rmsprop.lab.runs.directory import RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
@@ -84,6 +85,7 @@ def compare(
     WorkerLost
         If memory does not suffice for a single training, or a worker process ends for another reason.
     """
+    check_alone("compare")
     options, rule = dataclasses.replace(options or CompareOptions(), **keywords), rule or Rule()
     tuning_seeds = options.tuning_seeds or (1 if options.quick else 2)
     seeds = options.seeds or (5 if options.quick else 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     TensorDataset,
 )
@@ -21,6 +23,28 @@ from torch.utils.data import (
 from rmsprop.errors import InputError, Received
 
 Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes computes."""
+
+    rank: int = 0
+    count: int = 1
+
+    def of(self, batch: list[int]) -> list[int]:
+        """Return this process's part of a batch of indices. Sizes of the parts differ by one at most."""
+        return batch[self._start(len(batch), self.rank) : self._start(len(batch), self.rank + 1)]
+
+    def size(self, batch: int) -> int:
+        """Return the size of this process's part of a batch of so many examples."""
+        return self._start(batch, self.rank + 1) - self._start(batch, self.rank)
+
+    def _start(self, size: int, rank: int) -> int:
+        return size * rank // self.count
+
+
+WHOLE = Share()
 
 
 def split(inputs: Tensor, labels: Tensor) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
@@ -56,11 +80,14 @@ def parts(batch: Any) -> tuple[list[Any], Any]:
     return list(batch[:-1]), batch[-1]
 
 
-def batches(data: Data, batch_size: int, order: int | None = None) -> Iterator[Any]:
+def batches(data: Data, batch_size: int, order: int | None = None, share: Share = WHOLE) -> Iterator[Any]:
     """Return an iterator over the batches of `data`, shuffled with the seed `order`; None does not shuffle.
 
     A DataLoader yields its own batches; its samplers and workers are seeded with `order`. An iterable data set is never
     shuffled.
+
+    `share` is the part of each batch to yield, for a data set with indices. Where the part is empty, the first example
+    of the batch stands in for it.
     """
     generator = torch.Generator().manual_seed(order or 0)
     if isinstance(data, DataLoader):
@@ -72,14 +99,28 @@ def batches(data: Data, batch_size: int, order: int | None = None) -> Iterator[A
         return iter(data)
     if isinstance(data, IterableDataset):
         return iter(DataLoader(data, batch_size, generator=generator))
+    sized = cast(Sized, data)
+    sampler: Any = SequentialSampler(sized) if order is None else RandomSampler(sized, generator=generator)
+    chosen: Any = BatchSampler(sampler, batch_size, drop_last=False)
+    if share.count > 1:
+        chosen = _Shared(chosen, share)
     if type(data) is TensorDataset:  # indexed once per batch; a subclass may transform single examples
-        sampler = SequentialSampler(data) if order is None else RandomSampler(data, generator=generator)
-        loader = DataLoader(
-            data, sampler=BatchSampler(sampler, batch_size, drop_last=False), batch_size=None, generator=generator
-        )
+        loader = DataLoader(data, sampler=chosen, batch_size=None, generator=generator)
     else:
-        loader = DataLoader(data, batch_size, shuffle=order is not None, generator=generator)
+        loader = DataLoader(data, batch_sampler=chosen, generator=generator)
     return iter(loader)
+
+
+class _Shared(Sampler[list[int]]):
+    def __init__(self, whole: BatchSampler, share: Share) -> None:
+        self._whole, self._share = whole, share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._whole:
+            yield self._share.of(batch) or batch[:1]
+
+    def __len__(self) -> int:
+        return len(self._whole)
 
 
 def batch_count(data: Data, batch_size: int) -> int:

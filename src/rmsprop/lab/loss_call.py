@@ -57,7 +57,11 @@ class LossCall:
     def class_weights(self) -> Tensor:
         """Return the weight of each class: the argument `weight`, or ones."""
         weight = self.options.get("weight")
-        return torch.ones(self.classes, dtype=torch.float64) if weight is None else weight.double()
+        return (
+            torch.ones(self.classes, dtype=torch.float64, device=self.target.device)
+            if weight is None
+            else weight.double()
+        )
 
     def weights(self) -> Tensor:
         """Return the weight of each element of the target in the loss; 0 if the loss ignores the element.

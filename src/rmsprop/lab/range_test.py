@@ -16,6 +16,7 @@ from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
 from rmsprop.lab.find_task import load_task
+from rmsprop.lab.processes import check_alone
 from rmsprop.lab.random_state import seed_everything
 from rmsprop.lab.report.range_test_figure import draw_range_test
 from rmsprop.lab.run import RangeTest
@@ -83,6 +84,7 @@ def find_lr(
     Interrupted
         After SIGINT or SIGTERM.
     """
+    check_alone("find-lr")
     options = dataclasses.replace(options or FindLrOptions(), **keywords)
     out, rule = options.out, rule or Rule()
     _check_out(out)

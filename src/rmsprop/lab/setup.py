@@ -59,14 +59,17 @@ def with_optimizer(make: Callable[[Iterable[nn.Parameter]], Optimizer], schedule
     return setup
 
 
-def with_recipe(used: Recipe, **arguments: Any) -> Setup:
-    """Return the setup of a recipe. `arguments` are those of `RMSprop` that are no fields of a rule."""
+def with_recipe(used: Recipe, make: Callable[..., Any] = RMSprop.from_rule, **arguments: Any) -> Setup:
+    """Return the setup of a recipe. `arguments` are those of `RMSprop` that are no fields of a rule.
+
+    `make` makes the optimizer from parameters, rule and arguments.
+    """
 
     def setup(model: nn.Module, length: RunLength) -> Training:
         known = {name: getattr(length, name) for name in used.schedule.needs}
         if used.rate_follows_batch:
             known["batch_size"] = length.batch_size
-        return used.torch(model, optimizer=lambda params, rule: RMSprop.from_rule(params, rule, **arguments), **known)
+        return used.torch(model, optimizer=lambda params, rule: make(params, rule, **arguments), **known)
 
     return setup
 

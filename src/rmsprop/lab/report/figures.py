@@ -14,8 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
+from rmsprop.lab.runs.effective_rates import QUANTILES
 from rmsprop.lab.runs.schema import FinalRow, ScoreFacts, TrialRow
-from rmsprop.lab.runs.training import QUANTILES
 from rmsprop.lab.score import is_share
 from rmsprop.text import printable
 
@@ -56,7 +56,7 @@ class Layer(NamedTuple):
     """Quantiles of one layer's effective learning rates, each the median over the seeds."""
 
     name: str
-    quantiles: list[float]  # at rmsprop.lab.runs.training.QUANTILES
+    quantiles: list[float]  # at rmsprop.lab.runs.effective_rates.QUANTILES
 
 
 def curve_data(

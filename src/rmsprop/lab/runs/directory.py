@@ -106,7 +106,7 @@ class RunDirectory:
             if run._has_config() and run._grows(config):
                 run._write_config({**run.config(), "epochs": config.get("epochs")})
                 (path / SUMMARY).unlink(missing_ok=True)
-            _warn_of_another_torch(run.config()["made_with"], config["made_with"])
+            _warn_of_other_bits(run.config()["made_with"], config["made_with"])
             yield run
 
     def _has_config(self) -> bool:
@@ -277,10 +277,11 @@ class RunDirectory:
         self._sync_records()
         write_atomically(self.path / CHECKPOINT, buffer.getvalue())
 
-    def load_checkpoint(self, use: Callable[[dict[str, Any]], None]) -> bool:
+    def load_checkpoint(self, use: Callable[[dict[str, Any]], None], location: str | None = None) -> bool:
         """Pass the checkpoint to `use` and return True; return False if there is no checkpoint.
 
-        Loads tensors and plain values only: no code in the file is executed.
+        Loads tensors and plain values only: no code in the file is executed. `location` is the device of the tensors;
+        None takes that from which they were saved.
 
         Raises
         ------
@@ -290,8 +291,16 @@ class RunDirectory:
         path = self.path / CHECKPOINT
         if not path.exists():
             return False
+        with self.checking_checkpoint():
+            use(torch.load(path, weights_only=True, map_location=location))
+        return True
+
+    @contextmanager
+    def checking_checkpoint(self) -> Iterator[None]:
+        """Raise InputError, which names the checkpoint, if it turns out in this context that it cannot be used."""
+        path = self.path / CHECKPOINT
         try:
-            use(torch.load(path, weights_only=True))
+            yield
         except InputError as error:  # undamaged, but from another model or run
             raise InputError(f"{path}: {error.name}", error.allowed, error.value, error.remedy) from error
         except (
@@ -307,7 +316,6 @@ class RunDirectory:
             remedy = "restore it from a copy, or start again with another --out"
             found = Received(f"one that fails with {type(error).__name__}")
             raise InputError(str(path), "an undamaged checkpoint of this run", found, remedy) from error
-        return True
 
     def last_step(self) -> int:
         """Return the step of the checkpoint; 0 without one."""
@@ -350,9 +358,15 @@ def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tup
     return differing
 
 
-def _warn_of_another_torch(began: MadeWith, now: MadeWith) -> None:
+def _warn_of_other_bits(began: MadeWith, now: MadeWith) -> None:
     if began["torch"] != now["torch"]:
         text = f"the run began with torch {began['torch']} and goes on with {now['torch']}"
+        warnings.warn(f"{text}: it may differ in the last bits", stacklevel=2)
+    counts = began.get("processes", 1), now.get("processes", 1)
+    if counts[0] != counts[1]:
+        text = "the run began with {} process{} and goes on with {}".format(
+            counts[0], "es" * (counts[0] > 1), counts[1]
+        )
         warnings.warn(f"{text}: it may differ in the last bits", stacklevel=2)
 
 

@@ -34,6 +34,7 @@ class MadeWith(TypedDict):
 
     torch: str
     threads: NotRequired[Annotated[int, AT_LEAST_ONE]]
+    processes: NotRequired[Annotated[int, AT_LEAST_ONE]]  # 1 if missing
 
 
 class RunConfig(TypedDict):

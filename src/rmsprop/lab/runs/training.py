@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
@@ -16,16 +16,18 @@ from torch.utils.data import DataLoader
 from rmsprop.errors import InputError, Received
 from rmsprop.lab.compute import Compute
 from rmsprop.lab.data import example_count, moved
+from rmsprop.lab.processes import Processes
 from rmsprop.lab.random_state import random_state, seed_everything, set_random_state
+from rmsprop.lab.runs.effective_rates import effective_rates
 from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, LossRecord, TrainRecord
+from rmsprop.lab.runs.shared_batches import SharedBatches, check_shareable, shared_model
 from rmsprop.lab.score import Evaluation
 from rmsprop.lab.setup import RunLength, Setup
+from rmsprop.lab.sharding import gathered, gathered_state, load_model, load_optimizer, reshard
 from rmsprop.lab.task import Task
-from rmsprop.names import plain_name
+from rmsprop.torch.distributed import local_shard
 
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _LOSSES_PER_EPOCH = 10
-_SAMPLE = 1_000_000  # quantiles of a larger layer use evenly spaced elements: at least this many, at most twice as many
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class TrainingLoop:
         None takes the task's value.
     compute, selection
         Where and how precisely to compute; what to evaluate and keep.
+    processes
+        The processes that share the training. Each computes a share of every batch, and has a replica of the model.
+    sharded
+        Spread the model over the processes instead, with FSDP2.
     """
 
     def __init__(
@@ -73,17 +79,27 @@ class TrainingLoop:
         batch_size: int | None = None,
         compute: Compute | None = None,
         selection: Selection | None = None,
+        processes: Processes | None = None,
+        *,
+        sharded: bool = False,
     ) -> None:
         self.task, self.seed, self.score = task, seed, task.score
         self.compute, self.selection = compute or Compute(), selection or Selection()
         self.epochs, self.batch_size = epochs or task.epochs, batch_size or task.batch_size
+        self.processes = processes or Processes()
+        check_shareable(task, self.batch_size, self.processes)
         seed_everything(seed)
-        self.model = task.model().to(self.compute.device)
+        self._sharded = sharded
+        model = task.model().to(self.compute.device)
+        self.model = shared_model(task, model, self.compute.device, self.processes, sharded=sharded)
         self.steps_per_epoch = task.steps_per_epoch(self.batch_size)
         self.recipe = setup(self.model, RunLength(self.steps_per_epoch, self.total_steps, self._examples_of_a_step()))
         self.optimizer, self.scheduler = self.recipe.optimizer, self.recipe.scheduler
         self._scaler = self.compute.scaler()
         self._call = self.compute.callable_of(self.model)
+        self._shared = None
+        if self.processes.count > 1:
+            self._shared = SharedBatches(task, self.batch_size, self._call, self.processes, sharded=sharded)
         self.step, self.epoch, self.batch = 0, 0, 0  # steps executed, epochs finished, batches done in this epoch
         self.diverged = self.stopped = False  # stopped: before the last epoch, for lack of progress
         self.best_epoch, self._best_score = 0, math.nan
@@ -91,6 +107,8 @@ class TrainingLoop:
         self._losses: list[float] = []  # of the steps since the last record
         self._at_epoch_start: dict[str, Any] = {}  # random generators
         self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
+        if not self.processes.is_first:
+            seed_everything(self._own_seed())  # for dropout and augmentation: examples of another process
 
     @property
     def total_steps(self) -> int:
@@ -105,6 +123,11 @@ class TrainingLoop:
     def _examples_of_a_step(self) -> int | None:
         loader = self.task.train
         return loader.batch_size if isinstance(loader, DataLoader) else self.batch_size
+
+    def _own_seed(self) -> int:
+        """Return a seed that no other process has, and that another step has not."""
+        words = np.random.SeedSequence([self.seed, self.processes.rank, self.step]).generate_state(1, np.uint64)
+        return int(words[0] >> 1)
 
     def run(self) -> Iterator[list[TrainRecord]]:
         """Train to the end. After every step, yield the new records; a step may have none.
@@ -150,28 +173,39 @@ class TrainingLoop:
         order = order_of(self.seed, self.epoch)
         if not self.batch:
             self._at_epoch_start = random_state()
-            iterator = self.task.batches(self.model, self.batch_size, order)
+            iterator = self._batches_of(order)
         else:  # the order and the batches before may have drawn from the global generators
             now = random_state()
             set_random_state(self._at_epoch_start)
-            iterator = self.task.batches(self.model, self.batch_size, order)
+            iterator = self._batches_of(order)
             for _ in range(self.batch):
                 next(iterator)
             set_random_state(now)
         self.model.train()
         return iterator
 
+    def _batches_of(self, order: int) -> Iterator[Any]:
+        if self._shared is not None:
+            return self._shared.batches(order)
+        return self.task.batches(self.model, self.batch_size, order)
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
+        """Return the loss to differentiate; and a loss and its divisor, for the mean loss of the batch."""
+        moved_batch = moved(batch, self.compute.device)
+        if self._shared is not None:
+            return *self._shared.loss(moved_batch, self.batch), 1
+        output, target = self.task.apply(self._call, moved_batch)
+        loss = self.task.loss(output, target)
+        return loss, loss, example_count(batch) if self.score.loss_is_sum else 1
+
     def _train_on(self, batch: Any) -> tuple[float, float]:
         """Execute one step; return the loss, and the seconds spent in the optimizer."""
         recipe, scaler = self.recipe, self._scaler
-        examples = example_count(batch) if self.score.loss_is_sum else 1
-        batch = moved(batch, self.compute.device)
         if recipe.clamp is not None:
             recipe.clamp(self.model.parameters())
         self.optimizer.zero_grad()
         with self.compute.autocast():
-            output, target = self.task.apply(self._call, batch)
-            loss = self.task.loss(output, target)
+            loss, shown, divisor = self._loss(batch)
         (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         if recipe.clip is not None:
             if scaler is not None:
@@ -191,7 +225,7 @@ class TrainingLoop:
             self.scheduler.step()
             if recipe.ema is not None:
                 recipe.ema.update_parameters(self.model)
-        return loss.item() / examples, ended - began
+        return shown.item() / divisor, ended - began
 
     def _position(self) -> float:
         return self.epoch + self.batch / self.steps_per_epoch
@@ -245,48 +279,52 @@ class TrainingLoop:
     def use_best(self) -> None:
         """Give the evaluated model the weights with the best validation score, if they were kept."""
         if self._best_weights:
-            self.evaluated_model.load_state_dict(self._best_weights)
+            load_model(self.evaluated_model, self._best_weights)
 
     def evaluate(self, part: str) -> Evaluation:
-        """Return mean loss and scores over the task's "validation" or "test" data."""
-        return self.task.evaluate(self.evaluated_model, part, self.batch_size, self.compute)
+        """Return mean loss and scores over the task's "validation" or "test" data. Collective.
+
+        Every process evaluates all data; the result is that of rank 0, so that all decide alike.
+        """
+        found = self.task.evaluate(self.evaluated_model, part, self.batch_size, self.compute)
+        if self._sharded:
+            reshard(self.model)
+        return self.processes.on_first(lambda: found)
+
+    def has_lost_weights(self) -> bool:
+        """Return whether a weight is not finite. Collective."""
+        finite = all(local_shard(p).isfinite().all() for p in self.model.parameters())
+        return self.processes.any(not finite)[0]
 
     def effective_lr(self) -> dict[str, list[float | None]]:
-        """Return the `QUANTILES` of each layer's effective learning rates; empty if the optimizer has none."""
-        measure: Callable[[Tensor], Tensor] | None = getattr(self.optimizer, "effective_lr", None)
-        if measure is None:
-            return {}
-        layers: dict[str, list[float | None]] = {}
-        for name, p in self.model.named_parameters():
-            if self.optimizer.state.get(p) and p.numel():
-                rates = measure(p).flatten()
-                rates = rates[:: max(1, len(rates) // _SAMPLE)].double().cpu()
-                # NumPy, since torch.quantile sorts all elements. Interpolation between infinities is invalid.
-                with np.errstate(invalid="ignore"):
-                    layers[plain_name(name)] = np.quantile(rates.numpy(), QUANTILES).tolist()
-        return layers
+        """Return quantiles of each layer's effective learning rates; empty if the optimizer has none. Collective."""
+        return effective_rates(self.model, self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state from which `run` goes on bit for bit: tensors and plain values."""
+        """Return the state from which `run` goes on bit for bit: tensors and plain values. Collective."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": gathered(self.model.state_dict()),
+            "optimizer": gathered_state(self.optimizer, self.processes),
             "scheduler": {"last_epoch": self.scheduler.last_epoch, "_last_lr": self.scheduler.get_last_lr()},
             "scaler": None if self._scaler is None else self._scaler.state_dict(),
             "ema": None if self.recipe.ema is None else self.recipe.ema.state_dict(),
             "position": [self.step, self.epoch, self.batch],
             "diverged": self.diverged,
             "stopped": self.stopped,
-            "best": [self.best_epoch, self._best_score, self._best_weights],
+            "best": [self.best_epoch, self._best_score, gathered(self._best_weights)],
             "losses": self._losses,
-            "random": random_state(),
-            "epoch_random": self._at_epoch_start,
+            **self._random_states(),
         }
+
+    def _random_states(self) -> dict[str, Any]:
+        """Return the state of the random generators now and at the start of the epoch, on all ranks. Collective."""
+        first, *others = self.processes.gathered({"random": random_state(), "epoch_random": self._at_epoch_start})
+        return {**first, "other_ranks": others} if others else first
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_model(self.model, state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
@@ -295,8 +333,13 @@ class TrainingLoop:
         self.step, self.epoch, self.batch = state["position"]
         self.diverged, self.stopped, self._losses = state["diverged"], state["stopped"], list(state["losses"])
         self.best_epoch, self._best_score, self._best_weights = state["best"]
-        self._at_epoch_start = state["epoch_random"]
-        set_random_state(state["random"])
+        ranks = [state, *state.get("other_ranks", [])]
+        if self.processes.rank < len(ranks):
+            self._at_epoch_start = ranks[self.processes.rank]["epoch_random"]
+            set_random_state(ranks[self.processes.rank]["random"])
+        else:  # saved by fewer processes
+            seed_everything(self._own_seed())
+            self._at_epoch_start = random_state()
 
 
 def order_of(seed: int, epoch: int) -> int:
