@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 
-from rmsprop.environment import environment
-from rmsprop.files import finite
 from rmsprop.lab.compute import Compute
 from rmsprop.lab.find_task import load_task
-from rmsprop.lab.findings.find import findings_to_show
-from rmsprop.lab.findings.loss_history import LossHistory
-from rmsprop.lab.findings.runaway_loss import find_runaway_loss
 from rmsprop.lab.processes import Processes, device_of_this_process, joined
 from rmsprop.lab.run import Run
-from rmsprop.lab.runs.checkpoints import Saver
 from rmsprop.lab.runs.directory import CONFIG, RunDirectory, new_path
-from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
-from rmsprop.lab.runs.measured_steps import StepRecorder, measured_steps
+from rmsprop.lab.runs.recorded_training import Listener, RecordedTraining
 from rmsprop.lab.runs.schema import (
-    EpochRecord,
     GivenOptions,
     MadeWith,
-    PostMortemFacts,
     TrainConfig,
-    TrainRecord,
-    TrainSummary,
 )
 from rmsprop.lab.runs.task_code import source_of
 from rmsprop.lab.runs.trackers import Trackers
 from rmsprop.lab.runs.training import Selection, TrainingLoop
-from rmsprop.lab.score import Evaluation
+from rmsprop.lab.runs.training_summary import evaluated_result, summary_of
 from rmsprop.lab.setup import recipe_of, with_recipe
 from rmsprop.lab.sharding import chosen_sharding, zero_redundancy
 from rmsprop.lab.task import Task
@@ -44,12 +32,8 @@ from rmsprop.recipes import Recipe
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
-Listener = Callable[[TrainingLoop, list[TrainRecord]], None]
-
 EVERY = 250  # steps between records of a long training: they cost a small share of its time (docs/monitor.md)
 RECORDS = 10  # records of a training of fewer than RECORDS * EVERY steps; they may cost a larger share
-NOT_IN_VALIDATION = "validation not finite"  # reason of a summary if the training losses are finite
-LEARNED_NOTHING = "learned nothing"  # reason of a summary, and kind of its finding
 
 
 def train(
@@ -147,12 +131,12 @@ def train(
             _use_threads(made_with)
         run = RunDirectory(path)
         with _trackers(run, options, processes) as trackers:
-            recorded = _RecordedTraining(run, training, every, trackers)
+            recorded = RecordedTraining(run, training, every, trackers)
             recorded.restore()
             recorded.run_to_end(listen)
         given: GivenOptions = {"epochs": options.epochs, "batch_size": options.batch_size}
-        result = _result(recorded)
-        return Run(run, processes.on_first(lambda: run.finish(_summary(recorded, result, command, given))))
+        result = evaluated_result(recorded)
+        return Run(run, processes.on_first(lambda: run.finish(summary_of(recorded, result, command, given))))
 
 
 def _config_of(spec: str | Task, rule: Rule, recipe: str | None, options: TrainOptions, processes: int) -> TrainConfig:
@@ -197,183 +181,6 @@ def usual_every(steps: int) -> int:
     return min(EVERY, max(1, steps // RECORDS))
 
 
-class _RecordedTraining:
-    """A training whose records and checkpoints rank 0 writes to a run directory."""
-
-    def __init__(self, run: RunDirectory, training: TrainingLoop, every: int, trackers: Trackers) -> None:
-        self.run, self.training, self.every, self._trackers = run, training, every, trackers
-        self.processes = training.processes
-        measured = every if self.processes.is_first else 0  # replicas are equal
-        self.steps = StepRecorder(run, training, measured, trackers.sinks)
-        self._records = 0  # lines written to records.jsonl, as the checkpoint counts them
-
-    @property
-    def lost_records(self) -> int:
-        """Number of records that a crash has cost."""
-        return max(0, self._records - len(self.run.records()))
-
-    def restore(self) -> None:
-        """Restore the run's checkpoint and drop the records of later steps. Without a checkpoint, drop all records."""
-        read: list[dict[str, Any]] = []
-        location = None if self.processes.count == 1 else "cpu"  # another process has another device
-        self.processes.on_first(lambda: self.run.load_checkpoint(read.append, location))
-        for state in self.processes.on_first(lambda: read):
-            with self.processes.together(), self.run.checking_checkpoint():
-                self._load_state_dict(state)
-        step = self.training.step if read else -1
-        if self.processes.is_first:
-            self.run.keep_records_until(step, self._records)
-            self.steps.begin(step)
-
-    def run_to_end(self, listen: Listener) -> None:
-        """Train to the end, with checkpoints. After SIGINT or SIGTERM of any process, save and raise Interrupted."""
-        saver = Saver(self.run)
-        is_first = self.processes.is_first
-        with stop_signals() as stopped:
-            for new in self.training.run():
-                if is_first:
-                    self.run.append(new)
-                    listen(self.training, new)
-                    self._trackers.show(new, float(self.training.scheduler.get_last_lr()[0]))
-                self._records += len(new)
-                step = self.training.step  # 0 is the start, which needs no checkpoint
-                stop, due = self.processes.any(bool(stopped), is_first and saver.due())
-                if step and self.training.resumable and (stop or due):
-                    self._save(saver)
-                if stop:
-                    self.processes.on_first(lambda: _interrupt(self.training))
-            self._save(saver)
-
-    def _save(self, saver: Saver) -> None:
-        state = self._state_dict()
-        self.processes.on_first(lambda: saver.save(state))
-
-    def _state_dict(self) -> dict[str, Any]:
-        self.steps.write()
-        return {
-            "training": self.training.state_dict(),
-            "watch": self.steps.state_dict(),
-            "records": self._records,
-        }
-
-    def _load_state_dict(self, state: dict[str, Any]) -> None:
-        self.training.load_state_dict(state["training"])
-        self.steps.load_state_dict(state["watch"])
-        self._records = state["records"]
-
-
-def _interrupt(training: TrainingLoop) -> None:
-    raise Interrupted(f"stopped after step {training.step} of {training.total_steps}")
-
-
 def _use_threads(made_with: MadeWith) -> None:
     """Use as many threads as the run began with: their number changes the last bits of sums."""
     torch.set_num_threads(made_with["threads"])
-
-
-class _Validation(NamedTuple):
-    """Validation loss and metric after an epoch; None if not finite."""
-
-    epoch: int
-    loss: float | None
-    metric: float | None
-    metrics: Mapping[str, float | None]
-
-
-class _Result(NamedTuple):
-    """How a training ended: why it diverged, if it did; its validations; those of the weights that are kept; tests."""
-
-    reason: str | None
-    validations: list[_Validation]
-    kept: _Validation
-    tested: Evaluation | None
-
-
-def _result(recorded: _RecordedTraining) -> _Result:
-    """Evaluate what is left to evaluate. Collective."""
-    run, training, processes = recorded.run, recorded.training, recorded.processes
-    validations = processes.on_first(lambda: _validations(run))
-    if not validations or validations[-1].epoch != training.epoch:  # a crash has cost the last record
-        validations.append(_evaluated(training))
-    last = kept = validations[-1]
-    lost = training.diverged or (
-        last.loss is None and training.has_lost_weights()
-    )  # null stands for what is not finite
-    reason = processes.on_first(lambda: _what_went_wrong(run, last, lost=lost))
-    if training.selection.best and not reason:
-        training.use_best()
-        kept = _evaluated(training)
-    tested = training.evaluate("test") if training.task.test is not None and not reason else None
-    return _Result(reason, validations, kept, tested)
-
-
-def _summary(recorded: _RecordedTraining, result: _Result, command: str, given: GivenOptions) -> TrainSummary:
-    run, training = recorded.run, recorded.training
-    reason, kept = result.reason, result.kept
-    summary: TrainSummary = {
-        "status": "diverged" if reason else "finished",
-        "reason": reason,
-        "task": training.task.name,
-        "metric": training.score.name,
-        "metric_kind": training.score.kind,
-        "higher_is_better": training.score.higher_is_better,
-        "epochs": training.epoch,
-        "steps": training.step,
-        "validation_loss": kept.loss,
-        "validation_metric": kept.metric,
-        "command": command,
-        "given": given,
-        "implementation": getattr(getattr(training.optimizer, "optim", training.optimizer), "implementation", ""),
-        "environment": environment(),
-        "device": str(training.compute.device),
-    }
-    if kept.metrics:
-        summary["metrics"] = dict(kept.metrics)
-    if training.selection.best:
-        summary["best_epoch"] = training.best_epoch
-    if training.stopped:
-        summary["stopped_early"] = True
-    if reason == NOT_IN_VALIDATION:
-        summary["lost_epoch"] = next(v.epoch for v in result.validations if v.loss is None)
-    findings = findings_to_show(run, summary)
-    if findings or measured_steps(run):
-        summary["findings"] = findings
-    if any(f["kind"] == LEARNED_NOTHING for f in findings):
-        summary["reason"] = LEARNED_NOTHING
-    tested = result.tested
-    if tested is not None:
-        summary["test_loss"], summary["test_metric"] = tested.loss, tested.metric
-        if tested.metrics:
-            summary["test_metrics"] = dict(tested.metrics)
-    if recorded.every:
-        summary["post_mortem"] = _post_mortem(recorded.steps)
-    if recorded.lost_records:
-        summary["lost_records"] = recorded.lost_records
-    return summary
-
-
-def _evaluated(training: TrainingLoop) -> _Validation:
-    found = training.evaluate("validation")
-    others = {name: finite(value) for name, value in found.metrics.items()}
-    return _Validation(training.epoch, finite(found.loss), finite(found.metric), others)
-
-
-def _validations(run: RunDirectory) -> list[_Validation]:
-    """Return the recorded validation results."""
-    epochs: list[EpochRecord] = [record for record in run.records() if record["kind"] == "epoch"]
-    return [_Validation(e["epoch"], e["validation_loss"], e["validation_metric"], e.get("metrics", {})) for e in epochs]
-
-
-def _post_mortem(steps: StepRecorder) -> PostMortemFacts | None:
-    found = steps.post_mortem()
-    return None if found is None else cast(PostMortemFacts, {**found.to_dict(), "text": str(found)})
-
-
-def _what_went_wrong(run: RunDirectory, last: _Validation, *, lost: bool) -> str | None:
-    """Return why a training counts as diverged; None if it does not. `lost`: losses or weights are not finite."""
-    rule = run.config()["rule"]
-    if lost:
-        return "not finite"
-    if not rule["maximize"] and find_runaway_loss(LossHistory(run.records()), rule["lr"]):
-        return "ran away"
-    return NOT_IN_VALIDATION if last.loss is None else None
