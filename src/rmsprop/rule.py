@@ -61,7 +61,7 @@ class Rule:
     eps
         ε, added to the denominator.
     momentum
-        Momentum μ of the heavy-ball buffer; 0 means no buffer.
+        Momentum μ of the heavy-ball buffer, or with first_moment of the average of gradients; 0 means none.
     weight_decay
         Weight decay λ.
     centered

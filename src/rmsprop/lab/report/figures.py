@@ -30,6 +30,7 @@ STYLES: dict[str, tuple[str, Any]] = {
     "AdamW": ("#56B4E9", (0, (2, 2))),
 }
 _SIZE = (4.6, 3.4)  # inches: readable at 400 pixels wide
+_LONG_LABEL = 16  # characters; with longer labels, a legend has two columns
 _SHORT = 1e3  # a logarithmic axis has ticks between powers of ten if its ends differ by less than this factor
 # Show names of tensors and metrics verbatim, whatever their characters and matplotlib's settings.
 verbatim = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
@@ -268,6 +269,8 @@ def add_legend(figure: Figure, columns: int = 3) -> None:
     """Draw a legend of all lines with a label. Matplotlib itself would omit labels that begin with _."""
     lines = [line for axes in figure.axes for line in axes.lines if not _UNNAMED.fullmatch(str(line.get_label()))]
     numbers = [str(number) for number in range(len(lines))]
+    if any(len(str(line.get_label())) > _LONG_LABEL for line in lines):
+        columns = min(columns, 2)  # three would be wider than the figure
     legend = figure.legend(lines, numbers, loc="outside upper center", fontsize=8, frameon=False, ncols=columns)
     for text, line in zip(legend.get_texts(), lines, strict=True):
         text.set_text(printable(str(line.get_label())))
