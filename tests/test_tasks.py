@@ -338,3 +338,12 @@ def test_the_page_has_each_task_in_a_group() -> None:
     groups = re.findall(line, page.DOCUMENT.read_text(), re.MULTILINE)
     found = {name: extra for names, extra in groups for name in names.split(", ")}
     assert found == {name: facts.extra for name, facts in BUILT_IN.items()}
+
+
+def test_the_table_of_tasks_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tasks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, each in BUILT_IN.items():
+        (number,) = [i for i, line in enumerate(lines) if line.split(" ")[0] == name]
+        assert each.predicts in lines[number + 1]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rmsprop.cli.common import Flag, print_result
-from rmsprop.cli.terminal import print_table, stdout
+from rmsprop.cli.terminal import stdout
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rmsprop.lab_tasks import TaskFacts
 
 _COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
-    ("task", "left"), ("predicts", "left"), ("model", "left"), ("train, validation, test", "right"), ("lr", "right"),
-    ("test score", "right"), ("time", "right"), ("needs", "left"),
+    ("task", "left"), ("model", "left"), ("training data", "right"), ("lr", "right"), ("test score", "right"),
+    ("time", "right"),
 )  # fmt: skip
 
 
@@ -43,22 +43,28 @@ def tasks(*, json: Flag = False) -> None:
 
 
 def show_tasks(console: Console, built_in: Mapping[str, TaskFacts]) -> None:
-    """Print a table with a line for each task."""
+    """Print a table with two lines for each task, for a window of 80 columns."""
     from rmsprop.lab_tasks import score_text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in _COLUMNS:
         table.add_column(name, justify=justify)
     for name, each in built_in.items():
-        examples = ", ".join(f"{count:,}" for count in each.examples)
         score = score_text(each.score, each.metric)
         seconds = "–" if each.seconds is None else f"{each.seconds:.0f} s"
-        table.add_row(name, each.predicts, each.model, examples, f"{each.lr:g}", score, seconds, escape(each.needs()))
-    print_table(console, table)
+        table.add_row(name, each.model, f"{each.examples[0]:,}", f"{each.lr:g}", score, seconds)
+    lines = console.render_lines(table, pad=False)
+    console.print(Text("".join(part.text for part in lines[0]).rstrip(), style="bold"))
+    for line, each in zip(lines[1:], built_in.values(), strict=True):
+        console.print("".join(part.text for part in line).rstrip(), markup=False)
+        needs = each.needs().removeprefix("rmsprop[lab], ")
+        console.print(f"  {each.predicts}; needs {needs}", markup=False, style="dim")
     console.print(
-        "\nscore and time: median of three trainings in one thread, rmsprop train TASK --lr LR --schedule linear\n"
-        "policies (return): beside --recipe a2c-baselines; sizes are steps of the environments, and episodes\n"
-        "needs: pip install 'rmsprop[...]' and apt-get install what is Debian's\n"
-        "rmsprop tasks --json has sources, licences and published scores.",
+        "\nscore and time: median of three trainings in one thread:\n"
+        "  rmsprop train TASK --lr LR --schedule linear\n"
+        "of policies: beside --recipe a2c-baselines; their data are steps of environments\n"
+        "needs: pip install 'rmsprop[...]', and apt-get install what is Debian's\n"
+        "rmsprop tasks --json has validation and test data, sources, licences and\n"
+        "published scores.",
         markup=False,
     )
