@@ -29,6 +29,7 @@ from rmsprop.lab.runs.interrupts import Interrupted
 from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.setup import with_optimizer, with_recipe
 from rmsprop.lab.tasks.cartpole import Network
+from rmsprop.monitor.findings import Finding
 from rmsprop.torch import RMSprop
 
 DISCOUNT = 0.5
@@ -245,24 +246,32 @@ def test_losses_of_training_and_validation_are_not_compared() -> None:
     assert not LossHistory([{**epoch, "separate_losses": True}, *losses]).has_scale  # type: ignore[list-item]
 
 
+def findings_of(returns: tuple[int, ...]) -> list[Finding]:
+    records: list[Any] = [{"kind": "loss", "step": 1, "epoch": 0.5, "loss": 1.0, "first_loss": 1.0}]
+    for i, each in enumerate(returns):
+        records.append({"kind": "epoch", "epoch": i, "validation_loss": -each, "validation_metric": each})
+    records[1]["separate_losses"] = True
+    return list(outcome(Judged(LossHistory(records), {"lr": 1e-3}, "return", higher_is_better=True, moved=2.0)))
+
+
 @pytest.mark.parametrize(
     ("returns", "kind", "cause", "remedy"),
     [
         ((9, 300, 20), "got worse", "steps at lr = 0.001 changed the policy", "RMSprop(..., lr=0.0001)"),
-        ((9, 8, 9), "learned nothing", "steps are long enough to move the weights", "train for more epochs"),
+        ((9, 9, 9), "learned nothing", "steps are long enough to move the weights", "train for more epochs"),
     ],
 )
 def test_a_finding_about_a_return_claims_nothing_of_the_training_loss(
     returns: tuple[int, ...], kind: str, cause: str, remedy: str
 ) -> None:
-    records: list[Any] = [{"kind": "loss", "step": 1, "epoch": 0.5, "loss": 1.0, "first_loss": 1.0}]
-    for i, each in enumerate(returns):
-        records.append({"kind": "epoch", "epoch": i, "validation_loss": -each, "validation_metric": each})
-    records[1]["separate_losses"] = True
-    (found,) = outcome(Judged(LossHistory(records), {"lr": 1e-3}, "return", higher_is_better=True, moved=2.0))
+    (found,) = findings_of(returns)
     assert found.kind == kind
     assert found.cause.startswith(cause)
     assert found.remedy.startswith(remedy)
+
+
+def test_a_policy_that_was_good_by_chance_before_its_training_has_learned() -> None:
+    assert not findings_of((500, 80, 500))
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -128,12 +128,12 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
         ),
         "cartpole": TaskFacts(
             "pushes that keep a pole up", "MLP, A2C", "CartPole-v1, in gymnasium", "MIT",
-            (400000, 20, 20), "return", 7e-4, None, None, extra="rl", recipe="a2c-baselines",
+            (400000, 20, 20), "return", 7e-4, 500, 70, extra="rl", recipe="a2c-baselines",
             published="500: one policy of A2C in RL Baselines3 Zoo, after 500,000 steps",
         ),
         "lunar": TaskFacts(
             "thrusts that land a craft", "MLP, A2C", "LunarLander-v3, in gymnasium", "MIT",
-            (400000, 20, 20), "return", 8.3e-4, None, None, extra="rl", recipe="a2c-baselines",
+            (200000, 20, 20), "return", 8.3e-4, None, None, extra="rl", recipe="a2c-sb3",
             published="155.8 in LunarLander-v2: one policy of A2C in RL Baselines3 Zoo, after 200,000 steps",
         ),
         "pong": TaskFacts(

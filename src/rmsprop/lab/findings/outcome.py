@@ -76,6 +76,8 @@ def learned_nothing(judged: Judged) -> list[Finding]:
     first, last = history.validation[0], history.validation[-1]
     constant = history.constant.loss
     level = first.loss if constant is None else min(first.loss, constant)
+    if history.separate:  # an untrained policy may have a high return by chance
+        level = max(epoch.loss for epoch in history.validation)
     if not no_better(last.loss, level) or _beats_constant(judged, last):
         return []
     fitted, moved = history.left < FITTED, judged.moved
