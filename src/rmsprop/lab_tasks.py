@@ -133,7 +133,7 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
         ),
         "lunar": TaskFacts(
             "thrusts that land a craft", "MLP, A2C", "LunarLander-v3, in gymnasium", "MIT",
-            (200000, 20, 20), "return", 8.3e-4, None, None, extra="rl", recipe="a2c-sb3",
+            (200000, 20, 20), "return", 8.3e-4, -12.522, 61, extra="rl", recipe="a2c-sb3",
             published="155.8 in LunarLander-v2: one policy of A2C in RL Baselines3 Zoo, after 200,000 steps",
         ),
         "pong": TaskFacts(
