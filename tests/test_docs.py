@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import ablation
+import evidence
 import forked
 import pytest
 import readme
@@ -68,6 +69,8 @@ def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
     assert readme.PICTURE.read_text() == readme.picture(demo)
     page = ablation.PAGE.read_text()
     assert ablation.up_to_date(page) == page
+    page = evidence.PAGE.read_text()
+    assert evidence.up_to_date(page) == page
 
 
 @pytest.mark.slow
