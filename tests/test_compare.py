@@ -325,13 +325,19 @@ def test_what_to_try_next_helps() -> None:
     (line,) = [each for each in describe_comparison(plain["config"], plain["summary"]) if each.startswith("Try next")]
     assert line == (
         "Try next: rmsprop compare digits --bias-correction (the first steps of this rule are 10 times its rate, which "
-        "rules larger rates out); or rmsprop compare digits --ablate (what each part of Adam brings)."
+        "can rule larger rates out); or rmsprop compare digits --ablate (what each part of Adam brings)."
     )
     before, after = (
         next(s for s in each["summary"]["scores"] if s["optimizer"] == "RMSprop") for each in (plain, corrected)
     )
     assert after["low"] > before["metric"]  # the worst seed is better than the median was
     assert after["lr"] > before["lr"]
+    (line,) = [x for x in describe_comparison(corrected["config"], corrected["summary"]) if x.startswith("Try next")]
+    assert line.startswith("Try next: rmsprop compare digits --bias-correction --momentum 0.9 (what is better has")
+    assert demo["momentum"]["summary"]["command"] in line
+    scores = {s["optimizer"]: s for s in demo["momentum"]["summary"]["scores"]}
+    assert scores["RMSprop"]["low"] > after["metric"]
+    assert not any(score["verdict"] == "better" for score in scores.values())  # and nothing is left to try
     unable = corrected["config"] | {"from_python": True}
     assert not any(each.startswith("Try next") for each in describe_comparison(unable, corrected["summary"]))
 

@@ -27,7 +27,7 @@ from torch import nn
 from rmsprop import InputError, Rule, init, profile, update
 from rmsprop.profiles import FIELDS
 from rmsprop.recipes import RECIPES, Clip, Recipe, Training, recipe
-from rmsprop.recipes.schedules import Constant, Exponential, Linear, RunFacts, WeightEma
+from rmsprop.recipes.schedules import Constant, Cosine, Exponential, Linear, RunFacts, Steps, Warmup, WeightEma
 
 # The rules a second time, from the sources: lr, decay, eps, eps inside the root, momentum, rate in the buffer, start of
 # the average, centered, weight decay. None: not stated.
@@ -273,6 +273,26 @@ def test_linear_schedules_end_at_0_and_stay_there() -> None:
             found = rates(each, 13, total_steps=10)
             assert found == pytest.approx([lr * max(0, 1 - step / 10) for step in range(13)], rel=1e-14, abs=0)
             assert found[10:] == [0, 0, 0]
+
+
+def test_schedules_are_those_of_torch_and_the_same_in_jax() -> None:
+    import jax.numpy as jnp
+    from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
+
+    run, optimizers = RunFacts(1.0, None, 12), [torch.optim.SGD([torch.zeros(1)], lr=1.0) for _ in range(2)]
+    torchs = [CosineAnnealingLR(optimizers[0], 12), MultiStepLR(optimizers[1], [6, 9])]
+    for step in range(12):
+        schedules: tuple[Any, Any] = (Cosine(), Steps())
+        for schedule, theirs in zip(schedules, torchs, strict=True):
+            assert float(schedule.fraction(step, run)) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
+            late = Warmup(4, schedule)
+            shifted = (step + 1) / 5 if step < 4 else float(schedule.fraction(step - 4, run._replace(total_steps=8)))
+            assert float(late.fraction(step, run)) == pytest.approx(shifted, rel=1e-14)
+            for each in (schedule, late):
+                there = float(each.fraction(jnp.asarray(step), run, jnp))
+                assert there == pytest.approx(float(each.fraction(step, run)), abs=1e-6)  # float32
+            theirs.optimizer.step()
+            theirs.step()
 
 
 def test_char_rnn_decays_as_its_training_loop_does() -> None:

@@ -77,3 +77,8 @@ def test_nothing_is_trained_before_every_task_is_known_to_run(monkeypatch: pytes
         with pytest.raises(InputError, match=message):
             compare_on(tasks, out=tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("kept")
+    with pytest.raises(InputError, match="--out must be a new or empty directory"):
+        compare_on(TASKS, out=tmp_path / "mine", **OPTIONS)
+    assert (tmp_path / "mine" / "report.html").read_text() == "kept"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from rmsprop import InputError, Rule, recipe
+from rmsprop import InputError, Rule
 from rmsprop.lab import Task, find_lr, train
 from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.setup import with_optimizer
@@ -262,12 +262,3 @@ def test_a_run_gives_its_model_records_findings_and_report(tmp_path: Path) -> No
     assert found.lr == result["lr"]
     assert "<svg" in found._repr_html_()
     assert (directory / "find-lr.json").exists()
-
-
-def test_a_recipe_trains_a_task(tmp_path: Path) -> None:
-    """Its rule, schedule and clipping are used; the schedule ends at its published rate."""
-    used = recipe("impala-atari")
-    run = train(FORMS["a list"](), used, epochs=2, out=tmp_path / "run")
-    config = run.directory.config()
-    assert config["recipe"] == "impala-atari"
-    assert config["rule"] == vars(used.rule())

@@ -1,6 +1,6 @@
 """Update README.md and docs/speed.md from commands and stored results. Run directories also update the demo.
 
-make demo && .venv/bin/python docs/make/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION
+make demo && .venv/bin/python docs/make/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION RUN_WITH_MOMENTUM_TOO
 .venv/bin/rmsprop bench --json > benchmarks/results/steps.json && .venv/bin/python docs/make/readme.py
 """
 
@@ -33,7 +33,8 @@ def store_demo(runs: list[RunDirectory]) -> None:
     kept = [{"config": run.config(), "summary": run.summary()} for run in runs]
     tuning = [record for record in runs[0].records() if record["stage"] == "tune"]
     curves = figures.sensitivity_data(tuning, kept[0]["config"]["optimizers"])
-    DEMO.write_text(json.dumps({"plain": kept[0], "corrected": kept[1], "curves": curves}, indent=1) + "\n")
+    demo = {**dict(zip(("plain", "corrected", "momentum"), kept, strict=True)), "curves": curves}
+    DEMO.write_text(json.dumps(demo, indent=1) + "\n")
 
 
 def picture(demo: dict[str, Any]) -> str:
@@ -47,14 +48,17 @@ def demo_block(demo: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
     console.print(comparison_table(demo["plain"]["summary"]))
     table = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
-    plain, corrected = (describe_comparison(d["config"], d["summary"]) for d in (demo["plain"], demo["corrected"]))
+    plain, corrected, momentum = (
+        describe_comparison(demo[name]["config"], demo[name]["summary"]) for name in ("plain", "corrected", "momentum")
+    )
     machine = demo["plain"]["summary"]["environment"]
     made = f"{machine['processor']}, torch {machine['torch']}, {demo['plain']['summary']['seconds']:.0f} seconds"
-    command = demo["corrected"]["summary"]["command"]
+    command, last = (demo[name]["summary"]["command"] for name in ("corrected", "momentum"))
     return (
         f"```text\n{table}\n```\n\n{plain[-1]} ({made}.)\n\n"
         "RMSprop as PyTorch has it does not win here: its first steps are 1/√(1−β) = 10 times the learning rate, which "
         f"rules larger rates out. Without that surge, in `{command}`: {' '.join(corrected[:-1])}\n\n"
+        f"`{last}`: {' '.join(momentum[:-1])}\n\n"
     )
 
 

@@ -52,7 +52,8 @@ class TrainOptions:
     clip
         Largest norm of all gradients together.
     average
-        Decay of a running average of the weights, such as 0.999; the average is evaluated.
+        Decay of a running average of the weights, such as 0.999; after step n at most (1 + n)/(10 + n), so that the
+        average forgets its start. The average is evaluated.
     evaluate_every
         Epochs from one evaluation on the validation data to the next.
     patience

@@ -46,7 +46,7 @@ def train(
       rmsprop train digits
       rmsprop train mnist --lr 0.001 --decay 0.9 --centered
       rmsprop train mnist --lr 0.003 --schedule cosine --warmup 50 --best
-      rmsprop train shakespeare --recipe char-rnn
+      rmsprop train shakespeare --recipe char-rnn-2015
       rmsprop train my_task.py:make --out runs/mine
       rmsprop train my_task.py:make --out runs/mine --resume
 

@@ -10,14 +10,10 @@ _ALIASES = {name.replace("_", "-"): field.replace("_", "-") for name, field in A
 _ALIASES |= {"rho": "decay", "beta2": "decay", "beta": "decay", "beta1": "momentum", "wd": "weight-decay"}
 _MEANT = {
     "optimizer": "train uses RMSprop; to compare it with others: rmsprop compare TASK --optimizers Adam AdamW",
-    "lr-grid": "did you mean --lrs?",
     "gpu": "did you mean --device cuda?",
     "cuda": "did you mean --device cuda?",
     "bf16": "did you mean --amp bfloat16?",
     "fp16": "did you mean --amp float16?",
-    "max-epochs": "did you mean --epochs?",
-    "bs": "did you mean --batch-size?",
-    "output": "did you mean --out?",
     "betas": "--momentum is β₁ (with --first-moment), --decay is β₂",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -128,26 +128,34 @@ def batch_count(data: Data, batch_size: int) -> int:
     return len(data) if isinstance(data, DataLoader) else -(-len(cast(Sized, data)) // batch_size)
 
 
-def example_count(batch: Any) -> int:
-    """Return the number of examples in a batch: the length of its last tensor, usually the target.
+def example_count(data: Data, batch_size: int, index: int, batch: Any) -> int:
+    """Return the number of examples in `batch`, the batch of this index in one pass over the data.
 
-    Values of a dict count in their order.
+    It follows from the length of the data, so the form of a batch does not matter. If a DataLoader has batches of
+    several sizes, it is the length of the first tensor in the batch.
     """
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 1
-    for each in reversed(list(batch.values()) if isinstance(batch, Mapping) else batch):
-        if isinstance(each, (Tensor, Mapping, list, tuple)) and len(each):
-            return example_count(each)
-    return 1
+    if not isinstance(data, DataLoader):
+        return min(batch_size, len(cast(Sized, data)) - index * batch_size)
+    if data.batch_size is not None:
+        whole = cast(Sized, data.dataset if isinstance(data.dataset, IterableDataset) else data.sampler)
+        return min(data.batch_size, len(whole) - index * data.batch_size)
+    sizes: list[int] = []
+    map_tensors(lambda tensor: sizes.append(len(tensor) if tensor.ndim else 1), batch)
+    return sizes[0] if sizes else 1
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Return `value` with the result of `function` for each of its tensors, also inside dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: map_tensors(function, each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        each = [map_tensors(function, one) for one in value]
+        return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
+    return value
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors on `device`, also inside dicts, lists and tuples."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {name: moved(each, device) for name, each in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        each = [moved(one, device) for one in batch]
-        return type(batch)(*each) if hasattr(batch, "_fields") else type(batch)(each)
-    return batch
+    """Return a batch with its tensors on `device`."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)

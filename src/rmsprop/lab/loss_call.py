@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 from torch.overrides import TorchFunctionMode
 
 from rmsprop.errors import InputError, Received
+from rmsprop.lab.data import map_tensors
 
 Form = Literal["classes", "probabilities", "binary", "values"]
 
@@ -160,21 +161,13 @@ def _loss_call(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: d
 
 def adds_up(loss: Callable[[Any, Any], Tensor], output: Any, target: Any, examples: int) -> bool:
     """Return whether the user's own loss is a sum over the batch, so that a doubled batch doubles the loss."""
+
+    def twice(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor]) if tensor.ndim and len(tensor) == examples else tensor
+
     try:
         once = float(loss(output, target))
-        again = float(loss(_twice(output, examples), _twice(target, examples)))
+        again = float(loss(map_tensors(twice, output), map_tensors(twice, target)))
     except Exception:
         return False  # the batch cannot be doubled: treat the loss as a mean
     return abs(again - 2 * once) < 1e-4 * abs(once)
-
-
-def _twice(value: Any, examples: int) -> Any:
-    """Return `value` with every tensor of `examples` rows repeated, also inside dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        return torch.cat([value, value]) if value.ndim and len(value) == examples else value
-    if isinstance(value, dict):
-        return {key: _twice(each, examples) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        each = [_twice(one, examples) for one in value]
-        return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
-    return value

@@ -79,16 +79,17 @@ class Run(NamedTuple):
             raise InputError("task", "given for a run of a task that was made in Python", Received("none"), remedy)
         model = load_task(config["task"] if task is None else task).model()
         state = torch.load(self.path / CHECKPOINT, weights_only=True, map_location="cpu")["training"]
-        weights = state["best"][2] or state["model"]
-        if state["ema"] is not None and not state["best"][2]:
-            averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
-            weights = averaged
-        model.load_state_dict(weights)
+        weights = state["best"][2]
+        if not weights and state["ema"] is not None:
+            inside = "module."  # beside it, torch's AveragedModel counts its updates
+            weights = {k.removeprefix(inside): v for k, v in state["ema"].items() if k.startswith(inside)}
+        model.load_state_dict(weights or state["model"])
         return model.eval()
 
     def _repr_html_(self) -> str:
-        """Return the run's result for a notebook."""
-        return "".join(f"<p>{escape(line)}</p>" for line in [*self.sentences, f"report: {self.report()}"])
+        """Return the run's result for a notebook, and where it is."""
+        lines = [*self.sentences, f"run: {self.path}; its report() has the figures"]
+        return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 class RangeTest(NamedTuple):

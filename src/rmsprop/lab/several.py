@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rmsprop.errors import InputError
+from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
 from rmsprop.lab.comparison import Listener, compare
 from rmsprop.lab.find_task import load_task
 from rmsprop.lab.report.page import write_page
 from rmsprop.lab.report.several import several_content
 from rmsprop.lab.run import Run
-from rmsprop.lab.runs.directory import CONFIG, SUMMARY, RunDirectory, new_path, to_json
+from rmsprop.lab.runs.directory import CONFIG, REPORT, SUMMARY, RunDirectory, is_unused, new_path, to_json
 from rmsprop.lab.task import Task
 from rmsprop.lab_options import CompareOptions
 from rmsprop.rule import Rule
@@ -67,6 +67,9 @@ def compare_on(
     for name in names:
         if names.count(name) > 1:
             raise InputError("the tasks", "of different names", names, "give each Task a name of its own")
+    if options.out is not None and not options.resume and not is_unused(options.out):
+        found = Received(f"{options.out}, which holds other files")
+        raise InputError("--out", "a new or empty directory", found, "choose another --out, or add --resume")
     for task in tasks:
         task.try_out()
     path = options.out or new_path("compare", "-".join(names), resume=options.resume)
@@ -81,5 +84,5 @@ def compare_on(
         runs.append(compare(spec, rule, one, command=command, listen=listen(name)))
     facts = {"command": command, "tasks": {name: run.summary for name, run in zip(names, runs, strict=True)}}
     write_atomically(path / SEVERAL, to_json(facts) + "\n")
-    write_page(several_content(runs), path / "report.html")
+    write_page(several_content(runs), path / REPORT)
     return Comparisons(path, runs)

@@ -148,7 +148,7 @@ class Task:
         with torch.no_grad():
             batch = next(batches(self.validation, size))
             output, target = self.apply(model, batch)
-            found = derive(self.loss, output, target, example_count(batch))
+            found = derive(self.loss, output, target, example_count(self.validation, size, 0, batch))
         if self.metric is None:
             return found
         return described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=found.loss_is_sum)
@@ -177,9 +177,11 @@ class Task:
         """Return mean loss and scores of the model over the "validation" or "test" data."""
         model.eval()
         tally = Tally(self.loss, self.metric, self.score, self.metrics)
-        for batch in batches(getattr(self, part), batch_size):
+        data = getattr(self, part)
+        for index, batch in enumerate(batches(data, batch_size)):
             with compute.autocast():
-                tally.add(*self.apply(model, moved(batch, compute.device)), example_count(batch))
+                output, target = self.apply(model, moved(batch, compute.device))
+                tally.add(output, target, example_count(data, batch_size, index, batch))
         return tally.result()
 
     def try_out(self, batch_size: int | None = None) -> None:
@@ -205,11 +207,9 @@ class Task:
                     with torch.no_grad():
                         metrics += [("metric", self.metric(output, target))] if self.metric else []
                         metrics += [(f"metrics[{key!r}]", of(output, target)) for key, of in self.metrics.items()]
-            what, last = self._last_batch(size)
-            if what.startswith("of the last"):
-                remedy = (
-                    f"{remedy}, or use another batch size: the last batch has {example_count(last)} of {size} examples"
-                )
+            what, last, count = self._last_batch(size)
+            if count is not None:
+                remedy = f"{remedy}, or use another batch size: the last batch has {count} of {size} examples"
             model.train()
             observe(self.loss, *self.apply(model, last))
         except InputError:
@@ -249,15 +249,18 @@ class Task:
         if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
             raise InputError("Task.loss()", "a one-element Tensor with a gradient", kind_of(loss), "return its mean")
 
-    def _last_batch(self, size: int) -> tuple[str, Any]:
-        """Return what to call a training batch, and the batch: the last of an epoch where it is quick to find."""
+    def _last_batch(self, size: int) -> tuple[str, Any, int | None]:
+        """Return what to call a training batch, the batch, and its number of examples if it is the last of an epoch.
+
+        It is the last where that is quick to find.
+        """
         data = self.train
         if isinstance(data, (DataLoader, IterableDataset)):
-            return "of the training data", next(batches(data, size))
+            return "of the training data", next(batches(data, size)), None
         count = len(cast(Sized, data))
         last = range(count)[-(count % size or size) :]
         what = f"of the last training data, {len(last)} of {count}"
-        return what, next(iter(DataLoader(Subset(data, last), batch_size=len(last))))
+        return what, next(iter(DataLoader(Subset(data, last), batch_size=len(last)))), len(last)
 
 
 def kind_of(value: object) -> Received:

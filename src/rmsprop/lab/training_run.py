@@ -160,8 +160,8 @@ def _trackers(run: RunDirectory, options: TrainOptions, processes: Processes) ->
     made: list[Trackers] = []
 
     def make() -> None:
-        config, step = run.config(), run.last_step()
-        made.append(Trackers(run.path, config, tensorboard=options.tensorboard, wandb=options.wandb, step=step))
+        step = run.last_step() if options.tensorboard else 0
+        made.append(Trackers(run.path, run.config(), tensorboard=options.tensorboard, wandb=options.wandb, step=step))
 
     processes.on_first(make)
     return made[0] if made else Trackers(run.path, {}, tensorboard=False, wandb=None, step=0)

@@ -102,7 +102,7 @@ def _next_words(config: CompareConfig, summary: CompareSummary) -> list[str]:
     tries = []
     if better and not rule.bias_correction:
         surge = 1 / math.sqrt(1 - rule.decay)
-        why = f"the first steps of this rule are {surge:.3g} times its rate, which rules larger rates out"
+        why = f"the first steps of this rule are {surge:.3g} times its rate, which can rule larger rates out"
         tries.append(f"{compare_command(config, {'bias_correction': True})} ({why})")
     elif better - {"SGD", "AdaGrad", "Adadelta"} and not rule.momentum:
         tries.append(f"{compare_command(config, {'momentum': 0.9})} (what is better has momentum, this rule has none)")

@@ -56,7 +56,6 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._may_grow = False
 
     @classmethod
     def open(
@@ -92,10 +91,9 @@ class RunDirectory:
         have more epochs; the run may then be finished, too. Another version of torch is a warning.
         """
         run = cls(path)
-        run._may_grow = may_grow
-        run._check_goes_on(config, accept_changes=accept_changes)
+        run._check_goes_on(config, accept_changes=accept_changes, may_grow=may_grow)
         with locked(path):
-            changed = run._check_goes_on(config, accept_changes=accept_changes)
+            changed = run._check_goes_on(config, accept_changes=accept_changes, may_grow=may_grow)
             run._remove_temporary()
             if not run._has_config():
                 run._write_config(config)
@@ -103,9 +101,9 @@ class RunDirectory:
                 saved = run.config()
                 noted = [*saved.get("accepted_changes", []), *changed]
                 run._write_config({**saved, "task_code": config.get("task_code"), "accepted_changes": noted})
-            if run._has_config() and run._grows(config):
+            if _has_more_epochs(config, run.config()):  # which has been found to be allowed
+                (path / SUMMARY).unlink(missing_ok=True)  # first: a crash here leaves the run as it was, unfinished
                 run._write_config({**run.config(), "epochs": config.get("epochs")})
-                (path / SUMMARY).unlink(missing_ok=True)
             _warn_of_other_bits(run.config()["made_with"], config["made_with"])
             yield run
 
@@ -126,7 +124,7 @@ class RunDirectory:
             found = Received(f"{self.path}, which holds this run already")
             raise InputError("--out", "a new or empty directory", found, "add --resume to go on with it")
 
-    def _check_goes_on(self, config: RunConfig, *, accept_changes: bool) -> list[str]:
+    def _check_goes_on(self, config: RunConfig, *, accept_changes: bool, may_grow: bool) -> list[str]:
         """Return the accepted changes of the task's code; raise InputError unless the run of `config` can go on."""
         self._check_is_for_runs()
         if not self._has_config():
@@ -134,7 +132,7 @@ class RunDirectory:
                 found = Received(f"{self.path}, where there is none")
                 raise InputError("--resume", "given for a run that was begun", found, "omit --resume")
             return []
-        self._check_is_unfinished_run_of(config)
+        self._check_is_unfinished_run_of(config, may_grow=may_grow)
         changed = changes(self.config().get("task_code") or {}, config.get("task_code") or {})
         if changed and not accept_changes:
             more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -152,27 +150,26 @@ class RunDirectory:
             found = Received(f"{self.path}, which holds other files")
             raise InputError("--out", "a new or empty directory", found, "choose another --out")
 
-    def _check_is_unfinished_run_of(self, config: RunConfig) -> None:
-        """Raise InputError if the run here has another configuration than `config`, or is finished."""
+    def _check_is_unfinished_run_of(self, config: RunConfig, *, may_grow: bool = False) -> None:
+        """Raise InputError if the run here has another configuration than `config`, or is finished.
+
+        With `may_grow`, `config` may have more epochs, and the run may then be finished.
+        """
         differing = _differences(self.config(), config)
-        grows = self._grows(config)
+        longer = _has_more_epochs(config, self.config())
+        grows = may_grow and longer
         if grows:
             differing = [each for each in differing if each[0] != "epochs"]
         if differing:
             there = ", ".join(f"{name} {value!r}" for name, value, _ in differing)
             asked = Received(", ".join(f"{name} {value!r}" for name, _, value in differing))
             remedy = "choose another --out"
-            if [name for name, _, _ in differing] == ["epochs"] and not self._may_grow:
+            if longer and [name for name, _, _ in differing] == ["epochs"]:
                 remedy += ": the rates of its schedule depend on the length of the run"
             raise InputError(f"the run in {self.path}", f"the one asked for ({there})", asked, remedy)
         if (self.path / SUMMARY).exists() and not grows:
             remedy = f"see it with: rmsprop report {self.path}; or choose another --out"
             raise InputError("the run", "one that is not finished", Received(str(self.path)), remedy)
-
-    def _grows(self, config: RunConfig) -> bool:
-        """Return whether `config` has more epochs than the run here, and may have."""
-        before, now = (each.get("epochs") for each in (self.config(), config))
-        return self._may_grow and isinstance(before, int) and isinstance(now, int) and before < now
 
     def config(self) -> Any:
         """Return the run's configuration: a TrainConfig or a CompareConfig."""
@@ -356,6 +353,11 @@ def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tup
             a, b = {key: a.get(key) for key in keys}, {key: b.get(key) for key in keys}
         differing.append((name, a, b))
     return differing
+
+
+def _has_more_epochs(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    before, now = saved.get("epochs"), asked.get("epochs")
+    return isinstance(before, int) and isinstance(now, int) and before < now
 
 
 def _warn_of_other_bits(began: MadeWith, now: MadeWith) -> None:

@@ -196,7 +196,9 @@ class TrainingLoop:
             return *self._shared.loss(moved_batch, self.batch), 1
         output, target = self.task.apply(self._call, moved_batch)
         loss = self.task.loss(output, target)
-        return loss, loss, example_count(batch) if self.score.loss_is_sum else 1
+        if not self.score.loss_is_sum:
+            return loss, loss, 1
+        return loss, loss, example_count(self.task.train, self.batch_size, self.batch, batch)
 
     def _train_on(self, batch: Any) -> tuple[float, float]:
         """Execute one step; return the loss, and the seconds spent in the optimizer."""

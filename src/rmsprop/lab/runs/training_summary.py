@@ -81,7 +81,7 @@ def summary_of(recorded: RecordedTraining, result: Result, command: str, given: 
         summary["metrics"] = dict(kept.metrics)
     if training.selection.best:
         summary["best_epoch"] = training.best_epoch
-    if training.stopped:
+    if training.stopped and training.epoch < training.epochs:
         summary["stopped_early"] = True
     if reason == NOT_IN_VALIDATION:
         summary["lost_epoch"] = next(v.epoch for v in result.validations if v.loss is None)
