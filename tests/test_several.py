@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def test_comparisons_go_on_where_they_stopped(monkeypatch: pytest.MonkeyPatch, t
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:-3]))
     canned, again = compare_canned(monkeypatch, tmp_path / "run", resume=True)
     assert len(canned.trials) == 3
+    shutil.rmtree(tmp_path / "run" / "digits")  # not begun: --accept-changes is for those that were
+    canned, _ = compare_canned(monkeypatch, tmp_path / "run", resume=True, accept_changes=True)
+    assert {trial.source for trial in canned.trials} == {"digits"}
     assert [s["scores"] for s in again.summaries] == [s["scores"] for s in whole.summaries]
 
 

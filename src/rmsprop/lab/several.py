@@ -80,7 +80,9 @@ def compare_on(
             directory = RunDirectory(out)
             runs.append(Run(directory, directory.summary()))
             continue
-        one = dataclasses.replace(options, out=out, resume=options.resume and (out / CONFIG).exists())
+        begun = options.resume and (out / CONFIG).exists()
+        accept = options.accept_changes and begun  # a comparison that is new takes any task
+        one = dataclasses.replace(options, out=out, resume=begun, accept_changes=accept)
         runs.append(compare(spec, rule, one, command=command, listen=listen(name)))
     facts = {"command": command, "tasks": {name: run.summary for name, run in zip(names, runs, strict=True)}}
     write_atomically(path / SEVERAL, to_json(facts) + "\n")
