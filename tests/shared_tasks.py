@@ -133,6 +133,14 @@ def signalled() -> Task:
     return task("signalled", linear, "classes", nn.functional.cross_entropy, forward=forward)
 
 
+def overflowing() -> Task:
+    """The task `plain` with an example of infinite loss; it is in the share of one process."""
+    plain_task = plain()
+    data: Any = plain_task.train
+    data.tensors[0][7] = torch.inf
+    return plain_task
+
+
 def plain() -> Task:
     return task("plain", linear, "classes", nn.functional.cross_entropy)
 

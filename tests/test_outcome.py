@@ -110,7 +110,7 @@ GIVEN: GivenOptions = {"epochs": None, "batch_size": None}
         ({}, {"initial_square_avg": 1.0, "eps": 1e-10}, "rmsprop train digits --initial-square-avg 1 --eps 1e-10"),
         ({}, {"clip": 3.0}, "rmsprop train digits --clip 3"),
         ({}, {"stochastic_rounding": True}, "rmsprop train digits --stochastic-rounding"),
-        ({}, {"nonfinite": "skip"}, None),
+        ({}, {"nonfinite": "skip"}, "rmsprop train digits --nonfinite skip"),
         ({}, {"group": "a", "lr": 1.0}, None),
     ],
 )

@@ -92,6 +92,8 @@ def on_a_rank(rank: int, folder: str) -> None:
         assert summary == run.summary() is not None
         for name in shared_tasks.NAMES:
             train(f"{TASKS}:{name}", RULE, out=where / f"{name}-2")
+        train(f"{TASKS}:overflowing", RULE, out=where / "overflowing-2", nonfinite="skip")
+        train(f"{TASKS}:overflowing", RULE, out=where / "overflowing-zero", nonfinite="skip", zero=True, every=0)
         train(f"{TASKS}:noisy", RULE, out=where / "noisy-whole")
         stopped("noisy", where / "noisy-stopped", rank=1)
         resumed("noisy", where / "noisy-stopped")
@@ -172,7 +174,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def losses(run: Path) -> list[tuple[Any, ...]]:
     records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     names = ("loss", "validation_loss", "validation_metric")
-    return [(r["kind"] == "loss", r["step"], *(r[name] for name in names if name in r)) for r in records]
+    return [(r["kind"] == "loss", r["step"], *(r[name] for name in names if r.get(name) is not None)) for r in records]
 
 
 def assert_same_run(run: Path, other: Path, rel: float) -> None:
@@ -197,6 +199,15 @@ def test_every_share_counts_as_it_does_in_the_whole_batch(runs: Path, name: str)
     """Class weights, ignored words, sums, penalties, parts of a model: also where a process has no example."""
     train(f"{TASKS}:{name}", RULE, out=runs / f"{name}-1")
     assert_same_run(runs / f"{name}-2", runs / f"{name}-1", rel=1e-9)
+
+
+@pytest.mark.parametrize("other", ["2", "zero"])
+def test_a_step_is_skipped_by_all_for_an_example_of_one(runs: Path, other: str) -> None:
+    if not (runs / "overflowing").exists():
+        train(f"{TASKS}:overflowing", RULE, out=runs / "overflowing", nonfinite="skip")
+    assert_same_run(runs / f"overflowing-{other}", runs / "overflowing", rel=1e-9)
+    summary = json.loads((runs / f"overflowing-{other}" / "summary.json").read_text())
+    assert (summary["status"], summary["nonfinite_losses"]) == ("finished", 2)
 
 
 def test_a_run_that_two_processes_stopped_goes_on_in_one_and_the_other_way_round(runs: Path) -> None:

@@ -281,6 +281,9 @@ def test_validation_alone_that_is_not_finite_is_told_as_that() -> None:
     assert "the validation data" in said
     assert "eval mode" in said
     assert "learning rate" not in said
+    config = run.config() | {"nonfinite": "skip"}
+    kept = describe_training(config, summary)
+    assert "first after epoch 2, while the weights were: look at" in kept[0]
 
 
 def test_parameters_that_the_last_step_lost_are_no_matter_of_validation() -> None:

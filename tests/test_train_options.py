@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from rmsprop.lab import Task, train
 from rmsprop.lab.data import batches, example_count
 from rmsprop.lab.report.sentences import describe_training
 from rmsprop.lab.runs.trackers import TENSORBOARD
-from rmsprop.lab.runs.training import order_of
+from rmsprop.lab.runs.training import TrainingLoop, order_of
+from rmsprop.lab.setup import with_optimizer
 from rmsprop.recipes import RECIPES
 from rmsprop.torch import RMSprop
 
@@ -28,11 +30,14 @@ EPOCHS, SIZE, RATE = 3, 16, 0.02
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(X, (X.sum(dim=1) > 0).long())
 STEPS = EPOCHS * 3
+# One example without a finite loss, and one whose gradient has a square beyond float32.
+SICK = X.index_fill(0, torch.tensor([5]), torch.inf).index_fill(0, torch.tensor([20]), 1e25)
 
 
-def make(dtype: torch.dtype = torch.float32) -> Task:
+def make(dtype: torch.dtype = torch.float32, x: Tensor = X) -> Task:
     data = TensorDataset(X.to(dtype), DATA.tensors[1])
-    return Task("t", lambda: nn.Linear(3, 2).to(dtype), data, data, data, batch_size=SIZE, epochs=EPOCHS)
+    train = TensorDataset(x.to(dtype), DATA.tensors[1])
+    return Task("t", lambda: nn.Linear(3, 2).to(dtype), train, data, data, batch_size=SIZE, epochs=EPOCHS)
 
 
 def weights(run: Any) -> dict[str, Tensor]:
@@ -45,9 +50,9 @@ class ByHand:
 
     def __init__(
         self, *, schedule: Callable[[int], float] = lambda step: 1.0, clip: float | None = None, average: float = 0.0,
-        amp: torch.dtype | None = None, dtype: torch.dtype = torch.float32, **optimizer: Any,
+        amp: torch.dtype | None = None, dtype: torch.dtype = torch.float32, x: Tensor = X, **optimizer: Any,
     ) -> None:  # fmt: skip
-        task = make(dtype)
+        task = make(dtype, x)
         torch.manual_seed(0)
         self.model = task.model()
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -86,17 +91,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"stochastic_rounding": True},
         {"stochastic_rounding": True, "dtype": torch.bfloat16},
     ),
+    "skip": ({"nonfinite": "skip"}, {"nonfinite": "skip", "x": SICK}),
+    "zero": ({"nonfinite": "zero"}, {"nonfinite": "zero", "x": SICK}),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_training_is_the_loop_written_by_hand(name: str, tmp_path: Path) -> None:
     options, arguments = CASES[name]
-    dtype = arguments.get("dtype", torch.float32)
-    run = train(make(dtype), Rule(lr=RATE), out=tmp_path / "run", **options)
+    of_task = {name: arguments[name] for name in ("dtype", "x") if name in arguments}
+    run = train(make(**of_task), Rule(lr=RATE), out=tmp_path / "run", **options)
     expected = ByHand(**arguments).model.state_dict()
-    plain = ByHand(dtype=dtype).model.state_dict()
+    plain = ByHand(**of_task).model.state_dict()
+    assert run.summary["steps"] == STEPS
     for key, value in weights(run).items():
+        assert value.isfinite().all()
         assert torch.allclose(value, expected[key], rtol=1e-6, atol=0)
         assert not torch.allclose(value, plain[key], rtol=1e-4, atol=0)  # the option matters
 
@@ -111,6 +120,40 @@ def test_the_average_is_evaluated_and_loaded(tmp_path: Path) -> None:
     with torch.no_grad():
         found = nn.functional.cross_entropy(loaded(X), DATA.tensors[1])
     assert run.summary["validation_loss"] == pytest.approx(float(found), rel=1e-5)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "zero"])
+def test_means_leave_out_losses_that_are_not_finite_and_the_summary_counts_them(nonfinite: Any, tmp_path: Path) -> None:
+    task = dataclasses.replace(make(x=SICK), batch_size=1)
+    run = train(task, Rule(lr=RATE), nonfinite=nonfinite, out=tmp_path / "run")
+    losses = [r for r in run.records if r["kind"] == "loss"]
+    assert [r["nonfinite"] for r in losses if "nonfinite" in r] == [1] * EPOCHS
+    assert all(r["loss"] is not None for r in losses)
+    assert (run.summary["status"], run.summary["nonfinite_losses"]) == ("finished", EPOCHS)
+    assert "The loss of 3 steps was not finite; the training losses leave such steps out." in run.sentences
+    assert run.summary["post_mortem"] is None
+
+
+def test_a_training_whose_losses_are_never_finite_ends_after_a_pass_over_the_data(tmp_path: Path) -> None:
+    run = train(make(x=X * torch.inf), Rule(lr=RATE), nonfinite="skip", out=tmp_path / "run")
+    assert (run.summary["status"], run.summary["reason"], run.summary["steps"]) == ("diverged", "not finite", 3)
+    assert run.sentences[0].startswith("The loss was not finite in a whole epoch of steps, up to step 3: ")
+    one = train(make(x=X * torch.inf), Rule(lr=RATE), out=tmp_path / "one")
+    assert one.summary["steps"] == 1
+
+
+def test_losses_that_are_not_finite_are_counted_on_after_an_interruption() -> None:
+    def start() -> TrainingLoop:
+        setup = with_optimizer(lambda params: RMSprop(params, lr=RATE, nonfinite="skip"))
+        return TrainingLoop(make(x=X * torch.inf), setup, seed=0)
+
+    first, second = start(), start()
+    run = first.run()
+    next(run), next(run), next(run)
+    second.load_state_dict(first.state_dict())
+    for _ in second.run():
+        pass
+    assert (second.step, second.diverged) == (3, True)
 
 
 def test_a_recipe_trains_a_task(tmp_path: Path) -> None:
@@ -184,6 +227,7 @@ def test_the_model_is_evaluated_every_so_many_epochs_and_at_the_end(tmp_path: Pa
         ("patience", 0, "--patience must be a whole number >= 1, got 0"),
         ("amp", "float8", "--amp must be one of bfloat16, float16, got 'float8'"),
         ("state_dtype", "int4", "state_dtype must be"),
+        ("nonfinite", "ignore", "nonfinite must be 'propagate', 'skip' or 'zero', got 'ignore'"),
         ("stochastic_rounding", True, "stochastic_rounding must be"),  # its parameters are float32
     ],
 )

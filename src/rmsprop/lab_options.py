@@ -70,6 +70,10 @@ class TrainOptions:
         Dtype of the optimizer's averages.
     stochastic_rounding
         Round bfloat16 parameters up or down at random.
+    nonfinite
+        What gradients that are not finite do: propagate lets them into the averages, skip skips the step, zero counts
+        their elements as 0. With skip and zero, a loss that is not finite does not end the training, unless all losses
+        of a pass over the data are so.
     fsdp
         Under torchrun: shard model and optimizer state over the processes (FSDP2). Needs --every 0.
     zero
@@ -104,6 +108,7 @@ class TrainOptions:
     compile: bool = False
     state_dtype: Literal["float32", "bfloat16", "uint8"] | None = None
     stochastic_rounding: bool = False
+    nonfinite: Literal["propagate", "skip", "zero"] = "propagate"
     fsdp: bool = False
     zero: bool = False
     tensorboard: bool = False

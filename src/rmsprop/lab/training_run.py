@@ -32,6 +32,7 @@ from rmsprop.recipes import Recipe
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
+_ARGUMENTS = ("state_dtype", "stochastic_rounding", "nonfinite")  # options that are arguments of RMSprop
 EVERY = 250  # steps between records of a long training: they cost a small share of its time (docs/monitor.md)
 RECORDS = 10  # records of a training of fewer than RECORDS * EVERY steps; they may cost a larger share
 
@@ -97,7 +98,7 @@ def train(
             used_recipe = recipe_of(rule, options)
             sharding = chosen_sharding(options, used_recipe, processes)
             make = zero_redundancy if sharding == "zero" else RMSprop.from_rule
-            arguments = {"state_dtype": options.state_dtype, "stochastic_rounding": options.stochastic_rounding}
+            arguments = {name: getattr(options, name) for name in _ARGUMENTS}
             training = TrainingLoop(
                 task,
                 with_recipe(used_recipe, make, **arguments),

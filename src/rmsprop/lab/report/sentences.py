@@ -148,15 +148,18 @@ def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list
     if summary is None:
         return ["This run is not finished; what follows is what it has recorded so far."]
     metric = summary["metric"]
+    keeps_weights = config.get("nonfinite", "propagate") != "propagate"
     if summary.get("reason") == "not finite":
+        when = "stopped being finite at" if not keeps_weights else "was not finite in a whole epoch of steps, up to"
         return [
-            f"The loss stopped being finite at step {summary['steps']}: the learning rate "
+            f"The loss {when} step {summary['steps']}: the learning rate "
             f"{config['rule']['lr']:g} is too high for this task, or its data hold values that are not finite."
         ]
     if summary.get("reason") == "validation not finite":
         since = f"after epoch {summary['lost_epoch']}" if summary["lost_epoch"] else "before the first step"
+        trained = "the weights were" if keeps_weights else "the training loss was at every step"
         return [
-            f"The validation loss was not finite, first {since}, while the training loss was at every step: look at "
+            f"The validation loss was not finite, first {since}, while {trained}: look at "
             "the validation data, or at what the model does otherwise in eval mode, such as averages of batch norm."
         ]
     score, loss = score_words(summary["validation_metric"], metric), score_words(summary["validation_loss"], "loss")
@@ -175,6 +178,9 @@ def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list
     if summary.get("stopped_early"):
         waited = _count(config.get("patience") or 0, "evaluation")
         lines.append(f"Stopped before epoch {config['epochs']}: {waited} in a row brought no better validation score.")
+    if "nonfinite_losses" in summary:
+        bad = _count(summary["nonfinite_losses"], "step")
+        lines.append(f"The loss of {bad} was not finite; the training losses leave such steps out.")
     if "lost_records" in summary:
         lost = _count(summary["lost_records"], "record")
         lines.append(f"A crash has cost this run {lost}: its figures have a gap.")

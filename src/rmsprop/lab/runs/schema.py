@@ -69,6 +69,7 @@ class TrainConfig(RunConfig):
     compile: NotRequired[bool]
     state_dtype: NotRequired[str | None]
     stochastic_rounding: NotRequired[bool]
+    nonfinite: NotRequired[str]
 
 
 class CompareConfig(RunConfig):
@@ -86,13 +87,17 @@ class CompareConfig(RunConfig):
 
 
 class LossRecord(TypedDict):
-    """The mean training loss of the steps since the previous record."""
+    """The mean training loss of the steps since the previous record.
+
+    With --nonfinite skip or zero, the mean of the losses that are finite.
+    """
 
     kind: Literal["loss"]
     step: Count
     epoch: Size
     loss: float | None
     first_loss: NotRequired[float | None]  # loss of the first step, on the untrained model; in the first record only
+    nonfinite: NotRequired[Count]  # number of losses that the mean leaves out
 
 
 class ConstantScore(TypedDict):
@@ -261,6 +266,7 @@ class TrainSummary(_Summary):
     stopped_early: NotRequired[bool]
     device: NotRequired[str]
     lost_epoch: NotRequired[Count]
+    nonfinite_losses: NotRequired[Count]  # steps whose loss was not finite, with --nonfinite skip or zero
     lost_records: NotRequired[Count]
     given: NotRequired[GivenOptions | None]
     findings: NotRequired[list[FindingFacts]]

@@ -105,6 +105,10 @@ class TrainingLoop:
         self.best_epoch, self._best_score = 0, math.nan
         self._best_weights: dict[str, Tensor] = {}
         self._losses: list[float] = []  # of the steps since the last record
+        self._keeps_weights = all(
+            group.get("nonfinite", "propagate") != "propagate" for group in self.optimizer.param_groups
+        )
+        self._lost = 0  # newest losses in a row that are not finite
         self._at_epoch_start: dict[str, Any] = {}  # random generators
         self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
         if not self.processes.is_first:
@@ -133,8 +137,9 @@ class TrainingLoop:
         """Train to the end. After every step, yield the new records; a step may have none.
 
         A LossRecord comes about ten times an epoch. An EpochRecord comes with each evaluation, and once before the
-        first step. Training stops early, with `diverged` set, when a loss is not finite. State may be saved after each
-        step.
+        first step. Training stops early, with `diverged` set, when a loss is not finite. If the optimizer skips or
+        zeroes gradients that are not finite, it stops when no loss of a whole epoch is finite. State may be saved after
+        each step.
         """
         if self.step == 0:
             yield [self._epoch_record([], [], 0.0)]
@@ -152,7 +157,7 @@ class TrainingLoop:
             self.batch += 1
             self._losses.append(loss)
             records: list[TrainRecord] = []
-            self.diverged = not math.isfinite(loss)
+            self.diverged = self._ends_training(loss)
             last = self.batch == self.steps_per_epoch
             if self.diverged or last or self.step % self._every == 0:
                 records.append(self._loss_record())
@@ -229,14 +234,22 @@ class TrainingLoop:
                 recipe.ema.update_parameters(self.model)
         return shown.item() / divisor, ended - began
 
+    def _ends_training(self, loss: float) -> bool:
+        """Return whether the newest loss shows that training goes nowhere."""
+        self._lost = 0 if math.isfinite(loss) else self._lost + 1
+        return self._lost >= (self.steps_per_epoch if self._keeps_weights else 1)
+
     def _position(self) -> float:
         return self.epoch + self.batch / self.steps_per_epoch
 
     def _loss_record(self) -> LossRecord:
-        mean = sum(self._losses) / len(self._losses)
+        losses = [loss for loss in self._losses if math.isfinite(loss)] if self._keeps_weights else self._losses
+        mean = sum(losses) / len(losses) if losses else math.nan
         record: LossRecord = {"kind": "loss", "step": self.step, "epoch": self._position(), "loss": mean}
         if len(self._losses) == self.step:
             record["first_loss"] = self._losses[0]
+        if len(losses) < len(self._losses):
+            record["nonfinite"] = len(self._losses) - len(losses)
         return record
 
     def _epoch_record(self, whole: list[float], inside: list[float], seconds: float) -> EpochRecord:
@@ -315,6 +328,7 @@ class TrainingLoop:
             "stopped": self.stopped,
             "best": [self.best_epoch, self._best_score, gathered(self._best_weights)],
             "losses": self._losses,
+            "lost": self._lost,
             **self._random_states(),
         }
 
@@ -334,6 +348,7 @@ class TrainingLoop:
             self.recipe.ema.load_state_dict(state["ema"])
         self.step, self.epoch, self.batch = state["position"]
         self.diverged, self.stopped, self._losses = state["diverged"], state["stopped"], list(state["losses"])
+        self._lost = state.get("lost", 0)  # earlier versions stopped at the first
         self.best_epoch, self._best_score, self._best_weights = state["best"]
         ranks = [state, *state.get("other_ranks", [])]
         if self.processes.rank < len(ranks):

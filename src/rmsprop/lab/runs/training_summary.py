@@ -83,6 +83,8 @@ def summary_of(recorded: RecordedTraining, result: Result, command: str, given: 
         summary["best_epoch"] = training.best_epoch
     if training.stopped and training.epoch < training.epochs:
         summary["stopped_early"] = True
+    if nonfinite := sum(record.get("nonfinite", 0) for record in run.records()):
+        summary["nonfinite_losses"] = nonfinite
     if reason == NOT_IN_VALIDATION:
         summary["lost_epoch"] = next(v.epoch for v in result.validations if v.loss is None)
     findings = findings_to_show(run, summary)
