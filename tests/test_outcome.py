@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rmsprop import Rule
+from rmsprop import Rule, recipe
 from rmsprop.cli.app import run
 from rmsprop.lab.examine import examine_run
 from rmsprop.lab.findings.remedies import find_lr_command, train_command
@@ -127,6 +127,33 @@ def test_a_command_says_all_that_the_run_was_asked_for() -> None:
         "rmsprop train 'my task.py:make' --momentum 0.5 --seed 3 --epochs 2 --batch-size 16 --schedule linear --lr 0.02"
     )
     assert find_lr_command(asked, given) == "rmsprop find-lr 'my task.py:make' --momentum 0.5 --batch-size 16"
+
+
+@pytest.mark.parametrize(
+    ("asked", "change", "call"),
+    [
+        ({}, {"lr": 0.001}, "train(task, Rule(lr=0.001))"),
+        ({"momentum": 0.9, "lr": 1.0}, {"lr": 1e-7}, "train(task, Rule(momentum=0.9, lr=1e-07))"),
+        ({}, {"epochs": 4}, "train(task, epochs=4)"),
+        ({}, {"bias_correction": True, "clip": 3.0}, "train(task, Rule(bias_correction=True), clip=3)"),
+        ({}, {"group": "a", "lr": 1.0}, None),
+    ],
+)
+def test_for_a_task_made_in_python_a_change_is_a_call(
+    asked: dict[str, Any], change: dict[str, Any], call: str | None
+) -> None:
+    assert train_command(config(**asked) | {"from_python": True}, GIVEN, change) == call
+
+
+def test_calls_say_all_that_the_run_was_asked_for() -> None:
+    asked = config(momentum=0.5, lr=0.1) | {"from_python": True, "seed": 3, "schedule": "linear"}
+    given: GivenOptions = {"epochs": 2, "batch_size": 16}
+    options = "seed=3, epochs=2, batch_size=16, schedule='linear'"
+    assert train_command(asked, given, {"lr": 0.02}) == f"train(task, Rule(momentum=0.5, lr=0.02), {options})"
+    assert find_lr_command(asked, given) == "find_lr(task, Rule(momentum=0.5), batch_size=16)"
+    published = asked | {"recipe": "impala-atari", "rule": vars(recipe("impala-atari").rule()) | {"lr": 0.1}}
+    call = f"train(task, recipe('impala-atari').changed(lr=0.02), {options})"
+    assert train_command(published, given, {"lr": 0.02}) == call
 
 
 def test_a_finding_of_a_run_that_is_not_finished_has_its_remedy_too() -> None:

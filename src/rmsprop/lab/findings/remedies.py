@@ -1,4 +1,4 @@
-"""Write remedies as shell commands: the run's own command with options changed."""
+"""Write remedies as commands: the run's own command with options changed; for a task made in Python, its call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from typing import Any, cast
 
-from rmsprop.lab.runs.schema import CompareConfig, FindingFacts, GivenOptions, TrainConfig
+from rmsprop.lab.runs.schema import CompareConfig, FindingFacts, GivenOptions, RunConfig, TrainConfig
 from rmsprop.lab_options import TrainOptions, option_name, result_options
 from rmsprop.monitor.findings import Finding
 from rmsprop.recipes import recipe
@@ -19,7 +19,7 @@ _OPTIONS = {name: value for name, value in result_options(TrainOptions()).items(
 def with_commands(
     finding: Finding, config: TrainConfig, given: GivenOptions, *, range_test: bool = True
 ) -> FindingFacts:
-    """Return a finding about the run of `config` as plain values, with its remedy as shell commands.
+    """Return a finding about the run of `config` as plain values, with its remedy as commands.
 
     `range_test` tells whether a range test can judge the task.
     """
@@ -32,9 +32,9 @@ def with_commands(
 def train_command(config: TrainConfig, given: GivenOptions, change: dict[str, Any]) -> str | None:
     """Return the command that repeats the run of `config` with a change; None if no option makes the change.
 
-    A recipe's own values are left out: its name stands for them. A task that was made in Python has no command.
+    A recipe's own values are left out: its name stands for them.
     """
-    if not change.keys() <= {*_RULE, *_OPTIONS} or config.get("from_python"):
+    if not change.keys() <= {*_RULE, *_OPTIONS}:
         return None
     known = {name: config.get(name, _OPTIONS[name]) for name in _OPTIONS}
     if known["schedule"] == "constant":
@@ -46,7 +46,7 @@ def train_command(config: TrainConfig, given: GivenOptions, change: dict[str, An
         own["recipe"] = name
     own |= {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
     new = {name: value for name, value in change.items() if value != usual[name]}
-    return _command("train", config["task"], {**own, **new})
+    return _command("train", config, {**own, **new})
 
 
 def compare_command(config: CompareConfig, change: dict[str, Any]) -> str:
@@ -54,23 +54,41 @@ def compare_command(config: CompareConfig, change: dict[str, Any]) -> str:
     usual = {name: value for name, value in _RULE.items() if name != "lr"}
     asked = {**usual, **config["rule"]}
     own = {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
-    return _command("compare", config["task"], {**own, **change})
+    return _command("compare", config, {**own, **change})
 
 
 def find_lr_command(config: TrainConfig, given: GivenOptions) -> str:
     """Return the command of a range test for the task and rule of `config`."""
     asked = {**config["rule"], "batch_size": given["batch_size"]}
     usual = {**_RULE, "batch_size": None}
-    return _command("find-lr", config["task"], {k: x for k, x in asked.items() if k != "lr" and x != usual[k]})
+    return _command("find-lr", config, {k: x for k, x in asked.items() if k != "lr" and x != usual[k]})
 
 
-def _command(name: str, task: str, options: dict[str, Any]) -> str:
-    words = ["rmsprop", name, task]
+def _command(name: str, config: RunConfig, options: dict[str, Any]) -> str:
+    if config.get("from_python"):
+        return _call(name.replace("-", "_"), dict(options))
+    words = ["rmsprop", name, config["task"]]
     for option, value in options.items():
         words.append(f"--{option_name(option)}")
         if value is not True:
             words.append(value if isinstance(value, str) else _number(value))
     return shlex.join(words)
+
+
+def _call(function: str, options: dict[str, Any]) -> str:
+    """Return the call of `rmsprop.lab` that does what the command of these options does."""
+    published = options.pop("recipe", None)
+    rule = ", ".join(f"{name}={_literal(options.pop(name))}" for name in list(options) if name in _RULE)
+    arguments = ["task"]
+    if published is not None:
+        arguments.append(f"recipe({published!r})" + (f".changed({rule})" if rule else ""))
+    elif rule:
+        arguments.append(f"Rule({rule})")
+    return f"{function}({', '.join([*arguments, *(f'{name}={_literal(x)}' for name, x in options.items())])})"
+
+
+def _literal(value: Any) -> str:
+    return _number(value) if isinstance(value, float) else repr(value)
 
 
 def _number(value: float) -> str:

@@ -94,9 +94,9 @@ def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -
 
 
 def _next_words(config: CompareConfig, summary: CompareSummary) -> list[str]:
-    """Return what to try where another optimizer is better than RMSprop; nothing for a task made in Python."""
+    """Return what to try where another optimizer is better than RMSprop."""
     rule = Rule(**cast(dict[str, Any], config["rule"]))
-    if config.get("ablate") or config.get("from_python") or rule.maximize:
+    if config.get("ablate") or rule.maximize:
         return []
     better = {s["optimizer"] for s in summary["scores"] if s["verdict"] == "better"}
     tries = []
