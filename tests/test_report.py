@@ -332,9 +332,11 @@ def test_a_report_says_that_nothing_was_found_or_how_it_diverged(runs: dict[str,
 
 @pytest.mark.usefixtures("no_figures")
 def test_what_a_training_came_to_stands_at_the_top_of_its_report(tmp_path: Path) -> None:
-    run, _ = train("digits", Rule(lr=1e-6), epochs=1, out=tmp_path / "run")
-    page = write_report(run).read_text()
-    assert 0 < page.index("Nothing was learned: the validation loss is") < page.index("<h2>Figures")
+    run = train("digits", Rule(lr=1e-6), epochs=1, out=tmp_path / "run")
+    page = write_report(run.directory).read_text()
+    told = "Nothing was learned: the validation loss is"
+    assert 0 < page.index(told) < page.index("<h2>Figures")
+    assert told in run._repr_html_()
 
 
 @pytest.mark.slow

@@ -256,9 +256,11 @@ def test_a_run_gives_its_model_records_findings_and_report(tmp_path: Path) -> No
     assert run.findings == run.summary["findings"]
     assert run.report().read_text(encoding="utf-8").startswith("<!")
     assert run.sentences[0] in run._repr_html_()
+    assert repr(run) == f"<Run {run.path}: finished>"
     with pytest.raises(InputError, match=r"pass the Task: run.load_model\(task\)"):
         run.load_model()
     directory, result = found = find_lr(task, out=tmp_path / "test", seeds=1)
     assert found.lr == result["lr"]
     assert "<svg" in found._repr_html_()
+    assert repr(found) == f"<RangeTest {directory}: lr {found.lr}>"
     assert (directory / "find-lr.json").exists()

@@ -12,7 +12,7 @@ from torch import nn
 from rmsprop.errors import InputError, Received
 from rmsprop.lab.find_task import load_task
 from rmsprop.lab.report.page import write_report
-from rmsprop.lab.report.sentences import describe_comparison, describe_training
+from rmsprop.lab.report.sentences import LOSS_FINDINGS, describe_comparison, describe_training
 from rmsprop.lab.runs.directory import CHECKPOINT, RANGE_FIGURE, RunDirectory
 from rmsprop.lab.task import Task
 
@@ -86,9 +86,13 @@ class Run(NamedTuple):
         model.load_state_dict(weights or state["model"])
         return model.eval()
 
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.summary['status']}>"
+
     def _repr_html_(self) -> str:
         """Return the run's result for a notebook, and where it is."""
-        lines = [*self.sentences, f"run: {self.path}; its report() has the figures"]
+        outcome = [finding["sentence"] for finding in self.findings if finding["kind"] in LOSS_FINDINGS]
+        lines = [*self.sentences, *outcome, f"run: {self.path}; its report() has the figures"]
         return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
@@ -111,6 +115,9 @@ class RangeTest(NamedTuple):
         """The suggested rate; None if the curve is unclear."""
         lr: float | None = self.result["lr"]
         return lr
+
+    def __repr__(self) -> str:
+        return f"<RangeTest {self.directory}: lr {self.lr}>"
 
     def _repr_html_(self) -> str:
         """Return the suggestion, its reason and the figure for a notebook."""
