@@ -21,10 +21,11 @@ from playwright.sync_api import Browser, Request, sync_playwright
 from rmsprop import Rule, native
 from rmsprop.cli.app import run as run_command
 from rmsprop.lab.comparison import compare
-from rmsprop.lab.report import figures, monitor_figures
+from rmsprop.lab.report import figures, layer_figure, monitor_figures
 from rmsprop.lab.report.monitor_figures import Series, extremes_words, heat_data, series_data
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.sentences import describe_findings, evidence_words, findings_by_advice
+from rmsprop.lab.report.tensor_names import by_pattern, names_words, shortened
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.training_run import train
@@ -76,9 +77,9 @@ def test_rates_that_diverged_are_left_out_of_the_sensitivity() -> None:
 
 
 def test_layers_and_tests_by_seed() -> None:
-    layers = figures.layer_data([{"w": [1.0] * 7}, {"w": [3.0] * 7}, {"w": [4.0] * 7}])
-    assert layers == [figures.Layer("w", [3.0] * 7)]
-    assert figures.layer_data([]) == []
+    layers = layer_figure.layer_data([{"w": [1.0] * 7}, {"w": [3.0] * 7}, {"w": [4.0] * 7}])
+    assert layers == [layer_figure.Layer("w", [3.0] * 7)]
+    assert layer_figure.layer_data([]) == []
     rows: list[Any] = [
         {"optimizer": "SGD", "diverged": False, "test_metric": 0.5},
         {"optimizer": "SGD", "diverged": True},
@@ -88,9 +89,11 @@ def test_layers_and_tests_by_seed() -> None:
 
 def test_a_layer_without_rates_is_drawn_empty() -> None:
     """A rate of 0 has no place on a logarithmic axis."""
-    svg = figures.draw_layers([figures.Layer("dead", [0.0] * 7), figures.Layer("live", [0.0] * 3 + [1.0] * 4)], lr=0.0)
+    svg = layer_figure.draw_layers(
+        [layer_figure.Layer("dead", [0.0] * 7), layer_figure.Layer("live", [0.0] * 3 + [1.0] * 4)], lr=0.0
+    )
     assert svg.startswith("<svg")
-    assert figures.draw_layers([figures.Layer("dead", [0.0] * 7)], lr=0.0).startswith("<svg")
+    assert layer_figure.draw_layers([layer_figure.Layer("dead", [0.0] * 7)], lr=0.0).startswith("<svg")
     assert figures.draw_bands([], "loss", log=True).startswith("<svg")
     assert figures.draw_bars({}, "microseconds").startswith("<svg")
 
@@ -154,6 +157,86 @@ def test_many_tensors_are_drawn_as_range_median_and_extremes() -> None:
     assert (band.get_datalim(axes.transData).y0, band.get_datalim(axes.transData).y1) == (1, 31)
     few, many = (monitor_figures.draw_series(series[:n], "x", log=True).count('id="line2d_') for n in (9, 30))
     assert many < few
+    axes = Figure().subplots()
+    monitor_figures._draw_many(axes, series, ["7.weight", "1.weight", "not measured", "9.weight", "8.weight"])
+    found = [line.get_label() for line in axes.lines]
+    assert found == ["30.weight", "1.weight", "7.weight", "9.weight", "median of 30"]
+    axes = Figure().subplots()
+    monitor_figures._draw_many(
+        axes, [Series(name, [1, 2, 3], [last, 0.0, 0.0]) for name, last in zip("abc", (0, 2, 1), strict=True)]
+    )
+    assert [line.get_label() for line in axes.lines][:2] == ["b", "a"]  # of equal medians, the largest value decides
+
+
+MANY = [f"body.{i}.{part}" for i in range(60) for part in ("query", "key", "value", "out", "norm")]  # 300 tensors
+
+
+def test_of_many_layers_those_that_matter_have_rows_of_their_own_and_the_others_share_rows() -> None:
+    layers = [layer_figure.Layer(name, [0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 2.0]) for name in MANY]
+    layers[7] = layers[7]._replace(quantiles=[1e3] * 7)
+    layers[250] = layers[250]._replace(quantiles=[1e-4] * 7)
+    layers[33] = layers[33]._replace(quantiles=[0.0] * 7)  # its rates have no logarithm
+    assert layer_figure.layer_rows(layers[: layer_figure.ROWS]) == layers[: layer_figure.ROWS]
+    rows = layer_figure.layer_rows(layers, [MANY[100], "no layer", MANY[33]])
+    alone, shared = ([row for row in rows if (row.number > 1) is many] for many in (False, True))
+    assert {MANY[100], MANY[33], MANY[7], MANY[250]} <= {row.name for row in alone}
+    assert [row.name for row in alone] == [name for name in MANY if any(name == row.name for row in alone)]
+    assert {row.name for row in shared} == {f"body.*.{part}" for part in ("query", "key", "value", "out", "norm")}
+    assert sum(row.number for row in rows) == 300
+    assert shared[0].quantiles == layers[0].quantiles
+    assert "12 of the 300 layers have a row" in layer_figure.rows_words(rows)
+    assert "the other 288" in layer_figure.rows_words(rows)
+    assert layer_figure.rows_words(layers) == ""
+    different = [layer_figure.Layer("x" * i, [float(i)] * 7) for i in range(1, 301)]
+    rows = layer_figure.layer_rows(different)
+    assert len(rows) == layer_figure.ROWS
+    (others,) = [row for row in rows if row.number > 1]
+    assert (others.name, others.number) == ("others", 300 - layer_figure.ROWS + 1)
+    wide = max(row.quantiles[-1] for row in different if row.name not in {row.name for row in rows})
+    assert others.quantiles[-1] == wide
+
+
+def test_a_layer_of_a_narrow_range_is_seen() -> None:
+    svg = layer_figure.draw_layers([layer_figure.Layer("w", [1.0] * 7), layer_figure.Layer("v", [1e-5] * 7)], 0.0)
+    assert svg.count("fill: #0072b2") >= 2  # its median; a line of no length is not seen
+
+
+def test_names_of_many_tensors_are_told_by_pattern() -> None:
+    assert names_words(MANY[:6]) == ", ".join(MANY[:6])
+    assert names_words(["head.weight", *MANY[:120]]).startswith("body.*.query (24), body.*.key (24), ")
+    assert names_words(["head.weight", *MANY[:120]]).endswith("(24), head.weight")
+    assert names_words([f"{letter}.w" for letter in "abcdefghijkl"]) == (
+        "a.w, b.w, c.w, d.w, e.w, f.w, g.w, h.w and 4 more"
+    )
+    assert evidence_words({"also": MANY[:10]}) == (
+        "also body.*.query (2), body.*.key (2), body.*.value (2), body.*.out (2), body.*.norm (2)"
+    )
+    assert list(by_pattern(["2.weight", "layer2.weight", "v1.0.b"])) == ["2.weight", "layer2.weight", "v1.0.b"]
+    assert list(by_pattern(["a.0", "a.1", "a1.0"])) == ["a.*", "a1.0"]
+    assert shortened("encoder.layers.12.self_attention.query.weight") == "…layers.12.self_attention.query.weight"
+    assert shortened("x" * 50) == "…" + "x" * 39
+    assert shortened("short") == "short"
+
+
+def test_the_report_of_a_model_of_300_tensors_is_small(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for name in ("run.json", "summary.json"):
+        (tmp_path / name).write_bytes((runs["train"].path / name).read_bytes())
+    records = runs["train"].records()
+    for each in records:
+        if each.get("effective_lr"):
+            each["effective_lr"] = {name: [0.01 * (2 + i % 7) * q for q in range(1, 8)] for i, name in enumerate(MANY)}
+    run.append(records)
+    statistics: list[Any] = measured_steps(runs["train"])
+    for each in statistics:
+        (usual, *_) = each["tensors"].values()
+        each["tensors"] = dict.fromkeys(MANY, usual)
+    run.append(statistics, "statistics.jsonl")
+    page = write_report(run)
+    assert page.stat().st_size < 800_000
+    assert "12 of the 300 layers have a row" in page.read_text()
+    assert "Of the 300 tensors: the range, the median, those that are mostly highest" in page.read_text()
+    assert page.read_text().count("body.59.") < 60
 
 
 @pytest.mark.parametrize(
@@ -219,7 +302,7 @@ def test_names_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heat is not None
     draws: tuple[Callable[[], str], ...] = (
         lambda: monitor_figures.draw_heat(dict.fromkeys(names, heat)),
-        lambda: figures.draw_layers([figures.Layer(name, [1.0] * 7) for name in names], 0.1),
+        lambda: layer_figure.draw_layers([layer_figure.Layer(name, [1.0] * 7) for name in names], 0.1),
         lambda: figures.draw_test({"SGD": [1.0]}, "test $\\frac{$"),
         lambda: figures.draw_sensitivity({"SGD": [(1.0, 1.0)]}, "validation $\\frac{$"),
         lambda: figures.draw_bars({"$\\frac{$": 1.0}, "$\\frac{$"),

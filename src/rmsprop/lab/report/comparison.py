@@ -8,6 +8,7 @@ from rmsprop.explain import explain
 from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.report import figures
 from rmsprop.lab.report.content import ETA, Content, Figure, figure, settings
+from rmsprop.lab.report.layer_figure import draw_layers, layer_data, layer_rows, rows_words
 from rmsprop.lab.report.sentences import describe_comparison, difference_words, range_words
 from rmsprop.lab.runs.schema import CompareConfig, CompareSummary, FinalRow, ScoreFacts, TrialRow
 from rmsprop.rule import Rule
@@ -75,10 +76,11 @@ def _effective_rates(final: list[FinalRow], rate: float) -> list[Figure]:
     rates = [r["effective_lr"] for r in final if r["optimizer"] == "RMSprop" and r["effective_lr"]]
     if not rates:
         return []
-    picture = figures.draw_layers(figures.layer_data(rates), rate)
+    rows = layer_rows(layer_data(rates))
+    picture = draw_layers(rows, rate)
     caption = (
         "η/d of the elements of each layer halfway through training (η has fallen to half): range, 5–95 %, 25–75 % and "
-        f"median. {ETA}"
+        f"median.{rows_words(rows)} {ETA}"
     )
     return [figure("Effective learning rates of RMSprop", picture, caption)]
 

@@ -14,7 +14,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
-from rmsprop.lab.runs.effective_rates import QUANTILES
 from rmsprop.lab.runs.schema import FinalRow, ScoreFacts, TrialRow
 from rmsprop.lab.score import is_share
 from rmsprop.text import printable
@@ -51,13 +50,6 @@ class Band(NamedTuple):
     middle: list[float]
     low: list[float]
     high: list[float]
-
-
-class Layer(NamedTuple):
-    """Quantiles of one layer's effective learning rates, each the median over the seeds."""
-
-    name: str
-    quantiles: list[float]  # at rmsprop.lab.runs.effective_rates.QUANTILES
 
 
 def curve_data(
@@ -103,12 +95,6 @@ def sensitivity_data(rows: list[TrialRow], order: Sequence[str]) -> dict[str, li
         }
         result[label] = [(lr, mean(m for m in known if m is not None)) for lr, known in metrics.items()]
     return result
-
-
-def layer_data(recorded: Sequence[dict[str, list[float | None]]]) -> list[Layer]:
-    """Return a Layer for each parameter, from the quantiles of one or more seeds."""
-    names = [name for name in recorded[0] if all(name in each for each in recorded)] if recorded else []
-    return [Layer(name, [median(r[name][i] or 0.0 for r in recorded) for i in range(len(QUANTILES))]) for name in names]
 
 
 @verbatim
@@ -181,32 +167,6 @@ def draw_sensitivity(results: dict[str, list[tuple[float, float]]], y_label: str
     axes.set_xlabel("learning rate")
     axes.set_ylabel(y_label)
     add_legend(figure)
-    return to_svg(figure)
-
-
-@verbatim
-def draw_layers(layers: list[Layer], lr: float) -> str:
-    """Draw each layer's effective rates; return an SVG.
-
-    The range is a hairline, 5-95 % a thin line, 25-75 % a thick line, and the median a tick.
-    """
-    figure, axes = new_axes(height=max(2.0, 0.9 + 0.28 * len(layers)))
-    for row, layer in enumerate(reversed(layers)):
-        least, p5, p25, p50, p75, p95, most = [q if q and q > 0 else None for q in layer.quantiles]
-        for low, high, wide in ((least, most, 0.6), (p5, p95, 2.0), (p25, p75, 6.0)):
-            if low is not None and high is not None:
-                axes.plot([low, high], [row, row], color="#0072B2", linewidth=wide, solid_capstyle="butt")
-        if p50 is not None:
-            axes.plot([p50], [row], "|", color="white", markersize=7, markeredgewidth=1.8)
-    if lr > 0:
-        axes.axvline(lr, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
-        axes.text(lr, len(layers) - 0.45, " η", color="#555555", fontsize=9, va="bottom")
-    if any(rate and rate > 0 for layer in layers for rate in layer.quantiles):
-        log_scale(axes, "x")
-    axes.set_yticks(range(len(layers)), [printable(layer.name) for layer in reversed(layers)])
-    axes.set_ylim(-0.6, len(layers) - 0.1)
-    axes.set_xlabel("effective learning rate η/d")
-    axes.tick_params(axis="y", labelsize=8)
     return to_svg(figure)
 
 

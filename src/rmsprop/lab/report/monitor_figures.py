@@ -18,11 +18,16 @@ from matplotlib.ticker import PercentFormatter
 from rmsprop.lab.report.figures import STYLES, add_legend, log_scale, new_axes, to_svg, verbatim
 from rmsprop.text import printable
 
-MANY = 10  # with this many tensors or more, a figure shows range, median and extremes instead of each tensor
+MANY = 10  # with this many tensors or more, a figure shows range, median, extremes and findings instead of each tensor
+_FOUND = 2  # largest number of tensors that a figure of many shows for their findings
 FEW = 8  # with this many tensors or fewer, each has its own heatmap
 _COLUMNS = 300  # largest number of a heatmap's columns
 _PARTS = 4  # rows of a heatmap per factor of two
 _COLOURS = [colour for colour, _ in STYLES.values()]
+# Of the highest tensor, the lowest, and those with findings.
+_MANY_STYLES: tuple[tuple[str, Any], ...] = (
+    ("#D55E00", "-"), ("#009E73", (0, (4, 1.5))), ("#CC79A7", (0, (6, 1, 1, 1))), ("#E69F00", (0, (1, 1))),
+)  # fmt: skip
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 
 
@@ -36,8 +41,12 @@ class Series(NamedTuple):
     @property
     def middle(self) -> float:
         """The median of the known values; NaN if there are none."""
-        known = [v for v in self.values if not math.isnan(v)]
-        return median(known) if known else math.nan
+        return median(self.known) if self.known else math.nan
+
+    @property
+    def known(self) -> list[float]:
+        """The values that are not NaN."""
+        return [v for v in self.values if not math.isnan(v)]
 
 
 class Heat(NamedTuple):
@@ -89,11 +98,13 @@ def heat_data(records: Sequence[Mapping[str, Any]], name: str | None = None) -> 
 
 
 @verbatim
-def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | None = None) -> str:
+def draw_series(
+    series: list[Series], y_label: str, *, log: bool, mark: float | None = None, found: Sequence[str] = ()
+) -> str:
     """Draw a statistic of each tensor over the steps; return an SVG.
 
-    With `MANY` tensors or more, draw range, median and extremes. A `log` axis omits zeros; otherwise values are shares,
-    shown in percent. `mark` draws a horizontal line.
+    With `MANY` tensors or more, draw range, median, extremes and the first tensors of `found`. A `log` axis omits
+    zeros; otherwise values are shares, shown in percent. `mark` draws a horizontal line.
     """
     figure, axes = new_axes()
     if log:
@@ -103,7 +114,7 @@ def draw_series(series: list[Series], y_label: str, *, log: bool, mark: float | 
         for s, (colour, dashes) in zip(series, _styles([s.name for s in series]), strict=True):
             axes.plot(s.steps, s.values, color=colour, linestyle=dashes, linewidth=1.5, label=s.name)
     else:
-        _draw_many(axes, series)
+        _draw_many(axes, series, found)
     for line in axes.lines:
         if np.isfinite(np.asarray(line.get_ydata(), float)).sum() == 1:
             line.set_marker("o")  # a line of one point would be invisible
@@ -131,14 +142,16 @@ def _styles(names: list[str]) -> list[tuple[str, Any]]:
     return [(_COLOURS[i % count], _DASHES[(i // count + j) % len(_DASHES)]) for i, j in (positions[n] for n in names)]
 
 
-def _draw_many(axes: Axes, series: list[Series]) -> None:
-    """Draw the range, the median, and the two tensors with the highest and the lowest median."""
+def _draw_many(axes: Axes, series: list[Series], found: Sequence[str] = ()) -> None:
+    """Draw the range, the median, the tensors with the highest and the lowest median, and the first of `found`."""
     columns = [[v for v in column if not math.isnan(v)] for column in zip(*(s.values for s in series), strict=True)]
     known = [(step, column) for step, column in zip(series[0].steps, columns, strict=True) if column]
     x = [step for step, _ in known]
     axes.fill_between(x, [min(c) for _, c in known], [max(c) for _, c in known], color="#0072B2", alpha=0.12, lw=0)
-    highest, lowest = (pick(series, key=lambda s: s.middle) for pick in (max, min))
-    for s, colour, dashes in ((highest, "#D55E00", "-"), (lowest, "#009E73", (0, (4, 1.5)))):
+    highest, lowest = (pick(series, key=lambda s: (s.middle, max(s.known))) for pick in (max, min))
+    by_name = {s.name: s for s in series}
+    others = [by_name[name] for name in found if name in by_name.keys() - {highest.name, lowest.name}][:_FOUND]
+    for s, (colour, dashes) in zip((highest, lowest, *others), _MANY_STYLES, strict=False):
         axes.plot(s.steps, s.values, color=colour, linestyle=dashes, linewidth=1.2, label=s.name)
     middle = [median(c) for _, c in known]
     axes.plot(x, middle, color="#0072B2", linewidth=2.2, label=f"median of {len(series)}")
@@ -188,7 +201,7 @@ def _edges(steps: list[int]) -> list[float]:
 
 def extremes_words(series: list[Series], form: str) -> str:
     """Return which tensors end highest and lowest, in words for readers who cannot see the picture."""
-    last = [(s.name, known[-1]) for s in series if (known := [v for v in s.values if not math.isnan(v)])]
+    last = [(s.name, s.known[-1]) for s in series if s.known]
     if len(last) < 2:
         return "".join(f"{name} ends at {_number(value, form)}." for name, value in last)
     (low, least), (high, most) = (pick(last, key=lambda pair: pair[1]) for pick in (min, max))

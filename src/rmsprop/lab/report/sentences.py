@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any, cast
 
 from rmsprop.lab.findings.remedies import compare_command
+from rmsprop.lab.report.tensor_names import names_words
 from rmsprop.lab.runs.schema import (
     CompareConfig,
     CompareSummary,
@@ -227,6 +228,8 @@ def value_words(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, list) and all(isinstance(x, str) for x in value):
+        return names_words(value)
     if isinstance(value, list):
         return ", ".join(value_words(x) for x in value)
     if isinstance(value, dict):

@@ -10,10 +10,11 @@ from rmsprop.lab.findings.find import findings_to_show
 from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.content import ETA, FAR, Content, Figure, Measured, figure, settings
+from rmsprop.lab.report.layer_figure import draw_layers, layer_data, layer_rows, rows_words
 from rmsprop.lab.report.sentences import LOSS_FINDINGS, describe_findings, describe_training, findings_by_advice
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
-from rmsprop.lab.runs.schema import EpochRecord, LossRecord, TrainConfig, TrainRecord, TrainSummary
+from rmsprop.lab.runs.schema import EpochRecord, FindingFacts, LossRecord, TrainConfig, TrainRecord, TrainSummary
 from rmsprop.rule import Rule
 
 _Points = list[tuple[float, float | None]]
@@ -27,12 +28,13 @@ def training_content(run: RunDirectory) -> Content:
     losses: list[LossRecord] = [r for r in records if r["kind"] == "loss"]
     epochs: list[EpochRecord] = [r for r in records if r["kind"] == "epoch"]
     measured = _measured(run, summary)
+    found = _found_tensors([finding for alike in (measured["findings"] if measured else []) for finding in alike])
     return {
         "title": f"RMSprop trained on {summary['task'] if summary else config['task']}",
         "lines": [*describe_training(config, summary), *(measured["outcome"] if measured else [])],
         "summary": summary,
         "rows": [],
-        "figures": [*_curves(losses, epochs, summary), *_effective_rates(epochs, config), *_times(epochs)],
+        "figures": [*_curves(losses, epochs, summary), *_effective_rates(epochs, config, found), *_times(epochs)],
         "measured": measured,
         "equations": explain(Rule(**config["rule"])),
         "settings": settings(config),
@@ -61,15 +63,21 @@ def _curve(title: str, points: _Points, caption: str, *, log: bool) -> Figure:
     return figure(title, figures.draw_bands([figures.Band("RMSprop", x, y, y, y)], label, log=log), caption)
 
 
-def _effective_rates(epochs: list[EpochRecord], config: TrainConfig) -> list[Figure]:
+def _found_tensors(findings: list[FindingFacts]) -> list[str]:
+    """Return the worst tensor of each finding, the gravest finding first."""
+    return list(dict.fromkeys(name for finding in findings if (name := finding.get("tensor")) is not None))
+
+
+def _effective_rates(epochs: list[EpochRecord], config: TrainConfig, found: list[str]) -> list[Figure]:
     """Draw the effective rates at the end, or halfway if the learning rate falls to 0."""
     measured = [r for r in epochs if any((q[3] or 0) > 0 for q in r["effective_lr"].values())]
     if not measured:
         return []
     chosen = measured[-1] if config["schedule"] == "constant" else measured[len(measured) // 2]
-    picture = figures.draw_layers(figures.layer_data([chosen["effective_lr"]]), config["rule"]["lr"])
+    rows = layer_rows(layer_data([chosen["effective_lr"]]), found)
+    picture = draw_layers(rows, config["rule"]["lr"])
     when = f"after epoch {chosen['epoch']}"
-    caption = f"η/d of the elements of each layer {when}: range, 5–95 %, 25–75 % and median. {ETA}"
+    caption = f"η/d of the elements of each layer {when}: range, 5–95 %, 25–75 % and median.{rows_words(rows)} {ETA}"
     return [figure("Effective learning rates", picture, caption)]
 
 
@@ -95,14 +103,14 @@ def _measured(run: RunDirectory, summary: TrainSummary | None) -> Measured | Non
         "outcome": [finding["sentence"] for finding in findings if finding["kind"] in LOSS_FINDINGS],
         "findings": findings_by_advice(findings),
         "post_mortem": post_mortem,
-        "figures": _measured_figures(records) if records else [],
+        "figures": _measured_figures(records, _found_tensors(findings)) if records else [],
     }
 
 
-def _measured_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
+def _measured_figures(records: Sequence[Mapping[str, Any]], found: list[str]) -> list[Figure]:
     many = (
-        f" Of the {len(records[-1]['tensors'])} tensors: the range, the median, and those that are mostly highest and "
-        "lowest."
+        f" Of the {len(records[-1]['tensors'])} tensors: the range, the median, those that are mostly highest and "
+        "lowest, and those of the first findings."
         if len(records[-1]["tensors"]) >= monitor_figures.MANY
         else ""
     )
@@ -111,7 +119,7 @@ def _measured_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
     def draw(title: str, field: str, label: str, form: str, caption: str, *, log: bool, mark: float | None) -> None:
         series = monitor_figures.series_data(records, field)
         if any(value > 0 for s in series for value in s.values):
-            picture = monitor_figures.draw_series(series, label, log=log, mark=mark)
+            picture = monitor_figures.draw_series(series, label, log=log, mark=mark, found=found)
             words = f"{caption}{many} {monitor_figures.extremes_words(series, form)}"
             drawn.append(figure(title, picture, words))
 

@@ -225,6 +225,7 @@ class FindingFacts(TypedDict):
     """A `rmsprop.monitor.findings.Finding` with its remedy as commands."""
 
     kind: NotRequired[str]  # always written, but never read from a file
+    tensor: NotRequired[str | None]
     sentence: str
     cause: str
     threshold: str
