@@ -18,7 +18,7 @@ from rmsprop.lab import comparison as compare_module
 from rmsprop.lab.ablation import ablation
 from rmsprop.lab.comparison import compare
 from rmsprop.lab.report.page import write_report
-from rmsprop.lab.runs.trial import _OTHERS, Trial
+from rmsprop.lab.runs.trial import OTHERS, Trial
 from rmsprop.lab_options import OPTIMIZERS
 from rmsprop.profiles import PROFILES
 
@@ -48,7 +48,7 @@ def test_adam_itself_has_no_switch() -> None:
 
 
 def test_every_optimizer_is_torchs_but_for_rmsprop() -> None:
-    assert set(OPTIMIZERS) == {"RMSprop", *_OTHERS}  # another name would be trained as a rule of RMSprop
+    assert set(OPTIMIZERS) == {"RMSprop", *OTHERS}  # another name would be trained as a rule of RMSprop
 
 
 def canned_ablation(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> tuple[Canned, Any, Any]:

@@ -31,7 +31,7 @@ from rmsprop.lab.report.sentences import (
 )
 from rmsprop.lab.runs import trial as trial_module
 from rmsprop.lab.runs.directory import RunDirectory, to_json
-from rmsprop.lab.runs.trial import _OTHERS, Trial, run_trial, sent_to_workers
+from rmsprop.lab.runs.trial import OTHERS, Trial, run_trial, sent_to_workers
 from rmsprop.lab.score import score_words
 from rmsprop.lab.training_run import train
 from rmsprop.lab.verdicts import judge
@@ -351,7 +351,7 @@ def test_other_optimizers_take_sparse_gradients_as_dense_ones() -> None:
         data = TensorDataset(x, (x[:, 0] > 3).long())
         return Task("rows", lambda: nn.EmbeddingBag(7, 2, sparse=sparse), data, data, data, batch_size=8, epochs=2)
 
-    for optimizer in _OTHERS:
+    for optimizer in OTHERS:
         results = []
         for sparse in (True, False):
             with sent_to_workers(task(sparse)) as source:

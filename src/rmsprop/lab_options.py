@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,9 +22,12 @@ TASKS = tuple(BUILT_IN)
 OPTIMIZERS = ("RMSprop", "SGD", "momentum", "AdaGrad", "Adadelta", "Adam", "AdamW")
 USUAL_OPTIMIZERS = OPTIMIZERS[:-1]
 # Fields whose option has another name.
-_OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to"}
+_OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to", "all_parameters": "all"}
 # Fields that change no result.
-_NO_RESULT = ("out", "resume", "accept_changes", "jobs", "tensorboard", "wandb", "fsdp", "zero")
+_NO_RESULT = (
+    "out", "resume", "accept_changes", "jobs", "tensorboard", "wandb", "fsdp", "zero", "workers", "storage", "study",
+    "cluster", "address",
+)  # fmt: skip
 
 
 def option_name(field: str) -> str:
@@ -182,12 +186,7 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         _as_path(self)
-        for name in self.optimizers or ():
-            if name not in OPTIMIZERS:
-                by_lower = {known.lower(): known for known in OPTIMIZERS}
-                close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-                remedy = f"did you mean {by_lower[close[0]]}?" if close else ""
-                raise InputError("--optimizers", f"names among {', '.join(OPTIMIZERS)}", name, remedy)
+        _check_names("--optimizers", self.optimizers or (), OPTIMIZERS)
         if self.optimizers is not None and not set(self.optimizers) - {"RMSprop"}:
             raise InputError("--optimizers", "at least one beside RMSprop", list(self.optimizers), "add Adam")
         if self.ablate and self.optimizers is not None:
@@ -245,7 +244,114 @@ class FindLrOptions:
             raise InputError("--to", f"at least {least:g}, 100 times --from", self.highest, "1 is usual")
 
 
-Options: TypeAlias = TrainOptions | CompareOptions | FindLrOptions
+@dataclass(frozen=True, eq=False)
+class TuneOptions:
+    """Options of a search for hyperparameters.
+
+    Parameters
+    ----------
+    trials
+        Budget: number of trials of each optimizer; 40 if no budget is given. Confirming the best comes after them.
+    total_epochs
+        Budget: epochs of all trainings together, confirming included. A trial that is stopped counts what it took.
+    minutes
+        Budget: minutes in all, confirming included.
+    sampler
+        How values are drawn: tpe (quasi-random first), qmc (quasi-random), random or grid.
+    space
+        What is tuned: NAME=LOW:HIGH, NAME=VALUE,VALUE or a TOML file; names are lr, decay, schedule, eps (relative to
+        √v̂), momentum, centered, bias_correction, weight_decay, warmup (in units of 1/(1-decay) steps). lr is the rate
+        that momentum amounts to, η/(1-μ).
+    all_parameters
+        Tune everything, whatever the budget. Otherwise under 10 trials tune lr only, from 10 decay and schedule, too,
+        from 25 eps and momentum, from 40 the rest.
+    pruner
+        Stop trials that fall behind: by the median of the others, hyperband, or none.
+    folds
+        Cross-validation: train each trial so many times, each with another share of the data held out.
+    top
+        Number of the best trials that are trained again, beside the default, to confirm the best.
+    seeds
+        Number of fresh seeds for that.
+    baseline
+        Other optimizers, with the same budget each: Adam, AdamW, SGD, momentum, AdaGrad, Adadelta.
+    epochs
+        Passes over the training data in one training; the task's own number if omitted.
+    seed
+        Decides the draws and the trainings.
+    workers
+        Number of processes on this host, of one thread each; one per core if omitted.
+    storage
+        URL of a database for workers on many hosts, such as postgresql+psycopg://USER@HOST/DATABASE.
+    study
+        Name of the study in that database; tune-TASK if omitted.
+    cluster
+        ray: place the workers as tasks of Ray.
+    address
+        Address of the Ray cluster; a local one is started if omitted.
+    out
+        Directory of the run; runs/tune-TASK, numbered, if omitted. The same command in another shell joins a study that
+        is running.
+    resume
+        Go on with the study in --out, or with the last one of this task; give the same options.
+    accept_changes
+        With --resume: go on although the task's code has changed.
+    """
+
+    trials: int | None = None
+    total_epochs: int | None = None
+    minutes: float | None = None
+    sampler: Literal["tpe", "qmc", "random", "grid"] = "tpe"
+    space: tuple[str, ...] = ()
+    all_parameters: bool = False
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    folds: int | None = None
+    top: int = 3
+    seeds: int = 8
+    baseline: tuple[str, ...] = ()
+    epochs: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    storage: str | None = None
+    study: str | None = None
+    cluster: Literal["ray"] | None = None
+    address: str | None = None
+    out: Path | None = None
+    resume: bool = False
+    accept_changes: bool = False
+
+    def __post_init__(self) -> None:
+        _as_path(self)
+        budgets = {n: v for n in ("trials", "total_epochs", "minutes") if (v := getattr(self, n)) is not None}
+        if len(budgets) > 1:
+            names = ", ".join(f"--{option_name(name)}" for name in budgets)
+            raise InputError("the budget", "one of --trials, --total-epochs, --minutes", names, "give one of them")
+        _check_count(self, "trials", "40 is usual", least=2)
+        _check_count(self, "total_epochs", "or give --trials")
+        if self.minutes is not None and not check_number("--minutes", self.minutes, "or give --trials"):
+            raise InputError("--minutes", "a number above 0", self.minutes, "or give --trials")
+        for name, known in (
+            ("sampler", ("tpe", "qmc", "random", "grid")),
+            ("pruner", ("median", "hyperband", "none")),
+            ("cluster", (None, "ray")),
+        ):
+            if getattr(self, name) not in known:
+                allowed = f"one of {', '.join(str(k) for k in known if k)}"
+                raise InputError(f"--{name}", allowed, getattr(self, name), f"{known[0]} is usual" if known[0] else "")
+        _check_names("--baseline", self.baseline, [name for name in OPTIMIZERS if name != "RMSprop"])
+        _check_count(self, "folds", "5 is usual", least=2)
+        _check_count(self, "top", "3 is usual")
+        _check_count(self, "seeds", "fewer say too little about the spread", least=5)
+        _check_count(self, "epochs", "omit it for the task's own")
+        _check_count(self, "seed", "any whole number will do", least=0)
+        _check_count(self, "workers", "omit it for one per core")
+        if self.address is not None and self.cluster is None:
+            raise InputError("--address", "given with --cluster ray", self.address, "add --cluster ray")
+        if self.study is not None and self.storage is None:
+            raise InputError("--study", "given with --storage", self.study, "a study of one host is named by --out")
+
+
+Options: TypeAlias = TrainOptions | CompareOptions | FindLrOptions | TuneOptions
 
 
 def result_options(options: Options) -> dict[str, Any]:
@@ -257,6 +363,16 @@ def _as_path(options: Options) -> None:
     """Turn `out` into a Path: from Python, it may be text."""
     if options.out is not None:
         object.__setattr__(options, "out", Path(options.out))
+
+
+def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise InputError unless each name is among the known ones; suggest the one that was probably meant."""
+    for name in names:
+        if name not in known:
+            by_lower = {each.lower(): each for each in known}
+            close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+            remedy = f"did you mean {by_lower[close[0]]}?" if close else ""
+            raise InputError(option, f"names among {', '.join(known)}", name, remedy)
 
 
 def _check_count(options: Options, field: str, remedy: str, *, least: int = 1) -> None:

@@ -23,6 +23,7 @@ from rmsprop.errors import InputError
 COMMANDS = (
     "train",
     "compare",
+    "tune",
     "find_lr",
     "report",
     "explain",

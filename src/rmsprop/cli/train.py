@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, ToldByFirst, lab_run, print_with_report
-from rmsprop.cli.rule_options import RuleOptions, chosen_recipe
+from rmsprop.cli.rule_options import RuleOptions, chosen_profile, chosen_recipe, given_values
 from rmsprop.cli.terminal import Bars, stderr
+from rmsprop.errors import InputError
 from rmsprop.lab_options import TrainOptions
+from rmsprop.recipes import Recipe
+from rmsprop.rule import Rule
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rmsprop.lab.runs.directory import RunDirectory
     from rmsprop.lab.runs.schema import EpochRecord, TrainRecord, TrainSummary
     from rmsprop.lab.runs.training import TrainingLoop
@@ -28,6 +32,7 @@ def train(
     /,
     *,
     recipe: str | None = None,
+    rule_file: Annotated[Path | None, Parameter(name="--rule")] = None,
     rule: RuleOptions = None,
     options: Annotated[TrainOptions | None, FLAT] = None,
     json: Flag = False,
@@ -47,6 +52,7 @@ def train(
       rmsprop train mnist --lr 0.001 --decay 0.9 --centered
       rmsprop train mnist --lr 0.003 --schedule cosine --warmup 50 --best
       rmsprop train shakespeare --recipe char-rnn-2015
+      rmsprop train digits --rule runs/tune-digits/best.toml
       rmsprop train my_task.py:make --out runs/mine
       rmsprop train my_task.py:make --out runs/mine --resume
 
@@ -55,21 +61,39 @@ def train(
     recipe
         A published training (rmsprop recipes): its rule, schedule, clipping and average; options given here replace
         its own.
+    rule_file
+        The best.toml of rmsprop tune: its rule, schedule and warm-up; options given here replace its own.
     json
         Print the summary as JSON.
     """
     from rmsprop.lab.processes import is_first
     from rmsprop.lab.training_run import train as run_training
 
+    chosen, options = _chosen(recipe, rule_file, rule, options or TrainOptions())
     with lab_run(json, invocation), TrainingProgress(stderr if is_first() else Console(quiet=True)) as progress:
-        run, summary = run_training(
-            task, chosen_recipe(recipe, rule), options, command=invocation.command_line(), listen=progress.listen
-        )
+        run, summary = run_training(task, chosen, options, command=invocation.command_line(), listen=progress.listen)
     if not is_first():
         raise ToldByFirst
     print_with_report(json, run, summary, show_training)
     if summary["reason"] is not None:
         raise Failure
+
+
+def _chosen(
+    recipe: str | None, rule_file: Path | None, rule: RuleOptions, options: TrainOptions
+) -> tuple[Rule | Recipe, TrainOptions]:
+    """Return the rule or recipe, and the options with what the file of a search adds."""
+    if rule_file is None:
+        return chosen_recipe(recipe, rule), options
+    from rmsprop.lab.tuned import read_best
+
+    for name, value in (("--recipe", recipe), ("--profile", chosen_profile(rule))):
+        if value is not None:
+            raise InputError(name, "left out with --rule", value, "the file has a whole rule")
+    best = read_best(rule_file)
+    schedule: Any = options.schedule or best.schedule
+    used = dataclasses.replace(options, schedule=schedule, warmup=options.warmup or best.warmup)
+    return dataclasses.replace(best.rule, **given_values(rule)), used
 
 
 class TrainingProgress(Bars):

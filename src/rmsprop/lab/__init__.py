@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rmsprop.lab.range_test import find_lr
     from rmsprop.lab.run import RangeTest, Run
     from rmsprop.lab.training_run import train
+    from rmsprop.lab.tune import tune
+    from rmsprop.lab.tuned import Tuned
 
 __all__ = [
     "ActorCriticLoss",
@@ -32,11 +34,13 @@ __all__ = [
     "RangeTest",
     "Run",
     "Task",
+    "Tuned",
     "accuracy",
     "compare",
     "find_lr",
     "load_task",
     "train",
+    "tune",
 ]
 
 # Imported when first used: they bring figures and reports, which a file with a task does not need.
@@ -46,6 +50,8 @@ _LAZY = {
     "RangeTest": "run",
     "Run": "run",
     "train": "training_run",
+    "tune": "tune",
+    "Tuned": "tuned",
 }
 
 

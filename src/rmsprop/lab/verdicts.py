@@ -102,7 +102,7 @@ def _difference(
     """Return the paired difference; the intervals of all `comparisons` hold jointly (Bonferroni)."""
     paired = [metrics[seed] - reference[seed] for seed in sorted(reference)]
     center, interval = paired_interval(paired, 1 - (1 - CONFIDENCE) / comparisons)
-    return Difference(center, interval, _verdict(interval, higher_is_better))
+    return Difference(center, interval, verdict_of(interval, higher_is_better))
 
 
 def constant_score(rows: list[FinalRow]) -> Constant:
@@ -118,7 +118,8 @@ def _metrics(results: dict[int, FinalRow], higher_is_better: bool) -> dict[int, 
     return {seed: worst if metric is None else metric for seed, metric in known.items()}
 
 
-def _verdict(interval: tuple[float, float] | None, higher_is_better: bool) -> str:
+def verdict_of(interval: tuple[float, float] | None, higher_is_better: bool) -> str:
+    """Return "better", "worse", "no difference", or "not comparable" without an interval."""
     if interval is None:
         return "not comparable"
     if interval[0] <= 0 <= interval[1]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import base64
 from typing import NamedTuple, NotRequired, TypedDict
 
-from rmsprop.lab.runs.schema import CompareSummary, FindingFacts, PostMortemFacts, RunConfig, ScoreFacts, TrainSummary
+from rmsprop.lab.runs.schema import (
+    CompareSummary,
+    FindingFacts,
+    PostMortemFacts,
+    RunConfig,
+    ScoreFacts,
+    TrainSummary,
+    TuneSummary,
+)
 
 ZERO = "Elements whose gradient has always been zero, such as weights of inputs that are always 0, sit at η/ε"
 ETA = f"η marks the rate that was set. {ZERO} on the far right and do not move."
@@ -30,14 +38,24 @@ class Measured(TypedDict):
     figures: list[Figure]
 
 
+class Table(NamedTuple):
+    """A table with title and note; the row `own` is set in bold."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    own: int
+    note: str
+
+
 class Content(TypedDict):
     """The values for the template report.html.j2."""
 
     title: str
     lines: list[str]
-    summary: TrainSummary | CompareSummary | None
+    summary: TrainSummary | CompareSummary | TuneSummary | None
     rows: list[tuple[ScoreFacts, str, str]]  # score, worst and best seed in words, difference to RMSprop in words
-    table: NotRequired[tuple[list[str], list[list[str]]]]  # header and rows of comparisons on several tasks
+    table: NotRequired[Table]
     figures: list[Figure]
     measured: Measured | None
     equations: str

@@ -12,6 +12,7 @@ from rmsprop.lab.report.comparison import comparison_content
 from rmsprop.lab.report.content import Content
 from rmsprop.lab.report.sentences import evidence_words, value_words
 from rmsprop.lab.report.training import training_content
+from rmsprop.lab.report.tuning import tuning_content
 from rmsprop.lab.runs.directory import REPORT, RunDirectory
 from rmsprop.lab.score import score_words
 
@@ -21,8 +22,11 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
 
     `path` is the file or its directory; None is the run's directory. The default name is report.html.
     """
-    if run.config()["kind"] == "compare":
+    kind = run.config()["kind"]
+    if kind == "compare":
         content = comparison_content(run.config(), run.summary(), run.records())
+    elif kind == "tune":
+        content = tuning_content(run.config(), run.summary())
     else:
         content = training_content(run)
     path = path or run.path / REPORT

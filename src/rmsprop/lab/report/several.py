@@ -7,7 +7,7 @@ from typing import Any
 
 from rmsprop.explain import explain
 from rmsprop.lab.report import figures
-from rmsprop.lab.report.content import Content, Figure, figure, settings
+from rmsprop.lab.report.content import Content, Figure, Table, figure, settings
 from rmsprop.lab.report.sentences import difference_words
 from rmsprop.lab.run import Run
 from rmsprop.lab.score import score_words
@@ -75,7 +75,13 @@ def several_content(runs: Sequence[Run]) -> Content:
         "lines": describe_several(summaries),
         "summary": None,
         "rows": [],
-        "table": (header, rows),
+        "table": Table(
+            "Test scores",
+            header,
+            rows,
+            [row[0] for row in rows].index("RMSprop"),
+            "Median over the seeds; + is better than RMSprop, − worse, = no difference shown.",
+        ),
         "figures": drawn,
         "measured": None,
         "equations": explain(Rule(**config["rule"], lr=_ours(summaries[0])["lr"])),

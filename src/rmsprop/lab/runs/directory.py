@@ -22,6 +22,7 @@ from rmsprop.lab.runs.schema import (
     MadeWith,
     RunConfig,
     TrainSummary,
+    TuneSummary,
     check_config,
     check_record,
     check_statistics,
@@ -171,8 +172,12 @@ class RunDirectory:
             remedy = f"see it with: rmsprop report {self.path}; or choose another --out"
             raise InputError("the run", "one that is not finished", Received(str(self.path)), remedy)
 
+    def check_same(self, config: RunConfig) -> None:
+        """Raise InputError unless the run here has this configuration and is not finished."""
+        self._check_goes_on(config, accept_changes=False, may_grow=False)
+
     def config(self) -> Any:
-        """Return the run's configuration: a TrainConfig or a CompareConfig."""
+        """Return the run's configuration, of the kind of its command."""
         config = self._json(CONFIG)
         check_config(config, str(self.path / CONFIG))
         return config
@@ -320,7 +325,7 @@ class RunDirectory:
         self.load_checkpoint(lambda state: steps.append(state["training"]["position"][0]))
         return steps[-1]
 
-    def finish(self, summary: TrainSummary | CompareSummary) -> Any:
+    def finish(self, summary: TrainSummary | CompareSummary | TuneSummary) -> Any:
         """Write the summary, which ends the run for good, and return the summary as read from its file."""
         self._sync_records()
         write_atomically(self.path / SUMMARY, to_json(summary) + "\n")

@@ -49,12 +49,24 @@ def locked(directory: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def is_held(directory: Path) -> bool:
+    """Return whether a process holds the lock of `directory`."""
+    try:
+        handle = os.open(directory / LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not try_lock(handle)  # closing it releases the lock
+    finally:
+        os.close(handle)
+
+
 def _acquire(directory: Path) -> int:
     file = directory / LOCK
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # child programs do not inherit it
         try:
-            if not _try_lock(handle):
+            if not try_lock(handle):
                 holder = os.read(handle, 100).decode(errors="replace").strip() or "another process"
                 found = Received(f"{directory}, where {holder} is running")
                 remedy = "wait until it has ended, or choose another --out"
@@ -79,8 +91,8 @@ def _release(handle: int, file: Path) -> None:
             file.unlink()
 
 
-def _try_lock(handle: int) -> bool:
-    """Lock an open file; return False if it is locked already."""
+def try_lock(handle: int) -> bool:
+    """Lock an open file until it is closed; return False if it is locked already."""
     if sys.platform == "win32":
         os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the holder's name: others cannot read locked bytes
         try:

@@ -312,8 +312,77 @@ class CompareSummary(_Summary):
     seconds: NotRequired[Size]
 
 
-_CONFIGS = {"train": checker(TrainConfig), "compare": checker(CompareConfig)}
-_SUMMARIES = {"train": checker(TrainSummary), "compare": checker(CompareSummary)}
+class TuneConfig(RunConfig):
+    """Configuration of a search."""
+
+    kind: Literal["tune"]
+    rule: TrainedRule
+    sampler: str
+    seed: Count
+    seeds: Count
+    top: Count
+    folds: NotRequired[Count | None]
+    baseline: NotRequired[list[str]]
+
+
+class SettingFacts(TypedDict):
+    """A `rmsprop.lab.tuning.space.Setting`."""
+
+    rule: TrainedRule
+    schedule: str
+    warmup: Count
+    optimizer: str
+
+
+class TrialFacts(TypedDict):
+    """A trial of a search that has ended."""
+
+    optimizer: str
+    slot: Count
+    phase: str
+    setting: SettingFacts
+    point: dict[str, Any]
+    score: float | None  # None if it was stopped or diverged; `reason` says why
+    reason: str
+    epochs: Count
+    seconds: Size
+    curve: list[list[float]]  # epoch, minus the loss if higher scores are better
+
+
+class CandidateFacts(TypedDict):
+    """A setting that was trained again on fresh seeds; the first is the default."""
+
+    setting: SettingFacts
+    scores: list[float | None]
+    mean: float | None
+    diverged: Count
+    difference: float | None
+    interval: tuple[float, float] | None
+    verdict: str
+    search_score: float | None
+    at_chance: bool | None
+
+
+class TuneSummary(_Summary):
+    """How a search ended: its summary.json."""
+
+    trials: list[TrialFacts]
+    candidates: Annotated[list[CandidateFacts], NOT_EMPTY]
+    recommended: Count  # index in candidates
+    confidence: Size
+    noise: float | None  # standard deviation of the default's scores over seeds
+    spaces: dict[str, dict[str, Any]]  # domains as they were at the end, by optimizer
+    widened: dict[str, list[float]]
+    at_ends: dict[str, list[str]]
+    failures: list[str]
+    gradient_rms: float | None
+    confirmed_on: str  # "test" or "validation" data
+    seconds: Size
+    workers: Count
+
+
+_CONFIGS = {"train": checker(TrainConfig), "compare": checker(CompareConfig), "tune": checker(TuneConfig)}
+_SUMMARIES = {"train": checker(TrainSummary), "compare": checker(CompareSummary), "tune": checker(TuneSummary)}
 _RECORDS = {
     ("train", "kind"): {"loss": checker(LossRecord), "epoch": checker(EpochRecord)},
     ("compare", "stage"): {"tune": checker(TrialRow), "final": checker(FinalRow)},

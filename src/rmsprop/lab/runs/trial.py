@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import cloudpickle
 import torch
@@ -34,7 +34,7 @@ Source: TypeAlias = str | Path  # names a task, or holds a pickled one
 TrialKey: TypeAlias = tuple[str, str, float, int]
 
 # (parameters, rule) → optimizer. These take the rule's learning rate only.
-_OTHERS: dict[str, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
+OTHERS: dict[str, Callable[[Parameters, Rule], torch.optim.Optimizer]] = {
     "SGD": lambda params, rule: torch.optim.SGD(params, lr=rule.lr),
     "momentum": lambda params, rule: torch.optim.SGD(params, lr=rule.lr, momentum=0.9),
     "AdaGrad": lambda params, rule: torch.optim.Adagrad(params, lr=rule.lr),
@@ -84,7 +84,7 @@ def key_of(row: TrialRow) -> TrialKey:
 
 
 @contextmanager
-def sent_to_workers(spec: str | Task) -> Iterator[Source]:
+def sent_to_workers(spec: str | Task | Callable[..., Any]) -> Iterator[Source]:
     """Yield what tells workers the task: its name, or a file with the task itself, if it was made in Python."""
     if isinstance(spec, str):
         yield spec
@@ -100,7 +100,8 @@ def sent_to_workers(spec: str | Task) -> Iterator[Source]:
 
 
 @lru_cache(maxsize=1)
-def _task(source: Source) -> Task:
+def task_of(source: Source) -> Task:
+    """Return the task that a worker was told."""
     if isinstance(source, str):
         return load_task(source)
     task: Task = pickle.loads(source.read_bytes())  # noqa: S301  (written by this run's own process, see above)
@@ -109,11 +110,11 @@ def _task(source: Source) -> Task:
 
 def run_trial(trial: Trial) -> TrialRow:
     """Train, and return the row for records.jsonl: a FinalRow in the stage "final"."""
-    task, make = _task(trial.source), _OTHERS.get(trial.optimizer, RMSprop.from_rule)
+    task, make = task_of(trial.source), OTHERS.get(trial.optimizer, RMSprop.from_rule)
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
     setup = with_optimizer(lambda params: make(params, rule), Linear())
     training = TrainingLoop(task, setup, trial.seed, trial.epochs)
-    if trial.optimizer in _OTHERS and any(getattr(module, "sparse", False) for module in training.model.modules()):
+    if trial.optimizer in OTHERS and any(getattr(module, "sparse", False) for module in training.model.modules()):
         _densify(training.optimizer)
     records = [record for new in training.run() for record in new]
     epochs: list[EpochRecord] = [r for r in records if r["kind"] == "epoch"]

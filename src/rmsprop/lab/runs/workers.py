@@ -153,13 +153,17 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _start() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent has ended, even if killed: it would wait for jobs forever."""
+def end_with_parent() -> None:
+    """End this process as soon as its parent has ended, even if killed: it would wait for jobs forever."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

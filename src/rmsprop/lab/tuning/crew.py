@@ -1,0 +1,68 @@
+"""The worker processes of a study on this host. One that is killed is replaced."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from rmsprop.lab.runs.interrupts import children_ignore_ctrl_c
+from rmsprop.lab.runs.trial import Source
+from rmsprop.lab.runs.workers import WorkerLost, end_with_parent, without_main
+from rmsprop.lab.tuning.plan import Plan
+from rmsprop.lab.tuning.worker import objective_of, work
+
+_MAX_DEATHS = 10  # of workers in a row, without a trial that ended
+
+
+class Crew:
+    """`count` processes of one thread each, which run `work` until the study is finished. A context."""
+
+    def __init__(self, count: int, *job: Any) -> None:
+        self._job = job
+        self._processes: list[BaseProcess] = []
+        self._deaths = 0
+        self._count = count
+
+    def __enter__(self) -> Crew:
+        self._processes = [self._started() for _ in range(self._count)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+
+    def tend(self, *, progressed: bool) -> None:
+        """Replace processes that have ended before their work was done.
+
+        Raises
+        ------
+        WorkerLost
+            If process after process ends although no trial does.
+        """
+        self._deaths *= not progressed
+        for number, process in enumerate(self._processes):
+            if process.is_alive() or process.exitcode == 0:
+                continue
+            self._deaths += 1
+            if self._deaths > _MAX_DEATHS:
+                how = f"{self._deaths} workers ended one after the other (exit status {process.exitcode})"
+                raise WorkerLost(f"{how}, and no trial has ended in between")
+            self._processes[number] = self._started()
+
+    def _started(self) -> BaseProcess:
+        process = multiprocessing.get_context("spawn").Process(target=_run, args=self._job, daemon=True)
+        with without_main(), children_ignore_ctrl_c():
+            process.start()
+        return process
+
+
+def _run(location: str, name: str, plan: Plan, source: Source, epochs: int | None, folds: int | None) -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+    work(location, name, plan, objective_of(source, epochs, folds, plan.seed))

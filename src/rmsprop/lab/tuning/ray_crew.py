@@ -1,0 +1,86 @@
+"""The worker processes of a study as tasks of a Ray cluster. Optuna's storage stays the only truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rmsprop.errors import InputError, Received
+from rmsprop.lab.runs.trial import Source
+from rmsprop.lab.runs.workers import WorkerLost
+from rmsprop.lab.tuning.plan import Plan
+
+_MAX_DEATHS = 10  # of workers in a row, without a trial that ended
+
+
+@contextmanager
+def ray_crew(address: str | None, count: int) -> Iterator[Callable[..., RayCrew]]:
+    """Connect to a Ray cluster, or start one on this host; yield the function that places `count` workers there.
+
+    Raises
+    ------
+    InputError
+        If Ray is not installed, or the address refuses.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError:
+        remedy = "pip install 'rmsprop[tune-ray]'"
+        raise InputError("--cluster", "ray with Ray installed", Received("none installed"), remedy) from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
+    except Exception as error:  # ConnectionError, ValueError, RuntimeError: Ray's own words say which
+        found = Received(f"{address}: {' '.join(str(error).split())[:200]}")
+        raise InputError("--address", "that of a running Ray cluster", found, "ray status shows it") from None
+    try:
+        yield lambda *job: RayCrew(count, *job)
+    finally:
+        ray.shutdown()
+
+
+class RayCrew:
+    """`count` tasks of Ray, of one core each, which run `work` until the study is finished. A context.
+
+    A task whose node is lost is placed anew, and its trial runs again.
+    """
+
+    def __init__(self, count: int, *job: Any) -> None:
+        import ray
+
+        self._ray = ray
+        self._work = ray.remote(num_cpus=1, max_retries=0)(_run)
+        self._count, self._job = count, job
+        self._tasks: list[Any] = []
+        self._deaths = 0
+
+    def __enter__(self) -> RayCrew:
+        self._tasks = [self._work.remote(*self._job) for _ in range(self._count)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for task in self._tasks:
+            self._ray.cancel(task, force=True)
+
+    def tend(self, *, progressed: bool) -> None:
+        """Place tasks anew that have failed; raise WorkerLost if task after task fails although no trial ends."""
+        self._deaths *= not progressed
+        ended, _ = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)
+        for task in ended:
+            try:
+                self._ray.get(task)
+            except Exception as error:
+                self._deaths += 1
+                if self._deaths > _MAX_DEATHS:
+                    raise WorkerLost(f"{self._deaths} tasks of Ray failed one after the other: {error}") from error
+                self._tasks[self._tasks.index(task)] = self._work.remote(*self._job)
+
+
+def _run(location: str, name: str, plan: Plan, source: Source, epochs: int | None, folds: int | None) -> None:
+    import torch
+
+    from rmsprop.lab.tuning.worker import objective_of, work
+
+    torch.set_num_threads(1)
+    work(location, name, plan, objective_of(source, epochs, folds, plan.seed))

@@ -1,0 +1,138 @@
+"""Judge the best settings of a study on fresh seeds: a gain over the default, or none shown.
+
+The best of many noisy trials is partly the luckiest. Its score in the search is no evidence. Each of the best trials
+and the default train again, with the same fresh seeds. Differences are paired by seed; the intervals are Student's,
+widened for the number of settings tried again (Bonferroni), among which the best is picked.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import mean
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from rmsprop.lab.intervals import paired_interval
+from rmsprop.lab.runs.schema import CandidateFacts, TrialFacts
+from rmsprop.lab.tuning.draws import SLOT
+from rmsprop.lab.tuning.queue import given_up
+from rmsprop.lab.tuning.space import Setting, at_ends
+from rmsprop.lab.tuning.study import Study, best_trial, confirming_jobs
+from rmsprop.lab.verdicts import CONFIDENCE, verdict_of
+
+LEAST_SEEDS = 3  # complete seeds below which no verdict is given
+
+
+def judge_candidates(study: Study) -> list[CandidateFacts]:
+    """Return each candidate with its scores on fresh seeds and its difference to the default, which comes first."""
+    settings = study.candidates()
+    jobs = confirming_jobs(study.plan, settings)
+    scores: list[dict[int, float | None]] = [{} for _ in settings]
+    chance: list[list[bool]] = [[] for _ in settings]
+    for slot, trial in study.confirming.ended().items():
+        number, seed = jobs[slot]["candidate"], jobs[slot]["seed"]
+        scores[number][seed] = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        if trial.user_attrs.get("at_chance") is not None:
+            chance[number].append(trial.user_attrs["at_chance"])
+    seeds = sorted(set.intersection(*(set(each) for each in scores)))
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(settings) - 1)
+    better = study.plan.higher_is_better
+    found: list[CandidateFacts] = []
+    for number, setting in enumerate(settings):
+        values = [scores[number][seed] for seed in seeds]
+        difference, interval, verdict = None, None, ""
+        if number and len(seeds) >= LEAST_SEEDS:
+            pairs = [_difference(scores[number][seed], scores[0][seed]) for seed in seeds]
+            difference, interval = paired_interval(pairs, confidence)
+            verdict = verdict_of(interval, better)
+        known = [value for value in values if value is not None]
+        found.append(
+            {
+                "setting": setting.to_json(),
+                "scores": values,
+                "mean": mean(known) if len(known) == len(values) and known else None,
+                "diverged": len(values) - len(known),
+                "difference": difference,
+                "interval": interval,
+                "verdict": verdict,
+                "search_score": _search_score(study, setting),
+                "at_chance": all(chance[number]) if chance[number] else None,
+            }
+        )
+    return found
+
+
+def recommended(candidates: list[CandidateFacts], *, higher_is_better: bool) -> int:
+    """Return the index of the candidate to use: RMSprop's best if it is better than the default, else the default."""
+    better = [
+        number
+        for number, each in enumerate(candidates)
+        if each["verdict"] == "better" and each["setting"]["optimizer"] == "RMSprop"
+    ]
+    sign = 1 if higher_is_better else -1
+    return max(better, key=lambda number: sign * (candidates[number]["mean"] or -math.inf), default=0)
+
+
+def trial_facts(study: Study) -> list[TrialFacts]:
+    """Return the trials of all searches, for tables and figures."""
+    return [_facts(optimizer, trial) for optimizer, queue in study.searches.items() for trial in queue.ended().values()]
+
+
+def failures(study: Study) -> list[str]:
+    """Return the errors of trials that failed for good, each once, with their number."""
+    errors: dict[str, int] = {}
+    for queue in (*study.searches.values(), study.confirming):
+        trials = queue.trials()
+        for slot in given_up(trials):
+            facts = [trial.user_attrs for trial in trials if trial.user_attrs[SLOT] == slot]
+            reason = next(str(f.get("error") or f.get("lost")) for f in reversed(facts) if {"error", "lost"} & set(f))
+            errors[reason] = errors.get(reason, 0) + 1
+    return [f"{reason} ({count} {'trial' if count == 1 else 'trials'})" for reason, count in errors.items()]
+
+
+def ends(study: Study) -> dict[str, list[str]]:
+    """Return the coordinates whose best value lies at an end of the range, by optimizer, though ranges were widened."""
+    found = {}
+    for optimizer, queue in study.searches.items():
+        best = best_trial(queue.trials(), maximize=study.plan.higher_is_better)
+        names = [] if best is None else at_ends(study.space(optimizer), best.params)
+        if names:
+            found[optimizer] = names
+    return found
+
+
+def widened_ranges(study: Study) -> dict[str, list[float]]:
+    """Return the ranges of RMSprop that the search widened, as they are now."""
+    before, now = study.plan.spaces["RMSprop"], study.space("RMSprop")
+    changed: Any = {name: domain for name, domain in now.items() if domain != before[name]}
+    return {name: [domain.low, domain.high] for name, domain in changed.items()}
+
+
+def _difference(score: float | None, reference: float | None) -> float:
+    return math.nan if score is None or reference is None else score - reference
+
+
+def _search_score(study: Study, setting: Setting) -> float | None:
+    """Return the score that the search saw."""
+    for queue in study.searches.values():
+        for trial in queue.ended().values():
+            if trial.state == TrialState.COMPLETE and trial.user_attrs["setting"] == setting.to_json():
+                return float(trial.values[0])
+    return None
+
+
+def _facts(optimizer: str, trial: FrozenTrial) -> TrialFacts:
+    facts = trial.user_attrs
+    return {
+        "optimizer": optimizer,
+        "slot": facts[SLOT],
+        "phase": facts.get("phase", ""),
+        "setting": facts["setting"],
+        "point": dict(trial.params),
+        "score": float(trial.values[0]) if trial.state == TrialState.COMPLETE else None,
+        "reason": facts["reason"],
+        "epochs": facts["epochs"],
+        "seconds": facts["seconds"],
+        "curve": [[epoch, value] for epoch, value in sorted(trial.intermediate_values.items())],
+    }
