@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rmsprop.lab.runs.directory import RunDirectory
-    from rmsprop.lab.tune import Progress
+    from rmsprop.lab.search import Progress
 
 _SHOWN = 8  # trials in the table
 _SILENCE = 20.0  # longest silence without a terminal, in seconds
@@ -54,7 +54,7 @@ def tune(
     json
         Print the summary as JSON.
     """
-    from rmsprop.lab.tune import tune as run_search
+    from rmsprop.lab.search import tune as run_search
 
     with lab_run(json, invocation), TuningProgress(stderr) as progress:
         tuned = run_search(task, chosen_rule(rule), options, command=invocation.command_line(), listen=progress.listen)

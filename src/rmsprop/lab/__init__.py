@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rmsprop.lab.comparison import compare
     from rmsprop.lab.range_test import find_lr
     from rmsprop.lab.run import RangeTest, Run
+    from rmsprop.lab.search import tune
     from rmsprop.lab.training_run import train
-    from rmsprop.lab.tune import tune
     from rmsprop.lab.tuned import Tuned
 
 __all__ = [
@@ -50,7 +50,7 @@ _LAZY = {
     "RangeTest": "run",
     "Run": "run",
     "train": "training_run",
-    "tune": "tune",
+    "tune": "search",
     "Tuned": "tuned",
 }
 

@@ -9,13 +9,21 @@ from pathlib import Path
 import rmsprop
 from rmsprop.errors import Received
 
+_SENT = "<dynamic-code>"  # what cloudpickle calls the file of a function that it has sent to a worker
+
 
 def described_error(error: BaseException) -> Received:
     """Return an error in a line: its type, its message, and the file and line of the user's code that raised it."""
     line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
     first = (str(error).splitlines() or [""])[0]
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own and not line else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_installed(frame.filename)]
+    sent = [frame for frame in frames if frame.filename == _SENT]
+    place = ""
+    if own and not line:
+        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})"
+    elif sent and not line:
+        place = f" (in {sent[-1].name}, line {sent[-1].lineno})"
     return Received(f"{type(error).__name__}{line}: {first}{place}")
 
 

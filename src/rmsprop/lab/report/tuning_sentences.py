@@ -12,6 +12,7 @@ from rmsprop.lab.runs.schema import CandidateFacts, SettingFacts, TrialFacts, Tu
 from rmsprop.lab.score import is_share, score_words
 from rmsprop.lab.tuned import python_line
 from rmsprop.lab.tuning.space import DIMENSIONS, Setting
+from rmsprop.lab.tuning.trainings import TIME_OVER
 from rmsprop.lab.tuning.verdict import LEAST_SEEDS
 from rmsprop.rule import Rule
 from rmsprop.scaling import scale_batch_size
@@ -61,9 +62,14 @@ def _verdict(summary: TuneSummary) -> list[str]:
     seeds = len(default["scores"])
     where = f"{summary['confirmed_on']} {metric}"
     if not tuned:
-        if all(trial["score"] is None for trial in summary["trials"]):
-            return ["No trial has a score: every one diverged, was stopped or failed. The default is no exception."]
-        return ["No trial but the default has a score, so there is nothing to recommend but the default."]
+        if any(trial["score"] is not None for trial in summary["trials"]):
+            return ["No trial but the default has a score: keep the default."]
+        if any(trial["reason"] == TIME_OVER for trial in summary["trials"]):
+            return ["The time ended before a trial did: give more --minutes, or fewer --epochs to each training."]
+        return [
+            "No trial has a score, the default's included: all diverged or failed. Look at one training: "
+            f"rmsprop train {summary['task']}"
+        ]
     if seeds < LEAST_SEEDS:
         return [f"The budget ended before {LEAST_SEEDS} seeds were confirmed: no verdict, so keep the default."]
     if summary["recommended"]:

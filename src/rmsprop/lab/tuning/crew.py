@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
@@ -56,13 +57,23 @@ class Crew:
             self._processes[number] = self._started()
 
     def _started(self) -> BaseProcess:
-        process = multiprocessing.get_context("spawn").Process(target=_run, args=self._job, daemon=True)
+        process = _context().Process(target=_run, args=self._job, daemon=True)
         with without_main(), children_ignore_ctrl_c():
             process.start()
         return process
 
 
+def _context() -> Any:
+    """Return how processes start: forked from one that has imported what they need, where the system can fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rmsprop.lab.tuning.worker"])
+    return context
+
+
 def _run(location: str, name: str, plan: Plan, source: Source, epochs: int | None, folds: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
     end_with_parent()
     torch.set_num_threads(1)
     work(location, name, plan, objective_of(source, epochs, folds, plan.seed))

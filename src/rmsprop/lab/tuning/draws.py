@@ -1,7 +1,8 @@
 """The values that a trial tries: drawn by grid, at random, quasi-randomly, or by TPE.
 
-A draw depends on the seed and on the trial's slot, so that a trial which is lost and run again tries the same point.
-Only TPE also depends on the results known at that moment.
+A draw depends on the seed and on the trial's slot: a trial that is lost and run again tries the same point. In the
+second half of a search it also depends on the results known at that moment, since ranges may be widened, and TPE
+learns from them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Objective(Protocol):
     def search(self, setting: Setting, seed: int, on_epoch: OnEpoch) -> Outcome:
         """Return the score of a setting that decides the search."""
 
-    def confirm(self, setting: Setting, seed: int) -> Outcome:
+    def confirm(self, setting: Setting, seed: int, on_epoch: OnEpoch) -> Outcome:
         """Return a score on data that the search did not use."""
 
 
@@ -79,10 +79,10 @@ class TaskObjective:
             scores.append(done.score)
         return Outcome(mean(scores), before)
 
-    def confirm(self, setting: Setting, seed: int) -> Outcome:
+    def confirm(self, setting: Setting, seed: int, on_epoch: OnEpoch) -> Outcome:
         """Return the score on the test data, or on the validation data if there are none."""
         part = "validation" if self._task.test is None else "test"
-        return train_once(self._task, setting, seed, self._epochs, part=part)
+        return train_once(self._task, setting, seed, self._epochs, on_epoch, part=part)
 
 
 class FunctionObjective:
@@ -95,9 +95,9 @@ class FunctionObjective:
 
     def search(self, setting: Setting, seed: int, on_epoch: OnEpoch) -> Outcome:
         """Return the function's value; one that is not finite counts as diverged."""
-        return self.confirm(setting, seed)
+        return self.confirm(setting, seed, on_epoch)
 
-    def confirm(self, setting: Setting, seed: int) -> Outcome:
+    def confirm(self, setting: Setting, seed: int, on_epoch: OnEpoch) -> Outcome:
         """Return the function's value."""
         score = float(self._function(setting.rule, seed))
         return Outcome(score, 1) if math.isfinite(score) else Outcome(None, 1, f"the score is {score}")

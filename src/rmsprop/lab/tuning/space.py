@@ -268,7 +268,7 @@ def _given(items: Iterable[str]) -> Space:
         else:
             entries = _from_file(Path(item))
         for key, value in entries.items():
-            space[_known(key)] = _domain(key, value)
+            space[key] = _domain(_known(key), value)
     return space
 
 

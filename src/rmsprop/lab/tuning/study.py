@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rmsprop.errors import InputError, Received
 from rmsprop.lab.tuning.draws import SLOT, SlotSampler
 from rmsprop.lab.tuning.plan import CONFIRMING_SEED, Plan
-from rmsprop.lab.tuning.queue import Queue, ended_slots, given_up, is_settled
 from rmsprop.lab.tuning.space import Choices, Setting, Space, Value, point_of, widened
+from rmsprop.lab.tuning.trial_queue import Queue, ended_slots, given_up, is_settled
 
 _PLAN, _CONFIG, _BEGAN, _ALIVE = "plan", "config", "began", "alive"
 _CONFIRM = "confirm"
@@ -141,10 +141,13 @@ class Study:
         return SlotSampler(plan.sampler, space, drawn, count, plan.seed), space, None
 
     def space(self, optimizer: str) -> Space:
-        """Return the domains as they are now: ranges at whose ends the best trial lies are widened. A grid stays."""
-        space = self.plan.spaces[optimizer]
-        best = best_trial(self.searches[optimizer].trials(), maximize=self.plan.higher_is_better)
-        if best is None or self.plan.sampler == "grid":
+        """Return the domains as they are now: ranges at whose ends the best trial lies are widened.
+
+        A grid stays as it is. Other draws are widened in the second half of the search.
+        """
+        space, trials = self.plan.spaces[optimizer], self.searches[optimizer].trials()
+        best = best_trial(trials, maximize=self.plan.higher_is_better)
+        if best is None or self.plan.sampler == "grid" or 2 * len(ended_slots(trials)) < self.plan.trials:
             return space
         while (wider := widened(space, best.params)) != space:
             space = wider
@@ -183,8 +186,10 @@ class Study:
         return self.searches["RMSprop"].study
 
 
-def begin(storage: BaseStorage, name: str, config: dict[str, Any], plan: Plan) -> Study:
+def begin(storage: BaseStorage, name: str, config: dict[str, Any], plan: Plan, began: float) -> Study:
     """Return the study of this name: a new one, or the one that another process began with the same configuration.
+
+    `began` is when the command started: its time counts from there.
 
     Raises
     ------
@@ -196,7 +201,7 @@ def begin(storage: BaseStorage, name: str, config: dict[str, Any], plan: Plan) -
     known = main.user_attrs
     if _CONFIG not in known:
         main.set_user_attr(_PLAN, plan.to_json())
-        main.set_user_attr(_BEGAN, time.time())
+        main.set_user_attr(_BEGAN, began)
         main.set_user_attr(_CONFIG, config)
         return study
     differing = [key for key in {**known[_CONFIG], **config} if known[_CONFIG].get(key) != config.get(key)]

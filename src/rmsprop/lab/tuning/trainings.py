@@ -32,6 +32,9 @@ _MEASUREMENTS = 20  # measured steps of a training: what a monitor finds may sto
 _STOPPING = {"eps": "ε governs", "dead rows": "dead averages", "state stall": "dead averages"}  # kinds of findings
 
 
+TIME_OVER = "the time is over"
+
+
 class Stop(Exception):  # noqa: N818  (no error: this trial is not worth its epochs)
     """A trial is stopped early; the text says why."""
 

@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 from rmsprop.lab.intervals import paired_interval
 from rmsprop.lab.runs.schema import CandidateFacts, TrialFacts
 from rmsprop.lab.tuning.draws import SLOT
-from rmsprop.lab.tuning.queue import given_up
 from rmsprop.lab.tuning.space import Setting, at_ends
 from rmsprop.lab.tuning.study import Study, best_trial, confirming_jobs
+from rmsprop.lab.tuning.trainings import TIME_OVER
+from rmsprop.lab.tuning.trial_queue import given_up
 from rmsprop.lab.verdicts import CONFIDENCE, verdict_of
 
 LEAST_SEEDS = 3  # complete seeds below which no verdict is given
@@ -32,6 +33,8 @@ def judge_candidates(study: Study) -> list[CandidateFacts]:
     chance: list[list[bool]] = [[] for _ in settings]
     for slot, trial in study.confirming.ended().items():
         number, seed = jobs[slot]["candidate"], jobs[slot]["seed"]
+        if trial.user_attrs["reason"] == TIME_OVER:
+            continue
         scores[number][seed] = trial.values[0] if trial.state == TrialState.COMPLETE else None
         if trial.user_attrs.get("at_chance") is not None:
             chance[number].append(trial.user_attrs["at_chance"])

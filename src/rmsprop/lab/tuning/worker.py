@@ -16,11 +16,11 @@ from rmsprop.lab.task import Task
 from rmsprop.lab.tuning.draws import SLOT, suggested
 from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
 from rmsprop.lab.tuning.plan import NOISE_SEEDS, Plan, phase
-from rmsprop.lab.tuning.queue import BEAT_SECONDS
 from rmsprop.lab.tuning.space import Setting, setting_of
 from rmsprop.lab.tuning.storage import open_storage
 from rmsprop.lab.tuning.study import Claimed, Study
-from rmsprop.lab.tuning.trainings import Epoch, Outcome, Stop
+from rmsprop.lab.tuning.trainings import TIME_OVER, Epoch, Outcome, Stop
+from rmsprop.lab.tuning.trial_queue import BEAT_SECONDS
 from rmsprop.lab.user_code import described_error
 
 _WAIT = 0.3  # seconds between two looks for a trial, while others run
@@ -79,7 +79,7 @@ def _search(study: Study, claimed: Claimed, objective: Objective) -> tuple[Outco
         nonlocal done
         done = epoch.number
         if study.search_is_over():
-            raise Stop("the time for searching is over")
+            raise Stop(TIME_OVER)
         if math.isfinite(epoch.loss):
             trial.report(-epoch.loss if plan.higher_is_better else epoch.loss, epoch.number)
         if slot == 0 or epoch.number >= plan.cost:  # the default is the measure; the last epoch is paid for
@@ -105,9 +105,17 @@ def _search(study: Study, claimed: Claimed, objective: Objective) -> tuple[Outco
     return Outcome(outcome.score, epochs), {"scores": scores}
 
 
-def _confirm(_study: Study, claimed: Claimed, objective: Objective) -> tuple[Outcome, dict[str, Any]]:
+def _confirm(study: Study, claimed: Claimed, objective: Objective) -> tuple[Outcome, dict[str, Any]]:
     facts = claimed.trial.user_attrs
-    return objective.confirm(Setting.from_json(facts["setting"]), facts["seed"]), {}
+
+    def on_epoch(_epoch: Epoch) -> None:
+        if study.is_overdue():
+            raise Stop(TIME_OVER)
+
+    try:
+        return objective.confirm(Setting.from_json(facts["setting"]), facts["seed"], on_epoch), {}
+    except Stop as stop:
+        return Outcome(None, 0, str(stop)), {}
 
 
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:

@@ -29,21 +29,24 @@ from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.lock import is_held
 from rmsprop.lab.runs.schema import TuneConfig, TuneSummary
 from rmsprop.lab.runs.task_code import source_of
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.runs.trial import sent_to_workers
+from rmsprop.lab.setup import with_optimizer
 from rmsprop.lab.task import Task
 from rmsprop.lab.tuned import BEST, Tuned, write_best
 from rmsprop.lab.tuning import verdict
 from rmsprop.lab.tuning.crew import Crew
 from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
 from rmsprop.lab.tuning.plan import Plan, make_plan, space_to_json
-from rmsprop.lab.tuning.queue import ended_slots
 from rmsprop.lab.tuning.space import Setting
 from rmsprop.lab.tuning.storage import JOURNAL, open_storage
 from rmsprop.lab.tuning.study import Study, begin, confirming_jobs, ranked
 from rmsprop.lab.tuning.trainings import gradient_rms
+from rmsprop.lab.tuning.trial_queue import ended_slots
 from rmsprop.lab.verdicts import CONFIDENCE
 from rmsprop.lab_options import TuneOptions, result_options
 from rmsprop.rule import Rule
+from rmsprop.torch import RMSprop
 
 _POLL = 0.3  # seconds between two looks at the study
 _RANGE_TEST_STEPS = 100
@@ -126,11 +129,12 @@ def tune(
     >>> import tempfile
     >>> from rmsprop import Rule
     >>> def distance(rule: Rule, seed: int) -> float:
-    ...     return abs(rule.lr - 0.02) + 1e-6 * seed
+    ...     return abs(rule.lr - 0.1) + 1e-6 * seed
     >>> tuned = tune(distance, trials=9, higher_is_better=False, out=tempfile.mkdtemp())
-    >>> tuned.gain, 0.005 < tuned.rule.lr < 0.08
+    >>> tuned.gain, 0.02 < tuned.rule.lr < 0.2
     (True, True)
     """
+    began = time.time()
     check_alone("tune")
     options, rule = dataclasses.replace(options or TuneOptions(), **keywords), rule or Rule()
     if rule.maximize:
@@ -138,15 +142,9 @@ def tune(
         raise InputError("--maximize", "left out", True, remedy)
     subject = _Subject.of(spec, options, higher_is_better)
     config = _config_of(subject, rule, options)
-    path, joins = _place(subject.name, options, config)
     with ExitStack() as held:
-        run = RunDirectory(path)
-        if not joins:
-            resume = options.resume
-            run = held.enter_context(
-                RunDirectory.open(path, config, resume=resume, accept_changes=options.accept_changes)
-            )
-        summary = _run(subject, rule, options, config, run, command, listen, joins=joins)
+        run, joins = _opened(subject.name, options, config, held)
+        summary = _run(subject, rule, options, config, run, command, listen, began, joins=joins)
         if summary is None:  # this process has joined: the one that leads writes the result
             summary = _awaited(run)
         return Tuned(run, summary)
@@ -212,6 +210,23 @@ def _place(name: str, options: TuneOptions, config: TuneConfig) -> tuple[Path, b
     return options.out or (newest if options.resume else new_path("tune", name, resume=False)), False
 
 
+def _opened(name: str, options: TuneOptions, config: TuneConfig, held: ExitStack) -> tuple[RunDirectory, bool]:
+    """Return the run, open until `held` ends, or joined: another process leads it then."""
+    path, joins = _place(name, options, config)
+    if joins:
+        return RunDirectory(path), True
+    try:
+        run = held.enter_context(
+            RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes)
+        )
+    except InputError:  # perhaps because another process began the same at this moment
+        path, joins = _place(name, dataclasses.replace(options, out=path), config)
+        if not joins:
+            raise
+        return RunDirectory(path), True
+    return run, False
+
+
 def _without_versions(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "made_with"}
 
@@ -224,16 +239,16 @@ def _run(
     run: RunDirectory,
     command: str,
     listen: Listener,
+    began: float,
     *,
     joins: bool,
 ) -> TuneSummary | None:
     """Work on the study until it is finished; return its summary, or None if another process of this host leads."""
-    began = time.monotonic()
     location = options.storage or str(run.path / JOURNAL)
     name = "study" if options.storage is None else options.study or f"tune-{subject.name}"
     workers = options.workers or cores()
     with stop_signals() as stopped:
-        study = _study(subject, rule, options, config, location, name, workers, stopped)
+        study = _study(subject, rule, options, config, location, name, workers, began, stopped)
         if options.resume and not joins:
             study.go_on()
         with (
@@ -244,7 +259,7 @@ def _run(
             _attend(study, crew, listen, stopped)
     if joins:
         return None
-    summary = _summary(subject, study, options, workers, time.monotonic() - began, command)
+    summary = _summary(subject, study, options, workers, time.time() - began, command)
     chosen = Setting.from_json(summary["candidates"][summary["recommended"]]["setting"])
     write_best(chosen, run.path / BEST, command or f"rmsprop.lab.tune on {subject.name}")
     return cast(TuneSummary, run.finish(summary))
@@ -270,6 +285,7 @@ def _study(
     location: str,
     name: str,
     workers: int,
+    began: float,
     stopped: list[int],
 ) -> Study:
     """Return the study, a new one with its plan or one that goes on."""
@@ -290,7 +306,7 @@ def _study(
     study = Study(storage, name, plan)
     if not study.is_begun() and subject.task is not None:
         plan = _probed(plan, subject.task, rule, options, stopped)
-    return begin(storage, name, _without_versions(config), plan)
+    return begin(storage, name, _without_versions(config), plan, began)
 
 
 def _probed(plan: Plan, task: Task, rule: Rule, options: TuneOptions, stopped: list[int]) -> Plan:
@@ -318,20 +334,17 @@ def _probed(plan: Plan, task: Task, rule: Rule, options: TuneOptions, stopped: l
 
 def _seconds_of_epoch(task: Task) -> float:
     """Return how long an epoch takes, from a few steps of the default."""
-    began, steps = time.monotonic(), 0
-    from rmsprop.lab.runs.training import TrainingLoop
-    from rmsprop.lab.setup import with_optimizer
-    from rmsprop.torch import RMSprop
-
     training = TrainingLoop(task, with_optimizer(RMSprop), 0)
     records = training.run()
-    next(records)  # evaluates
-    evaluation = time.monotonic() - began
-    began = time.monotonic()
-    while steps < 20 and time.monotonic() - began < 5:
-        next(records)
+    next(records)  # the first evaluation and the first step warm up
+    next(records)
+    began, steps = time.monotonic(), 0
+    while steps < 20 and time.monotonic() - began < 5 and next(records, None) is not None:
         steps += 1
-    return evaluation + (time.monotonic() - began) / max(1, steps) * training.steps_per_epoch
+    one = (time.monotonic() - began) / max(1, steps)
+    began = time.monotonic()
+    training.evaluate("validation")
+    return one * training.steps_per_epoch + time.monotonic() - began
 
 
 def _attend(study: Study, crew: Any, listen: Listener, stopped: list[int]) -> None:
@@ -365,6 +378,7 @@ def progress_of(study: Study) -> Progress:
     else:
         done = sum(len(ended_slots(trials)) for trials in searches.values())
         total = sum(plan.trials if plan.seconds is not None else study.slots(name) for name in searches)
+        total = max(total, done)  # of a budget in minutes, an estimate
     ended = [trial for trials in searches.values() for trial in ended_slots(trials).values()]
     newest = max(ended, key=lambda trial: str(trial.datetime_complete), default=None)
     score = None if default is None or default.values is None else float(default.values[0])
