@@ -7,8 +7,10 @@ import itertools
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,15 +24,17 @@ from rmsprop import Rule, profile
 from rmsprop.cli.app import run as command
 from rmsprop.errors import InputError
 from rmsprop.lab import Task, tune
-from rmsprop.lab.tuned import python_line, read_best, write_best
 from rmsprop.lab.tuning.draws import drawn, startup_trials
 from rmsprop.lab.tuning.objective import TaskObjective
 from rmsprop.lab.tuning.plan import make_plan
+from rmsprop.lab.tuning.setting_file import python_line, read_best, write_best
 from rmsprop.lab.tuning.space import (
     DIMENSIONS,
     Choices,
     Range,
     Setting,
+    Space,
+    Value,
     at_ends,
     chosen_space,
     grid,
@@ -49,9 +53,9 @@ def task(**changes: Any) -> Task:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(240, 4, generator=generator)
     y = (x @ torch.tensor([1.0, -2.0, 0.5, 0.0]) > 0).long()
-    parts = [TensorDataset(x[a:b], y[a:b]) for a, b in ((0, 120), (120, 180), (180, 240))]
+    train, validation, test = (TensorDataset(x[a:b], y[a:b]) for a, b in ((0, 120), (120, 180), (180, 240)))
     values: dict[str, Any] = {"batch_size": 20, "epochs": 3, **changes}
-    return Task("sums", lambda: nn.Linear(4, 2), *parts, **values)
+    return Task("sums", lambda: nn.Linear(4, 2), train, validation, test, **values)
 
 
 # The space
@@ -139,8 +143,8 @@ def test_a_space_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_range_is_widened_at_the_end_where_the_best_lies() -> None:
-    space = {"lr": Range(1e-3, 1e-1), "momentum": FULL["momentum"], "schedule": FULL["schedule"]}
-    inside = {"lr": 1e-2, "momentum": 0.1, "schedule": "cosine"}
+    space: Space = {"lr": Range(1e-3, 1e-1), "momentum": FULL["momentum"], "schedule": FULL["schedule"]}
+    inside: dict[str, Value] = {"lr": 1e-2, "momentum": 0.1, "schedule": "cosine"}
     assert widened(space, inside) == space
     assert at_ends(space, inside) == []
     high = widened(space, {**inside, "lr": 0.09})["lr"]
@@ -149,13 +153,14 @@ def test_a_range_is_widened_at_the_end_where_the_best_lies() -> None:
     assert high.high == pytest.approx(1e-1 * 100 ** (1 / 3))
     low = widened(space, {**inside, "lr": 1.05e-3})["lr"]
     assert isinstance(low, Range)
-    assert (low.low, low.high) == (pytest.approx(1e-3 / 100 ** (1 / 3)), 1e-1)
-    no_momentum = {**inside, "momentum": 1.0}  # μ = 0: there is nothing beyond
+    assert low.high == 1e-1
+    assert low.low == pytest.approx(1e-3 / 100 ** (1 / 3))
+    no_momentum: dict[str, Value] = {**inside, "momentum": 1.0}  # μ = 0: there is nothing beyond
     assert widened(space, no_momentum)["momentum"] == space["momentum"]
 
 
 def test_a_grid_fits_the_budget() -> None:
-    space = {"lr": Range(1e-3, 1e-1), "centered": Choices((False, True))}
+    space: Space = {"lr": Range(1e-3, 1e-1), "centered": Choices((False, True))}
     points = grid(space, 7)
     assert len(points) == 6
     assert [p["lr"] for p in points[::2]] == pytest.approx([1e-3, 1e-2, 1e-1])
@@ -182,14 +187,14 @@ def test_the_draw_of_a_slot_depends_on_seed_and_slot_only(name: str) -> None:
 
 
 def test_quasi_random_points_are_spread_more_evenly_than_random_ones() -> None:
-    space = {"lr": Range(1e-4, 1.0), "decay": Range(1e-3, 0.3)}
+    ranges = {"lr": Range(1e-4, 1.0), "decay": Range(1e-3, 0.3)}
 
     def holes(name: str) -> float:
         """Return the mean number of empty cells of a 4 × 4 grid with 16 points in it."""
         empty = []
         for seed in range(20):
-            points = [drawn(name, space, slot, 16, seed) for slot in range(16)]
-            cells = {tuple(min(int(4 * space[k].share(float(p[k]))), 3) for k in space) for p in points}
+            points = [drawn(name, {**ranges}, slot, 16, seed) for slot in range(16)]
+            cells = {tuple(min(int(4 * ranges[k].share(float(p[k]))), 3) for k in ranges) for p in points}
             empty.append(16 - len(cells))
         return float(np.mean(empty))
 
@@ -200,7 +205,7 @@ def test_quasi_random_points_are_spread_more_evenly_than_random_ones() -> None:
 
 
 def test_folds_hold_out_each_example_once_and_share_the_classes() -> None:
-    made = folds(task(), 4, seed=0)
+    made: list[Any] = list(folds(task(), 4, seed=0))
     held = [sorted(each.validation.indices) for each in made]
     assert sorted(itertools.chain(*held)) == list(range(180))  # training and validation data; the test data stay aside
     for each in made:
@@ -208,7 +213,8 @@ def test_folds_hold_out_each_example_once_and_share_the_classes() -> None:
         assert each.test is made[0].test
     shares = [np.mean([int(each.validation[k][1]) for k in range(len(each.validation))]) for each in made]
     assert np.ptp(shares) < 0.03
-    assert held == [sorted(each.validation.indices) for each in folds(task(), 4, seed=0)]
+    again: list[Any] = list(folds(task(), 4, seed=0))
+    assert held == [sorted(each.validation.indices) for each in again]
 
 
 def test_with_folds_a_decision_to_stop_never_sees_held_out_data() -> None:
@@ -216,11 +222,8 @@ def test_with_folds_a_decision_to_stop_never_sees_held_out_data() -> None:
     objective = TaskObjective(task(), None, 3, 0)
     objective.search(Setting(Rule(lr=0.01)), 0, shown.append)
     assert [epoch.number for epoch in shown] == list(range(1, 10))
-    swapped = task()
-    for part in (swapped.train, swapped.validation):
-        part.tensors[1][:] = part.tensors[1]  # type: ignore[union-attr]
     # Other targets in the held-out data of a fold change its score, and nothing that is shown.
-    made = folds(task(), 3, 0)[0]
+    made: Any = folds(task(), 3, 0)[0]
     losses: list[list[float]] = []
     scores = []
     for flip in (False, True):
@@ -245,12 +248,12 @@ def test_a_training_that_diverges_has_no_score_and_says_where() -> None:
 def test_the_probe_measures_the_root_of_v() -> None:
     measured = gradient_rms(task(), Rule(lr=1e-8, decay=0.9), None)  # at this rate, gradients stay those of the start
     assert measured is not None
-    model = task().model()
     torch.manual_seed(0)
-    loss = nn.functional.cross_entropy(model(task().train.tensors[0]), task().train.tensors[1])  # type: ignore[union-attr]
-    loss.backward()
-    assert model.weight.grad is not None
-    assert 0.1 < measured / float(model.weight.grad.square().mean().sqrt()) < 10
+    model, data = nn.Linear(4, 2), cast(Any, task().train)
+    (gradient,) = torch.autograd.grad(
+        nn.functional.cross_entropy(model(data.tensors[0]), data.tensors[1]), model.weight
+    )
+    assert 0.1 < measured / float(gradient.square().mean().sqrt()) < 10
 
 
 def test_the_monitor_stops_a_trial_that_is_behind_the_default() -> None:
@@ -331,9 +334,9 @@ def test_a_function_is_tuned_and_the_gain_confirmed_on_fresh_seeds(tmp_path: Pat
     assert [trial["slot"] for trial in tuned.trials] == list(range(16))
     assert tuned.trials[0]["setting"]["rule"]["lr"] == Rule().lr
     default, best = tuned.summary["candidates"][0], tuned.summary["candidates"][tuned.summary["recommended"]]
-    fresh = [1000 + seed for seed in range(8)]
-    assert default["scores"] == [valley(Rule(), seed) for seed in fresh]
-    assert best["scores"] == [valley(tuned.rule, seed) for seed in fresh]
+    seeds = [1000 + seed for seed in range(8)]
+    assert default["scores"] == [valley(Rule(), seed) for seed in seeds]
+    assert best["scores"] == [valley(tuned.rule, seed) for seed in seeds]
     assert best["interval"][0] > 0
     assert tuned.sentences[0].startswith(f"Gain: lr {tuned.rule.lr:g}")
     assert read_best(tuned.path / "best.toml") == tuned.setting
@@ -447,6 +450,16 @@ def test_a_file_that_holds_no_setting_is_one_line(tmp_path: Path, content: str, 
     file.write_text(content)
     with pytest.raises(InputError, match=said):
         read_best(file)
+
+
+def test_only_a_search_needs_optuna() -> None:
+    program = (
+        "import sys\nsys.modules['optuna'] = None\nfrom rmsprop.lab.report.page import write_report\n"
+        "from rmsprop.cli.app import run\nsys.exit(run(['tune', 'digits']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "rmsprop: rmsprop tune needs optuna: pip install 'rmsprop[tune]'\n"
 
 
 def test_tpe_starts_quasi_randomly() -> None:

@@ -123,7 +123,7 @@ def test_a_line_that_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code": 6, "worker')
-    other = queue(tmp_path)  # whoever writes next cleans up
+    other = queue(tmp_path)  # the next writer cleans up
     assert other.claim() is not None
     assert b'"worker\n' not in journal.read_bytes()
     assert len(queue(tmp_path).trials()) == 2

@@ -272,7 +272,7 @@ class TuneOptions:
     top
         Number of the best trials that are trained again, beside the default, to confirm the best.
     seeds
-        Number of fresh seeds for that.
+        Number of new seeds for that.
     baseline
         Other optimizers, with the same budget each: Adam, AdamW, SGD, momentum, AdaGrad, Adadelta.
     epochs

@@ -85,7 +85,7 @@ def _chosen(
     """Return the rule or recipe, and the options with what the file of a search adds."""
     if rule_file is None:
         return chosen_recipe(recipe, rule), options
-    from rmsprop.lab.tuned import read_best
+    from rmsprop.lab.tuning.setting_file import read_best
 
     for name, value in (("--recipe", recipe), ("--profile", chosen_profile(rule))):
         if value is not None:

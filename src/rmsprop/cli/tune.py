@@ -36,7 +36,7 @@ def tune(
     """Search for the hyperparameters of RMSprop on TASK, and say how sure the result is.
 
     The rule that you give is the default, which the search starts from and has
-    to beat. The best trials and the default are trained again on fresh seeds.
+    to beat. The best trials and the default are trained again on new seeds.
     "No gain" is a possible answer; then keep the default.
 
     Ctrl-C leaves a study that --resume finishes. The same command in another
@@ -101,7 +101,7 @@ def progress_words(progress: Progress) -> str:
 def show_tuning(console: Console, run: RunDirectory, report: Path | None) -> None:
     """Print the best trials, what was confirmed, the verdict in sentences, and where the files are."""
     from rmsprop.lab.report.tuning_sentences import describe_tuning
-    from rmsprop.lab.tuned import BEST
+    from rmsprop.lab.tuning.setting_file import BEST
 
     summary = run.summary()
     print_table(console, trials_table(summary))
@@ -140,14 +140,14 @@ def trials_table(summary: dict[str, Any]) -> Table:
 
 
 def candidates_table(summary: dict[str, Any]) -> Table:
-    """Return the settings that were trained again on fresh seeds."""
+    """Return the settings that were trained again on new seeds."""
     from rmsprop.lab.report.sentences import difference_words
     from rmsprop.lab.report.tuning_sentences import setting_words
     from rmsprop.lab.score import score_words
 
     default, metric = summary["candidates"][0]["setting"], summary["metric"]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("confirmed on fresh seeds")
+    table.add_column("confirmed on new seeds")
     table.add_column(escape(f"{summary['confirmed_on']} {metric}"), justify="right")
     table.add_column(escape(f"difference [{summary['confidence']:.0%}]"), justify="right")
     table.add_column("than the default")

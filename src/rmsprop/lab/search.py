@@ -2,7 +2,7 @@
 
 The first trial is the default, the second the rate of the range test. Then values are drawn in the space of
 `rmsprop.lab.tuning.space`, in a budget that is not exceeded. Each trial trains on the same seed. The best trials and
-the default are trained again on fresh seeds, which decides whether there is a gain: see `rmsprop.lab.tuning.verdict`.
+the default are trained again on new seeds, which decides whether there is a gain: see `rmsprop.lab.tuning.verdict`.
 
 All trials are in one storage of Optuna, which workers of several processes and hosts share.
 """
@@ -19,6 +19,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
+try:
+    import optuna as _optuna  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("rmsprop tune needs optuna: pip install 'rmsprop[tune]'", name="optuna") from error
+
 from rmsprop.environment import cores, environment
 from rmsprop.errors import InputError, Received
 from rmsprop.lab.find_task import load_task
@@ -33,11 +38,12 @@ from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.runs.trial import sent_to_workers
 from rmsprop.lab.setup import with_optimizer
 from rmsprop.lab.task import Task
-from rmsprop.lab.tuned import BEST, Tuned, write_best
+from rmsprop.lab.tuned import Tuned
 from rmsprop.lab.tuning import verdict
 from rmsprop.lab.tuning.crew import Crew
 from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
 from rmsprop.lab.tuning.plan import Plan, make_plan, space_to_json
+from rmsprop.lab.tuning.setting_file import BEST, write_best
 from rmsprop.lab.tuning.space import Setting
 from rmsprop.lab.tuning.storage import JOURNAL, open_storage
 from rmsprop.lab.tuning.study import Study, begin, confirming_jobs, ranked
@@ -94,7 +100,7 @@ def tune(
     listen: Listener = lambda _progress: None,
     **keywords: Any,
 ) -> Tuned:
-    """Search for hyperparameters of RMSprop on a task, and confirm the best on fresh seeds.
+    """Search for hyperparameters of RMSprop on a task, and confirm the best on new seeds.
 
     Parameters
     ----------

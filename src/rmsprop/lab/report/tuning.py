@@ -42,5 +42,5 @@ def _confirmed(summary: TuneSummary) -> Table:
         words = setting_words(each["setting"], default) if number else "the default"
         rows.append([words, score_words(each["mean"], metric), difference_words(each, metric), each["verdict"] or "–"])
     header = ["setting", f"{summary['confirmed_on']} {metric}", "difference to the default", "than the default"]
-    note = f"Means over {len(summary['candidates'][0]['scores'])} fresh seeds; differences are paired by seed."
-    return Table("Confirmed on fresh seeds", header, rows, summary["recommended"], note)
+    note = f"Means over {len(summary['candidates'][0]['scores'])} new seeds; differences are paired by seed."
+    return Table("Confirmed on new seeds", header, rows, summary["recommended"], note)

@@ -8,12 +8,11 @@ from typing import Any
 
 from rmsprop.errors import InputError
 from rmsprop.lab.report.sentences import difference_words
-from rmsprop.lab.runs.schema import CandidateFacts, SettingFacts, TrialFacts, TuneConfig, TuneSummary
+from rmsprop.lab.runs.schema import TIME_OVER, CandidateFacts, SettingFacts, TrialFacts, TuneConfig, TuneSummary
 from rmsprop.lab.score import is_share, score_words
-from rmsprop.lab.tuned import python_line
+from rmsprop.lab.tuning.setting_file import python_line
 from rmsprop.lab.tuning.space import DIMENSIONS, Setting
-from rmsprop.lab.tuning.trainings import TIME_OVER
-from rmsprop.lab.tuning.verdict import LEAST_SEEDS
+from rmsprop.lab.verdicts import LEAST_SEEDS
 from rmsprop.rule import Rule
 from rmsprop.scaling import scale_batch_size
 
@@ -77,14 +76,14 @@ def _verdict(summary: TuneSummary) -> list[str]:
         return [
             f"Gain: {setting_words(best['setting'], default['setting'])} reaches a {where} of "
             f"{score_words(best['mean'], metric)} against {score_words(default['mean'], metric)} of the default "
-            f"({difference_words(_difference(best), metric, ' points')}; means of {seeds} fresh seeds).",
+            f"({difference_words(_difference(best), metric, ' points')}; means of {seeds} new seeds).",
             *_luck(best, summary),
         ]
     sign = 1 if summary["higher_is_better"] else -1
     best = max(tuned, key=lambda c: -1e300 if c["mean"] is None else sign * c["mean"])
     shown = difference_words(_difference(best), metric, " points")
     return [
-        f"No gain over the default shown: on {seeds} fresh seeds the best of the tuned settings "
+        f"No gain over the default shown: on {seeds} new seeds the best of the tuned settings "
         f"({setting_words(best['setting'], default['setting'])}) reaches a {where} of "
         f"{score_words(best['mean'], metric)}, the default {score_words(default['mean'], metric)} ({shown}). "
         "Keep the default.",
@@ -97,7 +96,7 @@ def _difference(candidate: CandidateFacts) -> Any:
 
 
 def _luck(best: CandidateFacts, summary: TuneSummary) -> list[str]:
-    """Return how the search's own score of the best compares with fresh seeds, where both are on the same data."""
+    """Return how the search's own score of the best compares with new seeds, where both are on the same data."""
     if summary["confirmed_on"] != "validation" or best["search_score"] is None or best["mean"] is None:
         return []
     metric = summary["metric"]

@@ -334,6 +334,9 @@ class SettingFacts(TypedDict):
     optimizer: str
 
 
+TIME_OVER = "the time is over"  # reason of a trial that the budget in minutes ended
+
+
 class TrialFacts(TypedDict):
     """A trial of a search that has ended."""
 
@@ -350,7 +353,7 @@ class TrialFacts(TypedDict):
 
 
 class CandidateFacts(TypedDict):
-    """A setting that was trained again on fresh seeds; the first is the default."""
+    """A setting that was trained again on new seeds; the first is the default."""
 
     setting: SettingFacts
     scores: list[float | None]

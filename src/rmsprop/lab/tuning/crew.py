@@ -63,7 +63,7 @@ class Crew:
         return process
 
 
-def _context() -> Any:
+def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext:
     """Return how processes start: forked from one that has imported what they need, where the system can fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

@@ -1,7 +1,6 @@
 """Where the trials of a study are kept: a journal file for the processes of one host, or a database for many hosts.
 
-Optuna's storage is the only truth: whoever reads it sees the same trials, and a process that is killed loses none that
-had ended.
+Optuna's storage is the only truth: all processes see the same trials, and a killed process loses none that had ended.
 """
 
 from __future__ import annotations

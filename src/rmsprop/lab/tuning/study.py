@@ -116,7 +116,7 @@ class Study:
         return _CONFIG in self._main.user_attrs
 
     def keep_alive(self) -> None:
-        """Record that somebody works on the study now."""
+        """Record that a process works on the study now."""
         self._main.set_user_attr(_ALIVE, time.time())
 
     def go_on(self) -> None:

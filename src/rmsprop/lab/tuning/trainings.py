@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from sklearn.model_selection import KFold, StratifiedKFold
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
@@ -30,9 +29,6 @@ from rmsprop.torch import RMSprop
 
 _MEASUREMENTS = 20  # measured steps of a training: what a monitor finds may stop the training
 _STOPPING = {"eps": "ε governs", "dead rows": "dead averages", "state stall": "dead averages"}  # kinds of findings
-
-
-TIME_OVER = "the time is over"
 
 
 class Stop(Exception):  # noqa: N818  (no error: this trial is not worth its epochs)
@@ -157,6 +153,8 @@ def folds(task: Task, count: int, seed: int) -> list[Task]:
 
     Classes have equal shares in each fold if the targets are classes. The test data stay aside.
     """
+    from sklearn.model_selection import KFold, StratifiedKFold  # takes two seconds
+
     parts = [task.train, task.validation]
     if task.generates or any(isinstance(p, DataLoader | IterableDataset) for p in parts):
         found = Received(f"{task.name}, whose data have an order or batches of their own")

@@ -5,7 +5,7 @@ Workers on any host share a queue through its storage alone:
 - A slot is enqueued as a waiting trial of Optuna, and again if its trial fails.
 - A worker claims a waiting trial: of several workers, the storage lets one. Then the worker looks whether an older
   trial of the same slot is alive, and drops its own if so. Two workers that enqueue a slot at once thus run it once.
-- A running trial is lost if its process has ended, or if it has stopped beating. Whoever sees this fails the trial.
+- A running trial is lost if its process has ended, or if it has stopped beating. The worker that sees this fails it.
 
 A trial that raised is tried once more; one whose process ended is tried three times.
 """

@@ -1,7 +1,7 @@
-"""Judge the best settings of a study on fresh seeds: a gain over the default, or none shown.
+"""Judge the best settings of a study on new seeds: a gain over the default, or none shown.
 
 The best of many noisy trials is partly the luckiest. Its score in the search is no evidence. Each of the best trials
-and the default train again, with the same fresh seeds. Differences are paired by seed; the intervals are Student's,
+and the default train again, with the same new seeds. Differences are paired by seed; the intervals are Student's,
 widened for the number of settings tried again (Bonferroni), among which the best is picked.
 """
 
@@ -14,19 +14,16 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from rmsprop.lab.intervals import paired_interval
-from rmsprop.lab.runs.schema import CandidateFacts, TrialFacts
+from rmsprop.lab.runs.schema import TIME_OVER, CandidateFacts, TrialFacts
 from rmsprop.lab.tuning.draws import SLOT
 from rmsprop.lab.tuning.space import Setting, at_ends
 from rmsprop.lab.tuning.study import Study, best_trial, confirming_jobs
-from rmsprop.lab.tuning.trainings import TIME_OVER
 from rmsprop.lab.tuning.trial_queue import given_up
-from rmsprop.lab.verdicts import CONFIDENCE, verdict_of
-
-LEAST_SEEDS = 3  # complete seeds below which no verdict is given
+from rmsprop.lab.verdicts import CONFIDENCE, LEAST_SEEDS, verdict_of
 
 
 def judge_candidates(study: Study) -> list[CandidateFacts]:
-    """Return each candidate with its scores on fresh seeds and its difference to the default, which comes first."""
+    """Return each candidate with its scores on new seeds and its difference to the default, which comes first."""
     settings = study.candidates()
     jobs = confirming_jobs(study.plan, settings)
     scores: list[dict[int, float | None]] = [{} for _ in settings]

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from rmsprop.lab.runs.schema import TIME_OVER
 from rmsprop.lab.runs.trial import Source, task_of
 from rmsprop.lab.task import Task
 from rmsprop.lab.tuning.draws import SLOT, suggested
@@ -19,7 +20,7 @@ from rmsprop.lab.tuning.plan import NOISE_SEEDS, Plan, phase
 from rmsprop.lab.tuning.space import Setting, setting_of
 from rmsprop.lab.tuning.storage import open_storage
 from rmsprop.lab.tuning.study import Claimed, Study
-from rmsprop.lab.tuning.trainings import TIME_OVER, Epoch, Outcome, Stop
+from rmsprop.lab.tuning.trainings import Epoch, Outcome, Stop
 from rmsprop.lab.tuning.trial_queue import BEAT_SECONDS
 from rmsprop.lab.user_code import described_error
 
