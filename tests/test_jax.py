@@ -7,7 +7,6 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import cases
@@ -711,52 +710,6 @@ def test_a_step_can_take_over_the_memory_of_its_arguments() -> None:
         params, state = donating(params, state, g)
         assert all(x.is_deleted() for x in jax.tree.leaves(old))
     np.testing.assert_allclose(params, expected, rtol=1e-5)
-
-
-SHARDED = """
-import cases, jax, jax.numpy as jnp, numpy as np, optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from rmsprop.jax import rmsprop
-assert jax.device_count() == 4
-value, gradients = cases.problem(np.float32, 64)
-def step(optimizer, params, state, g):
-    updates, state = optimizer.update(g, state, params)
-    return optax.apply_updates(params, updates), state
-quick = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
-as_users, quickly = (jax.jit(step, static_argnums=0, compiler_options=options) for options in (None, quick))
-for kind in (AxisType.Auto, AxisType.Explicit):
-    mesh = jax.make_mesh((4,), ("rows",), axis_types=(kind,))
-    with jax.set_mesh(mesh):
-        rows, whole = NamedSharding(mesh, P("rows")), NamedSharding(mesh, P())
-        for dtype in (jnp.float32, jnp.bfloat16):
-            for rule in map(cases.ALL_RULES.get, ("plain", "TensorFlow 1", "all of it", "everything of Adam")):
-                users = (kind, dtype) == (AxisType.Auto, jnp.float32) and not rule.first_moment
-                step = as_users if users else quickly
-                optimizer, results = rmsprop(rule, lambda t: 0.03 / (1 + t)), []
-                for sharding in (rows, whole):
-                    params = jax.device_put(jnp.asarray(value, dtype).reshape(16, 4), sharding)
-                    state = optimizer.init(params)
-                    for g in gradients[:3]:
-                        for x in (params, *jax.tree.leaves(state)[1:]):
-                            assert x.sharding.is_equivalent_to(sharding, 2), (rule, x.sharding)
-                        g = jax.device_put(jnp.asarray(g).reshape(16, 4), sharding)
-                        params, state = step(optimizer, params, state, g)
-                    results.append((params, state))
-                for x, y in zip(*map(jax.tree.leaves, results)):
-                    # Centered: XLA contracts s - m*m to one rounding in some loops, by the length that a device has.
-                    last_digits = 2.0**-21 if rule.centered else 0  # four units of float32; none of bfloat16
-                    np.testing.assert_allclose(np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=last_digits)
-print("same")
-"""
-
-
-@pytest.mark.slow
-def test_state_and_parameters_keep_their_sharding_and_the_numbers_do_not_depend_on_it() -> None:
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
-    code = [sys.executable, "-W", "error", "-c", SHARDED]
-    done = subprocess.run(code, capture_output=True, text=True, check=False, env=environment)
-    assert (done.stdout, done.returncode) == ("same\n", 0), done.stderr
 
 
 # -- with the rest of optax, on real data -----------------------------------------------------------------------------

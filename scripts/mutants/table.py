@@ -289,6 +289,8 @@ MUTANTS = [
            "tests/test_jax.py::test_averages_that_a_rule_does_not_use_are_kept"),
     Mutant("jax: the count wraps", JAX, "optax.safe_increment(state.step)", "state.step + 1",
            "tests/test_jax.py::test_the_count_of_updates_stops_at_its_largest_number"),
+    Mutant("jax: the first count is not on the mesh of the parameters", JAX,
+           "isinstance(p.sharding, NamedSharding)", "False", "tests/test_jax_sharding.py"),
     Mutant("keras: E1 sign kept", KERAS, "g = -g  # E1", "pass"),
     Mutant("keras: E3 decay", KERAS, "v = beta * v +", "v = 1.01 * beta * v +"),
     Mutant("keras: E8 nesterov", KERAS, "r = u + mu * b if rule.nesterov else b", "r = b"),
