@@ -47,6 +47,7 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports --no-cache --no-logo
 
 conformance: $(VENV)/conformance
+	@scripts/install-postgresql
 	$(BIN)/pytest -n auto --dist worksteal conformance $(NEED_FRAMEWORKS)
 
 mutants: $(VENV)/dev

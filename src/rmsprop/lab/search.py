@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 
 try:
-    import optuna as _optuna  # noqa: F401
+    from optuna.storages import BaseStorage
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("rmsprop tune needs optuna: pip install 'rmsprop[tune]'", name="optuna") from error
 
@@ -45,7 +46,7 @@ from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjec
 from rmsprop.lab.tuning.plan import Plan, make_plan, space_to_json
 from rmsprop.lab.tuning.setting_file import BEST, write_best
 from rmsprop.lab.tuning.space import Setting
-from rmsprop.lab.tuning.storage import JOURNAL, open_storage
+from rmsprop.lab.tuning.storage import JOURNAL, opened
 from rmsprop.lab.tuning.study import Study, begin, confirming_jobs, ranked
 from rmsprop.lab.tuning.trainings import gradient_rms
 from rmsprop.lab.tuning.trial_queue import ended_slots
@@ -55,6 +56,7 @@ from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 _POLL = 0.3  # seconds between two looks at the study
+_ALIVE_SECONDS = 10.0  # between two records that the study is worked on
 _RANGE_TEST_STEPS = 100
 
 Function = Callable[[Rule, int], float]
@@ -150,10 +152,8 @@ def tune(
     config = _config_of(subject, rule, options)
     with ExitStack() as held:
         run, joins = _opened(subject.name, options, config, held)
-        summary = _run(subject, rule, options, config, run, command, listen, began, joins=joins)
-        if summary is None:  # this process has joined: the one that leads writes the result
-            summary = _awaited(run)
-        return Tuned(run, summary)
+        search = _Search(subject, rule, options, config, run, began, command, listen)
+        return Tuned(run, search.joined() if joins else search.led())
 
 
 class _Subject(NamedTuple):
@@ -237,105 +237,142 @@ def _without_versions(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "made_with"}
 
 
-def _run(
-    subject: _Subject,
-    rule: Rule,
-    options: TuneOptions,
-    config: TuneConfig,
-    run: RunDirectory,
-    command: str,
-    listen: Listener,
-    began: float,
-    *,
-    joins: bool,
-) -> TuneSummary | None:
-    """Work on the study until it is finished; return its summary, or None if another process of this host leads."""
-    location = options.storage or str(run.path / JOURNAL)
-    name = "study" if options.storage is None else options.study or f"tune-{subject.name}"
-    workers = options.workers or cores()
-    with stop_signals() as stopped:
-        study = _study(subject, rule, options, config, location, name, workers, began, stopped)
-        if options.resume and not joins:
-            study.go_on()
-        with (
-            sent_to_workers(subject.spec) as source,
-            _workers(options, workers) as make,
-            make(location, name, study.plan, source, options.epochs, options.folds) as crew,
-        ):
-            _attend(study, crew, listen, stopped)
-    if joins:
-        return None
-    summary = _summary(subject, study, options, workers, time.time() - began, command)
-    chosen = Setting.from_json(summary["candidates"][summary["recommended"]]["setting"])
-    write_best(chosen, run.path / BEST, command or f"rmsprop.lab.tune on {subject.name}")
-    return cast(TuneSummary, run.finish(summary))
+@dataclass
+class _Search:
+    """One process's part in a study: it leads the study or joins it, and starts workers."""
 
+    subject: _Subject
+    rule: Rule
+    options: TuneOptions
+    config: TuneConfig
+    run: RunDirectory
+    began: float  # when the command started, as time.time() has it
+    command: str
+    listen: Listener
 
-@contextmanager
-def _workers(options: TuneOptions, count: int) -> Iterator[Callable[..., Any]]:
-    """Yield the function that starts workers: processes of this host, or tasks of Ray."""
-    if options.cluster is None:
-        yield lambda *job: Crew(count, *job)
-        return
-    from rmsprop.lab.tuning.ray_crew import ray_crew
+    def __post_init__(self) -> None:
+        self.workers = self.options.workers or cores()
+        self.location = self.options.storage or str(self.run.path / JOURNAL)
+        self.name = "study"
+        if self.options.storage is not None:
+            self.name = self.options.study or f"tune-{self.subject.name}"
 
-    with ray_crew(options.address, count) as make:
-        yield make
+    def led(self) -> TuneSummary:
+        """Work until the study is finished, and write its result."""
+        with opened(self.location) as storage, stop_signals() as stopped:
+            study = self._study(storage, stopped)
+            if self.options.resume:
+                study.go_on()
+            self._work_on(study, stopped)
+            summary = self._summary(study)
+        chosen = Setting.from_json(summary["candidates"][summary["recommended"]]["setting"])
+        write_best(chosen, self.run.path / BEST, self.command or f"rmsprop.lab.tune on {self.subject.name}")
+        return cast(TuneSummary, self.run.finish(summary))
 
+    def joined(self) -> TuneSummary:
+        """Work until the study is finished; return the result that the leading process writes."""
+        with opened(self.location) as storage, stop_signals() as stopped:
+            self._work_on(self._study(storage, stopped), stopped)
+            while not (self.run.path / SUMMARY).exists():
+                if stopped:
+                    raise Interrupted("stopped; the process that leads the study goes on")
+                if not is_held(self.run.path):
+                    found = Received(f"{self.run.path}, where the process that led it has ended")
+                    raise InputError("the study", "finished", found, "add --resume to finish it")
+                time.sleep(_POLL)
+        return cast(TuneSummary, self.run.summary())
 
-def _study(
-    subject: _Subject,
-    rule: Rule,
-    options: TuneOptions,
-    config: TuneConfig,
-    location: str,
-    name: str,
-    workers: int,
-    began: float,
-    stopped: list[int],
-) -> Study:
-    """Return the study, a new one with its plan or one that goes on."""
-    storage = open_storage(location)
-    seconds_of_epoch = 1.0
-    if options.minutes is not None and subject.task is not None:
-        seconds_of_epoch = _seconds_of_epoch(subject.task)
-    plan = make_plan(
-        rule,
-        options,
-        cost=subject.objective.cost,
-        confirming_cost=subject.objective.confirming_cost,
-        higher_is_better=subject.higher_is_better,
-        seconds_of_epoch=seconds_of_epoch,
-        workers=workers,
-        has_schedules=subject.task is not None,
-    )
-    study = Study(storage, name, plan)
-    if not study.is_begun() and subject.task is not None:
-        plan = _probed(plan, subject.task, rule, options, stopped)
-    return begin(storage, name, _without_versions(config), plan, began)
+    def _study(self, storage: BaseStorage, stopped: list[int]) -> Study:
+        """Return the study: a new one with its plan, or one that goes on."""
+        task = self.subject.task
+        timed = self.options.minutes is not None and task is not None
+        plan = make_plan(
+            self.rule,
+            self.options,
+            cost=self.subject.objective.cost,
+            confirming_cost=self.subject.objective.confirming_cost,
+            higher_is_better=self.subject.higher_is_better,
+            seconds_of_epoch=_seconds_of_epoch(cast(Task, task)) if timed else 1.0,
+            workers=self.workers,
+            has_schedules=task is not None,
+        )
+        if task is not None and not Study(storage, self.name, plan).is_begun():
+            plan = self._probed(plan, task, stopped)
+        return begin(storage, self.name, _without_versions(self.config), plan, self.began)
 
+    def _probed(self, plan: Plan, task: Task, stopped: list[int]) -> Plan:
+        """Return the plan with what short runs measure: √v̂ if ε is tuned, and the rate of the range test."""
 
-def _probed(plan: Plan, task: Task, rule: Rule, options: TuneOptions, stopped: list[int]) -> Plan:
-    """Return the plan with what short runs measure: √v̂ if ε is tuned, and the rate of the range test."""
+        def check(_done: int, _total: int) -> None:
+            if stopped:
+                raise Interrupted("stopped before the first trial")
 
-    def check(_done: int, _total: int) -> None:
-        if stopped:
-            raise Interrupted("stopped before the first trial")
-
-    unit = None
-    if any("eps" in space for space in plan.spaces.values()):
-        unit = gradient_rms(task, rule, options.epochs)
-        if unit is None:
-            remedy = "leave eps out of --space, or check the gradients: rmsprop train with --every 1 shows them"
-            raise InputError("eps", "tuned on a task with gradients above 0", Received("none above 0"), remedy)
-    suggested = None
-    if not task.generates and plan.sampler != "grid":
-        with contextlib.suppress(InputError):  # a rule or a data set that a range test cannot use: no suggestion
-            suggested = on_task(task, rule, listen=check, steps=_RANGE_TEST_STEPS, seeds=1).lr
-    check(0, 0)
-    if suggested is not None and f"{suggested:.3g}" == f"{rule.lr:.3g}":
+        unit = None
+        if any("eps" in space for space in plan.spaces.values()):
+            unit = gradient_rms(task, self.rule, self.options.epochs)
+            if unit is None:
+                remedy = "leave eps out of --space, or check the gradients: rmsprop train with --every 1 shows them"
+                raise InputError("eps", "tuned on a task with gradients above 0", Received("none above 0"), remedy)
         suggested = None
-    return dataclasses.replace(plan, gradient_rms=unit, suggested=suggested)
+        if not task.generates and plan.sampler != "grid":
+            with contextlib.suppress(InputError):  # a rule or a data set that a range test cannot use: no suggestion
+                suggested = on_task(task, self.rule, listen=check, steps=_RANGE_TEST_STEPS, seeds=1).lr
+        check(0, 0)
+        if suggested is not None and f"{suggested:.3g}" == f"{self.rule.lr:.3g}":
+            suggested = None
+        return dataclasses.replace(plan, gradient_rms=unit, suggested=suggested)
+
+    def _work_on(self, study: Study, stopped: list[int]) -> None:
+        """Let workers run the study to its end: replace those that were killed, show the progress."""
+        done, saved = -1, 0.0
+        with sent_to_workers(self.subject.spec) as source, ExitStack() as held:
+            job = (self.location, self.name, study.plan, source, self.options.epochs, self.options.folds)
+            if self.options.cluster is None:
+                crew: Any = held.enter_context(Crew(self.workers, *job))
+            else:
+                from rmsprop.lab.tuning.ray_crew import ray_crew
+
+                crew = held.enter_context(ray_crew(self.options.address, self.workers, *job))
+            while not study.is_finished():
+                progress = progress_of(study)
+                crew.tend(progressed=progress.done != done)
+                done = progress.done
+                self.listen(progress)
+                if time.monotonic() - saved > _ALIVE_SECONDS:
+                    study.keep_alive()
+                    saved = time.monotonic()
+                if stopped:
+                    what = "trainings that confirm" if progress.confirming else "trials"
+                    raise Interrupted(f"stopped after {progress.done} of {progress.total} {what}")
+                time.sleep(_POLL)
+        self.listen(progress_of(study))
+
+    def _summary(self, study: Study) -> TuneSummary:
+        candidates = verdict.judge_candidates(study)
+        task = self.subject.task
+        return {
+            "status": "finished",
+            "task": self.subject.name,
+            "metric": self.subject.metric,
+            "metric_kind": self.subject.metric_kind,
+            "higher_is_better": self.subject.higher_is_better,
+            "command": self.command,
+            "implementation": "",
+            "environment": environment(),
+            "trials": verdict.trial_facts(study),
+            "candidates": candidates,
+            "recommended": verdict.recommended(candidates, higher_is_better=self.subject.higher_is_better),
+            "confidence": CONFIDENCE,
+            "noise": study.noise(),
+            "spaces": {name: space_to_json(study.space(name)) for name in study.searches},
+            "widened": verdict.widened_ranges(study),
+            "at_ends": verdict.ends(study),
+            "failures": verdict.failures(study),
+            "gradient_rms": study.plan.gradient_rms,
+            "confirmed_on": "validation" if task is None or task.test is None else "test",
+            "seconds": time.time() - self.began,
+            "workers": self.workers,
+        }
 
 
 def _seconds_of_epoch(task: Task) -> float:
@@ -351,24 +388,6 @@ def _seconds_of_epoch(task: Task) -> float:
     began = time.monotonic()
     training.evaluate("validation")
     return one * training.steps_per_epoch + time.monotonic() - began
-
-
-def _attend(study: Study, crew: Any, listen: Listener, stopped: list[int]) -> None:
-    """Watch the study until it is finished: replace workers that were killed, show the progress."""
-    done, saved = -1, 0.0
-    while not study.is_finished():
-        progress = progress_of(study)
-        crew.tend(progressed=progress.done != done)
-        done = progress.done
-        listen(progress)
-        if time.monotonic() - saved > 10:
-            study.keep_alive()
-            saved = time.monotonic()
-        if stopped:
-            what = "trainings that confirm" if progress.confirming else "trials"
-            raise Interrupted(f"stopped after {progress.done} of {progress.total} {what}")
-        time.sleep(_POLL)
-    listen(progress_of(study))
 
 
 def progress_of(study: Study) -> Progress:
@@ -408,43 +427,3 @@ def progress_of(study: Study) -> Progress:
 def _news(facts: dict[str, Any]) -> str:
     rule = facts["setting"]["rule"]
     return f"{facts['phase']}: lr {rule['lr']:.3g}" + (f" ({facts['reason']})" if facts["reason"] else "")
-
-
-def _summary(
-    subject: _Subject, study: Study, options: TuneOptions, workers: int, seconds: float, command: str
-) -> TuneSummary:
-    candidates = verdict.judge_candidates(study)
-    task = subject.task
-    return {
-        "status": "finished",
-        "task": subject.name,
-        "metric": subject.metric,
-        "metric_kind": subject.metric_kind,
-        "higher_is_better": subject.higher_is_better,
-        "command": command,
-        "implementation": "",
-        "environment": environment(),
-        "trials": verdict.trial_facts(study),
-        "candidates": candidates,
-        "recommended": verdict.recommended(candidates, higher_is_better=subject.higher_is_better),
-        "confidence": CONFIDENCE,
-        "noise": study.noise(),
-        "spaces": {name: space_to_json(study.space(name)) for name in study.searches},
-        "widened": verdict.widened_ranges(study),
-        "at_ends": verdict.ends(study),
-        "failures": verdict.failures(study),
-        "gradient_rms": study.plan.gradient_rms,
-        "confirmed_on": "validation" if task is None or task.test is None else "test",
-        "seconds": seconds,
-        "workers": workers,
-    }
-
-
-def _awaited(run: RunDirectory) -> TuneSummary:
-    """Return the summary that the leading process writes."""
-    while not (run.path / SUMMARY).exists():
-        if not is_held(run.path):
-            found = Received(f"{run.path}, where the process that led it has ended")
-            raise InputError("the study", "finished", found, "add --resume to finish it")
-        time.sleep(_POLL)
-    return cast(TuneSummary, run.summary())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -16,8 +16,8 @@ _MAX_DEATHS = 10  # of workers in a row, without a trial that ended
 
 
 @contextmanager
-def ray_crew(address: str | None, count: int) -> Iterator[Callable[..., RayCrew]]:
-    """Connect to a Ray cluster, or start one on this host; yield the function that places `count` workers there.
+def ray_crew(address: str | None, count: int, *job: Any) -> Iterator[RayCrew]:
+    """Connect to a Ray cluster, or start one on this host, and yield `count` workers there.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def ray_crew(address: str | None, count: int) -> Iterator[Callable[..., RayCrew]
     try:
         import ray
     except ModuleNotFoundError:
-        remedy = "pip install 'rmsprop[tune-ray]'"
+        remedy = "pip install 'rmsprop[cluster]'"
         raise InputError("--cluster", "ray with Ray installed", Received("none installed"), remedy) from None
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
@@ -35,7 +35,8 @@ def ray_crew(address: str | None, count: int) -> Iterator[Callable[..., RayCrew]
         found = Received(f"{address}: {' '.join(str(error).split())[:200]}")
         raise InputError("--address", "that of a running Ray cluster", found, "ray status shows it") from None
     try:
-        yield lambda *job: RayCrew(count, *job)
+        with RayCrew(count, *job) as crew:
+            yield crew
     finally:
         ray.shutdown()
 

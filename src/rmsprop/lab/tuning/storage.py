@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +44,44 @@ def open_storage(location: str) -> BaseStorage:
         remedy = "omit --storage on one host; for many hosts: postgresql+psycopg://USER@HOST/DATABASE"
         raise InputError("--storage", "a database made for several processes", shown(location), remedy)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of SQLAlchemy's drivers
-            return _PatientStorage(
-                location,
-                engine_kwargs={"pool_pre_ping": True},  # a restarted database is a new connection, not an error
-                skip_table_creation=False,
-                heartbeat_interval=None,  # workers beat in their trials' attributes, in every storage alike
-            )
+        return _database(location)
     except ModuleNotFoundError as error:
         remedy = "install its driver; for PostgreSQL: pip install 'psycopg[binary]'"
         raise InputError("--storage", "the URL of a database", Received(f"{error}"), remedy) from None
     except Exception as error:  # SQLAlchemy's, the driver's and Optuna's errors have no common class
         found = Received(f"{shown(location)}: {_first_line(error, location)}")
         raise InputError("--storage", "the URL of a database that answers", found, "check host, user, name") from None
+
+
+@contextmanager
+def opened(location: str) -> Iterator[BaseStorage]:
+    """Yield `open_storage`, and close its connections at the end."""
+    storage = open_storage(location)
+    try:
+        yield storage
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def _database(location: str) -> BaseStorage:
+    """Return the storage in a database, whose tables are made if it has none."""
+    for last in (False, False, True):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of SQLAlchemy's drivers
+                return _PatientStorage(
+                    location,
+                    engine_kwargs={"pool_pre_ping": True},  # a restarted database is a new connection, not an error
+                    skip_table_creation=False,
+                    heartbeat_interval=None,  # workers beat in their trials' attributes, in every storage alike
+                )
+        except Exception as error:
+            if last or "already exists" not in str(error):
+                raise
+            time.sleep(1.0)  # another process made the tables at this moment
+    raise AssertionError
 
 
 def shown(location: str) -> str:
@@ -95,8 +121,10 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
     return repeated
 
 
-for _name in BaseStorage.__abstractmethods__:
-    setattr(_PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
+for _name, _method in vars(RDBStorage).items():
+    # The others run inside a session of one of these, which is lost with the connection.
+    if inspect.isfunction(_method) and _name[:2] != "__" and "session" not in inspect.signature(_method).parameters:
+        setattr(_PatientStorage, _name, _patient(_method))
 
 
 class JournalLock(JournalFileOpenLock):

@@ -102,8 +102,8 @@ class Queue:
 
     def trial(self, identity: int, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
         """Return a claimed trial, to suggest values and report scores."""
-        study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
-        return optuna.trial.Trial(study, identity)
+        self.study.sampler, self.study.pruner = sampler, pruner
+        return optuna.trial.Trial(self.study, identity)
 
     def finish(self, identity: int, score: float | None, attributes: Mapping[str, Any]) -> bool:
         """End a trial: with its score, or pruned without one. Return False if the trial was taken for lost before."""

@@ -18,7 +18,7 @@ from rmsprop.lab.tuning.draws import SLOT, suggested
 from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
 from rmsprop.lab.tuning.plan import NOISE_SEEDS, Plan, phase
 from rmsprop.lab.tuning.space import Setting, setting_of
-from rmsprop.lab.tuning.storage import open_storage
+from rmsprop.lab.tuning.storage import opened
 from rmsprop.lab.tuning.study import Claimed, Study
 from rmsprop.lab.tuning.trainings import Epoch, Outcome, Stop
 from rmsprop.lab.tuning.trial_queue import BEAT_SECONDS
@@ -35,14 +35,15 @@ def objective_of(source: Source | Task, epochs: int | None, folds: int | None, s
 
 def work(location: str, name: str, plan: Plan, objective: Objective) -> None:
     """Run trials of a study until none is left. Trials that other processes run are waited for: they may be lost."""
-    study = Study(open_storage(location), name, plan)
-    while not study.is_finished():
-        claimed = study.claim()
-        if claimed is None:
-            time.sleep(_WAIT)
-            continue
-        with _beating(claimed):
-            run_trial(study, claimed, objective)
+    with opened(location) as storage:
+        study = Study(storage, name, plan)
+        while not study.is_finished():
+            claimed = study.claim()
+            if claimed is None:
+                time.sleep(_WAIT)
+                continue
+            with _beating(claimed):
+                run_trial(study, claimed, objective)
 
 
 def run_trial(study: Study, claimed: Claimed, objective: Objective) -> None:
