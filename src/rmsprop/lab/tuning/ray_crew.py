@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Any
 
@@ -29,16 +31,30 @@ def ray_crew(address: str | None, count: int, *job: Any) -> Iterator[RayCrew]:
     except ModuleNotFoundError:
         remedy = "pip install 'rmsprop[cluster]'"
         raise InputError("--cluster", "ray with Ray installed", Received("none installed"), remedy) from None
+    _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: Ray's own words say which
         found = Received(f"{address}: {' '.join(str(error).split())[:200]}")
         raise InputError("--address", "that of a running Ray cluster", found, "ray status shows it") from None
     try:
-        with RayCrew(count, *job) as crew:
+        # Ray reports lost nodes on stdout, which belongs to the command's result.
+        with redirect_stdout(sys.stderr), RayCrew(count, *job) as crew:
             yield crew
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise InputError unless HOST:PORT takes connections. Ray itself would try for minutes."""
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if not colon:  # None starts a cluster, and "auto" finds one
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        found = Received(f"{address}: {error}")
+        raise InputError("--address", "that of a running Ray cluster", found, "ray status shows it") from None
 
 
 class RayCrew:
