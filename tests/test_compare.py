@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mine import regression
 from scipy import stats
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -217,6 +218,21 @@ def test_a_training_is_judged_by_its_last_epoch_and_not_by_its_best(monkeypatch:
     monkeypatch.setattr(trial_module, "TrainingLoop", Short)
     row: Any = run_trial(Trial("tune", "RMSprop", 0.1, seed=0, source=f"{MINE}:regression", rule=Rule(), epochs=None))
     assert (row["validation_metric"], row["validation_loss"]) == (0.7, pytest.approx(0.3))
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_every_training_clips_as_the_task_says(tmp_path: Path) -> None:
+    """Gradients that are clipped to almost nothing move SGD nowhere; those of RMSprop are still divided by √v."""
+    options: Any = {"learning_rates": (0.01, 0.02, 0.03), "tuning_seeds": 1, "seeds": 5, "optimizers": ("SGD",)}
+    task = regression()
+    for clip in (None, 1e-12):
+        run = compare(dataclasses.replace(task, clip=clip), Rule(eps=0), out=tmp_path / str(clip), **options)
+        rows = {r["optimizer"]: r["validation_curve"] for r in run.records if r["stage"] == "final" and r["seed"] == 1}
+        before, after = rows["SGD"][0][1], rows["SGD"][-1][1]
+        assert after == pytest.approx(before, rel=1e-6) if clip else after < 0.5 * before
+        assert rows["RMSprop"][-1][1] < 0.9 * rows["RMSprop"][0][1]
+        clips = "All trainings clip the norm of the gradients to 1e-12, as the task says." in run.sentences
+        assert (run.summary.get("clip"), clips) == (clip, clip is not None)
 
 
 def test_a_seed_that_diverged_leaves_no_verdict_but_a_count() -> None:

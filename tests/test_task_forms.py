@@ -197,6 +197,7 @@ def test_what_a_task_cannot_say_is_one_line() -> None:
          r"Task.forward\(\) must be a pair: output and target, got a Tensor; return output, target"),
         (lambda: Task("t", linear, PLAIN, PLAIN, metrics={"f": 3}),  # type: ignore[dict-item]
          "Task.metrics must be a dict of functions by name"),
+        (lambda: Task("t", linear, PLAIN, PLAIN, clip=0), "Task.clip must be a number above 0, got 0; None"),
         (lambda: Task("t", linear, loader(), PLAIN).try_out(batch_size=8),
          "--batch-size must be left out: the task's DataLoader has its own, got 8; set it there"),
         (lambda: Task("t", linear, Endless(), PLAIN),

@@ -168,6 +168,15 @@ def test_a_recipe_trains_a_task(tmp_path: Path) -> None:
     assert all(torch.allclose(value, expected[key], rtol=1e-6, atol=0) for key, value in weights(run).items())
 
 
+@pytest.mark.parametrize(("given", "clip"), [({}, 0.1), ({"clip": 0.2}, 0.2), ({"rule": recipe("impala-atari")}, 40)])
+def test_a_task_clips_unless_an_option_or_a_recipe_does(given: dict[str, Any], clip: float, tmp_path: Path) -> None:
+    rule = given["rule"].changed(lr=RATE) if "rule" in given else Rule(lr=RATE)
+    run = train(dataclasses.replace(make(), clip=0.1), rule, out=tmp_path / "task", clip=given.get("clip"))
+    by_option = train(make(), rule, clip=clip, out=tmp_path / "option")
+    assert all(torch.equal(value, weights(by_option)[key]) for key, value in weights(run).items())
+    assert run.directory.config()["clip"] == (None if clip == 40 else clip)
+
+
 def test_compile_calls_torchs_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
 

@@ -54,7 +54,7 @@ class TrainOptions:
     warmup
         Steps in which the rate rises linearly from about 0.
     clip
-        Largest norm of all gradients together.
+        Largest norm of all gradients together; that of the recipe, or else of the task, if omitted.
     average
         Decay of a running average of the weights, such as 0.999; after step n at most (1 + n)/(10 + n), so that the
         average forgets its start. The average is evaluated.

@@ -71,7 +71,7 @@ def compare(
 
     The rate of every optimizer is picked from `learning_rates`; the rule's lr is not used. The other optimizers keep
     torch's defaults, except that "momentum" is SGD with a momentum of 0.9. With `ablate` there are no others, but the
-    rules from the given one to Adam, with one switch more each.
+    rules from the given one to Adam, with one switch more each. All clip gradients to `Task.clip`, if it has one.
 
     `jobs` trainings run at a time, each in a process of one thread. Their number changes no result. If memory runs
     out, half as many run at a time. With `resume`, recorded trainings are not repeated.
@@ -127,6 +127,8 @@ def compare(
             "implementation": "; ".join(sorted({r["implementation"] for r in rows if r["implementation"]})),
             "environment": environment(),
         }
+        if task.clip is not None:
+            summary["clip"] = task.clip
         if options.ablate:
             summary["all_switches"] = cast(Difference, judge_all_switches(better, tuned.choices, rows)._asdict())
         return Run(run, run.finish(summary))

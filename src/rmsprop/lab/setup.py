@@ -22,6 +22,7 @@ from rmsprop.recipes.schedules import (
     Warmup,
     WeightEma,
 )
+from rmsprop.recipes.torch_parts import clipping
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
@@ -47,14 +48,17 @@ SCHEDULES: dict[str, Constant | Linear | Cosine | Steps] = {
 }
 
 
-def with_optimizer(make: Callable[[Iterable[nn.Parameter]], Optimizer], schedule: Schedule = CONSTANT) -> Setup:
-    """Return the setup of an optimizer, made from the model's parameters, and a schedule."""
+def with_optimizer(
+    make: Callable[[Iterable[nn.Parameter]], Optimizer], schedule: Schedule = CONSTANT, clip: float | None = None
+) -> Setup:
+    """Return the setup of an optimizer, made from the model's parameters, a schedule, and a largest gradient norm."""
 
     def setup(model: nn.Module, length: RunLength) -> Training:
         optimizer: Any = make(model.parameters())
         run = RunFacts(1.0, length.steps_per_epoch, length.total_steps)
         scheduler = LambdaLR(optimizer, lambda step: float(schedule.fraction(step, run)))
-        return Training(optimizer, scheduler, clip=None, clamp=None, ema=None)
+        clips = None if clip is None else clipping(Clip("norm", clip))
+        return Training(optimizer, scheduler, clip=clips, clamp=None, ema=None)
 
     return setup
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from rmsprop.errors import InputError, Received, check_count, check_flag
+from rmsprop.errors import InputError, Received, check_count, check_flag, check_number
 from rmsprop.lab.compute import Compute
 from rmsprop.lab.data import Data, batch_count, batches, example_count, moved, parts
 from rmsprop.lab.loss_call import observe
@@ -64,6 +64,9 @@ class Task:
         such as several outputs, or a penalty computed from the model's weights.
     metrics
         Other metrics by name, as `metric`: recorded and reported; they decide nothing.
+    clip
+        Largest norm of all gradients together. Every training of a comparison has it; `train` has it unless a recipe or
+        `clip=` takes its place.
 
     Examples
     --------
@@ -88,6 +91,7 @@ class Task:
     epochs: int = 20
     forward: Callable[[nn.Module, Any], tuple[Any, Any]] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    clip: float | None = None
 
     generates: ClassVar[bool] = False  # whether the model itself generates the batches, as in reinforcement learning
 
@@ -118,6 +122,8 @@ class Task:
             check_flag("Task.higher_is_better", self.higher_is_better)
         if self.metric is not None:  # raises InputError if its direction is not known
             described(self.metric, self.metric_name, self.higher_is_better, loss_is_sum=False)
+        if self.clip is not None and not check_number("Task.clip", self.clip, "None clips nothing"):
+            raise InputError("Task.clip", "a number above 0", self.clip, "None clips nothing")
         check_count("Task.batch_size", self.batch_size, "64 is usual")
         check_count("Task.epochs", self.epochs, "try 10")
 

@@ -95,6 +95,8 @@ def train(
         with processes.together():
             task = load_task(spec)
             task.try_out(options.batch_size)
+            if options.clip is None and not isinstance(rule, Recipe):
+                options = dataclasses.replace(options, clip=task.clip)
             used_recipe = recipe_of(rule, options)
             sharding = chosen_sharding(options, used_recipe, processes)
             make = zero_redundancy if sharding == "zero" else RMSprop.from_rule

@@ -81,6 +81,8 @@ def describe_comparison(config: CompareConfig, summary: CompareSummary | None) -
             "order, it may bring something else."
         )
     lines += _grid_words(summary)
+    if "clip" in summary:
+        lines.append(f"All trainings clip the norm of the gradients to {summary['clip']:g}, as the task says.")
     unstable = [f"{s['optimizer']} ({s['diverged']} of {config['seeds']})" for s in scores if s["diverged"]]
     if unstable:
         lines.append(f"Seeds that ended in a loss that is not finite: {', '.join(unstable)}.")

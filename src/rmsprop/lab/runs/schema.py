@@ -306,6 +306,7 @@ class CompareSummary(_Summary):
     confidence: Size
     constant: ConstantScore
     widened: NotRequired[list[Rate]]  # rates added to the grid of run.json
+    clip: NotRequired[Rate]  # largest norm of all gradients together, in every training
     scores: Annotated[list[ScoreFacts], NOT_EMPTY]
     all_switches: NotRequired[Difference]  # of an ablation: its last rule against its first
     jobs: Count

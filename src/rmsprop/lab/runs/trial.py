@@ -112,7 +112,7 @@ def run_trial(trial: Trial) -> TrialRow:
     """Train, and return the row for records.jsonl: a FinalRow in the stage "final"."""
     task, make = task_of(trial.source), OTHERS.get(trial.optimizer, RMSprop.from_rule)
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
-    setup = with_optimizer(lambda params: make(params, rule), Linear())
+    setup = with_optimizer(lambda params: make(params, rule), Linear(), task.clip)
     training = TrainingLoop(task, setup, trial.seed, trial.epochs)
     if trial.optimizer in OTHERS and any(getattr(module, "sparse", False) for module in training.model.modules()):
         _densify(training.optimizer)

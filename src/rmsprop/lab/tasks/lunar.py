@@ -12,4 +12,4 @@ def lunar() -> PolicyTask:
     of the environments. The metric is the return.
     """
     loss = ActorCriticLoss(0.5, 1e-5)
-    return PolicyTask("lunar", lambda: Network(8, 4), "LunarLander-v3", loss=loss, discount=0.995, epochs=5)
+    return PolicyTask("lunar", lambda: Network(8, 4), "LunarLander-v3", loss=loss, clip=0.5, discount=0.995, epochs=5)

@@ -48,11 +48,11 @@ def pong() -> PolicyTask:
 
     Source: Pong of the package ale-py, GPL-2.0 (Bellemare et al. 2013). An episode ends when a side has 21 points; its
     return is from -21 to 21. Settings are those of RL Baselines3 Zoo for Atari: 16 environments, 5 steps, discount
-    0.99, entropy 0.01, error of the values 0.25; an action is repeated 4 times. Evaluations draw actions. An epoch has
-    80,000 steps of the environments; the published trainings take 10 million steps, 125 epochs. The metric is the
-    return.
+    0.99, entropy 0.01, error of the values 0.25, gradients clipped to a norm of 0.5; an action is repeated 4 times.
+    Evaluations draw actions. An epoch has 80,000 steps of the environments; the published trainings take 10 million
+    steps, 125 epochs. The metric is the return.
     """
     return PolicyTask(
         "pong", lambda: Network(6), games(clip=True), games(clip=False), games(clip=False),
-        loss=ActorCriticLoss(0.25, 0.01), batch_size=80, epochs=125, episodes=10, samples=True,
+        loss=ActorCriticLoss(0.25, 0.01), clip=0.5, batch_size=80, epochs=125, episodes=10, samples=True,
     )  # fmt: skip
