@@ -39,8 +39,8 @@ EXAMPLES = [
         ("docs/scaling.md", 3),
         ("docs/monitor.md", 1),
         ("docs/lr-finder.md", 1),
-        ("docs/lab.md", 2),
-        ("docs/tasks.md", 2),
+        ("docs/lab.md", 3),
+        ("docs/tasks.md", 3),
         ("conformance/README.md", 1),
     ],
 )

@@ -15,8 +15,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from environments import Counter, counters, limited
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TimeLimit
 from torch import Tensor, nn
 
 from rmsprop import InputError, Rule, recipe
@@ -33,34 +33,6 @@ from rmsprop.monitor.findings import Finding
 from rmsprop.torch import RMSprop
 
 DISCOUNT = 0.5
-
-
-class Counter(gymnasium.Env[Any, Any]):
-    """Observes (how often it was reset, the step); an episode of even number ends at step 3, others never."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space: Any = gymnasium.spaces.Discrete(2)
-    resets = step_ = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.resets, self.step_ = self.resets + 1, 0
-        return self._observation(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.step_ += 1
-        return self._observation(), self.step_ + 10.0 * action, self.resets % 2 == 0 and self.step_ == 3, False, {}
-
-    def _observation(self) -> Any:
-        return np.array([self.resets, self.step_], dtype=np.float32)
-
-
-def limited(limit: int | None) -> Any:
-    return Counter() if limit is None else TimeLimit(Counter(), limit)
-
-
-def counters(count: int, limit: int | None = 4, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Any:
-    return SyncVectorEnv([partial(limited, limit)] * count, autoreset_mode=mode)
 
 
 class Policy(nn.Module):
@@ -80,11 +52,14 @@ def counting(**changes: Any) -> PolicyTask:
     return PolicyTask("counting", **{**values, "discount": DISCOUNT, "episodes": 3, **changes})
 
 
+FEW: dict[str, Any] = {"updates": 20, "episodes": 2, "batch_size": 20}
+
+
 def small(**changes: Any) -> PolicyTask:
     """CartPole with little of everything."""
     task = load_task("cartpole")
     assert isinstance(task, PolicyTask)
-    return dataclasses.replace(task, **{"updates": 20, "episodes": 2, "batch_size": 20, "epochs": 2, **changes})
+    return dataclasses.replace(task, **{**FEW, "epochs": 2, **changes})
 
 
 def loop(task: Task, lr: float = 7e-4, seed: int = 0) -> TrainingLoop:
@@ -206,9 +181,10 @@ def without_times(records: list[Any]) -> list[Any]:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_an_interrupted_run_goes_on_from_its_last_epoch_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["cartpole", "cartpole-dqn"])
+def test_an_interrupted_run_goes_on_from_its_last_epoch_bit_for_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmsprop.lab.runs.checkpoints.Saver.due", lambda _: True)
-    task, rule = small(epochs=3), recipe("a2c-baselines")
+    task, rule = dataclasses.replace(load_task(name), **FEW, epochs=3), recipe("a2c-baselines")
     whole = train(task, rule, out="whole")
 
     def interrupt(training: TrainingLoop, _: Any) -> None:
@@ -371,7 +347,7 @@ def test_the_batch_size_of_the_command_line_is_checked() -> None:
 
 
 def test_an_episode_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmsprop.lab.reinforcement.LONGEST", 50)
+    monkeypatch.setattr("rmsprop.lab.episodes.LONGEST", 50)
     with pytest.raises(InputError, match=r"an episode of Task.test must be one that ends within 50 steps, got a long"):
         counting(test=lambda count: counters(count, limit=None)).evaluate(Policy(), "test", 12, Compute())
 

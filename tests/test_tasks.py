@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from rmsprop import InputError
 from rmsprop.cli.app import run
-from rmsprop.lab import PolicyTask, Task, data_files, load_task
+from rmsprop.lab import PolicyTask, QLearningTask, Task, data_files, load_task
 from rmsprop.lab.tasks import movies, vowels
 from rmsprop.lab.tasks.transfer import transfer
 from rmsprop.lab_tasks import BUILT_IN
@@ -37,7 +37,10 @@ DATA: dict[str, tuple[list[tuple[int, ...]], int]] = {
     "fashion": ([(1, 28, 28)], 10),
     "transfer": ([(1280,)], 10),
 }
-POLICIES = {"cartpole": "gymnasium", "lunar": "Box2D", "pong": "ale_py"}  # and the package that each needs
+# Tasks whose model plays, and the package that each needs.
+POLICIES = {
+    "cartpole": "gymnasium", "cartpole-dqn": "gymnasium", "lunar": "Box2D", "pong": "ale_py", "pong-dqn": "ale_py",
+}  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 LETTERS = Path("usr/lib/R/site-library/mlbench/data/LetterRecognition.rda")
 FASHION = Path("usr/share/datasets/fashion-mnist/t10k-labels-idx1-ubyte.gz")
@@ -74,6 +77,9 @@ def test_a_task_is_what_the_table_says(name: str) -> None:
     assert (task.name, task.score.name) == (name, facts.metric)
     if isinstance(task, PolicyTask):
         sizes: tuple[int, ...] = (task.epochs * task.updates * task.batch_size, task.episodes, task.episodes)
+    elif isinstance(task, QLearningTask):
+        steps = task.warm_up + task.epochs * task.updates * task.environments * task.rollout
+        sizes = (steps, task.episodes, task.episodes)
     else:
         sizes = tuple(len(part) for part in (task.train, task.validation, task.test))  # type: ignore[arg-type]
     assert sizes == ((60, 20, 20) if name == "transfer" else facts.examples)

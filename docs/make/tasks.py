@@ -28,12 +28,12 @@ from rmsprop.lab_tasks import BUILT_IN, TaskFacts, score_text
 
 DOCS = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = DOCS / "tasks.json", DOCS / "tasks.md"
-NOT_TRAINED = ("pong",)
+NOT_TRAINED = ("cartpole-dqn", "pong", "pong-dqn")
 
 
 def seeds(name: str) -> range:
     """Return the seeds of a task's trainings."""
-    return range(5 if name == "cartpole" else 3)
+    return range(5 if name in ("cartpole", "cartpole-dqn") else 3)
 
 
 def measure(name: str, seed: int) -> dict[str, Any]:

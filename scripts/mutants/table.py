@@ -85,6 +85,9 @@ WARM_START = Source(
 DESCRIBED = Source("statistics.py", "tests/test_statistics_numpy.py")
 ROLLOUTS = Source("lab/rollouts.py", "tests/test_reinforcement.py")
 POLICIES = Source("lab/reinforcement.py", "tests/test_reinforcement.py")
+EPISODES = Source("lab/episodes.py", "tests/test_reinforcement.py")
+Q_LEARNING = Source("lab/q_learning.py", "tests/test_q_learning.py")
+REPLAY = Source("lab/replay.py", "tests/test_q_learning.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
@@ -403,9 +406,21 @@ MUTANTS = [
     Mutant("returns: advantages", ROLLOUTS, "returns - torch.cat(values)", "returns"),
     Mutant("returns: drawn actions alike", ROLLOUTS, "torch.Generator().manual_seed(seed)", "torch.Generator()"),
     Mutant("policies: entropy", POLICIES, "- self.entropy_weight *", "+ self.entropy_weight *"),
-    Mutant("policies: rewards after the end", POLICIES, "returns += rewards * playing", "returns += rewards"),
-    Mutant("policies: test episodes", POLICIES, '"test": 2', '"test": 1'),
-    Mutant("policies: a score that is not finite", POLICIES, "if not scores.isfinite().all():", "if False:"),
+    Mutant("policies: rewards after the end", EPISODES, "returns += rewards * playing", "returns += rewards"),
+    Mutant("policies: test episodes", EPISODES, '"test": 2', '"test": 1'),
+    Mutant("policies: a score that is not finite", EPISODES, "if not scores.isfinite().all():", "if False:"),
+    Mutant("dqn: targets beyond the end", Q_LEARNING, "* highest * ~drawn.terminated", "* highest"),
+    Mutant("dqn: time limits as ends", Q_LEARNING, "terminated=bool(terminated[environment])", "terminated=ended"),
+    Mutant("dqn: targets of the trained network", Q_LEARNING, "copy.deepcopy(model).requires_grad_(False)", "model"),
+    Mutant("dqn: the target network never changes", Q_LEARNING, "% task.target_updates == 0", "% 1 == 1"),
+    Mutant("dqn: exploration during the warm-up", Q_LEARNING, "self._steps - self._task.warm_up", "self._steps"),
+    Mutant("dqn: a new memory in each epoch", Q_LEARNING, "if self._memory is None:\n            self._memory = self",
+           "if True:\n            self._memory = self"),
+    Mutant("dqn: the observation after the reset", Q_LEARNING, "if ended else observation",
+           "if False else observation"),
+    Mutant("replay: a frame too old", REPLAY, ".clamp(min=0) + before", ".clamp(min=0)"),
+    Mutant("replay: entries without action", REPLAY, "self._acted[environment, index] = False", "pass"),
+    Mutant("replay: counts lost on resume", REPLAY, "memory._added.copy_(", "memory._added.clone().copy_("),
     Mutant("chance: margin", CHANCE, "STANDARD_ERRORS = 2.0", "STANDARD_ERRORS = 2.5"),
     Mutant("chance: share", CHANCE, "SHARE = 0.01", "SHARE = 0.0125"),
     Mutant("chance: the rarer of two", CHANCE, "counted - likely)", "likely)"),

@@ -14,7 +14,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.ASCII)  # final name, process 
 _OLD = 600  # seconds without a change; then the temporary file of a dead process is removed
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Write a file atomically: it holds the old content or the new one, never a part.
 
     A killed process leaves its temporary file behind. A later write of the same file removes it.

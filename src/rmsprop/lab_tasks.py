@@ -131,6 +131,11 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
             (400000, 20, 20), "return", 7e-4, 500, 70, extra="rl", recipe="a2c-baselines",
             published="500: one policy of A2C in RL Baselines3 Zoo, after 500,000 steps",
         ),
+        "cartpole-dqn": TaskFacts(
+            "pushes that keep a pole up", "MLP, DQN", "CartPole-v1, in gymnasium", "MIT",
+            (51000, 20, 20), "return", 1e-3, None, None, extra="rl",
+            published="500: one network of DQN in RL Baselines3 Zoo, by Adam, after 50,000 steps",
+        ),
         "lunar": TaskFacts(
             "thrusts that land a craft", "MLP, A2C", "LunarLander-v3, in gymnasium", "MIT",
             (200000, 20, 20), "return", 8.3e-4, -12.522, 61, extra="rl", recipe="a2c-sb3",
@@ -140,6 +145,11 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
             "moves in Pong, from 84 × 84 grey pixels", "CNN, A2C", "Pong, in ale-py", "GPL-2",
             (10000000, 10, 10), "return", 7e-4, None, None, extra="atari", recipe="a2c-baselines",
             published="17.3: one policy of A2C in RL Baselines3 Zoo, after 10 million steps",
+        ),
+        "pong-dqn": TaskFacts(
+            "moves in Pong, from 84 × 84 grey pixels", "CNN, DQN", "Pong, in ale-py", "GPL-2",
+            (1005000, 10, 10), "return", 2.5e-4, None, None, extra="atari", recipe="dqn-nature",
+            published="18.9: mean of 30 episodes of one network, after 50 million actions (Mnih et al. 2015)",
         ),
     }
 )  # fmt: skip

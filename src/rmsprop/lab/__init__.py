@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"rmsprop.lab needs {error.name}: pip install 'rmsprop[lab]'", name=error.name) from None
 
 from rmsprop.lab.find_task import load_task
+from rmsprop.lab.q_learning import QLearningTask, TDLoss
 from rmsprop.lab.reinforcement import ActorCriticLoss, PolicyTask
 from rmsprop.lab.score import accuracy
 from rmsprop.lab.task import Task
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ActorCriticLoss",
     "PolicyTask",
+    "QLearningTask",
     "RangeTest",
     "Run",
+    "TDLoss",
     "Task",
     "Tuned",
     "accuracy",

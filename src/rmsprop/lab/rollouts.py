@@ -121,7 +121,7 @@ class Player:
     def __init__(self, model: nn.Module, vector: Any, seed: int, compute: Compute | None = None) -> None:
         self._model, self._vector, self._compute = model, vector, compute or Compute()
         self._device = next(model.parameters()).device
-        self._noise = torch.Generator().manual_seed(seed)
+        self.noise = torch.Generator().manual_seed(seed)  # of drawn actions
         first = np.random.SeedSequence(seed).generate_state(1)[0] >> 2  # environment i has the seed first + i
         self._observations = self._array(vector.reset(seed=int(first))[0])
 
@@ -130,24 +130,46 @@ class Player:
         """The newest observations."""
         return torch.from_numpy(self._observations)
 
-    @torch.no_grad()
     def play(self, observations: Tensor) -> Play:
-        """Return what the model says to observations, on the CPU.
+        """Return the scores and values that the model gives to observations, on the CPU.
 
         Raises
         ------
         InputError
             If the model returns anything but scores of all actions and values.
         """
-        with self._compute.autocast():
-            found = self._model(observations.to(self._device))
+        found = self._called(observations)
         shapes = [tuple(each.shape) for each in found] if isinstance(found, tuple) else []
-        count, actions = len(observations), int(self._vector.single_action_space.n)
+        count, actions = len(observations), self._action_count()
         if shapes != [(count, actions), (count,)]:
             allowed = f"scores ({count} × {actions}) and values ({count}) for {count} observations"
             received = Received(f"shapes {shapes}" if shapes else f"a {type(found).__name__}")
             raise InputError("what Task.model() returns", allowed, received, "return scores, values.squeeze(1)")
         return Play(*(each.float().cpu() for each in found))
+
+    def values(self, observations: Tensor) -> Tensor:
+        """Return the values of all actions that the model gives to observations, on the CPU.
+
+        Raises
+        ------
+        InputError
+            If the model returns anything else.
+        """
+        found = self._called(observations)
+        count, actions = len(observations), self._action_count()
+        if not isinstance(found, Tensor) or found.shape != (count, actions):
+            allowed = f"values of actions ({count} × {actions}) for {count} observations"
+            shown = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise InputError("what Task.model() returns", allowed, Received(shown), "return one tensor")
+        return found.float().cpu()
+
+    @torch.no_grad()
+    def _called(self, observations: Tensor) -> Any:
+        with self._compute.autocast():
+            return self._model(observations.to(self._device))
+
+    def _action_count(self) -> int:
+        return int(self._vector.single_action_space.n)
 
     def draw(self, scores: Tensor) -> Tensor:
         """Draw an action for each environment, with the probabilities that the scores give.
@@ -156,7 +178,19 @@ class Player:
         the training ends as diverged.
         """
         shares = scores.softmax(dim=1).nan_to_num(nan=1.0)
-        return torch.multinomial(shares, 1, generator=self._noise).squeeze(1)
+        return torch.multinomial(shares, 1, generator=self.noise).squeeze(1)
+
+    def explore(self, values: Tensor, epsilon: float) -> Tensor:
+        """Return the actions with the highest values; with probability `epsilon`, an action is random."""
+        highest = values.argmax(dim=1)
+        if not epsilon:
+            return highest
+        explores = torch.rand(len(values), generator=self.noise) < epsilon
+        return torch.where(explores, self.random_actions(), highest)
+
+    def random_actions(self) -> Tensor:
+        """Draw an action for each environment, all equally likely."""
+        return torch.randint(self._action_count(), (int(self._vector.num_envs),), generator=self.noise)
 
     def step(self, actions: Tensor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Take one action in each environment; return rewards, terminations, truncations and what else is known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,20 @@ from rmsprop.lab.data import Data, batch_count, batches, example_count, moved, p
 from rmsprop.lab.loss_call import observe
 from rmsprop.lab.score import Evaluation, Metric, Score, Tally, derive, described, is_share
 from rmsprop.lab.user_code import described_error
+
+
+class BatchSource(Protocol):
+    """What yields the batches of a training, and keeps what they need from epoch to epoch."""
+
+    def batches(self, batch_size: int, order: int) -> Iterator[Any]:
+        """Yield the batches of one epoch, in the order of the seed `order`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is kept, as tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+
 
 EXAMPLE = "a task is a function without arguments that returns rmsprop.lab.Task(...)"
 
@@ -177,6 +191,10 @@ class Task:
     def batches(self, model: nn.Module, batch_size: int, order: int) -> Iterator[Any]:
         """Return the training batches of one epoch, in the order of the seed `order`."""
         return batches(self.train, batch_size, order=order)
+
+    def source(self, model: nn.Module) -> BatchSource | None:
+        """Return the source of a training's batches if they need more than model, batch size and order; else None."""
+        return None
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str, batch_size: int, compute: Compute) -> Evaluation:

@@ -277,7 +277,7 @@ class RunDirectory:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self._sync_records()
-        write_atomically(self.path / CHECKPOINT, buffer.getvalue())
+        write_atomically(self.path / CHECKPOINT, buffer.getbuffer())  # no copy: a replay memory has gigabytes
 
     def load_checkpoint(self, use: Callable[[dict[str, Any]], None], location: str | None = None) -> bool:
         """Pass the checkpoint to `use` and return True; return False if there is no checkpoint.

@@ -97,6 +97,7 @@ class TrainingLoop:
         self.optimizer, self.scheduler = self.recipe.optimizer, self.recipe.scheduler
         self._scaler = self.compute.scaler()
         self._call = self.compute.callable_of(self.model)
+        self._source = task.source(self.model)
         self._shared = None
         if self.processes.count > 1:
             self._shared = SharedBatches(task, self.batch_size, self._call, self.processes, sharded=sharded)
@@ -192,6 +193,8 @@ class TrainingLoop:
     def _batches_of(self, order: int) -> Iterator[Any]:
         if self._shared is not None:
             return self._shared.batches(order)
+        if self._source is not None:
+            return self._source.batches(self.batch_size, order)
         return self.task.batches(self.model, self.batch_size, order)
 
     def _loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
@@ -323,6 +326,7 @@ class TrainingLoop:
             "scheduler": {"last_epoch": self.scheduler.last_epoch, "_last_lr": self.scheduler.get_last_lr()},
             "scaler": None if self._scaler is None else self._scaler.state_dict(),
             "ema": None if self.recipe.ema is None else self.recipe.ema.state_dict(),
+            **({} if self._source is None else {"source": self._source.state_dict()}),
             "position": [self.step, self.epoch, self.batch],
             "diverged": self.diverged,
             "stopped": self.stopped,
@@ -346,6 +350,8 @@ class TrainingLoop:
             self._scaler.load_state_dict(state["scaler"])
         if self.recipe.ema is not None:
             self.recipe.ema.load_state_dict(state["ema"])
+        if self._source is not None:
+            self._source.load_state_dict(state["source"])
         self.step, self.epoch, self.batch = state["position"]
         self.diverged, self.stopped, self._losses = state["diverged"], state["stopped"], list(state["losses"])
         self._lost = state.get("lost", 0)  # earlier versions stopped at the first

@@ -11,16 +11,23 @@ from rmsprop.lab.rollouts import optional_module
 from rmsprop.lab.tasks.cartpole import orthogonal
 
 
+def hidden_layers() -> nn.Sequential:
+    """Return the hidden layers of DQN (Mnih et al. 2015), from four images to 512 features."""
+    return nn.Sequential(
+        nn.Conv2d(4, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(), nn.Conv2d(64, 64, 3),
+        nn.ReLU(), nn.Flatten(), nn.Linear(64 * 7 * 7, 512), nn.ReLU(),
+    )  # fmt: skip
+
+
 class Network(nn.Module):
-    """The network of DQN (Mnih et al. 2015), with one head for the scores of the actions and one for the value."""
+    """The network of DQN, with orthogonal weights, one head for the scores of the actions and one for the value."""
 
     def __init__(self, actions: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            orthogonal(nn.Conv2d(4, 32, 8, stride=4)), nn.ReLU(), orthogonal(nn.Conv2d(32, 64, 4, stride=2)), nn.ReLU(),
-            orthogonal(nn.Conv2d(64, 64, 3)), nn.ReLU(), nn.Flatten(), orthogonal(nn.Linear(64 * 7 * 7, 512)),
-            nn.ReLU(),
-        )  # fmt: skip
+        self.body = hidden_layers()
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                orthogonal(layer)
         self.policy, self.value = orthogonal(nn.Linear(512, actions), 0.01), orthogonal(nn.Linear(512, 1), 1.0)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
