@@ -373,3 +373,13 @@ def test_other_optimizers_take_sparse_gradients_as_dense_ones() -> None:
             with sent_to_workers(task(sparse)) as source:
                 results.append(run_trial(Trial("tune", optimizer, 0.1, 0, source, Rule(), None)))
         assert results[0] == results[1]
+
+
+def test_the_schedule_of_a_comparison_is_that_of_its_trainings(tmp_path: Path) -> None:
+    rows = {}
+    for schedule in ("linear", "constant"):
+        trial = Trial("tune", "RMSprop", 0.1, 0, f"{MINE}:regression", Rule(), 2, schedule)
+        rows[schedule] = run_trial(trial)["validation_loss"]
+        _, alone = train(f"{MINE}:regression", Rule(lr=0.1), schedule=schedule, epochs=2, out=tmp_path / schedule)
+        assert rows[schedule] == alone["validation_loss"]
+    assert rows["linear"] != rows["constant"]

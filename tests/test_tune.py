@@ -282,6 +282,19 @@ def plan(options: TuneOptions, **changes: Any) -> Any:
     return make_plan(Rule(), options, **{**values, "workers": 1, **changes})
 
 
+def test_what_an_option_fixes_is_not_tuned() -> None:
+    made = plan(TuneOptions(trials=50, schedule="cosine"))
+    assert made.defaults["RMSprop"].schedule == "cosine"
+    assert "schedule" not in made.spaces["RMSprop"]
+    with pytest.raises(InputError, match=r"--space must be about one of lr, decay, eps.* here, got 'schedule'"):
+        plan(TuneOptions(schedule="cosine", space=("schedule=linear",)))
+    with pytest.raises(InputError, match=r"--space must be about one of lr, decay, momentum.* here, got 'eps'"):
+        plan(TuneOptions(space=("eps=1e-3:1",)), has_schedules=False)
+    both = plan(TuneOptions(trials=10, space=("momentum=0.5:0.9",), baseline=("SGD",)))
+    assert list(both.spaces["SGD"]) == ["lr", "schedule"]  # torch's SGD is tuned by its rate alone
+    assert "momentum" in both.spaces["RMSprop"]
+
+
 def test_a_budget_in_epochs_leaves_room_to_confirm() -> None:
     made = plan(TuneOptions(total_epochs=200, seeds=5))
     assert made.trials == (200 - (3 + 1) * 5 * 3) // 3 - 2

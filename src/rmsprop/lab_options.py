@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from rmsprop.errors import InputError, check_count, check_number
 from rmsprop.lab_tasks import BUILT_IN
@@ -21,6 +21,7 @@ TASKS = tuple(BUILT_IN)
 # Optimizers that a comparison knows, and those that it compares unless told otherwise. RMSprop is always among them.
 OPTIMIZERS = ("RMSprop", "SGD", "momentum", "AdaGrad", "Adadelta", "Adam", "AdamW")
 USUAL_OPTIMIZERS = OPTIMIZERS[:-1]
+ScheduleName: TypeAlias = Literal["constant", "linear", "cosine", "steps"]
 # Fields whose option has another name.
 _OPTIONS = {"learning_rates": "lrs", "lowest": "from", "highest": "to", "all_parameters": "all"}
 # Fields that change no result.
@@ -100,7 +101,7 @@ class TrainOptions:
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
-    schedule: Literal["constant", "linear", "cosine", "steps"] | None = None
+    schedule: ScheduleName | None = None
     warmup: int = 0
     clip: float | None = None
     average: float | None = None
@@ -128,8 +129,7 @@ class TrainOptions:
         _check_count(self, "epochs", "omit it for the task's own")
         _check_count(self, "batch_size", "omit it for the task's own")
         _check_count(self, "warmup", "0 has none", least=0)
-        if self.schedule not in (None, "constant", "linear", "cosine", "steps"):
-            raise InputError("--schedule", "one of constant, linear, cosine, steps", self.schedule, "cosine is usual")
+        _check_schedule(self.schedule)
         if self.clip is not None and not check_number("--clip", self.clip, "1 is usual"):
             raise InputError("--clip", "a number above 0", self.clip, "1 is usual")
         if self.average is not None:
@@ -162,6 +162,9 @@ class CompareOptions:
         Number of other seeds for comparing the optimizers, at least 5; 10 if omitted, with --quick 5.
     epochs
         Passes over the training data; the task's own number if omitted.
+    schedule
+        Learning rate over each training: linear, which falls to 0; constant, cosine or steps. With a constant rate, the
+        noise of the last steps may decide the comparison.
     jobs
         Number of trainings at a time, which changes no result; one per core if omitted. Halved when memory runs out.
     out
@@ -179,6 +182,7 @@ class CompareOptions:
     tuning_seeds: int | None = None
     seeds: int | None = None
     epochs: int | None = None
+    schedule: ScheduleName = "linear"
     jobs: int | None = None
     out: Path | None = None
     resume: bool = False
@@ -200,6 +204,7 @@ class CompareOptions:
         _check_count(self, "tuning_seeds", "2 is usual")
         _check_count(self, "seeds", "fewer say too little about the spread", least=5)
         _check_count(self, "epochs", "omit it for the task's own")
+        _check_schedule(self.schedule)
         _check_count(self, "jobs", "omit it for one per core")
 
 
@@ -277,6 +282,9 @@ class TuneOptions:
         Other optimizers, with the same budget each: Adam, AdamW, SGD, momentum, AdaGrad, Adadelta.
     epochs
         Passes over the training data in one training; the task's own number if omitted.
+    schedule
+        Learning rate over each training: constant, linear, cosine or steps. If omitted, the default has a constant one,
+        and from 10 trials the schedule is tuned.
     seed
         Decides the draws and the trainings.
     workers
@@ -310,6 +318,7 @@ class TuneOptions:
     seeds: int = 8
     baseline: tuple[str, ...] = ()
     epochs: int | None = None
+    schedule: ScheduleName | None = None
     seed: int = 0
     workers: int | None = None
     storage: str | None = None
@@ -343,6 +352,7 @@ class TuneOptions:
         _check_count(self, "top", "3 is usual")
         _check_count(self, "seeds", "fewer say too little about the spread", least=5)
         _check_count(self, "epochs", "omit it for the task's own")
+        _check_schedule(self.schedule)
         _check_count(self, "seed", "any whole number will do", least=0)
         _check_count(self, "workers", "omit it for one per core")
         if self.address is not None and self.cluster is None:
@@ -363,6 +373,12 @@ def _as_path(options: Options) -> None:
     """Turn `out` into a Path: from Python, it may be text."""
     if options.out is not None:
         object.__setattr__(options, "out", Path(options.out))
+
+
+def _check_schedule(value: object) -> None:
+    known = get_args(ScheduleName)
+    if value is not None and value not in known:
+        raise InputError("--schedule", f"one of {', '.join(known)}", value, "cosine is usual")
 
 
 def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -7,8 +7,8 @@ there, once. Every optimizer is trained at the new rates, so that all are tuned 
 Stage 2 trains each optimizer at its rate with other seeds. A seed fixes the model's start and the order of the data, so
 that optimizers are compared seed by seed. Only stage 2 uses the test data, once per model.
 
-In both stages the rate falls linearly to zero over a training. With a constant rate, the noise of the last steps would
-decide the comparison.
+In both stages the rate falls linearly to zero over a training, unless another schedule is asked for. With a constant
+rate, the noise of the last steps would decide the comparison.
 
 With `ablate`, the rules from the given one to Adam take the place of the optimizers. Each is compared with the one
 before it, and the last with the first, to show what each switch brings.
@@ -50,7 +50,7 @@ from rmsprop.lab.runs.trial import Source, Trial, key_of, run_trial, sent_to_wor
 from rmsprop.lab.runs.workers import Workers
 from rmsprop.lab.task import Task
 from rmsprop.lab.verdicts import CONFIDENCE, constant_score, judge, judge_all_switches
-from rmsprop.lab_options import OPTIMIZERS, USUAL_OPTIMIZERS, CompareOptions, result_options
+from rmsprop.lab_options import OPTIMIZERS, USUAL_OPTIMIZERS, CompareOptions, ScheduleName, result_options
 from rmsprop.rule import Rule
 
 Listener = Callable[[str, int, int, TrialRow | None], None]  # stage, trainings done, their total, newest row
@@ -106,7 +106,9 @@ def compare(
         run.keep_records(key_of)
         began = time.monotonic()
         with stop_signals() as stopped, sent_to_workers(spec) as source, Workers(options.jobs or cores()) as workers:
-            comparison = _Comparison(task, source, rules, options.epochs, run, workers, listen, stopped)
+            comparison = _Comparison(
+                task, source, rules, options.epochs, options.schedule, run, workers, listen, stopped
+            )
             tuned = comparison.tune(grid, range(tuning_seeds))
             rows = comparison.final(tuned.choices, range(tuning_seeds, tuning_seeds + seeds))
         better = task.score.higher_is_better
@@ -149,7 +151,6 @@ def _config_of(spec: str | Task, rule: Rule, optimizers: list[str], options: Com
         **result_options(options),
         "optimizers": optimizers,
         "learning_rates": list(options.learning_rates or ()),  # JSON has no tuples
-        "schedule": "linear",
         "made_with": {"torch": torch.__version__},
     }
     return cast(CompareConfig, config)
@@ -170,6 +171,7 @@ class _Comparison:
     source: Source
     rules: dict[str, Rule]  # by optimizer; those that are not RMSprop ignore it
     epochs: int | None
+    schedule: ScheduleName
     run: RunDirectory
     workers: Workers
     listen: Listener
@@ -191,7 +193,8 @@ class _Comparison:
         return cast(list[FinalRow], self._rows(trials))
 
     def _trial(self, stage: Literal["tune", "final"], optimizer: str, lr: float, seed: int) -> Trial:
-        return Trial(stage, optimizer, lr, seed, source=self.source, rule=self.rules[optimizer], epochs=self.epochs)
+        rule, schedule = self.rules[optimizer], self.schedule
+        return Trial(stage, optimizer, lr, seed, self.source, rule, self.epochs, schedule)
 
     def _choices(self, rows: list[TrialRow]) -> dict[str, Choice]:
         better = self.task.score.higher_is_better

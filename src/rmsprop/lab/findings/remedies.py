@@ -7,7 +7,7 @@ import shlex
 from typing import Any, cast
 
 from rmsprop.lab.runs.schema import CompareConfig, FindingFacts, GivenOptions, RunConfig, TrainConfig
-from rmsprop.lab_options import TrainOptions, option_name, result_options
+from rmsprop.lab_options import CompareOptions, TrainOptions, option_name, result_options
 from rmsprop.monitor.findings import Finding
 from rmsprop.recipes import recipe
 from rmsprop.rule import Rule
@@ -54,6 +54,8 @@ def compare_command(config: CompareConfig, change: dict[str, Any]) -> str:
     usual = {name: value for name, value in _RULE.items() if name != "lr"}
     asked = {**usual, **config["rule"]}
     own = {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
+    if config["schedule"] not in (None, CompareOptions.schedule):
+        own["schedule"] = config["schedule"]
     return _command("compare", config, {**own, **change})
 
 

@@ -34,7 +34,7 @@ def comparison_content(config: CompareConfig, summary: CompareSummary | None, ro
         if scores:
             drawn.append(_test_scores(final, [s["optimizer"] for s in scores], metric))
             drawn.append(_differences(scores, metric, ablation=bool(config.get("ablate"))))
-        drawn += _effective_rates(final, rate or 0.0)
+        drawn += _effective_rates(final, rate or 0.0, config["schedule"])
         drawn.append(_times(final, config, summary))
     rule = Rule(**cast(dict[str, Any], config["rule"]), lr=Rule().lr if rate is None else rate)
     return {
@@ -72,14 +72,15 @@ def _differences(scores: list[ScoreFacts], metric: str, *, ablation: bool) -> Fi
     return figure(f"Difference to {reference}", picture, f"Mean difference of the test {metric}, paired by seed.")
 
 
-def _effective_rates(final: list[FinalRow], rate: float) -> list[Figure]:
+def _effective_rates(final: list[FinalRow], rate: float, schedule: str | None) -> list[Figure]:
     rates = [r["effective_lr"] for r in final if r["optimizer"] == "RMSprop" and r["effective_lr"]]
     if not rates:
         return []
     rows = layer_rows(layer_data(rates))
     picture = draw_layers(rows, rate)
+    fallen = " (η has fallen to half)" if schedule in ("linear", "cosine") else ""
     caption = (
-        "η/d of the elements of each layer halfway through training (η has fallen to half): range, 5–95 %, 25–75 % and "
+        f"η/d of the elements of each layer halfway through training{fallen}: range, 5–95 %, 25–75 % and "
         f"median.{rows_words(rows)} {ETA}"
     )
     return [figure("Effective learning rates of RMSprop", picture, caption)]

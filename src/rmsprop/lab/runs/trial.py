@@ -22,10 +22,10 @@ from rmsprop.lab.find_task import load_task
 from rmsprop.lab.intervals import median_of_known
 from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, FinalRow, TrialRow
 from rmsprop.lab.runs.training import TrainingLoop
-from rmsprop.lab.setup import with_optimizer
+from rmsprop.lab.setup import SCHEDULES, with_optimizer
 from rmsprop.lab.task import Task
 from rmsprop.lab.user_code import described_error
-from rmsprop.recipes.schedules import Linear
+from rmsprop.lab_options import ScheduleName
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
@@ -62,6 +62,8 @@ class Trial:
         Rule of RMSprop; the other optimizers take none of it.
     epochs
         Passes over the training data; None takes the task's value.
+    schedule
+        Learning rate over the training.
     """
 
     stage: Literal["tune", "final"]
@@ -71,6 +73,7 @@ class Trial:
     source: Source
     rule: Rule
     epochs: int | None
+    schedule: ScheduleName = "linear"
 
     @property
     def key(self) -> TrialKey:
@@ -112,7 +115,7 @@ def run_trial(trial: Trial) -> TrialRow:
     """Train, and return the row for records.jsonl: a FinalRow in the stage "final"."""
     task, make = task_of(trial.source), OTHERS.get(trial.optimizer, RMSprop.from_rule)
     rule = dataclasses.replace(trial.rule, lr=trial.lr)
-    setup = with_optimizer(lambda params: make(params, rule), Linear(), task.clip)
+    setup = with_optimizer(lambda params: make(params, rule), SCHEDULES[trial.schedule], task.clip)
     training = TrainingLoop(task, setup, trial.seed, trial.epochs)
     if trial.optimizer in OTHERS and any(getattr(module, "sparse", False) for module in training.model.modules()):
         _densify(training.optimizer)

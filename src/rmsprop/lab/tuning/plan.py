@@ -138,10 +138,13 @@ def make_plan(
         trials = int(min(max(fitting, 2), 100_000))
     spaces, defaults = {}, {}
     for name in names:
-        defaults[name] = _default(name, rule)
+        defaults[name] = dataclasses.replace(_default(name, rule), schedule=options.schedule or "constant")
         only = [d for d in (DIMENSIONS if name in RULES else _OTHERS) if has_schedules or d not in _OF_TRAININGS]
-        usable = [item for item in options.space if name == "RMSprop" or item.partition("=")[0] in only]
-        spaces[name] = chosen_space(usable, trials, everything=options.all_parameters, only=only)
+        if options.schedule is not None:
+            only.remove("schedule")
+        spaces[name] = chosen_space(
+            options.space, trials, everything=options.all_parameters, only=only, strict=name == "RMSprop"
+        )
         if options.sampler == "grid":
             grid(spaces[name], trials - 1)  # raises if the budget is too small for it
     if seconds is not None and options.sampler == "grid":

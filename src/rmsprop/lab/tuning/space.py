@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -137,7 +137,14 @@ class Setting:
         return cls(**{**values, "rule": Rule(**values["rule"])})
 
 
-def chosen_space(given: Iterable[str], trials: int, *, everything: bool, only: Iterable[str] = DIMENSIONS) -> Space:
+def chosen_space(
+    given: Iterable[str],
+    trials: int,
+    *,
+    everything: bool,
+    only: Collection[str] = DIMENSIONS.keys(),
+    strict: bool = True,
+) -> Space:
     """Return the domain of each tuned coordinate, in the order of `DIMENSIONS`.
 
     Parameters
@@ -149,7 +156,9 @@ def chosen_space(given: Iterable[str], trials: int, *, everything: bool, only: I
     everything
         Tune all coordinates, whatever the budget.
     only
-        The coordinates that the optimizer has.
+        The coordinates that there are to tune.
+    strict
+        Raise InputError if a given name is none of them; otherwise leave it out.
 
     Examples
     --------
@@ -159,6 +168,9 @@ def chosen_space(given: Iterable[str], trials: int, *, everything: bool, only: I
     Range(low=0.0001, high=0.01, least=0.0, most=inf)
     """
     named = _given(given)
+    for name in sorted(named.keys() - set(only)) if strict else ():
+        allowed = f"about one of {', '.join(only)} here"
+        raise InputError("--space", allowed, name, "leave it out, or leave out the option that fixes it")
     return {
         name: named.get(name, dimension.usual)
         for name, dimension in DIMENSIONS.items()

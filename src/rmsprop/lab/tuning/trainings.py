@@ -89,7 +89,7 @@ def train_once(
 
     `on_epoch` may raise `Stop`. With `by_training_loss` it is shown the training loss only.
     """
-    training = TrainingLoop(task, _setup(setting), seed, epochs)
+    training = TrainingLoop(task, _setup(task, setting), seed, epochs)
     monitor = None
     if isinstance(training.optimizer, RMSprop):
         every = max(1, training.total_steps // _MEASUREMENTS)
@@ -131,7 +131,7 @@ def gradient_rms(task: Task, rule: Rule, epochs: int | None) -> float | None:
 
     The probe takes an epoch, at most 200 steps. None if no step was measured.
     """
-    training = TrainingLoop(task, _setup(Setting(rule)), 0, epochs)
+    training = TrainingLoop(task, _setup(task, Setting(rule)), 0, epochs)
     monitor = Monitor(training.optimizer, training.model, every=1, last=0)
     for _ in training.run():
         if training.step >= min(200, training.steps_per_epoch):
@@ -183,10 +183,10 @@ def _classes(data: Any) -> Any:
     return np.unique([int(data[k][-1]) for k in range(len(data))], return_inverse=True)[1]
 
 
-def _setup(setting: Setting) -> Any:
+def _setup(task: Task, setting: Setting) -> Any:
     """Return the setup of a setting: its rule, or torch's optimizer of its name at the rule's rate."""
     other = None if setting.optimizer in RULES else OTHERS[setting.optimizer]
-    options = TrainOptions(schedule=cast("Any", setting.schedule), warmup=setting.warmup)
+    options = TrainOptions(schedule=cast("Any", setting.schedule), warmup=setting.warmup, clip=task.clip)
 
     def make(params: Iterable[nn.Parameter], rule: Rule) -> Any:
         return RMSprop.from_rule(params, rule) if other is None else other(params, rule)
