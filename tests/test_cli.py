@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import platform
@@ -20,10 +21,12 @@ import forked
 import lighter
 import pytest
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from rich.text import Text
 
 from rmsprop import Rule, native, profile, recipe
-from rmsprop.cli import app
+from rmsprop.cli import app, terminal
 from rmsprop.cli.app import run
 from rmsprop.cli.terminal import stdout
 from rmsprop.cli.train import show_training
@@ -304,6 +307,29 @@ def test_a_closed_pipe_of_progress_stops_the_command() -> None:
     for line in ("rmsprop explain", "rmsprop train --help"):
         done = rmsprop_in_shell(f"({line}; echo $? >&3) 3>status | true")
         assert (done.stderr, Path("status").read_text()) == ("", "141\n")
+
+
+def test_a_bar_moves_some_times_a_second_and_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[tuple[int | None, str | None]] = []
+    monkeypatch.setattr(
+        Progress, "update", lambda self, bar, completed, total, news=None: moves.append((completed, news))
+    )
+    now = iter(x / 1000 for x in range(10_000))  # a millisecond from one move to the next
+    monkeypatch.setattr(terminal, "monotonic", lambda: next(now))
+    with terminal.Bars(Console(file=io.StringIO(), force_terminal=True, width=100)) as bars:
+        bar = bars.add_bar("training")
+        for step in range(1, 1001):
+            bars.update(bar, completed=step, total=1000)
+            if step == 500:
+                bars.update(bar, news="half")
+    steps = [step for step, _ in moves if step is not None]
+    assert 18 <= len(steps) <= 22
+    assert (None, "half") in moves
+    assert steps[-1] == 1000
+    moves.clear()
+    with terminal.Bars(Console(file=io.StringIO(), force_terminal=False)) as bars:
+        bars.update(bars.add_bar("training"), completed=1, total=1)
+    assert moves == []  # no bar is drawn
 
 
 def test_json_is_ascii_where_a_terminal_has_no_greek_letters() -> None:

@@ -110,6 +110,27 @@ def test_statistics_lost_in_a_crash_are_told() -> None:
     assert summary["status"] == "finished"
 
 
+def test_records_of_all_steps_are_written_when_a_training_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+    append = RunDirectory.append
+
+    def counted(self: RunDirectory, new: Any, *name: str) -> None:
+        writes.append(len(new))
+        append(self, new, *name)
+
+    monkeypatch.setattr(RunDirectory, "append", counted)
+
+    def listen(training: TrainingLoop, _records: list[Any]) -> None:
+        if training.step == 9:
+            raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        train(f"{MINE}:regression", out=Path("run"), every=0, listen=listen)
+    steps = [r["step"] for r in RunDirectory(Path("run")).records()]
+    assert steps == [0, *range(1, 5), 4, *range(5, 9), 8, 9]
+    assert len(writes) < len(steps)  # opening a file takes as long as a small network's step
+
+
 # -- where a run diverged ----------------------------------------------------------------------------------------------
 
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 from rmsprop import InputError, Rule
 from rmsprop.lab import Task, load_task
 from rmsprop.lab.data import batches, split
 from rmsprop.lab.runs.effective_rates import QUANTILES
 from rmsprop.lab.runs.training import TrainingLoop
-from rmsprop.lab.setup import SCHEDULES, with_optimizer
+from rmsprop.lab.setup import SCHEDULES, ConstantRate, recipe_of, with_optimizer, with_recipe
 from rmsprop.lab_options import TrainOptions
 from rmsprop.torch import RMSprop
 
@@ -153,6 +154,24 @@ def test_schedules_set_the_rate() -> None:
         TrainOptions(schedule="step")  # type: ignore[arg-type]
 
 
+def test_a_constant_rate_is_that_of_torchs_scheduler() -> None:
+    rates = []
+    for make in (ConstantRate, lambda optimizer: LambdaLR(optimizer, lambda step: 1.0)):
+        optimizer = RMSprop([torch.ones(1)], lr=0.1)
+        scheduler: Any = make(optimizer)
+        for _ in range(3):
+            optimizer.step()
+            scheduler.step()
+        rates.append(
+            (scheduler.last_epoch, scheduler.get_last_lr(), scheduler.base_lrs, optimizer.param_groups[0]["lr"])
+        )
+    assert rates[0] == rates[1]
+    assert type(start(noisy_task(), "constant").scheduler) is ConstantRate
+    assert type(start(noisy_task(), "linear").scheduler) is LambdaLR
+    by_recipe = TrainingLoop(noisy_task(), with_recipe(recipe_of(RULE, TrainOptions())), seed=0)
+    assert type(by_recipe.scheduler) is ConstantRate
+
+
 def test_records_hold_losses_validation_and_effective_rates() -> None:
     training = start(noisy_task())
     records = [r for new in training.run() for r in new]
@@ -198,6 +217,22 @@ def test_batches_hold_every_example_once_in_an_order_the_seed_decides() -> None:
         assert read(None) == list(range(10))
         assert sorted(read(1)) == list(range(10))
         assert read(1) == read(1) != read(2)
+
+
+@pytest.mark.parametrize("order", [None, 0, 7])
+@pytest.mark.parametrize("size", [1, 3, 10, 64])
+def test_batches_of_tensors_are_those_of_torchs_loader(order: int | None, size: int) -> None:
+    data = TensorDataset(torch.randn(10, 2), torch.arange(10))
+    generator = torch.Generator().manual_seed(order or 0)
+    sampler: Any = SequentialSampler(data) if order is None else RandomSampler(data, generator=generator)
+    chosen: Any = BatchSampler(sampler, size, drop_last=False)
+    loader = DataLoader(data, sampler=chosen, batch_size=None, generator=generator)
+    random_before = torch.get_rng_state()
+    for batch, expected in zip(batches(data, size, order), loader, strict=True):
+        assert type(batch) is type(expected)
+        assert all(torch.equal(x, y) for x, y in zip(batch, expected, strict=True))
+        batch[0].zero_()  # a copy: the data stay as they are
+    assert torch.equal(torch.get_rng_state(), random_before)
 
 
 def test_a_subclass_of_tensor_dataset_reads_its_examples_one_by_one() -> None:

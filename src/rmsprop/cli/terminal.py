@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _WIDTH_WITH_NEWS = 70  # columns of a terminal that has room for the newest result beside a bar
+_MOVES = 20  # largest number of moves of a bar in a second
 IN_ASCII = "rmsprop.in_ascii"  # name of the error handler for streams that cannot encode a character
 
 
@@ -77,6 +79,7 @@ class Bars:
 
         news = [progress.TextColumn("{task.fields[news]}", markup=False)] if console.width >= _WIDTH_WITH_NEWS else []
         self.console = console
+        self._next_move: dict[TaskID, float] = {}
         self._progress = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -101,6 +104,14 @@ class Bars:
     def update(
         self, bar: TaskID, *, completed: int | None = None, total: int | None = None, news: str | None = None
     ) -> None:
-        """Move a bar, or replace the news beside it."""
+        """Move a bar, or replace the news beside it.
+
+        On the way to `total`, a bar moves at most `_MOVES` times a second: a move takes as long as a small step.
+        """
+        now = monotonic()
+        moves_only = news is None and total is not None and completed != total
+        if not self.console.is_terminal or (moves_only and now < self._next_move.get(bar, 0.0)):
+            return
+        self._next_move[bar] = now + 1 / _MOVES
         fields: dict[str, Any] = {} if news is None else {"news": news}
         self._progress.update(bar, completed=completed, total=total, **fields)

@@ -48,6 +48,20 @@ SCHEDULES: dict[str, Constant | Linear | Cosine | Steps] = {
 }
 
 
+class ConstantRate(LambdaLR):
+    """A LambdaLR whose rate stays: a step counts, and sets no rate."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer, lambda _step: 1.0)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Count a step. `epoch` is torch's argument; it is not used."""
+        if self.last_epoch < 0:  # the constructor's own step
+            super().step()
+        else:
+            self.last_epoch += 1
+
+
 def with_optimizer(
     make: Callable[[Iterable[nn.Parameter]], Optimizer], schedule: Schedule = CONSTANT, clip: float | None = None
 ) -> Setup:
@@ -56,7 +70,11 @@ def with_optimizer(
     def setup(model: nn.Module, length: RunLength) -> Training:
         optimizer: Any = make(model.parameters())
         run = RunFacts(1.0, length.steps_per_epoch, length.total_steps)
-        scheduler = LambdaLR(optimizer, lambda step: float(schedule.fraction(step, run)))
+        scheduler = (
+            ConstantRate(optimizer)
+            if isinstance(schedule, Constant)
+            else LambdaLR(optimizer, lambda step: float(schedule.fraction(step, run)))
+        )
         clips = None if clip is None else clipping(Clip("norm", clip))
         return Training(optimizer, scheduler, clip=clips, clamp=None, ema=None)
 
@@ -73,7 +91,8 @@ def with_recipe(used: Recipe, make: Callable[..., Any] = RMSprop.from_rule, **ar
         known = {name: getattr(length, name) for name in used.schedule.needs}
         if used.rate_follows_batch:
             known["batch_size"] = length.batch_size
-        return used.torch(model, optimizer=lambda params, rule: make(params, rule, **arguments), **known)
+        made = used.torch(model, optimizer=lambda params, rule: make(params, rule, **arguments), **known)
+        return made._replace(scheduler=ConstantRate(made.optimizer)) if isinstance(used.schedule, Constant) else made
 
     return setup
 

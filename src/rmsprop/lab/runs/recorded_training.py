@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from rmsprop.lab.runs.checkpoints import Saver
@@ -13,6 +15,7 @@ from rmsprop.lab.runs.schema import TrainRecord
 from rmsprop.lab.runs.trackers import Trackers
 from rmsprop.lab.runs.training import TrainingLoop
 
+_PAUSE = 0.2  # seconds between two writes of records
 Listener = Callable[[TrainingLoop, list[TrainRecord]], None]
 
 
@@ -24,7 +27,9 @@ class RecordedTraining:
         self.processes = training.processes
         measured = every if self.processes.is_first else 0  # replicas are equal
         self.steps = StepRecorder(run, training, measured, trackers.sinks)
-        self._records = 0  # lines written to records.jsonl, as the checkpoint counts them
+        self._records = 0  # lines of records.jsonl, as the checkpoint counts them
+        self._unwritten: list[TrainRecord] = []
+        self._next_write = 0.0
 
     @property
     def lost_records(self) -> int:
@@ -48,10 +53,10 @@ class RecordedTraining:
         """Train to the end, with checkpoints. After SIGINT or SIGTERM of any process, save and raise Interrupted."""
         saver = Saver(self.run)
         is_first = self.processes.is_first
-        with stop_signals() as stopped:
+        with stop_signals() as stopped, self._writing():
             for new in self.training.run():
                 if is_first:
-                    self.run.append(new)
+                    self._write_records(new)
                     listen(self.training, new)
                     self._trackers.show(new, float(self.training.scheduler.get_last_lr()[0]))
                 self._records += len(new)
@@ -63,7 +68,27 @@ class RecordedTraining:
                     self.processes.on_first(lambda: _interrupt(self.training))
             self._save(saver)
 
+    def _write_records(self, new: list[TrainRecord]) -> None:
+        """Write new records, at most every `_PAUSE` seconds: opening a file takes as long as a small network's step."""
+        self._unwritten += new
+        if self._unwritten and (now := monotonic()) >= self._next_write:
+            self._flush()
+            self._next_write = now + _PAUSE
+
+    def _flush(self) -> None:
+        records, self._unwritten = self._unwritten, []
+        self.run.append(records)  # after an error, they are not written twice
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write all records at the end, also after an error."""
+        try:
+            yield
+        finally:
+            self._flush()
+
     def _save(self, saver: Saver) -> None:
+        self._flush()  # before the checkpoint, which counts them
         state = self._state_dict()
         self.processes.on_first(lambda: saver.save(state))
 
