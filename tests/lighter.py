@@ -35,9 +35,9 @@ def without_workers(patch: pytest.MonkeyPatch) -> None:
 
 def without_figures(patch: pytest.MonkeyPatch) -> None:
     """Write reports without figures, but with their numbers; test_report.py draws the figures."""
-    from rmsprop.lab.report import figures, monitor_figures
+    from rmsprop.lab.report import figures, monitor_figures, tuning_figures, tuning_slices
 
-    for module in (figures, monitor_figures):
+    for module in (figures, monitor_figures, tuning_figures, tuning_slices):
         for name in (name for name in vars(module) if name.startswith("draw_")):
             patch.setattr(module, name, lambda *_, **__: "<svg></svg>")
     patch.setattr("rmsprop.lab.range_test.draw_range_test", lambda *_, **__: "<svg></svg>")

@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import lighter
+import made_search
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -47,8 +48,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
 
 
 @pytest.fixture(scope="module")
-def pages(runs: dict[str, RunDirectory]) -> dict[str, Path]:
-    return {kind: write_report(run) for kind, run in runs.items()}
+def pages(runs: dict[str, RunDirectory], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = made_search.written(made_search.search(), tmp_path_factory.mktemp("tune"))
+    return {kind: write_report(run) for kind, run in {**runs, "tune": made}.items()}
 
 
 @pytest.fixture(scope="module")
@@ -450,7 +452,7 @@ def test_odd_tasks_train_and_have_a_report(
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.parametrize("kind", ["compare", "train"])
+@pytest.mark.parametrize("kind", ["compare", "train", "tune"])
 def test_in_a_browser_it_is_readable_and_asks_no_host(pages: dict[str, Path], kind: str, browser: Browser) -> None:
     """On a desktop and on a telephone."""
     asked: list[str] = []
@@ -469,6 +471,7 @@ def test_in_a_browser_it_is_readable_and_asks_no_host(pages: dict[str, Path], ki
         page.goto(pages[kind].as_uri())
         assert [url for url in asked if not url.startswith("data:")] == [pages[kind].as_uri()]
         assert said == []
+        page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.width > 300)")
         assert page.evaluate("document.documentElement.scrollWidth") == width
         # No text is cut off. Only the equations and the table of settings may scroll by themselves.

@@ -42,6 +42,7 @@ from rmsprop.lab.task import Task
 from rmsprop.lab.tuned import Tuned
 from rmsprop.lab.tuning import verdict
 from rmsprop.lab.tuning.crew import Crew
+from rmsprop.lab.tuning.importances import importances
 from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
 from rmsprop.lab.tuning.plan import Plan, make_plan, space_to_json
 from rmsprop.lab.tuning.setting_file import BEST, write_best
@@ -367,9 +368,15 @@ class _Search:
             "spaces": {name: space_to_json(study.space(name)) for name in study.searches},
             "widened": verdict.widened_ranges(study),
             "at_ends": verdict.ends(study),
+            "importances": importances(
+                study.searches["RMSprop"].trials(),
+                study.space("RMSprop"),
+                maximize=study.plan.higher_is_better,
+                seed=study.plan.seed,
+            ),
             "failures": verdict.failures(study),
             "gradient_rms": study.plan.gradient_rms,
-            "confirmed_on": "validation" if task is None or task.test is None else "test",
+            "confirmed_on": "" if task is None else "validation" if task.test is None else "test",
             "seconds": time.time() - self.began,
             "workers": self.workers,
         }

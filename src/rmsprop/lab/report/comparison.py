@@ -68,7 +68,7 @@ def _test_scores(final: list[FinalRow], optimizers: list[str], metric: str) -> F
 
 def _differences(scores: list[ScoreFacts], metric: str, *, ablation: bool) -> Figure:
     reference = "the rule before it" if ablation else "RMSprop"
-    picture = figures.draw_differences(scores, metric)
+    picture = figures.draw_differences(figures.difference_data(scores), metric)
     return figure(f"Difference to {reference}", picture, f"Mean difference of the test {metric}, paired by seed.")
 
 

@@ -39,13 +39,25 @@ class Measured(TypedDict):
 
 
 class Table(NamedTuple):
-    """A table with title and note; the row `own` is set in bold."""
+    """A table with title and note.
+
+    Attributes
+    ----------
+    own
+        The row that is set in bold; None for none.
+    numbers
+        Columns whose cells end at the right.
+    folded
+        Whether the reader opens it.
+    """
 
     title: str
     header: list[str]
     rows: list[list[str]]
-    own: int
+    own: int | None
     note: str
+    numbers: tuple[int, ...] = ()
+    folded: bool = False
 
 
 class Content(TypedDict):
@@ -55,7 +67,7 @@ class Content(TypedDict):
     lines: list[str]
     summary: TrainSummary | CompareSummary | TuneSummary | None
     rows: list[tuple[ScoreFacts, str, str]]  # score, worst and best seed in words, difference to RMSprop in words
-    table: NotRequired[Table]
+    tables: NotRequired[list[Table]]
     figures: list[Figure]
     measured: Measured | None
     equations: str

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 
 from rmsprop.lab.runs.schema import FinalRow, ScoreFacts, TrialRow
 from rmsprop.lab.score import is_share
@@ -34,7 +34,7 @@ _SHORT = 1e3  # a logarithmic axis has ticks between powers of ten if its ends d
 # Show names of tensors and metrics verbatim, whatever their characters and matplotlib's settings.
 verbatim = mpl.rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _UNNAMED = re.compile(r"_child\d+")  # what matplotlib calls a line without a label
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def style(label: str, position: int) -> tuple[str, Any]:
@@ -131,22 +131,38 @@ def draw_test(results: dict[str, list[float]], y_label: str) -> str:
     return to_svg(figure)
 
 
+class Interval(NamedTuple):
+    """A difference to the reference, and its interval."""
+
+    label: str
+    optimizer: str  # decides the colour
+    difference: float
+    low: float
+    high: float
+
+
+def difference_data(scores: Sequence[ScoreFacts]) -> list[Interval]:
+    """Return the difference of each optimizer that has one."""
+    return [
+        Interval(s["optimizer"], s["optimizer"], s["difference"], *s["interval"])
+        for s in scores
+        if s["interval"] is not None and s["difference"] is not None
+    ]
+
+
 @verbatim
-def draw_differences(scores: Sequence[ScoreFacts], metric: str) -> str:
-    """Draw the difference of each optimizer to its reference as a dot on its interval; return an SVG."""
-    known = [s for s in scores if s["interval"] is not None and s["difference"] is not None]
-    figure, axes = new_axes(height=max(1.6, 0.9 + 0.3 * len(known)))
+def draw_differences(differences: Sequence[Interval], metric: str) -> str:
+    """Draw each difference as a dot on its interval; return an SVG."""
+    figure, axes = new_axes(height=max(1.6, 0.9 + 0.3 * len(differences)))
     scale = 100 if is_share(metric) else 1
-    for row, score in enumerate(reversed(known)):
-        assert score["interval"] is not None  # noqa: S101
-        assert score["difference"] is not None  # noqa: S101
-        low, high = (scale * end for end in score["interval"])
-        colour, _ = style(score["optimizer"], row)
-        axes.plot([low, high], [row, row], color=colour, linewidth=2)
-        axes.plot([scale * score["difference"]], [row], "o", color=colour, markersize=6)
+    for row, each in enumerate(reversed(differences)):
+        colour, _ = style(each.optimizer, row)
+        axes.plot([scale * each.low, scale * each.high], [row, row], color=colour, linewidth=2)
+        axes.plot([scale * each.difference], [row], "o", color=colour, markersize=6)
     axes.axvline(0, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
-    axes.set_yticks(range(len(known)), [printable(s["optimizer"]) for s in reversed(known)])
-    axes.set_ylim(-0.6, len(known) - 0.4)
+    axes.set_yticks(range(len(differences)), [printable(each.label) for each in reversed(differences)])
+    axes.set_ylim(-0.6, len(differences) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("percentage points" if is_share(metric) else f"difference of {metric}")
     return to_svg(figure)
 
@@ -212,7 +228,7 @@ class _Powers(LogFormatterSciNotation):
         if high < _SHORT * low and 1e-4 <= x < 1e5:
             return f"{x:g}"
         factor, exponent = power.groups()
-        return (f"{factor}×" if factor else "") + "10" + exponent.translate(_RAISED)
+        return (f"{factor}×" if factor else "") + "10" + exponent.translate(RAISED)
 
 
 def new_axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:

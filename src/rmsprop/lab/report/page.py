@@ -35,7 +35,7 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
 
 def write_page(content: Content, path: Path) -> Path:
     """Write a report's content as a file, and return its path."""
-    write_atomically(path, _page().render(**{"table": None, **content}))
+    write_atomically(path, _page().render(**{"tables": [], **content}))
     return path
 
 

@@ -75,13 +75,15 @@ def several_content(runs: Sequence[Run]) -> Content:
         "lines": describe_several(summaries),
         "summary": None,
         "rows": [],
-        "table": Table(
-            "Test scores",
-            header,
-            rows,
-            [row[0] for row in rows].index("RMSprop"),
-            "Median over the seeds; + is better than RMSprop, − worse, = no difference shown.",
-        ),
+        "tables": [
+            Table(
+                "Test scores",
+                header,
+                rows,
+                [row[0] for row in rows].index("RMSprop"),
+                "Median over the seeds; + is better than RMSprop, − worse, = no difference shown.",
+            )
+        ],
         "figures": drawn,
         "measured": None,
         "equations": explain(Rule(**config["rule"], lr=_ours(summaries[0])["lr"])),
@@ -93,7 +95,7 @@ def _differences(summary: Any) -> Figure:
     metric, side = summary["metric"], "Right" if summary["higher_is_better"] else "Left"
     ours = f"RMSprop: {score_words(_ours(summary)['metric'], metric)}"
     caption = f"Mean over the seeds, with its interval. {side} of 0 is better than RMSprop. {ours}."
-    picture = figures.draw_differences(summary["scores"], metric)
+    picture = figures.draw_differences(figures.difference_data(summary["scores"]), metric)
     return figure(f"{summary['task']}: difference of the test {metric} to RMSprop's", picture, caption)
 
 

@@ -12,17 +12,24 @@ from rmsprop.lab.runs.schema import TIME_OVER, CandidateFacts, SettingFacts, Tri
 from rmsprop.lab.score import is_share, score_words
 from rmsprop.lab.tuning.setting_file import python_line
 from rmsprop.lab.tuning.space import DIMENSIONS, Setting
-from rmsprop.lab.verdicts import LEAST_SEEDS
+from rmsprop.lab.verdicts import LEAST_SCORED, LEAST_SEEDS
 from rmsprop.rule import Rule
 from rmsprop.scaling import scale_batch_size
 
-_FACTORS = (1 / 4, 4)  # of the batch size, in the prediction
+_FACTORS = {"a quarter of": 1 / 4, "four times": 4}  # of the batch size, in the prediction
+_ROUNDED = ("lr", "eps", "weight_decay")  # shown with three digits; decay and momentum are 1 minus three digits
+_STOPPED = {  # reasons of trials without a score
+    "behind": "stopped (behind the others)",
+    "ε governs": "stopped (ε governs the divisor)",
+    "dead averages": "stopped (averages that cannot move)",
+    TIME_OVER: "not finished (the time was over)",
+}
 
 
 def describe_tuning(config: TuneConfig, summary: TuneSummary | None) -> list[str]:
     """Return the verdict, how far it can be trusted, and what to do next, one sentence per line."""
     if summary is None:
-        return ["This search is not finished: rmsprop tune with --resume goes on with it."]
+        return ["This search is not finished. rmsprop tune with --resume finishes it."]
     return [
         *_verdict(summary),
         *_others(summary),
@@ -34,59 +41,113 @@ def describe_tuning(config: TuneConfig, summary: TuneSummary | None) -> list[str
 
 
 def setting_words(setting: SettingFacts, default: SettingFacts) -> str:
-    """Return a setting by what differs from the default: "lr 0.003, momentum 0.9, schedule cosine"."""
+    """Return a setting by what differs from the default of its optimizer: "lr 0.003, momentum 0.9, schedule cosine"."""
     rule: Any = setting["rule"]
     before: Any = default["rule"] if setting["optimizer"] == default["optimizer"] else {}
-    parts = [f"lr {rule['lr']:g}"]
+    parts = [f"lr {rule['lr']:.3g}"]
     for field in dataclasses.fields(Rule):
         value = rule[field.name]
         if field.name != "lr" and value != before.get(field.name, field.default):
-            parts.append(f"{field.name} {value:g}" if not isinstance(value, bool) else _flag(field.name, value))
+            parts.append(_value_words(field.name, value))
     if setting["schedule"] != default["schedule"]:
         parts.append(f"schedule {setting['schedule']}")
-    if setting["warmup"]:
+    if setting["warmup"] != default["warmup"]:
         parts.append(f"warm-up of {setting['warmup']} steps")
     name = "" if setting["optimizer"] == "RMSprop" else f"{setting['optimizer']} with "
     return name + ", ".join(parts)
 
 
-def _flag(name: str, value: bool) -> str:
+def _value_words(name: str, value: float | bool) -> str:
     words = name.replace("_", " ")
-    return words if value else f"not {words}"
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {value:{'.3g' if name in _ROUNDED else 'g'}}"
+
+
+def default_of(optimizer: str, summary: TuneSummary) -> SettingFacts:
+    """Return what an optimizer trained with in its first trial."""
+    first = (t["setting"] for t in summary["trials"] if t["optimizer"] == optimizer and t["slot"] == 0)
+    return summary["candidates"][0]["setting"] if optimizer == "RMSprop" else next(first, Setting(Rule()).to_json())
+
+
+def candidate_words(number: int, summary: TuneSummary) -> str:
+    """Return a candidate by its trial: "the default", "trial 12", "Adam, trial 3"."""
+    setting = summary["candidates"][number]["setting"]
+    if not number:
+        return "the default"
+    slot = next((t["slot"] for t in summary["trials"] if t["setting"] == setting and t["score"] is not None), None)
+    name = "" if setting["optimizer"] == "RMSprop" else setting["optimizer"]
+    return ", ".join(filter(None, [name, "" if slot is None else f"trial {slot + 1}"])) or "RMSprop"
+
+
+def has_diverged(trial: TrialFacts) -> bool:
+    """Return whether a trial has no score because it diverged, or because its score was not finite."""
+    return trial["score"] is None and ("diverged" in trial["reason"] or "score" in trial["reason"])
+
+
+def reason_words(reason: str) -> str:
+    """Return why a trial has no score."""
+    return _STOPPED.get(reason, reason)
+
+
+def importance_words(summary: TuneSummary) -> str:
+    """Return why importances are not shown; empty if they are, or if one coordinate is tuned alone."""
+    varied = [d for d in summary["spaces"].get("RMSprop", {}).values() if len(d.get("values", (0, 1))) > 1]
+    scored = sum(t["optimizer"] == "RMSprop" and t["score"] is not None for t in summary["trials"])
+    if summary.get("importances") or len(varied) < 2:
+        return ""
+    if scored < LEAST_SCORED:
+        return (
+            f"Importances of the coordinates are not shown: they need {LEAST_SCORED} trials with a score, and this "
+            f"search has {scored}."
+        )
+    return "Importances of the coordinates are not shown: the scores do not tell the trials apart."
+
+
+def _where(summary: TuneSummary) -> str:
+    """Return what the confirmed scores are: "test accuracy", or the metric of a function."""
+    return f"{summary['confirmed_on']} {summary['metric']}".strip()
 
 
 def _verdict(summary: TuneSummary) -> list[str]:
     default, metric = summary["candidates"][0], summary["metric"]
     tuned = [c for c in summary["candidates"][1:] if c["setting"]["optimizer"] == "RMSprop"]
     seeds = len(default["scores"])
-    where = f"{summary['confirmed_on']} {metric}"
     if not tuned:
         if any(trial["score"] is not None for trial in summary["trials"]):
-            return ["No trial but the default has a score: keep the default."]
+            return ["Only the default's trial has a score. Keep the default."]
         if any(trial["reason"] == TIME_OVER for trial in summary["trials"]):
-            return ["The time ended before a trial did: give more --minutes, or fewer --epochs to each training."]
+            return ["The time was over before a trial had ended: give more --minutes, or fewer --epochs."]
         return [
             "No trial has a score, the default's included: all diverged or failed. Look at one training: "
             f"rmsprop train {summary['task']}"
         ]
     if seeds < LEAST_SEEDS:
-        return [f"The budget ended before {LEAST_SEEDS} seeds were confirmed: no verdict, so keep the default."]
+        return [f"No verdict: the budget ended before the settings were trained on {LEAST_SEEDS} new seeds."]
+    means = f"means of {seeds} new seeds{'' if summary['higher_is_better'] else '; lower is better'}"
     if summary["recommended"]:
         best = summary["candidates"][summary["recommended"]]
         return [
-            f"Gain: {setting_words(best['setting'], default['setting'])} reaches a {where} of "
-            f"{score_words(best['mean'], metric)} against {score_words(default['mean'], metric)} of the default "
-            f"({difference_words(_difference(best), metric, ' points')}; means of {seeds} new seeds).",
+            f"Gain: {setting_words(best['setting'], default['setting'])} reaches a {_where(summary)} of "
+            f"{score_words(best['mean'], metric)}, the default {score_words(default['mean'], metric)} "
+            f"({difference_words(_difference(best), metric, ' points')}; {means}).",
             *_luck(best, summary),
         ]
+    ended = [c for c in tuned if c["mean"] is not None]
+    if not ended:
+        return ["No gain over the default shown: each of the tuned settings diverged on a new seed. Keep the default."]
     sign = 1 if summary["higher_is_better"] else -1
-    best = max(tuned, key=lambda c: -1e300 if c["mean"] is None else sign * c["mean"])
-    shown = difference_words(_difference(best), metric, " points")
+    best = max(ended, key=lambda c: sign * (c["mean"] or 0.0))
+    words = setting_words(best["setting"], default["setting"])
+    if default["mean"] is None:
+        return [
+            f"No gain over the default shown: it diverged on {default['diverged']} of {seeds} new seeds, which leaves "
+            f"no interval. {words[0].upper()}{words[1:]} diverged on none ({score_words(best['mean'], metric)})."
+        ]
     return [
-        f"No gain over the default shown: on {seeds} new seeds the best of the tuned settings "
-        f"({setting_words(best['setting'], default['setting'])}) reaches a {where} of "
-        f"{score_words(best['mean'], metric)}, the default {score_words(default['mean'], metric)} ({shown}). "
-        "Keep the default.",
+        f"No gain over the default shown: the best of the tuned settings ({words}) reaches a {_where(summary)} of "
+        f"{score_words(best['mean'], metric)}, the default {score_words(default['mean'], metric)} "
+        f"({difference_words(_difference(best), metric, ' points')}; {means}). Keep the default.",
         *_luck(best, summary),
     ]
 
@@ -97,16 +158,13 @@ def _difference(candidate: CandidateFacts) -> Any:
 
 def _luck(best: CandidateFacts, summary: TuneSummary) -> list[str]:
     """Return how the search's own score of the best compares with new seeds, where both are on the same data."""
-    if summary["confirmed_on"] != "validation" or best["search_score"] is None or best["mean"] is None:
+    if summary["confirmed_on"] == "test" or best["search_score"] is None or best["mean"] is None:
         return []
-    metric = summary["metric"]
     sign = 1 if summary["higher_is_better"] else -1
     if sign * (best["search_score"] - best["mean"]) <= 0:
         return []
-    return [
-        f"In the search it had {score_words(best['search_score'], metric)}: the best of "
-        f"{len(summary['trials'])} trials is partly the luckiest."
-    ]
+    found = score_words(best["search_score"], summary["metric"])
+    return [f"In the search, this setting had {found}: the best of many trials is partly the luckiest."]
 
 
 def _others(summary: TuneSummary) -> list[str]:
@@ -120,51 +178,60 @@ def _others(summary: TuneSummary) -> list[str]:
             "better": "is better than RMSprop's default",
             "worse": "is worse than RMSprop's default",
             "no difference": "shows no difference to RMSprop's default",
-        }.get(candidate["verdict"], "cannot be compared, since a seed diverged")
-        shown = difference_words(_difference(candidate), summary["metric"], " points")
-        mean = score_words(candidate["mean"], summary["metric"])
-        lines.append(f"{setting_words(setting, setting)}, tuned with the same budget, {words}: {mean} ({shown}).")
+        }.get(candidate["verdict"], "cannot be compared with RMSprop's default: a seed diverged")
+        found = score_words(candidate["mean"], summary["metric"])
+        shown = f" ({difference_words(_difference(candidate), summary['metric'], ' points')})"
+        lines.append(
+            f"{setting_words(setting, default_of(setting['optimizer'], summary))}, tuned with the same budget, "
+            f"{words}{'' if candidate['mean'] is None else f': {found}{shown}'}."
+        )
     return lines
 
 
 def _chance(summary: TuneSummary) -> list[str]:
     known = [c["at_chance"] for c in summary["candidates"] if c["at_chance"] is not None]
     if known and all(known):
-        return ["All of these scores are no better than a constant prediction: no setting has learned anything."]
+        return ["None of these settings learned anything: no score is better than that of a constant prediction."]
     return []
 
 
 def _counts(summary: TuneSummary) -> list[str]:
-    """Return how many trials were stopped, why, and what was spent."""
+    """Return what was spent, how many trials have no score, and why."""
     trials = summary["trials"]
     reasons = Counter(_kind(trial) for trial in trials if trial["score"] is None)
-    stopped = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    epochs = sum(trial["epochs"] for trial in trials)
-    lines = [f"{len(trials)} trials, {epochs} epochs{f'; without a score: {stopped}' if stopped else ''}."]
+    unit = "epochs" if summary["confirmed_on"] else "calls"  # of a function
+    lines = [f"{len(trials)} trials took {sum(trial['epochs'] for trial in trials)} {unit}."]
+    if reasons:
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        lines[0] += f" Without a score: {listed}."
     if summary["noise"] is not None:
         noise = summary["noise"]
         shown = f"{100 * noise:.1f} points" if is_share(summary["metric"]) else f"{noise:.3g}"
-        lines.append(f"Another seed changes the default's score by {shown} (standard deviation of its trial).")
+        lines.append(f"Seed noise, the standard deviation of the default's score over the seeds of its trial: {shown}.")
     lines += [f"Failed for good: {failure}" for failure in summary["failures"]]
     return lines
 
 
 def _kind(trial: TrialFacts) -> str:
-    return "diverged" if trial["reason"].startswith("diverged") else f"stopped: {trial['reason']}"
+    return "diverged" if has_diverged(trial) else reason_words(trial["reason"])
 
 
 def _ends(summary: TuneSummary) -> list[str]:
     lines = []
     if summary["widened"]:
-        ranges = "; ".join(f"{name} to {_range(name, ends)}" for name, ends in summary["widened"].items())
-        lines.append(f"The best value lay at the end of its range, which was widened: {ranges}.")
+        ranges = "; ".join(f"{_name(name)} to {_range(name, ends)}" for name, ends in summary["widened"].items())
+        lines.append(f"The best trial lay at the end of a range. The search widened {ranges}.")
     for optimizer, names in summary["at_ends"].items():
         of = "" if optimizer == "RMSprop" else f" of {optimizer}"
         lines.append(
-            f"The best {' and '.join(names)}{of} lies at the end of the range still: a better one may lie beyond. "
-            "Widen it with --space, or give more trials."
+            f"The best {' and '.join(map(_name, names))}{of} still lies at the end of its range: a better one may lie "
+            "beyond. Widen the range with --space, or give more trials."
         )
     return lines
+
+
+def _name(name: str) -> str:
+    return "eps/√v̂" if name == "eps" else name.replace("_", " ")
 
 
 def _range(name: str, ends: list[float]) -> str:
@@ -177,14 +244,17 @@ def _range(name: str, ends: list[float]) -> str:
 def _next(config: TuneConfig, summary: TuneSummary) -> list[str]:
     """Return the line of Python, and what the scaling rule predicts for other batch sizes."""
     setting = Setting.from_json(summary["candidates"][summary["recommended"]]["setting"])
-    lines = [f"Use it: {python_line(setting)}"]
+    more = [f"schedule {setting.schedule}"] if setting.schedule != "constant" else []
+    more += [f"a warm-up of {setting.warmup} steps"] if setting.warmup else []
+    training = f", with {' and '.join(more)}" if more else ""
+    lines = [f"Use: {python_line(setting)}{training}"]
     predictions = []
-    for factor in _FACTORS:
+    for words, factor in _FACTORS.items():
         try:
             scaled = scale_batch_size(setting.rule, 64, round(64 * factor)).rule
         except InputError:  # the averages would remember less than one step
             continue
-        predictions.append(f"lr {scaled.lr:.3g}, decay {scaled.decay:.4g} for a batch {factor:g} times as large")
+        predictions.append(f"lr {scaled.lr:.3g} and decay {scaled.decay:.4g} for {words} the batch size")
     if predictions:
-        lines.append(f"Predicted, not measured, by the square-root scaling rule: {'; '.join(predictions)}.")
+        lines.append(f"Predicted by the square-root scaling rule, not measured: {'; '.join(predictions)}.")
     return lines

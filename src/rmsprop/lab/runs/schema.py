@@ -367,6 +367,14 @@ class CandidateFacts(TypedDict):
     at_chance: bool | None
 
 
+class ImportanceFacts(TypedDict):
+    """How much a coordinate decides whether a trial is among the best."""
+
+    share: Size  # of 1, over all coordinates
+    low: Size  # the middle 80 % of resamplings of the trials lie between these
+    high: Size
+
+
 class TuneSummary(_Summary):
     """How a search ended: its summary.json."""
 
@@ -378,9 +386,10 @@ class TuneSummary(_Summary):
     spaces: dict[str, dict[str, Any]]  # domains as they were at the end, by optimizer
     widened: dict[str, list[float]]
     at_ends: dict[str, list[str]]
+    importances: NotRequired[dict[str, ImportanceFacts]]  # of RMSprop; empty if the trials are too few
     failures: list[str]
     gradient_rms: float | None
-    confirmed_on: str  # "test" or "validation" data
+    confirmed_on: str  # "test" or "validation" data; "" for a function of the user
     seconds: Size
     workers: Count
 
