@@ -16,27 +16,16 @@ import torch
 
 from rmsprop.errors import InputError, Received
 from rmsprop.files import finite, remove_temporary, temporary_files, write_atomically
+from rmsprop.lab.runs.checks import check_config, check_record, check_statistics, check_summary
 from rmsprop.lab.runs.lock import LOCK, locked
-from rmsprop.lab.runs.schema import (
-    CompareSummary,
-    MadeWith,
-    RunConfig,
-    TrainSummary,
-    TuneSummary,
-    check_config,
-    check_record,
-    check_statistics,
-    check_summary,
-)
-from rmsprop.lab.runs.task_code import changes
+from rmsprop.lab.runs.resuming import changed_code, check_same_run, has_more_epochs, warn_of_other_bits
+from rmsprop.lab.runs.schema import CompareSummary, RunConfig, TrainSummary, TuneSummary
 
 CONFIG = "run.json"
 CHECKPOINT = "checkpoint.pt"
 RECORDS = "records.jsonl"
 SUMMARY = "summary.json"
 REPORT = "report.html"
-_MAY_DIFFER = ("made_with", "task_code", "accepted_changes")  # fields that a resumed run need not share with run.json
-_SHOWN = 5  # largest number of a task's changes in a message
 RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # files of a range test; its directory holds no run
 
 
@@ -102,10 +91,10 @@ class RunDirectory:
                 saved = run.config()
                 noted = [*saved.get("accepted_changes", []), *changed]
                 run._write_config({**saved, "task_code": config.get("task_code"), "accepted_changes": noted})
-            if _has_more_epochs(config, run.config()):  # which has been found to be allowed
+            if has_more_epochs(config, run.config()):  # which has been found to be allowed
                 (path / SUMMARY).unlink(missing_ok=True)  # first: a crash here leaves the run as it was, unfinished
                 run._write_config({**run.config(), "epochs": config.get("epochs")})
-            _warn_of_other_bits(run.config()["made_with"], config["made_with"])
+            warn_of_other_bits(run.config()["made_with"], config["made_with"])
             yield run
 
     def _has_config(self) -> bool:
@@ -134,13 +123,7 @@ class RunDirectory:
                 raise InputError("--resume", "given for a run that was begun", found, "omit --resume")
             return []
         self._check_is_unfinished_run_of(config, may_grow=may_grow)
-        changed = changes(self.config().get("task_code") or {}, config.get("task_code") or {})
-        if changed and not accept_changes:
-            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-            found = Received(f"another one: {'; '.join(changed[:_SHOWN])}{more}")
-            remedy = "add --accept-changes to go on with it, or choose another --out for a new run"
-            raise InputError(f"the task of the run in {self.path}", "the one that it began with", found, remedy)
-        return changed
+        return changed_code(self.path, self.config(), config, accept_changes=accept_changes)
 
     def _check_is_for_runs(self) -> None:
         """Raise InputError unless the path holds a run, is an unused directory, or does not exist."""
@@ -156,21 +139,7 @@ class RunDirectory:
 
         With `may_grow`, `config` may have more epochs, and the run may then be finished.
         """
-        differing = _differences(self.config(), config)
-        longer = _has_more_epochs(config, self.config())
-        grows = may_grow and longer
-        if grows:
-            differing = [each for each in differing if each[0] != "epochs"]
-        if differing:
-            there = ", ".join(f"{name} {value!r}" for name, value, _ in differing)
-            asked = Received(", ".join(f"{name} {value!r}" for name, _, value in differing))
-            remedy = "choose another --out"
-            if longer and [name for name, _, _ in differing] == ["epochs"]:
-                remedy += ": the rates of its schedule depend on the length of the run"
-            raise InputError(f"the run in {self.path}", f"the one asked for ({there})", asked, remedy)
-        if (self.path / SUMMARY).exists() and not grows:
-            remedy = f"see it with: rmsprop report {self.path}; or choose another --out"
-            raise InputError("the run", "one that is not finished", Received(str(self.path)), remedy)
+        check_same_run(self.path, self.config(), config, finished=(self.path / SUMMARY).exists(), may_grow=may_grow)
 
     def check_same(self, config: RunConfig) -> None:
         """Raise InputError unless the run here has this configuration and is not finished."""
@@ -341,40 +310,6 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value
-
-
-def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return name, saved and asked value of each field that makes the configurations different runs.
-
-    Of fields that are dicts, such as the rule, only the differing keys are returned.
-    """
-    differing = []
-    for name in {**saved, **asked}:
-        a, b = saved.get(name), asked.get(name)
-        if name in _MAY_DIFFER or a == b:
-            continue
-        if isinstance(a, dict) and isinstance(b, dict):
-            keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-            a, b = {key: a.get(key) for key in keys}, {key: b.get(key) for key in keys}
-        differing.append((name, a, b))
-    return differing
-
-
-def _has_more_epochs(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
-    before, now = saved.get("epochs"), asked.get("epochs")
-    return isinstance(before, int) and isinstance(now, int) and before < now
-
-
-def _warn_of_other_bits(began: MadeWith, now: MadeWith) -> None:
-    if began["torch"] != now["torch"]:
-        text = f"the run began with torch {began['torch']} and goes on with {now['torch']}"
-        warnings.warn(f"{text}: it may differ in the last bits", stacklevel=2)
-    counts = began.get("processes", 1), now.get("processes", 1)
-    if counts[0] != counts[1]:
-        text = "the run began with {} process{} and goes on with {}".format(
-            counts[0], "es" * (counts[0] > 1), counts[1]
-        )
-        warnings.warn(f"{text}: it may differ in the last bits", stacklevel=2)
 
 
 def is_unused(path: Path) -> bool:
