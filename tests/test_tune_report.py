@@ -28,7 +28,7 @@ from rmsprop.lab.report.tuning_axes import axis_of, cut, plain
 from rmsprop.lab.report.tuning_figures import draw_progress, last_third_words, progress_data
 from rmsprop.lab.report.tuning_sentences import describe_tuning, importance_words, setting_words
 from rmsprop.lab.report.tuning_slices import parallel_data, score_cut, slice_data
-from rmsprop.lab.runs.schema import check_summary
+from rmsprop.lab.runs.checks import check_summary
 from rmsprop.lab.tuning.draws import SLOT, distribution
 from rmsprop.lab.tuning.importances import importances
 from rmsprop.lab.tuning.space import Choices, Range, Setting, Space

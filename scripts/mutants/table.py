@@ -366,7 +366,7 @@ MUTANTS = [
            "find_unused_parameters=False"),
     Mutant("compare: seeds that chose the rates", COMPARE, "range(tuning_seeds, tuning_seeds + seeds)", "range(seeds)",
            "tests/test_compare.py::test_final_trainings_have_other_seeds_than_those_that_chose_the_rates"),
-    Mutant("compare: gradients not clipped", TRIAL, "Linear(), task.clip)", "Linear())",
+    Mutant("compare: gradients not clipped", TRIAL, "trial.schedule], task.clip)", "trial.schedule])",
            "tests/test_compare.py::test_every_training_clips_as_the_task_says"),
     Mutant("compare: the best epoch", TRIAL,
            'epochs[-1]["validation_metric"]', 'max(e["validation_metric"] for e in epochs)',
