@@ -64,6 +64,7 @@ MOVING_ADAM = Source("checkpoint/bias_correction.py", "tests/test_convert_optax_
 MOVING = Source("checkpoint/conversion.py", "tests/test_checkpoint.py")
 SCHEDULES = Source("recipes/schedules.py", "tests/test_recipes.py")
 TRAINING = Source("lab/runs/training.py", "tests/test_training.py")
+LOSSES = Source("lab/runs/recent_losses.py", "tests/test_train_options.py")
 SHARED = Source(
     "lab/runs/shared_batches.py", "tests/test_processes.py::test_every_share_counts_as_it_does_in_the_whole_batch"
 )
@@ -350,8 +351,8 @@ MUTANTS = [
            "tests/test_training.py::test_losses_since_the_last_record_are_kept"),
     Mutant("training: the rate does not fall", TRAINING, "            self.scheduler.step()\n", "",
            "tests/test_training.py::test_schedules_set_the_rate"),
-    Mutant("training: the first loss that is not finite ends a training that skips it", TRAINING,
-           "self.steps_per_epoch if self._keeps_weights else 1", "1", "tests/test_train_options.py"),
+    Mutant("training: the first loss that is not finite ends a training that skips it", LOSSES,
+           "steps_per_epoch if self._keeps_weights else 1", "1"),
     Mutant("training: losses in a row that are not finite are forgotten on resume", TRAINING,
            'state.get("lost", 0)', "0", "tests/test_train_options.py"),
     Mutant("training: one state of random generators for all processes", TRAINING,

@@ -20,9 +20,10 @@ from rmsprop.lab.runs.schema import (
     MadeWith,
     TrainConfig,
 )
+from rmsprop.lab.runs.selection import Selection
 from rmsprop.lab.runs.task_code import source_of
 from rmsprop.lab.runs.trackers import Trackers
-from rmsprop.lab.runs.training import Selection, TrainingLoop
+from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.runs.training_summary import evaluated_result, summary_of
 from rmsprop.lab.setup import recipe_of, with_recipe
 from rmsprop.lab.sharding import chosen_sharding, zero_redundancy

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
 
@@ -19,7 +17,9 @@ from rmsprop.lab.data import example_count, moved
 from rmsprop.lab.processes import Processes
 from rmsprop.lab.random_state import random_state, seed_everything, set_random_state
 from rmsprop.lab.runs.effective_rates import effective_rates
-from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, LossRecord, TrainRecord
+from rmsprop.lab.runs.recent_losses import RecentLosses
+from rmsprop.lab.runs.schema import ConstantScore, EpochRecord, TrainRecord
+from rmsprop.lab.runs.selection import Best, Selection
 from rmsprop.lab.runs.shared_batches import SharedBatches, check_shareable, shared_model
 from rmsprop.lab.score import Evaluation
 from rmsprop.lab.setup import RunLength, Setup
@@ -28,25 +28,6 @@ from rmsprop.lab.task import Task
 from rmsprop.torch.distributed import local_shard
 
 _LOSSES_PER_EPOCH = 10
-
-
-@dataclass(frozen=True)
-class Selection:
-    """When the model is evaluated, when training stops early, and which model is kept.
-
-    Attributes
-    ----------
-    evaluate_every
-        Epochs from one evaluation to the next; the last epoch is always evaluated.
-    patience
-        Stop after so many evaluations without a better validation score; None trains to the end.
-    best
-        Keep the weights with the best validation score, for the end of training.
-    """
-
-    evaluate_every: int = 1
-    patience: int | None = None
-    best: bool = False
 
 
 class TrainingLoop:
@@ -103,13 +84,10 @@ class TrainingLoop:
             self._shared = SharedBatches(task, self.batch_size, self._call, self.processes, sharded=sharded)
         self.step, self.epoch, self.batch = 0, 0, 0  # steps executed, epochs finished, batches done in this epoch
         self.diverged = self.stopped = False  # stopped: before the last epoch, for lack of progress
-        self.best_epoch, self._best_score = 0, math.nan
-        self._best_weights: dict[str, Tensor] = {}
-        self._losses: list[float] = []  # of the steps since the last record
-        self._keeps_weights = all(
-            group.get("nonfinite", "propagate") != "propagate" for group in self.optimizer.param_groups
-        )
-        self._lost = 0  # newest losses in a row that are not finite
+        self._best = Best(self.selection, higher_is_better=self.score.higher_is_better)
+        groups = self.optimizer.param_groups
+        keeps_weights = all(group.get("nonfinite", "propagate") != "propagate" for group in groups)
+        self._losses = RecentLosses(keeps_weights=keeps_weights)
         self._at_epoch_start: dict[str, Any] = {}  # random generators
         self._every = max(1, self.steps_per_epoch // _LOSSES_PER_EPOCH)
         if not self.processes.is_first:
@@ -156,13 +134,11 @@ class TrainingLoop:
             inside.append(seconds)
             self.step += 1
             self.batch += 1
-            self._losses.append(loss)
             records: list[TrainRecord] = []
-            self.diverged = self._ends_training(loss)
+            self.diverged = self._losses.add(loss, self.steps_per_epoch)
             last = self.batch == self.steps_per_epoch
             if self.diverged or last or self.step % self._every == 0:
-                records.append(self._loss_record())
-                self._losses = []
+                records.append(self._losses.record(self.step, self._position()))
             if last and not self.diverged:
                 self.epoch, self.batch = self.epoch + 1, 0
                 if self.epoch % self.selection.evaluate_every == 0 or self.epoch == self.epochs:
@@ -237,23 +213,8 @@ class TrainingLoop:
                 recipe.ema.update_parameters(self.model)
         return shown.item() / divisor, ended - began
 
-    def _ends_training(self, loss: float) -> bool:
-        """Return whether the newest loss shows that training goes nowhere."""
-        self._lost = 0 if math.isfinite(loss) else self._lost + 1
-        return self._lost >= (self.steps_per_epoch if self._keeps_weights else 1)
-
     def _position(self) -> float:
         return self.epoch + self.batch / self.steps_per_epoch
-
-    def _loss_record(self) -> LossRecord:
-        losses = [loss for loss in self._losses if math.isfinite(loss)] if self._keeps_weights else self._losses
-        mean = sum(losses) / len(losses) if losses else math.nan
-        record: LossRecord = {"kind": "loss", "step": self.step, "epoch": self._position(), "loss": mean}
-        if len(self._losses) == self.step:
-            record["first_loss"] = self._losses[0]
-        if len(losses) < len(self._losses):
-            record["nonfinite"] = len(self._losses) - len(losses)
-        return record
 
     def _epoch_record(self, whole: list[float], inside: list[float], seconds: float) -> EpochRecord:
         found = self.evaluate("validation")
@@ -275,19 +236,13 @@ class TrainingLoop:
             if self.score.kind == "return":
                 record["separate_losses"] = True
         else:
-            self._select(found.metric)
+            self.stopped = self._best.add(self.epoch, found.metric, self.evaluated_model)
         return record
 
-    def _select(self, score: float) -> None:
-        """Keep the weights if their score is the best so far; stop if it has not improved for long."""
-        sign = 1 if self.score.higher_is_better else -1
-        if not sign * score <= sign * self._best_score and math.isfinite(score):
-            self.best_epoch, self._best_score = self.epoch, score
-            if self.selection.best:
-                weights = self.evaluated_model.state_dict()
-                self._best_weights = {name: value.detach().clone() for name, value in weights.items()}
-        waited = (self.epoch - self.best_epoch) // self.selection.evaluate_every
-        self.stopped = self.selection.patience is not None and waited >= self.selection.patience
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best validation score."""
+        return self._best.epoch
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -296,8 +251,8 @@ class TrainingLoop:
 
     def use_best(self) -> None:
         """Give the evaluated model the weights with the best validation score, if they were kept."""
-        if self._best_weights:
-            load_model(self.evaluated_model, self._best_weights)
+        if self._best.weights:
+            load_model(self.evaluated_model, self._best.weights)
 
     def evaluate(self, part: str) -> Evaluation:
         """Return mean loss and scores over the task's "validation" or "test" data. Collective.
@@ -330,9 +285,9 @@ class TrainingLoop:
             "position": [self.step, self.epoch, self.batch],
             "diverged": self.diverged,
             "stopped": self.stopped,
-            "best": [self.best_epoch, self._best_score, gathered(self._best_weights)],
-            "losses": self._losses,
-            "lost": self._lost,
+            "best": [self._best.epoch, self._best.score, gathered(self._best.weights)],
+            "losses": self._losses.values,
+            "lost": self._losses.lost,
             **self._random_states(),
         }
 
@@ -353,9 +308,9 @@ class TrainingLoop:
         if self._source is not None:
             self._source.load_state_dict(state["source"])
         self.step, self.epoch, self.batch = state["position"]
-        self.diverged, self.stopped, self._losses = state["diverged"], state["stopped"], list(state["losses"])
-        self._lost = state.get("lost", 0)  # earlier versions stopped at the first
-        self.best_epoch, self._best_score, self._best_weights = state["best"]
+        self.diverged, self.stopped = state["diverged"], state["stopped"]
+        self._losses.values, self._losses.lost = list(state["losses"]), state.get("lost", 0)  # none in earlier versions
+        self._best.epoch, self._best.score, self._best.weights = state["best"]
         ranks = [state, *state.get("other_ranks", [])]
         if self.processes.rank < len(ranks):
             self._at_epoch_start = ranks[self.processes.rank]["epoch_random"]
