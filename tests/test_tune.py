@@ -426,6 +426,16 @@ def test_a_task_that_always_diverges_says_so(tmp_path: Path) -> None:
     assert tuned.sentences[0].startswith("No trial has a score, the default's included")
 
 
+def test_another_schedule_is_another_study(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"trials": 2, "seeds": 5, "top": 1, "workers": 1, "out": tmp_path / "run"}
+    tuned = tune(task(epochs=1), schedule="cosine", **options)
+    assert {trial["setting"]["schedule"] for trial in tuned.trials} == {"cosine"}
+    with pytest.raises(InputError, match="schedule"):
+        tune(task(epochs=1), schedule="linear", resume=True, **options)
+    with pytest.raises(InputError, match="--schedule must be omitted for a function"):
+        tune(valley, schedule="linear", higher_is_better=True)
+
+
 def test_an_error_of_the_user_is_recorded_with_its_line(tmp_path: Path) -> None:
     def faulty(rule: Rule, seed: int) -> float:
         if rule.lr > 0.01:

@@ -171,7 +171,7 @@ class _Subject(NamedTuple):
     @classmethod
     def of(cls, spec: Any, options: TuneOptions, higher_is_better: bool | None) -> _Subject:
         if callable(spec) and not isinstance(spec, Task):
-            for name in ("folds", "epochs"):
+            for name in ("folds", "epochs", "schedule"):
                 if getattr(options, name) is not None:
                     raise InputError(f"--{name}", "omitted for a function", getattr(options, name), "give a Task")
             if higher_is_better is None:
@@ -199,7 +199,6 @@ def _config_of(subject: _Subject, rule: Rule, options: TuneOptions) -> TuneConfi
         **source,
         "rule": dataclasses.asdict(rule),
         **given,
-        "schedule": None,
         "made_with": {"torch": torch.__version__},
     }
     return cast(TuneConfig, config)
