@@ -8,17 +8,11 @@ from rmsprop.explain import explain
 from rmsprop.lab.report import figures, tuning_figures, tuning_slices
 from rmsprop.lab.report.content import Content, Figure, Table, figure, settings
 from rmsprop.lab.report.sentences import difference_words
-from rmsprop.lab.report.tuning_axes import LABELS, tuned
+from rmsprop.lab.report.tuning_axes import LABELS
 from rmsprop.lab.report.tuning_figures import last_third_words, progress_data
-from rmsprop.lab.report.tuning_sentences import (
-    candidate_words,
-    default_of,
-    describe_tuning,
-    importance_words,
-    reason_words,
-    setting_words,
-)
+from rmsprop.lab.report.tuning_sentences import describe_tuning, importance_words
 from rmsprop.lab.report.tuning_slices import own_trials
+from rmsprop.lab.report.tuning_words import candidate_words, default_of, reason_words, setting_words, tuned
 from rmsprop.lab.runs.schema import TrialFacts, TuneConfig, TuneSummary
 from rmsprop.lab.score import score_words
 from rmsprop.lab.tuning.space import Setting

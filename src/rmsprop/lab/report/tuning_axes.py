@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from rmsprop.lab.report.figures import RAISED, log_scale
+from rmsprop.lab.report.tuning_words import Plain, plain
 from rmsprop.lab.runs.schema import SettingFacts, TuneSummary
 from rmsprop.lab.score import is_share
 from rmsprop.lab.tuning.space import DIMENSIONS
-
-Plain: TypeAlias = float | str
 
 LABELS = {
     "lr": "learning rate η", "decay": "decay β", "eps": "ε", "momentum": "momentum μ", "schedule": "schedule",
@@ -49,22 +48,6 @@ class AxisOf(NamedTuple):
         """The smallest distance between two values."""
         places = sorted(self.positions.values())
         return min((b - a for a, b in pairwise(places)), default=1.0)
-
-
-def plain(setting: SettingFacts, name: str) -> Plain:
-    """Return the value of a coordinate as a user writes it; flags are "yes" or "no"."""
-    if name == "schedule":
-        return setting["schedule"]
-    if name == "warmup":
-        return float(setting["warmup"])
-    rule: Any = setting["rule"]
-    return ("no", "yes")[rule[name]] if isinstance(rule[name], bool) else float(rule[name])
-
-
-def tuned(summary: TuneSummary) -> list[str]:
-    """Return the coordinates of RMSprop that the search varied."""
-    space = summary["spaces"].get("RMSprop", {})
-    return [name for name, domain in space.items() if len(domain.get("values", (0, 1))) > 1]
 
 
 def axis_of(name: str, settings: Sequence[SettingFacts]) -> AxisOf:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
 from rmsprop.errors import InputError
 from rmsprop.lab.report.sentences import difference_words
-from rmsprop.lab.runs.schema import TIME_OVER, CandidateFacts, SettingFacts, TrialFacts, TuneConfig, TuneSummary
+from rmsprop.lab.report.tuning_words import default_of, has_diverged, reason_words, setting_words, tuned
+from rmsprop.lab.runs.schema import TIME_OVER, CandidateFacts, TrialFacts, TuneConfig, TuneSummary
 from rmsprop.lab.score import is_share, score_words
 from rmsprop.lab.tuning.setting_file import python_line
 from rmsprop.lab.tuning.space import DIMENSIONS, Setting
 from rmsprop.lab.verdicts import LEAST_SCORED, LEAST_SEEDS
-from rmsprop.rule import Rule
 from rmsprop.scaling import scale_batch_size
 
 _FACTORS = {"a quarter of": 1 / 4, "four times": 4}  # of the batch size, in the prediction
-_ROUNDED = ("lr", "eps", "weight_decay")  # shown with three digits; decay and momentum are 1 minus three digits
-_STOPPED = {  # reasons of trials without a score
-    "behind": "stopped (behind the others)",
-    "ε governs": "stopped (ε governs the divisor)",
-    "dead averages": "stopped (averages that cannot move)",
-    TIME_OVER: "not finished (the time was over)",
-}
 
 
 def describe_tuning(config: TuneConfig, summary: TuneSummary | None) -> list[str]:
@@ -40,61 +32,10 @@ def describe_tuning(config: TuneConfig, summary: TuneSummary | None) -> list[str
     ]
 
 
-def setting_words(setting: SettingFacts, default: SettingFacts) -> str:
-    """Return a setting by what differs from the default of its optimizer: "lr 0.003, momentum 0.9, schedule cosine"."""
-    rule: Any = setting["rule"]
-    before: Any = default["rule"] if setting["optimizer"] == default["optimizer"] else {}
-    parts = [f"lr {rule['lr']:.3g}"]
-    for field in dataclasses.fields(Rule):
-        value = rule[field.name]
-        if field.name != "lr" and value != before.get(field.name, field.default):
-            parts.append(_value_words(field.name, value))
-    if setting["schedule"] != default["schedule"]:
-        parts.append(f"schedule {setting['schedule']}")
-    if setting["warmup"] != default["warmup"]:
-        parts.append(f"warm-up of {setting['warmup']} steps")
-    name = "" if setting["optimizer"] == "RMSprop" else f"{setting['optimizer']} with "
-    return name + ", ".join(parts)
-
-
-def _value_words(name: str, value: float | bool) -> str:
-    words = name.replace("_", " ")
-    if isinstance(value, bool):
-        return words if value else f"no {words}"
-    return f"{words} {value:{'.3g' if name in _ROUNDED else 'g'}}"
-
-
-def default_of(optimizer: str, summary: TuneSummary) -> SettingFacts:
-    """Return what an optimizer trained with in its first trial."""
-    first = (t["setting"] for t in summary["trials"] if t["optimizer"] == optimizer and t["slot"] == 0)
-    return summary["candidates"][0]["setting"] if optimizer == "RMSprop" else next(first, Setting(Rule()).to_json())
-
-
-def candidate_words(number: int, summary: TuneSummary) -> str:
-    """Return a candidate by its trial: "the default", "trial 12", "Adam, trial 3"."""
-    setting = summary["candidates"][number]["setting"]
-    if not number:
-        return "the default"
-    slot = next((t["slot"] for t in summary["trials"] if t["setting"] == setting and t["score"] is not None), None)
-    name = "" if setting["optimizer"] == "RMSprop" else setting["optimizer"]
-    return ", ".join(filter(None, [name, "" if slot is None else f"trial {slot + 1}"])) or "RMSprop"
-
-
-def has_diverged(trial: TrialFacts) -> bool:
-    """Return whether a trial has no score because it diverged, or because its score was not finite."""
-    return trial["score"] is None and ("diverged" in trial["reason"] or "score" in trial["reason"])
-
-
-def reason_words(reason: str) -> str:
-    """Return why a trial has no score."""
-    return _STOPPED.get(reason, reason)
-
-
 def importance_words(summary: TuneSummary) -> str:
     """Return why importances are not shown; empty if they are, or if one coordinate is tuned alone."""
-    varied = [d for d in summary["spaces"].get("RMSprop", {}).values() if len(d.get("values", (0, 1))) > 1]
     scored = sum(t["optimizer"] == "RMSprop" and t["score"] is not None for t in summary["trials"])
-    if summary.get("importances") or len(varied) < 2:
+    if summary.get("importances") or len(tuned(summary)) < 2:
         return ""
     if scored < LEAST_SCORED:
         return (
@@ -111,9 +52,9 @@ def _where(summary: TuneSummary) -> str:
 
 def _verdict(summary: TuneSummary) -> list[str]:
     default, metric = summary["candidates"][0], summary["metric"]
-    tuned = [c for c in summary["candidates"][1:] if c["setting"]["optimizer"] == "RMSprop"]
+    found = [c for c in summary["candidates"][1:] if c["setting"]["optimizer"] == "RMSprop"]
     seeds = len(default["scores"])
-    if not tuned:
+    if not found:
         if any(trial["score"] is not None for trial in summary["trials"]):
             return ["Only the default's trial has a score. Keep the default."]
         if any(trial["reason"] == TIME_OVER for trial in summary["trials"]):
@@ -127,13 +68,18 @@ def _verdict(summary: TuneSummary) -> list[str]:
     means = f"means of {seeds} new seeds{'' if summary['higher_is_better'] else '; lower is better'}"
     if summary["recommended"]:
         best = summary["candidates"][summary["recommended"]]
+        if default["mean"] is None:
+            return [
+                f"Gain: {setting_words(best['setting'], default['setting'])} reaches a {_where(summary)} of "
+                f"{score_words(best['mean'], metric)} (mean of {seeds} new seeds). The default diverged on all of them."
+            ]
         return [
             f"Gain: {setting_words(best['setting'], default['setting'])} reaches a {_where(summary)} of "
             f"{score_words(best['mean'], metric)}, the default {score_words(default['mean'], metric)} "
             f"({difference_words(_difference(best), metric, ' points')}; {means}).",
             *_luck(best, summary),
         ]
-    ended = [c for c in tuned if c["mean"] is not None]
+    ended = [c for c in found if c["mean"] is not None]
     if not ended:
         return ["No gain over the default shown: each of the tuned settings diverged on a new seed. Keep the default."]
     sign = 1 if summary["higher_is_better"] else -1
@@ -181,6 +127,7 @@ def _others(summary: TuneSummary) -> list[str]:
         }.get(candidate["verdict"], "cannot be compared with RMSprop's default: a seed diverged")
         found = score_words(candidate["mean"], summary["metric"])
         shown = f" ({difference_words(_difference(candidate), summary['metric'], ' points')})"
+        shown = "" if candidate["interval"] is None else shown
         lines.append(
             f"{setting_words(setting, default_of(setting['optimizer'], summary))}, tuned with the same budget, "
             f"{words}{'' if candidate['mean'] is None else f': {found}{shown}'}."

@@ -14,8 +14,8 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from rmsprop.lab.report.figures import add_legend, new_axes, to_svg, verbatim
-from rmsprop.lab.report.tuning_axes import LABELS, AxisOf, axis_of, cut, is_log, plain, score_axis, score_label
-from rmsprop.lab.report.tuning_sentences import has_diverged
+from rmsprop.lab.report.tuning_axes import LABELS, AxisOf, axis_of, cut, is_log, score_axis, score_label
+from rmsprop.lab.report.tuning_words import has_diverged, plain
 from rmsprop.lab.runs.schema import TIME_OVER, SettingFacts, TrialFacts, TuneSummary
 from rmsprop.lab.score import is_share
 

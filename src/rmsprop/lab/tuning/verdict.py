@@ -3,6 +3,9 @@
 The best of many noisy trials is partly the luckiest. Its score in the search is no evidence. Each of the best trials
 and the default train again, with the same new seeds. Differences are paired by seed; the intervals are Student's,
 widened for the number of settings tried again (Bonferroni), among which the best is picked.
+
+A seed that diverged leaves no interval. But a setting that diverged on no seed is better than one that did on all n:
+for equal settings, each of which diverges with probability p, this has probability pⁿ(1−p)ⁿ ≤ 4⁻ⁿ.
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ def judge_candidates(study: Study) -> list[CandidateFacts]:
             pairs = [_difference(scores[number][seed], scores[0][seed]) for seed in seeds]
             difference, interval = paired_interval(pairs, confidence)
             verdict = verdict_of(interval, better)
+            if interval is None and 4 ** -len(seeds) <= 1 - confidence:
+                verdict = _verdict_of_divergence(*([scores[k][seed] for seed in seeds] for k in (number, 0))) or verdict
         known = [value for value in values if value is not None]
         found.append(
             {
@@ -107,6 +112,14 @@ def widened_ranges(study: Study) -> dict[str, list[float]]:
     before, now = study.plan.spaces["RMSprop"], study.space("RMSprop")
     changed: Any = {name: domain for name, domain in now.items() if domain != before[name]}
     return {name: [domain.low, domain.high] for name, domain in changed.items()}
+
+
+def _verdict_of_divergence(scores: list[float | None], reference: list[float | None]) -> str:
+    """Return the verdict where one of two settings diverged on all seeds and the other on none; else ""."""
+    own, other = scores.count(None), reference.count(None)
+    if {own, other} != {0, len(scores)}:
+        return ""
+    return "better" if own == 0 else "worse"
 
 
 def _difference(score: float | None, reference: float | None) -> float:
