@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import subprocess
@@ -18,17 +19,25 @@ from made_search import SPACES, candidate, of_lr_alone, search, trial, written
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from rmsprop import Rule
+from rmsprop.cli.terminal import Terminal, print_table
+from rmsprop.cli.tune import TuningProgress, candidates_table, duration_words, progress_words
+from rmsprop.cli.tune import trials_table as trials_table_of
 from rmsprop.lab import tune
 from rmsprop.lab.report import figures, tuning_figures, tuning_slices
 from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.tuning import confirmed_table, trials_table, tuning_content
-from rmsprop.lab.report.tuning_axes import axis_of, cut, plain
+from rmsprop.lab.report.tuning_axes import axis_of, cut
 from rmsprop.lab.report.tuning_figures import draw_progress, last_third_words, progress_data
-from rmsprop.lab.report.tuning_sentences import describe_tuning, importance_words, setting_words
+from rmsprop.lab.report.tuning_sentences import describe_tuning, importance_words
 from rmsprop.lab.report.tuning_slices import parallel_data, score_cut, slice_data
+from rmsprop.lab.report.tuning_words import plain, setting_words, value_words
 from rmsprop.lab.runs.checks import check_summary
+from rmsprop.lab.search import Progress
 from rmsprop.lab.tuning.draws import SLOT, distribution
 from rmsprop.lab.tuning.importances import importances
 from rmsprop.lab.tuning.space import Choices, Range, Setting, Space
@@ -366,6 +375,8 @@ def test_settings_in_words() -> None:
     assert setting_words(setting.to_json(), default) == (
         "lr 0.012, decay 0.99799, eps 1.67e-10, weight decay 1.23e-05, centered, schedule cosine, warm-up of 30 steps"
     )
+    shown = {name: value_words(setting.to_json(), name) for name in ("lr", "decay", "eps", "centered", "warmup")}
+    assert list(shown.values()) == ["0.012", "0.99799", "1.67e-10", "yes", "30"]
     assert setting_words(default, setting.to_json()).endswith("no centered, schedule constant, warm-up of 0 steps")
 
 
@@ -405,6 +416,113 @@ def test_sentences_of_candidates_that_diverged() -> None:
     )
     adam = search(candidates=[*base[:2], candidate(base[3]["setting"], None, None, "not comparable", 0.9)])
     assert "cannot be compared with RMSprop's default: a seed diverged." in " ".join(describe_tuning(CONFIG, adam))
+
+
+# The terminal
+
+
+def lines_of(table: Table) -> list[str]:
+    console = Console(file=io.StringIO(), width=10_000)
+    print_table(console, table)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def wide(**changes: Any) -> Any:
+    """Return a search of all coordinates with long numbers, and long differences."""
+    values: dict[str, Any] = {
+        "lr": 1.23456e-05, "decay": 0.99789, "eps": 1.23456e-10, "momentum": 0.9789, "weight_decay": 1.23456e-06,
+        "bias_correction": True, "centered": True, "schedule": "constant", "warmup": 1395,
+    }  # fmt: skip
+    spaces = {name: {"low": 1e-5, "high": 1.0} for name in values if name != "schedule"}
+    spaces["schedule"] = SPACES["schedule"]
+    trials = [trial(slot, 0.0123456 + 1e-6 * slot, **values) for slot in range(100, 104)]
+    trials = [trial(0, 0.02), *trials, trial(122, 0.0123456, optimizer="Adadelta")]
+    others = [
+        candidate(t["setting"], -0.0123456, -0.001234567, "not comparable", 0.01) for t in (trials[1], trials[-1])
+    ]
+    return search(
+        trials=trials,
+        candidates=[candidate(trials[0]["setting"], 0.02, None, "", 0.02), *others],
+        spaces={"RMSprop": spaces},
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mean squared error", "score"])
+@pytest.mark.parametrize("confirmed_on", ["test", "validation", ""])
+def test_tables_fit_into_80_columns(metric: str, confirmed_on: str) -> None:
+    for made in (wide, search, of_lr_alone):
+        summary = made(metric=metric, higher_is_better=metric == "accuracy", confirmed_on=confirmed_on)
+        for table in (trials_table_of(summary), candidates_table(summary)):
+            assert max(map(len, lines_of(table))) <= 80
+
+
+def test_the_table_of_trials_has_a_column_for_each_of_the_best() -> None:
+    lines = lines_of(trials_table_of(search()))
+    assert [line.split() for line in lines] == [
+        ["trial", "1", "6", "2", "7", "4"],
+        ["drawn", "default", *["qmc"] * 4],
+        ["accuracy", "90.0", "%", "95.0", "%", "93.0", "%", "92.0", "%", "20.0", "%"],
+        ["lr", "0.01", "0.005", "0.003", "0.02", "1e-05"],
+        ["decay", "0.99", "0.999", "0.99", "0.95", "0.9"],
+        ["schedule", "constant", "cosine", *["constant"] * 3],
+    ]
+    worst = lines_of(trials_table_of(search(higher_is_better=False)))[0]
+    assert worst.split() == ["trial", "1", "4", "7", "2", "6"]
+
+
+PROGRESS = Progress(
+    confirming=False, done=25, total=120, best=0.964, default=0.953, noise=0.01, seconds_left=190.0,
+    news="tpe: lr 0.002, stopped (behind the others)", metric="accuracy",
+)  # fmt: skip
+
+
+def test_progress_in_words() -> None:
+    assert progress_words(PROGRESS) == "best 96.4 %, default + 1.1 × seed noise"
+    assert progress_words(PROGRESS._replace(best=0.01, default=0.02, metric="loss")) == (
+        "best 0.01, default − 1.0 × seed noise"
+    )
+    assert progress_words(PROGRESS._replace(best=0.953)) == "best 95.3 %, the default"
+    for noise in (None, 0.0):
+        assert progress_words(PROGRESS._replace(noise=noise)) == "best 96.4 %, default 95.3 %"
+    assert progress_words(PROGRESS._replace(default=None)) == "best 96.4 %"
+    assert progress_words(PROGRESS._replace(best=None)) == "no score yet"
+    assert [duration_words(x) for x in (41.7, 130, 8000)] == ["42 s", "2 min", "2 h 13 min"]
+
+
+def shown(width: int | None, *listened: Progress) -> list[str]:
+    """Return what a terminal of a width shows last, or with None a pipe."""
+    file = io.StringIO()
+    console = Terminal(file=file, width=width or 80, soft_wrap=True, highlight=False, force_terminal=width is not None)
+    with TuningProgress(console) as progress:
+        for each in listened:
+            progress.listen(each)
+    lines = (Text.from_ansi(line).plain.rstrip() for line in file.getvalue().splitlines())
+    return [line for line in lines if line]
+
+
+def test_progress_fits_into_a_terminal() -> None:
+    searching, confirming = shown(80, PROGRESS)[-2:]
+    assert searching.startswith("searching  ━")
+    assert searching.endswith("25/120 0:03:10 best 96.4 %, default + 1.1 × seed noise")
+    assert len(searching) <= 80
+    assert confirming.startswith("confirming ━")
+    (searching, _) = shown(160, PROGRESS)[-2:]
+    assert searching.endswith("× seed noise; tpe: lr 0.002, stopped (behind the others)")
+    later = PROGRESS._replace(confirming=True, done=3, total=30, seconds_left=70.0)
+    searching, confirming = shown(80, PROGRESS, later)[-2:]
+    assert "120/120 0:00:00" in searching
+    assert " 3/30 " in confirming
+    assert "0:01:10 best" in confirming
+
+
+def test_progress_without_a_terminal_is_a_line_per_quarter() -> None:
+    quarters = [PROGRESS._replace(done=done) for done in range(25, 121)]
+    assert len(shown(None, *quarters)) == 5
+    assert shown(None, PROGRESS) == [
+        "searching: 25 of 120 trials, about 3 min left; best 96.4 %, default + 1.1 × seed noise; "
+        "tpe: lr 0.002, stopped (behind the others)"
+    ]
 
 
 def test_a_report_needs_no_optuna(tmp_path: Path) -> None:

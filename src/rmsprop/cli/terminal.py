@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
+from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +15,7 @@ from rich.text import Text
 from rmsprop.text import in_ascii, printable
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
     from rich.table import Table
 
 _WIDTH_WITH_NEWS = 70  # columns of a terminal that has room for the newest result beside a bar
@@ -84,7 +85,7 @@ class Bars:
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
-            progress.TimeRemainingColumn(),
+            _time_column(),
             *news,
             console=console,
             disable=not console.is_terminal,
@@ -102,9 +103,15 @@ class Bars:
         return self._progress.add_task(description, total=total, news="")
 
     def update(
-        self, bar: TaskID, *, completed: int | None = None, total: int | None = None, news: str | None = None
+        self,
+        bar: TaskID,
+        *,
+        completed: int | None = None,
+        total: int | None = None,
+        news: str | None = None,
+        seconds_left: float | None = None,
     ) -> None:
-        """Move a bar, or replace the news beside it.
+        """Move a bar, or replace the news beside it. `seconds_left` replaces the estimate from the bar's speed.
 
         On the way to `total`, a bar moves at most `_MOVES` times a second: a move takes as long as a small step.
         """
@@ -113,5 +120,21 @@ class Bars:
         if not self.console.is_terminal or (moves_only and now < self._next_move.get(bar, 0.0)):
             return
         self._next_move[bar] = now + 1 / _MOVES
-        fields: dict[str, Any] = {} if news is None else {"news": news}
+        given: dict[str, Any] = {"news": news, "seconds_left": seconds_left}
+        fields = {name: value for name, value in given.items() if value is not None}
         self._progress.update(bar, completed=completed, total=total, **fields)
+
+
+def _time_column() -> ProgressColumn:
+    from rich.progress import Task, TimeRemainingColumn
+
+    class TimeLeft(TimeRemainingColumn):
+        """The time that is known to be left, or else the estimate from the bar's speed."""
+
+        def render(self, task: Task) -> Text:
+            known = task.fields.get("seconds_left")
+            if known is None or task.finished:
+                return super().render(task)
+            return Text(str(timedelta(seconds=round(known))), style="progress.remaining")
+
+    return TimeLeft()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rmsprop.lab.runs.directory import RunDirectory
+    from rmsprop.lab.runs.schema import TuneSummary
     from rmsprop.lab.search import Progress
 
-_SHOWN = 8  # trials in the table
+_SHOWN = 4  # best trials in the table, beside the default
+_LONGEST_HEAD = 13  # characters of a column of scores
+_WIDTH_WITH_NEWEST = 150  # columns of a terminal that has room for the newest trial beside a bar
 _SILENCE = 20.0  # longest silence without a terminal, in seconds
 
 
@@ -67,16 +70,26 @@ class TuningProgress(Bars):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bars = {False: self.add_bar("searching"), True: self.add_bar("confirming")}
+        self._searched = 1  # trials; a process that joins late does not know them
         self._said: tuple[bool, int] | None = None
         self._when = monotonic()
-        self._metric = ""
 
     def listen(self, progress: Progress) -> None:
         """Show how far the study is, the best score and its distance to the default."""
-        if progress.confirming:  # the search may have ended without a word
-            self.update(self._bars[False], completed=1, total=1, news="")
+        if progress.confirming:
+            self.update(self._bars[False], completed=self._searched, total=self._searched, news="")
+        else:
+            self._searched = progress.total
         words = progress_words(progress)
-        self.update(self._bars[progress.confirming], completed=progress.done, total=progress.total, news=words)
+        if progress.news and not progress.confirming and self._has_room():
+            words += f"; {progress.news}"
+        self.update(
+            self._bars[progress.confirming],
+            completed=progress.done,
+            total=progress.total,
+            news=words,
+            seconds_left=progress.seconds_left,
+        )
         if self.console.is_terminal:
             return
         said = (progress.confirming, progress.done // max(1, progress.total // 4))
@@ -85,17 +98,41 @@ class TuningProgress(Bars):
             self._said, self._when = said, monotonic()
             stage = "confirming" if progress.confirming else "searching"
             what = "trainings" if progress.confirming else "trials"
-            self.console.print(f"{stage}: {progress.done} of {progress.total} {what}; {words}", markup=False)
+            left = "" if progress.seconds_left is None else f", about {duration_words(progress.seconds_left)} left"
+            self.console.print(f"{stage}: {progress.done} of {progress.total} {what}{left}; {words}", markup=False)
+
+    def _has_room(self) -> bool:
+        """Return whether the newest trial fits beside the rest."""
+        return not self.console.is_terminal or self.console.width >= _WIDTH_WITH_NEWEST
 
 
 def progress_words(progress: Progress) -> str:
-    """Return the best score, its distance to the default in units of seed noise, and the newest trial."""
+    """Return the best score, and its distance to the default in units of seed noise."""
+    from rmsprop.lab.score import score_words
+
     if progress.best is None:
-        return progress.news or "no score yet"
-    words = f"best {progress.best:.4g}"
-    if progress.default is not None and progress.noise:
-        words += f", {(progress.best - progress.default) / progress.noise:+.1f} × seed noise from the default"
-    return f"{words}; {progress.news}" if progress.news and not progress.confirming else words
+        return "no score yet"
+    words = f"best {score_words(progress.best, progress.metric)}"
+    if progress.default is None:
+        return words
+    if progress.best == progress.default:
+        return f"{words}, the default"
+    if not progress.noise:
+        return f"{words}, default {score_words(progress.default, progress.metric)}"
+    distance = (progress.best - progress.default) / progress.noise
+    return f"{words}, default {'−' if distance < 0 else '+'} {abs(distance):.1f} × seed noise"
+
+
+def duration_words(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> duration_words(41.7), duration_words(130), duration_words(8000)
+    ('42 s', '2 min', '2 h 13 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def show_tuning(console: Console, run: RunDirectory, report: Path | None) -> None:
@@ -111,50 +148,52 @@ def show_tuning(console: Console, run: RunDirectory, report: Path | None) -> Non
     for line in describe_tuning(run.config(), summary):
         console.print(line, markup=False)
     if not run.config().get("from_python"):
-        console.print(f"or: rmsprop train {run.config()['task']} --rule {run.path / BEST}", markup=False)
+        console.print(f"Train with it: rmsprop train {run.config()['task']} --rule {run.path / BEST}", markup=False)
     if report is not None:
         console.print(f"report: {report}", markup=False)
 
 
-def trials_table(summary: dict[str, Any]) -> Table:
-    """Return the best trials of the search."""
-    from rmsprop.lab.report.tuning_sentences import setting_words
+def trials_table(summary: TuneSummary) -> Table:
+    """Return the default and the best trials of RMSprop, a column each: all coordinates fit into 80 characters."""
+    from rmsprop.lab.report.tuning_words import tuned, value_words
     from rmsprop.lab.score import score_words
 
-    default = summary["candidates"][0]["setting"]
+    own = [trial for trial in summary["trials"] if trial["optimizer"] == "RMSprop"]
     sign = -1 if summary["higher_is_better"] else 1
-    scored = sorted((t for t in summary["trials"] if t["score"] is not None), key=lambda t: sign * t["score"])
+    scored = [(sign * trial["score"], trial["slot"], trial) for trial in own if trial["score"] is not None]
+    best = sorted((each for each in scored if each[1]), key=lambda each: each[:2])
+    shown = [*(trial for trial in own if trial["slot"] == 0), *(trial for _, _, trial in best[:_SHOWN])]
+    chosen = summary["candidates"][summary["recommended"]]["setting"]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", justify="right")
-    table.add_column("drawn")
-    table.add_column(escape(f"{summary['metric']}"), justify="right")
-    table.add_column("setting")
-    for trial in scored[:_SHOWN]:
-        table.add_row(
-            str(trial["slot"] + 1),
-            trial["phase"],
-            score_words(trial["score"], summary["metric"]),
-            escape(setting_words(trial["setting"], default)),
-        )
+    table.add_column("trial")
+    for trial in shown:
+        style = "bold" if trial["setting"] == chosen else None
+        table.add_column(str(trial["slot"] + 1), justify="right", style=style)
+    table.add_row("drawn", *(trial["phase"] for trial in shown))
+    table.add_row(escape(summary["metric"]), *(score_words(trial["score"], summary["metric"]) for trial in shown))
+    for name in tuned(summary):
+        table.add_row(name.replace("_", " "), *(escape(value_words(trial["setting"], name)) for trial in shown))
     return table
 
 
-def candidates_table(summary: dict[str, Any]) -> Table:
-    """Return the settings that were trained again on new seeds."""
+def candidates_table(summary: TuneSummary) -> Table:
+    """Return the results of the settings that were trained again on new seeds, in 80 characters."""
     from rmsprop.lab.report.sentences import difference_words
-    from rmsprop.lab.report.tuning_sentences import setting_words
+    from rmsprop.lab.report.tuning_words import candidate_words
     from rmsprop.lab.score import score_words
 
-    default, metric = summary["candidates"][0]["setting"], summary["metric"]
+    metric = summary["metric"]
+    score = f"{summary['confirmed_on']} {metric}".strip()
+    if len(score) > _LONGEST_HEAD:  # the other table has the name
+        score = summary["confirmed_on"] or "score"
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("confirmed on new seeds")
-    table.add_column(escape(f"{summary['confirmed_on']} {metric}"), justify="right")
+    table.add_column(f"on {len(summary['candidates'][0]['scores'])} new seeds")
+    table.add_column(escape(score), justify="right")
     table.add_column(escape(f"difference [{summary['confidence']:.0%}]"), justify="right")
-    table.add_column("than the default")
+    table.add_column("verdict")
     for number, candidate in enumerate(summary["candidates"]):
-        words = setting_words(candidate["setting"], default) if number else "the default"
         table.add_row(
-            escape(words),
+            candidate_words(number, summary),
             score_words(candidate["mean"], metric),
             escape(difference_words(candidate, metric)),
             candidate["verdict"] or "–",

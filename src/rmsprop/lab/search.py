@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from rmsprop.errors import InputError, Received
 from rmsprop.lab.find_task import load_task
 from rmsprop.lab.processes import check_alone
 from rmsprop.lab.range_test import on_task
+from rmsprop.lab.report.tuning_words import reason_words
 from rmsprop.lab.runs.directory import CONFIG, SUMMARY, RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.lock import is_held
@@ -75,9 +77,11 @@ class Progress(NamedTuple):
     noise
         Standard deviation of the default's score over seeds; None if not known yet.
     seconds_left
-        Estimate, None at first.
+        Estimate for the search, or with `confirming` for the rest; None at first.
     news
         The newest trial, in words.
+    metric
+        Name of the scores.
     """
 
     confirming: bool
@@ -88,6 +92,7 @@ class Progress(NamedTuple):
     noise: float | None
     seconds_left: float | None
     news: str
+    metric: str
 
 
 Listener = Callable[[Progress], None]
@@ -334,7 +339,7 @@ class _Search:
 
                 crew = held.enter_context(ray_crew(self.options.address, self.workers, *job))
             while not study.is_finished():
-                progress = progress_of(study)
+                progress = progress_of(study, self.subject.metric)
                 crew.tend(progressed=progress.done != done)
                 done = progress.done
                 self.listen(progress)
@@ -345,7 +350,7 @@ class _Search:
                     what = "trainings that confirm" if progress.confirming else "trials"
                     raise Interrupted(f"stopped after {progress.done} of {progress.total} {what}")
                 time.sleep(_POLL)
-        self.listen(progress_of(study))
+        self.listen(progress_of(study, self.subject.metric))
 
     def _summary(self, study: Study) -> TuneSummary:
         candidates = verdict.judge_candidates(study)
@@ -396,7 +401,7 @@ def _seconds_of_epoch(task: Task) -> float:
     return one * training.steps_per_epoch + time.monotonic() - began
 
 
-def progress_of(study: Study) -> Progress:
+def progress_of(study: Study, metric: str) -> Progress:
     """Return where a study stands."""
     plan, maximize = study.plan, study.plan.higher_is_better
     searches = {name: queue.trials() for name, queue in study.searches.items()}
@@ -413,23 +418,33 @@ def progress_of(study: Study) -> Progress:
     ended = [trial for trials in searches.values() for trial in ended_slots(trials).values()]
     newest = max(ended, key=lambda trial: str(trial.datetime_complete), default=None)
     score = None if default is None or default.values is None else float(default.values[0])
-    left = None
-    if plan.seconds is not None:
-        left = max(0.0, plan.seconds - study.elapsed())
-    elif 0 < done < total:
-        left = study.elapsed() / done * (total - done) if not confirming else None
     return Progress(
-        confirming,
-        done,
-        total,
-        float(best[0].values[0]) if best else None,
-        score,
-        study.noise(),
-        left,
-        "" if newest is None else _news(newest.user_attrs),
+        confirming=confirming,
+        done=done,
+        total=total,
+        best=float(best[0].values[0]) if best else None,
+        default=score,
+        noise=study.noise(),
+        seconds_left=_seconds_left(study, done, total, confirming=confirming),
+        news="" if newest is None else _news(newest.user_attrs),
+        metric=metric,
     )
 
 
+def _seconds_left(study: Study, done: int, total: int, *, confirming: bool) -> float | None:
+    """Return how long the search takes still, or the trainings that confirm; None if not known."""
+    if study.plan.seconds is not None:
+        return max(0.0, study.plan.seconds - study.elapsed())
+    if not 0 < done < total:
+        return None
+    if not confirming:
+        return study.elapsed() / done * (total - done)
+    begun = [trial.datetime_start for trial in study.confirming.trials() if trial.datetime_start is not None]
+    return (datetime.datetime.now() - min(begun)).total_seconds() / done * (total - done) if begun else None
+
+
 def _news(facts: dict[str, Any]) -> str:
-    rule = facts["setting"]["rule"]
-    return f"{facts['phase']}: lr {rule['lr']:.3g}" + (f" ({facts['reason']})" if facts["reason"] else "")
+    setting = facts["setting"]
+    name = "" if setting["optimizer"] == "RMSprop" else f"{setting['optimizer']}, "
+    reason = f", {reason_words(facts['reason'])}" if facts["reason"] else ""
+    return f"{name}{facts['phase']}: lr {setting['rule']['lr']:.3g}{reason}"
