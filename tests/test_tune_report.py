@@ -33,7 +33,7 @@ from rmsprop.lab.report.page import write_report
 from rmsprop.lab.report.tuning import confirmed_table, trials_table, tuning_content
 from rmsprop.lab.report.tuning_axes import axis_of, cut
 from rmsprop.lab.report.tuning_figures import draw_progress, last_third_words, progress_data
-from rmsprop.lab.report.tuning_sentences import describe_tuning, importance_words
+from rmsprop.lab.report.tuning_sentences import describe_tuning, missing_importances
 from rmsprop.lab.report.tuning_slices import parallel_data, score_cut, slice_data
 from rmsprop.lab.report.tuning_words import plain, setting_words, value_words
 from rmsprop.lab.runs.checks import check_summary
@@ -200,7 +200,7 @@ def test_parallel_coordinates_draw_the_best_last() -> None:
 
 
 def test_the_report_of_a_search_has_its_figures() -> None:
-    found = {"lr": {"share": 0.8, "low": 0.5, "high": 0.9}, "decay": {"share": 0.2, "low": 0.0, "high": 0.4}}
+    found = {"lr": {"share": 0.8, "chance": 0.3}, "decay": {"share": 0.2, "chance": 1.4}}
     slices = ["Score by learning rate η", "Score by decay β", "Score by schedule"]
     first = ["Is the budget enough?", "Difference to the default"]
     assert titles(search()) == [*first, *slices, "All coordinates"]
@@ -276,16 +276,28 @@ def test_the_coordinate_that_decides_is_the_most_important(maximize: bool) -> No
     assert next(iter(found)) == "lr"
     assert found["lr"]["share"] > 0.6
     assert sum(each["share"] for each in found.values()) == pytest.approx(1)
-    assert all(each["low"] <= each["high"] for each in found.values())
-    assert found["lr"]["low"] > found["schedule"]["high"]
+    assert found["lr"]["share"] > found["lr"]["chance"]
+    assert found["schedule"]["share"] < found["schedule"]["chance"]
     assert found == importances(trials, SPACE, maximize=maximize, seed=0)
 
 
 def test_where_trials_fail_is_important() -> None:
-    """All scores are alike; but no trial with a large rate has one."""
+    """Scores are noise; but no trial with a large rate has one."""
     drawn, noise = points(40), np.random.default_rng(1).normal(size=40)
     scores = [None if p["lr"] > 0.02 else float(x) for p, x in zip(drawn, noise, strict=True)]
-    assert next(iter(importances(ended(drawn, scores), SPACE, maximize=True, seed=0))) == "lr"
+    found = importances(ended(drawn, scores), SPACE, maximize=True, seed=0)
+    assert [name for name, each in found.items() if each["share"] > each["chance"]] == ["lr"]
+    alone = importances(ended(drawn, [float(x) for x in noise]), SPACE, maximize=True, seed=0)
+    assert all(each["share"] <= each["chance"] for each in alone.values())
+
+
+def test_what_is_important_beyond_chance_is_said() -> None:
+    found = {"lr": {"share": 0.8, "chance": 0.3}, "decay": {"share": 0.2, "chance": 1.4}}
+    said = "What decides, more than chance, whether a trial is among the best: lr (80 %)."
+    assert said in describe_tuning(CONFIG, search(importances=found))
+    del found["lr"]
+    none = "No coordinate decides more than chance whether a trial is among the best."
+    assert none in describe_tuning(CONFIG, search(importances=found))
 
 
 def test_ranges_that_were_widened_and_narrowed_again_count_together() -> None:
@@ -314,14 +326,14 @@ def test_too_few_trials_have_no_importances() -> None:
 
 
 def test_the_report_says_why_importances_are_missing() -> None:
-    assert importance_words(search()) == (
+    assert missing_importances(search()) == (
         "Importances of the coordinates are not shown: they need 10 trials with a score, and this search has 5."
     )
-    assert importance_words(search()) in tuning_content(CONFIG, search())["lines"]
+    assert missing_importances(search()) in tuning_content(CONFIG, search())["lines"]
     alike = search(trials=[trial(k, 0.5) for k in range(LEAST_SCORED)])
-    assert importance_words(alike).endswith("the scores do not tell the trials apart.")
-    assert importance_words(of_lr_alone()) == ""
-    assert importance_words(search(importances={"lr": {"share": 1.0, "low": 1.0, "high": 1.0}})) == ""
+    assert missing_importances(alike).endswith("the scores do not tell the trials apart.")
+    assert missing_importances(of_lr_alone()) == ""
+    assert missing_importances(search(importances={"lr": {"share": 1.0, "chance": 0.1}})) == ""
 
 
 def slope(rule: Rule, seed: int) -> float:
@@ -526,7 +538,7 @@ def test_progress_without_a_terminal_is_a_line_per_quarter() -> None:
 
 
 def test_a_report_needs_no_optuna(tmp_path: Path) -> None:
-    found = {"lr": {"share": 0.8, "low": 0.5, "high": 0.9}, "decay": {"share": 0.2, "low": 0.0, "high": 0.4}}
+    found = {"lr": {"share": 0.8, "chance": 0.3}, "decay": {"share": 0.2, "chance": 1.4}}
     written(search(importances=found, spaces={"RMSprop": SPACES}), tmp_path / "run")
     program = (
         "import sys\nsys.modules['optuna'] = None\nfrom rmsprop.cli.app import run\nsys.exit(run(['report', 'run']))"

@@ -93,6 +93,10 @@ SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
 OUTCOME = Source("lab/findings/outcome.py", "tests/test_thresholds.py")
+PROGRESS = Source("lab/report/tuning_figures.py", "tests/test_tune_report.py -k best_so_far")
+SLICES = Source("lab/report/tuning_slices.py", "tests/test_tune_report.py -k slice")
+SCORE_AXIS = Source("lab/report/tuning_axes.py", "tests/test_tune_report.py -k bad_trials")
+IMPORTANCES = Source("lab/tuning/importances.py", "tests/test_tune_report.py -k important")
 LOCK = Source("lab/runs/lock.py", "tests/test_run_directory.py")
 RUN_DIRECTORY = Source("lab/runs/directory.py", "tests/test_run_directory.py")
 TASK_CODE = Source("lab/runs/task_code.py", "tests/test_task_code.py")
@@ -444,6 +448,13 @@ MUTANTS = [
     Mutant("post-mortem: spikes", POST_MORTEM, "SPIKE = 10.0", "SPIKE = 12.5"),
     Mutant("post-mortem: far", POST_MORTEM, "LEAP = 1000.0", "LEAP = 750.0"),
     Mutant("post-mortem: alike", POST_MORTEM, "_SAME_FACTOR = 6.0", "_SAME_FACTOR = 7.5"),
+    Mutant("tune: the band of random orders", PROGRESS, "total - n - rank", "total - n"),
+    Mutant("tune: trials that the time ended", SLICES, ' and t["reason"] != TIME_OVER]', "]"),
+    Mutant("tune: diverged or stopped", SLICES, "failed[has_diverged(trial)]", "failed[not has_diverged(trial)]"),
+    Mutant("tune: the edge of bad scores", SLICES, '_EDGE if summary["higher_is_better"] else 1 - _EDGE', "_EDGE"),
+    Mutant("tune: the default off the axis", SCORE_AXIS, "min(middle, *kept)", "middle"),
+    Mutant("tune: importances without failed trials", IMPORTANCES, "for t in ended_slots(trials).values() if t.params",
+           "for t in ended_slots(trials).values() if t.values"),
     Mutant("lock: of a file that was removed", LOCK, "if os.path.samestat(os.fstat(handle), file.stat()):", "if True:"),
     Mutant("records: those of the checkpoint's step", RUN_DIRECTORY, 'if r["step"] <= step', 'if r["step"] < step'),
     Mutant("tasks: the state after padding", VOWELS, "lengths - 1]", "-1]"),

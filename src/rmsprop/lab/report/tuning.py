@@ -10,7 +10,7 @@ from rmsprop.lab.report.content import Content, Figure, Table, figure, settings
 from rmsprop.lab.report.sentences import difference_words
 from rmsprop.lab.report.tuning_axes import LABELS
 from rmsprop.lab.report.tuning_figures import last_third_words, progress_data
-from rmsprop.lab.report.tuning_sentences import describe_tuning, importance_words
+from rmsprop.lab.report.tuning_sentences import describe_tuning, missing_importances
 from rmsprop.lab.report.tuning_slices import own_trials
 from rmsprop.lab.report.tuning_words import candidate_words, default_of, reason_words, setting_words, tuned
 from rmsprop.lab.runs.schema import TrialFacts, TuneConfig, TuneSummary
@@ -30,10 +30,10 @@ def tuning_content(config: TuneConfig, summary: TuneSummary | None) -> Content:
         "figures": [],
         "measured": None,
         "equations": explain(rule),
-        "settings": settings(config),
+        "settings": [(name, value) for name, value in settings(config) if value not in ("None", "")],
     }
     if summary is not None:
-        content["lines"] += [words] if (words := importance_words(summary)) else []
+        content["lines"] += [words] if (words := missing_importances(summary)) else []
         content["tables"] = [confirmed_table(summary), trials_table(summary)]
         content["figures"] = _figures(summary)
     return content
@@ -96,8 +96,8 @@ def _figures(summary: TuneSummary) -> list[Figure]:
     if found := summary.get("importances"):
         caption = (
             "PED-ANOVA: how much a coordinate decides whether a trial is among the best quarter, at least 5 trials. "
-            "Lines hold the middle 80 % of resampled trials. lr is the rate that momentum amounts to, η/(1−μ); eps is "
-            "relative to √v̂. Trials that failed count as the worst."
+            "Black lines: 5 % of shuffles of the scores reach more; grey bars do not exceed chance. Trials that failed "
+            "count as the worst. lr is the rate that momentum amounts to, η/(1−μ); eps is relative to √v̂."
         )
         drawn.append(figure("Importances", tuning_figures.draw_importances(found), caption))
     names = tuned(summary)

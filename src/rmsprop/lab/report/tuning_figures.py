@@ -97,11 +97,12 @@ def draw_progress(data: Sequence[BestSoFar], default: float | None, summary: Tun
     figure, axes = new_axes()
     for position, each in enumerate(data):
         colour, dashes = style(each.label, position)
-        x = range(1, len(each.best) + 1)
+        x = [*range(1, len(each.best) + 1), len(each.best) + 0.5]  # the last step is seen, too
+        best, low, high = ([*values, values[-1]] for values in (each.best, each.low, each.high))
         wide = 2.2 if each.label == "RMSprop" else 1.3
-        axes.step(x, each.best, where="post", color=colour, linestyle=dashes, linewidth=wide, label=each.label)
+        axes.step(x, best, where="post", color=colour, linestyle=dashes, linewidth=wide, label=each.label)
         if each.label == "RMSprop":
-            axes.fill_between(x, each.low, each.high, step="post", color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(x, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
     if default is not None:
         axes.axhline(default, color=_GREY, linewidth=1, linestyle=(0, (4, 2)), label="default")
     # The first trials of an optimizer may be far below all that matters: the axis begins at its middle trial.
@@ -111,7 +112,7 @@ def draw_progress(data: Sequence[BestSoFar], default: float | None, summary: Tun
     if is_share(summary["metric"]):
         axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.02))
     axes.set_xlabel("trial")
-    axes.set_xlim(1, max(2, *(len(each.best) for each in data)))
+    axes.set_xlim(1, 0.5 + max(len(each.best) for each in data))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure)
     return to_svg(figure)
@@ -119,12 +120,13 @@ def draw_progress(data: Sequence[BestSoFar], default: float | None, summary: Tun
 
 @verbatim
 def draw_importances(importances: Mapping[str, ImportanceFacts]) -> str:
-    """Draw a bar for each coordinate, with the range of resampled trials; return an SVG."""
+    """Draw a bar for each coordinate, grey if it does not exceed chance, which is a line; return an SVG."""
     figure, axes = new_axes(height=max(1.8, 0.9 + 0.3 * len(importances)))
     for row, each in enumerate(reversed(list(importances.values()))):
-        axes.barh([row], [100 * each["share"]], color=_BLUE, height=0.6)
-        axes.plot([100 * each["low"], 100 * each["high"]], [row, row], color="black", linewidth=1.2)
+        colour = _BLUE if each["share"] > each["chance"] else "#bbbbbb"
+        axes.barh([row], [100 * each["share"]], color=colour, height=0.6)
+        axes.plot([100 * min(each["chance"], 1)] * 2, [row - 0.4, row + 0.4], color="black", linewidth=1.6)
     axes.set_yticks(range(len(importances)), [name.replace("_", " ") for name in reversed(list(importances))])
-    axes.set_xlim(0, 100)
+    axes.set_xlim(0, 101)
     axes.set_xlabel("share of the importance in %")
     return to_svg(figure)

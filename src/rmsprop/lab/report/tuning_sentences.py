@@ -28,11 +28,12 @@ def describe_tuning(config: TuneConfig, summary: TuneSummary | None) -> list[str
         *_chance(summary),
         *_counts(summary),
         *_ends(summary),
+        *_importances(summary),
         *_next(config, summary),
     ]
 
 
-def importance_words(summary: TuneSummary) -> str:
+def missing_importances(summary: TuneSummary) -> str:
     """Return why importances are not shown; empty if they are, or if one coordinate is tuned alone."""
     scored = sum(t["optimizer"] == "RMSprop" and t["score"] is not None for t in summary["trials"])
     if summary.get("importances") or len(tuned(summary)) < 2:
@@ -43,6 +44,18 @@ def importance_words(summary: TuneSummary) -> str:
             f"search has {scored}."
         )
     return "Importances of the coordinates are not shown: the scores do not tell the trials apart."
+
+
+def _importances(summary: TuneSummary) -> list[str]:
+    """Return the coordinates that decide, beyond chance, whether a trial is among the best."""
+    found = summary.get("importances") or {}
+    decisive = {name: each["share"] for name, each in found.items() if each["share"] > each["chance"]}
+    names = [f"{_name(name)} ({100 * share:.0f} %)" for name, share in decisive.items()]
+    if not found:
+        return []
+    if not names:
+        return ["No coordinate decides more than chance whether a trial is among the best."]
+    return [f"What decides, more than chance, whether a trial is among the best: {', '.join(names)}."]
 
 
 def _where(summary: TuneSummary) -> str:

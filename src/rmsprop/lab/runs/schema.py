@@ -313,8 +313,7 @@ class ImportanceFacts(TypedDict):
     """How much a coordinate decides whether a trial is among the best."""
 
     share: Size  # of 1, over all coordinates
-    low: Size  # the middle 80 % of resamplings of the trials lie between these
-    high: Size
+    chance: Size  # 5 % of shuffles of the scores reach more
 
 
 class TuneSummary(_Summary):
