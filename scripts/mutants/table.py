@@ -89,6 +89,7 @@ POLICIES = Source("lab/reinforcement.py", "tests/test_reinforcement.py")
 EPISODES = Source("lab/episodes.py", "tests/test_reinforcement.py")
 Q_LEARNING = Source("lab/q_learning.py", "tests/test_q_learning.py")
 REPLAY = Source("lab/replay.py", "tests/test_q_learning.py")
+GAN = Source("lab/adversarial.py", "tests/test_adversarial.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
@@ -426,6 +427,12 @@ MUTANTS = [
     Mutant("replay: a frame too old", REPLAY, ".clamp(min=0) + before", ".clamp(min=0)"),
     Mutant("replay: entries without action", REPLAY, "self._acted[environment, index] = False", "pass"),
     Mutant("replay: counts lost on resume", REPLAY, "memory._added.copy_(", "memory._added.clone().copy_("),
+    Mutant("gan: the generator's sign", GAN, "2 * images.detach() - images", "images"),
+    Mutant("gan: a critic trained in both turns", GAN, "parameter.detach()", "parameter"),
+    Mutant("gan: the clamp", GAN, "clamp(self.clamped(model), limit=self.limit)", "clamp((), limit=self.limit)"),
+    Mutant("gan: a generator clamped by the recipe", GAN, "model.critic.parameters()", "model.parameters()"),
+    Mutant("gan: test noise", GAN, '"test": 2', '"test": 1'),
+    Mutant("gan: distance of covariances", GAN, "- 2 * both", "- both"),
     Mutant("chance: margin", CHANCE, "STANDARD_ERRORS = 2.0", "STANDARD_ERRORS = 2.5"),
     Mutant("chance: share", CHANCE, "SHARE = 0.01", "SHARE = 0.0125"),
     Mutant("chance: the rarer of two", CHANCE, "counted - likely)", "likely)"),

@@ -79,7 +79,9 @@ def score_text(score: float | None, metric: str) -> str:
         return "–"
     if metric == "accuracy":
         return f"{100 * score:.1f} %"
-    return f"{score:.1f}" if metric == "return" else f"{score:.2f} bits"
+    if metric == "return":
+        return f"{score:.1f}"
+    return f"{score:.2f} bits" if metric == "bits per character" else f"{score:.2f}"
 
 
 BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
@@ -125,6 +127,10 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
         "cifar10": TaskFacts(
             "things, from 32 × 32 colour pixels", "CNN", "CIFAR-10, in a directory of yours", "not stated",
             (40000, 10000, 10000), "accuracy", 0.001, None, None, variable="RMSPROP_CIFAR10",
+        ),
+        "wgan": TaskFacts(
+            "images of digits, from random numbers", "MLPs, GAN", "UCI optical digits, in scikit-learn", "BSD-3",
+            (1077, 360, 360), "Fréchet distance", 5e-5, 4.781, 174, recipe="wgan-2017",
         ),
         "cartpole": TaskFacts(
             "pushes that keep a pole up", "MLP, A2C", "CartPole-v1, in gymnasium", "MIT",

@@ -62,7 +62,7 @@ def show_tasks(console: Console, built_in: Mapping[str, TaskFacts]) -> None:
     console.print(
         "\nscore and time: median of three trainings in one thread:\n"
         "  rmsprop train TASK --lr LR --schedule linear\n"
-        "of policies: with the recipe in --json; their data are steps of environments\n"
+        "with the recipe that --json names, if any; policies: steps of environments\n"
         "needs: pip install 'rmsprop[...]', and apt-get install what is Debian's\n"
         "rmsprop tasks --json has validation and test data, sources, licences and\n"
         "published scores.",

@@ -129,11 +129,11 @@ class TrainingProgress(Bars):
 
 
 def _epoch_words(training: TrainingLoop, record: EpochRecord) -> str:
-    from rmsprop.lab.score import score_words
+    from rmsprop.lab.score import IN_PLACE_OF_LOSS, score_words
 
     name = training.score.name
     metric = score_words(record["validation_metric"], name)
-    if training.score.kind in ("loss", "return"):  # one of them tells the other
+    if training.score.kind in ("loss", *IN_PLACE_OF_LOSS):
         return f"validation {name} {metric}"
     return f"validation loss {record['validation_loss']:.4g}, {name} {metric}"
 

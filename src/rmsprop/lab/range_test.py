@@ -90,7 +90,7 @@ def find_lr(
     _check_out(out)
     task = load_task(spec)
     if task.generates:
-        remedy = f"compare a few rates by their return: rmsprop compare {task.name} --lrs 0.0003 0.001 0.003"
+        remedy = f"compare a few rates by their {task.score.name}: rmsprop compare {task.name} --lrs 0.0003 0.001 0.003"
         raise InputError("the task", _FIXED, Received(f"{task.name}, whose model generates its batches"), remedy)
     task.try_out(options.batch_size)
     with nullcontext() if out is None else locked(out), stop_signals() as stopped:

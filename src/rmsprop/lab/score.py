@@ -56,12 +56,16 @@ def score_words(value: float | None, metric: str) -> str:
     return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
+IN_PLACE_OF_LOSS = ("return", "distance")  # kinds of scores that also are the validation loss, or minus it
+
+
 @dataclass(frozen=True)
 class Score:
     """The number that a trained model is judged by.
 
-    `kind` is "metric" (the task has one), "accuracy" (derived from the loss), "loss" (the loss itself) or "return" (of
-    the episodes of a policy; the validation loss is minus it).
+    `kind` is "metric" (the task has one), "accuracy" (derived from the loss), "loss" (the loss itself), "return" (of
+    the episodes of a policy; the validation loss is minus it) or "distance" (of generated to real images; the
+    validation loss is the same).
     """
 
     name: str

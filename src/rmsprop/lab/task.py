@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, cast
@@ -107,7 +107,7 @@ class Task:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     clip: float | None = None
 
-    generates: ClassVar[bool] = False  # whether the model itself generates the batches, as in reinforcement learning
+    generates: ClassVar[bool] = False  # whether the model itself generates what it learns from, as a policy does
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str) or set(self.name) & set("/\\\0"):
@@ -194,6 +194,14 @@ class Task:
 
     def source(self, model: nn.Module) -> BatchSource | None:
         """Return the source of a training's batches if they need more than model, batch size and order; else None."""
+        return None
+
+    def clamped(self, model: nn.Module) -> Iterable[Tensor]:
+        """Return the parameters that a recipe with a weight clamp bounds."""
+        return model.parameters()
+
+    def picture(self, model: nn.Module) -> str | None:
+        """Return an SVG of what the trained model generates, for the report; None if it generates nothing to see."""
         return None
 
     @torch.no_grad()

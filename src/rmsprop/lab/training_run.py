@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import torch
 
+from rmsprop.files import write_atomically
 from rmsprop.lab.compute import Compute
 from rmsprop.lab.find_task import load_task
 from rmsprop.lab.processes import Processes, device_of_this_process, joined
 from rmsprop.lab.run import Run
-from rmsprop.lab.runs.directory import CONFIG, RunDirectory, new_path
+from rmsprop.lab.runs.directory import CONFIG, PICTURE, RunDirectory, new_path
 from rmsprop.lab.runs.recorded_training import Listener, RecordedTraining
 from rmsprop.lab.runs.schema import (
     GivenOptions,
@@ -57,6 +58,7 @@ def train(
     - run.json: configuration of the run
     - records.jsonl: losses and scores, see `TrainingLoop.run`
     - statistics.jsonl: measured steps, see `rmsprop.monitor.Monitor`; missing if `every` is 0
+    - picture.svg: what the trained model generates; only of a task whose model generates something to see
     - checkpoint.pt: written once a second, or less often if writing takes long; at the end; at an interruption after
       the first step. `Run.load_model` reads the trained model from it
     - summary.json: written at the end
@@ -140,6 +142,8 @@ def train(
             recorded.run_to_end(listen)
         given: GivenOptions = {"epochs": options.epochs, "batch_size": options.batch_size}
         result = evaluated_result(recorded)
+        if processes.is_first and (picture := task.picture(training.evaluated_model)) is not None:
+            write_atomically(path / PICTURE, picture)
         return Run(run, processes.on_first(lambda: run.finish(summary_of(recorded, result, command, given))))
 
 

@@ -97,7 +97,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
         changes, advice = ({"lr": higher(lr)},), ""
     elif history.separate:
         cause = "steps are long enough to move the weights"
-        advice = "train for more epochs: the return of a policy may begin to rise late"
+        advice = f"train for more epochs: the {judged.metric} may begin to improve late"
     else:
         cause = "neither is the training loss thrown up by long steps, nor are steps too short to move the weights"
     known = "" if constant is None else f", and the best constant prediction has {constant:.4g}"
@@ -184,7 +184,7 @@ def got_worse(judged: Judged) -> list[Finding]:
         )
         changes = ({"epochs": best.number},) if best.number else ()
     if history.separate:
-        cause = f"steps at lr = {lr:g} changed the policy, and with it the data of the next steps, too far"
+        cause = f"steps at lr = {lr:g} changed the model, and with it the data of the next steps, too far"
         changes = ({"lr": lower(lr)},)
     share = f"{percent(back / fall)} of its fall" if fall > 0 else "above what it was before the first step"
     return [

@@ -18,7 +18,7 @@ from rmsprop.lab.runs.schema import (
     TrainConfig,
     TrainSummary,
 )
-from rmsprop.lab.score import is_share, score_words
+from rmsprop.lab.score import IN_PLACE_OF_LOSS, is_share, score_words
 from rmsprop.rule import Rule
 
 LOSS_FINDINGS = ("loss", "learned nothing", "slow", "got worse")  # kinds of findings that need no measured step
@@ -170,7 +170,7 @@ def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list
     done = f"Diverged, a{done}" if summary["status"] == "diverged" else f"A{done}"
     is_loss = summary.get("metric_kind") == "loss"
     found = f"{metric} {score} (the loss itself; lower is better)" if is_loss else f"{metric} {score}, loss {loss}"
-    if summary.get("metric_kind") == "return":  # the validation loss is minus the return
+    if summary.get("metric_kind") in IN_PLACE_OF_LOSS:
         found = f"{metric} {score}"
     if "best_epoch" in summary:
         done += f", with the weights of epoch {summary['best_epoch']}, the best,"

@@ -12,9 +12,10 @@ from rmsprop.lab.report import figures, monitor_figures
 from rmsprop.lab.report.content import ETA, FAR, Content, Figure, Measured, figure, settings
 from rmsprop.lab.report.layer_figure import draw_layers, layer_data, layer_rows, rows_words
 from rmsprop.lab.report.sentences import LOSS_FINDINGS, describe_findings, describe_training, findings_by_advice
-from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.directory import PICTURE, RunDirectory
 from rmsprop.lab.runs.measured_steps import measured_steps
 from rmsprop.lab.runs.schema import EpochRecord, FindingFacts, LossRecord, TrainConfig, TrainRecord, TrainSummary
+from rmsprop.lab.score import IN_PLACE_OF_LOSS
 from rmsprop.rule import Rule
 
 _Points = list[tuple[float, float | None]]
@@ -34,11 +35,24 @@ def training_content(run: RunDirectory) -> Content:
         "lines": [*describe_training(config, summary), *(measured["outcome"] if measured else [])],
         "summary": summary,
         "rows": [],
-        "figures": [*_curves(losses, epochs, summary), *_effective_rates(epochs, config, found), *_times(epochs)],
+        "figures": [
+            *_generated(run),
+            *_curves(losses, epochs, summary),
+            *_effective_rates(epochs, config, found),
+            *_times(epochs),
+        ],
         "measured": measured,
         "equations": explain(Rule(**config["rule"])),
         "settings": settings(config),
     }
+
+
+def _generated(run: RunDirectory) -> list[Figure]:
+    path = run.path / PICTURE
+    if not path.exists():
+        return []
+    caption = "What the trained model generates from random numbers."
+    return [figure("Generated images", path.read_text(encoding="utf-8"), caption)]
 
 
 def _curves(losses: list[LossRecord], epochs: list[EpochRecord], summary: TrainSummary | None) -> list[Figure]:
@@ -46,7 +60,7 @@ def _curves(losses: list[LossRecord], epochs: list[EpochRecord], summary: TrainS
     if losses:
         points: _Points = [(r["epoch"], r["loss"]) for r in losses]
         drawn.append(_curve("Training loss", points, "Mean over a tenth of an epoch.", log=True))
-    if epochs and not (summary and summary.get("metric_kind") == "return"):  # the loss is minus the return
+    if epochs and not (summary and summary.get("metric_kind") in IN_PLACE_OF_LOSS):
         points = [(r["epoch"], r["validation_loss"]) for r in epochs]
         drawn.append(_curve("Validation loss", points, "After every epoch, and before the first.", log=True))
     if epochs and not (summary and summary.get("metric_kind") == "loss"):

@@ -26,6 +26,7 @@ CHECKPOINT = "checkpoint.pt"
 RECORDS = "records.jsonl"
 SUMMARY = "summary.json"
 REPORT = "report.html"
+PICTURE = "picture.svg"  # what the trained model generates
 RANGE_TEST, RANGE_FIGURE = "find-lr.json", "find-lr.svg"  # files of a range test; its directory holds no run
 
 

@@ -188,7 +188,7 @@ class TrainingLoop:
         """Execute one step; return the loss, and the seconds spent in the optimizer."""
         recipe, scaler = self.recipe, self._scaler
         if recipe.clamp is not None:
-            recipe.clamp(self.model.parameters())
+            recipe.clamp(self.task.clamped(self.model))
         self.optimizer.zero_grad()
         with self.compute.autocast():
             loss, shown, divisor = self._loss(batch)
@@ -233,7 +233,7 @@ class TrainingLoop:
             record["metrics"] = dict(found.metrics)
         if self.step == 0:
             record["constant"] = cast(ConstantScore, found.constant._asdict())
-            if self.score.kind == "return":
+            if self.task.generates:
                 record["separate_losses"] = True
         else:
             self.stopped = self._best.add(self.epoch, found.metric, self.evaluated_model)
