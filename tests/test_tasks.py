@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from functools import cache
@@ -12,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import tasks as page
@@ -22,17 +24,18 @@ from torch.utils.data import TensorDataset
 from rmsprop import InputError
 from rmsprop.cli.app import run
 from rmsprop.lab import PolicyTask, QLearningTask, Task, data_files, load_task
-from rmsprop.lab.tasks import movies, vowels
+from rmsprop.lab.tasks import movies, spoken_digits, vowels
 from rmsprop.lab.tasks.transfer import transfer
 from rmsprop.lab_tasks import BUILT_IN
 from rmsprop.torch import RMSprop
 
 # Shapes of the inputs of an example, and the number of its classes.
-DATA: dict[str, tuple[list[tuple[int, ...]], int]] = {
+DATA: dict[str, tuple[list[tuple[Any, ...]], int]] = {
     "digits": ([(64,)], 10),
     "mnist": ([(1, 28, 28)], 10),
     "letters": ([(16,)], 26),
     "vowels": ([(29, 12), ()], 9),
+    "spoken-digits": ([(ANY, 24), ()], 10),  # the longest utterance depends on the version of espeak-ng
     "movies": ([(143,)], 2),
     "fashion": ([(1, 28, 28)], 10),
     "transfer": ([(1280,)], 10),
@@ -60,6 +63,8 @@ def loaded(name: str) -> Task:
     """Return a task, loaded once for all tests."""
     if name in DEBIAN:
         debian(DEBIAN[name])
+    if name == "spoken-digits" and shutil.which("espeak-ng") is None:
+        (pytest.fail if "CI" in os.environ else pytest.skip)("no espeak-ng: sudo apt-get install espeak-ng")
     if name in POLICIES and find_spec(POLICIES[name]) is None:
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"no {POLICIES[name]}: pip install 'rmsprop[dev]'")
     return transfer(images=100) if name == "transfer" else load_task(name)
@@ -97,7 +102,10 @@ def test_examples_have_their_shapes_and_every_class(name: str) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize(("name", "epochs", "least"), [("letters", 4, 0.88), ("vowels", 20, 0.85), ("movies", 1, 0.68)])
+@pytest.mark.parametrize(
+    ("name", "epochs", "least"),
+    [("letters", 4, 0.88), ("vowels", 20, 0.85), ("spoken-digits", 2, 0.8), ("movies", 1, 0.68)],
+)
 def test_a_command_learns_a_task(
     name: str, epochs: int, least: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +140,26 @@ def test_padding_of_vowels_changes_no_score() -> None:
 
 def test_validation_of_vowels_has_six_utterances_of_each_speaker() -> None:
     assert torch.bincount(tensors(loaded("vowels").validation)[-1]).tolist() == [6] * 9
+
+
+def test_parts_of_spoken_digits_have_different_voices_that_sound_different() -> None:
+    voices = [voice for part in spoken_digits.VOICES.values() for voice in part]
+    assert len(set(voices)) == len(voices) == 42
+    task = loaded("spoken-digits")
+    sounds = [frames for part in (task.train, task.validation, task.test) for frames in tensors(part)[0]]
+    assert len({tuple(each.flatten().tolist()) for each in sounds}) == len(sounds) == 1680
+
+
+def test_padding_of_spoken_digits_changes_no_score() -> None:
+    frames, lengths, digits = tensors(loaded("spoken-digits").test)
+    assert torch.bincount(digits).tolist() == [40] * 10
+    padding = torch.arange(frames.shape[1]) >= lengths[:, None]
+    assert not frames[padding].any()
+    heard = torch.cat([each[:length] for each, length in zip(*tensors(loaded("spoken-digits").train)[:2], strict=True)])
+    assert torch.allclose(heard.mean(dim=0), torch.zeros(24), atol=1e-4)
+    assert torch.allclose(heard.std(dim=0), torch.ones(24), atol=1e-4)
+    model = spoken_digits.Network()
+    assert torch.equal(model(frames, lengths), model(frames.masked_fill(padding[..., None], 9.0), lengths))
 
 
 def test_movies_have_the_features_of_their_row() -> None:

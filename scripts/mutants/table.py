@@ -90,6 +90,7 @@ EPISODES = Source("lab/episodes.py", "tests/test_reinforcement.py")
 Q_LEARNING = Source("lab/q_learning.py", "tests/test_q_learning.py")
 REPLAY = Source("lab/replay.py", "tests/test_q_learning.py")
 GAN = Source("lab/adversarial.py", "tests/test_adversarial.py")
+SPEECH = Source("lab/speech.py", "tests/test_speech.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
@@ -433,6 +434,10 @@ MUTANTS = [
     Mutant("gan: a generator clamped by the recipe", GAN, "model.critic.parameters()", "model.parameters()"),
     Mutant("gan: test noise", GAN, '"test": 2', '"test": 1'),
     Mutant("gan: distance of covariances", GAN, "- 2 * both", "- both"),
+    Mutant("speech: silence at both ends", SPEECH, "energies[loud[0] : loud[-1] + 1]", "energies"),
+    Mutant("speech: a cache of another version", SPEECH, "[version, features, utterances]", "[features, utterances]"),
+    Mutant("speech: voices that sound the same", SPEECH, "if other != number:", "if False:"),
+    Mutant("speech: missing voices", SPEECH, "variants - known", "known - known"),
     Mutant("chance: margin", CHANCE, "STANDARD_ERRORS = 2.0", "STANDARD_ERRORS = 2.5"),
     Mutant("chance: share", CHANCE, "SHARE = 0.01", "SHARE = 0.0125"),
     Mutant("chance: the rarer of two", CHANCE, "counted - likely)", "likely)"),

@@ -111,6 +111,10 @@ BUILT_IN: Mapping[str, TaskFacts] = MappingProxyType(
             "speakers, from 7 to 29 frames of speech", "LSTM", "UCI Japanese vowels, in sktime", "BSD-3",
             (216, 54, 370), "accuracy", 0.01, 0.959, 2, extra="speech",
         ),
+        "spoken-digits": TaskFacts(
+            "digits, from about 30 frames of synthetic speech", "GRU", "voices of espeak-ng, in Debian", "GPL-3",
+            (960, 320, 400), "accuracy", 0.003, 0.9125, 10, debian="espeak-ng",
+        ),
         "movies": TaskFacts(
             "liked films, from 73,461 sparse features", "EmbeddingBag", "films of Wikidata, in bokeh-sampledata", "CC0",
             (10471, 3491, 3491), "accuracy", 0.001, 0.728, 3, extra="sparse",

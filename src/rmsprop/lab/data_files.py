@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -43,6 +44,16 @@ def debian_directory(task: str, package: str, directory: str) -> Path:
             return root / directory
     allowed, remedy = f"run with Debian's {package} installed", f"apt-get install {package}"
     raise InputError(f"the task {task}", allowed, Received(f"no directory /{directory}"), remedy)
+
+
+def cache_file(name: str) -> Path | None:
+    """Return the path of a file in the user's cache directory, which is made; None if it cannot be made."""
+    try:
+        directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rmsprop")
+        directory.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        return None
+    return directory / name
 
 
 @contextmanager
