@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -170,13 +169,11 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return value
 
 
-@cache
-def _has_accelerator() -> bool:
-    return torch.accelerator.is_available()
+def may_move(device: torch.device) -> bool:
+    """Return whether a tensor may be elsewhere than on `device`: False if this machine has a CPU only."""
+    return device.type != "cpu" or torch.accelerator.is_available()
 
 
 def moved(batch: Any, device: torch.device) -> Any:
     """Return a batch with its tensors on `device`."""
-    if device.type == "cpu" and not _has_accelerator():  # all tensors are there
-        return batch
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from rmsprop.errors import InputError, Received
 from rmsprop.lab.compute import Compute
-from rmsprop.lab.data import example_count, moved
+from rmsprop.lab.data import example_count, may_move, moved
 from rmsprop.lab.processes import Processes
 from rmsprop.lab.random_state import random_state, seed_everything, set_random_state
 from rmsprop.lab.runs.effective_rates import effective_rates
@@ -77,6 +77,7 @@ class TrainingLoop:
         self.recipe = setup(self.model, RunLength(self.steps_per_epoch, self.total_steps, self._examples_of_a_step()))
         self.optimizer, self.scheduler = self.recipe.optimizer, self.recipe.scheduler
         self._scaler = self.compute.scaler()
+        self._may_move = may_move(self.compute.device)  # asked once: the question takes as long as a layer
         self._call = self.compute.callable_of(self.model)
         self._source = task.source(self.model)
         self._shared = None
@@ -175,10 +176,11 @@ class TrainingLoop:
 
     def _loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
         """Return the loss to differentiate; and a loss and its divisor, for the mean loss of the batch."""
-        moved_batch = moved(batch, self.compute.device)
+        if self._may_move:
+            batch = moved(batch, self.compute.device)
         if self._shared is not None:
-            return *self._shared.loss(moved_batch, self.batch), 1
-        output, target = self.task.apply(self._call, moved_batch)
+            return *self._shared.loss(batch, self.batch), 1
+        output, target = self.task.apply(self._call, batch)
         loss = self.task.loss(output, target)
         if not self.score.loss_is_sum:
             return loss, loss, 1
