@@ -14,6 +14,7 @@ import forked
 import pytest
 import readme
 import sparse_picture
+import tuning
 
 from rmsprop.cli.app import COMMANDS, run
 
@@ -41,6 +42,7 @@ EXAMPLES = [
         ("docs/lr-finder.md", 1),
         ("docs/lab.md", 3),
         ("docs/tasks.md", 3),
+        ("docs/tuning.md", 1),
         ("conformance/README.md", 1),
     ],
 )
@@ -71,6 +73,8 @@ def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
     assert ablation.up_to_date(page) == page
     page = evidence.PAGE.read_text()
     assert evidence.up_to_date(page) == page
+    page = tuning.PAGE.read_text()
+    assert tuning.up_to_date(page) == page
 
 
 @pytest.mark.slow

@@ -340,8 +340,11 @@ def flat(rule: Rule, seed: int) -> float:
 
 
 def test_a_function_is_tuned_and_the_gain_confirmed_on_fresh_seeds(tmp_path: Path) -> None:
-    tuned = tune(valley, trials=16, higher_is_better=True, out=tmp_path / "run", workers=2)
+    command = "rmsprop tune --storage p://me:secret@host/db"
+    tuned = tune(valley, trials=16, higher_is_better=True, out=tmp_path / "run", workers=2, command=command)
     assert tuned.gain
+    for file in ("run.json", "summary.json", "best.toml", "study.journal"):
+        assert "secret" not in (tmp_path / "run" / file).read_text()
     assert 0.1 < tuned.rule.lr < 0.9
     assert len(tuned.trials) == 16
     assert [trial["slot"] for trial in tuned.trials] == list(range(16))

@@ -133,6 +133,9 @@ def test_a_line_that_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
 def test_passwords_are_not_shown() -> None:
     assert shown("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://me:***@host/db"
     assert shown("postgresql+psycopg://me@host/db") == "postgresql+psycopg://me@host/db"
+    assert shown("rmsprop tune a --storage p://me:x@h/d --study b@c") == (
+        "rmsprop tune a --storage p://me:***@h/d --study b@c"
+    )
 
 
 SCRIPT = """

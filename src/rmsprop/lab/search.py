@@ -49,7 +49,7 @@ from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjec
 from rmsprop.lab.tuning.plan import Plan, make_plan, space_to_json
 from rmsprop.lab.tuning.setting_file import BEST, write_best
 from rmsprop.lab.tuning.space import Setting
-from rmsprop.lab.tuning.storage import JOURNAL, opened
+from rmsprop.lab.tuning.storage import JOURNAL, opened, shown
 from rmsprop.lab.tuning.study import Study, begin, confirming_jobs, ranked
 from rmsprop.lab.tuning.trainings import gradient_rms
 from rmsprop.lab.tuning.trial_queue import ended_slots
@@ -256,6 +256,7 @@ class _Search:
     listen: Listener
 
     def __post_init__(self) -> None:
+        self.command = shown(self.command)  # files keep it, and it may have a password
         self.workers = self.options.workers or cores()
         self.location = self.options.storage or str(self.run.path / JOURNAL)
         self.name = "study"

@@ -84,13 +84,13 @@ def _database(location: str) -> BaseStorage:
     raise AssertionError
 
 
-def shown(location: str) -> str:
-    """Return a URL without its password.
+def shown(text: str) -> str:
+    """Return a URL, or a text with URLs, without passwords.
 
     >>> shown("postgresql+psycopg://me:secret@host/runs")
     'postgresql+psycopg://me:***@host/runs'
     """
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", location)
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 def _first_line(error: BaseException, location: str) -> str:
