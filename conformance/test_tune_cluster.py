@@ -43,9 +43,8 @@ def score(rule: Rule, seed: int) -> float:
 
 if __name__ == "__main__":
     more = dict(word.split("=", 1) for word in sys.argv[3:])
-    tuned = tune(
-        score, trials=24, workers=2, seeds=5, higher_is_better=True, sampler="qmc", out=folder / sys.argv[2], **more
-    )
+    options = {"trials": 24, "workers": 2, "seeds": 6, "top": 1, "sampler": "qmc", **more}
+    tuned = tune(score, higher_is_better=True, out=folder / sys.argv[2], **options)
     print(len(tuned.trials))
 """
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -24,6 +25,7 @@ from rmsprop import Rule, profile
 from rmsprop.cli.app import run as command
 from rmsprop.errors import InputError
 from rmsprop.lab import Task, tune
+from rmsprop.lab.intervals import least_pairs, paired_interval, signed_rank_interval
 from rmsprop.lab.tuning.draws import drawn, startup_trials
 from rmsprop.lab.tuning.objective import TaskObjective
 from rmsprop.lab.tuning.plan import make_plan
@@ -296,10 +298,45 @@ def test_what_an_option_fixes_is_not_tuned() -> None:
 
 
 def test_a_budget_in_epochs_leaves_room_to_confirm() -> None:
-    made = plan(TuneOptions(total_epochs=200, seeds=5))
-    assert made.trials == (200 - (3 + 1) * 5 * 3) // 3 - 2
-    with pytest.raises(InputError, match="--total-epochs must be at least 72 here, got 60; 60 of them confirm"):
-        plan(TuneOptions(total_epochs=60, seeds=5))
+    made = plan(TuneOptions(total_epochs=200, seeds=7))
+    assert made.trials == (200 - (3 + 1) * 7 * 3) // 3 - 2
+    with pytest.raises(InputError, match="--total-epochs must be at least 96 here, got 60; 84 of them confirm"):
+        plan(TuneOptions(total_epochs=60, seeds=7))
+
+
+def test_too_few_seeds_to_confirm_anything_are_refused() -> None:
+    plan(TuneOptions(seeds=7, top=3))
+    with pytest.raises(InputError, match=r"--seeds must be at least 7 here, got 6; fewer cannot show that one of 3"):
+        plan(TuneOptions(seeds=6, top=3))
+    plan(TuneOptions(seeds=6, top=1))
+    with pytest.raises(InputError, match="--seeds must be at least 8 here"):
+        plan(TuneOptions(seeds=7, top=3, baseline=("Adam",)))
+
+
+def test_outliers_and_diverged_seeds_do_not_hide_a_gain() -> None:
+    pairs = [0.01, 0.02, 0.015, 0.012, 0.6, 0.011, 0.013, math.inf]  # the default failed on two seeds
+    estimate, interval = signed_rank_interval(pairs, 1 - 0.05 / 4)
+    assert interval is not None
+    assert 0 < interval[0] <= estimate < 0.4
+    _, student = paired_interval(pairs[:-1], 1 - 0.05 / 4)
+    assert student is not None
+    assert student[0] < 0
+
+
+@pytest.mark.parametrize(("count", "confidence"), [(6, 0.95), (8, 0.95), (8, 1 - 0.05 / 3), (12, 0.99)])
+def test_the_interval_of_signed_ranks_is_that_of_scipys_test(count: int, confidence: float) -> None:
+    """A shift lies in the interval exactly if Wilcoxon's exact test does not reject it."""
+    values = list(np.random.default_rng(count).normal(0.3, 1.0, count))
+    assert count >= least_pairs(confidence)
+    _, interval = signed_rank_interval(values, confidence)
+    assert interval is not None
+    for end, outwards in zip(interval, (-1e-9, 1e-9), strict=True):
+        inside, outside = (
+            stats.wilcoxon([v - end - shift for v in values], mode="exact").pvalue for shift in (-outwards, outwards)
+        )
+        assert outside <= 1 - confidence + 1e-9 < inside
+    short = values[: least_pairs(confidence) - 1]
+    assert signed_rank_interval(short, confidence)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -312,7 +349,7 @@ def test_a_budget_in_epochs_leaves_room_to_confirm() -> None:
         ({"sampler": "bayes"}, "--sampler must be one of tpe, qmc, random, grid"),
         ({"pruner": "some"}, "--pruner must be one of median, hyperband, none"),
         ({"folds": 1}, "--folds must be a whole number >= 2"),
-        ({"seeds": 4}, "--seeds must be a whole number >= 5"),
+        ({"seeds": 5}, "--seeds must be a whole number >= 6"),
         ({"top": 0}, "--top must be a whole number >= 1"),
         ({"baseline": ("adam",)}, "--baseline must be names among .*did you mean Adam"),
         ({"cluster": "slurm"}, "--cluster must be one of ray"),
@@ -339,7 +376,7 @@ def flat(rule: Rule, seed: int) -> float:
     return float(np.random.default_rng([seed, int(1e9 * rule.lr)]).normal())
 
 
-def test_a_function_is_tuned_and_the_gain_confirmed_on_fresh_seeds(tmp_path: Path) -> None:
+def test_a_function_is_tuned_and_the_gain_confirmed_on_new_seeds(tmp_path: Path) -> None:
     command = "rmsprop tune --storage p://me:secret@host/db"
     tuned = tune(valley, trials=16, higher_is_better=True, out=tmp_path / "run", workers=2, command=command)
     assert tuned.gain
@@ -394,7 +431,7 @@ def test_a_task_is_tuned_with_its_schedule_and_trained_from_the_file(
         "    return Task('mine', lambda: torch.nn.Linear(4, 2), *parts, batch_size=20, epochs=2)\n"
     )
     spec, out = f"{file}:make", tmp_path / "run"
-    words = ["tune", spec, "--lr", "0.0001", "--trials", "12", "--seeds", "5", "--baseline", "Adam", "momentum"]
+    words = ["tune", spec, "--lr", "0.0001", "--trials", "12", "--seeds", "8", "--baseline", "Adam", "momentum"]
     assert command([*words, "--workers", "2", "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {trial["optimizer"] for trial in found["trials"]} == {"RMSprop", "Adam", "momentum"}
@@ -411,10 +448,10 @@ def test_a_task_is_tuned_with_its_schedule_and_trained_from_the_file(
 
 
 def test_epochs_are_never_overspent(tmp_path: Path) -> None:
-    tuned = tune(task(), total_epochs=150, seeds=5, workers=2, out=tmp_path / "run", pruner="median")
+    tuned = tune(task(), total_epochs=170, seeds=7, workers=2, out=tmp_path / "run", pruner="median")
     searched = sum(trial["epochs"] for trial in tuned.trials)
     confirmed = sum(len(c["scores"]) for c in tuned.summary["candidates"]) * 3
-    assert searched + confirmed <= 150
+    assert searched + confirmed <= 170
     assert searched > 75  # what stopped trials left over was used
 
 

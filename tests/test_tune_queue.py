@@ -153,7 +153,7 @@ def score(rule: Rule, seed: int) -> float:
     return -abs(rule.lr - 0.1)
 
 if __name__ == "__main__":
-    options = {"trials": 30, "workers": 3, "seeds": 5, "higher_is_better": True, "sampler": "qmc"}
+    options = {"trials": 30, "workers": 3, "seeds": 6, "top": 1, "higher_is_better": True, "sampler": "qmc"}
     tuned = tune(score, out=sys.argv[1] + "/run", resume=len(sys.argv) > 2, **options)
 """
 

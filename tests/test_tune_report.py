@@ -342,7 +342,7 @@ def slope(rule: Rule, seed: int) -> float:
 
 def test_a_search_records_importances(tmp_path: Path) -> None:
     space = ("lr=0.001:0.1", "decay=0.9,0.99")
-    tuned = tune(slope, trials=12, seeds=5, space=space, higher_is_better=True, out=tmp_path, workers=1)
+    tuned = tune(slope, trials=12, seeds=7, space=space, higher_is_better=True, out=tmp_path, workers=1)
     assert next(iter(tuned.summary["importances"])) == "lr"
     check_summary(tuned.summary, "tune", "here")
     assert "Importances" in titles(tuned.summary)

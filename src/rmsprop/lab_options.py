@@ -277,7 +277,7 @@ class TuneOptions:
     top
         Number of the best trials that are trained again, beside the default, to confirm the best.
     seeds
-        Number of new seeds for that.
+        Number of new seeds for that, at least 6; more settings to confirm need more.
     baseline
         Other optimizers, with the same budget each: Adam, AdamW, SGD, momentum, AdaGrad, Adadelta.
     epochs
@@ -350,7 +350,7 @@ class TuneOptions:
         _check_names("--baseline", self.baseline, [name for name in OPTIMIZERS if name != "RMSprop"])
         _check_count(self, "folds", "5 is usual", least=2)
         _check_count(self, "top", "3 is usual")
-        _check_count(self, "seeds", "fewer say too little about the spread", least=5)
+        _check_count(self, "seeds", "fewer cannot show that a setting is better", least=6)
         _check_count(self, "epochs", "omit it for the task's own")
         _check_schedule(self.schedule)
         _check_count(self, "seed", "any whole number will do", least=0)

@@ -12,7 +12,6 @@ from rmsprop.lab.learning_rates import Choice
 from rmsprop.lab.runs.schema import FinalRow
 
 CONFIDENCE = 0.95  # joint confidence of all intervals of a comparison
-LEAST_SEEDS = 3  # complete seeds below which a search gives no verdict
 LEAST_SCORED = 10  # trials with a score below which a search shows no importances
 
 

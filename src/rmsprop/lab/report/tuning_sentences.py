@@ -6,13 +6,14 @@ from collections import Counter
 from typing import Any
 
 from rmsprop.errors import InputError
+from rmsprop.lab.intervals import least_pairs
 from rmsprop.lab.report.sentences import difference_words
 from rmsprop.lab.report.tuning_words import default_of, has_diverged, reason_words, setting_words, tuned
 from rmsprop.lab.runs.schema import TIME_OVER, CandidateFacts, TrialFacts, TuneConfig, TuneSummary
 from rmsprop.lab.score import is_share, score_words
 from rmsprop.lab.tuning.setting_file import python_line
 from rmsprop.lab.tuning.space import DIMENSIONS, Setting
-from rmsprop.lab.verdicts import LEAST_SCORED, LEAST_SEEDS
+from rmsprop.lab.verdicts import LEAST_SCORED
 from rmsprop.scaling import scale_batch_size
 
 _FACTORS = {"a quarter of": 1 / 4, "four times": 4}  # of the batch size, in the prediction
@@ -76,8 +77,9 @@ def _verdict(summary: TuneSummary) -> list[str]:
             "No trial has a score, the default's included: all diverged or failed. Look at one training: "
             f"rmsprop train {summary['task']}"
         ]
-    if seeds < LEAST_SEEDS:
-        return [f"No verdict: the budget ended before the settings were trained on {LEAST_SEEDS} new seeds."]
+    least = least_pairs(1 - (1 - summary["confidence"]) / (len(summary["candidates"]) - 1))
+    if seeds < least:
+        return [f"No verdict: the budget ended before the settings were trained on {least} new seeds."]
     means = f"means of {seeds} new seeds{'' if summary['higher_is_better'] else '; lower is better'}"
     if summary["recommended"]:
         best = summary["candidates"][summary["recommended"]]

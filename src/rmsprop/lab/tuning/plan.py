@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmsprop.errors import InputError
+from rmsprop.lab.intervals import least_pairs
 from rmsprop.lab.tuning.draws import startup_trials
 from rmsprop.lab.tuning.space import DIMENSIONS, RULES, Choices, Range, Setting, Space, chosen_space, grid
+from rmsprop.lab.verdicts import CONFIDENCE
 from rmsprop.lab_options import TuneOptions
 from rmsprop.profiles import profile
 from rmsprop.rule import Rule
@@ -124,15 +126,19 @@ def make_plan(
         If the budget is too small, or the space has an unknown name or an empty range.
     """
     names = ["RMSprop", *dict.fromkeys(options.baseline)]
+    least = least_pairs(1 - (1 - CONFIDENCE) / (options.top + len(names) - 1))
+    if options.seeds < least:
+        remedy = f"fewer cannot show that one of {options.top + len(names) - 1} settings is better; or lower --top"
+        raise InputError("--seeds", f"at least {least} here", options.seeds, remedy)
     confirming = (options.top + len(names)) * options.seeds * confirming_cost
     seconds = None if options.minutes is None else 60 * options.minutes
     trials = options.trials or USUAL_TRIALS
     if options.total_epochs is not None:
         trials = (options.total_epochs - confirming) // (cost * len(names)) - NOISE_SEEDS + 1
-        least = confirming + len(names) * cost * (NOISE_SEEDS + 1)
+        needed = confirming + len(names) * cost * (NOISE_SEEDS + 1)
         if trials < 2:
             remedy = f"{confirming} of them confirm the best: fewer --seeds or --top need fewer"
-            raise InputError("--total-epochs", f"at least {least} here", options.total_epochs, remedy)
+            raise InputError("--total-epochs", f"at least {needed} here", options.total_epochs, remedy)
     elif seconds is not None:
         fitting = seconds * _SEARCH_SHARE * workers / max(cost * seconds_of_epoch, 1e-9) / len(names)
         trials = int(min(max(fitting, 2), 100_000))

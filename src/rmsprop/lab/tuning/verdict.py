@@ -1,11 +1,9 @@
 """Judge the best settings of a study on new seeds: a gain over the default, or none shown.
 
 The best of many noisy trials is partly the luckiest. Its score in the search is no evidence. Each of the best trials
-and the default train again, with the same new seeds. Differences are paired by seed; the intervals are Student's,
-widened for the number of settings tried again (Bonferroni), among which the best is picked.
-
-A seed that diverged leaves no interval. But a setting that diverged on no seed is better than one that did on all n:
-for equal settings, each of which diverges with probability p, this has probability pⁿ(1−p)ⁿ ≤ 4⁻ⁿ.
+and the default train again, with the same new seeds. Differences are paired by seed. Their intervals are exact, by
+Wilcoxon's signed ranks, since a rate near the edge of divergence has outliers, and some seeds diverge. They are widened
+for the number of settings tried again (Bonferroni), among which the best is picked.
 """
 
 from __future__ import annotations
@@ -16,13 +14,15 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from rmsprop.lab.intervals import paired_interval
+from rmsprop.lab.intervals import signed_rank_interval
 from rmsprop.lab.runs.schema import TIME_OVER, CandidateFacts, TrialFacts
 from rmsprop.lab.tuning.draws import SLOT
 from rmsprop.lab.tuning.space import Setting, at_ends
 from rmsprop.lab.tuning.study import Study, best_trial, confirming_jobs
 from rmsprop.lab.tuning.trial_queue import given_up
-from rmsprop.lab.verdicts import CONFIDENCE, LEAST_SEEDS, verdict_of
+from rmsprop.lab.verdicts import CONFIDENCE, verdict_of
+
+_FINITE = 1e100  # above it, a difference is that to a seed that diverged
 
 
 def judge_candidates(study: Study) -> list[CandidateFacts]:
@@ -45,12 +45,12 @@ def judge_candidates(study: Study) -> list[CandidateFacts]:
     for number, setting in enumerate(settings):
         values = [scores[number][seed] for seed in seeds]
         difference, interval, verdict = None, None, ""
-        if number and len(seeds) >= LEAST_SEEDS:
-            pairs = [_difference(scores[number][seed], scores[0][seed]) for seed in seeds]
-            difference, interval = paired_interval(pairs, confidence)
+        if number and seeds:
+            pairs = [_difference(scores[number][seed], scores[0][seed], better) for seed in seeds]
+            difference, interval = signed_rank_interval(pairs, confidence)
             verdict = verdict_of(interval, better)
-            if interval is None and 4 ** -len(seeds) <= 1 - confidence:
-                verdict = _verdict_of_divergence(*([scores[k][seed] for seed in seeds] for k in (number, 0))) or verdict
+            if interval is None or max(map(abs, (difference, *interval))) > _FINITE:  # an end is a diverged seed
+                difference, interval = None, None
         known = [value for value in values if value is not None]
         found.append(
             {
@@ -114,16 +114,12 @@ def widened_ranges(study: Study) -> dict[str, list[float]]:
     return {name: [domain.low, domain.high] for name, domain in changed.items()}
 
 
-def _verdict_of_divergence(scores: list[float | None], reference: list[float | None]) -> str:
-    """Return the verdict where one of two settings diverged on all seeds and the other on none; else ""."""
-    own, other = scores.count(None), reference.count(None)
-    if {own, other} != {0, len(scores)}:
-        return ""
-    return "better" if own == 0 else "worse"
-
-
-def _difference(score: float | None, reference: float | None) -> float:
-    return math.nan if score is None or reference is None else score - reference
+def _difference(score: float | None, reference: float | None, higher_is_better: bool) -> float:
+    """Return the difference of two scores; a seed that diverged, None, is worse than any score."""
+    if score is not None and reference is not None:
+        return score - reference
+    infinity = math.inf if higher_is_better else -math.inf
+    return 0.0 if score is reference else -infinity if score is None else infinity
 
 
 def _search_score(study: Study, setting: Setting) -> float | None:
