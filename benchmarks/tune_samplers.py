@@ -44,10 +44,10 @@ def row(tuned: Tuned, seconds: float) -> dict[str, Any]:
     summary = tuned.summary
     best = max(trial["score"] for trial in summary["trials"] if trial["score"] is not None)
     default = summary["candidates"][0]
-    confirmed = [c["mean"] for c in summary["candidates"][1:] if c["mean"] is not None]
+    confirmed = [c["median"] for c in summary["candidates"][1:] if c["median"] is not None]
     found = {
         "search": best,
-        "default": default["mean"],
+        "default": default["median"],
         "confirmed": max(confirmed, default=None),
         "gain": tuned.gain,
         "epochs": sum(trial["epochs"] for trial in summary["trials"]),
@@ -72,7 +72,7 @@ def main() -> None:
                 began = time.monotonic()
                 tuned = study(Path(folder), sampler=sampler, seed=seed)
                 rows[sampler].append(row(tuned, time.monotonic() - began))
-            reached = tuned.summary["candidates"][tuned.summary["recommended"]]["mean"]
+            reached = tuned.summary["candidates"][tuned.summary["recommended"]]["median"]
             if best is None or reached > best[0]:
                 best = reached, tuned.setting
     assert best is not None  # noqa: S101

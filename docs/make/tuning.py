@@ -17,7 +17,8 @@ from typing import Any
 from blocks import with_block
 
 from rmsprop.lab.report.sentences import difference_words
-from rmsprop.lab.report.tuning_sentences import describe_tuning, setting_words
+from rmsprop.lab.report.tuning_sentences import describe_tuning
+from rmsprop.lab.report.tuning_words import setting_words
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.score import score_words
 

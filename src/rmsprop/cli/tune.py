@@ -194,7 +194,7 @@ def candidates_table(summary: TuneSummary) -> Table:
     for number, candidate in enumerate(summary["candidates"]):
         table.add_row(
             candidate_words(number, summary),
-            score_words(candidate["mean"], metric),
+            score_words(candidate["median"], metric),
             escape(difference_words(candidate, metric)),
             candidate["verdict"] or "–",
             style="bold" if number == summary["recommended"] else None,

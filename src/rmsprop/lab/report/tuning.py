@@ -54,7 +54,7 @@ def confirmed_table(summary: TuneSummary) -> Table:
             [
                 candidate_words(number, summary),
                 setting_words(setting, before) if number else setting_words(default, Setting(Rule()).to_json()),
-                score_words(each["mean"], metric),
+                score_words(each["median"], metric),
                 difference_words(each, metric),
                 each["verdict"] or "–",
             ]
@@ -62,7 +62,7 @@ def confirmed_table(summary: TuneSummary) -> Table:
     header = ["trained again", "setting", f"{summary['confirmed_on']} {metric}".strip()]
     header += [f"difference [{summary['confidence']:.0%}]".replace("%", " %"), "than the default"]
     seeds = len(summary["candidates"][0]["scores"])
-    note = f"Means over {seeds} new seeds. Differences are paired by seed. The intervals hold jointly."
+    note = f"Medians over {seeds} new seeds. Differences are paired by seed. The intervals hold jointly."
     return Table("Confirmed on new seeds", header, rows, summary["recommended"], note, (2, 3))
 
 
@@ -129,7 +129,7 @@ def _differences(summary: TuneSummary) -> Figure | None:
     side = "Right" if summary["higher_is_better"] else "Left"
     what = f"{summary['confirmed_on']} {summary['metric']}".strip()
     seeds = len(summary["candidates"][0]["scores"])
-    caption = f"Mean difference of the {what} on {seeds} new seeds, with its interval. {side} of 0 is better."
+    caption = f"Hodges-Lehmann difference of the {what} on {seeds} new seeds, with its interval. {side} of 0 is better."
     return figure("Difference to the default", figures.draw_differences(found, summary["metric"]), caption)
 
 

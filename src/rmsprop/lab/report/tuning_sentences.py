@@ -80,35 +80,38 @@ def _verdict(summary: TuneSummary) -> list[str]:
     least = least_pairs(1 - (1 - summary["confidence"]) / (len(summary["candidates"]) - 1))
     if seeds < least:
         return [f"No verdict: the budget ended before the settings were trained on {least} new seeds."]
-    means = f"means of {seeds} new seeds{'' if summary['higher_is_better'] else '; lower is better'}"
+    medians = f"medians of {seeds} new seeds{'' if summary['higher_is_better'] else '; lower is better'}"
     if summary["recommended"]:
         best = summary["candidates"][summary["recommended"]]
-        if default["mean"] is None:
-            return [
-                f"Gain: {setting_words(best['setting'], default['setting'])} reaches a {_where(summary)} of "
-                f"{score_words(best['mean'], metric)} (mean of {seeds} new seeds). The default diverged on all of them."
-            ]
-        return [
+        reached = (
             f"Gain: {setting_words(best['setting'], default['setting'])} reaches a {_where(summary)} of "
-            f"{score_words(best['mean'], metric)}, the default {score_words(default['mean'], metric)} "
-            f"({difference_words(_difference(best), metric, ' points')}; {means}).",
+            f"{score_words(best['median'], metric)}"
+        )
+        if best["difference"] is None:
+            lost = f"The default diverged on {default['diverged']} of them."
+            return [f"{reached} (median of {seeds} new seeds). {lost}"]
+        shown = difference_words(_difference(best), metric, " points")
+        return [
+            f"{reached}, the default {score_words(default['median'], metric)} ({shown}; {medians}).",
             *_luck(best, summary),
         ]
-    ended = [c for c in found if c["mean"] is not None]
+    ended = [c for c in found if c["median"] is not None]
     if not ended:
-        return ["No gain over the default shown: each of the tuned settings diverged on a new seed. Keep the default."]
+        lost = "each of the tuned settings diverged on half of the new seeds or more"
+        return [f"No gain over the default shown: {lost}. Keep the default."]
     sign = 1 if summary["higher_is_better"] else -1
-    best = max(ended, key=lambda c: sign * (c["mean"] or 0.0))
+    best = max(ended, key=lambda c: sign * (c["median"] or 0.0))
     words = setting_words(best["setting"], default["setting"])
-    if default["mean"] is None:
+    if best["difference"] is None:
         return [
-            f"No gain over the default shown: it diverged on {default['diverged']} of {seeds} new seeds, which leaves "
-            f"no interval. {words[0].upper()}{words[1:]} diverged on none ({score_words(best['mean'], metric)})."
+            f"No gain over the default shown: it diverged on {default['diverged']} of {seeds} new seeds, the best of "
+            f"the tuned settings ({words}; {score_words(best['median'], metric)}) on {best['diverged']}."
         ]
+    shown = difference_words(_difference(best), metric, " points")
     return [
         f"No gain over the default shown: the best of the tuned settings ({words}) reaches a {_where(summary)} of "
-        f"{score_words(best['mean'], metric)}, the default {score_words(default['mean'], metric)} "
-        f"({difference_words(_difference(best), metric, ' points')}; {means}). Keep the default.",
+        f"{score_words(best['median'], metric)}, the default {score_words(default['median'], metric)} "
+        f"({shown}; {medians}). Keep the default.",
         *_luck(best, summary),
     ]
 
@@ -119,10 +122,10 @@ def _difference(candidate: CandidateFacts) -> Any:
 
 def _luck(best: CandidateFacts, summary: TuneSummary) -> list[str]:
     """Return how the search's own score of the best compares with new seeds, where both are on the same data."""
-    if summary["confirmed_on"] == "test" or best["search_score"] is None or best["mean"] is None:
+    if summary["confirmed_on"] == "test" or best["search_score"] is None or best["median"] is None:
         return []
     sign = 1 if summary["higher_is_better"] else -1
-    if sign * (best["search_score"] - best["mean"]) <= 0:
+    if sign * (best["search_score"] - best["median"]) <= 0:
         return []
     found = score_words(best["search_score"], summary["metric"])
     return [f"In the search, this setting had {found}: the best of many trials is partly the luckiest."]
@@ -139,13 +142,13 @@ def _others(summary: TuneSummary) -> list[str]:
             "better": "is better than RMSprop's default",
             "worse": "is worse than RMSprop's default",
             "no difference": "shows no difference to RMSprop's default",
-        }.get(candidate["verdict"], "cannot be compared with RMSprop's default: a seed diverged")
-        found = score_words(candidate["mean"], summary["metric"])
+        }.get(candidate["verdict"], "cannot be compared with RMSprop's default")
+        found = score_words(candidate["median"], summary["metric"])
         shown = f" ({difference_words(_difference(candidate), summary['metric'], ' points')})"
         shown = "" if candidate["interval"] is None else shown
         lines.append(
             f"{setting_words(setting, default_of(setting['optimizer'], summary))}, tuned with the same budget, "
-            f"{words}{'' if candidate['mean'] is None else f': {found}{shown}'}."
+            f"{words}{'' if candidate['median'] is None else f': {found}{shown}'}."
         )
     return lines
 

@@ -300,7 +300,7 @@ class CandidateFacts(TypedDict):
 
     setting: SettingFacts
     scores: list[float | None]
-    mean: float | None
+    median: float | None  # None if half of the seeds or more diverged
     diverged: Count
     difference: float | None
     interval: tuple[float, float] | None

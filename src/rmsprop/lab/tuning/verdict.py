@@ -9,7 +9,7 @@ for the number of settings tried again (Bonferroni), among which the best is pic
 from __future__ import annotations
 
 import math
-from statistics import mean
+from statistics import median
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -51,13 +51,15 @@ def judge_candidates(study: Study) -> list[CandidateFacts]:
             verdict = verdict_of(interval, better)
             if interval is None or max(map(abs, (difference, *interval))) > _FINITE:  # an end is a diverged seed
                 difference, interval = None, None
-        known = [value for value in values if value is not None]
+        diverged = values.count(None)
+        ranked_values = sorted((math.inf if v is None else -v if better else v) for v in values)  # the best first
+        middle = median(ranked_values) if values else math.inf
         found.append(
             {
                 "setting": setting.to_json(),
                 "scores": values,
-                "mean": mean(known) if len(known) == len(values) and known else None,
-                "diverged": len(values) - len(known),
+                "median": (-middle if better else middle) if math.isfinite(middle) else None,
+                "diverged": diverged,
                 "difference": difference,
                 "interval": interval,
                 "verdict": verdict,
@@ -76,7 +78,7 @@ def recommended(candidates: list[CandidateFacts], *, higher_is_better: bool) -> 
         if each["verdict"] == "better" and each["setting"]["optimizer"] == "RMSprop"
     ]
     sign = 1 if higher_is_better else -1
-    return max(better, key=lambda number: sign * (candidates[number]["mean"] or -math.inf), default=0)
+    return max(better, key=lambda number: sign * (candidates[number]["median"] or 0.0), default=0)
 
 
 def trial_facts(study: Study) -> list[TrialFacts]:
