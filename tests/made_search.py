@@ -53,13 +53,13 @@ TRIALS = [
 ]
 
 
-def candidate(setting: Any, mean: float | None, difference: float | None, verdict: str, search: float | None) -> Any:
+def candidate(setting: Any, median: float | None, difference: float | None, verdict: str, search: float | None) -> Any:
     interval = None if difference is None else [difference - 0.01, difference + 0.01]
     return {
         "setting": setting,
-        "scores": [mean] * 5,
-        "mean": mean,
-        "diverged": 0 if mean is not None else 2,
+        "scores": [median] * 7,
+        "median": median,
+        "diverged": 0 if median is not None else 4,
         "difference": difference,
         "interval": interval,
         "verdict": verdict,
@@ -115,7 +115,7 @@ def written(summary: Any, path: Path) -> RunDirectory:
     """Write a summary and its configuration as a run."""
     path.mkdir(parents=True, exist_ok=True)
     config = {
-        "kind": "tune", "task": "digits", "schedule": None, "made_with": {"torch": "2"}, "seed": 0, "seeds": 5,
+        "kind": "tune", "task": "digits", "schedule": None, "made_with": {"torch": "2"}, "seed": 0, "seeds": 7,
         "rule": TRIALS[0]["setting"]["rule"], "sampler": "tpe", "top": 3,
     }  # fmt: skip
     for name, content in (("run.json", config), ("summary.json", summary)):
