@@ -29,13 +29,12 @@ _NAMES = {"tpe": "quasi-random, then TPE", "qmc": "quasi-random", "random": "ran
 
 
 def store(directories: list[Path]) -> None:
-    """Store configurations and summaries of the studies, without the curves of their trials."""
+    """Store configurations and summaries of the studies, of their trials the defaults only."""
     kept = []
     for run in map(RunDirectory, directories):
         summary = run.summary()
-        summary["command"] = re.sub(r" --(out|workers) \S+", "", summary["command"])
-        for trial in summary["trials"]:
-            trial["curve"] = []
+        summary["command"] = re.sub(r" --((out|workers) \S+|resume)", "", summary["command"])
+        summary["trials"] = [trial | {"curve": []} for trial in summary["trials"] if trial["slot"] == 0]
         kept.append({"config": run.config(), "summary": summary})
     STORED.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
@@ -51,10 +50,10 @@ def studies(stored: list[dict[str, Any]]) -> str:
         for number, each in enumerate(summary["candidates"]):
             words = setting_words(each["setting"], default) if number else "the default"
             shown = difference_words(each, metric)
-            lines.append(f"| {words} | {score_words(each['mean'], metric)} | {shown} | {each['verdict'] or '–'} |")
+            lines.append(f"| {words} | {score_words(each['median'], metric)} | {shown} | {each['verdict'] or '–'} |")
         lines += ["", *describe_tuning(kept["config"], summary)[:1], ""]
-        made = summary["environment"]
-        lines += [f"({made['processor']}, torch {made['torch']}, {summary['seconds']:.0f} seconds.)", ""]
+    made = stored[0]["summary"]["environment"]
+    lines += [f"({made['processor']}, torch {made['torch']}.)", ""]
     return "\n".join(lines)
 
 
