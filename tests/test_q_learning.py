@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter as Count
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,15 @@ class Stacked(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self) -> None:
         super().__init__(FrameStackObservation(Counter(), 3))
 
-    @property
-    def resets(self) -> int:
-        return self.unwrapped.resets  # type: ignore[attr-defined,no-any-return]
+
+class Reversed(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Observes the newest of three observations first."""
+
+    def __init__(self) -> None:
+        super().__init__(Stacked())
+
+    def observation(self, observation: Any) -> Any:
+        return observation[::-1]
 
 
 class Recorder(Player):
@@ -266,6 +273,8 @@ def test_an_evaluation_takes_the_best_action_or_explores() -> None:
         ({"epsilon": 1.5}, "Task.epsilon must be a number from 0 to 1, got 1.5"),
         ({"evaluation_epsilon": -1}, "Task.evaluation_epsilon must be "),
         ({"target_updates": 0}, "Task.target_updates must be a whole number >= 1, got 0"),
+        ({"frames": 3, "train": partial(counters, kind=Reversed)},
+         "the observations must be stacks of frames that move by one frame a step, the newest last, got others"),
         ({"frames": 3}, "Task.frames must be 1, the first dimension of the observations, got 3; 1 keeps whole"),
         ({"model": lambda: nn.Linear(2, 3)},
          r"what Task.model\(\) returns must be values of actions \(1 × 2\) for 1 observations, got shape \(1, 3\)"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rmsprop.errors import InputError, check_count
+from rmsprop.errors import InputError, Received, check_count
 from rmsprop.lab.episodes import EpisodeTask, check_share
 from rmsprop.lab.replay import ReplayMemory, Transitions
 from rmsprop.lab.rollouts import Player, opened
@@ -146,8 +146,11 @@ class QLearningTask(EpisodeTask):
         learner = QLearner(self, model)
         player = Player(model, vector, 0)
         learner.begin(player)
-        scores = self.scores_of(player)
-        learner.take(player, player.explore(scores, self.epsilon))
+        before = player.observations
+        ended = learner.take(player, player.explore(self.scores_of(player), self.epsilon))
+        if self.frames > 1 and not ended and not torch.equal(player.observations[:, :-1], before[:, 1:]):
+            allowed = "stacks of frames that move by one frame a step, the newest last"
+            raise InputError("the observations", allowed, Received("others"), "frames=1 keeps whole observations")
         return learner.batch(1, torch.Generator())
 
 
@@ -203,8 +206,8 @@ class QLearner:
             raise InputError("Task.frames", allowed, frames, "1 keeps whole observations")
         return ReplayMemory(self._task.memory, like, frames)
 
-    def take(self, player: Player, actions: Tensor) -> None:
-        """Take one action in each environment, and add what happens to the memory."""
+    def take(self, player: Player, actions: Tensor) -> bool:
+        """Take one action in each environment, and add what happens to the memory. Return whether an episode ended."""
         assert self._memory is not None  # noqa: S101
         rewards, terminated, truncated, known = player.step(actions)
         self._steps += len(actions)
@@ -217,6 +220,7 @@ class QLearner:
             )  # fmt: skip
             if ended:
                 self._memory.begin(environment, observation)
+        return bool((terminated | truncated).any())
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Draw transitions; return their observations, actions and targets."""
