@@ -103,9 +103,28 @@ def language_block() -> str:
     return "\n".join(["| | forward | backward | step |", "|---|---:|---:|---:|", *lines]) + "\n\n"
 
 
+def train_loop_block() -> str:
+    """Return the results of benchmarks/train_loop.py as Markdown."""
+    found = json.loads((RESULTS / "train_loop.json").read_text())
+    lines = ["| task | a step by hand | `TrainingLoop` | `rmsprop train` | memory by hand, and of `rmsprop train` |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for task, row in found["tasks"].items():
+        step = 1e6 * row["loop"]["hand_wall_s"] / row["steps_per_epoch"]
+        ratios = " | ".join(f"{row[way]['wall_ratio']:.2f} ×" for way in ("loop", "train"))
+        lines.append(f"| {task} | {step:.0f} µs | {ratios} | {row['hand_mb']:.0f} MB, {row['train_mb']:.0f} MB |")
+    low, high = min(found["load"]), max(found["load"])
+    return "\n".join(lines) + f"\n\nThe machine was not idle: its load was {low:.1f} to {high:.1f} on 2 cores.\n\n"
+
+
 def with_speed(text: str) -> str:
     """Return docs/speed.md with its blocks from the stored results."""
-    for name, content in (("threads", threads_block()), ("parts", parts_block()), ("language", language_block())):
+    blocks = {
+        "threads": threads_block(),
+        "parts": parts_block(),
+        "language": language_block(),
+        "train loop": train_loop_block(),
+    }
+    for name, content in blocks.items():
         text = with_block(text, name, content)
     return text
 
