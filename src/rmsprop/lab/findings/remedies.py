@@ -54,7 +54,7 @@ def compare_command(config: CompareConfig, change: dict[str, Any]) -> str:
     usual = {name: value for name, value in _RULE.items() if name != "lr"}
     asked = {**usual, **config["rule"]}
     own = {name: asked[name] for name in usual if asked[name] != usual[name] and name not in change}
-    if config["schedule"] not in (None, CompareOptions.schedule):
+    if config.get("schedule") not in (None, CompareOptions.schedule):
         own["schedule"] = config["schedule"]
     return _command("compare", config, {**own, **change})
 
