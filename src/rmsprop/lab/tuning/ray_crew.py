@@ -32,17 +32,17 @@ def ray_crew(address: str | None, count: int, *job: Any) -> Iterator[RayCrew]:
         remedy = "pip install 'rmsprop[cluster]'"
         raise InputError("--cluster", "ray with Ray installed", Received("none installed"), remedy) from None
     _check_reachable(address)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
-    except Exception as error:  # ConnectionError, ValueError, RuntimeError: Ray's own words say which
-        found = Received(f"{address}: {' '.join(str(error).split())[:200]}")
-        raise InputError("--address", "that of a running Ray cluster", found, "ray status shows it") from None
-    try:
-        # Ray reports lost nodes on stdout, which belongs to the command's result.
-        with redirect_stdout(sys.stderr), RayCrew(count, *job) as crew:
-            yield crew
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray reports lost nodes on stdout, which belongs to the command's result
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
+        except Exception as error:  # ConnectionError, ValueError, RuntimeError: Ray's own words say which
+            found = Received(f"{address}: {' '.join(str(error).split())[:200]}")
+            raise InputError("--address", "that of a running Ray cluster", found, "ray status shows it") from None
+        try:
+            with RayCrew(count, *job) as crew:
+                yield crew
+        finally:
+            ray.shutdown()
 
 
 def _check_reachable(address: str | None) -> None:
