@@ -7,7 +7,7 @@ Workers on any host share a queue through its storage alone:
   trial of the same slot is alive, and drops its own if so. Two workers that enqueue a slot at once thus run it once.
 - A running trial is lost if its process has ended, or if it has stopped beating. The worker that sees this fails it.
 
-A trial that raised is tried once more; one whose process ended is tried three times.
+A trial that raised is tried once more; one whose process ended is tried ten times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rmsprop.lab.tuning.draws import SLOT
 
 BEAT_SECONDS = 5.0  # between two signs of life of a running trial
 SILENT_SECONDS = 60.0  # without a new one, a trial of another host is lost
-MAX_ERRORS, MAX_LOST = 2, 3
+MAX_ERRORS, MAX_LOST = 2, 10
 _LIVE = (TrialState.WAITING, TrialState.RUNNING)
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
