@@ -396,6 +396,16 @@ def test_a_function_is_tuned_and_the_gain_confirmed_on_new_seeds(tmp_path: Path)
     assert f"RMSprop(model.parameters(), lr={tuned.rule.lr!r}" in " ".join(tuned.sentences)
 
 
+def test_a_grid_that_is_smaller_than_the_budget_is_run_to_its_end(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sampler": "grid", "space": ("lr=0.001:1", "centered=false,true"), "workers": 1}
+    tuned = tune(valley, trials=8, higher_is_better=True, out=tmp_path / "run", **options)
+    assert tuned.summary["failures"] == []
+    drawn_points = [tuple(trial["point"].values()) for trial in tuned.trials[1:]]
+    assert len(drawn_points) == 6  # of 7 that the budget allows beside the default: 3 rates with and without centering
+    assert {point[0] for point in drawn_points} == {0.001, 0.0316, 1.0}
+    assert {point[1] for point in drawn_points} == {False, True}
+
+
 def test_noise_alone_is_no_gain(tmp_path: Path) -> None:
     tuned = tune(flat, trials=12, higher_is_better=True, out=tmp_path / "run", workers=2)
     best = max(trial["score"] for trial in tuned.trials)

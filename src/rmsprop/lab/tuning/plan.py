@@ -69,6 +69,11 @@ class Plan:
         rule = dataclasses.replace(default.rule, lr=self.suggested)
         return [default, dataclasses.replace(default, rule=rule)]
 
+    def grid_slots(self, optimizer: str) -> int:
+        """Return the number of slots of a grid, which may be smaller than the budget."""
+        first = len(self.first(optimizer))
+        return first + len(grid(self.spaces[optimizer], self.trials - first))
+
     def full_cost(self, slot: int) -> int:
         """Return the epochs of a search trial that is not stopped."""
         return self.cost * (NOISE_SEEDS if slot == 0 else 1)

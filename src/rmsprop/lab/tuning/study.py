@@ -74,10 +74,10 @@ class Study:
         if plan.seconds is not None:  # two waiting ones for each that runs
             running = sum(trial.state == TrialState.RUNNING for trial in trials)
             return len(ended_slots(trials)) + 2 * running + 2
-        if plan.total_epochs is None:
-            return plan.trials
-        share = (plan.total_epochs - confirming_cost(plan)) // len(self.searches)
-        return affordable_slots(plan, trials, share)
+        slots = plan.trials
+        if plan.total_epochs is not None:
+            slots = affordable_slots(plan, trials, (plan.total_epochs - confirming_cost(plan)) // len(self.searches))
+        return min(slots, plan.grid_slots(optimizer)) if plan.sampler == "grid" else slots
 
     def is_searched(self) -> bool:
         """Return whether all searches have ended: nothing runs, nothing will."""
