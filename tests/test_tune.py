@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +46,7 @@ from rmsprop.lab.tuning.space import (
     widened,
 )
 from rmsprop.lab.tuning.trainings import Epoch, Stop, folds, gradient_rms, train_once
+from rmsprop.lab.tuning.verdict import recommended
 from rmsprop.lab_options import TuneOptions
 
 FULL = chosen_space([], 1000, everything=True)
@@ -291,10 +293,12 @@ def test_what_an_option_fixes_is_not_tuned() -> None:
     with pytest.raises(InputError, match=r"--space must be about one of lr, decay, eps.* here, got 'schedule'"):
         plan(TuneOptions(schedule="cosine", space=("schedule=linear",)))
     with pytest.raises(InputError, match=r"--space must be about one of lr, decay, momentum.* here, got 'eps'"):
-        plan(TuneOptions(space=("eps=1e-3:1",)), has_schedules=False)
+        plan(TuneOptions(space=("eps=1e-3:1",)), trains=False)
     both = plan(TuneOptions(trials=10, space=("momentum=0.5:0.9",), baseline=("SGD",)))
     assert list(both.spaces["SGD"]) == ["lr", "schedule"]  # torch's SGD is tuned by its rate alone
     assert "momentum" in both.spaces["RMSprop"]
+    adam = plan(TuneOptions(trials=50, baseline=("Adam",))).spaces["Adam"]
+    assert set(DIMENSIONS) - set(adam) == {"centered", "bias_correction"}  # without them it would not be Adam
 
 
 def test_a_budget_in_epochs_leaves_room_to_confirm() -> None:
@@ -514,6 +518,44 @@ def test_an_error_of_the_user_is_recorded_with_its_line(tmp_path: Path) -> None:
     failed = [line for line in tuned.sentences if line.startswith("Failed for good: ZeroDivisionError: of mine")]
     assert len(failed) == 1
     assert re.search(r"\(in faulty, line \d+\)", failed[0])
+
+
+def test_a_setting_that_fails_on_new_seeds_is_no_gain_and_leaves_a_verdict(tmp_path: Path) -> None:
+    def faulty(rule: Rule, seed: int) -> float:
+        if rule.lr > 0.1 and seed >= 1000:
+            raise ZeroDivisionError("of mine")
+        return rule.lr
+
+    tuned = tune(faulty, trials=9, higher_is_better=True, out=tmp_path / "run", workers=1)
+    failed, *others = sorted(tuned.summary["candidates"][1:], key=lambda c: -c["setting"]["rule"]["lr"])
+    assert failed["setting"]["rule"]["lr"] > 0.1
+    assert (failed["verdict"], failed["median"], failed["diverged"]) == ("worse", None, 8)
+    assert all(len(each["scores"]) == 8 for each in others)
+    assert tuned.gain
+    assert tuned.rule.lr <= 0.1
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_better_of_two_gains_is_recommended_also_below_zero(higher_is_better: bool) -> None:
+    sign = 1 if higher_is_better else -1
+    setting = Setting(Rule()).to_json()
+    medians = [-9 * sign, -2 * sign, -1 * sign, None]  # None: half of the seeds diverged, and more of the default's
+    candidates: Any = [
+        {"setting": setting, "median": m, "verdict": "better" if k else ""} for k, m in enumerate(medians)
+    ]
+    assert recommended(candidates, higher_is_better=higher_is_better) == 2
+
+
+def test_minutes_end_the_search_and_what_confirms(tmp_path: Path) -> None:
+    def slow(rule: Rule, seed: int) -> float:
+        time.sleep(0.1)
+        return rule.lr
+
+    began = time.monotonic()
+    tuned = tune(slow, minutes=0.15, higher_is_better=True, out=tmp_path / "run", workers=1)
+    assert time.monotonic() - began > 4  # of 9 seconds, the search takes 60 %
+    assert tuned.summary["seconds"] < 9 + 3
+    assert len(tuned.trials) > 4
 
 
 def test_a_setting_is_written_read_and_shown(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ class _Search:
             higher_is_better=self.subject.higher_is_better,
             seconds_of_epoch=_seconds_of_epoch(cast(Task, task)) if timed else 1.0,
             workers=self.workers,
-            has_schedules=task is not None,
+            trains=task is not None,
         )
         if task is not None and not Study(storage, self.name, plan).is_begun():
             plan = self._probed(plan, task, stopped)

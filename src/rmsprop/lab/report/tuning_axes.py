@@ -97,7 +97,7 @@ def score_axis(axes: Axes, summary: TuneSummary, shown: Sequence[float], room: f
 
 
 def cut(summary: TuneSummary, scores: Sequence[float], kept: Sequence[float]) -> float | None:
-    """Return the score from which on trials are drawn at the edge, so that the others are told apart; None if none is.
+    """Return the first score that is drawn at the edge, with all worse ones; None if all scores fit.
 
     The scores `kept` have their place, and the better half of `scores`. On a logarithmic axis, two decades have it.
     """

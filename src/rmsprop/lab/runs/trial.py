@@ -104,7 +104,7 @@ def sent_to_workers(spec: str | Task | Callable[..., Any]) -> Iterator[Source]:
 
 @lru_cache(maxsize=1)
 def task_of(source: Source) -> Task:
-    """Return the task that a worker was told."""
+    """Return the task of a source, loaded once for each process."""
     if isinstance(source, str):
         return load_task(source)
     task: Task = pickle.loads(source.read_bytes())  # noqa: S301  (written by this run's own process, see above)

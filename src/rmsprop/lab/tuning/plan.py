@@ -19,10 +19,10 @@ from rmsprop.rule import Rule
 USUAL_TRIALS = 40
 NOISE_SEEDS = 3  # trainings of the default in its trial: their spread is the noise of a seed
 CONFIRMING_SEED = 1000  # first seed of the trainings that confirm: those of the search are smaller
-_SEARCH_SHARE = 0.6  # of the minutes
+SEARCH_SHARE = 0.6  # of the minutes; the rest confirms
 
-# Coordinates of the optimizers of torch; those that are rules have all.
-_OTHERS = ("lr", "schedule", "warmup")
+_NOT_ADAMS = ("centered", "bias_correction")  # with another value, Adam would be another optimizer
+_OF_TORCH = ("lr", "schedule", "warmup")  # what an optimizer of torch is tuned by
 _OF_TRAININGS = ("schedule", "warmup", "eps")  # a function of a rule and a seed has none of them
 _DEFAULT_RATES = {"SGD": 0.001, "momentum": 0.001, "AdaGrad": 0.01, "Adadelta": 1.0}  # of torch's classes
 
@@ -119,11 +119,12 @@ def make_plan(
     higher_is_better: bool,
     seconds_of_epoch: float,
     workers: int,
-    has_schedules: bool = True,
+    trains: bool = True,
 ) -> Plan:
     """Return the plan of a study, without what a probe measures.
 
-    `seconds_of_epoch` and `workers` estimate the number of trials from a budget in minutes.
+    `seconds_of_epoch` and `workers` estimate the number of trials from a budget in minutes. `trains` tells whether a
+    trial is a training, with epochs and a schedule, and not a call of a function.
 
     Raises
     ------
@@ -145,12 +146,12 @@ def make_plan(
             remedy = f"{confirming} of them confirm the best: fewer --seeds or --top need fewer"
             raise InputError("--total-epochs", f"at least {needed} here", options.total_epochs, remedy)
     elif seconds is not None:
-        fitting = seconds * _SEARCH_SHARE * workers / max(cost * seconds_of_epoch, 1e-9) / len(names)
+        fitting = seconds * SEARCH_SHARE * workers / max(cost * seconds_of_epoch, 1e-9) / len(names)
         trials = int(min(max(fitting, 2), 100_000))
     spaces, defaults = {}, {}
     for name in names:
         defaults[name] = dataclasses.replace(_default(name, rule), schedule=options.schedule or "constant")
-        only = [d for d in (DIMENSIONS if name in RULES else _OTHERS) if has_schedules or d not in _OF_TRAININGS]
+        only = [d for d in _coordinates(name) if trains or d not in _OF_TRAININGS]
         if options.schedule is not None:
             only.remove("schedule")
         spaces[name] = chosen_space(
@@ -184,6 +185,13 @@ def _default(name: str, rule: Rule) -> Setting:
     if name in RULES:
         return Setting(profile(RULES[name], lr=0.001), optimizer=name)
     return Setting(Rule(lr=_DEFAULT_RATES[name]), optimizer=name)
+
+
+def _coordinates(name: str) -> list[str]:
+    """Return the coordinates that an optimizer is tuned by."""
+    if name not in RULES:
+        return list(_OF_TORCH)
+    return [d for d in DIMENSIONS if name == "RMSprop" or d not in _NOT_ADAMS]
 
 
 def phase(plan: Plan, slot: int) -> str:

@@ -13,13 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rmsprop.errors import InputError, Received
 from rmsprop.lab.tuning.draws import SLOT, SlotSampler
-from rmsprop.lab.tuning.plan import CONFIRMING_SEED, Plan
+from rmsprop.lab.tuning.plan import CONFIRMING_SEED, SEARCH_SHARE, Plan
 from rmsprop.lab.tuning.space import Choices, Setting, Space, Value, point_of, widened
 from rmsprop.lab.tuning.trial_queue import Queue, ended_slots, given_up, is_settled
 
 _PLAN, _CONFIG, _BEGAN, _ALIVE = "plan", "config", "began", "alive"
 _CONFIRM = "confirm"
-_CONFIRM_SHARE = 0.6  # of the seconds: the search ends then
 
 
 class Claimed(NamedTuple):
@@ -100,7 +99,7 @@ class Study:
 
     def search_is_over(self) -> bool:
         """Return whether the time for searching has passed."""
-        return self.plan.seconds is not None and self.elapsed() > _CONFIRM_SHARE * self.plan.seconds
+        return self.plan.seconds is not None and self.elapsed() > SEARCH_SHARE * self.plan.seconds
 
     def is_overdue(self) -> bool:
         """Return whether all time has passed."""

@@ -1,4 +1,4 @@
-"""A queue of trials in an Optuna study: a fixed number of slots, each of which is run to its end once.
+"""A queue of trials in an Optuna study. It has a fixed number of slots; each slot runs to its end once.
 
 Workers on any host share a queue through its storage alone:
 

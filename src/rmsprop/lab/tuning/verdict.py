@@ -38,6 +38,8 @@ def judge_candidates(study: Study) -> list[CandidateFacts]:
         scores[number][seed] = trial.values[0] if trial.state == TrialState.COMPLETE else None
         if trial.user_attrs.get("at_chance") is not None:
             chance[number].append(trial.user_attrs["at_chance"])
+    for slot in given_up(study.confirming.trials()):  # an error is worse than any score, too
+        scores[jobs[slot]["candidate"]][jobs[slot]["seed"]] = None
     seeds = sorted(set.intersection(*(set(each) for each in scores)))
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(settings) - 1)
     better = study.plan.higher_is_better
@@ -77,8 +79,12 @@ def recommended(candidates: list[CandidateFacts], *, higher_is_better: bool) -> 
         for number, each in enumerate(candidates)
         if each["verdict"] == "better" and each["setting"]["optimizer"] == "RMSprop"
     ]
-    sign = 1 if higher_is_better else -1
-    return max(better, key=lambda number: sign * (candidates[number]["median"] or 0.0), default=0)
+
+    def rank(number: int) -> float:
+        middle = candidates[number]["median"]
+        return -math.inf if middle is None else middle if higher_is_better else -middle
+
+    return max(better, key=rank, default=0)
 
 
 def trial_facts(study: Study) -> list[TrialFacts]:
@@ -117,7 +123,7 @@ def widened_ranges(study: Study) -> dict[str, list[float]]:
 
 
 def _difference(score: float | None, reference: float | None, higher_is_better: bool) -> float:
-    """Return the difference of two scores; a seed that diverged, None, is worse than any score."""
+    """Return the difference of two scores; None, of a seed that diverged, is worse than any score."""
     if score is not None and reference is not None:
         return score - reference
     infinity = math.inf if higher_is_better else -math.inf

@@ -100,10 +100,16 @@ def _search(study: Study, claimed: Claimed, objective: Objective) -> tuple[Outco
     if slot > 0 or outcome.score is None:
         return outcome, {}
     scores, epochs = [outcome.score], outcome.epochs
-    for seed in range(1, NOISE_SEEDS):  # the spread of the default is the unit in which gains are shown
-        again = objective.search(setting, plan.seed + seed, lambda _epoch: None)
-        epochs += again.epochs
-        scores += [] if again.score is None else [again.score]
+
+    def on_other_seed(_epoch: Epoch) -> None:
+        if study.search_is_over():
+            raise Stop(TIME_OVER)
+
+    with suppress(Stop):
+        for seed in range(1, NOISE_SEEDS):  # the spread of the default is the unit in which gains are shown
+            again = objective.search(setting, plan.seed + seed, on_other_seed)
+            epochs += again.epochs
+            scores += [] if again.score is None else [again.score]
     return Outcome(outcome.score, epochs), {"scores": scores}
 
 
