@@ -27,6 +27,7 @@ from rmsprop.cli.app import run as command
 from rmsprop.errors import InputError
 from rmsprop.lab import Task, tune
 from rmsprop.lab.intervals import least_pairs, paired_interval, signed_rank_interval
+from rmsprop.lab.runs.interrupts import Interrupted
 from rmsprop.lab.tuning.draws import drawn, startup_trials
 from rmsprop.lab.tuning.objective import TaskObjective
 from rmsprop.lab.tuning.plan import make_plan
@@ -544,6 +545,79 @@ def test_the_better_of_two_gains_is_recommended_also_below_zero(higher_is_better
         {"setting": setting, "median": m, "verdict": "better" if k else ""} for k, m in enumerate(medians)
     ]
     assert recommended(candidates, higher_is_better=higher_is_better) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"space": ("rate=1:2",)}, "--space must be about"),
+        ({"seeds": 6}, "--seeds must be at least 7"),
+        ({"total_epochs": 10}, "--total-epochs must be at least"),
+        ({"sampler": "grid", "trials": 3, "space": ("decay=0.9:0.99",)}, "--trials must be at least"),
+        ({"folds": 500}, "--folds must be at most 180"),
+        ({"cluster": "ray", "address": "127.0.0.1:1"}, "--address must be that of a running Ray cluster|needs ray"),
+        ({"storage": "postgresql+psycopg://me:secret@127.0.0.1:1/db"}, "--storage must be the URL"),
+    ],
+)
+def test_what_is_refused_leaves_no_file(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises((InputError, ModuleNotFoundError), match=said):
+        tune(task(), out=tmp_path / "run", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_goes_on_with_changed_code_only_if_that_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.py"
+    code = (
+        "import torch\nfrom torch.utils.data import TensorDataset\nfrom rmsprop.lab import Task\n\n\ndef make():\n"
+        "    data = TensorDataset(torch.randn(40, 4), torch.randn(40, 1))\n"
+        "    return Task('mine', lambda: torch.nn.Linear(4, 1), data, data, loss=torch.nn.functional.EPOCHS)\n"
+    )
+    file.write_text(code.replace("EPOCHS", "mse_loss, epochs=1"))
+    options: dict[str, Any] = {"trials": 2, "seeds": 6, "top": 1, "workers": 1, "out": tmp_path / "run"}
+
+    def interrupted(*_: Any) -> None:
+        raise Interrupted("now")
+
+    with pytest.raises(Interrupted):
+        tune(f"{file}:make", listen=interrupted, **options)
+    file.write_text(code.replace("EPOCHS", "mse_loss, epochs=2"))
+    with pytest.raises(InputError, match="the task of the run in"):
+        tune(f"{file}:make", resume=True, **options)
+    tuned = tune(f"{file}:make", resume=True, accept_changes=True, **options)
+    assert len(tuned.trials) == 2
+    assert any("make" in change for change in tuned.directory.config()["accepted_changes"])
+
+
+def seen(folder: Path, **options: Any) -> Any:
+    """Return what a small study tried and found."""
+    values = {"trials": 12, "sampler": "qmc", "seeds": 7, "workers": 1, "out": folder / "run", **options}
+    tuned = tune(task(epochs=4), Rule(lr=0.02), **values)
+    trials = [(t["score"], t["epochs"], t["reason"], t["point"]) for t in tuned.trials]
+    return trials, len(tuned.summary["candidates"])
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return seen(tmp_path_factory.mktemp("usual"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pruner": "none"},
+        {"pruner": "hyperband"},
+        {"seed": 5},
+        {"sampler": "random"},
+        {"folds": 3},
+        {"top": 1},
+        {"epochs": 2},
+        {"all_parameters": True},
+    ],
+)
+def test_every_option_changes_a_study(tmp_path: Path, usual: Any, change: dict[str, Any]) -> None:
+    assert seen(tmp_path, **change) != usual
 
 
 def test_minutes_end_the_search_and_what_confirms(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ from rmsprop.lab.report.tuning_sentences import describe_tuning, missing_importa
 from rmsprop.lab.report.tuning_slices import parallel_data, score_cut, slice_data
 from rmsprop.lab.report.tuning_words import plain, setting_words, value_words
 from rmsprop.lab.runs.checks import check_summary
-from rmsprop.lab.search import Progress
 from rmsprop.lab.tuning.draws import SLOT, distribution
 from rmsprop.lab.tuning.importances import importances
+from rmsprop.lab.tuning.progress import Progress
 from rmsprop.lab.tuning.space import Choices, Range, Setting, Space
 from rmsprop.lab.verdicts import LEAST_SCORED
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rmsprop.lab.runs.directory import RunDirectory
     from rmsprop.lab.runs.schema import TuneSummary
-    from rmsprop.lab.search import Progress
+    from rmsprop.lab.tuning.progress import Progress
 
 _SHOWN = 4  # best trials in the table, beside the default
 _LONGEST_HEAD = 13  # characters of a column of scores

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 
 try:
-    from optuna.storages import BaseStorage
+    import optuna as _optuna  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("rmsprop tune needs optuna: pip install 'rmsprop[tune]'", name="optuna") from error
 
@@ -31,7 +29,6 @@ from rmsprop.errors import InputError, Received
 from rmsprop.lab.find_task import load_task
 from rmsprop.lab.processes import check_alone
 from rmsprop.lab.range_test import on_task
-from rmsprop.lab.report.tuning_words import reason_words
 from rmsprop.lab.runs.directory import CONFIG, SUMMARY, RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.lock import is_held
@@ -47,12 +44,13 @@ from rmsprop.lab.tuning.crew import Crew
 from rmsprop.lab.tuning.importances import importances
 from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
 from rmsprop.lab.tuning.plan import Plan, make_plan, space_to_json
+from rmsprop.lab.tuning.progress import Listener, progress_of
+from rmsprop.lab.tuning.ray_crew import check_ray, ray_crew
 from rmsprop.lab.tuning.setting_file import BEST, write_best
 from rmsprop.lab.tuning.space import Setting
 from rmsprop.lab.tuning.storage import JOURNAL, opened, shown
-from rmsprop.lab.tuning.study import Study, begin, confirming_jobs, ranked
+from rmsprop.lab.tuning.study import Study, begin, check_config, is_begun, without_versions
 from rmsprop.lab.tuning.trainings import gradient_rms
-from rmsprop.lab.tuning.trial_queue import ended_slots
 from rmsprop.lab.verdicts import CONFIDENCE
 from rmsprop.lab_options import TuneOptions, result_options
 from rmsprop.rule import Rule
@@ -63,39 +61,6 @@ _ALIVE_SECONDS = 10.0  # between two records that the study is worked on
 _RANGE_TEST_STEPS = 100
 
 Function = Callable[[Rule, int], float]
-
-
-class Progress(NamedTuple):
-    """Where a study stands.
-
-    Attributes
-    ----------
-    done, total
-        Trials of the searches, or with `confirming` trainings of the best settings.
-    best, default
-        Best score of RMSprop so far, and the default's.
-    noise
-        Standard deviation of the default's score over seeds; None if not known yet.
-    seconds_left
-        Estimate for the search, or with `confirming` for the rest; None at first.
-    news
-        The newest trial, in words.
-    metric
-        Name of the scores.
-    """
-
-    confirming: bool
-    done: int
-    total: int
-    best: float | None
-    default: float | None
-    noise: float | None
-    seconds_left: float | None
-    news: str
-    metric: str
-
-
-Listener = Callable[[Progress], None]
 
 
 def tune(
@@ -154,12 +119,11 @@ def tune(
     if rule.maximize:
         remedy = "return minus the quantity to maximize as the task's loss"
         raise InputError("--maximize", "left out", True, remedy)
+    if options.cluster is not None:
+        check_ray(options.address)
     subject = _Subject.of(spec, options, higher_is_better)
-    config = _config_of(subject, rule, options)
-    with ExitStack() as held:
-        run, joins = _opened(subject.name, options, config, held)
-        search = _Search(subject, rule, options, config, run, began, command, listen)
-        return Tuned(run, search.joined() if joins else search.led())
+    config, plan = _config_of(subject, rule, options), _plan_of(subject, rule, options)
+    return _Search(subject, rule, options, config, plan, began, shown(command), listen).result()
 
 
 class _Subject(NamedTuple):
@@ -209,37 +173,29 @@ def _config_of(subject: _Subject, rule: Rule, options: TuneOptions) -> TuneConfi
     return cast(TuneConfig, config)
 
 
-def _place(name: str, options: TuneOptions, config: TuneConfig) -> tuple[Path, bool]:
-    """Return the directory of the run, and whether another process leads the study there, which this one joins."""
-    newest = new_path("tune", name, resume=True)
-    path = options.out or newest
-    if is_held(path) and (path / CONFIG).exists():
-        run = RunDirectory(path)
-        if options.out is not None or _without_versions(run.config()) == _without_versions(config):
-            run.check_same(config)
-            return path, True
-    return options.out or (newest if options.resume else new_path("tune", name, resume=False)), False
+def _plan_of(subject: _Subject, rule: Rule, options: TuneOptions) -> Plan:
+    """Return the plan, without what a probe measures. Checks the budget and the space."""
+    return make_plan(
+        rule,
+        options,
+        cost=subject.objective.cost,
+        confirming_cost=subject.objective.confirming_cost,
+        higher_is_better=subject.higher_is_better,
+        seconds_of_epoch=0.0 if options.minutes is None else _seconds_of_epoch(subject, rule),
+        workers=options.workers or cores(),
+        trains=subject.task is not None,
+    )
 
 
-def _opened(name: str, options: TuneOptions, config: TuneConfig, held: ExitStack) -> tuple[RunDirectory, bool]:
-    """Return the run, open until `held` ends, or joined: another process leads it then."""
-    path, joins = _place(name, options, config)
-    if joins:
-        return RunDirectory(path), True
-    try:
-        run = held.enter_context(
-            RunDirectory.open(path, config, resume=options.resume, accept_changes=options.accept_changes)
-        )
-    except InputError:  # perhaps because another process began the same at this moment
-        path, joins = _place(name, dataclasses.replace(options, out=path), config)
-        if not joins:
-            raise
-        return RunDirectory(path), True
-    return run, False
-
-
-def _without_versions(config: Any) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "made_with"}
+def _led_elsewhere(name: str, options: TuneOptions, config: TuneConfig) -> RunDirectory | None:
+    """Return the run of this study that another process of this host leads, which this one can join; None without."""
+    run = RunDirectory(options.out or new_path("tune", name, resume=True))
+    if not is_held(run.path) or not (run.path / CONFIG).exists():
+        return None
+    if options.out is None and without_versions(run.config()) != without_versions(config):
+        return None
+    run.check_same(config)
+    return run
 
 
 @dataclass
@@ -250,83 +206,82 @@ class _Search:
     rule: Rule
     options: TuneOptions
     config: TuneConfig
-    run: RunDirectory
+    plan: Plan
     began: float  # when the command started, as time.time() has it
     command: str
     listen: Listener
 
     def __post_init__(self) -> None:
-        self.command = shown(self.command)  # files keep it, and it may have a password
         self.workers = self.options.workers or cores()
-        self.location = self.options.storage or str(self.run.path / JOURNAL)
+        self._probed = False
         self.name = "study"
         if self.options.storage is not None:
             self.name = self.options.study or f"tune-{self.subject.name}"
 
-    def led(self) -> TuneSummary:
-        """Work until the study is finished, and write its result."""
-        with opened(self.location) as storage, stop_signals() as stopped:
-            study = self._study(storage, stopped)
-            if self.options.resume:
+    def result(self) -> Tuned:
+        """Lead the study or join it; return its result. What can be refused is refused before a file is written."""
+        with ExitStack() as held:
+            stopped = held.enter_context(stop_signals())
+            database = None
+            if self.options.storage is not None:
+                database = held.enter_context(opened(self.options.storage))
+                check_config(database, self.name, self.config, accept_changes=self.options.accept_changes)
+            run = _led_elsewhere(self.subject.name, self.options, self.config)
+            if run is None and not self.options.resume and not (database and is_begun(database, self.name)):
+                self._probe(stopped)
+            leads = run is None
+            if run is None:
+                run, leads = self._opened(held)
+            self.location = self.options.storage or str(run.path / JOURNAL)
+            storage = database or held.enter_context(opened(self.location))
+            if not self._probed and not is_begun(storage, self.name):
+                self._probe(stopped)
+            study = begin(
+                storage, self.name, self.config, self.plan, self.began, accept_changes=self.options.accept_changes
+            )
+            if leads and self.options.resume:
                 study.go_on()
             self._work_on(study, stopped)
-            summary = self._summary(study)
-        chosen = Setting.from_json(summary["candidates"][summary["recommended"]]["setting"])
-        write_best(chosen, self.run.path / BEST, self.command or f"rmsprop.lab.tune on {self.subject.name}")
-        return cast(TuneSummary, self.run.finish(summary))
+            return Tuned(run, self._finish(run, study) if leads else _awaited(run, stopped))
 
-    def joined(self) -> TuneSummary:
-        """Work until the study is finished; return the result that the leading process writes."""
-        with opened(self.location) as storage, stop_signals() as stopped:
-            self._work_on(self._study(storage, stopped), stopped)
-            while not (self.run.path / SUMMARY).exists():
-                if stopped:
-                    raise Interrupted("stopped; the process that leads the study goes on")
-                if not is_held(self.run.path):
-                    found = Received(f"{self.run.path}, where the process that led it has ended")
-                    raise InputError("the study", "finished", found, "add --resume to finish it")
-                time.sleep(_POLL)
-        return cast(TuneSummary, self.run.summary())
+    def _opened(self, held: ExitStack) -> tuple[RunDirectory, bool]:
+        """Return the run and whether this process leads it: another one may have begun the same at this moment."""
+        name, options = self.subject.name, self.options
+        path = options.out or new_path("tune", name, resume=options.resume)
+        try:
+            return held.enter_context(
+                RunDirectory.open(path, self.config, resume=options.resume, accept_changes=options.accept_changes)
+            ), True
+        except InputError:
+            run = _led_elsewhere(name, dataclasses.replace(options, out=path), self.config)
+            if run is None:
+                raise
+            return run, False
 
-    def _study(self, storage: BaseStorage, stopped: list[int]) -> Study:
-        """Return the study: a new one with its plan, or one that goes on."""
-        task = self.subject.task
-        timed = self.options.minutes is not None and task is not None
-        plan = make_plan(
-            self.rule,
-            self.options,
-            cost=self.subject.objective.cost,
-            confirming_cost=self.subject.objective.confirming_cost,
-            higher_is_better=self.subject.higher_is_better,
-            seconds_of_epoch=_seconds_of_epoch(cast(Task, task)) if timed else 1.0,
-            workers=self.workers,
-            trains=task is not None,
-        )
-        if task is not None and not Study(storage, self.name, plan).is_begun():
-            plan = self._probed(plan, task, stopped)
-        return begin(storage, self.name, _without_versions(self.config), plan, self.began)
-
-    def _probed(self, plan: Plan, task: Task, stopped: list[int]) -> Plan:
-        """Return the plan with what short runs measure: √v̂ if ε is tuned, and the rate of the range test."""
+    def _probe(self, stopped: list[int]) -> None:
+        """Add to the plan what short runs measure: √v̂ if ε is tuned, and the rate of the range test."""
+        task, self._probed = self.subject.task, True
+        if task is None:
+            return
 
         def check(_done: int, _total: int) -> None:
             if stopped:
                 raise Interrupted("stopped before the first trial")
 
         unit = None
-        if any("eps" in space for space in plan.spaces.values()):
+        if any("eps" in space for space in self.plan.spaces.values()):
             unit = gradient_rms(task, self.rule, self.options.epochs)
             if unit is None:
                 remedy = "leave eps out of --space, or check the gradients: rmsprop train with --every 1 shows them"
                 raise InputError("eps", "tuned on a task with gradients above 0", Received("none above 0"), remedy)
         suggested = None
-        if not task.generates and plan.sampler != "grid":
+        if not task.generates and self.plan.sampler != "grid":
             with contextlib.suppress(InputError):  # a rule or a data set that a range test cannot use: no suggestion
                 suggested = on_task(task, self.rule, listen=check, steps=_RANGE_TEST_STEPS, seeds=1).lr
         check(0, 0)
         if suggested is not None and f"{suggested:.3g}" == f"{self.rule.lr:.3g}":
             suggested = None
-        return dataclasses.replace(plan, gradient_rms=unit, suggested=suggested)
+        self.plan = dataclasses.replace(self.plan, gradient_rms=unit, suggested=suggested)
 
     def _work_on(self, study: Study, stopped: list[int]) -> None:
         """Let workers run the study to its end: replace those that were killed, show the progress."""
@@ -336,8 +291,6 @@ class _Search:
             if self.options.cluster is None:
                 crew: Any = held.enter_context(Crew(self.workers, *job))
             else:
-                from rmsprop.lab.tuning.ray_crew import ray_crew
-
                 crew = held.enter_context(ray_crew(self.options.address, self.workers, *job))
             while not study.is_finished():
                 progress = progress_of(study, self.subject.metric)
@@ -352,6 +305,13 @@ class _Search:
                     raise Interrupted(f"stopped after {progress.done} of {progress.total} {what}")
                 time.sleep(_POLL)
         self.listen(progress_of(study, self.subject.metric))
+
+    def _finish(self, run: RunDirectory, study: Study) -> TuneSummary:
+        """Write best.toml and the summary, which ends the run."""
+        summary = self._summary(study)
+        chosen = Setting.from_json(summary["candidates"][summary["recommended"]]["setting"])
+        write_best(chosen, run.path / BEST, self.command or f"rmsprop.lab.tune on {self.subject.name}")
+        return cast(TuneSummary, run.finish(summary))
 
     def _summary(self, study: Study) -> TuneSummary:
         candidates = verdict.judge_candidates(study)
@@ -387,9 +347,25 @@ class _Search:
         }
 
 
-def _seconds_of_epoch(task: Task) -> float:
-    """Return how long an epoch takes, from a few steps of the default."""
-    training = TrainingLoop(task, with_optimizer(RMSprop), 0)
+def _awaited(run: RunDirectory, stopped: list[int]) -> TuneSummary:
+    """Return the result that the leading process writes."""
+    while not (run.path / SUMMARY).exists():
+        if stopped:
+            raise Interrupted("stopped; the process that leads the study goes on")
+        if not is_held(run.path):
+            found = Received(f"{run.path}, where the process that led it has ended")
+            raise InputError("the study", "finished", found, "add --resume to finish it")
+        time.sleep(_POLL)
+    return cast(TuneSummary, run.summary())
+
+
+def _seconds_of_epoch(subject: _Subject, rule: Rule) -> float:
+    """Return how long an epoch of the default takes, from a few steps; of a function, a call."""
+    began = time.monotonic()
+    if subject.task is None:
+        subject.spec(rule, 0)
+        return time.monotonic() - began
+    training = TrainingLoop(subject.task, with_optimizer(RMSprop), 0)
     records = training.run()
     next(records)  # the first evaluation and the first step warm up
     next(records)
@@ -400,52 +376,3 @@ def _seconds_of_epoch(task: Task) -> float:
     began = time.monotonic()
     training.evaluate("validation")
     return one * training.steps_per_epoch + time.monotonic() - began
-
-
-def progress_of(study: Study, metric: str) -> Progress:
-    """Return where a study stands."""
-    plan, maximize = study.plan, study.plan.higher_is_better
-    searches = {name: queue.trials() for name, queue in study.searches.items()}
-    best = ranked(searches["RMSprop"], maximize=maximize)
-    default = ended_slots(searches["RMSprop"]).get(0)
-    confirming = study.is_searched()
-    if confirming:
-        done = len(ended_slots(study.confirming.trials()))
-        total = len(confirming_jobs(plan, study.candidates()))
-    else:
-        done = sum(len(ended_slots(trials)) for trials in searches.values())
-        total = sum(plan.trials if plan.seconds is not None else study.slots(name) for name in searches)
-        total = max(total, done)  # of a budget in minutes, an estimate
-    ended = [trial for trials in searches.values() for trial in ended_slots(trials).values()]
-    newest = max(ended, key=lambda trial: str(trial.datetime_complete), default=None)
-    score = None if default is None or default.values is None else float(default.values[0])
-    return Progress(
-        confirming=confirming,
-        done=done,
-        total=total,
-        best=float(best[0].values[0]) if best else None,
-        default=score,
-        noise=study.noise(),
-        seconds_left=_seconds_left(study, done, total, confirming=confirming),
-        news="" if newest is None else _news(newest.user_attrs),
-        metric=metric,
-    )
-
-
-def _seconds_left(study: Study, done: int, total: int, *, confirming: bool) -> float | None:
-    """Return how long the search takes still, or the trainings that confirm; None if not known."""
-    if study.plan.seconds is not None:
-        return max(0.0, study.plan.seconds - study.elapsed())
-    if not 0 < done < total:
-        return None
-    if not confirming:
-        return study.elapsed() / done * (total - done)
-    begun = [trial.datetime_start for trial in study.confirming.trials() if trial.datetime_start is not None]
-    return (datetime.datetime.now() - min(begun)).total_seconds() / done * (total - done) if begun else None
-
-
-def _news(facts: dict[str, Any]) -> str:
-    setting = facts["setting"]
-    name = "" if setting["optimizer"] == "RMSprop" else f"{setting['optimizer']}, "
-    reason = f", {reason_words(facts['reason'])}" if facts["reason"] else ""
-    return f"{name}{facts['phase']}: lr {setting['rule']['lr']:.3g}{reason}"

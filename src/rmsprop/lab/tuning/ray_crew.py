@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -19,19 +20,9 @@ _MAX_DEATHS = 10  # of workers in a row, without a trial that ended
 
 @contextmanager
 def ray_crew(address: str | None, count: int, *job: Any) -> Iterator[RayCrew]:
-    """Connect to a Ray cluster, or start one on this host, and yield `count` workers there.
+    """Connect to a Ray cluster, or start one on this host, and yield `count` workers there."""
+    import ray
 
-    Raises
-    ------
-    InputError
-        If Ray is not installed, or the address refuses.
-    """
-    try:
-        import ray
-    except ModuleNotFoundError:
-        remedy = "pip install 'rmsprop[cluster]'"
-        raise InputError("--cluster", "ray with Ray installed", Received("none installed"), remedy) from None
-    _check_reachable(address)
     with redirect_stdout(sys.stderr):  # Ray reports lost nodes on stdout, which belongs to the command's result
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
@@ -45,8 +36,18 @@ def ray_crew(address: str | None, count: int, *job: Any) -> Iterator[RayCrew]:
             ray.shutdown()
 
 
-def _check_reachable(address: str | None) -> None:
-    """Raise InputError unless HOST:PORT takes connections. Ray itself would try for minutes."""
+def check_ray(address: str | None) -> None:
+    """Check that Ray is installed and that HOST:PORT takes connections; Ray itself would try for minutes.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If Ray is not installed.
+    InputError
+        If the address refuses.
+    """
+    if find_spec("ray") is None:
+        raise ModuleNotFoundError("--cluster ray needs ray: pip install 'rmsprop[cluster]'", name="ray")
     host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
     if not colon:  # None starts a cluster, and "auto" finds one
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import stdev
 from typing import Any, NamedTuple
@@ -110,10 +111,6 @@ class Study:
         began: float = self._main.user_attrs.get(_BEGAN, time.time())
         return time.time() - began
 
-    def is_begun(self) -> bool:
-        """Return whether the study has its plan."""
-        return _CONFIG in self._main.user_attrs
-
     def keep_alive(self) -> None:
         """Record that a process works on the study now."""
         self._main.set_user_attr(_ALIVE, time.time())
@@ -185,31 +182,55 @@ class Study:
         return self.searches["RMSprop"].study
 
 
-def begin(storage: BaseStorage, name: str, config: dict[str, Any], plan: Plan, began: float) -> Study:
-    """Return the study of this name: a new one, or the one that another process began with the same configuration.
+def begin(
+    storage: BaseStorage, name: str, config: Mapping[str, Any], plan: Plan, began: float, *, accept_changes: bool
+) -> Study:
+    """Return the study of this name: a new one, or the one that was begun with the same configuration.
 
-    `began` is when the command started: its time counts from there.
-
-    Raises
-    ------
-    InputError
-        If the study has another configuration.
+    `began` is when the command started: its time counts from there. The others are those of `check_config`.
     """
-    study = Study(storage, name, plan)
+    check_config(storage, name, config, accept_changes=accept_changes)
+    known, asked = _known(storage, name), without_versions(config)
+    study = Study(storage, name, Plan.from_json(known[_PLAN]) if _CONFIG in known else plan)
     main = study.searches["RMSprop"].study
-    known = main.user_attrs
     if _CONFIG not in known:
         main.set_user_attr(_PLAN, plan.to_json())
         main.set_user_attr(_BEGAN, began)
-        main.set_user_attr(_CONFIG, config)
-        return study
-    differing = [key for key in {**known[_CONFIG], **config} if known[_CONFIG].get(key) != config.get(key)]
+    if known.get(_CONFIG) != asked:  # last: it says that the plan is there
+        main.set_user_attr(_CONFIG, asked)
+    return study
+
+
+def is_begun(storage: BaseStorage, name: str) -> bool:
+    """Return whether the study has its plan."""
+    return _CONFIG in _known(storage, name)
+
+
+def check_config(storage: BaseStorage, name: str, config: Mapping[str, Any], *, accept_changes: bool) -> None:
+    """Raise InputError if the study has another configuration. With `accept_changes`, the task's code may differ."""
+    known = _known(storage, name).get(_CONFIG)
+    asked = without_versions(config)
+    if known is None:
+        return
+    differing = [key for key in {**known, **asked} if known.get(key) != asked.get(key)]
+    if accept_changes:
+        differing = [key for key in differing if key != "task_code"]
     if differing:
-        there = ", ".join(f"{key} {known[_CONFIG].get(key)!r}" for key in differing)
-        asked = Received(", ".join(f"{key} {config.get(key)!r}" for key in differing))
+        there = ", ".join(f"{key} {known.get(key)!r}" for key in differing)
+        found = Received(", ".join(f"{key} {asked.get(key)!r}" for key in differing))
         remedy = "choose another --study, or another --out"
-        raise InputError(f"the study {name!r}", f"the one asked for ({there})", asked, remedy)
-    return Study(storage, name, Plan.from_json(known[_PLAN]))
+        raise InputError(f"the study {name!r}", f"the one asked for ({there})", found, remedy)
+
+
+def without_versions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration must share with another one to be of the same study."""
+    return {key: value for key, value in config.items() if key not in ("made_with", "accepted_changes")}
+
+
+def _known(storage: BaseStorage, name: str) -> dict[str, Any]:
+    """Return what the study keeps beside its trials; nothing if there is no such study."""
+    studies = storage.get_all_studies()
+    return next((each.user_attrs for each in studies if each.study_name == f"{name}/RMSprop"), {})
 
 
 def confirming_jobs(plan: Plan, candidates: list[Setting]) -> list[dict[str, Any]]:
