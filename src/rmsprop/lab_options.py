@@ -53,7 +53,7 @@ class TrainOptions:
         Learning rate over the run, if not the recipe's: constant, falling linearly or as a cosine to 0, or in steps
         (× 0.1 after 50 % and 75 %).
     warmup
-        Steps in which the rate rises linearly from about 0.
+        Steps in which the rate rises linearly from about 0; none if omitted.
     clip
         Largest norm of all gradients together; that of the recipe, or else of the task, if omitted.
     average
@@ -102,7 +102,7 @@ class TrainOptions:
     epochs: int | None = None
     batch_size: int | None = None
     schedule: ScheduleName | None = None
-    warmup: int = 0
+    warmup: int | None = None
     clip: float | None = None
     average: float | None = None
     evaluate_every: int = 1

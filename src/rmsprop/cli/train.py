@@ -92,7 +92,8 @@ def _chosen(
             raise InputError(name, "left out with --rule", value, "the file has a whole rule")
     best = read_best(rule_file)
     schedule: Any = options.schedule or best.schedule
-    used = dataclasses.replace(options, schedule=schedule, warmup=options.warmup or best.warmup)
+    warmup = best.warmup if options.warmup is None else options.warmup
+    used = dataclasses.replace(options, schedule=schedule, warmup=warmup)
     return dataclasses.replace(best.rule, **given_values(rule)), used
 
 

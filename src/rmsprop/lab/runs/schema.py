@@ -51,7 +51,7 @@ class TrainConfig(RunConfig):
     epochs: Count
     every: NotRequired[Count]
     recipe: NotRequired[str | None]
-    warmup: NotRequired[Count]
+    warmup: NotRequired[Count | None]
     clip: NotRequired[Rate | None]
     average: NotRequired[Size | None]
     evaluate_every: NotRequired[Annotated[int, AT_LEAST_ONE]]
