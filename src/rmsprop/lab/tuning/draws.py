@@ -19,7 +19,6 @@ from scipy.stats import qmc
 from rmsprop.lab.tuning.space import Choices, Domain, Range, Space, Value, grid
 
 SLOT = "slot"  # user attribute of a trial: its place in the plan
-SAMPLERS = ("tpe", "qmc", "random", "grid")
 
 
 def distribution(domain: Domain) -> BaseDistribution:
@@ -44,7 +43,7 @@ class SlotSampler(BaseSampler):
     Parameters
     ----------
     name
-        One of `SAMPLERS`. "tpe" draws quasi-randomly in the slots up to `startup_trials`.
+        One of tpe, qmc, random, grid. "tpe" draws quasi-randomly in the slots up to `startup_trials`.
     space
         The domains at this moment: they may have been widened.
     slot, trials
@@ -110,10 +109,10 @@ def drawn(name: str, space: Space, slot: int, trials: int, seed: int) -> dict[st
     if name == "random":
         shares = np.random.default_rng([seed, slot]).random(len(space))
     else:  # a Halton sequence has its property at every length, Sobol's only at powers of two
-        sequence = qmc.Halton(max(1, len(space)), scramble=True, rng=np.random.default_rng(seed))
+        sequence = qmc.Halton(len(space), scramble=True, rng=np.random.default_rng(seed))
         sequence.fast_forward(slot)
         shares = sequence.random(1)[0]
-    return {name: _at(domain, float(share)) for (name, domain), share in zip(space.items(), shares, strict=False)}
+    return {name: _at(domain, float(share)) for (name, domain), share in zip(space.items(), shares, strict=True)}
 
 
 def _at(domain: Domain, share: float) -> Value:
