@@ -458,9 +458,9 @@ def test_a_task_is_tuned_with_its_schedule_and_trained_from_the_file(
     assert config["rule"] == dataclasses.asdict(best.rule)
     assert (config["schedule"], config["warmup"]) == (best.schedule, best.warmup)
     write_best(dataclasses.replace(best, schedule="cosine", warmup=3), tmp_path / "mine.toml", "changed")
-    for number, (words, expected) in enumerate({(): 3, ("--warmup", "0"): 0, ("--warmup", "2"): 2}.items()):
+    for number, (more, expected) in enumerate({(): 3, ("--warmup", "0"): 0, ("--warmup", "2"): 2}.items()):
         again = tmp_path / f"again-{number}"
-        assert command(["train", spec, "--rule", str(tmp_path / "mine.toml"), *words, "--out", str(again)]) == 0
+        assert command(["train", spec, "--rule", str(tmp_path / "mine.toml"), *more, "--out", str(again)]) == 0
         config = json.loads((again / "run.json").read_text())
         assert (config["schedule"], config["warmup"]) == ("cosine", expected)
     capsys.readouterr()

@@ -8,19 +8,15 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from rmsprop.lab.runs.interrupts import children_ignore_ctrl_c
-from rmsprop.lab.runs.trial import Source
 from rmsprop.lab.runs.workers import WorkerLost, end_with_parent, without_main
-from rmsprop.lab.tuning.plan import Plan
-from rmsprop.lab.tuning.worker import objective_of, work
+from rmsprop.lab.tuning.worker import work_on
 
-_MAX_DEATHS = 10  # of workers in a row, without a trial that ended
+MAX_DEATHS = 10  # of workers in a row, without a trial that ended
 
 
 class Crew:
-    """`count` processes of one thread each, which run `work` until the study is finished. A context."""
+    """`count` processes, which run `work_on` with the arguments `job` until the study is finished. A context."""
 
     def __init__(self, count: int, *job: Any) -> None:
         self._job = job
@@ -51,7 +47,7 @@ class Crew:
             if process.is_alive() or process.exitcode == 0:
                 continue
             self._deaths += 1
-            if self._deaths > _MAX_DEATHS:
+            if self._deaths > MAX_DEATHS:
                 how = f"{self._deaths} workers ended one after the other (exit status {process.exitcode})"
                 raise WorkerLost(f"{how}, and no trial has ended in between")
             self._processes[number] = self._started()
@@ -72,8 +68,7 @@ def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context
     return context
 
 
-def _run(location: str, name: str, plan: Plan, source: Source, epochs: int | None, folds: int | None) -> None:
+def _run(*job: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
     end_with_parent()
-    torch.set_num_threads(1)
-    work(location, name, plan, objective_of(source, epochs, folds, plan.seed))
+    work_on(*job)

@@ -11,11 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from rmsprop.errors import InputError, Received
-from rmsprop.lab.runs.trial import Source
 from rmsprop.lab.runs.workers import WorkerLost
-from rmsprop.lab.tuning.plan import Plan
-
-_MAX_DEATHS = 10  # of workers in a row, without a trial that ended
+from rmsprop.lab.tuning.crew import MAX_DEATHS
+from rmsprop.lab.tuning.worker import work_on
 
 
 @contextmanager
@@ -59,7 +57,7 @@ def check_ray(address: str | None) -> None:
 
 
 class RayCrew:
-    """`count` tasks of Ray, of one core each, which run `work` until the study is finished. A context.
+    """`count` tasks of Ray, of one core each, which run `work_on` until the study is finished. A context.
 
     A task whose node is lost is placed anew, and its trial runs again.
     """
@@ -68,7 +66,7 @@ class RayCrew:
         import ray
 
         self._ray = ray
-        self._work = ray.remote(num_cpus=1, max_retries=0)(_run)
+        self._work = ray.remote(num_cpus=1, max_retries=0)(work_on)
         self._count, self._job = count, job
         self._tasks: list[Any] = []
         self._deaths = 0
@@ -90,15 +88,6 @@ class RayCrew:
                 self._ray.get(task)
             except Exception as error:
                 self._deaths += 1
-                if self._deaths > _MAX_DEATHS:
+                if self._deaths > MAX_DEATHS:
                     raise WorkerLost(f"{self._deaths} tasks of Ray failed one after the other: {error}") from error
                 self._tasks[self._tasks.index(task)] = self._work.remote(*self._job)
-
-
-def _run(location: str, name: str, plan: Plan, source: Source, epochs: int | None, folds: int | None) -> None:
-    import torch
-
-    from rmsprop.lab.tuning.worker import objective_of, work
-
-    torch.set_num_threads(1)
-    work(location, name, plan, objective_of(source, epochs, folds, plan.seed))

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
+import torch
 
 from rmsprop.lab.runs.schema import TIME_OVER
 from rmsprop.lab.runs.trial import Source, task_of
@@ -31,6 +32,12 @@ def objective_of(source: Source | Task, epochs: int | None, folds: int | None, s
     """Return what a study scores: a task, or the function that `source` holds."""
     task: Any = source if isinstance(source, Task) else task_of(source)
     return TaskObjective(task, epochs, folds, seed) if isinstance(task, Task) else FunctionObjective(task)
+
+
+def work_on(location: str, name: str, plan: Plan, source: Source, epochs: int | None, folds: int | None) -> None:
+    """Do the work of one process of a crew, in one thread."""
+    torch.set_num_threads(1)
+    work(location, name, plan, objective_of(source, epochs, folds, plan.seed))
 
 
 def work(location: str, name: str, plan: Plan, objective: Objective) -> None:
