@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
 import platform
@@ -525,9 +526,8 @@ def test_doctor_continues_after_a_broken_framework(
 
 def test_help_lists_every_command_shows_examples_and_loads_no_framework() -> None:
     files = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "app", "common", "installation", "rule_options", "terminal", "unknown_option"} == set(
-        app.COMMANDS
-    )
+    shared = {"__init__", "app", "common", "help_text", "installation", "rule_options", "terminal", "unknown_option"}
+    assert files - shared == set(app.COMMANDS)
     code = f"""
 import sys
 from rmsprop.cli import app
@@ -543,6 +543,28 @@ print("torch" in sys.modules)
     for name, shown in zip(app.COMMANDS, helps[1:], strict=True):
         assert f" {name.replace('_', '-')} " in helps[0]
         assert re.search(rf"Try:\n  rmsprop {name.replace('_', '-')}\b", shown), name
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "tune", "find-lr"])
+def test_help_fills_its_lines(command: str) -> None:
+    """A line of a description ends where the next word does not fit, not where the docstring's line does."""
+    words = ["rmsprop", command, "--help"]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"}
+    )
+    lines = done.stdout.splitlines()
+    options = [
+        line[2:-2] for line in lines[lines.index(next(x for x in lines if "─ Parameters" in x)) :] if "│" in line
+    ]
+    start = min(len(m[0]) for line in options if (m := re.match(r"--\S+( [A-Z.]+)? +(?=\S)", line)))
+    texts = [(bool(line[:start].strip()), line[start:].rstrip()) for line in options]
+    width = max(len(text) for _, text in texts)
+    short = [
+        text
+        for (_, text), (begins, after) in itertools.pairwise(texts)
+        if not begins and after and not text.endswith("]") and len(text) + 1 + len(after.split()[0]) < width
+    ]
+    assert short == []
 
 
 def test_random_data_are_the_same_in_every_process(tmp_path: Path) -> None:

@@ -310,13 +310,13 @@ class TuneOptions:
     total_epochs: int | None = None
     minutes: float | None = None
     sampler: Literal["tpe", "qmc", "random", "grid"] = "tpe"
-    space: tuple[str, ...] = ()
+    space: tuple[str, ...] | None = None
     all_parameters: bool = False
     pruner: Literal["median", "hyperband", "none"] = "median"
     folds: int | None = None
     top: int = 3
     seeds: int = 8
-    baseline: tuple[str, ...] = ()
+    baseline: tuple[str, ...] | None = None
     epochs: int | None = None
     schedule: ScheduleName | None = None
     seed: int = 0
@@ -347,7 +347,7 @@ class TuneOptions:
             if getattr(self, name) not in known:
                 allowed = f"one of {', '.join(str(k) for k in known if k)}"
                 raise InputError(f"--{name}", allowed, getattr(self, name), f"{known[0]} is usual" if known[0] else "")
-        _check_names("--baseline", self.baseline, [name for name in OPTIMIZERS if name != "RMSprop"])
+        _check_names("--baseline", self.baseline or (), [name for name in OPTIMIZERS if name != "RMSprop"])
         _check_count(self, "folds", "5 is usual", least=2)
         _check_count(self, "top", "3 is usual")
         _check_count(self, "seeds", "fewer cannot show that a setting is better", least=6)

@@ -15,9 +15,11 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 
 from rmsprop import __version__
 from rmsprop.cli.common import Failure, Invocation, ToldByFirst, complain
+from rmsprop.cli.help_text import joined
 from rmsprop.cli.terminal import IN_ASCII, Terminal, stderr
 from rmsprop.cli.unknown_option import described
 from rmsprop.errors import InputError
+from rmsprop.lab_options import CompareOptions, FindLrOptions, TrainOptions, TuneOptions
 
 # Each command is the function of this name, in the module of this name beside this one.
 COMMANDS = (
@@ -41,8 +43,12 @@ app = App(
     console=Terminal(),
     help_epilogue="Start with: rmsprop compare digits\nEvery command explains itself: rmsprop COMMAND --help",
 )
+for _options in (TrainOptions, CompareOptions, FindLrOptions, TuneOptions):
+    _options.__doc__ = joined(_options.__doc__)
 for _name in COMMANDS:
-    app.command(getattr(import_module(f"rmsprop.cli.{_name}"), _name))
+    _command = getattr(import_module(f"rmsprop.cli.{_name}"), _name)
+    _command.__doc__ = joined(_command.__doc__)
+    app.command(_command)
 app.register_install_completion_command(help="Install completion of commands and options for this shell.")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
+from rmsprop.cli.help_text import joined
 from rmsprop.cli.terminal import stdout
 from rmsprop.errors import InputError
 from rmsprop.profiles import PROFILES, profile
@@ -21,7 +22,7 @@ _PROFILE = Parameter(
 
 def _options(name: str, *fields: tuple[str, Any, None], group: str = "Rule") -> Any:
     """Return the annotation of a parameter that holds options: a dataclass with None for each option not given."""
-    namespace = {"__doc__": stdout.shown(Rule.__doc__ or ""), "__module__": __name__}
+    namespace = {"__doc__": joined(stdout.shown(Rule.__doc__ or "")), "__module__": __name__}
     options = dataclasses.make_dataclass(name, fields, namespace=namespace, eq=False, repr=False)
     return Annotated[options | None, Parameter(name="*", group=group)]
 

@@ -265,7 +265,7 @@ class TuneConfig(RunConfig):
     seeds: Count
     top: Count
     folds: NotRequired[Count | None]
-    baseline: NotRequired[list[str]]
+    baseline: NotRequired[list[str] | None]
 
 
 class SettingFacts(TypedDict):

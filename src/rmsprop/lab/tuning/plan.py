@@ -131,7 +131,7 @@ def make_plan(
     InputError
         If the budget is too small, or the space has an unknown name or an empty range.
     """
-    names = ["RMSprop", *dict.fromkeys(options.baseline)]
+    names = ["RMSprop", *dict.fromkeys(options.baseline or ())]
     least = least_pairs(1 - (1 - CONFIDENCE) / (options.top + len(names) - 1))
     if options.seeds < least:
         remedy = f"fewer cannot show that one of {options.top + len(names) - 1} settings is better; or lower --top"
@@ -155,7 +155,7 @@ def make_plan(
         if options.schedule is not None:
             only.remove("schedule")
         spaces[name] = chosen_space(
-            options.space, trials, everything=options.all_parameters, only=only, strict=name == "RMSprop"
+            options.space or (), trials, everything=options.all_parameters, only=only, strict=name == "RMSprop"
         )
         if options.sampler == "grid":
             grid(spaces[name], trials - 1)  # raises if the budget is too small for it
