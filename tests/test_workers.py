@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +69,17 @@ def test_each_time_half_of_them_go_on() -> None:
             workers._fewer("killed", True)
     with pytest.raises(WorkerLost, match="killed; it was the only one"):
         workers._fewer("killed", True)
+
+
+def test_an_interrupted_pool_ends_its_thread() -> None:
+    """Python's own end, while that thread ends, fails with "Bad file descriptor"."""
+
+    def check() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
+        list(workers.results(time.sleep, [600, 600, 600], check))
+    assert not [t for t in threading.enumerate() if "ExecutorManager" in type(t).__name__]
 
 
 def test_where_fewer_would_not_help_the_cause_is_said(tmp_path: Path) -> None:

@@ -111,10 +111,10 @@ class Workers:
         if self._pool is None:
             return
         if at_once:
-            self._pool.shutdown(wait=False, cancel_futures=True)
             for process in self._processes & set(multiprocessing.active_children()):
                 process.terminate()
-        self._pool.shutdown()
+        # It waits for the pool's thread: Python's own end, while that thread ends, fails with "Bad file descriptor".
+        self._pool.shutdown(cancel_futures=at_once)
         self._pool = None
 
 
