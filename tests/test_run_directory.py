@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ import torch
 from rmsprop import InputError, Rule
 from rmsprop.files import write_atomically
 from rmsprop.lab.runs.directory import RunDirectory, new_path, to_json
-from rmsprop.lab.runs.lock import locked
+from rmsprop.lab.runs.lock import LOCK, locked, try_lock
 from rmsprop.lab.runs.schema import TrainConfig, TrainedRule, TrainSummary
 from rmsprop.torch import RMSprop
 
@@ -314,6 +315,15 @@ def test_a_run_is_opened_by_one_at_a_time(tmp_path: Path) -> None:
         assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
     begun(path, resume=True)
     assert [p.name for p in path.iterdir()] == ["run.json"]
+
+
+def test_a_lock_waits_for_a_process_that_looks_whether_it_is_held(tmp_path: Path) -> None:
+    handle = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT)
+    assert try_lock(handle)  # as is_held does
+    closing = threading.Timer(0.05, os.close, (handle,))
+    closing.start()
+    with locked(tmp_path):
+        closing.join()
 
 
 def test_a_lock_that_is_given_up_while_another_waits_for_it_is_no_lock(

@@ -8,19 +8,25 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+from rmsprop import Rule
+from rmsprop.lab import search
 from rmsprop.lab.runs.directory import RunDirectory
+from rmsprop.lab.runs.lock import locked
 from rmsprop.lab.tuning import trial_queue
 from rmsprop.lab.tuning.draws import SLOT
 from rmsprop.lab.tuning.storage import JournalLock, open_storage, shown
 from rmsprop.lab.tuning.trial_queue import Queue, ended_slots, given_up, is_settled
+from rmsprop.lab_options import TuneOptions
 
 
 def queue(path: Path) -> Queue:
@@ -236,12 +242,30 @@ def test_the_same_command_joins_a_study_that_runs(tmp_path: Path) -> None:
     first, second = start(tmp_path), start(tmp_path)  # at the same time
     while len(busy(tmp_path)) < 6:
         time.sleep(0.2)
-        assert first.poll() is second.poll() is None
+        ended = [each.communicate()[1] for each in (first, second) if each.poll() is not None]
+        assert not ended
     (tmp_path / "wait").unlink()
     errors = [each.communicate(timeout=120)[1] for each in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], errors
     done = [t for t in states(tmp_path) if t.state == optuna.trial.TrialState.COMPLETE]
     assert Counter(t.user_attrs[SLOT] for t in done) == dict.fromkeys(range(30), 1)
+
+
+def test_a_study_is_joined_while_its_leader_has_only_the_lock(tmp_path: Path) -> None:
+    def score(rule: Rule, seed: int) -> float:
+        return rule.lr + seed
+
+    options = TuneOptions(trials=9, seeds=6, top=1, out=tmp_path / "run")
+    subject = search._Subject.of(score, options, True)
+    config, plan = search._config_of(subject, Rule(), options), search._plan_of(subject, Rule(), options)
+    with locked(tmp_path / "run"):  # by a leader that writes run.json later
+        writing = threading.Timer(0.5, RunDirectory(tmp_path / "run")._write_config, (config,))
+        writing.start()
+        process = search._Search(subject, Rule(), options, config, plan, time.time(), "", lambda _: None)
+        run, leads = process._opened(ExitStack())
+        writing.join()
+    assert not leads
+    assert run.config() == config
 
 
 def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:

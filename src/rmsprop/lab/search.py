@@ -57,6 +57,7 @@ from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
 _POLL = 0.3  # seconds between two looks at the study
+_BEGIN_SECONDS = 30.0  # in which a process that holds a new directory has written run.json
 _ALIVE_SECONDS = 10.0  # between two records that the study is worked on
 _RANGE_TEST_STEPS = 100
 
@@ -245,18 +246,22 @@ class _Search:
             return Tuned(run, self._finish(run, study) if leads else _awaited(run, stopped))
 
     def _opened(self, held: ExitStack) -> tuple[RunDirectory, bool]:
-        """Return the run and whether this process leads it: another one may have begun the same at this moment."""
+        """Return the run and whether this process leads it: another one may begin the same at this moment."""
         name, options = self.subject.name, self.options
         path = options.out or new_path("tune", name, resume=options.resume)
-        try:
-            return held.enter_context(
-                RunDirectory.open(path, self.config, resume=options.resume, accept_changes=options.accept_changes)
-            ), True
-        except InputError:
-            run = _led_elsewhere(name, dataclasses.replace(options, out=path), self.config)
-            if run is None:
-                raise
-            return run, False
+        until = time.monotonic() + _BEGIN_SECONDS
+        while True:
+            try:
+                return held.enter_context(
+                    RunDirectory.open(path, self.config, resume=options.resume, accept_changes=options.accept_changes)
+                ), True
+            except InputError:
+                run = _led_elsewhere(name, dataclasses.replace(options, out=path), self.config)
+                if run is not None:
+                    return run, False
+                if not is_held(path) or time.monotonic() > until:
+                    raise
+            time.sleep(_POLL)  # the other process holds the directory and has not written run.json yet
 
     def _probe(self, stopped: list[int]) -> None:
         """Add to the plan what short runs measure: √v̂ if ε is tuned, and the rate of the range test."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ else:
     import fcntl
 
 LOCK = ".lock"
+_ATTEMPTS = 20  # 10 ms apart: `is_held` holds a lock for an instant
 _held: set[int] = set()  # open lock files of this process
 
 
@@ -63,23 +66,26 @@ def is_held(directory: Path) -> bool:
 
 def _acquire(directory: Path) -> int:
     file = directory / LOCK
+    attempts = itertools.count(1)
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # child programs do not inherit it
         try:
-            if not try_lock(handle):
+            if try_lock(handle):
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(handle), file.stat()):
+                        os.ftruncate(handle, 0)
+                        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+                        return handle
+            elif next(attempts) == _ATTEMPTS:
                 holder = os.read(handle, 100).decode(errors="replace").strip() or "another process"
                 found = Received(f"{directory}, where {holder} is running")
                 remedy = "wait until it has ended, or choose another --out"
                 raise InputError("the directory of a run", "one in which no other process works", found, remedy)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), file.stat()):
-                    os.ftruncate(handle, 0)
-                    os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
-                    return handle
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # the previous holder removed this file after it was opened here: try again
+        os.close(handle)  # locked for now, or removed by the previous holder after it was opened here: try again
+        time.sleep(0.01)
 
 
 def _release(handle: int, file: Path) -> None:
