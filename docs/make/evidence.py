@@ -1,12 +1,14 @@
-"""Update docs/evidence.md from stored comparisons. The directory of `rmsprop compare` on several tasks replaces them.
+"""Update docs/evidence.md from stored comparisons. Directories of `rmsprop compare` replace those of their tasks.
 
 .venv/bin/rmsprop compare digits vowels --out A
-.venv/bin/python docs/make/evidence.py A
+.venv/bin/rmsprop compare fashion --quick --out B
+.venv/bin/python docs/make/evidence.py A B
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -28,22 +30,34 @@ _WORDS = {
 }
 
 
-def store(directory: Path) -> None:
-    """Store configurations and summaries of the comparisons."""
-    names = list(json.loads((directory / "tasks.json").read_text(encoding="utf-8"))["tasks"])
-    runs = [RunDirectory(directory / name) for name in names]
-    kept: list[dict[str, Any]] = [{"config": run.config(), "summary": run.summary()} for run in runs]
-    for each in kept:
-        each["summary"]["command"] = re.sub(r" --out \S+", "", each["summary"]["command"])
-    STORED.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+def store(directories: list[Path]) -> None:
+    """Store configurations and summaries of the comparisons, a task each."""
+    kept = {each["summary"]["task"]: each for each in json.loads(STORED.read_text(encoding="utf-8"))}
+    for run in [run for directory in directories for run in _runs(directory)]:
+        summary = run.summary()
+        summary["command"] = re.sub(r" --(out|jobs) \S+", "", summary["command"])
+        kept[summary["task"]] = {"config": run.config(), "summary": summary}
+    STORED.write_text(json.dumps(list(kept.values()), indent=1) + "\n", encoding="utf-8")
+
+
+def _runs(directory: Path) -> list[RunDirectory]:
+    """Return the comparisons in the directory of one task, or of several."""
+    several = directory / "tasks.json"
+    if not several.exists():
+        return [RunDirectory(directory)]
+    return [RunDirectory(directory / name) for name in json.loads(several.read_text(encoding="utf-8"))["tasks"]]
 
 
 def evidence(stored: list[dict[str, Any]]) -> str:
     """Return the table, who wins where, and how it was made, as Markdown."""
     summaries = [kept["summary"] for kept in stored]
+    tasks = [summary["task"] for summary in summaries]
     header, rows = verdict_table(summaries)
-    lines = [f"`{summaries[0]['command']}`", "", f"| {' | '.join(header)} |", f"|---|{'---:|' * len(summaries)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
+    rows = [[name, *cells] for name, *cells in zip(*([header[0], *tasks], *rows), strict=True)]
+    header, rows = rows[0], rows[1:]
+    metrics = {summary["task"]: summary["metric"] for summary in summaries}
+    lines = [f"| {' | '.join(['task', 'score', *header[1:]])} |", f"|---|---|{'---:|' * (len(header) - 1)}"]
+    lines += [f"| {' | '.join([task, metrics[task], *cells])} |" for task, *cells in rows]
     lines += ["", "+ is better than RMSprop, − worse, = no difference shown: medians over the seeds.", ""]
     for summary in summaries:
         found: dict[str, list[str]] = {}
@@ -51,10 +65,16 @@ def evidence(stored: list[dict[str, Any]]) -> str:
             found.setdefault(score["verdict"], []).append(score["optimizer"])
         parts = [f"{_WORDS[verdict]} {', '.join(found[verdict])}" for verdict in _ORDER if verdict in found]
         lines.append(f"- **{summary['task']}**: {'; '.join(parts)}.")
-    lines += ["", *describe_several(summaries)]
-    made, seconds = summaries[0]["environment"], sum(summary["seconds"] for summary in summaries)
-    lines += ["", f"({made['processor']}, torch {made['torch']}, {seconds:.0f} seconds.)", ""]
-    return "\n".join(lines)
+    lines += ["", *(f"{line}\n" for line in describe_several(summaries))]
+    lines += ["| task | made by | rates | seeds to pick one | seeds to compare | epochs | minutes |"]
+    lines += [f"|---|---|{'---:|' * 5}"]
+    for kept in stored:
+        config, summary = kept["config"], kept["summary"]
+        facts = (len(config["learning_rates"]), config["tuning_seeds"], config["seeds"], config["epochs"])
+        minutes = math.ceil(summary["seconds"] / 60)
+        lines.append(f"| {summary['task']} | `{summary['command']}` | {' | '.join(map(str, (*facts, minutes)))} |")
+    machines = {f"{s['environment']['processor']}, torch {s['environment']['torch']}" for s in summaries}
+    return "\n".join([*lines, "", f"({'; '.join(sorted(machines))}.)", ""])
 
 
 def up_to_date(text: str) -> str:
@@ -65,7 +85,7 @@ def up_to_date(text: str) -> str:
 def main() -> None:
     """Store the given comparisons, and rewrite the page."""
     if len(sys.argv) > 1:
-        store(Path(sys.argv[1]))
+        store([Path(name) for name in sys.argv[1:]])
     PAGE.write_text(up_to_date(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
