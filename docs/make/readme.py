@@ -113,7 +113,8 @@ def train_loop_block() -> str:
         ratios = " | ".join(f"{row[way]['wall_ratio']:.2f} ×" for way in ("loop", "train"))
         lines.append(f"| {task} | {step:.0f} µs | {ratios} | {row['hand_mb']:.0f} MB, {row['train_mb']:.0f} MB |")
     low, high = min(found["load"]), max(found["load"])
-    return "\n".join(lines) + f"\n\nThe machine was not idle: its load was {low:.1f} to {high:.1f} on 2 cores.\n\n"
+    lines += ["", f"Load of the machine, of which 1.0 is the benchmark: {low:.1f} to {high:.1f} on 2 cores.", "", ""]
+    return "\n".join(lines)
 
 
 def with_speed(text: str) -> str:

@@ -365,7 +365,7 @@ MUTANTS = [
            'return {**first, "other_ranks": others} if others else first', "return first",
            "tests/test_processes.py::test_a_run_that_two_processes_resume_has_the_bits_of_one_that_was_not_stopped"),
     Mutant("shares: ignored targets count", SHARED,
-           'call.weights().sum() if call.form == "classes" else call.divisor()', "examples"),
+           'call.weights.sum() if call.form == "classes" else call.divisor()', "examples"),
     Mutant("shares: a sum is scaled as a mean", SHARED,
            "(weight > 0) if self._is_sum else weight / whole", "weight / whole"),
     Mutant("shares: an average over nothing counts", SHARED, "found.masked_fill(weight == 0, 0.0)", "found"),

@@ -99,7 +99,7 @@ class Targets:
 
 def _of_classes(call: LossCall) -> Tensor:
     """Return two rows, a column per class: the summed weight of its targets, and the number with a weight above 0."""
-    weights = call.weights().flatten()
+    weights = call.weights.flatten()
     counted = weights != 0
     target, classes = call.target.flatten()[counted], call.classes
     counts = [torch.bincount(target, each, classes) for each in (weights[counted], counted[counted].double())]
@@ -114,7 +114,7 @@ def _of_probabilities(call: LossCall) -> Tensor:
 
 def _of_binary(call: LossCall) -> Tensor:
     """Return four rows: number of targets, their sum, number with a weight above 0, number of those that are 1."""
-    target, counted = _rows(call.target), _rows(call.weights() != 0)
+    target, counted = _rows(call.target), _rows(call.weights != 0)
     rows = (torch.ones_like(target), target, counted, counted * (target > 0.5))
     return torch.stack([row.sum(dim=0) for row in rows])
 

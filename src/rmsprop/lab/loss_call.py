@@ -6,6 +6,7 @@ A task's loss may be a module, a function of torch, a `partial`, or the user's o
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -64,8 +65,9 @@ class LossCall:
             else weight.double()
         )
 
+    @functools.cached_property
     def weights(self) -> Tensor:
-        """Return the weight of each element of the target in the loss; 0 if the loss ignores the element.
+        """The weight of each element of the target in the loss; 0 if the loss ignores the element.
 
         Not for targets that are class probabilities.
         """
@@ -79,7 +81,7 @@ class LossCall:
     def divisor(self) -> float:
         """Return the divisor of a mean over the batch."""
         if self.form == "classes":
-            return float(self.weights().sum())
+            return float(self.weights.sum())
         return self.target.numel() / (self.classes if self.form == "probabilities" else 1)
 
     def correct(self) -> Tensor:
@@ -129,8 +131,11 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return x == y or (x != x and y != y)
 
 
+_signature = functools.cache(inspect.signature)  # reading one takes longer than the loss of a small batch
+
+
 def _loss_call(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LossCall | None:
-    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound = _signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     options = dict(bound.arguments)
     output, target, form = options.pop("input"), options.pop("target"), _FORMS[function]

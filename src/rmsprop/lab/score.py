@@ -162,7 +162,7 @@ class Tally:
             if call is None:
                 remedy = "give the task a metric=: it cannot be derived where the loss changes from batch to batch"
                 raise InputError("Task.loss()", "the same loss of torch for every batch", Received("another"), remedy)
-            counted = call.weights() != 0
+            counted = call.weights != 0
             self._metrics.add(float((call.correct() & counted).sum()), float(counted.sum()), is_sum=True)
 
     def result(self) -> Evaluation:

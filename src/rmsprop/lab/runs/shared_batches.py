@@ -88,7 +88,7 @@ class BatchLoss(nn.Module):
         loss, call = observe(self._task.loss, output, target)
         weight: Any = examples
         if examples and call is not None and not self._task.score.loss_is_sum:
-            weight = call.weights().sum() if call.form == "classes" else call.divisor()
+            weight = call.weights.sum() if call.form == "classes" else call.divisor()
         return loss.reshape(()), torch.as_tensor(weight, dtype=torch.float64, device=loss.device)
 
 
