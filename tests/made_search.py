@@ -115,7 +115,8 @@ def written(summary: Any, path: Path) -> RunDirectory:
     """Write a summary and its configuration as a run."""
     path.mkdir(parents=True, exist_ok=True)
     config = {
-        "kind": "tune", "task": "digits", "schedule": None, "made_with": {"torch": "2"}, "seed": 0, "seeds": 7,
+        "kind": "tune", "task": "digits", "metric": "accuracy", "metric_kind": "accuracy", "confirmed_on": "test",
+        "schedule": None, "made_with": {"torch": "2"}, "seed": 0, "seeds": 7,
         "rule": TRIALS[0]["setting"]["rule"], "sampler": "tpe", "top": 3,
     }  # fmt: skip
     for name, content in (("run.json", config), ("summary.json", summary)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +21,13 @@ import pytest
 
 from rmsprop import Rule
 from rmsprop.lab import search
+from rmsprop.lab.report.page import write_report
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.lock import locked
 from rmsprop.lab.tuning import trial_queue
 from rmsprop.lab.tuning.draws import SLOT
 from rmsprop.lab.tuning.storage import JournalLock, open_storage, shown
+from rmsprop.lab.tuning.subject import Subject, config_of, plan_of
 from rmsprop.lab.tuning.trial_queue import Queue, ended_slots, given_up, is_settled
 from rmsprop.lab_options import TuneOptions
 
@@ -256,8 +259,8 @@ def test_a_study_is_joined_while_its_leader_has_only_the_lock(tmp_path: Path) ->
         return rule.lr + seed
 
     options = TuneOptions(trials=9, seeds=6, top=1, out=tmp_path / "run")
-    subject = search._Subject.of(score, options, True)
-    config, plan = search._config_of(subject, Rule(), options), search._plan_of(subject, Rule(), options)
+    subject = Subject.of(score, options, True)
+    config, plan = config_of(subject, Rule(), options), plan_of(subject, Rule(), options)
     with locked(tmp_path / "run"):  # by a leader that writes run.json later
         writing = threading.Timer(0.5, RunDirectory(tmp_path / "run")._write_config, (config,))
         writing.start()
@@ -279,6 +282,11 @@ def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
     assert "Interrupted: stopped after" in error
     assert error.count("Traceback") == 1  # of the script itself: workers are silent
     assert not (tmp_path / "run" / "summary.json").exists()
+    page = write_report(RunDirectory(tmp_path / "run")).read_text()
+    assert "not finished; what follows is what it has recorded so far: no setting is confirmed." in page
+    assert re.search(r"\d trials so far", page)
+    assert "Is the budget enough?" in page
+    assert "Confirmed on new seeds" not in page
     again = start(tmp_path, "resume")
     _, error = again.communicate(timeout=120)
     assert again.returncode == 0, error

@@ -12,56 +12,44 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
-
-import torch
+from typing import Any, cast
 
 try:
     import optuna as _optuna  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("rmsprop tune needs optuna: pip install 'rmsprop[tune]'", name="optuna") from error
 
-from rmsprop.environment import cores, environment
+from rmsprop.environment import cores
 from rmsprop.errors import InputError, Received
-from rmsprop.lab.find_task import load_task
 from rmsprop.lab.processes import check_alone
 from rmsprop.lab.range_test import on_task
 from rmsprop.lab.runs.directory import CONFIG, SUMMARY, RunDirectory, new_path
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
 from rmsprop.lab.runs.lock import is_held
 from rmsprop.lab.runs.schema import TuneConfig, TuneSummary
-from rmsprop.lab.runs.task_code import source_of
-from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.lab.runs.trial import sent_to_workers
-from rmsprop.lab.setup import with_optimizer
 from rmsprop.lab.task import Task
 from rmsprop.lab.tuned import Tuned
-from rmsprop.lab.tuning import verdict
 from rmsprop.lab.tuning.crew import Crew
-from rmsprop.lab.tuning.importances import importances
-from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
-from rmsprop.lab.tuning.plan import Plan, make_plan, space_to_json
+from rmsprop.lab.tuning.plan import Plan
 from rmsprop.lab.tuning.progress import Listener, progress_of
 from rmsprop.lab.tuning.ray_crew import check_ray, ray_crew
 from rmsprop.lab.tuning.setting_file import BEST, write_best
 from rmsprop.lab.tuning.space import Setting
 from rmsprop.lab.tuning.storage import JOURNAL, opened, shown
 from rmsprop.lab.tuning.study import Study, begin, check_config, is_begun, without_versions
+from rmsprop.lab.tuning.subject import Function, Subject, config_of, plan_of
+from rmsprop.lab.tuning.summary import STUDY, summary_of
 from rmsprop.lab.tuning.trainings import gradient_rms
-from rmsprop.lab.verdicts import CONFIDENCE
-from rmsprop.lab_options import TuneOptions, result_options
+from rmsprop.lab_options import TuneOptions
 from rmsprop.rule import Rule
-from rmsprop.torch import RMSprop
 
 _POLL = 0.3  # seconds between two looks at the study
 _BEGIN_SECONDS = 30.0  # in which a process that holds a new directory has written run.json
 _ALIVE_SECONDS = 10.0  # between two records that the study is worked on
 _RANGE_TEST_STEPS = 100
-
-Function = Callable[[Rule, int], float]
 
 
 def tune(
@@ -122,70 +110,9 @@ def tune(
         raise InputError("--maximize", "left out", True, remedy)
     if options.cluster is not None:
         check_ray(options.address)
-    subject = _Subject.of(spec, options, higher_is_better)
-    config, plan = _config_of(subject, rule, options), _plan_of(subject, rule, options)
+    subject = Subject.of(spec, options, higher_is_better)
+    config, plan = config_of(subject, rule, options), plan_of(subject, rule, options)
     return _Search(subject, rule, options, config, plan, began, shown(command), listen).result()
-
-
-class _Subject(NamedTuple):
-    """What is tuned: a task or a function, as the caller gave it and as this process uses it."""
-
-    spec: Any
-    name: str
-    objective: Objective
-    task: Task | None
-    higher_is_better: bool
-    metric: str
-    metric_kind: str
-
-    @classmethod
-    def of(cls, spec: Any, options: TuneOptions, higher_is_better: bool | None) -> _Subject:
-        if callable(spec) and not isinstance(spec, Task):
-            for name in ("folds", "epochs", "schedule"):
-                if getattr(options, name) is not None:
-                    raise InputError(f"--{name}", "omitted for a function", getattr(options, name), "give a Task")
-            if higher_is_better is None:
-                raise InputError("higher_is_better", "given for a function", None, "pass True or False")
-            name = getattr(spec, "__name__", type(spec).__name__).strip("<>")
-            return cls(spec, name, FunctionObjective(spec), None, higher_is_better, "score", "metric")
-        if higher_is_better is not None:
-            raise InputError("higher_is_better", "omitted for a task", higher_is_better, "a task has its own")
-        task = load_task(spec)
-        task.try_out()
-        objective = TaskObjective(task, options.epochs, options.folds, options.seed)
-        score = task.score
-        return cls(spec, task.name, objective, task, score.higher_is_better, score.name, score.kind)
-
-
-def _config_of(subject: _Subject, rule: Rule, options: TuneOptions) -> TuneConfig:
-    """Return the content of run.json."""
-    if subject.task is None:
-        source: dict[str, Any] = {"task": subject.name, "task_code": None, "from_python": True}
-    else:
-        source = source_of(subject.spec)
-    given = {k: list(v) if isinstance(v, tuple) else v for k, v in result_options(options).items()}
-    config = {
-        "kind": "tune",
-        **source,
-        "rule": dataclasses.asdict(rule),
-        **given,
-        "made_with": {"torch": torch.__version__},
-    }
-    return cast(TuneConfig, config)
-
-
-def _plan_of(subject: _Subject, rule: Rule, options: TuneOptions) -> Plan:
-    """Return the plan, without what a probe measures. Checks the budget and the space."""
-    return make_plan(
-        rule,
-        options,
-        cost=subject.objective.cost,
-        confirming_cost=subject.objective.confirming_cost,
-        higher_is_better=subject.higher_is_better,
-        seconds_of_epoch=0.0 if options.minutes is None else _seconds_of_epoch(subject, rule),
-        workers=options.workers or cores(),
-        trains=subject.task is not None,
-    )
 
 
 def _led_elsewhere(name: str, options: TuneOptions, config: TuneConfig) -> RunDirectory | None:
@@ -203,7 +130,7 @@ def _led_elsewhere(name: str, options: TuneOptions, config: TuneConfig) -> RunDi
 class _Search:
     """One process's part in a study: it leads the study or joins it, and starts workers."""
 
-    subject: _Subject
+    subject: Subject
     rule: Rule
     options: TuneOptions
     config: TuneConfig
@@ -215,7 +142,7 @@ class _Search:
     def __post_init__(self) -> None:
         self.workers = self.options.workers or cores()
         self._probed = False
-        self.name = "study"
+        self.name = STUDY
         if self.options.storage is not None:
             self.name = self.options.study or f"tune-{self.subject.name}"
 
@@ -313,43 +240,11 @@ class _Search:
 
     def _finish(self, run: RunDirectory, study: Study) -> TuneSummary:
         """Write best.toml and the summary, which ends the run."""
-        summary = self._summary(study)
+        seconds = time.time() - self.began
+        summary = summary_of(study, self.config, command=self.command, seconds=seconds, workers=self.workers)
         chosen = Setting.from_json(summary["candidates"][summary["recommended"]]["setting"])
         write_best(chosen, run.path / BEST, self.command or f"rmsprop.lab.tune on {self.subject.name}")
         return cast(TuneSummary, run.finish(summary))
-
-    def _summary(self, study: Study) -> TuneSummary:
-        candidates = verdict.judge_candidates(study)
-        task = self.subject.task
-        return {
-            "status": "finished",
-            "task": self.subject.name,
-            "metric": self.subject.metric,
-            "metric_kind": self.subject.metric_kind,
-            "higher_is_better": self.subject.higher_is_better,
-            "command": self.command,
-            "implementation": "",
-            "environment": environment(),
-            "trials": verdict.trial_facts(study),
-            "candidates": candidates,
-            "recommended": verdict.recommended(candidates, higher_is_better=self.subject.higher_is_better),
-            "confidence": CONFIDENCE,
-            "noise": study.noise(),
-            "spaces": {name: space_to_json(study.space(name)) for name in study.searches},
-            "widened": verdict.widened_ranges(study),
-            "at_ends": verdict.ends(study),
-            "importances": importances(
-                study.searches["RMSprop"].trials(),
-                study.space("RMSprop"),
-                maximize=study.plan.higher_is_better,
-                seed=study.plan.seed,
-            ),
-            "failures": verdict.failures(study),
-            "gradient_rms": study.plan.gradient_rms,
-            "confirmed_on": "" if task is None else "validation" if task.test is None else "test",
-            "seconds": time.time() - self.began,
-            "workers": self.workers,
-        }
 
 
 def _awaited(run: RunDirectory, stopped: list[int]) -> TuneSummary:
@@ -362,22 +257,3 @@ def _awaited(run: RunDirectory, stopped: list[int]) -> TuneSummary:
             raise InputError("the study", "finished", found, "add --resume to finish it")
         time.sleep(_POLL)
     return cast(TuneSummary, run.summary())
-
-
-def _seconds_of_epoch(subject: _Subject, rule: Rule) -> float:
-    """Return how long an epoch of the default takes, from a few steps; of a function, a call."""
-    began = time.monotonic()
-    if subject.task is None:
-        subject.spec(rule, 0)
-        return time.monotonic() - began
-    training = TrainingLoop(subject.task, with_optimizer(RMSprop), 0)
-    records = training.run()
-    next(records)  # the first evaluation and the first step warm up
-    next(records)
-    began, steps = time.monotonic(), 0
-    while steps < 20 and time.monotonic() - began < 5 and next(records, None) is not None:
-        steps += 1
-    one = (time.monotonic() - began) / max(1, steps)
-    began = time.monotonic()
-    training.evaluate("validation")
-    return one * training.steps_per_epoch + time.monotonic() - began

@@ -26,7 +26,12 @@ def write_report(run: RunDirectory, path: Path | None = None) -> Path:
     if kind == "compare":
         content = comparison_content(run.config(), run.summary(), run.records())
     elif kind == "tune":
-        content = tuning_content(run.config(), run.summary())
+        summary = run.summary()
+        if summary is None:
+            from rmsprop.lab.tuning.summary import so_far  # needs optuna, which other reports do not
+
+            summary = so_far(run)
+        content = tuning_content(run.config(), summary)
     else:
         content = training_content(run)
     path = path or run.path / REPORT

@@ -34,7 +34,8 @@ def tuning_content(config: TuneConfig, summary: TuneSummary | None) -> Content:
     }
     if summary is not None:
         content["lines"] += [words] if (words := missing_importances(summary)) else []
-        content["tables"] = [confirmed_table(summary), trials_table(summary)]
+        confirmed = any(candidate["scores"] for candidate in summary["candidates"])
+        content["tables"] = [*([confirmed_table(summary)] if confirmed else []), trials_table(summary)]
         content["figures"] = _figures(summary)
     return content
 
@@ -84,7 +85,8 @@ def trials_table(summary: TuneSummary) -> Table:
         rows.append([*([trial["optimizer"]] if several else []), *row, str(trial["epochs"]), found])
     header = [*(["optimizer"] if several else []), "trial", "drawn", "setting", "epochs", f"{metric}, or why it ended"]
     note = "A setting is described by what differs from its optimizer's default."
-    return Table(f"All {len(rows)} trials", header, rows, None, note, (several, several + 3), folded=True)
+    title = f"{len(rows)} trials so far" if summary["status"] == "unfinished" else f"All {len(rows)} trials"
+    return Table(title, header, rows, None, note, (several, several + 3), folded=True)
 
 
 def _figures(summary: TuneSummary) -> list[Figure]:

@@ -23,6 +23,9 @@ def describe_tuning(config: TuneConfig, summary: TuneSummary | None) -> list[str
     """Return the verdict, how far it can be trusted, and what to do next, one sentence per line."""
     if summary is None:
         return ["This search is not finished. rmsprop tune with --resume finishes it."]
+    if summary["status"] == "unfinished":
+        lines = ["This search is not finished; what follows is what it has recorded so far: no setting is confirmed."]
+        return [*lines, *_counts(summary), "rmsprop tune with --resume finishes it."]
     return [
         *_verdict(summary),
         *_others(summary),

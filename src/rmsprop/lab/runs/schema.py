@@ -260,6 +260,9 @@ class TuneConfig(RunConfig):
 
     kind: Literal["tune"]
     rule: TrainedRule
+    metric: str
+    metric_kind: str
+    confirmed_on: str  # "test" or "validation" data; "" for a function of the user
     sampler: str
     seed: Count
     seeds: Count

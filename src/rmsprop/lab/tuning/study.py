@@ -201,6 +201,12 @@ def begin(
     return study
 
 
+def begun(storage: BaseStorage, name: str) -> Study | None:
+    """Return the study of this name; None if it does not have its plan yet."""
+    known = _known(storage, name)
+    return Study(storage, name, Plan.from_json(known[_PLAN])) if _CONFIG in known else None
+
+
 def is_begun(storage: BaseStorage, name: str) -> bool:
     """Return whether the study has its plan."""
     return _CONFIG in _known(storage, name)
