@@ -81,7 +81,7 @@ def figure(title: str, svg: str, caption: str) -> Figure:
 
 def settings(config: RunConfig) -> list[tuple[str, str]]:
     """Return the run's configuration as pairs of name and value, in words."""
-    hidden = ("kind", "rule", "task_code", "made_with")
+    hidden = ("kind", "rule", "task_code", "made_with", "metric_kind")
     words = {k: ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else str(v)
              for k, v in config.items() if k not in hidden}  # fmt: skip
     labels = {"every": "steps between statistics"}

@@ -136,7 +136,8 @@ def draw_slice(data: Slice, summary: TuneSummary) -> str:
                 transform=at_edge, zorder=3,
             )  # fmt: skip
     at, score = data.default
-    _mark(axes, at, score, "D", "black", "default" if data.recommended else "default, recommended")
+    decided = summary["status"] == "finished" and not data.recommended
+    _mark(axes, at, score, "D", "black", "default, recommended" if decided else "default")
     if data.recommended is not None:
         _mark(axes, *data.recommended, "*", _GREEN, "recommended")
     shown = [score for _, score in data.points]
