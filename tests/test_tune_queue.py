@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -182,11 +183,11 @@ def workers_of(pid: int) -> list[int]:
     return [child for child, parent in found if parent in children]
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(folder: Path, *more: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, script, folder, *more], text=True, **pipes)
+    return subprocess.Popen([sys.executable, script, folder, *more], text=True, preexec_fn=limit, **pipes)
 
 
 def busy(folder: Path) -> set[int]:
@@ -290,3 +291,20 @@ def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
     again = start(tmp_path, "resume")
     _, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    import resource
+
+    running = start(tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)))
+    _, error = running.communicate(timeout=120)
+    assert error.splitlines()[-1] == (
+        "rmsprop.lab.runs.workers.WorkerLost: a worker could not write a file: File too large"
+    )
+    assert error.count("Traceback") == 1  # of the script itself
+    again = start(tmp_path, "resume")
+    _, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    done = [t for t in states(tmp_path) if t.state == optuna.trial.TrialState.COMPLETE]
+    assert Counter(t.user_attrs[SLOT] for t in done) == dict.fromkeys(range(30), 1)

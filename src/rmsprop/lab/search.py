@@ -230,7 +230,8 @@ class _Search:
                 done = progress.done
                 self.listen(progress)
                 if time.monotonic() - saved > _ALIVE_SECONDS:
-                    study.keep_alive()
+                    with contextlib.suppress(OSError):  # of a full disk, which ends the workers: `tend` says so
+                        study.keep_alive()
                     saved = time.monotonic()
                 if stopped:
                     what = "trainings that confirm" if progress.confirming else "trials"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any
 
 from rmsprop.lab.runs.interrupts import children_ignore_ctrl_c
 from rmsprop.lab.runs.workers import WorkerLost, end_with_parent, without_main
+from rmsprop.lab.tuning.storage import FULL
 from rmsprop.lab.tuning.worker import work_on
 
 MAX_DEATHS = 10  # of workers in a row, without a trial that ended
@@ -40,12 +42,14 @@ class Crew:
         Raises
         ------
         WorkerLost
-            If process after process ends although no trial does.
+            If the disk is full, or if process after process ends although no trial does.
         """
         self._deaths *= not progressed
         for number, process in enumerate(self._processes):
             if process.is_alive() or process.exitcode == 0:
                 continue
+            if process.exitcode in FULL:
+                raise WorkerLost(f"a worker could not write a file: {os.strerror(process.exitcode)}")
             self._deaths += 1
             if self._deaths > MAX_DEATHS:
                 how = f"{self._deaths} workers ended one after the other (exit status {process.exitcode})"
@@ -71,4 +75,9 @@ def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context
 def _run(*job: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
     end_with_parent()
-    work_on(*job)
+    try:
+        work_on(*job)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise SystemExit(error.errno) from None  # without a traceback: the parent says it

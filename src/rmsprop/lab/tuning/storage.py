@@ -6,6 +6,7 @@ Optuna's storage is the only truth: all processes see the same trials, and a kil
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import json
@@ -128,6 +129,9 @@ for _name, _method in vars(RDBStorage).items():
         setattr(_PatientStorage, _name, _patient(_method))
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk, of a quota and of a limit of file sizes
+
+
 class Journal(JournalFileBackend):
     """Optuna's journal file, in which only the states of trials wait for the disk.
 
@@ -140,7 +144,7 @@ class Journal(JournalFileBackend):
         super().__init__(path, lock_obj=self._locks)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append a line for each log."""
+        """Append a line for each log. An OSError, as of a full disk, names the file."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._locks.acquire()
         try:
@@ -149,6 +153,8 @@ class Journal(JournalFileBackend):
                 file.flush()
                 if any("state" in log for log in logs):
                     os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         finally:
             self._locks.release()
 

@@ -19,7 +19,7 @@ from rmsprop.lab.tuning.draws import SLOT, suggested
 from rmsprop.lab.tuning.objective import FunctionObjective, Objective, TaskObjective
 from rmsprop.lab.tuning.plan import NOISE_SEEDS, Plan, phase
 from rmsprop.lab.tuning.space import Setting, setting_of
-from rmsprop.lab.tuning.storage import opened
+from rmsprop.lab.tuning.storage import FULL, opened
 from rmsprop.lab.tuning.study import Claimed, Study
 from rmsprop.lab.tuning.trainings import Epoch, Outcome, Stop
 from rmsprop.lab.tuning.trial_queue import BEAT_SECONDS
@@ -59,6 +59,8 @@ def run_trial(study: Study, claimed: Claimed, objective: Objective) -> None:
     try:
         outcome, facts = (_confirm if claimed.optimizer is None else _search)(study, claimed, objective)
     except (Exception, SystemExit) as error:  # SystemExit of the user's code must not end this worker
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # no fault of the trial, which runs again when there is room
         claimed.queue.fail(claimed.identity, str(described_error(error)))
         return
     facts |= {
