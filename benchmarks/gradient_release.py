@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+from peak_memory import peak_mb
 from torch import Tensor, nn
 
 from rmsprop.environment import environment
@@ -47,15 +47,9 @@ class Language(nn.Module):
         return hidden @ self.embed.weight.t()
 
 
-def _peak() -> float:
-    """Return the peak resident memory of this process, in MB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
-
-
 def measure(way: str) -> dict[str, float]:
     """Train in this process; return the peak in MB, and the last loss."""
-    before = _peak()
+    before = peak_mb()
     torch.manual_seed(0)
     model = Language()
     cls: Any = torch.optim.RMSprop if way.startswith("torch") else RMSprop
@@ -68,7 +62,7 @@ def measure(way: str) -> dict[str, float]:
             loss = nn.functional.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
             loss.backward()
             optimizer.step()
-    return {"peak_mb": _peak() - before, "loss": loss.item()}
+    return {"peak_mb": peak_mb() - before, "loss": loss.item()}
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from statistics import median
 from typing import Any, NamedTuple, cast
 
 import torch
+from peak_memory import peak_mb
 from torch.utils.data import TensorDataset
 
 from rmsprop import Rule
@@ -152,16 +152,6 @@ def measure(name: str) -> dict[str, Any]:
     return {"steps_per_epoch": steps, "epochs": task.epochs, "loop": of_loop, "train": of_command}
 
 
-def _peak() -> float:
-    """Return the peak resident memory of this process, in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux, ru_maxrss begins with the peak of the process that started this one
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024 / 1e6
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
-
-
 def peak_memory(way: str, name: str) -> float:
     """Train in this process; return its peak memory in MB."""
     task = load_task(name)
@@ -169,7 +159,7 @@ def peak_memory(way: str, name: str) -> float:
         command(task, 2)
     else:
         list(by_hand(task, 2, evaluated=True))
-    return _peak()
+    return peak_mb()
 
 
 def main() -> None:
