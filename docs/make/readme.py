@@ -117,6 +117,14 @@ def train_loop_block() -> str:
     return "\n".join(lines)
 
 
+def memory_block() -> str:
+    """Return the results of benchmarks/gradient_release.py as Markdown."""
+    found = json.loads((RESULTS / "gradient_release.json").read_text())
+    lines = [f"| {way} | {row['peak_mb']:.0f} MB |" for way, row in found["rows"].items()]
+    head = f"{found['parameters'] / 1e6:.1f} million parameters, {found['model_mb']:.0f} MB"
+    return "\n".join([f"| {head} | peak of training |", "|---|---:|", *lines]) + "\n\n"
+
+
 def with_speed(text: str) -> str:
     """Return docs/speed.md with its blocks from the stored results."""
     blocks = {
@@ -124,6 +132,7 @@ def with_speed(text: str) -> str:
         "parts": parts_block(),
         "language": language_block(),
         "train loop": train_loop_block(),
+        "memory": memory_block(),
     }
     for name, content in blocks.items():
         text = with_block(text, name, content)
