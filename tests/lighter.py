@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -35,9 +37,9 @@ def without_workers(patch: pytest.MonkeyPatch) -> None:
 
 def without_figures(patch: pytest.MonkeyPatch) -> None:
     """Write reports without figures, but with their numbers; test_report.py draws the figures."""
-    from rmsprop.lab.report import figures, monitor_figures, tuning_figures, tuning_slices
+    from rmsprop.lab import range_test, report
 
-    for module in (figures, monitor_figures, tuning_figures, tuning_slices):
+    modules = [import_module(f"rmsprop.lab.report.{each.name}") for each in iter_modules(report.__path__)]
+    for module in (*modules, range_test):
         for name in (name for name in vars(module) if name.startswith("draw_")):
             patch.setattr(module, name, lambda *_, **__: "<svg></svg>")
-    patch.setattr("rmsprop.lab.range_test.draw_range_test", lambda *_, **__: "<svg></svg>")

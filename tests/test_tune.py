@@ -632,10 +632,10 @@ def test_minutes_end_the_search_and_what_confirms(tmp_path: Path) -> None:
         return rule.lr
 
     began = time.monotonic()
-    tuned = tune(slow, minutes=0.15, higher_is_better=True, out=tmp_path / "run", workers=1)
-    assert time.monotonic() - began > 4  # of 9 seconds, the search takes 60 %
-    assert tuned.summary["seconds"] < 9 + 3
-    assert len(tuned.trials) > 4
+    tuned = tune(slow, minutes=0.2, higher_is_better=True, out=tmp_path / "run", workers=1)
+    assert time.monotonic() - began > 6  # of 12 seconds, the search takes 60 %
+    assert tuned.summary["seconds"] < 12 + 3
+    assert tuned.trials  # about 60 on an idle machine
 
 
 def test_a_setting_is_written_read_and_shown(tmp_path: Path) -> None:
