@@ -135,6 +135,19 @@ class Rule:
             remedy = "start at 0: the maximum may hold v₀ of an earlier step"
             raise InputError("initial_square_avg", allowed, self.initial_square_avg, remedy)
 
+    def torch_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of `rmsprop.torch.RMSprop` for this rule that differ from its defaults, without lr.
+
+        Frameworks that take a class and keywords call ``optimizer_class(params, lr=lr, **kwargs)``.
+
+        Examples
+        --------
+        >>> Rule(lr=0.001, decay=0.9, momentum=0.9).torch_kwargs()
+        {'alpha': 0.9, 'momentum': 0.9}
+        """
+        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "lr")
+        return {HYPERPARAMETERS[f.name].name_in("torch"): value for f, value in fields if value != f.default}
+
 
 @dataclass(frozen=True)
 class State:

@@ -185,7 +185,7 @@ class RMSprop(Optimizer):
         defaults = check_values(arguments)
         if fused:
             stepping.check_fused()
-        super().__init__(params, defaults)
+        Optimizer.__init__(self, params, defaults)  # not super(): see rmsprop.torch.install
         self.step_state = StepState()
         # The default must apply to at least one bfloat16 parameter. Explicit groups are checked when they are added.
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
@@ -245,7 +245,7 @@ class RMSprop(Optimizer):
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        Optimizer.__setstate__(self, state)
         if "step_state" not in self.__dict__:  # copied or unpickled
             self.step_state = StepState()
         self.step_state.lags.clear()  # of the replaced state
