@@ -32,7 +32,7 @@ EXAMPLES = [
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("README.md", 12),
+        ("README.md", 13),
         ("docs/conventions.md", 3),
         ("docs/checkpoints.md", 5),
         ("docs/numerics.md", 1),
