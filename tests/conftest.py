@@ -6,12 +6,15 @@ import gc
 import multiprocessing
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import lighter
 import pytest
 import torch
+
+from rmsprop import native
+from rmsprop.torch.private import KERNEL_DTYPES
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # for tests that import Keras in this process; a process has one backend
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start: each worker of xdist has one core
@@ -55,3 +58,17 @@ def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     lighter.without_figures(monkeypatch)
+
+
+@pytest.fixture(params=["exchange", "methods"])
+def reader(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let the kernel read tensors through DLPack's exchange functions, then by methods of Tensor."""
+    kernel = native.kernel
+    if kernel is None:
+        pytest.skip(native.missing() or "")
+    if request.param == "methods":
+        kernel.use_methods(KERNEL_DTYPES)
+    elif kernel.uses_methods():
+        pytest.skip(f"torch {torch.__version__} has no DLPack exchange functions")
+    yield str(request.param)
+    kernel.use_exchange()

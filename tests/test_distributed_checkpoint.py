@@ -15,6 +15,7 @@ distributed = torch.distributed
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed"),
+    pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="FSDP2 of this torch needs a GPU"),
 ]
 FORMS = {"nested": False, "flat": True}
 PAIRS = {

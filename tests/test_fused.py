@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() o
 
 
 @pytest.fixture(autouse=True)
-def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the engines that these tests name, whatever others there are."""
+def two_engines(monkeypatch: pytest.MonkeyPatch, reader: str) -> None:
+    """Leave the engines that these tests name, whatever others there are. The kernel reads tensors in both ways."""
     monkeypatch.setattr("rmsprop.torch.step.ENGINES", (CpuKernel, TensorOps))
 
 

@@ -1,13 +1,17 @@
-"""On a torch without the newest release's private names, tensor operations step everything."""
+"""On a torch without the newest release's private names, the kernel steps, and everything else works."""
 
 from __future__ import annotations
+
+import ast
+from pathlib import Path
 
 import forked
 import pytest
 
+import rmsprop
 from rmsprop import native
 
-# Makes torch look older to this package: removes the names that only the newest release has.
+# Makes torch look older to this package: removes the names that only newer releases have.
 OLDER = """
 import warnings
 warnings.simplefilter("error")
@@ -15,56 +19,75 @@ import torch
 from torch.optim import Optimizer
 checked = []
 Optimizer._cuda_graph_capture_health_check = lambda self: checked.append(self)
-del torch.Tensor.__dlpack_c_exchange_api__, Optimizer._accelerator_graph_capture_health_check
+for cls, name in [(torch.Tensor, "__dlpack_c_exchange_api__"), (Optimizer, "_accelerator_graph_capture_health_check")]:
+    if name in vars(cls):  # not if torch is older
+        delattr(cls, name)
 torch.__version__ = type(torch.__version__)("2.9.1+cpu")
 torch._compile._disable_dynamo = lambda function: function  # what it does, without the seconds of the compiler's import
 """
-REASON = (
-    "torch 2.9.1+cpu lacks DLPack's exchange functions, through which the native kernel reads tensors: "
-    "steps on the CPU take several times longer; torch 2.13 has them"
-)
 STEPS = (
     OLDER
-    + f"""
+    + """
 import cases, dataclasses, numpy as np, sys
-from rmsprop import InputError, init, update
+from rmsprop import init, native, update
 from rmsprop.monitor import Monitor
 from rmsprop.torch import RMSprop
-REASON = {REASON!r}
-warnings.simplefilter("always")
-with warnings.catch_warnings(record=True) as said:
-    for name, rule in cases.RULES.items():
-        for options in ({{}}, {{"foreach": True}}, {{"capturable": True}}, {{"nonfinite": "skip"}}):
-            value, gradients = cases.problem(np.float64)
-            params = [torch.tensor(value[:20]), torch.tensor(value[20:])]
-            optimizer = RMSprop.from_rule(params, rule, **options)
-            monitor, state = Monitor(optimizer, every=1), init(rule, value)
-            for g in gradients[:3]:
-                params[0].grad, params[1].grad = torch.tensor(g[:20]), torch.tensor(g[20:])
-                optimizer.step()
-                value, state = update(rule, value, g, state)
-            np.testing.assert_allclose(torch.cat(params), value, rtol=1e-11, atol=1e-13, err_msg=name)
-            assert [r["step"] for r in monitor.records] == [1, 2, 3] and len(monitor.records[-1]["tensors"]) == 2
-            RMSprop(params).load_state_dict(optimizer.state_dict())
-            monitor.close()
-assert [*{{str(w.message) for w in said}}] == ["rmsprop: " + REASON], {{str(w.message) for w in said}}
-plain = RMSprop([torch.ones(2)])
-assert plain.implementation == f"tensor operations ({{REASON}})", plain.implementation
-try:
-    RMSprop([torch.ones(2)], fused=True)
-except InputError as error:
-    assert REASON in str(error), error
-else:
-    raise AssertionError("fused=True was accepted")
+assert native.kernel.uses_methods()
+KERNEL = f"native kernel ({native.kernel.instruction_set()})"
+for name, rule in cases.RULES.items():
+    for options in ({}, {"foreach": True}, {"capturable": True}, {"nonfinite": "skip"}):
+        value, gradients = cases.problem(np.float64)
+        params = [torch.tensor(value[:20]), torch.tensor(value[20:])]
+        optimizer = RMSprop.from_rule(params, rule, **options)
+        monitor, state = Monitor(optimizer, every=1), init(rule, value)
+        for g in gradients[:3]:
+            params[0].grad, params[1].grad = torch.tensor(g[:20]), torch.tensor(g[20:])
+            optimizer.step()
+            value, state = update(rule, value, g, state)
+        np.testing.assert_allclose(torch.cat(params), value, rtol=1e-11, atol=1e-13, err_msg=name)
+        assert (optimizer.implementation == KERNEL) is not ("foreach" in options or "capturable" in options)
+        assert [r["step"] for r in monitor.records] == [1, 2, 3] and len(monitor.records[-1]["tensors"]) == 2
+        RMSprop(params).load_state_dict(optimizer.state_dict())
+        monitor.close()
 table = torch.nn.Embedding(5, 2, sparse=True)
 sparse = RMSprop(table.parameters())
 table(torch.tensor([1, 3, 3])).sum().backward()
 sparse.step()
-assert sparse in checked, "the check of older releases was not made"
+assert sparse.implementation == KERNEL and sparse not in checked
+operations = RMSprop(params, foreach=True)
+operations.step()
+assert operations in checked, "the check of older releases was not made"
 assert "torch._dynamo" not in sys.modules
 print("stepped")
 """
 )
+
+
+def private_names(tree: ast.AST) -> list[str]:
+    """Return the private names of torch that a module imports or reads from `torch`; torch documents `_foreach_…`."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            found += [*(node.module or "").split("."), *(each.name for each in node.names)]
+        if isinstance(node, ast.Attribute):
+            if node.attr in ("_indices", "_values") and ast.unparse(node.value) != "self":  # of sparse tensors
+                found.append(node.attr)
+            parts, owner = [node.attr], node.value
+            while isinstance(owner, ast.Attribute):
+                parts.append(owner.attr)
+                owner = owner.value
+            found += parts if isinstance(owner, ast.Name) and owner.id == "torch" else []
+    return [name for name in found if name.startswith("_") and not name.startswith(("__", "_foreach_"))]
+
+
+def test_private_names_of_torch_stand_in_one_file() -> None:
+    root = Path(rmsprop.__file__).parent
+    found = {
+        str(file.relative_to(root)): names
+        for file in root.rglob("*.py")
+        if (names := private_names(ast.parse(file.read_text(encoding="utf-8"))))
+    }
+    assert list(found) == ["torch/private.py"], found
 
 
 @pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")

@@ -119,7 +119,16 @@ class Batch:
         """
 
 def use_torch(tensor_class: type, parameter_class: type, increment_version: Callable[[list[Any]], None], /) -> None:
-    """Register torch's classes, once; raise AttributeError or ValueError if their tensors cannot be read."""
+    """Register torch's classes, once; raise AttributeError or ValueError if torch has no DLPack exchange functions."""
+
+def use_methods(dtypes: tuple[Any, ...], /) -> None:
+    """Read tensors by their methods from now on; `dtypes` is `torch.private.KERNEL_DTYPES`."""
+
+def use_exchange() -> None:
+    """Read tensors through DLPack's exchange functions again, if torch has some."""
+
+def uses_methods() -> bool:
+    """Return whether tensors are read by their methods."""
 
 def has_team() -> bool:
     """Return whether steps run on torch's OpenMP team; without a team, each step starts threads."""

@@ -58,10 +58,10 @@ bool flatten_rows(const Batch::Positions& positions, const std::vector<std::int6
 }  // namespace
 
 void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version) {
-  if (!register_torch(tensor_class.ptr(), parameter_class.ptr())) throw nb::python_error();
   bump_version = increment_version.inc_ref().ptr();
   // torch loads its OpenMP library with global symbols. The libraries of GNU and LLVM both have this function.
   use_team(reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel")));
+  if (!register_torch(tensor_class.ptr(), parameter_class.ptr())) throw nb::python_error();
 }
 
 bool run_released(bool (*sweep)(const std::vector<Task>&, int, std::int64_t), const std::vector<Task>& tasks,

@@ -14,7 +14,7 @@ namespace rmsprop {
 
 namespace nb = nanobind;
 
-// Registers torch's classes, once. Raises a Python error if their tensors cannot be read.
+// Registers torch's classes, once. Raises a Python error if torch has no exchange functions: use_methods() is needed.
 void use_torch(nb::handle tensor_class, nb::handle parameter_class, nb::handle increment_version);
 
 // What non-finite gradients do: enter the averages, skip the step, or count as 0.

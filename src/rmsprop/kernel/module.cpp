@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "batch.hpp"
+#include "tensors.hpp"
 
 using namespace rmsprop;
 using namespace nb::literals;
@@ -64,6 +65,12 @@ NB_MODULE(_kernel, module) {
              "grad_avg"_a.none(), "momentum_buffer"_a.none(), "max_square_avg"_a.none(), "threads"_a, "grain"_a);
   module.def("move", &move, "param"_a, "grad"_a, "square_avg"_a, "threads"_a, "grain"_a);
   module.def("use_torch", &use_torch);
+  module.def("use_methods", [](nb::tuple dtypes) {
+    if (dtypes.size() != kDtypeCount) throw nb::value_error("not as many dtypes as the kernel knows");
+    use_methods(dtypes.ptr());
+  });
+  module.def("use_exchange", &use_exchange);
+  module.def("uses_methods", &uses_methods);
   module.def("has_team", &has_team);
   module.def("use_own_threads", &use_own_threads);
   module.def("instruction_sets", &instruction_sets);

@@ -30,7 +30,7 @@ from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.engines.tensor_ops import step_params
 from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, rule_of
 from rmsprop.torch.observer import ParamKey, refuse
-from rmsprop.torch.private import TRACES, set_grad_enabled
+from rmsprop.torch.private import TRACES, mark_static, set_grad_enabled
 from rmsprop.torch.state import NEEDED_BY, ParamGroup, complete_state, real
 from rmsprop.torch.step_state import step_state
 
@@ -231,7 +231,7 @@ def _make_state(optimizer: Optimizer) -> None:
                 state = complete_state(group, i, optimizer.state)
                 state["step"] = state["step"].to(p.device)
                 for x in (p, *[state[name] for name in ("step", *AVERAGES) if name in state]):
-                    torch._dynamo.mark_static_address(x, guard=False)  # CUDA graphs need not copy it
+                    mark_static(x)
 
 
 def _trace(optimizer: Optimizer, optimizer_id: int, index: int, params: list[Tensor], grads: list[Tensor]) -> None:

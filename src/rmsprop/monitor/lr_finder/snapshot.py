@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from rmsprop.torch.private import DataLoaderIterator
 
 DATA_LIMIT = 2**28  # bytes of a DataLoader's Tensors and arrays that are copied; the rest is assumed not to change
 _DATA = "batches"
@@ -49,7 +50,7 @@ class Snapshot:
         """Keep the current state of a source of batches, too. A source that is kept already stays as it was."""
         if isinstance(batches, DataLoader | Dataset | Sampler):
             self._keep_attributes(batches, _DATA)
-        elif isinstance(batches, _BaseDataLoaderIter):  # it does not expose its DataLoader
+        elif isinstance(batches, DataLoaderIterator):  # it does not expose its DataLoader
             self._give_up(f"generators, sampler and data set of the DataLoader that {_DATA} reads; pass it itself")
         elif not isinstance(batches, Iterator) and getattr(batches, "__dict__", None):
             self._give_up(f"the attributes of {_DATA}, a {type(batches).__name__}, should the reading change them")

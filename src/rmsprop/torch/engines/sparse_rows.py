@@ -29,6 +29,7 @@ from torch import Tensor
 from rmsprop.errors import InputError, Received, plain
 from rmsprop.torch import low_precision
 from rmsprop.torch.engines.param_step import ParamStep, scaled
+from rmsprop.torch.private import entries
 from rmsprop.torch.state import LAGGING, ParamGroup, needed_averages, real
 
 Index: TypeAlias = tuple[Tensor, ...]  # a Tensor for each sparse dimension: one index per row
@@ -172,7 +173,8 @@ def catch_up_all(states: Mapping[Tensor, Any], lags: Lags, *, of_dense_gradients
 
 def summed(grad: Tensor, dtype: torch.dtype) -> tuple[Index, Tensor]:
     """Return the index of every row that `grad` touches, once, and the row's gradient: the sum of its entries."""
-    indices, values, sizes = grad._indices(), grad._values().to(dtype), grad.shape[: grad.sparse_dim()]
+    (indices, values), sizes = entries(grad), grad.shape[: grad.sparse_dim()]
+    values = values.to(dtype)
     if not len(sizes):
         indices, sizes = indices.new_zeros(1, len(values)), torch.Size([1])
     elif grad.is_coalesced():
