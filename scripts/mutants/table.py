@@ -46,6 +46,12 @@ TENSORS_ADAM = Source("torch/engines/arithmetic.py", "tests/test_adam.py")
 STATE = Source("torch/state.py", "tests/test_torch.py")
 STATE_DICT = Source("torch/state_dict.py", "tests/test_state.py")
 FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
+FUSED_ONLY = Source("torch/engines/engine.py", "tests/test_fused.py")
+TRITON = Source("torch/engines/triton_step.py", "tests/test_triton.py::test_every_variant_has_the_bits_of_the_rule")
+TRITON_TABLES = Source("torch/engines/triton_tables.py", "tests/test_triton.py")
+TRITON_ENGINE = Source("torch/engines/triton_kernel.py", "tests/test_triton.py")
+TRITON_ENDS = "tests/test_triton.py::test_numbers_at_the_ends_of_float32_have_the_bits_of_the_rule"
+TRITON_ROWS = "tests/test_triton.py::test_groups_have_their_own_numbers"
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
 RANKS = Source("torch/distributed.py", "tests/test_nonfinite.py")
@@ -210,7 +216,41 @@ MUTANTS = [
     Mutant("loading: loaded state rounded", STATE_DICT, "state[name] = value.to(p.device)", "pass"),
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
     Mutant("fused: modes not seen", FUSED, "if modes:", "if False:"),
-    Mutant("fused: reasons swallowed", FUSED, 'if inputs.groups[part.group_index]["fused"]:', "if False:"),
+    Mutant("fused: reasons swallowed", FUSED_ONLY, 'if inputs.groups[part.group_index]["fused"]:', "if False:"),
+    Mutant("Triton: unchanged", TRITON, "", ""),
+    Mutant("Triton: E1 sign kept", TRITON, "g = tl.load(c + SIGN) * g", "g = g"),
+    Mutant("Triton: E2 λ's sign", TRITON, "g = g + tl.load(c + LAMBDA) * p", "g = g - tl.load(c + LAMBDA) * p"),
+    Mutant("Triton: E2 decoupled, sign", TRITON, "p = p - tl.load(c + LAMBDA) * p", "p = p + tl.load(c + LAMBDA) * p"),
+    Mutant("Triton: E3 order", TRITON, "(tl.load(c + ONE_MINUS_BETA) * g) * g", "g * g * tl.load(c + ONE_MINUS_BETA)"),
+    Mutant("Triton: E3 maximum of NaN", TRITON, "tl.where(v != v, v, maximum(w, v))", "maximum(w, v)", TRITON_ENDS),
+    Mutant("Triton: E3 maximum not kept", TRITON, "tl.store(w_at, w, mask)", "pass"),
+    Mutant("Triton: E4 1−β", TRITON, "tl.load(c + ONE_MINUS_BETA) * (g - m)", "tl.load(c + BETA) * (g - m)"),
+    Mutant("Triton: E5 v₀ kept", TRITON, "maximum(top - tl.load(c + DECAYED_V0), ", "maximum(top, "),
+    Mutant("Triton: E5 mean not corrected", TRITON, "m_hat = quotient(m, weight)", "m_hat = m"),
+    Mutant("Triton: E5 floor not corrected", TRITON, "v_hat = quotient(top, weight)", "v_hat = top"),
+    Mutant("Triton: E5 no floor", TRITON, "s = maximum(s - m_hat * m_hat, tl.load(c + KAPPA) * v_hat)", "s -= m_hat"),
+    Mutant("Triton: E5 minimum", TRITON, "return tl.where(a < b, b, a)", "return tl.where(a < b, a, b)"),
+    Mutant("Triton: E6 ε only inside", TRITON, " + tl.load(c + EPS_OUTSIDE)", ""),
+    Mutant("Triton: E6 ε only outside", TRITON, "root(s + tl.load(c + EPS_INSIDE))", "root(s)"),
+    Mutant("Triton: E7 0/0", TRITON, "tl.where(d != 0, quotient(n, tl.where(d != 0, d, 1.0)), 0.0)", "quotient(n, d)"),
+    Mutant("Triton: E7 c·g", TRITON, "n = n + tl.load(c + C) * g", "n = n + tl.load(c + A) * g"),
+    Mutant("Triton: E7 1−μ", TRITON, "tl.load(c + ONE_MINUS_MU) * (g - b)", "tl.load(c + MU) * (g - b)"),
+    Mutant("Triton: E8 η outside", TRITON, "u = tl.load(c + LR_INSIDE) * u", "u = u"),
+    Mutant("Triton: E8 Nesterov", TRITON, "r = u + tl.load(c + MU) * b", "r = b + tl.load(c + MU) * u"),
+    Mutant("Triton: E9 η inside", TRITON, "p = p - tl.load(c + LR_OUTSIDE) * r", "p = p - tl.load(c + LR_INSIDE) * r"),
+    Mutant("Triton: last block not stepped", TRITON, "offsets, offsets < size,", "offsets, offsets < start,"),
+    Mutant("Triton: block index", TRITON, "tl.load(at + 1).to(tl.int64) * BLOCK", "tl.load(at + 1).to(tl.int64)"),
+    Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALAR_ROW)", "0", TRITON_ROWS),
+    Mutant("Triton: table kept", TRITON_TABLES, "is not None and table.rows == rows", "is not None"),
+    Mutant("Triton: gradients count as written", TRITON_TABLES, "np.nonzero(used)[1] != 1", "np.nonzero(used)[1] != 6"),
+    Mutant("Triton: longest piece forgotten", TRITON_TABLES, "np.maximum.accumulate(ends)[:-1]", "ends[:-1]"),
+    Mutant("Triton: overlap stepped at once", TRITON_ENGINE, "if not self._overlapping:", "if True:"),
+    Mutant("Triton: step not counted", TRITON_ENGINE, "torch._foreach_add_(counters, 1)", "pass"),
+    Mutant("Triton: version not counted", TRITON_ENGINE, "_version([each.p for each in steps])", "_version([])"),
+    Mutant("Triton: λ without η on the device", TRITON_ENGINE, 'numbers["lam"] = lr * rule.weight_decay', "pass"),
+    Mutant("Triton: device counts the step before", TRITON_ENGINE, "in work.taken]) + 1", "in work.taken])"),
+    Mutant("Triton: other strides", TRITON_ENGINE, "_same_layout(p, g) else", "p is p else"),
+    Mutant("Triton: gaps", TRITON_ENGINE, 'return REASONS["strides"]', "pass"),
     Mutant("kernel: unchanged", STEP, "", ""),
     Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),
     Mutant("kernel: E2 λ's sign", STEP, "g = g + c.lambda * p;", "g = g - c.lambda * p;"),

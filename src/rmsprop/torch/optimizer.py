@@ -184,7 +184,7 @@ class RMSprop(Optimizer):
         arguments = {name: value for name, value in locals().items() if name in FIELDS or name in EXECUTION}
         defaults = check_values(arguments)
         if fused:
-            stepping.check_fused()
+            stepping.check_fused_available()
         Optimizer.__init__(self, params, defaults)  # not super(): see rmsprop.torch.install
         self.step_state = StepState()
         # The default must apply to at least one bfloat16 parameter. Explicit groups are checked when they are added.

@@ -17,18 +17,19 @@ from torch.optim.optimizer import Optimizer
 from rmsprop.errors import InputError, Received
 from rmsprop.torch import nonfinite, statistics
 from rmsprop.torch.engines.cpu_kernel import CpuKernel
-from rmsprop.torch.engines.engine import Engine, Measured, Remaining, StepInputs, parameter_offsets
+from rmsprop.torch.engines.engine import Engine, Measured, Remaining, StepInputs, check_fused, parameter_offsets
 from rmsprop.torch.engines.param_step import repeats
 from rmsprop.torch.engines.report import Report
 from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.engines.tensor_ops import TensorOps
+from rmsprop.torch.engines.triton_kernel import TritonKernel
 from rmsprop.torch.nonfinite import Verdict
 from rmsprop.torch.observer import Observer
 from rmsprop.torch.private import outside_graphs
 from rmsprop.torch.state import ParamGroup
 from rmsprop.torch.step_state import StepState, step_state
 
-ENGINES: tuple[type[Engine], ...] = (CpuKernel, TensorOps)  # in order of preference
+ENGINES: tuple[type[Engine], ...] = (CpuKernel, TritonKernel, TensorOps)  # in order of preference
 
 
 def faster_engines() -> list[type[Engine]]:
@@ -36,7 +37,7 @@ def faster_engines() -> list[type[Engine]]:
     return [engine for engine in ENGINES if engine is not TensorOps]
 
 
-def check_fused() -> None:
+def check_fused_available() -> None:
     """Raise InputError if `fused=True` cannot be obeyed: no engine is available except tensor operations."""
     reasons = [engine.unavailable() for engine in faster_engines()]
     if all(reasons):
@@ -121,6 +122,8 @@ def _gather(engines: Sequence[Engine], inputs: StepInputs, remaining: Sequence[R
     """Let each engine take parameters from those that the engines before it have left; return the report."""
     report: Report = []
     for engine in engines:
+        if isinstance(engine, TensorOps):
+            check_fused(inputs, remaining)
         remaining = engine.gather(inputs, remaining)
         report.append((engine, len(engine), remaining))
         if not remaining:

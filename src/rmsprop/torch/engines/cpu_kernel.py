@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from rmsprop import native
-from rmsprop.errors import InputError
 from rmsprop.rule import AVERAGES
 from rmsprop.torch.engines import copied_statistics, sparse_rows
 from rmsprop.torch.engines.copied_statistics import Before
-from rmsprop.torch.engines.engine import Measured, Remaining, StepInputs, missing_field
+from rmsprop.torch.engines.engine import NOT_ON_CPU, Measured, Remaining, StepInputs, check_fused, missing_field
 from rmsprop.torch.engines.param_step import check_writable
 from rmsprop.torch.engines.sparse_rows import Lag, RowCopies
 from rmsprop.torch.groups import RULE_NAMES, STORAGE, check_lr, check_storage, from_group, lr_number, rule_from, rule_of
@@ -34,7 +33,7 @@ from rmsprop.torch.state import ParamGroup, check_gradient, complete_state
 REASONS = {
     "class": "it is of a subclass of Tensor, which may compute in its own way",
     "layout": "it has no memory of its own",
-    "device": "it is not on the CPU",
+    "device": NOT_ON_CPU,
     "dtype": "its dtype is not float32, float64, bfloat16, float16, complex64 or complex128",
     "flag": "it is a conjugated or negated view",
     "strides": "its memory has gaps or repeats",
@@ -125,8 +124,8 @@ class CpuKernel:
                     sparse.append((part.group_index, i))
                 else:
                     left.append(Remaining(part.group_index, [i], REASONS[reason]))
-        if left or sparse:
-            self._check_fused(inputs, [*left, *(Remaining(group, [i], _SPARSE) for group, i in sparse)])
+        if sparse:
+            check_fused(inputs, [Remaining(group, [i], _SPARSE) for group, i in sparse])
             left += self._gather_sparse(inputs, sparse)
         return left
 
@@ -156,12 +155,6 @@ class CpuKernel:
             else:
                 left.append((i, reason))
         return left
-
-    def _check_fused(self, inputs: StepInputs, left: list[Remaining]) -> None:
-        """Raise InputError if a group with fused=True has parameters in `left`."""
-        for part in left:
-            if inputs.groups[part.group_index]["fused"]:
-                raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; omit fused")
 
     def _gather_sparse(self, inputs: StepInputs, sparse: list[tuple[int, int]]) -> Iterator[Remaining]:
         """Add the rows that sparse gradients touch to the batch; yield parameters that the kernel cannot step."""

@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from rmsprop.errors import InputError
 from rmsprop.rule import Rule
 from rmsprop.torch.engines.sparse_rows import Lags
 from rmsprop.torch.groups import FIELDS, RULE_NAMES
 from rmsprop.torch.state import ParamGroup
+
+NOT_ON_CPU, NOT_ON_GPU = "it is not on the CPU", "it is not on a GPU"
 
 
 class Remaining(NamedTuple):
@@ -92,7 +95,10 @@ class Engine(Protocol):
         """Return why the class, device or dtype of `p` keeps the engine from stepping `p`; else None."""
 
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
-        """Take the parameters of `remaining` that the engine can step, complete their state, and return the others."""
+        """Take the parameters of `remaining` that the engine can step, complete their state, and return the others.
+
+        Parameters on devices of other engines keep their reason.
+        """
 
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
         """Return whether a gradient in groups with nonfinite="skip" has a non-finite element; None means no."""
@@ -111,6 +117,13 @@ class Engine(Protocol):
 
     def clear(self) -> None:
         """Forget the parameters taken."""
+
+
+def check_fused(inputs: StepInputs, left: Sequence[Remaining]) -> None:
+    """Raise InputError if a group with fused=True has parameters in `left`, which only tensor operations can step."""
+    for part in left:
+        if inputs.groups[part.group_index]["fused"]:
+            raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; omit fused")
 
 
 def missing_field(group: ParamGroup, fields: Collection[str], engine: str) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from rmsprop.torch.engines.engine import Engine, Remaining
+from rmsprop.torch.engines.engine import NOT_ON_CPU, NOT_ON_GPU, Engine, Remaining
 from rmsprop.torch.state import ParamGroup
 
+_DEVICES = (NOT_ON_CPU, NOT_ON_GPU)  # reasons of engines that step other devices
 # For each engine asked: the engine, how many parameters it took, and the parameters left to the next engine.
 Report: TypeAlias = list[tuple[Engine, int, list[Remaining]]]
 
@@ -17,20 +18,24 @@ def expected(engines: Sequence[Engine], groups: list[ParamGroup]) -> Report:
     remaining = [Remaining(index, list(range(len(group["params"]))), "") for index, group in enumerate(groups)]
     report: Report = []
     for engine in engines:
-        left = []
-        for part in remaining:
-            group, indices = groups[part.group_index], part.indices or []
-            if reason := engine.group_refusal(group):
-                left.append(part._replace(reason=reason))
-                continue
-            reasons = [(i, engine.param_refusal(group["params"][i])) for i in indices]
-            left += [Remaining(part.group_index, [i], reason) for i, reason in reasons if reason]
+        left = [each for part in remaining for each in _refused(engine, groups[part.group_index], part)]
         taken = sum(map(_size, remaining)) - sum(map(_size, left))
         report.append((engine, taken, left))
         remaining = left
         if not remaining:
             break
     return report
+
+
+def _refused(engine: Engine, group: ParamGroup, part: Remaining) -> list[Remaining]:
+    """Return the parameters of `part` that an engine refuses, with its reasons."""
+    reasons = {i: engine.param_refusal(group["params"][i]) for i in part.indices or ()}
+    elsewhere = [i for i, reason in reasons.items() if reason in _DEVICES]
+    left = [Remaining(part.group_index, [i], part.reason or str(reasons[i])) for i in elsewhere]
+    here = [i for i in reasons if i not in elsewhere]
+    if (here or not reasons) and (reason := engine.group_refusal(group)):
+        return [*left, part._replace(indices=here, reason=reason)]
+    return left + [Remaining(part.group_index, [i], reason) for i in here if (reason := reasons[i])]
 
 
 def _size(part: Remaining) -> int:
@@ -40,22 +45,39 @@ def _size(part: Remaining) -> int:
 def describe(report: Report, groups: list[ParamGroup]) -> str:
     """Return a report as text: "A", "B (why not A)", or "A, but B for some (why not A)".
 
-    If several engines refuse before the next one steps, each reason follows its engine: "C (not A: …; not B: …)".
+    If several engines refuse before the next one steps, each reason follows its engine: "C (not A: …; not B: …)". A
+    reason that all of them have is given once. "It is not on the CPU" is left out where another engine has a reason.
     """
     refusals: dict[str, list[Remaining]] = {}  # by engines since the last one that stepped
     texts: list[str] = []
     for engine, taken, left in report:
         left = [part for part in left if part.indices is not None or groups[part.group_index]["params"]]
         if taken or not left:
-            reasons = {name: _reasons(parts, whole=not texts) for name, parts in refusals.items()}
+            reasons = {name: _reasons(parts, whole=not texts) for name, parts in _remarkable(refusals).items()}
             named = [f"not {name}: {reason}" for name, reason in reasons.items()]
-            text = "; ".join(named if len(named) > 1 else reasons.values())
+            text = "; ".join(named if len(set(reasons.values())) > 1 else list(reasons.values())[:1])
             texts.append(f"{engine.name}{' for some' if texts else ''}{f' ({text})' if text else ''}")
             refusals = {}
         if not left:
             break
         refusals[engine.name] = left
     return ", but ".join(texts)
+
+
+def _remarkable(refusals: dict[str, list[Remaining]]) -> dict[str, list[Remaining]]:
+    """Return refusals without those for the device alone, of parameters that another engine refuses for a reason."""
+    explained = {
+        key for parts in refusals.values() for part in parts if part.reason not in _DEVICES for key in _keys(part)
+    }
+    kept = {
+        name: [part for part in parts if part.reason not in _DEVICES or explained.isdisjoint(_keys(part))]
+        for name, parts in refusals.items()
+    }
+    return {name: parts for name, parts in kept.items() if parts}
+
+
+def _keys(part: Remaining) -> list[tuple[int, int | None]]:
+    return [(part.group_index, i) for i in part.indices or (None,)]
 
 
 def _reasons(parts: list[Remaining], *, whole: bool) -> str:

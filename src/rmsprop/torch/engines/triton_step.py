@@ -1,0 +1,179 @@
+"""E1 to E9 of `rmsprop.rule` in Triton, for many tensors in one launch. Imported for the first step on a GPU.
+
+Operations and their order are those of the CPU kernel (kernel/step.hpp). They give the same bits if the launch forbids
+fused multiply-adds. An option that costs no time as a number is a number: a factor of 1 or an addend of 0, both exact.
+The other options are compiled in.
+
+A launch reads three tables. `blocks` has two int32 for each program: the index of a tensor, and the index of a block of
+that tensor. `tensors` has a `triton_tables.TensorRow` for each tensor, in int64. `scalars` has a
+`triton_tables.Scalars` for each group and step count, in the compute dtype.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+# The columns of `triton_tables.TensorRow` and of `triton_tables.Scalars`.
+P, G, V, M, B, W, SIZE, SCALAR_ROW = map(tl.constexpr, range(8))
+COLUMNS = tl.constexpr(8)
+SIGN, LAMBDA, BETA, ONE_MINUS_BETA, DECAYED_V0 = map(tl.constexpr, range(5))
+ONE_MINUS_POWER, KAPPA, EPS_INSIDE, EPS_OUTSIDE = map(tl.constexpr, range(5, 9))
+ONE_MINUS_MU, A, C, MU, LR_INSIDE, LR_OUTSIDE = map(tl.constexpr, range(9, 15))
+NUMBERS = tl.constexpr(15)
+
+NO_DECAY, L2, DECOUPLED = map(tl.constexpr, range(3))
+NO_MOMENTUM, HEAVY_BALL, NESTEROV, FIRST_MOMENT, FIRST_NESTEROV = map(tl.constexpr, range(5))
+
+
+@triton.jit
+def root(x):
+    """Return √x, correctly rounded."""
+    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
+
+
+@triton.jit
+def quotient(n, d):
+    """Return n/d, correctly rounded; `/` is not for float32."""
+    return n / d if n.dtype == tl.float64 else tl.div_rn(n, d)
+
+
+@triton.jit
+def maximum(a, b):
+    """Return NumPy's maximum if b is NaN only where a is NaN, as in E5."""
+    return tl.where(a < b, b, a)
+
+
+@triton.jit
+def step(
+    c,
+    p,
+    g,
+    v,
+    m,
+    b,
+    w,
+    DECAY: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+    CENTERED: tl.constexpr,
+    CORRECTED: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+):
+    """Return p, v, m, b and w after a step with the row of scalars at `c`. Averages that the rule lacks are unused."""
+    g = tl.load(c + SIGN) * g  # E1
+    if DECAY == L2:
+        g = g + tl.load(c + LAMBDA) * p  # E2
+    if DECAY == DECOUPLED:
+        p = p - tl.load(c + LAMBDA) * p
+    v = tl.load(c + BETA) * v + (tl.load(c + ONE_MINUS_BETA) * g) * g  # E3
+    top = v
+    if AMSGRAD:
+        w = tl.where(v != v, v, maximum(w, v))
+        top = w
+    if CENTERED:
+        m = m + tl.load(c + ONE_MINUS_BETA) * (g - m)  # E4
+    s = top  # E5
+    v_hat = top
+    m_hat = m
+    if CORRECTED:
+        weight = tl.load(c + ONE_MINUS_POWER)
+        s = quotient(maximum(top - tl.load(c + DECAYED_V0), tl.load(c + KAPPA) * top), weight)
+        v_hat = quotient(top, weight)
+        m_hat = quotient(m, weight)
+    if CENTERED:
+        s = maximum(s - m_hat * m_hat, tl.load(c + KAPPA) * v_hat)
+    d = root(s + tl.load(c + EPS_INSIDE)) + tl.load(c + EPS_OUTSIDE)  # E6
+    n = g  # E7
+    if MOMENTUM >= FIRST_MOMENT:
+        b = b + tl.load(c + ONE_MINUS_MU) * (g - b)
+        n = tl.load(c + A) * b
+        if MOMENTUM == FIRST_NESTEROV:
+            n = n + tl.load(c + C) * g
+    u = tl.where(d != 0, quotient(n, tl.where(d != 0, d, 1.0)), 0.0)
+    u = tl.load(c + LR_INSIDE) * u  # E8
+    r = u
+    if MOMENTUM != NO_MOMENTUM and MOMENTUM < FIRST_MOMENT:
+        b = tl.load(c + MU) * b + u
+        r = b
+        if MOMENTUM == NESTEROV:
+            r = u + tl.load(c + MU) * b
+    p = p - tl.load(c + LR_OUTSIDE) * r  # E9
+    return p, v, m, b, w
+
+
+@triton.jit
+def place(row, column, offsets, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    """Return pointers to elements of a tensor. ALIGNED: its address is a multiple of 16 bytes, for wide loads."""
+    pointer = tl.load(row + column).to(tl.pointer_type(DTYPE))
+    if ALIGNED:
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer + offsets
+
+
+@triton.jit
+def step_block(
+    row,
+    c,
+    offsets,
+    mask,
+    DTYPE: tl.constexpr,
+    DECAY: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+    CENTERED: tl.constexpr,
+    CORRECTED: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """Load, step and store the elements at `offsets` of the tensor in `row`."""
+    p_at = place(row, P, offsets, DTYPE, ALIGNED)
+    v_at = place(row, V, offsets, DTYPE, ALIGNED)
+    p = tl.load(p_at, mask)
+    g = tl.load(place(row, G, offsets, DTYPE, ALIGNED), mask)
+    v = tl.load(v_at, mask)
+    m, b, w = v, v, v
+    if CENTERED:
+        m_at = place(row, M, offsets, DTYPE, ALIGNED)
+        m = tl.load(m_at, mask)
+    if MOMENTUM != NO_MOMENTUM:
+        b_at = place(row, B, offsets, DTYPE, ALIGNED)
+        b = tl.load(b_at, mask)
+    if AMSGRAD:
+        w_at = place(row, W, offsets, DTYPE, ALIGNED)
+        w = tl.load(w_at, mask)
+    p, v, m, b, w = step(c, p, g, v, m, b, w, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD)
+    tl.store(p_at, p, mask)
+    tl.store(v_at, v, mask)
+    if CENTERED:
+        tl.store(m_at, m, mask)
+    if MOMENTUM != NO_MOMENTUM:
+        tl.store(b_at, b, mask)
+    if AMSGRAD:
+        tl.store(w_at, w, mask)
+
+
+@triton.jit
+def step_tensors(
+    blocks,
+    tensors,
+    scalars,
+    DTYPE: tl.constexpr,
+    DECAY: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+    CENTERED: tl.constexpr,
+    CORRECTED: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Step one block of one tensor: program i steps the block in row i of `blocks`."""
+    at = blocks + 2 * tl.program_id(0)
+    row = tensors + COLUMNS * tl.load(at)
+    start = tl.load(at + 1).to(tl.int64) * BLOCK
+    size = tl.load(row + SIZE)
+    c = scalars + NUMBERS * tl.load(row + SCALAR_ROW)
+    offsets = start + tl.arange(0, BLOCK)
+    if start + BLOCK <= size:  # without a mask, loads are wide
+        step_block(row, c, offsets, None, DTYPE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED)
+    else:
+        step_block(row, c, offsets, offsets < size, DTYPE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED)

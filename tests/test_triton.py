@@ -1,0 +1,488 @@
+"""The Triton kernel on CPU tensors, by Triton's interpreter: the bits of `rmsprop.rule`, and what others step."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rmsprop import InputError, Rule
+from rmsprop.rule import AVERAGES, State, init, update
+from rmsprop.torch import RMSprop
+from rmsprop.torch.engines import triton_kernel, triton_tables
+from rmsprop.torch.engines.engine import Remaining
+from rmsprop.torch.engines.tensor_ops import TensorOps
+from rmsprop.torch.engines.triton_kernel import TritonKernel
+from rmsprop.torch.engines.triton_tables import TensorRow, overlapping
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+BLOCK = 32
+STEPS = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreter() -> Iterator[None]:
+    """Interpret Triton's functions: the variable is read when they are defined."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TRITON_INTERPRET", "1")
+        with np.errstate(all="ignore"):
+            assert triton_kernel._loading_error() is None
+            yield
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the Triton kernel step CPU tensors, in small blocks, and the native kernel none."""
+    monkeypatch.setattr("rmsprop.torch.step.ENGINES", (TritonKernel, TensorOps))
+    monkeypatch.setattr(triton_kernel, "DEVICES", ("cpu",))
+    monkeypatch.setattr(TritonKernel, "unavailable", lambda: None)
+    monkeypatch.setattr(triton_tables, "BLOCK", BLOCK)
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def parameters(dtype: torch.dtype) -> list[Tensor]:
+    """Return a parameter of full blocks, one of two blocks of which the last is partial, and one not aligned."""
+    start = torch.from_numpy(cases.problem(np.float64, 108)[0]).to(dtype)
+    unaligned = torch.empty(5, dtype=dtype)[1:].copy_(start[104:])
+    return [start[:64].clone(), start[64:104].reshape(8, 5).clone(), unaligned]
+
+
+def gradients(step: int) -> list[Tensor]:
+    g = torch.from_numpy(cases.problem(np.float64, 108)[1][step])
+    return [g[:64], g[64:104].reshape(8, 5), g[104:]]
+
+
+def train(optimizer: RMSprop, params: list[Tensor], steps: int = STEPS) -> None:
+    for t in range(steps):
+        for p, g in zip(params, gradients(t), strict=True):
+            p.grad = g.to(p.dtype).clone()
+        optimizer.param_groups[0]["lr"] = lr_at(t)
+        optimizer.step()
+
+
+def lr_at(step: int) -> float:
+    return 0.03 if step < 2 else 0.004
+
+
+def agree(optimizer: RMSprop, params: list[Tensor], rule: Rule, starts: list[Tensor]) -> None:
+    """Compare parameters and state with `rmsprop.rule`, bit for bit."""
+    for k, (p, start) in enumerate(zip(params, starts, strict=True)):
+        x, state = start.numpy(), init(rule, start.numpy())
+        for t in range(STEPS):
+            g = gradients(t)[k].to(p.dtype).numpy()
+            x, state = update(dataclasses.replace(rule, lr=lr_at(t)), x, g, state)
+        assert np.array_equal(p.numpy(), x)
+        for name in AVERAGES:
+            if (expected := getattr(state, name)) is not None:
+                assert np.array_equal(optimizer.state[p][name].numpy(), expected), name
+        assert float(optimizer.state[p]["step"]) == STEPS
+
+
+# -- the bits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", cases.RULES)
+def test_every_variant_has_the_bits_of_the_rule(name: str, dtype: torch.dtype) -> None:
+    rule, params = cases.RULES[name], parameters(dtype)
+    starts = [p.clone() for p in params]
+    optimizer = RMSprop.from_rule(params, rule)
+    assert optimizer.implementation == "Triton kernel"
+    train(optimizer, params)
+    assert optimizer.implementation == "Triton kernel"
+    agree(optimizer, params, rule, starts)
+
+
+@pytest.mark.parametrize("name", ["plain", "all of it", "all of it, the other way", "Adam", "NAdam, schedule"])
+def test_a_learning_rate_and_counters_on_the_device_give_the_same_bits(name: str) -> None:
+    rule, params = cases.RULES[name], parameters(torch.float32)
+    starts, lr = [p.clone() for p in params], torch.tensor(0.0, dtype=torch.float64)
+    optimizer = RMSprop.from_rule(params, rule, capturable=True)
+    optimizer.param_groups[0]["lr"] = lr
+    for t in range(STEPS):
+        lr.fill_(lr_at(t))
+        for p, g in zip(params, gradients(t), strict=True):
+            p.grad = g.to(p.dtype)
+        optimizer.step()
+    assert optimizer.implementation == "Triton kernel"
+    agree(optimizer, params, rule, starts)
+
+
+def test_parameters_with_other_step_counts_have_other_bias_corrections() -> None:
+    rule = cases.RULES["bias correction, v0"]
+    params, others = parameters(torch.float64), parameters(torch.float64)
+    optimizer, other = RMSprop.from_rule(params, rule), RMSprop.from_rule(others, rule, foreach=False)
+    for each, tensors in ((optimizer, params), (other, others)):
+        for t in range(STEPS):
+            for k, (p, g) in enumerate(zip(tensors, gradients(t), strict=True)):
+                p.grad = g.clone() if t >= k else None
+            each.step()
+    assert [float(optimizer.state[p]["step"]) for p in params] == [3, 2, 1]
+    for p, q in zip(params, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-14, atol=1e-14)
+
+
+def test_groups_have_their_own_numbers() -> None:
+    rules = [dataclasses.replace(cases.PLAIN, eps=eps) for eps in (0.02, 0.5)]
+    starts = [randn(5), randn(5, seed=1)]
+    params, g = [x.clone() for x in starts], randn(5, seed=2)
+    optimizer = RMSprop([{"params": [p], "eps": rule.eps} for p, rule in zip(params, rules, strict=True)], 0.03, 0.8)
+    for p in params:
+        p.grad = g.clone()
+    optimizer.step()
+    for p, start, rule in zip(params, starts, rules, strict=True):
+        assert np.array_equal(p.numpy(), update(rule, start.numpy(), g.numpy(), init(rule, start.numpy()))[0])
+
+
+def test_complex_parameters_are_two_reals() -> None:
+    rule = cases.RULES["all of it, the other way"]
+    p = torch.view_as_complex(randn(7, 2, dtype=torch.float64))
+    q = torch.view_as_real(p).clone()
+    optimizer, other = RMSprop.from_rule([p], rule), RMSprop.from_rule([q], rule)
+    for t in range(STEPS):
+        p.grad = torch.view_as_complex(randn(7, 2, seed=t, dtype=torch.float64))
+        q.grad = torch.view_as_real(p.grad).clone()
+        optimizer.step()
+        other.step()
+    assert optimizer.implementation == other.implementation == "Triton kernel"
+    assert torch.equal(torch.view_as_real(p), q)
+
+
+def test_numbers_at_the_ends_of_float32_have_the_bits_of_the_rule() -> None:
+    numbers = [0.0, -0.0, 1e-45, -1e-40, 1e-38, 1e-20, 1e18, -1.8e19, 3e38, np.inf, -np.inf, np.nan]
+    for name in ("no eps", "all of it", "amsgrad, v0, centered", "NAdam, schedule"):
+        rule = cases.RULES[name]
+        start, g = np.linspace(-1, 1, len(numbers), dtype=np.float32), np.array(numbers, np.float32)
+        x, state, p = start, init(rule, start), torch.from_numpy(start.copy())
+        optimizer = RMSprop.from_rule([p], rule)
+        for _ in range(2):
+            x, state = update(rule, x, g, state)
+            p.grad = torch.from_numpy(g)
+            optimizer.step()
+        assert np.array_equal(p.numpy(), x, equal_nan=True), name
+        assert np.array_equal(optimizer.state[p]["square_avg"].numpy(), state.square_avg, equal_nan=True)
+
+
+def test_statistics_of_a_step_are_those_of_tensor_operations() -> None:
+    class Log:
+        def __init__(self) -> None:
+            self.sums: list[Any] = []
+
+        def wanted(self) -> tuple[int, int]:
+            return 2, 2
+
+        def measured(self, keys: Any, sums: Any, histograms: Any) -> None:
+            self.sums.append((sums.copy(), histograms.copy()))
+
+        def skipped(self, keys: Any, counts: Any) -> None:
+            raise AssertionError
+
+        def sync(self) -> None: ...
+
+    logs = []
+    for foreach in (None, False):
+        params = parameters(torch.float64)
+        optimizer = RMSprop.from_rule(params, cases.RULES["all of it, the other way"], foreach=foreach)
+        logs.append(Log())
+        optimizer.watch(logs[-1])
+        train(optimizer, params)
+    for (sums, bins), (other_sums, other_bins) in zip(logs[0].sums, logs[1].sums, strict=True):
+        np.testing.assert_allclose(sums, other_sums, rtol=1e-12)
+        assert np.array_equal(bins, other_bins)
+
+
+# -- one launch for all tensors, and tables that are copied only when an address has changed ---------------------------
+
+
+class Launches:
+    """Stands in for a function of Triton: counts its launches, and launches it."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.grids = function, list[tuple[int, ...]]()
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.grids.append(grid)
+        return self.function[grid]
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    from rmsprop.torch.engines import triton_step
+
+    result = Launches(triton_step.step_tensors)
+    monkeypatch.setattr(triton_step, "step_tensors", result)
+    return result
+
+
+def tables(optimizer: RMSprop) -> dict[Any, Any]:
+    engine: Any = optimizer.step_state.spare_engines[0][0]
+    return dict(engine._tensor_tables)
+
+
+def test_tensors_of_one_form_and_dtype_take_one_launch_whatever_their_group(launches: Launches) -> None:
+    params = [randn(40, seed=k) for k in range(8)]
+    groups = [{"params": params[:4], "lr": 0.1}, {"params": params[4:], "lr": 0.2, "eps": 0.0}]
+    optimizer = RMSprop(groups)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert launches.grids == [(16,)]
+    optimizer.param_groups[1]["weight_decay"] = 0.1  # another form
+    optimizer.add_param_group({"params": [randn(3, dtype=torch.float64)]})
+    optimizer.param_groups[2]["params"][0].grad = torch.ones(3, dtype=torch.float64)
+    optimizer.step()
+    assert sorted(launches.grids[1:]) == [(1,), (8,), (8,)]
+
+
+def test_an_empty_parameter_is_counted_and_takes_no_launch(launches: Launches) -> None:
+    p = torch.zeros(0, 3)
+    optimizer = RMSprop([p])
+    p.grad = torch.zeros(0, 3)
+    optimizer.step()
+    assert launches.grids == []
+    assert float(optimizer.state[p]["step"]) == 1
+
+
+def test_a_table_is_built_again_only_when_an_address_has_changed() -> None:
+    p = randn(40)
+    optimizer = RMSprop([p])
+    p.grad = torch.ones_like(p)
+    kept = [p, p.grad]  # no address is used again
+    optimizer.step()
+    (first,) = tables(optimizer).values()
+
+    def is_new() -> bool:
+        nonlocal first
+        before, state = p.clone(), optimizer.state[p]["square_avg"].clone()
+        optimizer.step()
+        x, after = update(Rule(), before.numpy(), p.grad.numpy(), State(0, state.numpy()))  # type: ignore[union-attr]
+        assert np.array_equal(p.numpy(), x)
+        assert np.array_equal(optimizer.state[p]["square_avg"].numpy(), after.square_avg)
+        old, (first,) = first, tables(optimizer).values()
+        return old is not first
+
+    assert not is_new()
+    p.grad.fill_(2.0)
+    optimizer.param_groups[0]["lr"] = 0.01
+    assert not is_new()
+    p.grad = torch.full_like(p, 3.0)
+    kept.append(p.grad)
+    assert is_new()
+    p.data = p.data.clone()
+    assert is_new()
+    optimizer.state[p]["square_avg"] = optimizer.state[p]["square_avg"].clone()
+    assert is_new()
+    assert not is_new()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: {
+        "step": torch.tensor(5.0), "square_avg": torch.full((40,), 0.5)}}})  # fmt: skip
+    assert is_new()
+
+
+def test_tables_hold_the_rows_and_the_blocks_of_every_tensor() -> None:
+    rows = [TensorRow(16, 32, 48, 0, 0, 0, size, row) for row, size in enumerate((BLOCK + 1, 0, BLOCK, 1))]
+    table = triton_tables.tensor_table(None, rows, torch.device("cpu"))
+    assert table.tensors[0].tolist() == [list(row) for row in rows]
+    assert table.tensors[1].tolist() == [[0, 0], [0, 1], [2, 0], [3, 0]]
+    assert triton_tables.tensor_table(table, list(rows), torch.device("cpu")) is table
+    assert triton_tables.tensor_table(table, rows[:3], torch.device("cpu")) is not table
+
+
+def test_scalars_are_copied_only_when_a_number_has_changed() -> None:
+    params = parameters(torch.float32)
+    optimizer = RMSprop(params, lr=0.03)
+
+    def scalars() -> Any:
+        engine: Any = optimizer.step_state.spare_engines[0][0]
+        return [*engine._scalar_tables.values()]
+
+    train(optimizer, params, 1)
+    before = scalars()
+    train(optimizer, params, 2)
+    assert all(a is b for a, b in zip(before, scalars(), strict=True))
+    train(optimizer, params, 3)
+    assert not any(a is b for a, b in zip(before, scalars(), strict=True))
+
+
+@pytest.mark.parametrize("field", range(6))
+def test_tensors_whose_written_memory_overlaps_other_memory_are_found(field: int) -> None:
+    rows = [TensorRow._make([*range(1000 * k, 1000 * k + 600, 100), 10, 0]) for k in range(1, 4)]
+    widths = [(4, 4)] * 3
+    assert overlapping(rows, widths) == set()
+    inside = {TensorRow._fields[field]: rows[2].square_avg + 36}
+    changed = [rows[0]._replace(**inside), *rows[1:]]
+    assert overlapping(changed, widths) == {0, 2}
+    assert overlapping([row._replace(size=0) for row in changed], widths) == set()
+    assert overlapping(changed, [(4, 1)] * 3) == set()
+    shared = [row._replace(g=rows[0].g) for row in rows]  # a gradient is only read
+    assert overlapping(shared, widths) == set()
+    assert overlapping([shared[0], shared[1]._replace(p=rows[0].g)], widths[:2]) == {0, 1}
+
+
+# -- what it leaves to tensor operations -------------------------------------------------------------------------------
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def left() -> dict[str, tuple[Tensor, Tensor]]:
+    """Return a parameter and a gradient for each reason to leave them to tensor operations."""
+    base = randn(4, 6)
+    return {
+        "class": (randn(3).as_subclass(Subclass), randn(3)),
+        "strides": (base[:, ::2], randn(4, 3)),
+        "gradient class": (randn(3), randn(3).as_subclass(Subclass)),
+        "gradient layout": (
+            randn(3),
+            torch.sparse_coo_tensor(torch.tensor([[0, 2]]), randn(2), (3,), check_invariants=False),
+        ),
+        "gradient strides": (randn(3, 4), randn(4, 3).t()),
+        "gradient flag": (torch.view_as_complex(randn(3, 2)), torch.view_as_complex(randn(3, 2)).conj()),
+        "flag": (torch.view_as_complex(randn(3, 2)).conj().imag, randn(3)),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in triton_kernel.REASONS if name in left()])
+def test_tensors_that_the_kernel_cannot_step_are_left_with_the_reason(name: str) -> None:
+    p, g = left()[name]
+    other, q = randn(5), p.detach().clone()
+    optimizer, plain = RMSprop([other, p]), RMSprop([q], foreach=False)
+    other.grad, p.grad, q.grad = torch.ones(5), g, g.clone()
+    optimizer.step()
+    plain.step()
+    reason = triton_kernel.REASONS[name]
+    assert (
+        optimizer.implementation == f"Triton kernel, but tensor operations for some (parameter 1 of group 0: {reason})"
+    )
+    torch.testing.assert_close(torch.Tensor(p) if name == "class" else p, torch.Tensor(q) if name == "class" else q)
+    with pytest.raises(
+        InputError, match=f"^fused must be None or False for parameter 0 of group 0, got True; {reason}"
+    ):
+        RMSprop([p], fused=True).step()
+
+
+@pytest.mark.parametrize("options", [
+    {"fused": False}, {"foreach": True}, {"foreach": False}, {"state_dtype": "bfloat16"}, {"state_dtype": "uint8"},
+    {"nonfinite": "skip"}, {"nonfinite": "zero"}, {"differentiable": True},
+])  # fmt: skip
+def test_groups_that_the_kernel_cannot_step_are_left_with_the_reason(options: dict[str, Any]) -> None:
+    (name, value), p = next(iter(options.items())), randn(3)
+    optimizer = RMSprop([p.clone() if name == "differentiable" else p], **options)
+    assert optimizer.implementation == f"tensor operations ({name}={value!r})"
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(3)
+    optimizer.step()
+    assert optimizer.implementation == f"tensor operations ({name}={value!r})"
+
+
+def test_parameters_that_share_memory_are_left_to_tensor_operations() -> None:
+    memory, p = randn(12), randn(3)
+    a, b = memory[:8], memory[4:]
+    optimizer = RMSprop([p, a, b])
+    p.grad, a.grad, b.grad = torch.ones(3), torch.ones(8), torch.ones(8)
+    for _ in range(2):
+        optimizer.step()
+        assert optimizer.implementation == (
+            "Triton kernel, but tensor operations for some (parameter 1 of group 0 and 1 more: its memory overlaps "
+            "that of another tensor)"
+        )
+    assert [float(optimizer.state[x]["step"]) for x in (p, a, b)] == [2, 2, 2]
+
+
+def test_layouts_without_gaps_are_stepped_in_the_order_of_memory() -> None:
+    p = randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    q = p.contiguous().clone()
+    optimizer, other = RMSprop([p], momentum=0.9), RMSprop([q], momentum=0.9)
+    for t in range(2):
+        g = randn(2, 3, 4, 5, seed=t)
+        p.grad, q.grad = g.to(memory_format=torch.channels_last), g
+        optimizer.step()
+        other.step()
+    assert optimizer.implementation == "Triton kernel"
+    assert torch.equal(p, q)
+
+
+def test_state_that_is_incomplete_or_loaded_is_completed() -> None:
+    p, q = randn(6), randn(6)
+    optimizer, plain = RMSprop([p]), RMSprop([q], foreach=False)
+    for each in (optimizer, plain):
+        each.load_state_dict({**each.state_dict(), "state": {0: {
+            "step": torch.tensor(5.0), "square_avg": torch.full((6,), 0.5)}}})  # fmt: skip
+        each.param_groups[0]["params"][0].grad = torch.ones(6)
+        each.param_groups[0]["momentum"] = 0.9
+    optimizer.step()
+    plain.step()
+    torch.testing.assert_close(p, q)
+    assert optimizer.state[p].keys() == plain.state[q].keys()
+
+
+def test_autograd_notices_the_change() -> None:
+    p = torch.nn.Parameter(randn(3))
+    loss = (p * p).sum()
+    p.grad = torch.ones(3)
+    RMSprop([p]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def test_a_gradient_of_another_shape_raises_before_anything_changes() -> None:
+    p, q = randn(3), randn(4)
+    before = p.clone()
+    optimizer = RMSprop([p, q])
+    p.grad, q.grad = torch.ones(3), torch.ones(4)
+    q.data = randn(5)
+    with pytest.raises(InputError, match="the gradient of parameter 1 must be of its shape"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+def test_tensors_on_other_devices_keep_the_reason_of_the_engine_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernel, "DEVICES", ("cuda",))
+    p = randn(3)
+    p.grad = torch.ones(3)
+    optimizer = RMSprop([p])
+    inputs: Any = type("Inputs", (), {"groups": optimizer.param_groups, "offsets": [0]})
+    parts = [Remaining(0, None, "a reason")]
+    assert TritonKernel().gather(inputs, parts) == parts
+    assert TritonKernel.param_refusal(p) == "it is not on a GPU"
+
+
+# -- loading Triton ----------------------------------------------------------------------------------------------------
+
+
+def test_steps_on_the_cpu_do_not_import_triton() -> None:
+    code = (
+        "import sys, torch; from rmsprop.torch import RMSprop; p = torch.ones(3); o = RMSprop([p], foreach=True);"
+        "p.grad = torch.ones(3); o.step(); o.implementation; print('triton' in sys.modules, o.implementation)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False tensor operations (foreach=True)"
+
+
+def test_a_triton_that_is_too_old_or_broken_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    uncached: Any = vars(triton_kernel._loading_error)["__wrapped__"]
+    monkeypatch.setattr(triton_kernel, "_loading_error", uncached)
+    monkeypatch.setattr(triton, "__version__", "3.1.0")
+    p = randn(3)
+    optimizer = RMSprop([p])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert optimizer.implementation == (
+        "tensor operations (Triton 3.1.0 is too old: steps take several times longer; install 3.2 or newer)"
+    )
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert str(uncached()).startswith("Triton cannot be loaded (")
