@@ -80,9 +80,9 @@ class RMSprop(Optimizer):
     differentiable
         Let autograd record the step.
     fused
-        None: the native kernel steps the CPU tensors that it supports (see `implementation`). Tensor operations step
-        the others, and all tensors if `foreach`, `capturable` or `differentiable` is given. True: raise if the kernel
-        cannot step a parameter. False: no kernel.
+        None: the native kernel steps the CPU tensors that it supports, a Triton kernel those on GPUs (see
+        `implementation`). Tensor operations step the others, and all tensors if `foreach` or `differentiable` is given;
+        on the CPU also with `capturable`. True: raise if no kernel can step a parameter. False: no kernel.
     nesterov
         Nesterov momentum; needs momentum > 0.
     eps_inside_sqrt
@@ -427,7 +427,7 @@ class RMSprop(Optimizer):
 
     @property
     def implementation(self) -> str:
-        """Return in words how the last step ran: by the native kernel, by tensor operations and why, or by both.
+        """Return in words how the last step ran: by a kernel, by tensor operations and why, or by several of them.
 
         Before the first step, describe the expected engines, from parameters and groups.
         """
