@@ -14,8 +14,9 @@ from importlib import import_module
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from rmsprop import __version__
-from rmsprop.cli.common import Failure, Invocation, ToldByFirst, complain
+from rmsprop.cli.common import Failure, Invocation, ScriptEnded, ToldByFirst, complain
 from rmsprop.cli.help_text import joined
+from rmsprop.cli.run import separated
 from rmsprop.cli.terminal import IN_ASCII, Terminal, stderr
 from rmsprop.cli.unknown_option import described
 from rmsprop.errors import InputError
@@ -34,6 +35,7 @@ COMMANDS = (
     "convert",
     "bench",
     "doctor",
+    "run",
 )
 app = App(
     name="rmsprop",
@@ -59,12 +61,14 @@ def run(arguments: list[str] | None = None) -> int:
     if sys.stdout is None:
         complain("standard output must be open, got a closed one; send it to /dev/null to see nothing")
         return 2
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=IN_ASCII)
-    warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] != ["run"]:  # a script has its own streams and warnings
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=IN_ASCII)
+        warnings.showwarning = lambda text, *_: stderr.print(f"rmsprop: note: {text}", markup=False)
     try:
-        _call(sys.argv[1:] if arguments is None else arguments)
+        _call(words)
         sys.stdout.flush()
     except CycloptsError as error:
         what = described(error) if isinstance(error, UnknownOptionError) else str(error).strip().removesuffix(".")
@@ -87,6 +91,8 @@ def run(arguments: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}; existing files are unchanged")
         return 1
+    except ScriptEnded as end:
+        return end.status
     except Failure:
         return 1
     except ToldByFirst:
@@ -101,6 +107,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _call(words: list[str]) -> None:
     """Call the command of these arguments with its options, and with its `Invocation` if it has such a parameter."""
+    words = separated(words) if words[:1] == ["run"] else words
     command, bound, unparsed = app.parse_args(words, exit_on_error=False, print_error=False)
     for name in unparsed:
         bound.arguments[name] = Invocation(tuple(words))

@@ -51,6 +51,13 @@ class ToldByFirst(Exception):  # noqa: N818  (stands for an exit status, not an 
     """
 
 
+class ScriptEnded(Exception):  # noqa: N818  (stands for an exit status, not an error)
+    """A script under `rmsprop run` has ended."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
 @dataclass(frozen=True)
 class Invocation:
     """The arguments that a command was called with."""

@@ -136,6 +136,14 @@ def install(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> Insta
     >>> optimizer.param_groups[0]["nonfinite"], torch.optim.RMSprop.__module__
     ('skip', 'torch.optim.rmsprop')
     """
+    made, replaced = replace(timm=timm, sb3=sb3, **arguments)
+    if replaced:
+        print(f"rmsprop: {', '.join(replaced)} {'is' if len(replaced) == 1 else 'are'} rmsprop's now", file=sys.stderr)
+    return made
+
+
+def replace(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> tuple[Installation, list[str]]:
+    """Do what `install` does, but say nothing: return also the names of what was replaced."""
     for name in arguments:
         require(
             name in _DEFAULTS, "an argument of RMSprop", f"one of {', '.join(_DEFAULTS)}", name, "see its docstring"
@@ -156,9 +164,7 @@ def install(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> Insta
     for name, value in arguments.items():
         made._replace(_arguments, name, value)
     _installations.append(made)
-    if replaced:
-        print(f"rmsprop: {', '.join(replaced)} {'is' if len(replaced) == 1 else 'are'} rmsprop's now", file=sys.stderr)
-    return made
+    return made, list(replaced)
 
 
 def uninstall() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +47,17 @@ class Observer(Protocol):
         """
 
 
+on_new: list[Callable[[Any], None]] = []  # called with each new optimizer of this process
+
+
 def refuse(observer: Observer | None, by: str) -> None:
-    """Raise InputError if there is an observer: steps by `by` would not be reported."""
-    if observer is not None:
+    """Raise InputError if there is an observer: steps by `by` would not be reported.
+
+    An observer that `yields`, one that nobody asked this optimizer for, is closed instead.
+    """
+    if observer is not None and getattr(observer, "yields", False):
+        observer.close()  # type: ignore[attr-defined]
+    elif observer is not None:
         found = Received(f"one with {type(observer).__name__}")
         raise InputError("optimizer", f"one without an observer for {by}", found, "call optimizer.watch(None) first")
 

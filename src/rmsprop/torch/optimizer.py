@@ -30,7 +30,7 @@ from rmsprop.torch.groups import (
     rule_of,
     warn_of_other_names,
 )
-from rmsprop.torch.observer import Observer, check_observer
+from rmsprop.torch.observer import Observer, check_observer, on_new
 from rmsprop.torch.private import TRACES, global_post_hooks, global_pre_hooks, profiler_enabled, untraced
 from rmsprop.torch.state_dict_checks import checked
 from rmsprop.torch.step_state import StepState
@@ -191,6 +191,8 @@ class RMSprop(Optimizer):
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
         if stochastic_rounding and torch.bfloat16 not in rounded:
             raise nothing_to_round(stochastic_rounding)
+        for told in on_new:
+            told(self)
 
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:

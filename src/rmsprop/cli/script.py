@@ -1,0 +1,122 @@
+"""Run a script or a module as Python itself would, in this process; spawned workers get the same optimizers."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import io
+import json
+import os
+import runpy
+import signal
+import sys
+import zipfile
+from multiprocessing import spawn
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, NamedTuple
+
+from rmsprop.errors import InputError
+
+_KEY = "RMSPROP_RUN"  # environment variable, for spawned workers
+_STUB = Path(__file__).with_name("spawned_main.py")
+_OWN = (__file__, str(_STUB), runpy.__file__, "<frozen runpy>")
+
+
+class Program(NamedTuple):
+    """What `rmsprop run` runs: the path of a script, or the name of a module."""
+
+    name: str
+    is_module: bool
+    arguments: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise InputError unless it exists."""
+        if self.is_module:
+            sys.path.insert(0, os.getcwd())
+            try:
+                found = importlib.util.find_spec(self.name)
+            except (ImportError, ValueError):  # of a parent package, or of ".name"
+                found = None
+            finally:
+                del sys.path[0]
+            if found is None:
+                raise InputError("-m", "the name of a module", self.name, "check the name, and the directory")
+        elif not Path(self.name).exists():
+            raise InputError("SCRIPT", "a file", self.name, "options of rmsprop run come before the script")
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Run it as `__main__` and return its exit status; -SIGINT for Ctrl-C. Prints tracebacks as Python does.
+
+        `settings` are the arguments of `rmsprop.torch.install` for spawned workers.
+        """
+        sys.argv = [self.name, *self.arguments]
+        if not sys.flags.safe_path:
+            sys.path[0] = os.getcwd() if self.is_module else str(Path(self.name).resolve().parent)
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        _install_in_spawned(self, settings)
+        try:
+            if self.is_module:
+                runpy._run_module_as_main(self.name)  # type: ignore[attr-defined]  # what `python -m` calls
+            else:
+                main.__file__ = os.path.abspath(self.name)  # as Python has it
+                _execute(main.__file__, main.__dict__)
+        except SystemExit as end:
+            return _status(end)
+        except BaseException as error:
+            trace = _of_program(error.__traceback__)
+            sys.excepthook(type(error), error.with_traceback(trace), trace)
+            return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        return 0
+
+
+def _execute(path: str, names: dict[str, Any]) -> None:
+    if Path(path).is_dir() or zipfile.is_zipfile(path):
+        names.update(runpy.run_path(path, run_name=names["__name__"]))
+        return
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec")
+    names["__builtins__"] = builtins
+    exec(code, names)  # noqa: S102  (what the user asked for)
+
+
+def _status(end: SystemExit) -> int:
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
+
+
+def _of_program(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the program's own first frame on."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OWN:
+        trace = trace.tb_next
+    return trace
+
+
+def _install_in_spawned(program: Program, settings: dict[str, Any]) -> None:
+    """Let processes that multiprocessing spawns import `spawned_main` in place of the program, which imports it."""
+    main = program.name if program.is_module else os.path.abspath(program.name)
+    os.environ[_KEY] = json.dumps({"name": main, "is_module": program.is_module, "settings": settings})
+    original = spawn.get_preparation_data
+
+    def prepared(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = original(name)
+        if main in (data.pop("init_main_from_name", None), data.get("init_main_from_path")):
+            data["init_main_from_path"] = str(_STUB)
+        return data
+
+    spawn.get_preparation_data = prepared
+
+
+def in_spawned(names: dict[str, Any]) -> None:
+    """Replace the optimizers in a spawned process, and execute the program's main module in `names`."""
+    from rmsprop.torch.install import replace
+
+    found = json.loads(os.environ[_KEY])
+    replace(**found["settings"])
+    if found["is_module"]:
+        names.update(runpy.run_module(found["name"], run_name=names["__name__"], alter_sys=True))
+    else:
+        names["__file__"] = found["name"]
+        _execute(found["name"], names)

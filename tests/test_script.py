@@ -1,0 +1,229 @@
+"""`rmsprop run`: a script behaves as under Python itself, with this RMSprop, and its optimizers are watched."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rmsprop import InputError
+from rmsprop.cli import app
+from rmsprop.cli.run import separated
+from rmsprop.monitor import Monitor
+from rmsprop.monitor.watch import Watch
+from rmsprop.torch import RMSprop, release_gradients
+
+TRAIN = """
+import sys
+import torch
+from torch import nn
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    model = nn.DataParallel(nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 1)))
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.001, eps=1.0)
+    for step in range(120):
+        optimizer.zero_grad()
+        loss = model(torch.randn(32, 10)).square().mean()
+        loss.backward()
+        optimizer.step()
+        if "slow" in sys.argv:
+            print(step, flush=True)
+            import time; time.sleep(0.02)
+    print(sys.argv[1:], __name__, __file__, sys.path[0], sys.stdin.read(), round(float(loss.detach()), 5))
+"""
+ENDS = {
+    "an error": "def f():\n    raise ValueError('no')\nf()",
+    "a message": "import sys\nsys.exit('a message')",
+    "a status": "import sys, warnings\nwarnings.warn('careful')\nsys.exit(3)",
+    "a syntax error": "def f(:",
+    "Ctrl-C": "raise KeyboardInterrupt",
+    "its own streams": "import sys\nprint(sys.stdout.errors, sys.stderr.errors)\nsys.stdout.buffer.write(b'~')",
+}
+SPAWNS = """
+import multiprocessing
+import torch
+
+def made(_):
+    return type(torch.optim.RMSprop([torch.ones(2)])).__mro__[1].__module__
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(*pool.map(made, [0]))
+"""
+
+
+def python(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, **options)
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return python("-m", "rmsprop", "run", *words, **options)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_script_trains_with_this_rmsprop_and_is_watched() -> None:
+    Path("sub").mkdir()
+    Path("sub/train.py").write_text(TRAIN)
+    plain = python("sub/train.py", "--out", "x", "--json", input="typed")
+    done = run("--every", "20", "sub/train.py", "--out", "x", "--json", input="typed")
+    assert done.returncode == plain.returncode == 0
+    assert done.stdout.rsplit(" ", 1)[0] == plain.stdout.rsplit(" ", 1)[0]
+    assert float(done.stdout.split()[-1]) == pytest.approx(float(plain.stdout.split()[-1]), rel=1e-3)
+    first, *said = done.stderr.splitlines()
+    assert first == "rmsprop: torch.optim.RMSprop is rmsprop's now"
+    assert said[0] == "rmsprop: RMSprop, 7 records up to step 120: 1 finding; runs/run-train/statistics.jsonl"
+    assert said[1].startswith(
+        "Step 120: ε governs 100 % of the elements of 0.weight"
+    )  # without the wrapper's "module."
+    records = [json.loads(line) for line in Path("runs/run-train/statistics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 20, 40, 60, 80, 100, 120]
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_script_ends_as_under_python(name: str) -> None:
+    Path("script.py").write_text(ENDS[name])
+    plain, done = python("script.py"), run("--no-watch", "script.py")
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+    assert done.stderr.replace("rmsprop: torch.optim.RMSprop is rmsprop's now\n", "") == plain.stderr
+
+
+@pytest.mark.parametrize("words", [["script.py"], ["-m", "package.script"]])
+def test_processes_that_a_script_spawns_have_this_rmsprop(words: list[str]) -> None:
+    Path("package").mkdir()
+    Path("package/__init__.py").touch()
+    for path in ("script.py", "package/script.py"):
+        Path(path).write_text(SPAWNS)
+    done = run(*words)
+    assert done.stdout == "rmsprop.torch.optimizer\n", done.stderr
+    assert done.stderr.splitlines() == [
+        "rmsprop: torch.optim.RMSprop is rmsprop's now",
+        "rmsprop: no RMSprop was made in this process, and none watched",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_script_after_what_was_found_is_said(number: signal.Signals) -> None:
+    Path("train.py").write_text(TRAIN)
+    command = [sys.executable, "-m", "rmsprop", "run", "train.py", "slow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "60\n":
+            assert process.poll() is None
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == -number
+    assert "rmsprop: RMSprop, 2 records up to step 50: 1 finding; runs/run-train/statistics.jsonl" in error
+    assert error.count("Traceback") == (number == signal.SIGINT)
+    assert "cli/script.py" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no.py"], "SCRIPT must be a file, got 'no.py'; options of rmsprop run come before the script"),
+        (["-m", "no.such"], "-m must be the name of a module, got 'no.such'; check the name, and the directory"),
+        (["--profile", "tf7", "s.py"], "--profile must be one of torch, tf1, .*, got 'tf7'"),
+        (["--every", "0", "s.py"], "--every must be 1 or more, got 0; 50 measures one step in fifty"),
+        (["--out", "full", "s.py"], "--out must be a new or empty directory, got 'full'; choose another --out"),
+        (["--nonfinite", "maybe", "s.py"], "maybe"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.py").touch()
+    Path("full").mkdir()
+    Path("full/file").touch()
+    assert app.run(["run", *words]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert torch.optim.RMSprop.__module__ == "torch.optim.rmsprop"
+
+
+def test_dry_run_says_what_would_be_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.py").write_text("raise ValueError")
+    assert app.run(["run", "--dry-run", "--profile", "sb3", "--no-fused", "s.py"]) == 0
+    assert capsys.readouterr().out == (
+        "rmsprop would replace torch.optim.RMSprop, with eps_inside_sqrt=True, initial_square_avg=1.0, fused=False\n"
+    )
+    assert torch.optim.RMSprop.__module__ == "torch.optim.rmsprop"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run s.py --out x", "run -- s.py --out x"),
+        ("run --out y --fused s.py -m", "run --out y --fused -- s.py -m"),
+        ("run -m pkg --out x", "run -m -- pkg --out x"),
+        ("run --out=y s.py", "run --out=y -- s.py"),
+        ("run --no-watch -- s.py -- x", "run --no-watch -- s.py -- x"),
+        ("run --help", "run --help"),
+    ],
+)
+def test_what_follows_the_script_is_its_own(line: str, expected: str) -> None:
+    assert separated(line.split()) == expected.split()
+
+
+# -- watching ---------------------------------------------------------------------------------------------------------
+
+
+def steps(optimizer: Any, model: nn.Module, count: int = 3, step: Any = None) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(torch.ones(4, 2)).square().mean().backward()
+        (step or optimizer.step)()
+
+
+def test_a_monitor_of_the_programs_own_takes_the_place() -> None:
+    with Watch(lambda: Path("runs"), every=1) as watch:
+        model = nn.Linear(2, 1)
+        optimizer = RMSprop(model.parameters())
+        steps(optimizer, model)
+        own = Monitor(optimizer, model, every=1)
+        steps(optimizer, model)
+    assert [record["step"] for record in watch.monitors[0][0].records] == [1, 2, 3]
+    assert [record["step"] for record in own.records] == [4, 5, 6]
+
+
+def test_compiled_steps_and_released_gradients_go_on_without() -> None:
+    with Watch(lambda: Path("runs"), every=1) as watch:
+        model = nn.Linear(2, 1)
+        optimizer = RMSprop(model.parameters())
+        steps(optimizer, model)
+        steps(optimizer, model, step=torch.compile(optimizer.step, backend="eager"))
+        other = RMSprop(model.parameters())
+        with release_gradients(other):
+            model(torch.ones(4, 2)).square().mean().backward()
+    assert [len(monitor.records) for monitor, _ in watch.monitors] == [3, 0]
+    assert watch.monitors[1][1] == Path("runs/statistics-2.jsonl")
+
+
+def test_a_directory_that_cannot_be_written_is_said_and_the_program_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    with Watch(lambda: Path("file"), every=1) as watch:
+        model = nn.Linear(2, 1)
+        steps(RMSprop(model.parameters()), model)
+    assert "statistics are not written" in capsys.readouterr().err
+    assert len(watch.monitors[0][0].records) == 3
+
+
+def test_nothing_is_watched_after_the_context() -> None:
+    with Watch(lambda: Path("runs"), every=1):
+        pass
+    optimizer = RMSprop(nn.Linear(2, 1).parameters())
+    assert optimizer.step_state.observer is None
+    with pytest.raises(InputError):
+        Monitor(optimizer, nn.Linear(2, 1))
