@@ -51,6 +51,10 @@ TRITON = Source("torch/engines/triton_step.py", "tests/test_triton.py::test_ever
 TRITON_TABLES = Source("torch/engines/triton_tables.py", "tests/test_triton.py")
 TRITON_ENGINE = Source("torch/engines/triton_kernel.py", "tests/test_triton.py")
 TRITON_ENDS = "tests/test_triton.py::test_numbers_at_the_ends_of_float32_have_the_bits_of_the_rule"
+TRITON_HALF = "tests/test_triton.py::" + (
+    "test_every_bfloat16_and_float16_is_read_and_every_tie_and_the_ends_are_rounded_as_by_torch"
+)
+TRITON_NAN = "tests/test_triton.py::test_every_nan_stays_nan_in_bfloat16"
 TRITON_ROWS = "tests/test_triton.py::test_groups_have_their_own_numbers"
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
@@ -223,7 +227,7 @@ MUTANTS = [
     Mutant("Triton: E2 decoupled, sign", TRITON, "p = p - tl.load(c + LAMBDA) * p", "p = p + tl.load(c + LAMBDA) * p"),
     Mutant("Triton: E3 order", TRITON, "(tl.load(c + ONE_MINUS_BETA) * g) * g", "g * g * tl.load(c + ONE_MINUS_BETA)"),
     Mutant("Triton: E3 maximum of NaN", TRITON, "tl.where(v != v, v, maximum(w, v))", "maximum(w, v)", TRITON_ENDS),
-    Mutant("Triton: E3 maximum not kept", TRITON, "tl.store(w_at, w, mask)", "pass"),
+    Mutant("Triton: E3 maximum not kept", TRITON, "store(w_at, w, mask)", "pass"),
     Mutant("Triton: E4 1−β", TRITON, "tl.load(c + ONE_MINUS_BETA) * (g - m)", "tl.load(c + BETA) * (g - m)"),
     Mutant("Triton: E5 v₀ kept", TRITON, "maximum(top - tl.load(c + DECAYED_V0), ", "maximum(top, "),
     Mutant("Triton: E5 mean not corrected", TRITON, "m_hat = quotient(m, weight)", "m_hat = m"),
@@ -238,6 +242,9 @@ MUTANTS = [
     Mutant("Triton: E8 η outside", TRITON, "u = tl.load(c + LR_INSIDE) * u", "u = u"),
     Mutant("Triton: E8 Nesterov", TRITON, "r = u + tl.load(c + MU) * b", "r = b + tl.load(c + MU) * u"),
     Mutant("Triton: E9 η inside", TRITON, "p = p - tl.load(c + LR_OUTSIDE) * r", "p = p - tl.load(c + LR_INSIDE) * r"),
+    Mutant("Triton: bfloat16 cut off", TRITON, "(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16", "bits >> 16", TRITON_HALF),
+    Mutant("Triton: bfloat16 ties up", TRITON, "0x7FFF + ((bits >> 16) & 1)", "0x8000", TRITON_HALF),
+    Mutant("Triton: bfloat16 NaN rounded", TRITON, "tl.where(x == x, ", "tl.where(bits == bits, ", TRITON_NAN),
     Mutant("Triton: last block not stepped", TRITON, "offsets, offsets < size,", "offsets, offsets < start,"),
     Mutant("Triton: block index", TRITON, "tl.load(at + 1).to(tl.int64) * BLOCK", "tl.load(at + 1).to(tl.int64)"),
     Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALAR_ROW)", "0", TRITON_ROWS),

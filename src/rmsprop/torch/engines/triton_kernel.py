@@ -24,13 +24,13 @@ from rmsprop.torch.engines.triton_tables import Scalars, Table, TensorRow, scala
 from rmsprop.torch.groups import FIELDS, check_storage, lr_number, rule_of
 from rmsprop.torch.low_precision import order_of
 from rmsprop.torch.private import check_graph_capture, dispatch_modes
-from rmsprop.torch.state import ParamGroup, check_gradient, complete_state, kappa_of, needed_averages, real
+from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient, complete_state, kappa_of, needed_averages, real
 
 DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
 OLDEST = (3, 2)  # Triton of torch 2.6
 REASONS = {
     "class": "it is of a subclass of Tensor, which may compute in its own way",
-    "dtype": "its dtype is not float32, float64, complex64 or complex128",
+    "dtype": "its dtype is not float32, float64, bfloat16, float16, complex64 or complex128",
     "flag": "it is a conjugated or negated view",
     "inference": "it was created in inference_mode",
     "memory": "it has no memory of its own",
@@ -49,7 +49,7 @@ UNAVAILABLE = None if importlib.util.find_spec("triton") else "Triton is not ins
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
-_DTYPES = (torch.float32, torch.float64, *_REAL)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, *_REAL)
 
 
 class _Form(NamedTuple):
@@ -66,7 +66,8 @@ class _Launch(NamedTuple):
     """What all tensors of one launch share."""
 
     device: torch.device
-    dtype: torch.dtype  # of real numbers
+    param: torch.dtype  # of real numbers
+    state: torch.dtype
     form: _Form
     aligned: bool  # all addresses are multiples of 16
 
@@ -218,8 +219,8 @@ class TritonKernel:
                 continue
             with _device_of(key.device):
                 triton_step.step_tensors[(len(blocks),)](
-                    blocks, tensors, scalars, triton_step.TYPES[key.dtype], *key.form, key.aligned, triton_tables.BLOCK,
-                    enable_fp_fusion=False, num_warps=4,
+                    blocks, tensors, scalars, triton_step.TYPES[key.param], triton_step.TYPES[key.state], *key.form,
+                    key.aligned, triton_tables.BLOCK, enable_fp_fusion=False, num_warps=4,
                 )  # fmt: skip
         steps = [each.step for work in self._work for each in work.taken]
         for counters in _by_device(each.step for each in steps):
@@ -249,7 +250,7 @@ class TritonKernel:
             if numbers := _numbers_on_device(work, key.device):
                 columns.append((slice(first, len(scalars)), numbers))
         tensor_table = triton_tables.tensor_table(self._tensor_tables.get(key), rows, key.device)
-        scalar_table = triton_tables.scalar_table(self._scalar_tables.get(key), scalars, key.dtype, key.device)
+        scalar_table = triton_tables.scalar_table(self._scalar_tables.get(key), scalars, key.state, key.device)
         self._tensor_tables[key], self._scalar_tables[key] = tensor_table, scalar_table
         if key.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             self._captured += [tensor_table, scalar_table]
@@ -318,7 +319,7 @@ def _tensor_refusal(group: ParamGroup, index: int) -> str | None:
 
 def _state_refusal(p: Tensor, state: dict[str, Tensor], names: list[str]) -> str | None:
     """Return why the state of a parameter keeps the kernel from stepping it; else None."""
-    step, dtype = state.get("step"), p.dtype
+    step, dtype = state.get("step"), COMPUTE.get(p.dtype, p.dtype)
     if not isinstance(step, Tensor) or step.dtype != torch.float64 or step.numel() != 1:
         return REASONS["step"]
     if step.device.type != "cpu" and step.device != p.device:
@@ -359,11 +360,16 @@ def _launches(works: list[_Work]) -> dict[_Launch, list[_Work]]:
         for each in work.taken:
             p, row = each.step.p, each.row
             bits = row.p | row.g | row.square_avg | row.grad_avg | row.momentum_buffer | row.max_square_avg
-            key = _Launch(p.device, _REAL.get(p.dtype, p.dtype), form, bits % 16 == 0)
+            stored = each.step.state_dtype
+            key = _Launch(p.device, _real(p.dtype), _real(stored), form, bits % 16 == 0)
             taken_by_key.setdefault(key, []).append(each)
         for key, taken in taken_by_key.items():
             launches.setdefault(key, []).append(work._replace(taken=taken))
     return launches
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return _REAL.get(dtype, dtype)
 
 
 def _form_of(rule: Rule) -> _Form:
@@ -389,7 +395,7 @@ def _add_scalars(scalars: list[Scalars], work: _Work, grad_scale: float) -> list
             t = 1.0 if counts_on_device else count
             a, c = moment_weights(rule, t) if rule.first_moment else (1.0, 0.0)
             power = rule.decay**t if rule.bias_correction else 0.0
-            kappa = kappa_of(step.state_dtype)
+            kappa = kappa_of(_real(step.state_dtype))
             scalars.append(scalars_of(rule, lr, power, a, c, grad_scale=grad_scale, kappa=kappa))
         rows.append(row._replace(scalar_row=indices[count]))
     return rows

@@ -13,7 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+# Types in memory. bfloat16 is read and written as bits: the interpreter would not round it.
+TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.float16: tl.float16, torch.bfloat16: tl.int16}
 
 # The columns of `triton_tables.TensorRow` and of `triton_tables.Scalars`.
 P, G, V, M, B, W, SIZE, SCALAR_ROW = map(tl.constexpr, range(8))
@@ -112,12 +113,35 @@ def place(row, column, offsets, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def load(at, mask):
+    """Load numbers in their compute dtype; of bfloat16, `at` points to the bits."""
+    x = tl.load(at, mask)
+    if at.dtype.element_ty == tl.int16:
+        x = (x.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    if at.dtype.element_ty == tl.float16:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def store(at, x, mask):
+    """Store numbers, rounded to nearest, ties to even."""
+    if at.dtype.element_ty == tl.int16:
+        bits = x.to(tl.uint32, bitcast=True)
+        x = tl.where(x == x, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0).to(tl.int16)
+    if at.dtype.element_ty == tl.float16:
+        x = x.to(tl.float16)
+    tl.store(at, x, mask)
+
+
+@triton.jit
 def step_block(
     row,
     c,
     offsets,
     mask,
-    DTYPE: tl.constexpr,
+    PARAM: tl.constexpr,
+    STATE: tl.constexpr,
     DECAY: tl.constexpr,
     MOMENTUM: tl.constexpr,
     CENTERED: tl.constexpr,
@@ -126,30 +150,30 @@ def step_block(
     ALIGNED: tl.constexpr,
 ):
     """Load, step and store the elements at `offsets` of the tensor in `row`."""
-    p_at = place(row, P, offsets, DTYPE, ALIGNED)
-    v_at = place(row, V, offsets, DTYPE, ALIGNED)
-    p = tl.load(p_at, mask)
-    g = tl.load(place(row, G, offsets, DTYPE, ALIGNED), mask)
-    v = tl.load(v_at, mask)
+    p_at = place(row, P, offsets, PARAM, ALIGNED)
+    v_at = place(row, V, offsets, STATE, ALIGNED)
+    p = load(p_at, mask)
+    g = load(place(row, G, offsets, PARAM, ALIGNED), mask)
+    v = load(v_at, mask)
     m, b, w = v, v, v
     if CENTERED:
-        m_at = place(row, M, offsets, DTYPE, ALIGNED)
-        m = tl.load(m_at, mask)
+        m_at = place(row, M, offsets, STATE, ALIGNED)
+        m = load(m_at, mask)
     if MOMENTUM != NO_MOMENTUM:
-        b_at = place(row, B, offsets, DTYPE, ALIGNED)
-        b = tl.load(b_at, mask)
+        b_at = place(row, B, offsets, STATE, ALIGNED)
+        b = load(b_at, mask)
     if AMSGRAD:
-        w_at = place(row, W, offsets, DTYPE, ALIGNED)
-        w = tl.load(w_at, mask)
+        w_at = place(row, W, offsets, STATE, ALIGNED)
+        w = load(w_at, mask)
     p, v, m, b, w = step(c, p, g, v, m, b, w, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD)
-    tl.store(p_at, p, mask)
-    tl.store(v_at, v, mask)
+    store(p_at, p, mask)
+    store(v_at, v, mask)
     if CENTERED:
-        tl.store(m_at, m, mask)
+        store(m_at, m, mask)
     if MOMENTUM != NO_MOMENTUM:
-        tl.store(b_at, b, mask)
+        store(b_at, b, mask)
     if AMSGRAD:
-        tl.store(w_at, w, mask)
+        store(w_at, w, mask)
 
 
 @triton.jit
@@ -157,7 +181,8 @@ def step_tensors(
     blocks,
     tensors,
     scalars,
-    DTYPE: tl.constexpr,
+    PARAM: tl.constexpr,
+    STATE: tl.constexpr,
     DECAY: tl.constexpr,
     MOMENTUM: tl.constexpr,
     CENTERED: tl.constexpr,
@@ -174,6 +199,8 @@ def step_tensors(
     c = scalars + NUMBERS * tl.load(row + SCALAR_ROW)
     offsets = start + tl.arange(0, BLOCK)
     if start + BLOCK <= size:  # without a mask, loads are wide
-        step_block(row, c, offsets, None, DTYPE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED)
+        step_block(row, c, offsets, None, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED)
     else:
-        step_block(row, c, offsets, offsets < size, DTYPE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED)
+        step_block(
+            row, c, offsets, offsets < size, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED
+        )
