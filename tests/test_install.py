@@ -154,6 +154,35 @@ def test_state_dicts_load_with_it_and_without_it() -> None:
     torch.testing.assert_close(one_step(back), one_step(old))
 
 
+# -- other names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rho": 0.9}, "rho must be omitted, got 0.9; its name here, as in torch, is alpha"),
+        ({"decay": 0.9}, "decay must be omitted, got 0.9; its name here, as in torch, is alpha"),
+        ({"epsilon": 1e-3}, "epsilon must be omitted, got 0.001; its name here, as in torch, is eps"),
+        ({"learning_rate": 1}, "learning_rate must be omitted, got 1; its name here, as in torch, is lr"),
+        ({"betas": (0.9, 0.99)}, r"betas must be omitted, got \(0.9, 0.99\); β₂ is alpha; β₁ is momentum with"),
+        ({"rate": 1}, "unexpected keyword argument 'rate'"),
+    ],
+)
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_name_of_another_library_is_answered_with_ours(
+    arguments: dict[str, Any], message: str, installed: bool
+) -> None:
+    cls: Any = InstalledRMSprop if installed else RMSprop
+    with install(), pytest.raises(TypeError, match=message):
+        cls([torch.ones(2)], **arguments)
+
+
+@pytest.mark.parametrize("model", [torch.nn.Linear(2, 1), torch.nn.Sequential(torch.nn.Linear(2, 1))])
+def test_a_model_in_place_of_its_parameters_is_said(model: Any) -> None:
+    with pytest.raises(TypeError, match=r"params must be tensors or groups, got a \w+; pass model.parameters\(\)"):
+        RMSprop(model)
+
+
 # -- timm and Stable-Baselines3 ---------------------------------------------------------------------------------------
 
 

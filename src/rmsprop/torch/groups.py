@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ _OTHER_NAMES = {
     if field in _TORCH_NAMES and name not in FIELDS
 }
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
@@ -134,6 +135,21 @@ _cached_rule = from_group(*RULE_NAMES)(rule_from)
 def other_names(group: Mapping[str, Any]) -> dict[str, str]:
     """Return {key: argument} for every key that is another library's name of an argument which `group` lacks."""
     return {name: ours for name, ours in _OTHER_NAMES.items() if name in group and ours not in group}
+
+
+def answers_other_names(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorate a constructor: TypeErrors for other libraries' names say ours, which Python's own would not."""
+
+    @wraps(function)
+    def answering(*positional: Arguments.args, **arguments: Arguments.kwargs) -> Result:
+        for name, ours in other_names(arguments).items():
+            raise TypeError(f"{name} must be omitted, got {arguments[name]!r}; its name here, as in torch, is {ours}")
+        if "betas" in arguments:
+            remedy = "β₂ is alpha; β₁ is momentum with first_moment=True"
+            raise TypeError(f"betas must be omitted, got {arguments['betas']!r}; {remedy}")
+        return function(*positional, **arguments)
+
+    return answering
 
 
 @from_group(*STORAGE)

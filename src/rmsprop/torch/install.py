@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 import sys
 import warnings
 from abc import ABCMeta
@@ -137,7 +138,7 @@ def install(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> Insta
     ('skip', 'torch.optim.rmsprop')
     """
     made, replaced = replace(timm=timm, sb3=sb3, **arguments)
-    if replaced:
+    if replaced and os.environ.get("RANK", "0") == "0":  # of several processes, the first says it
         print(f"rmsprop: {', '.join(replaced)} {'is' if len(replaced) == 1 else 'are'} rmsprop's now", file=sys.stderr)
     return made
 

@@ -22,6 +22,7 @@ from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.groups import (
     EXECUTION,
     FIELDS,
+    answers_other_names,
     check_params,
     check_values,
     lr_number,
@@ -152,6 +153,7 @@ class RMSprop(Optimizer):
     tensor([0.9684, 0.9684])
     """
 
+    @answers_other_names
     def __init__(
         self,
         params: Params,
@@ -183,6 +185,8 @@ class RMSprop(Optimizer):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name in FIELDS or name in EXECUTION}
         defaults = check_values(arguments)
+        if isinstance(params, torch.nn.Module):
+            raise TypeError(f"params must be tensors or groups, got a {type(params).__name__}; pass model.parameters()")
         if fused:
             stepping.check_fused_available()
         Optimizer.__init__(self, params, defaults)  # not super(): see rmsprop.torch.install
