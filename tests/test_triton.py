@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cases
@@ -27,6 +29,7 @@ from rmsprop.torch.engines.triton_tables import TensorRow, overlapping
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
+ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 32
 STEPS = 3
 
@@ -254,6 +257,34 @@ def test_statistics_of_a_step_are_those_of_tensor_operations() -> None:
     for (sums, bins), (other_sums, other_bins) in zip(logs[0].sums, logs[1].sums, strict=True):
         np.testing.assert_allclose(sums, other_sums, rtol=1e-12)
         assert np.array_equal(bins, other_bins)
+
+
+def test_code_for_gpus_is_exact_and_wide_and_spills_no_register() -> None:
+    said = check_triton()
+    assert said.returncode == 0, said.stdout + said.stderr
+    lines = said.stdout.splitlines()
+    assert len(lines) == 11
+    for line in lines:
+        assert " 0 bytes spilled" in line
+        assert line.endswith("of 32 bits" if "not aligned" in line else "of 128 bits")
+
+
+def test_code_with_fused_multiply_adds_is_refused() -> None:
+    said = check_triton("--one", before="triton_kernel.OPTIONS['enable_fp_fusion'] = True")
+    assert said.returncode == 1, said.stderr
+    assert "not exact: fma.rn.f32" in said.stdout
+
+
+def check_triton(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run scripts/check-triton in a process where Triton is not interpreted; `before` is Python to run first."""
+    script = ROOT / "scripts" / "check-triton"
+    code = (
+        f"import runpy, sys; from rmsprop.torch.engines import triton_kernel; {before}\n"
+        f"sys.argv = {['check-triton', *arguments, '--arch', '90']}\n"
+        f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
 
 
 # -- one launch for all tensors, and tables that are copied only when an address has changed ---------------------------

@@ -245,7 +245,7 @@ MUTANTS = [
     Mutant("Triton: bfloat16 cut off", TRITON, "(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16", "bits >> 16", TRITON_HALF),
     Mutant("Triton: bfloat16 ties up", TRITON, "0x7FFF + ((bits >> 16) & 1)", "0x8000", TRITON_HALF),
     Mutant("Triton: bfloat16 NaN rounded", TRITON, "tl.where(x == x, ", "tl.where(bits == bits, ", TRITON_NAN),
-    Mutant("Triton: last block not stepped", TRITON, "offsets, offsets < size,", "offsets, offsets < start,"),
+    Mutant("Triton: last block not stepped", TRITON, "offsets < (size - start).to(tl.int32)", "offsets < 0"),
     Mutant("Triton: block index", TRITON, "tl.load(at + 1).to(tl.int64) * BLOCK", "tl.load(at + 1).to(tl.int64)"),
     Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALAR_ROW)", "0", TRITON_ROWS),
     Mutant("Triton: table kept", TRITON_TABLES, "is not None and table.rows == rows", "is not None"),

@@ -27,6 +27,10 @@ from rmsprop.torch.private import check_graph_capture, dispatch_modes
 from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient, complete_state, kappa_of, needed_averages, real
 
 DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
+OPTIONS = {
+    "enable_fp_fusion": False,
+    "num_warps": 4,
+}  # of every launch; a fused multiply-add rounds once, the rule twice
 OLDEST = (3, 2)  # Triton of torch 2.6
 REASONS = {
     "class": "it is of a subclass of Tensor, which may compute in its own way",
@@ -220,7 +224,7 @@ class TritonKernel:
             with _device_of(key.device):
                 triton_step.step_tensors[(len(blocks),)](
                     blocks, tensors, scalars, triton_step.TYPES[key.param], triton_step.TYPES[key.state], *key.form,
-                    key.aligned, triton_tables.BLOCK, enable_fp_fusion=False, num_warps=4,
+                    key.aligned, triton_tables.BLOCK, **OPTIONS,
                 )  # fmt: skip
         steps = [each.step for work in self._work for each in work.taken]
         for counters in _by_device(each.step for each in steps):
