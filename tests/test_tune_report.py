@@ -499,7 +499,7 @@ def test_progress_in_words() -> None:
         "best 0.01, default − 1.0 × seed noise"
     )
     assert progress_words(PROGRESS._replace(best=0.953)) == "best 95.3 %, the default"
-    for noise in (None, 0.0):
+    for noise in (None, 0.0, 1e-5):
         assert progress_words(PROGRESS._replace(noise=noise)) == "best 96.4 %, default 95.3 %"
     assert progress_words(PROGRESS._replace(default=None)) == "best 96.4 %"
     assert progress_words(PROGRESS._replace(best=None)) == "no score yet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ _SHOWN = 4  # best trials in the table, beside the default
 _LONGEST_HEAD = 13  # characters of a column of scores
 _WIDTH_WITH_NEWEST = 150  # columns of a terminal that has room for the newest trial beside a bar
 _SILENCE = 20.0  # longest silence without a terminal, in seconds
+_MOST_NOISE = 100  # times the seed noise; a noise that small says nothing, as of seeds that all fail alike
 
 
 def tune(
@@ -117,9 +119,9 @@ def progress_words(progress: Progress) -> str:
         return words
     if progress.best == progress.default:
         return f"{words}, the default"
-    if not progress.noise:
+    distance = (progress.best - progress.default) / progress.noise if progress.noise else math.inf
+    if abs(distance) > _MOST_NOISE:
         return f"{words}, default {score_words(progress.default, progress.metric)}"
-    distance = (progress.best - progress.default) / progress.noise
     return f"{words}, default {'−' if distance < 0 else '+'} {abs(distance):.1f} × seed noise"
 
 
