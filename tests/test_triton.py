@@ -259,6 +259,59 @@ def test_statistics_of_a_step_are_those_of_tensor_operations() -> None:
         assert np.array_equal(bins, other_bins)
 
 
+# -- gradients that are not finite -------------------------------------------------------------------------------------
+
+
+BAD = [np.nan, np.inf, -np.inf, 1e30]  # the square of the last one is infinite in float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_elements_that_are_not_finite_count_as_zero(dtype: torch.dtype) -> None:
+    rule, params = cases.RULES["all of it"], parameters(dtype)
+    optimizer = RMSprop.from_rule(params, rule, nonfinite="zero")
+    expected = [(p.numpy().copy(), init(rule, p.numpy())) for p in params]
+    bad = BAD if dtype == torch.float32 else [*BAD[:3], 1e160]
+    for t in range(STEPS):
+        for k, (p, g) in enumerate(zip(params, gradients(t), strict=True)):
+            p.grad, cleaned = g.to(dtype).clone(), g.to(dtype).clone()
+            if t:  # none in the first step
+                p.grad.view(-1)[:4], cleaned.view(-1)[:4] = torch.tensor(bad, dtype=dtype), 0
+            expected[k] = update(rule, expected[k][0], cleaned.numpy(), expected[k][1])
+        optimizer.step()
+        assert optimizer.nonfinite_steps == t
+    for p, (x, state) in zip(params, expected, strict=True):
+        assert np.array_equal(p.numpy(), x)
+        assert np.array_equal(optimizer.state[p]["square_avg"].numpy(), state.square_avg)
+    assert optimizer.implementation == "Triton kernel"
+
+
+@pytest.mark.parametrize("capturable", [False, True])  # True: a flag on the device decides
+@pytest.mark.parametrize("bad", [*BAD, None])
+def test_a_step_with_an_element_that_is_not_finite_is_skipped(bad: float | None, capturable: bool) -> None:
+    params = [*parameters(torch.float32), randn(5, seed=3)]
+    optimizer = RMSprop.from_rule(params[:3], cases.RULES["all of it"], nonfinite="skip", capturable=capturable)
+    optimizer.add_param_group({"params": params[3:], "nonfinite": "propagate"})
+
+    def everything() -> list[Tensor]:
+        return [x for p in params for x in (p, *optimizer.state[p].values())]
+
+    params[3].grad = torch.ones(5)
+    train(optimizer, params[:3], 1)
+    kept = [x.clone() for x in everything()]
+    for p, g in zip(params, gradients(1), strict=False):
+        p.grad = g.float().clone()
+    if bad is not None:
+        params[1].grad[7, 4] = bad  # type: ignore[index]
+    optimizer.step()
+    assert all(torch.equal(x, y) for x, y in zip(kept, everything(), strict=True)) == (bad is not None)
+    assert optimizer.nonfinite_steps == (bad is not None)
+    assert [float(optimizer.state[p]["step"]) for p in params] == [1 + (bad is None)] * 4
+    assert optimizer.implementation == "Triton kernel"
+
+
+# -- code for GPUs -----------------------------------------------------------------------------------------------------
+
+
 def test_code_for_gpus_is_exact_and_wide_and_spills_no_register() -> None:
     said = check_triton()
     assert said.returncode == 0, said.stdout + said.stderr
@@ -459,7 +512,7 @@ def test_tensors_that_the_kernel_cannot_step_are_left_with_the_reason(name: str)
 
 @pytest.mark.parametrize("options", [
     {"fused": False}, {"foreach": True}, {"foreach": False}, {"state_dtype": "bfloat16"}, {"state_dtype": "uint8"},
-    {"nonfinite": "skip"}, {"nonfinite": "zero"}, {"differentiable": True},
+    {"differentiable": True},
 ])  # fmt: skip
 def test_groups_that_the_kernel_cannot_step_are_left_with_the_reason(options: dict[str, Any]) -> None:
     (name, value), p = next(iter(options.items())), randn(3)

@@ -55,6 +55,8 @@ TRITON_HALF = "tests/test_triton.py::" + (
     "test_every_bfloat16_and_float16_is_read_and_every_tie_and_the_ends_are_rounded_as_by_torch"
 )
 TRITON_NAN = "tests/test_triton.py::test_every_nan_stays_nan_in_bfloat16"
+TRITON_BAD = "tests/test_triton.py::test_elements_that_are_not_finite_count_as_zero"
+TRITON_SKIP = "tests/test_triton.py::test_a_step_with_an_element_that_is_not_finite_is_skipped"
 TRITON_ROWS = "tests/test_triton.py::test_groups_have_their_own_numbers"
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
@@ -251,8 +253,15 @@ MUTANTS = [
     Mutant("Triton: table kept", TRITON_TABLES, "is not None and table.rows == rows", "is not None"),
     Mutant("Triton: gradients count as written", TRITON_TABLES, "np.nonzero(used)[1] != 1", "np.nonzero(used)[1] != 6"),
     Mutant("Triton: longest piece forgotten", TRITON_TABLES, "np.maximum.accumulate(ends)[:-1]", "ends[:-1]"),
+    Mutant("Triton: NaN is finite", TRITON, "FLOAT32_LIMIT)) == 0", "FLOAT32_LIMIT)) < (g == g)", TRITON_BAD),
+    Mutant("Triton: limit of float64", TRITON, "FLOAT64_LIMIT if", "FLOAT32_LIMIT if", TRITON_BAD),
+    Mutant("Triton: zeroed not said", TRITON, "tl.store(zeroed + 0 * offsets, 1, bad)", "pass", TRITON_BAD),
+    Mutant("Triton: not zeroed", TRITON, "g = tl.where(bad, 0.0, g)", "pass", TRITON_BAD),
+    Mutant("Triton: not skipped", TRITON, "if tl.load(skip) != 0:", "if tl.load(skip) == 2:", TRITON_SKIP),
+    Mutant("Triton: bad gradients not found", TRITON, "tl.store(found + 0 * offsets, 1, ", "(0, 1, ", TRITON_SKIP),
+    Mutant("Triton: skipped step counted", TRITON_ENGINE, "else (~skip).to", "else (~skip | skip).to"),
     Mutant("Triton: overlap stepped at once", TRITON_ENGINE, "if not self._overlapping:", "if True:"),
-    Mutant("Triton: step not counted", TRITON_ENGINE, "torch._foreach_add_(counters, 1)", "pass"),
+    Mutant("Triton: step not counted", TRITON_ENGINE, "in _by_device(each.step for each in steps).items():", "in ():"),
     Mutant("Triton: version not counted", TRITON_ENGINE, "_version([each.p for each in steps])", "_version([])"),
     Mutant("Triton: λ without η on the device", TRITON_ENGINE, 'numbers["lam"] = lr * rule.weight_decay', "pass"),
     Mutant("Triton: device counts the step before", TRITON_ENGINE, "in work.taken]) + 1", "in work.taken])"),

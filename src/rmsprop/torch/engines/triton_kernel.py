@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.engines.triton_tables import Scalars, Table, TensorRow, scalars_of
 from rmsprop.torch.groups import FIELDS, check_storage, lr_number, rule_of
 from rmsprop.torch.low_precision import order_of
+from rmsprop.torch.nonfinite import either
 from rmsprop.torch.private import check_graph_capture, dispatch_modes
 from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient, complete_state, kappa_of, needed_averages, real
 
@@ -73,7 +74,11 @@ class _Launch(NamedTuple):
     param: torch.dtype  # of real numbers
     state: torch.dtype
     form: _Form
+    nonfinite: str
     aligned: bool  # all addresses are multiples of 16
+
+
+_Tables: TypeAlias = tuple[Tensor, Tensor, Tensor]  # tensors, blocks and scalars of a launch
 
 
 class _Taken(NamedTuple):
@@ -96,7 +101,7 @@ class TritonKernel:
     """The engine that calls the Triton kernel (see `engine.Engine`). An object is not thread-safe."""
 
     fields = frozenset(FIELDS.values())
-    skips_on_device = False
+    skips_on_device = True
     name = "Triton kernel"
 
     def __init__(self) -> None:
@@ -106,6 +111,7 @@ class TritonKernel:
         self._overlapping: set[int] = set()  # positions in `_rows`
         self._tensor_tables: dict[_Launch, Table] = {}
         self._scalar_tables: dict[_Launch, Table] = {}
+        self._prepared: list[tuple[_Launch, _Tables]] | None = None  # of this step
         self._captured: list[Table] = []  # read again by every replay of a graph
 
     def __len__(self) -> int:
@@ -160,6 +166,7 @@ class TritonKernel:
         check_storage(group)
         work = _Work(group_index, group, rule_of(group), [])
         names = needed_averages(group)
+        skips = any(each["nonfinite"] == "skip" for each in inputs.groups)
         for i in indices:
             p = group["params"][i]
             reason = self.param_refusal(p) or _tensor_refusal(group, i)
@@ -169,6 +176,8 @@ class TritonKernel:
                     state = complete_state(group, i, inputs.states)
                 reason = _state_refusal(p, state, names)
             if reason is None:
+                if skips:
+                    state["step"] = state["step"].to(p.device)  # where the flag is
                 step = ParamStep(p, p.grad, state["step"], {name: state[name] for name in names}, offset + i)
                 work.taken.append(_Taken(step, _row(step)))
             else:
@@ -201,8 +210,19 @@ class TritonKernel:
         return left
 
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
-        """Return None: groups with nonfinite="skip" are refused."""
-        return None
+        """Return, on the device, whether a gradient in groups with nonfinite="skip" is not finite."""
+        from rmsprop.torch.engines import triton_step  # imports triton
+
+        flags: dict[torch.device, Tensor] = {}
+        for key, (tensors, blocks, scalars) in self._prepare(inputs):
+            if key.nonfinite == "skip" and len(blocks):
+                found = flags.setdefault(key.device, torch.zeros((), dtype=torch.int32, device=key.device))
+                with _device_of(key.device):
+                    triton_step.find_nonfinite[(len(blocks),)](
+                        blocks, tensors, scalars, found, triton_step.TYPES[key.param], key.aligned, triton_tables.BLOCK,
+                        **OPTIONS,
+                    )  # fmt: skip
+        return either(found != 0 for found in flags.values())
 
     def copy_before(self, inputs: StepInputs) -> None:
         """Copy what statistics need and the step overwrites."""
@@ -214,24 +234,29 @@ class TritonKernel:
                 self._before.append(copied_statistics.copy_before(work.group, work.rule, viewed))
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
-        """Step the parameters taken. Return None: groups with nonfinite="zero" are refused."""
-        from rmsprop.torch.engines import triton_step  # imports triton
+        """Step the parameters taken. Return, on the device, whether gradient elements counted as 0."""
+        from rmsprop.torch.engines import triton_step
 
-        prepared = [(key, self._tables(key, parts, inputs)) for key, parts in _launches(self._work).items()]
-        for key, (tensors, blocks, scalars) in prepared:  # memory is allocated before the first change
+        flags: dict[torch.device, Tensor] = {}
+        for key, (tensors, blocks, scalars) in self._prepare(inputs):  # allocates before the first change
+            zeroed = None
+            if key.nonfinite == "zero":
+                zeroed = flags.setdefault(key.device, torch.zeros((), dtype=torch.int32, device=key.device))
             if not len(blocks):
                 continue
             with _device_of(key.device):
                 triton_step.step_tensors[(len(blocks),)](
-                    blocks, tensors, scalars, triton_step.TYPES[key.param], triton_step.TYPES[key.state], *key.form,
-                    key.aligned, triton_tables.BLOCK, **OPTIONS,
+                    blocks, tensors, scalars, None if skip is None else skip.to(key.device).view(torch.uint8), zeroed,
+                    triton_step.TYPES[key.param], triton_step.TYPES[key.state], *key.form, key.aligned,
+                    triton_tables.BLOCK, **OPTIONS,
                 )  # fmt: skip
         steps = [each.step for work in self._work for each in work.taken]
-        for counters in _by_device(each.step for each in steps):
-            torch._foreach_add_(counters, 1)
+        for device, counters in _by_device(each.step for each in steps).items():
+            torch._foreach_add_(counters, 1 if skip is None else (~skip).to(device, torch.float64))
         torch.autograd.graph.increment_version([each.p for each in steps])
         self._work.clear()
-        return None
+        self._prepared = None
+        return either(zeroed != 0 for zeroed in flags.values())
 
     def measured(self, inputs: StepInputs) -> list[Measured]:
         """Return the statistics of the last run, if `copy_before` was called before it."""
@@ -242,8 +267,16 @@ class TritonKernel:
         """Forget the parameters taken."""
         self._work.clear()
         self._before.clear()
+        self._prepared = None
 
-    def _tables(self, key: _Launch, parts: list[_Work], inputs: StepInputs) -> tuple[Tensor, Tensor, Tensor]:
+    def _prepare(self, inputs: StepInputs) -> list[tuple[_Launch, _Tables]]:
+        """Return the launches of this step and their tables, on their devices."""
+        if self._prepared is None:
+            launches = _launches(self._work)
+            self._prepared = [(key, self._tables(key, parts, inputs)) for key, parts in launches.items()]
+        return self._prepared
+
+    def _tables(self, key: _Launch, parts: list[_Work], inputs: StepInputs) -> _Tables:
         """Return the tensors, blocks and scalars of a launch on its device. Copies what has changed on the host."""
         rows: list[TensorRow] = []
         scalars: list[Scalars] = []
@@ -272,7 +305,7 @@ def _execution_refusal(group: ParamGroup, modes: int) -> str | None:
     """Return why the kernel cannot step `group` with any rule, else None. `modes` dispatch modes are active."""
     allowed = {
         "fused": (None, True), "foreach": (None,), "differentiable": (False,), "state_dtype": (None,),
-        "stochastic_rounding": (False,), "nonfinite": ("propagate",),
+        "stochastic_rounding": (False,),
     }  # fmt: skip
     refused = ", ".join(f"{name}={group[name]!r}" for name, values in allowed.items() if group[name] not in values)
     if refused:
@@ -365,7 +398,7 @@ def _launches(works: list[_Work]) -> dict[_Launch, list[_Work]]:
             p, row = each.step.p, each.row
             bits = row.p | row.g | row.square_avg | row.grad_avg | row.momentum_buffer | row.max_square_avg
             stored = each.step.state_dtype
-            key = _Launch(p.device, _real(p.dtype), _real(stored), form, bits % 16 == 0)
+            key = _Launch(p.device, _real(p.dtype), _real(stored), form, work.group["nonfinite"], bits % 16 == 0)
             taken_by_key.setdefault(key, []).append(each)
         for key, taken in taken_by_key.items():
             launches.setdefault(key, []).append(work._replace(taken=taken))
@@ -433,11 +466,11 @@ def _reads_counters_on_device(work: _Work) -> bool:
     return work.group["capturable"] or any(each.step.step.device.type != "cpu" for each in work.taken)
 
 
-def _by_device(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+def _by_device(tensors: Iterable[Tensor]) -> dict[torch.device, list[Tensor]]:
     lists: dict[torch.device, list[Tensor]] = {}
     for x in tensors:
         lists.setdefault(x.device, []).append(x)
-    return lists.values()
+    return lists
 
 
 def _device_of(device: torch.device) -> Any:

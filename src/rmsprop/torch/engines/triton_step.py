@@ -24,6 +24,8 @@ ONE_MINUS_POWER, KAPPA, EPS_INSIDE, EPS_OUTSIDE = map(tl.constexpr, range(5, 9))
 ONE_MINUS_MU, A, C, MU, LR_INSIDE, LR_OUTSIDE = map(tl.constexpr, range(9, 15))
 NUMBERS = tl.constexpr(15)
 
+FLOAT32_LIMIT, FLOAT64_LIMIT = tl.constexpr(2.0**64), tl.constexpr(2.0**512)  # as in `nonfinite.is_finite`
+
 NO_DECAY, L2, DECOUPLED = map(tl.constexpr, range(3))
 NO_MOMENTUM, HEAVY_BALL, NESTEROV, FIRST_MOMENT, FIRST_NESTEROV = map(tl.constexpr, range(5))
 
@@ -138,9 +140,19 @@ def store(at, x, mask):
 
 
 @triton.jit
+def nonfinite(c, g, mask):
+    """Return where a gradient or its square is not finite, after it is divided by the loss scale."""
+    bad = (tl.abs(tl.load(c + SIGN) * g) < (FLOAT64_LIMIT if g.dtype == tl.float64 else FLOAT32_LIMIT)) == 0
+    if mask is not None:
+        bad = bad & mask
+    return bad
+
+
+@triton.jit
 def step_block(
     row,
     c,
+    zeroed,
     start,
     offsets,
     mask,
@@ -158,6 +170,10 @@ def step_block(
     v_at = place(row, V, start, offsets, STATE, ALIGNED)
     p = load(p_at, mask)
     g = load(place(row, G, start, offsets, PARAM, ALIGNED), mask)
+    if zeroed is not None:
+        bad = nonfinite(c, g, mask)
+        tl.store(zeroed + 0 * offsets, 1, bad)
+        g = tl.where(bad, 0.0, g)
     v = load(v_at, mask)
     m, b, w = v, v, v
     if CENTERED:
@@ -185,6 +201,8 @@ def step_tensors(
     blocks,
     tensors,
     scalars,
+    skip,
+    zeroed,
     PARAM: tl.constexpr,
     STATE: tl.constexpr,
     DECAY: tl.constexpr,
@@ -195,7 +213,14 @@ def step_tensors(
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Step one block of one tensor: program i steps the block in row i of `blocks`."""
+    """Step one block of one tensor: program i steps the block in row i of `blocks`.
+
+    If there is a `skip` and its number is not 0, nothing changes. If there is a `zeroed`, gradient elements that are
+    not finite count as 0, and it becomes 1 where there was one.
+    """
+    if skip is not None:  # noqa: SIM102
+        if tl.load(skip) != 0:
+            return
     at = blocks + 2 * tl.program_id(0)
     row = tensors + COLUMNS * tl.load(at)
     start = tl.load(at + 1).to(tl.int64) * BLOCK
@@ -203,7 +228,24 @@ def step_tensors(
     c = scalars + NUMBERS * tl.load(row + SCALAR_ROW)
     offsets = tl.arange(0, BLOCK)
     if start + BLOCK <= size:  # without a mask, loads are wide
-        step_block(row, c, start, offsets, None, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED)
+        step_block(
+            row, c, zeroed, start, offsets, None, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED
+        )
     else:
         mask = offsets < (size - start).to(tl.int32)
-        step_block(row, c, start, offsets, mask, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED)
+        step_block(
+            row, c, zeroed, start, offsets, mask, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED
+        )
+
+
+@triton.jit
+def find_nonfinite(blocks, tensors, scalars, found, PARAM: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
+    """Set `found` to 1 if a block has a gradient that is not finite; program i reads the block in row i of `blocks`."""
+    at = blocks + 2 * tl.program_id(0)
+    row = tensors + COLUMNS * tl.load(at)
+    start = tl.load(at + 1).to(tl.int64) * BLOCK
+    c = scalars + NUMBERS * tl.load(row + SCALAR_ROW)
+    offsets = tl.arange(0, BLOCK)
+    mask = start + offsets < tl.load(row + SIZE)
+    g = load(place(row, G, start, offsets, PARAM, ALIGNED), mask)
+    tl.store(found + 0 * offsets, 1, nonfinite(c, g, mask))
