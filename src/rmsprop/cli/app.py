@@ -36,6 +36,7 @@ COMMANDS = (
     "bench",
     "doctor",
     "run",
+    "watch",
 )
 app = App(
     name="rmsprop",

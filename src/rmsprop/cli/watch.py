@@ -1,0 +1,130 @@
+"""`rmsprop watch`: what the statistics of a run show, from the file that a monitor writes."""
+
+from __future__ import annotations
+
+import json as json_
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from rmsprop.cli.common import Failure, Flag, print_result
+from rmsprop.cli.terminal import stdout
+from rmsprop.errors import InputError, Received
+
+_POLL = 1.0  # seconds between two looks at a growing file
+
+
+def watch(
+    file: Path,
+    /,
+    *,
+    follow: Flag = False,
+    fail_on: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative="")] = None,
+    json: Flag = False,
+) -> None:
+    """Print what the records in FILE show, with causes and remedies.
+
+    FILE is a statistics.jsonl of rmsprop run, of rmsprop train or of your own
+    JSONL sink; or the directory that holds it.
+
+    Exit status 1 if there is a finding that --fail-on names.
+
+    Try:
+      rmsprop watch runs/run-train
+      rmsprop watch runs/run-train --follow
+      rmsprop watch statistics.jsonl --fail-on nonfinite,spike,eps
+
+    Parameters
+    ----------
+    file
+        A file of JSON lines, or a directory with statistics.jsonl.
+    follow
+        Go on reading while the file grows, and print each finding when it appears; until Ctrl-C.
+    fail_on
+        Kinds of findings, separated by commas or spaces, that make the exit status 1; any means all of them.
+    json
+        Print the findings as JSON.
+    """
+    from rmsprop.monitor.findings import KINDS, find
+
+    path = file / "statistics.jsonl" if file.is_dir() else file
+    wanted = {name for word in fail_on or () for name in word.split(",") if name}
+    for name in sorted(wanted - {*KINDS, "any"}):
+        raise InputError("--fail-on", f"some of {', '.join(KINDS)}, or any", name, "docs/monitor.md describes them")
+    if follow and json:
+        raise InputError("--json", "given without --follow", True, "omit one of them")
+    records = list(_records(path))
+    findings = find(records)
+    if follow:
+        findings = _followed(path)
+    else:
+        facts = {
+            "file": str(path),
+            "records": len(records),
+            "first": records[0]["step"] if records else None,
+            "last": records[-1]["step"] if records else None,
+            "findings": [finding.to_dict() for finding in findings],
+        }
+        print_result(json, facts, lambda: _show(facts, findings))
+    if any(finding.kind in wanted or "any" in wanted for finding in findings):
+        raise Failure
+
+
+def _show(facts: dict[str, Any], findings: list[Any]) -> None:
+    count = facts["records"]
+    measured = f"{count} measured step{'s' * (count != 1)}"
+    measured += f" ({facts['first']} to {facts['last']})" if count else ""
+    found = f"{len(findings)} finding{'s' * (len(findings) != 1)}" if findings else "nothing found"
+    stdout.print(f"{facts['file']}: {found} in {measured}", markup=False)
+    for finding in findings:
+        stdout.print(f"\n{finding}", markup=False)
+
+
+def _followed(path: Path) -> list[Any]:
+    """Print each new finding of a growing file until Ctrl-C; return all."""
+    from rmsprop.monitor.findings import find
+
+    said: set[tuple[str, str | None]] = set()
+    findings: list[Any] = []
+    size = -1
+    try:
+        while True:
+            if path.stat().st_size != size:
+                size = path.stat().st_size
+                findings = find(list(_records(path)))
+                for finding in findings:
+                    if (finding.kind, finding.tensor) not in said:
+                        said.add((finding.kind, finding.tensor))
+                        stdout.print(f"{finding}\n", markup=False)
+            time.sleep(_POLL)
+    except KeyboardInterrupt:
+        return findings
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of statistics in a file; a last line that is not complete is left out."""
+    from rmsprop.lab.runs.checks import check_statistics
+
+    if ".tfevents." in path.name:
+        found = Received("an event file of TensorBoard, which holds a part of each record")
+        raise InputError("FILE", "a file of JSON lines", found, "add rmsprop.monitor.sinks.JSONL as a sink")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InputError("FILE", "a file of JSON lines", f"{path}", "give the statistics.jsonl of a run") from None
+    for number, line in enumerate(lines, 1):
+        if not line or number == len(lines):  # a line ends with "\n"
+            continue
+        where = f"line {number} of {path}"
+        try:
+            record = json_.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(where, "a JSON object", Received("other text"), "give the statistics.jsonl of a run")
+        if record.get("kind") == "statistics":
+            check_statistics(record, where)
+            yield record

@@ -1,0 +1,100 @@
+"""`rmsprop watch`: findings from the file that a monitor writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rmsprop.cli import app
+from rmsprop.monitor import Monitor
+from rmsprop.monitor.sinks import JSONL
+from rmsprop.torch import RMSprop
+
+
+@pytest.fixture
+def statistics(tmp_path: Path) -> Path:
+    """Return a file of a run in which ε governs."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = RMSprop(model.parameters(), eps=1.0)
+    with Monitor(optimizer, model, every=5, sinks=[JSONL(tmp_path / "statistics.jsonl")]):
+        for _ in range(20):
+            optimizer.zero_grad()
+            (1e-3 * model(torch.randn(4, 3))).square().mean().backward()
+            optimizer.step()
+    return tmp_path / "statistics.jsonl"
+
+
+def test_findings_are_printed_with_cause_and_remedy(statistics: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with statistics.open("a") as file:
+        file.write('{"kind": "other"}\n{"kind": "statistics", "st')  # of another program, and cut short
+    assert app.run(["watch", str(statistics.parent)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first, _, sentence, cause, remedy = lines[:5]
+    assert re.fullmatch(rf"{re.escape(str(statistics))}: [12] findings? in 5 measured steps \(1 to 20\)", first)
+    assert re.match("Step 20: ε governs .* % of the elements of", sentence)
+    assert cause.startswith("  Cause: ")
+    assert remedy.startswith("  Remedy: RMSprop(..., eps=")
+    assert app.run(["watch", str(statistics), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["records"], facts["first"], facts["last"], facts["findings"][0]["kind"]) == (5, 1, 20, "eps")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["eps"], 1), (["spike,eps"], 1), (["spike", "eps"], 1), (["any"], 1), (["spike,dead rows"], 0)],
+)
+def test_findings_that_are_named_fail(statistics: Path, words: list[str], status: int) -> None:
+    assert app.run(["watch", str(statistics), "--fail-on", *words]) == status
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ("{}\n", ["--fail-on", "epsilon"], "--fail-on must be some of nonfinite, .*, or any, got 'epsilon'"),
+        ("text\n", [], "line 1 of .* must be a JSON object, got other text; give the statistics.jsonl of a run"),
+        ('{"kind": "statistics"}\n', [], "in line 1 of .* must be there, got none"),
+        ("{}\n", ["--follow", "--json"], "--json must be given without --follow"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    content: str, words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "statistics.jsonl").write_text(content)
+    assert app.run(["watch", str(tmp_path), *words]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+
+
+def test_other_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["watch", str(tmp_path / "no")]) == 1
+    assert "No such file" in capsys.readouterr().err
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "events.out.tfevents.1").touch()
+    for name, message in (("binary", "must be a file of JSON lines"), ("events.out.tfevents.1", "of TensorBoard")):
+        assert app.run(["watch", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_a_growing_file_is_followed_until_ctrl_c(statistics: Path) -> None:
+    lines = statistics.read_text().splitlines(keepends=True)
+    statistics.write_text(lines[0])
+    command = [sys.executable, "-m", "rmsprop", "watch", str(statistics), "--follow", "--fail-on", "eps"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        statistics.write_text("".join(lines))
+        assert "ε governs" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (1, "")
+    assert output.count("Step") == 0  # said once
