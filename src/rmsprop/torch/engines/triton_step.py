@@ -197,6 +197,15 @@ def step_block(
 
 
 @triton.jit
+def block_of(blocks, tensors, scalars, BLOCK: tl.constexpr):
+    """Return what this program steps: its tensor's row, where its block starts, the tensor's size, and its scalars."""
+    at = blocks + 2 * tl.program_id(0)
+    row = tensors + COLUMNS * tl.load(at)
+    start = tl.load(at + 1).to(tl.int64) * BLOCK
+    return row, start, tl.load(row + SIZE), scalars + NUMBERS * tl.load(row + SCALAR_ROW)
+
+
+@triton.jit
 def step_tensors(
     blocks,
     tensors,
@@ -221,11 +230,7 @@ def step_tensors(
     if skip is not None:  # noqa: SIM102
         if tl.load(skip) != 0:
             return
-    at = blocks + 2 * tl.program_id(0)
-    row = tensors + COLUMNS * tl.load(at)
-    start = tl.load(at + 1).to(tl.int64) * BLOCK
-    size = tl.load(row + SIZE)
-    c = scalars + NUMBERS * tl.load(row + SCALAR_ROW)
+    row, start, size, c = block_of(blocks, tensors, scalars, BLOCK)
     offsets = tl.arange(0, BLOCK)
     if start + BLOCK <= size:  # without a mask, loads are wide
         step_block(
@@ -241,11 +246,8 @@ def step_tensors(
 @triton.jit
 def find_nonfinite(blocks, tensors, scalars, found, PARAM: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
     """Set `found` to 1 if a block has a gradient that is not finite; program i reads the block in row i of `blocks`."""
-    at = blocks + 2 * tl.program_id(0)
-    row = tensors + COLUMNS * tl.load(at)
-    start = tl.load(at + 1).to(tl.int64) * BLOCK
-    c = scalars + NUMBERS * tl.load(row + SCALAR_ROW)
+    row, start, size, c = block_of(blocks, tensors, scalars, BLOCK)
     offsets = tl.arange(0, BLOCK)
-    mask = start + offsets < tl.load(row + SIZE)
+    mask = start + offsets < size
     g = load(place(row, G, start, offsets, PARAM, ALIGNED), mask)
     tl.store(found + 0 * offsets, 1, nonfinite(c, g, mask))
