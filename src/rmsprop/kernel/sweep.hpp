@@ -62,9 +62,10 @@ struct Arrays {
   void* stats = nullptr;  // for a measured sweep: a ChunkStats of measure.hpp
 };
 
-// Chunk sizes: of staged sweeps (eleven float arrays take 22 KiB), and of sweeps that are measured in place. The second is
-// larger because the dividers idle while a chunk's sums are added to the tally.
-constexpr std::int64_t kChunk = 512, kMeasuredChunk = 2048;
+// Chunk sizes: of staged sweeps with statistics, of staged sweeps without, and of sweeps that are measured in place. The
+// second is small: a processor looks a few hundred instructions ahead, and then packs one chunk beside the roots and
+// divisions of the next. The others are larger: the dividers idle while a chunk's sums are added to the tally.
+constexpr std::int64_t kChunk = 512, kPackedChunk = 256, kMeasuredChunk = 2048;
 
 // The statistics of a step, defined in rmsprop/statistics.py, in the order of its columns.
 enum Column { kGradient, kUpdate, kParameter, kHistory, kSignal, kNoise, kLargest, kEps, kFloor, kNonfinite, kZero,
