@@ -26,6 +26,7 @@ from rmsprop.torch.engines.engine import Remaining
 from rmsprop.torch.engines.tensor_ops import TensorOps
 from rmsprop.torch.engines.triton_kernel import TritonKernel
 from rmsprop.torch.engines.triton_tables import TensorRow, overlapping
+from rmsprop.torch.engines.triton_taken import REASONS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -427,13 +428,45 @@ def test_a_table_is_built_again_only_when_an_address_has_changed() -> None:
     assert is_new()
 
 
+def test_what_changes_beside_an_address_is_noticed_in_the_next_step() -> None:
+    p, q = randn(3, 3), randn(3, 3)
+    optimizer, plain = RMSprop([p]), RMSprop([q], foreach=False)
+
+    def both(change: Any = None) -> str:
+        for x, each in ((p, optimizer), (q, plain)):
+            x.grad = randn(3, 3, seed=5) if x.grad is None else x.grad
+            if change is not None:
+                change(x, each)
+            each.step()
+        torch.testing.assert_close(p, q)
+        assert optimizer.state[p].keys() == plain.state[q].keys()
+        return optimizer.implementation.partition(" (")[0]
+
+    assert both() == both() == "Triton kernel"
+    assert both(lambda x, each: setattr(x, "data", x.data.t())) == "tensor operations"  # at the same address
+    assert both(lambda x, each: setattr(x, "data", x.data.t())) == "Triton kernel"
+    assert both(lambda x, each: setattr(x, "grad", x.grad.to_sparse())) == "tensor operations"
+    assert both(lambda x, each: setattr(x, "grad", randn(3, 3))) == "Triton kernel"
+    assert both(lambda x, each: each.param_groups[0].update(momentum=0.9, centered=True)) == "Triton kernel"
+    assert both(lambda x, each: each.param_groups[0].update(momentum=0.0)) == "Triton kernel"
+    assert both(lambda x, each: each.state[x].pop("square_avg")) == "Triton kernel"
+    assert both(lambda x, each: each.state.pop(x)) == "Triton kernel"
+    assert both(lambda x, each: each.state[x].update(square_avg=randn(3, 3).abs().t())) == "tensor operations"
+    assert both(lambda x, each: each.state[x].update(square_avg=randn(3, 3).abs())) == "Triton kernel"
+    assert both(lambda x, each: each.state[x].update(step=torch.tensor(7.0))) == "Triton kernel"
+    assert both(lambda x, each: each.param_groups[0].update(nonfinite="skip")) == "Triton kernel"
+    with pytest.raises(InputError, match="the gradient of parameter 0 must be of its shape"):
+        both(lambda x, each: setattr(x, "data", x.data.reshape(9)))
+
+
 def test_tables_hold_the_rows_and_the_blocks_of_every_tensor() -> None:
-    rows = [TensorRow(16, 32, 48, 0, 0, 0, size, row) for row, size in enumerate((BLOCK + 1, 0, BLOCK, 1))]
-    table = triton_tables.tensor_table(None, rows, torch.device("cpu"))
-    assert table.tensors[0].tolist() == [list(row) for row in rows]
+    rows, cpu = [TensorRow(16, 32, 48, 0, 0, 0, size) for size in (BLOCK + 1, 0, BLOCK, 1)], torch.device("cpu")
+    table = triton_tables.tensor_table(None, rows, [2, 1, 0, 0], cpu)
+    assert table.tensors[0].tolist() == [[*row, index] for row, index in zip(rows, [2, 1, 0, 0], strict=True)]
     assert table.tensors[1].tolist() == [[0, 0], [0, 1], [2, 0], [3, 0]]
-    assert triton_tables.tensor_table(table, list(rows), torch.device("cpu")) is table
-    assert triton_tables.tensor_table(table, rows[:3], torch.device("cpu")) is not table
+    assert triton_tables.tensor_table(table, list(rows), [2, 1, 0, 0], cpu) is table
+    assert triton_tables.tensor_table(table, rows, [2, 1, 0, 1], cpu) is not table
+    assert triton_tables.tensor_table(table, rows[:3], [2, 1, 0], cpu) is not table
 
 
 def test_scalars_are_copied_only_when_a_number_has_changed() -> None:
@@ -454,7 +487,7 @@ def test_scalars_are_copied_only_when_a_number_has_changed() -> None:
 
 @pytest.mark.parametrize("field", range(6))
 def test_tensors_whose_written_memory_overlaps_other_memory_are_found(field: int) -> None:
-    rows = [TensorRow._make([*range(1000 * k, 1000 * k + 600, 100), 10, 0]) for k in range(1, 4)]
+    rows = [TensorRow._make([*range(1000 * k, 1000 * k + 600, 100), 10]) for k in range(1, 4)]
     widths = [(4, 4)] * 3
     assert overlapping(rows, widths) == set()
     inside = {TensorRow._fields[field]: rows[2].square_avg + 36}
@@ -491,7 +524,7 @@ def left() -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in triton_kernel.REASONS if name in left()])
+@pytest.mark.parametrize("name", [name for name in REASONS if name in left()])
 def test_tensors_that_the_kernel_cannot_step_are_left_with_the_reason(name: str) -> None:
     p, g = left()[name]
     other, q = randn(5), p.detach().clone()
@@ -499,7 +532,7 @@ def test_tensors_that_the_kernel_cannot_step_are_left_with_the_reason(name: str)
     other.grad, p.grad, q.grad = torch.ones(5), g, g.clone()
     optimizer.step()
     plain.step()
-    reason = triton_kernel.REASONS[name]
+    reason = REASONS[name]
     assert (
         optimizer.implementation == f"Triton kernel, but tensor operations for some (parameter 1 of group 0: {reason})"
     )

@@ -50,6 +50,8 @@ FUSED_ONLY = Source("torch/engines/engine.py", "tests/test_fused.py")
 TRITON = Source("torch/engines/triton_step.py", "tests/test_triton.py::test_every_variant_has_the_bits_of_the_rule")
 TRITON_TABLES = Source("torch/engines/triton_tables.py", "tests/test_triton.py")
 TRITON_ENGINE = Source("torch/engines/triton_kernel.py", "tests/test_triton.py")
+TRITON_TAKEN = Source("torch/engines/triton_taken.py", "tests/test_triton.py")
+TRITON_LAUNCHES = Source("torch/engines/triton_launches.py", "tests/test_triton.py")
 TRITON_ENDS = "tests/test_triton.py::test_numbers_at_the_ends_of_float32_have_the_bits_of_the_rule"
 TRITON_HALF = "tests/test_triton.py::" + (
     "test_every_bfloat16_and_float16_is_read_and_every_tie_and_the_ends_are_rounded_as_by_torch"
@@ -249,8 +251,8 @@ MUTANTS = [
     Mutant("Triton: bfloat16 NaN rounded", TRITON, "tl.where(x == x, ", "tl.where(bits == bits, ", TRITON_NAN),
     Mutant("Triton: last block not stepped", TRITON, "offsets < (size - start).to(tl.int32)", "offsets < 0"),
     Mutant("Triton: block index", TRITON, "tl.load(at + 1).to(tl.int64) * BLOCK", "tl.load(at + 1).to(tl.int64)"),
-    Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALAR_ROW)", "0", TRITON_ROWS),
-    Mutant("Triton: table kept", TRITON_TABLES, "is not None and table.rows == rows", "is not None"),
+    Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALARS)", "0", TRITON_ROWS),
+    Mutant("Triton: table kept", TRITON_TABLES, "is not None and table.lists == lists", "is not None"),
     Mutant("Triton: gradients count as written", TRITON_TABLES, "np.nonzero(used)[1] != 1", "np.nonzero(used)[1] != 6"),
     Mutant("Triton: longest piece forgotten", TRITON_TABLES, "np.maximum.accumulate(ends)[:-1]", "ends[:-1]"),
     Mutant("Triton: NaN is finite", TRITON, "FLOAT32_LIMIT)) == 0", "FLOAT32_LIMIT)) < (g == g)", TRITON_BAD),
@@ -261,12 +263,15 @@ MUTANTS = [
     Mutant("Triton: bad gradients not found", TRITON, "tl.store(found + 0 * offsets, 1, ", "(0, 1, ", TRITON_SKIP),
     Mutant("Triton: skipped step counted", TRITON_ENGINE, "else (~skip).to", "else (~skip | skip).to"),
     Mutant("Triton: overlap stepped at once", TRITON_ENGINE, "if not self._overlapping:", "if True:"),
-    Mutant("Triton: step not counted", TRITON_ENGINE, "in _by_device(each.step for each in steps).items():", "in ():"),
-    Mutant("Triton: version not counted", TRITON_ENGINE, "_version([each.p for each in steps])", "_version([])"),
-    Mutant("Triton: λ without η on the device", TRITON_ENGINE, 'numbers["lam"] = lr * rule.weight_decay', "pass"),
-    Mutant("Triton: device counts the step before", TRITON_ENGINE, "in work.taken]) + 1", "in work.taken])"),
-    Mutant("Triton: other strides", TRITON_ENGINE, "_same_layout(p, g) else", "p is p else"),
-    Mutant("Triton: gaps", TRITON_ENGINE, 'return REASONS["strides"]', "pass"),
+    Mutant("Triton: step not counted", TRITON_ENGINE, "_by_device([each.counter for each in taken])", "{}"),
+    Mutant("Triton: version not counted", TRITON_ENGINE, "_version([each.p for each in taken])", "_version([])"),
+    Mutant("Triton: λ without η on the device", TRITON_LAUNCHES, 'numbers["lam"] = lr * rule.weight_decay', "pass"),
+    Mutant("Triton: device counts the step before", TRITON_LAUNCHES, "in work.taken]) + 1", "in work.taken])"),
+    Mutant("Triton: other strides", TRITON_TAKEN, "_same_layout(p, g) else", "p is p else"),
+    Mutant("Triton: other layout not seen", TRITON_TAKEN, "if _layout(p) != layout or _layout(g) != layout:", "if 0:"),
+    Mutant("Triton: other average not seen", TRITON_TAKEN, "x is not averages.get(name)", "False"),
+    Mutant("Triton: other counter not seen", TRITON_TAKEN, 'known.counter is not state.get("step")', "False"),
+    Mutant("Triton: gaps", TRITON_TAKEN, 'return REASONS["strides"]', "pass"),
     Mutant("kernel: unchanged", STEP, "", ""),
     Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),
     Mutant("kernel: E2 λ's sign", STEP, "g = g + c.lambda * p;", "g = g - c.lambda * p;"),

@@ -7,25 +7,25 @@ on the device are replaced only if one of these has changed. The host reads noth
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from rmsprop.rule import AVERAGES, Rule, moment_weights
-from rmsprop.torch.engines import arithmetic, copied_statistics, triton_tables
+from rmsprop.torch.engines import copied_statistics, triton_tables
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import NOT_ON_GPU, Measured, Remaining, StepInputs, missing_field
 from rmsprop.torch.engines.param_step import ParamStep, scaled
-from rmsprop.torch.engines.triton_tables import Scalars, Table, TensorRow, scalars_of
-from rmsprop.torch.groups import FIELDS, check_storage, lr_number, rule_of
-from rmsprop.torch.low_precision import order_of
+from rmsprop.torch.engines.triton_launches import REAL, Launch, Work, add_scalars, launches, numbers_on_device
+from rmsprop.torch.engines.triton_tables import Scalars, Table
+from rmsprop.torch.engines.triton_taken import PLAIN, REASONS, Taken, take, take_again, tensor_refusal
+from rmsprop.torch.groups import FIELDS, check_storage, rule_of
 from rmsprop.torch.nonfinite import either
 from rmsprop.torch.private import check_graph_capture, dispatch_modes
-from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient, complete_state, kappa_of, needed_averages, real
+from rmsprop.torch.state import ParamGroup, complete_state, needed_averages, real
 
 DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
 OPTIONS = {
@@ -33,68 +33,10 @@ OPTIONS = {
     "num_warps": 4,
 }  # of every launch; a fused multiply-add rounds once, the rule twice
 OLDEST = (3, 2)  # Triton of torch 2.6
-REASONS = {
-    "class": "it is of a subclass of Tensor, which may compute in its own way",
-    "dtype": "its dtype is not float32, float64, bfloat16, float16, complex64 or complex128",
-    "flag": "it is a conjugated or negated view",
-    "inference": "it was created in inference_mode",
-    "memory": "it has no memory of its own",
-    "strides": "its memory has gaps or repeats",
-    "gradient class": "its gradient is of a subclass of Tensor",
-    "gradient layout": "its gradient is sparse",
-    "gradient device": "its gradient is on another device",
-    "gradient dtype": "its gradient has another dtype",
-    "gradient flag": "its gradient is a conjugated or negated view",
-    "gradient strides": "its gradient has other strides",
-    "state": "its state has another device, dtype or other strides than the Triton kernel uses",
-    "step": "its step counter is not one float64 number on the CPU or its device",
-    "overlap": "its memory overlaps that of another tensor",
-}
 UNAVAILABLE = None if importlib.util.find_spec("triton") else "Triton is not installed; pip install triton"
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, *_REAL)
-
-
-class _Form(NamedTuple):
-    """The operations that a step has, as triton_step numbers them."""
-
-    decay: int  # 0 none, 1 L2, 2 decoupled
-    momentum: int  # 0 none, 1 heavy ball, 2 Nesterov, 3 first moment, 4 first moment with Nesterov
-    centered: bool
-    corrected: bool
-    amsgrad: bool
-
-
-class _Launch(NamedTuple):
-    """What all tensors of one launch share."""
-
-    device: torch.device
-    param: torch.dtype  # of real numbers
-    state: torch.dtype
-    form: _Form
-    nonfinite: str
-    aligned: bool  # all addresses are multiples of 16
-
-
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, *REAL)
 _Tables: TypeAlias = tuple[Tensor, Tensor, Tensor]  # tensors, blocks and scalars of a launch
-
-
-class _Taken(NamedTuple):
-    """A parameter taken for one step, and where its tensors lie in memory."""
-
-    step: ParamStep
-    row: TensorRow
-
-
-class _Work(NamedTuple):
-    """The parameters taken of one group, or those of them that one launch steps."""
-
-    group_index: int
-    group: ParamGroup
-    rule: Rule
-    taken: list[_Taken]
 
 
 class TritonKernel:
@@ -105,13 +47,14 @@ class TritonKernel:
     name = "Triton kernel"
 
     def __init__(self) -> None:
-        self._work: list[_Work] = []
+        self._work: list[Work] = []
         self._before: list[Before] = []
-        self._rows: list[TensorRow] = []  # of the last step
-        self._overlapping: set[int] = set()  # positions in `_rows`
-        self._tensor_tables: dict[_Launch, Table] = {}
-        self._scalar_tables: dict[_Launch, Table] = {}
-        self._prepared: list[tuple[_Launch, _Tables]] | None = None  # of this step
+        self._known: dict[int, Taken] = {}  # of the last steps, by parameter index
+        self._last: list[Taken] = []  # of the last step
+        self._overlapping: set[int] = set()  # positions in `_last`
+        self._tensor_tables: dict[Launch, Table] = {}
+        self._scalar_tables: dict[Launch, Table] = {}
+        self._prepared: list[tuple[Launch, _Tables]] | None = None  # of this step
         self._captured: list[Table] = []  # read again by every replay of a graph
 
     def __len__(self) -> int:
@@ -133,7 +76,7 @@ class TritonKernel:
         """Return why the class, device or dtype of `p` keeps the engine from stepping `p`; else None."""
         if p.device.type not in DEVICES:
             return NOT_ON_GPU
-        if type(p) not in _PLAIN and not torch.nn.parameter.is_lazy(p):
+        if type(p) not in PLAIN and not torch.nn.parameter.is_lazy(p):
             return REASONS["class"]
         return None if p.dtype in _DTYPES else REASONS["dtype"]
 
@@ -164,35 +107,44 @@ class TritonKernel:
         """Take parameters of a group; return those that the kernel cannot step."""
         group, offset, left = inputs.groups[group_index], inputs.offsets[group_index], []
         check_storage(group)
-        work = _Work(group_index, group, rule_of(group), [])
+        work = Work(group_index, group, rule_of(group), [])
         names = needed_averages(group)
-        skips = any(each["nonfinite"] == "skip" for each in inputs.groups)
+        on_device = any(each["nonfinite"] == "skip" for each in inputs.groups)  # the counter, where the flag is
         for i in indices:
-            p = group["params"][i]
-            reason = self.param_refusal(p) or _tensor_refusal(group, i)
-            if reason is None:
-                state = inputs.states[p]
-                if _state_refusal(p, state, names):
-                    state = complete_state(group, i, inputs.states)
-                reason = _state_refusal(p, state, names)
-            if reason is None:
-                if skips:
-                    state["step"] = state["step"].to(p.device)  # where the flag is
-                step = ParamStep(p, p.grad, state["step"], {name: state[name] for name in names}, offset + i)
-                work.taken.append(_Taken(step, _row(step)))
-            else:
-                left.append(Remaining(group_index, [i], reason))
+            p, index = group["params"][i], offset + i
+            known, state = self._known.get(index), inputs.states[p]
+            taken = None if known is None else take_again(known, p, state, names)
+            if taken is None or (on_device and taken.counter.device != p.device):
+                new = self._take_new(inputs, group, i, index, on_device=on_device)
+                if isinstance(new, str):
+                    left.append(Remaining(group_index, [i], new))
+                    continue
+                taken = new
+            self._known[index] = taken
+            work.taken.append(taken)
         if work.taken:
             self._work.append(work)
         return left
 
+    def _take_new(self, inputs: StepInputs, group: ParamGroup, i: int, index: int, *, on_device: bool) -> Taken | str:
+        """Take a parameter and complete its state; return the reason if the kernel cannot step it."""
+        p, names = group["params"][i], needed_averages(group)
+        if reason := self.param_refusal(p) or tensor_refusal(group, i):
+            return reason
+        state = inputs.states[p]
+        new = take(group, i, index, state, names)
+        if isinstance(new, str):
+            state = complete_state(group, i, inputs.states)
+        if on_device and state["step"].device != p.device:
+            state["step"] = state["step"].to(p.device)
+        return take(group, i, index, state, names)
+
     def _leave_overlapping(self, inputs: StepInputs) -> list[Remaining]:
         """Return the parameters taken whose memory overlaps other memory: one launch steps all at the same time."""
-        rows = [each.row for work in self._work for each in work.taken]
-        if rows != self._rows:
-            steps = [each.step for work in self._work for each in work.taken]
-            widths = [(_width(step.p), _width(step.averages["square_avg"])) for step in steps]
-            self._rows, self._overlapping = rows, triton_tables.overlapping(rows, widths)
+        taken = [each for work in self._work for each in work.taken]
+        if taken != self._last:
+            widths = [(_width(each.p), _width(each.averages["square_avg"])) for each in taken]
+            self._last, self._overlapping = taken, triton_tables.overlapping([each.row for each in taken], widths)
         if not self._overlapping:
             return []
         left, works, position = [], self._work, 0
@@ -201,12 +153,13 @@ class TritonKernel:
             kept = []
             for each in work.taken:
                 if position in self._overlapping:
-                    index = each.step.param_index - inputs.offsets[work.group_index]
+                    index = each.index - inputs.offsets[work.group_index]
                     left.append(Remaining(work.group_index, [index], REASONS["overlap"]))
                 else:
                     kept.append(each)
                 position += 1
-            self._work.append(work._replace(taken=kept))
+            if kept:
+                self._work.append(work._replace(taken=kept))
         return left
 
     def nonfinite(self, inputs: StepInputs) -> Tensor | None:
@@ -228,9 +181,9 @@ class TritonKernel:
         """Copy what statistics need and the step overwrites."""
         for work in self._work:
             for each in work.taken:
-                p, g, step, averages, index = each.step
-                averages = {name: real(x) for name, x in averages.items()}
-                viewed = ParamStep(real(p), real(scaled(g, inputs.grad_scale)), step, averages, index)
+                g: Any = each.p.grad
+                averages = {name: real(x) for name, x in each.averages.items()}
+                viewed = ParamStep(real(each.p), real(scaled(g, inputs.grad_scale)), each.counter, averages, each.index)
                 self._before.append(copied_statistics.copy_before(work.group, work.rule, viewed))
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
@@ -250,10 +203,10 @@ class TritonKernel:
                     triton_step.TYPES[key.param], triton_step.TYPES[key.state], *key.form, key.aligned,
                     triton_tables.BLOCK, **OPTIONS,
                 )  # fmt: skip
-        steps = [each.step for work in self._work for each in work.taken]
-        for device, counters in _by_device(each.step for each in steps).items():
+        taken = [each for work in self._work for each in work.taken]
+        for device, counters in _by_device([each.counter for each in taken]).items():
             torch._foreach_add_(counters, 1 if skip is None else (~skip).to(device, torch.float64))
-        torch.autograd.graph.increment_version([each.p for each in steps])
+        torch.autograd.graph.increment_version([each.p for each in taken])
         self._work.clear()
         self._prepared = None
         return either(zeroed != 0 for zeroed in flags.values())
@@ -269,24 +222,25 @@ class TritonKernel:
         self._before.clear()
         self._prepared = None
 
-    def _prepare(self, inputs: StepInputs) -> list[tuple[_Launch, _Tables]]:
+    def _prepare(self, inputs: StepInputs) -> list[tuple[Launch, _Tables]]:
         """Return the launches of this step and their tables, on their devices."""
         if self._prepared is None:
-            launches = _launches(self._work)
-            self._prepared = [(key, self._tables(key, parts, inputs)) for key, parts in launches.items()]
+            parts = launches(self._work)
+            self._prepared = [(key, self._tables(key, works, inputs)) for key, works in parts.items()]
         return self._prepared
 
-    def _tables(self, key: _Launch, parts: list[_Work], inputs: StepInputs) -> _Tables:
+    def _tables(self, key: Launch, works: list[Work], inputs: StepInputs) -> _Tables:
         """Return the tensors, blocks and scalars of a launch on its device. Copies what has changed on the host."""
-        rows: list[TensorRow] = []
+        rows = [each.row for work in works for each in work.taken]
+        indices: list[int] = []  # of the scalars of each row
         scalars: list[Scalars] = []
         columns: list[tuple[slice, dict[str, Tensor]]] = []
-        for work in parts:
+        for work in works:
             first = len(scalars)
-            rows += _add_scalars(scalars, work, inputs.grad_scale)
-            if numbers := _numbers_on_device(work, key.device):
+            indices += add_scalars(scalars, work, inputs.grad_scale)
+            if numbers := numbers_on_device(work, key.device):
                 columns.append((slice(first, len(scalars)), numbers))
-        tensor_table = triton_tables.tensor_table(self._tensor_tables.get(key), rows, key.device)
+        tensor_table = triton_tables.tensor_table(self._tensor_tables.get(key), rows, indices, key.device)
         scalar_table = triton_tables.scalar_table(self._scalar_tables.get(key), scalars, key.state, key.device)
         self._tensor_tables[key], self._scalar_tables[key] = tensor_table, scalar_table
         if key.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -330,146 +284,17 @@ def _loading_error() -> str | None:
     return None
 
 
-def _tensor_refusal(group: ParamGroup, index: int) -> str | None:
-    """Return why the layout of a parameter or its gradient keeps the kernel from stepping it; else None."""
-    p = group["params"][index]
-    g = p.grad
-    if type(g) not in _PLAIN:
-        return REASONS["gradient class"]
-    check_gradient(group, index)
-    if g.layout != torch.strided:
-        return REASONS["gradient layout"]
-    if g.device != p.device:
-        return REASONS["gradient device"]
-    if g.dtype != p.dtype:
-        return REASONS["gradient dtype"]
-    if p.is_conj() or p.is_neg():
-        return REASONS["flag"]
-    if g.is_conj() or g.is_neg():
-        return REASONS["gradient flag"]
-    if p.is_inference():
-        return REASONS["inference"]
-    if not p.is_contiguous() and order_of(p) != p.stride():
-        return REASONS["strides"]
-    return None if _same_layout(p, g) else REASONS["gradient strides"]
-
-
-def _state_refusal(p: Tensor, state: dict[str, Tensor], names: list[str]) -> str | None:
-    """Return why the state of a parameter keeps the kernel from stepping it; else None."""
-    step, dtype = state.get("step"), COMPUTE.get(p.dtype, p.dtype)
-    if not isinstance(step, Tensor) or step.dtype != torch.float64 or step.numel() != 1:
-        return REASONS["step"]
-    if step.device.type != "cpu" and step.device != p.device:
-        return REASONS["step"]
-    for name in names:
-        x = state.get(name)
-        if not isinstance(x, Tensor) or x.dtype != dtype or x.device != p.device or not _same_layout(p, x):
-            return REASONS["state"]
-    return None
-
-
-def _same_layout(p: Tensor, x: Tensor) -> bool:
-    """Return whether each element of `x` has the offset of that of `p`. Strides of dimensions of size 1 are unused."""
-    if x.shape != p.shape:
-        return False
-    if x.stride() == p.stride():
-        return True
-    return all(a == b for a, b, size in zip(x.stride(), p.stride(), p.shape, strict=True) if size > 1)
-
-
-def _row(step: ParamStep) -> TensorRow:
-    p, averages = step.p, step.averages
-    v, m, b, w = (averages[name].data_ptr() if name in averages else 0 for name in AVERAGES)
-    return TensorRow(p.data_ptr(), step.g.data_ptr(), v, m, b, w, p.numel() * (2 if p.is_complex() else 1))
-
-
 def _width(x: Tensor) -> int:
     """Return the bytes of a real number of `x`."""
     return x.element_size() // (2 if x.is_complex() else 1)
 
 
-def _launches(works: list[_Work]) -> dict[_Launch, list[_Work]]:
-    """Divide the parameters taken into launches."""
-    launches: dict[_Launch, list[_Work]] = {}
-    for work in works:
-        form = _form_of(work.rule)
-        taken_by_key: dict[_Launch, list[_Taken]] = {}
-        for each in work.taken:
-            p, row = each.step.p, each.row
-            bits = row.p | row.g | row.square_avg | row.grad_avg | row.momentum_buffer | row.max_square_avg
-            stored = each.step.state_dtype
-            key = _Launch(p.device, _real(p.dtype), _real(stored), form, work.group["nonfinite"], bits % 16 == 0)
-            taken_by_key.setdefault(key, []).append(each)
-        for key, taken in taken_by_key.items():
-            launches.setdefault(key, []).append(work._replace(taken=taken))
-    return launches
-
-
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return _REAL.get(dtype, dtype)
-
-
-def _form_of(rule: Rule) -> _Form:
-    decay = 0 if not rule.weight_decay else 2 if rule.decoupled_weight_decay else 1
-    momentum = 0 if not rule.momentum else 1 + rule.nesterov + 2 * rule.first_moment
-    return _Form(decay, momentum, rule.centered, rule.bias_correction, rule.amsgrad)
-
-
-def _add_scalars(scalars: list[Scalars], work: _Work, grad_scale: float) -> list[TensorRow]:
-    """Append the scalars of a group; return the rows of its parameters, each with the index of its scalars."""
-    rule, lr = work.rule, 0.0 if _reads_lr_on_device(work.group) else lr_number(work.group["lr"])
-    counts_on_device = _reads_counters_on_device(work)
-    indices: dict[float, int] = {}
-    rows = []
-    for position, (step, row) in enumerate(work.taken):
-        count = 1.0
-        if counts_on_device:
-            count = float(position)
-        elif rule.bias_correction:
-            count = step.step.item() + 1
-        if count not in indices:
-            indices[count] = len(scalars)
-            t = 1.0 if counts_on_device else count
-            a, c = moment_weights(rule, t) if rule.first_moment else (1.0, 0.0)
-            power = rule.decay**t if rule.bias_correction else 0.0
-            kappa = kappa_of(_real(step.state_dtype))
-            scalars.append(scalars_of(rule, lr, power, a, c, grad_scale=grad_scale, kappa=kappa))
-        rows.append(row._replace(scalar_row=indices[count]))
-    return rows
-
-
-def _numbers_on_device(work: _Work, device: torch.device) -> dict[str, Tensor]:
-    """Return those scalars of a group that only the device knows: by name, one number or one for each parameter."""
-    rule, numbers = work.rule, dict[str, Any]()
-    if _reads_lr_on_device(work.group):
-        lr = work.group["lr"].detach().to(device).double().reshape(())
-        numbers["lr_inside" if rule.lr_in_momentum else "lr_outside"] = lr
-        if rule.decoupled_weight_decay:
-            numbers["lam"] = lr * rule.weight_decay
-    if _reads_counters_on_device(work):
-        t = torch.stack([each.step.step.to(device).reshape(()) for each in work.taken]) + 1
-        (of_step,) = arithmetic.step_numbers(rule, [t], capturable=True)
-        numbers["decayed_v0"] = of_step.power * rule.initial_square_avg
-        numbers["one_minus_power"] = 1 - of_step.power
-        numbers |= {"a": of_step.a, "c": of_step.c}
-    return {name: x for name, x in numbers.items() if isinstance(x, Tensor)}
-
-
-def _reads_lr_on_device(group: ParamGroup) -> bool:
-    lr = group["lr"]
-    return isinstance(lr, Tensor) and (group["capturable"] or lr.device.type != "cpu")
-
-
-def _reads_counters_on_device(work: _Work) -> bool:
-    if not work.rule.bias_correction:
-        return False
-    return work.group["capturable"] or any(each.step.step.device.type != "cpu" for each in work.taken)
-
-
-def _by_device(tensors: Iterable[Tensor]) -> dict[torch.device, list[Tensor]]:
-    lists: dict[torch.device, list[Tensor]] = {}
+def _by_device(tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:
+    lists: dict[torch.device, list[Tensor]] = {x.device: [] for x in tensors}
+    if len(lists) == 1:
+        return dict.fromkeys(lists, tensors)
     for x in tensors:
-        lists.setdefault(x.device, []).append(x)
+        lists[x.device].append(x)
     return lists
 
 

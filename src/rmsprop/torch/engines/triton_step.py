@@ -5,8 +5,8 @@ fused multiply-adds. An option that costs no time as a number is a number: a fac
 The other options are compiled in.
 
 A launch reads three tables. `blocks` has two int32 for each program: the index of a tensor, and the index of a block of
-that tensor. `tensors` has a `triton_tables.TensorRow` for each tensor, in int64. `scalars` has a
-`triton_tables.Scalars` for each group and step count, in the compute dtype.
+that tensor. `tensors` has a `triton_tables.TensorRow` and the index of its scalars for each tensor, in int64.
+`scalars` has a `triton_tables.Scalars` for each group and step count, in the compute dtype.
 """
 
 import torch
@@ -16,8 +16,8 @@ import triton.language as tl
 # Types in memory. bfloat16 is read and written as bits: the interpreter would not round it.
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.float16: tl.float16, torch.bfloat16: tl.int16}
 
-# The columns of `triton_tables.TensorRow` and of `triton_tables.Scalars`.
-P, G, V, M, B, W, SIZE, SCALAR_ROW = map(tl.constexpr, range(8))
+# The columns of `triton_tables.TensorRow` and the index of the scalars; those of `triton_tables.Scalars`.
+P, G, V, M, B, W, SIZE, SCALARS = map(tl.constexpr, range(8))
 COLUMNS = tl.constexpr(8)
 SIGN, LAMBDA, BETA, ONE_MINUS_BETA, DECAYED_V0 = map(tl.constexpr, range(5))
 ONE_MINUS_POWER, KAPPA, EPS_INSIDE, EPS_OUTSIDE = map(tl.constexpr, range(5, 9))
@@ -202,7 +202,7 @@ def block_of(blocks, tensors, scalars, BLOCK: tl.constexpr):
     at = blocks + 2 * tl.program_id(0)
     row = tensors + COLUMNS * tl.load(at)
     start = tl.load(at + 1).to(tl.int64) * BLOCK
-    return row, start, tl.load(row + SIZE), scalars + NUMBERS * tl.load(row + SCALAR_ROW)
+    return row, start, tl.load(row + SIZE), scalars + NUMBERS * tl.load(row + SCALARS)
 
 
 @triton.jit

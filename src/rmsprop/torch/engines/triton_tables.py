@@ -20,7 +20,7 @@ _SIZE = 6  # the column of `TensorRow.size`
 
 
 class TensorRow(NamedTuple):
-    """What a program reads of one parameter: addresses (0: the rule lacks it), size, and a row of scalars."""
+    """Where a parameter lies in memory: addresses (0: the rule lacks the average), and the number of elements."""
 
     p: int
     g: int
@@ -29,7 +29,6 @@ class TensorRow(NamedTuple):
     momentum_buffer: int
     max_square_avg: int
     size: int
-    scalar_row: int = 0
 
 
 class Scalars(NamedTuple):
@@ -74,23 +73,27 @@ def scalars_of(rule: Rule, lr: float, power: float, a: float, c: float, *, grad_
 
 
 class Table(NamedTuple):
-    """A table on a device, and the rows on the host that it holds."""
+    """A table on a device, and the lists on the host that it holds."""
 
-    rows: Sequence[tuple[Any, ...]]
+    lists: tuple[list[Any], ...]
     tensors: tuple[Tensor, ...]  # on the device
     sources: tuple[Tensor, ...]  # on the host: a captured graph copies them again
 
 
-def tensor_table(old: Table | None, rows: list[TensorRow], device: torch.device) -> Table:
-    """Return a table of `rows` and of the blocks of their tensors; `old` if it has the same rows."""
-    if _holds(old, rows):
+def tensor_table(old: Table | None, rows: list[TensorRow], indices: list[int], device: torch.device) -> Table:
+    """Return a table of `rows`, of the `indices` of their scalars, and of the blocks of their tensors.
+
+    Returns `old` if it holds the same.
+    """
+    if _holds(old, rows, indices):
         return old
-    tensors = np.array(rows, np.int64).reshape(len(rows), len(TensorRow._fields))
+    tensors = np.empty((len(rows), _SIZE + 2), np.int64)
+    tensors[:, : _SIZE + 1], tensors[:, _SIZE + 1] = rows, indices
     counts = -(-tensors[:, _SIZE] // BLOCK)
-    indices = np.repeat(np.arange(len(rows)), counts)
+    owners = np.repeat(np.arange(len(rows)), counts)
     starts = np.cumsum(counts) - counts
-    blocks = np.stack([indices, np.arange(len(indices)) - starts[indices]], 1).astype(np.int32)
-    return _table(rows, device, tensors, blocks)
+    blocks = np.stack([owners, np.arange(len(owners)) - starts[owners]], 1).astype(np.int32)
+    return _table((rows, indices), device, tensors, blocks)
 
 
 def scalar_table(old: Table | None, rows: list[Scalars], dtype: torch.dtype, device: torch.device) -> Table:
@@ -99,18 +102,18 @@ def scalar_table(old: Table | None, rows: list[Scalars], dtype: torch.dtype, dev
         return old
     with np.errstate(over="ignore"):  # a number above the largest float32 becomes infinite, as in the CPU kernel
         numbers = np.array(rows, np.float64).astype(np.float64 if dtype == torch.float64 else np.float32)
-    return _table(rows, device, numbers)
+    return _table((rows,), device, numbers)
 
 
-def _holds(table: Table | None, rows: Sequence[tuple[Any, ...]]) -> TypeGuard[Table]:
-    return table is not None and table.rows == rows
+def _holds(table: Table | None, *lists: list[Any]) -> TypeGuard[Table]:
+    return table is not None and table.lists == lists
 
 
-def _table(rows: Sequence[tuple[Any, ...]], device: torch.device, *arrays: NDArray[Any]) -> Table:
+def _table(lists: tuple[list[Any], ...], device: torch.device, *arrays: NDArray[Any]) -> Table:
     sources = tuple(map(torch.from_numpy, arrays))
     if device.type != "cpu":
         sources = tuple(x.pin_memory() if x.numel() else x for x in sources)  # else the copy would wait
-    return Table(rows, tuple(x.to(device, non_blocking=True) for x in sources), sources)
+    return Table(lists, tuple(x.to(device, non_blocking=True) for x in sources), sources)
 
 
 def overlapping(rows: Sequence[TensorRow], bytes_per_element: Sequence[tuple[int, int]]) -> set[int]:

@@ -1,0 +1,149 @@
+"""Decide which tensors the Triton kernel can step, and where they lie in memory.
+
+A parameter that was taken in the step before is taken again if its tensors have stayed where they were and have the
+same layout. This costs a tenth of all checks: the host of a GPU steps thousands of parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmsprop.rule import AVERAGES
+from rmsprop.torch.engines.triton_tables import TensorRow
+from rmsprop.torch.low_precision import order_of
+from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient
+
+REASONS = {
+    "class": "it is of a subclass of Tensor, which may compute in its own way",
+    "dtype": "its dtype is not float32, float64, bfloat16, float16, complex64 or complex128",
+    "flag": "it is a conjugated or negated view",
+    "inference": "it was created in inference_mode",
+    "memory": "it has no memory of its own",
+    "strides": "its memory has gaps or repeats",
+    "gradient class": "its gradient is of a subclass of Tensor",
+    "gradient layout": "its gradient is sparse",
+    "gradient device": "its gradient is on another device",
+    "gradient dtype": "its gradient has another dtype",
+    "gradient flag": "its gradient is a conjugated or negated view",
+    "gradient strides": "its gradient has other strides",
+    "state": "its state has another device, dtype or other strides than the Triton kernel uses",
+    "step": "its step counter is not one float64 number on the CPU or its device",
+    "overlap": "its memory overlaps that of another tensor",
+}
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@dataclass(eq=False, slots=True, frozen=True)
+class Taken:
+    """A parameter taken for one step, with its state and where its tensors lie in memory. Compared by identity."""
+
+    index: int  # among all parameters
+    p: Tensor
+    state: dict[str, Tensor]
+    counter: Tensor
+    averages: dict[str, Tensor]
+    layout: tuple[Any, ...]  # of p and its gradient: see `_layout`
+    row: TensorRow
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Return the dtype in which the averages are stored."""
+        return self.averages["square_avg"].dtype
+
+
+def take(group: ParamGroup, i: int, index: int, state: dict[str, Tensor], names: list[str]) -> Taken | str:
+    """Take a parameter of a group, with the averages `names`; return the reason if the kernel cannot step it."""
+    p = group["params"][i]
+    if reason := _state_refusal(p, state, names):
+        return reason
+    averages = {name: state[name] for name in names}
+    try:
+        row = _row(p, averages)
+    except RuntimeError:  # in a transform of torch.func, tensors have no address
+        return REASONS["memory"]
+    return Taken(index, p, state, state["step"], averages, _layout(p), row)
+
+
+def take_again(known: Taken, p: Tensor, state: dict[str, Tensor], names: list[str]) -> Taken | None:
+    """Take a parameter as in the step before, perhaps at new addresses; None if anything else has changed."""
+    if known.p is not p or known.state is not state or known.counter is not state.get("step"):
+        return None
+    averages, layout, g = known.averages, known.layout, p.grad
+    if (
+        len(averages) != len(names)
+        or type(g) is not Tensor
+        or g.layout is not torch.strided
+        or g.is_conj()
+        or g.is_neg()
+    ):
+        return None
+    strides = layout[-1]
+    for name in names:
+        x = state.get(name)
+        if x is None or x is not averages.get(name) or x.stride() != strides:
+            return None
+    if _layout(p) != layout or _layout(g) != layout:
+        return None
+    row = _row(p, averages)
+    return known if row == known.row else replace(known, row=row)
+
+
+def _layout(x: Tensor) -> tuple[Any, ...]:
+    return x.dtype, x.device, x.shape, x.stride()
+
+
+def tensor_refusal(group: ParamGroup, index: int) -> str | None:
+    """Return why the layout of a parameter or its gradient keeps the kernel from stepping it; else None."""
+    p = group["params"][index]
+    g = p.grad
+    if type(g) not in PLAIN:
+        return REASONS["gradient class"]
+    check_gradient(group, index)
+    if g.layout != torch.strided:
+        return REASONS["gradient layout"]
+    if g.device != p.device:
+        return REASONS["gradient device"]
+    if g.dtype != p.dtype:
+        return REASONS["gradient dtype"]
+    if p.is_conj() or p.is_neg():
+        return REASONS["flag"]
+    if g.is_conj() or g.is_neg():
+        return REASONS["gradient flag"]
+    if p.is_inference():
+        return REASONS["inference"]
+    if not p.is_contiguous() and order_of(p) != p.stride():
+        return REASONS["strides"]
+    return None if _same_layout(p, g) else REASONS["gradient strides"]
+
+
+def _state_refusal(p: Tensor, state: dict[str, Tensor], names: list[str]) -> str | None:
+    """Return why the state of a parameter keeps the kernel from stepping it; else None."""
+    step, dtype = state.get("step"), COMPUTE.get(p.dtype, p.dtype)
+    if not isinstance(step, Tensor) or step.dtype != torch.float64 or step.numel() != 1:
+        return REASONS["step"]
+    if step.device.type != "cpu" and step.device != p.device:
+        return REASONS["step"]
+    for name in names:
+        x = state.get(name)
+        if not isinstance(x, Tensor) or x.dtype != dtype or x.device != p.device or not _same_layout(p, x):
+            return REASONS["state"]
+    return None
+
+
+def _same_layout(p: Tensor, x: Tensor) -> bool:
+    """Return whether each element of `x` has the offset of that of `p`. Strides of dimensions of size 1 are unused."""
+    if x.shape != p.shape:
+        return False
+    if x.stride() == p.stride():
+        return True
+    return all(a == b for a, b, size in zip(x.stride(), p.stride(), p.shape, strict=True) if size > 1)
+
+
+def _row(p: Tensor, averages: dict[str, Tensor]) -> TensorRow:
+    v, m, b, w = [averages[name].data_ptr() if name in averages else 0 for name in AVERAGES]
+    g: Any = p.grad
+    return TensorRow(p.data_ptr(), g.data_ptr(), v, m, b, w, p.numel() * (2 if p.is_complex() else 1))
