@@ -1,4 +1,4 @@
-"""Decide which tensors the Triton kernel can step, and where they lie in memory.
+"""Decide which tensors the Triton kernel can step, and find their addresses.
 
 A parameter that was taken in the step before is taken again if its tensors have stayed where they were and have the
 same layout. This costs a tenth of all checks: the host of a GPU steps thousands of parameters.
