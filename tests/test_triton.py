@@ -50,6 +50,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the Triton kernel step CPU tensors, in small blocks, and the native kernel none."""
     monkeypatch.setattr("rmsprop.torch.step.ENGINES", (TritonKernel, TensorOps))
     monkeypatch.setattr(triton_kernel, "DEVICES", ("cpu",))
+    monkeypatch.setattr(triton_kernel, "BY_DEFAULT", True)
     monkeypatch.setattr(TritonKernel, "unavailable", lambda: None)
     monkeypatch.setattr(triton_tables, "BLOCK", BLOCK)
 
@@ -655,3 +656,16 @@ def test_a_triton_that_is_too_old_or_broken_is_said_in_one_line(monkeypatch: pyt
     )
     monkeypatch.setitem(sys.modules, "triton", None)
     assert str(uncached()).startswith("Triton cannot be loaded (")
+
+
+def test_the_kernel_is_not_taken_by_default_before_it_has_run_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernel, "BY_DEFAULT", False)
+    for fused, words in (
+        (None, "tensor operations (it has not run on a GPU yet; fused=True takes it)"),
+        (True, "Triton"),
+    ):
+        p = randn(5)
+        optimizer = RMSprop([p], fused=fused)
+        p.grad = torch.ones(5)
+        optimizer.step()
+        assert optimizer.implementation.startswith(words)

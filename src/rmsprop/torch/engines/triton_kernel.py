@@ -28,6 +28,8 @@ from rmsprop.torch.private import check_graph_capture, dispatch_modes
 from rmsprop.torch.state import ParamGroup, complete_state, needed_averages, real
 
 DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
+# Whether fused=None takes the kernel: not on GPUs before scripts/check-gpu has passed on one.
+BY_DEFAULT = torch.version.cuda is None and torch.version.hip is None
 OPTIONS = {
     "enable_fp_fusion": False,
     "num_warps": 4,
@@ -264,6 +266,8 @@ def _execution_refusal(group: ParamGroup, modes: int) -> str | None:
     refused = ", ".join(f"{name}={group[name]!r}" for name, values in allowed.items() if group[name] not in values)
     if refused:
         return refused
+    if group["fused"] is None and not BY_DEFAULT:
+        return "it has not run on a GPU yet; fused=True takes it"
     if modes:
         return "a torch dispatch mode watches tensor operations"
     return UNAVAILABLE
