@@ -114,11 +114,16 @@ def test_processes_that_a_script_spawns_have_this_rmsprop(words: list[str]) -> N
     ]
 
 
+# Shells start background jobs, in which tests may run, without SIGINT.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+MAIN = f"{HEARS_CTRL_C}; import sys; from rmsprop.__main__ import main; sys.exit(main())"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_script_after_what_was_found_is_said(number: signal.Signals) -> None:
     Path("train.py").write_text(TRAIN)
-    command = [sys.executable, "-m", "rmsprop", "run", "train.py", "slow"]
+    command = [sys.executable, "-c", MAIN, "run", "train.py", "slow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while process.stdout.readline() != "60\n":

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -151,6 +150,9 @@ def test_passwords_are_not_shown() -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
+if sys.argv[2:] == ["limit"]:
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 from rmsprop import Rule
 from rmsprop.lab import tune
 
@@ -164,7 +166,7 @@ def score(rule: Rule, seed: int) -> float:
 
 if __name__ == "__main__":
     options = {"trials": 30, "workers": 3, "seeds": 6, "top": 1, "higher_is_better": True, "sampler": "qmc"}
-    tuned = tune(score, out=sys.argv[1] + "/run", resume=len(sys.argv) > 2, **options)
+    tuned = tune(score, out=sys.argv[1] + "/run", resume=sys.argv[2:] == ["resume"], **options)
 """
 
 
@@ -183,11 +185,11 @@ def workers_of(pid: int) -> list[int]:
     return [child for child, parent in found if parent in children]
 
 
-def start(folder: Path, *more: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, script, folder, *more], text=True, preexec_fn=limit, **pipes)
+    return subprocess.Popen([sys.executable, script, folder, *more], text=True, **pipes)
 
 
 def busy(folder: Path) -> set[int]:
@@ -295,9 +297,7 @@ def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
 def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    import resource
-
-    running = start(tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)))
+    running = start(tmp_path, "limit")
     _, error = running.communicate(timeout=120)
     assert error.splitlines()[-1] == (
         "rmsprop.lab.runs.workers.WorkerLost: a worker could not write a file: File too large"

@@ -85,11 +85,16 @@ def test_other_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert message in capsys.readouterr().err
 
 
+# Shells start background jobs, in which tests may run, without SIGINT.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+MAIN = f"{HEARS_CTRL_C}; import sys; from rmsprop.__main__ import main; sys.exit(main())"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
 def test_a_growing_file_is_followed_until_ctrl_c(statistics: Path) -> None:
     lines = statistics.read_text().splitlines(keepends=True)
     statistics.write_text(lines[0])
-    command = [sys.executable, "-m", "rmsprop", "watch", str(statistics), "--follow", "--fail-on", "eps"]
+    command = [sys.executable, "-c", MAIN, "watch", str(statistics), "--follow", "--fail-on", "eps"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         statistics.write_text("".join(lines))
