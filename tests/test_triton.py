@@ -442,6 +442,7 @@ def test_what_changes_beside_an_address_is_noticed_in_the_next_step() -> None:
             each.step()
         torch.testing.assert_close(p, q)
         assert optimizer.state[p].keys() == plain.state[q].keys()
+        assert float(optimizer.state[p]["step"]) == float(plain.state[q]["step"])
         return optimizer.implementation.partition(" (")[0]
 
     assert both() == both() == "Triton kernel"

@@ -256,7 +256,6 @@ MUTANTS = [
     Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALARS)", "0", TRITON_ROWS),
     Mutant("Triton: table kept", TRITON_TABLES, "is not None and table.lists == lists", "is not None"),
     Mutant("Triton: gradients count as written", TRITON_TABLES, "np.nonzero(used)[1] != 1", "np.nonzero(used)[1] != 6"),
-    Mutant("Triton: longest piece forgotten", TRITON_TABLES, "np.maximum.accumulate(ends)[:-1]", "ends[:-1]"),
     Mutant("Triton: NaN is finite", TRITON, "FLOAT32_LIMIT)) == 0", "FLOAT32_LIMIT)) < (g == g)", TRITON_BAD),
     Mutant("Triton: limit of float64", TRITON, "FLOAT64_LIMIT if", "FLOAT32_LIMIT if", TRITON_BAD),
     Mutant("Triton: zeroed not said", TRITON, "tl.store(zeroed + 0 * offsets, 1, bad)", "pass", TRITON_BAD),
