@@ -43,11 +43,16 @@ if __name__ == "__main__":
 ENDS = {
     "an error": "def f():\n    raise ValueError('no')\nf()",
     "a message": "import sys\nsys.exit('a message')",
+    "a status below 0": "import sys\nsys.exit(-1)",
+    "a terminated worker": "import multiprocessing, time\nc = multiprocessing.get_context('fork')\n"
+    "p = c.Process(target=time.sleep, args=(60,))\np.start()\ntime.sleep(0.2)\np.terminate()\np.join()\n"
+    "print(p.exitcode)",
     "a status": "import sys, warnings\nwarnings.warn('careful')\nsys.exit(3)",
     "a syntax error": "def f(:",
     "Ctrl-C": "raise KeyboardInterrupt",
     "its own streams": "import sys\nprint(sys.stdout.errors, sys.stderr.errors)\nsys.stdout.buffer.write(b'~')",
 }
+NONE = "rmsprop: no RMSprop was made in this process, and none watched"
 SPAWNS = """
 import multiprocessing
 import torch
@@ -95,22 +100,23 @@ def test_a_script_trains_with_this_rmsprop_and_is_watched() -> None:
 @pytest.mark.parametrize("name", ENDS)
 def test_a_script_ends_as_under_python(name: str) -> None:
     Path("script.py").write_text(ENDS[name])
-    plain, done = python("script.py"), run("--no-watch", "script.py")
+    plain, done = python("script.py"), run("script.py")
     assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
-    assert done.stderr.replace("rmsprop: torch.optim.RMSprop is rmsprop's now\n", "") == plain.stderr
+    said = "rmsprop: torch.optim.RMSprop is rmsprop's now\n", f"{NONE}\n"
+    assert done.stderr.removeprefix(said[0]).removesuffix(said[1]) == plain.stderr
 
 
 @pytest.mark.parametrize("words", [["script.py"], ["-m", "package.script"]])
 def test_processes_that_a_script_spawns_have_this_rmsprop(words: list[str]) -> None:
     Path("package").mkdir()
-    Path("package/__init__.py").touch()
+    Path("package/__init__.py").write_text("from torch.optim import RMSprop\nassert 'rmsprop' in RMSprop.__module__\n")
     for path in ("script.py", "package/script.py"):
         Path(path).write_text(SPAWNS)
     done = run(*words)
     assert done.stdout == "rmsprop.torch.optimizer\n", done.stderr
     assert done.stderr.splitlines() == [
         "rmsprop: torch.optim.RMSprop is rmsprop's now",
-        "rmsprop: no RMSprop was made in this process, and none watched",
+        NONE,
     ]
 
 
@@ -173,6 +179,7 @@ def test_dry_run_says_what_would_be_replaced(capsys: pytest.CaptureFixture[str])
         ("run s.py --out x", "run -- s.py --out x"),
         ("run --out y --fused s.py -m", "run --out y --fused -- s.py -m"),
         ("run -m pkg --out x", "run -m -- pkg --out x"),
+        ("run --module pkg --out x", "run --module -- pkg --out x"),
         ("run --out=y s.py", "run --out=y -- s.py"),
         ("run --no-watch -- s.py -- x", "run --no-watch -- s.py -- x"),
         ("run --help", "run --help"),
@@ -232,3 +239,18 @@ def test_nothing_is_watched_after_the_context() -> None:
     assert optimizer.step_state.observer is None
     with pytest.raises(InputError):
         Monitor(optimizer, nn.Linear(2, 1))
+
+
+def test_modules_that_are_not_complete_and_forked_processes_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Incomplete(nn.Module):
+        def __init__(self) -> None:
+            pass
+
+    kept = Incomplete()
+    with Watch(lambda: Path("runs"), every=1) as watch:
+        model = nn.Linear(2, 1)
+        steps(RMSprop(model.parameters()), model)
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        RMSprop(model.parameters())
+    assert kept is not None
+    assert [list(monitor.records[0]["tensors"]) for monitor, _ in watch.monitors] == [["weight", "bias"]]

@@ -21,7 +21,7 @@ from rmsprop.profiles import profile as rule_of
 if TYPE_CHECKING:
     from rmsprop.monitor.watch import Watch
 
-_FLAGS = ("--watch", "--no-watch", "--fused", "--no-fused", "--timm", "--sb3", "--dry-run", "--help", "-h")
+_FLAGS = ("--module", "--watch", "--no-watch", "--fused", "--no-fused", "--timm", "--sb3", "--dry-run", "--help", "-h")
 
 
 def run(
@@ -142,9 +142,11 @@ def say(watched: Watch) -> None:
 
 def _say_on_sigterm(watched: Watch) -> None:
     """Say what was found when SIGTERM ends the script, unless the script handles it."""
+    own = os.getpid()
 
     def end(number: int, _frame: FrameType | None) -> None:
-        say(watched)
+        if os.getpid() == own:  # not a forked worker, which has this handler, too
+            say(watched)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -152,13 +154,13 @@ def _say_on_sigterm(watched: Watch) -> None:
         signal.signal(signal.SIGTERM, end)
 
 
-def _end(status: int) -> NoReturn:
-    """End with the script's exit status; a negative one is the signal that ended it."""
-    if status < 0 and sys.platform != "win32":
+def _end(status: int | None) -> NoReturn:
+    """End with the script's exit status; None: by SIGINT, as Python ends after Ctrl-C."""
+    if status is None and sys.platform != "win32":
         sys.stdout.flush()
-        signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    raise ScriptEnded(status if status >= 0 else 128 - status)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    raise ScriptEnded(130 if status is None else status)
 
 
 def _folder(out: Path | None, script: str, *, is_module: bool) -> Callable[[], Path]:

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import runpy
-import signal
 import sys
 import zipfile
 from multiprocessing import spawn
@@ -33,10 +32,11 @@ class Program(NamedTuple):
     def check(self) -> None:
         """Raise InputError unless it exists."""
         if self.is_module:
+            package = self.name.partition(".")[0]  # a search for what is in it would import it, before `install`
             sys.path.insert(0, os.getcwd())
             try:
-                found = importlib.util.find_spec(self.name)
-            except (ImportError, ValueError):  # of a parent package, or of ".name"
+                found = importlib.util.find_spec(package)
+            except ValueError:  # of ".name"
                 found = None
             finally:
                 del sys.path[0]
@@ -45,8 +45,8 @@ class Program(NamedTuple):
         elif not Path(self.name).exists():
             raise InputError("SCRIPT", "a file", self.name, "options of rmsprop run come before the script")
 
-    def run(self, settings: dict[str, Any]) -> int:
-        """Run it as `__main__` and return its exit status; -SIGINT for Ctrl-C. Prints tracebacks as Python does.
+    def run(self, settings: dict[str, Any]) -> int | None:
+        """Run it as `__main__` and return its exit status, None after Ctrl-C. Prints tracebacks as Python does.
 
         `settings` are the arguments of `rmsprop.torch.install` for spawned workers.
         """
@@ -66,7 +66,7 @@ class Program(NamedTuple):
         except BaseException as error:
             trace = _of_program(error.__traceback__)
             sys.excepthook(type(error), error.with_traceback(trace), trace)
-            return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+            return None if isinstance(error, KeyboardInterrupt) else 1
         return 0
 
 

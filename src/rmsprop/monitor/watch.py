@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ class Watch:
     def __init__(self, folder: Callable[[], Path], every: int) -> None:
         self._folder, self._every = folder, every
         self._path: Path | None = None
+        self._process = os.getpid()
         self.monitors: list[tuple[Monitor, Path | None]] = []
 
     def __enter__(self) -> Watch:
@@ -50,6 +52,8 @@ class Watch:
             monitor.close()
 
     def _attach(self, optimizer: Any) -> None:
+        if os.getpid() != self._process:  # a forked process would write to the same files
+            return
         number = len(self.monitors) + 1
         try:
             self._path = self._path or self._folder()
@@ -74,7 +78,10 @@ def _model_of(optimizer: Any) -> Any:
     for each in gc.get_objects():
         if not issubclass(type(each), nn.Module):  # isinstance would ask proxies of other objects
             continue
-        names = {id(p): name for name, p in each.named_parameters()}
+        try:
+            names = {id(p): name for name, p in each.named_parameters()}
+        except Exception:  # noqa: S112  (of a module that is not complete: no concern of its program here)
+            continue
         shared = own & names.keys()
         score = (len(shared), -sum(len(names[p]) for p in shared))  # short names: not those of a wrapper
         if shared and score > best:

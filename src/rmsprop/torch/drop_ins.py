@@ -68,7 +68,7 @@ class RMSpropTF(RMSprop):
         for name, value in (("caution", caution), ("corrected_weight_decay", corrected_weight_decay)):
             if value:
                 raise InputError(name, "False", value, "omit it: no other RMSprop has this rule of timm's")
-        rule = profile("timm", decoupled_weight_decay=bool(decoupled_decay), lr_in_momentum=bool(lr_in_momentum))
+        rule = profile("timm", decoupled_weight_decay=decoupled_decay, lr_in_momentum=lr_in_momentum)
         super().__init__(params, lr, alpha, eps, weight_decay, momentum, centered, **{**_variant(rule), **arguments})
 
 

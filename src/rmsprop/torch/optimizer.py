@@ -195,8 +195,8 @@ class RMSprop(Optimizer):
         rounded = [p.dtype for g in self.param_groups if g["stochastic_rounding"] for p in g["params"]]
         if stochastic_rounding and torch.bfloat16 not in rounded:
             raise nothing_to_round(stochastic_rounding)
-        for told in on_new:
-            told(self)
+        for tell in on_new:
+            tell(self)
 
     @classmethod
     def from_rule(cls, params: Params, rule: Rule, **execution: Any) -> RMSprop:
