@@ -96,6 +96,17 @@ def test_what_a_script_does_not_give_comes_from_the_call() -> None:
         assert torch.optim.RMSprop([torch.ones(2)]).param_groups[0]["nonfinite"] == "propagate"
 
 
+def test_calls_end_in_any_order() -> None:
+    first, second = install(eps=1e-3), install(eps=1e-2, sb3=False)
+    first.uninstall()
+    first.uninstall()  # once is enough
+    assert torch.optim.RMSprop([torch.ones(2)]).param_groups[0]["eps"] == 1e-2
+    second.uninstall()
+    assert torch.optim.RMSprop is Original
+    with install():
+        assert torch.optim.RMSprop([torch.ones(2)]).param_groups[0]["eps"] == 1e-8
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

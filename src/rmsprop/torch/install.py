@@ -13,7 +13,7 @@ import warnings
 from abc import ABCMeta
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -31,6 +31,7 @@ _TIMM = ("timm.optim", "timm.optim.rmsprop_tf")
 _SB3 = "stable_baselines3.common.sb2_compat.rmsprop_tf_like"
 
 _MISSING = object()
+_Place: TypeAlias = tuple[str, dict[Any, Any], Any, Any]  # title, names of a module, name, what it becomes
 
 
 class _AlsoOriginal(ABCMeta):  # ABCMeta: a subclass may be an abstract class, too
@@ -54,7 +55,8 @@ class InstalledRMSprop(RMSprop, Original, metaclass=_AlsoOriginal):
             text = "this class was torch.optim.RMSprop while rmsprop.torch was installed; it goes on as rmsprop.torch's"
             warnings.warn(text, stacklevel=2)
         given = {*_POSITIONAL[: len(positional)], *keywords}
-        keywords |= {name: value for name, value in _arguments.items() if name not in given}
+        for installation in _active:  # the newest wins
+            keywords |= {name: value for name, value in installation._arguments.items() if name not in given}
         initialize: Any = RMSprop.__init__
         initialize(self, params, *positional, **keywords)
 
@@ -64,26 +66,31 @@ InstalledRMSprop.__name__ = "RMSprop"  # by which programs choose and log optimi
 
 _DEFAULTS = {each.name: each.default for each in list(inspect.signature(RMSprop).parameters.values())[1:]}
 _POSITIONAL = tuple(_DEFAULTS)
-_arguments: dict[str, Any] = {}  # of `install`, for what a script does not give
+_active: list[Installation] = []  # the calls of `install` that hold, the oldest first
 
 
 class Installation:
-    """What one call of `install` replaced. As a context, it is undone at its end."""
+    """What one call of `install` wants replaced, and the arguments that it gives. As a context, it ends with it."""
 
-    def __init__(self) -> None:
-        self._before: list[tuple[dict[Any, Any], Any, Any]] = []
-
-    def _replace(self, names: dict[Any, Any], name: Any, ours: Any) -> bool:
-        before = names.get(name, _MISSING)
-        if before is not ours:
+    def __init__(self, places: list[_Place], arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._replaced = [(names, name, ours, names.get(name, _MISSING)) for _, names, name, ours in places]
+        self._replaced = [each for each in self._replaced if each[3] is not each[2]]
+        for names, name, ours, _ in self._replaced:
             names[name] = ours
-            self._before.append((names, name, before))
-        return before is not ours
+        _active.append(self)
 
     def uninstall(self) -> None:
-        """Restore what was there."""
-        while self._before:
-            names, name, before = self._before.pop()
+        """End this call. What it replaced is restored when no other call holds, in whatever order they end."""
+        if self not in _active:
+            return
+        _active.remove(self)
+        if _active:
+            _active[0]._replaced += self._replaced
+            return
+        for names, name, ours, before in reversed(self._replaced):
+            if names.get(name) is not ours:  # replaced by others since
+                continue
             if before is _MISSING:
                 del names[name]
             else:
@@ -94,9 +101,6 @@ class Installation:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.uninstall()
-
-
-_installations: list[Installation] = []
 
 
 def install(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> Installation:
@@ -119,7 +123,7 @@ def install(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> Insta
     Returns
     -------
     Installation
-        A context that undoes this call at its end; it also has `uninstall()`. What an earlier call replaced stays.
+        A context that ends this call; it also has `uninstall()`. What another call holds stays.
 
     Raises
     ------
@@ -150,8 +154,7 @@ def replace(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> tuple
             name in _DEFAULTS, "an argument of RMSprop", f"one of {', '.join(_DEFAULTS)}", name, "see its docstring"
         )
     check_values({**_DEFAULTS, **arguments})
-    places: list[tuple[str, dict[Any, Any], Any, Any]]
-    places = [("torch.optim.RMSprop", _names(module), "RMSprop", InstalledRMSprop) for module in _TORCH]
+    places: list[_Place] = [("torch.optim.RMSprop", _names(module), "RMSprop", InstalledRMSprop) for module in _TORCH]
     if timm:
         theirs = _names(_TIMM[-1], "timm")["RMSpropTF"]
         places += [("timm.optim.RMSpropTF", _names(module), "RMSpropTF", RMSpropTF) for module in _TIMM]
@@ -160,18 +163,14 @@ def replace(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> tuple
         names = _names(_SB3, "stable_baselines3")
         places.append(("stable_baselines3's RMSpropTFLike", names, "RMSpropTFLike", RMSpropTFLike))
     places.append(("torch.optim.RMSprop", copyreg.dispatch_table, Original, _reduced))
-    made = Installation()
-    replaced = dict.fromkeys(title for title, *place in places if made._replace(*place))
-    for name, value in arguments.items():
-        made._replace(_arguments, name, value)
-    _installations.append(made)
-    return made, list(replaced)
+    replaced = dict.fromkeys(title for title, names, name, ours in places if names.get(name) is not ours)
+    return Installation(places, arguments), list(replaced)
 
 
 def uninstall() -> None:
     """Undo every `install` of this process. Optimizers made meanwhile go on."""
-    while _installations:
-        _installations.pop().uninstall()
+    while _active:
+        _active[-1].uninstall()
 
 
 def _reduced(optimizer: Any) -> tuple[Any, ...]:
