@@ -663,7 +663,7 @@ def test_a_triton_that_is_too_old_or_broken_is_said_in_one_line(monkeypatch: pyt
 def test_the_kernel_is_not_taken_by_default_before_it_has_run_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_kernel, "BY_DEFAULT", False)
     for fused, words in (
-        (None, "tensor operations (it has not run on a GPU yet; fused=True takes it)"),
+        (None, "tensor operations (the Triton kernel has not run on a GPU yet; fused=True takes it)"),
         (True, "Triton"),
     ):
         p = randn(5)

@@ -56,11 +56,11 @@ def watch(
         raise InputError("--fail-on", f"some of {', '.join(KINDS)}, or any", name, "docs/monitor.md describes them")
     if follow and json:
         raise InputError("--json", "given without --follow", True, "omit one of them")
-    records = list(_records(path))
-    findings = find(records)
     if follow:
         findings = _followed(path)
     else:
+        records = list(_records(path))
+        findings = find(records)
         facts = {
             "file": str(path),
             "records": len(records),

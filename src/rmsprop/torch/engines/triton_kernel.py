@@ -30,10 +30,8 @@ from rmsprop.torch.state import ParamGroup, complete_state, needed_averages, rea
 DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
 # Whether fused=None takes the kernel: not on GPUs before scripts/check-gpu has passed on one.
 BY_DEFAULT = torch.version.cuda is None and torch.version.hip is None
-OPTIONS = {
-    "enable_fp_fusion": False,
-    "num_warps": 4,
-}  # of every launch; a fused multiply-add rounds once, the rule twice
+# Of every launch. A fused multiply-add rounds once, the rule twice.
+OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
 OLDEST = (3, 2)  # Triton of torch 2.6
 UNAVAILABLE = None if importlib.util.find_spec("triton") else "Triton is not installed; pip install triton"
 
@@ -267,7 +265,7 @@ def _execution_refusal(group: ParamGroup, modes: int) -> str | None:
     if refused:
         return refused
     if group["fused"] is None and not BY_DEFAULT:
-        return "it has not run on a GPU yet; fused=True takes it"
+        return "the Triton kernel has not run on a GPU yet; fused=True takes it"
     if modes:
         return "a torch dispatch mode watches tensor operations"
     return UNAVAILABLE
