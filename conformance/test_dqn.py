@@ -26,7 +26,9 @@ def test_an_update_of_dqn_has_targets_loss_and_weights_of_stable_baselines3() ->
         theirs: Any = DQN(
             "MlpPolicy", "CartPole-v1", learning_rate=RATE, gamma=GAMMA, learning_starts=100, max_grad_norm=1e9,
             target_update_interval=150, seed=3, device="cpu",
-            policy_kwargs={"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": RULE},
+            policy_kwargs={
+                "optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": RULE, "net_arch": [128, 128],
+            },
         )  # fmt: skip
         theirs.learn(400)
     ours = load_task("cartpole-dqn").model()

@@ -183,6 +183,9 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(server:
         opened("sqlite:///x.db").__enter__()
 
 
+# Ray's programs are started by a fork that at once becomes another program. JAX, where a test before imported it,
+# warns of every fork.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_ray_cluster_that_loses_a_node_loses_no_trial(tmp_path: Path) -> None:
     ray_cluster = pytest.importorskip("ray.cluster_utils")
     cluster = ray_cluster.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
