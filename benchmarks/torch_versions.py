@@ -74,12 +74,13 @@ def ratio(shape: tuple[int, ...], count: int, calls: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, and add this version of torch to the results."""
+    """Measure on one thread, and add this version of torch to the results."""
+    torch.set_num_threads(1)
     found = {"python": platform.python_version(), **tests(Path(sys.argv[1]))}
     if native.kernel is not None:
         found["reads"] = "methods of Tensor" if native.kernel.uses_methods() else "DLPack's exchange functions"
     found["steps"] = {name: ratio(*case) for name, case in CASES.items()}
-    found["machine"] = f"{processor()}, {torch.get_num_threads()} threads"
+    found["machine"] = processor()
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     known[str(torch.__version__)] = found
     write_atomically(RESULTS, json.dumps(known, indent=1, ensure_ascii=False) + "\n")

@@ -17,7 +17,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import rmsprop
 from rmsprop import InputError, Rule, native
 from rmsprop import statistics as definition
 from rmsprop.rule import SQUARES
@@ -213,7 +212,8 @@ def test_every_number_is_that_of_numpy(fused: bool | None, problem: tuple[Any, .
 
 
 def test_the_kernel_has_the_columns_and_bins_of_the_definition() -> None:
-    header = (Path(rmsprop.__file__).parent / "kernel" / "sweep.hpp").read_text(encoding="utf-8")
+    source = Path(__file__).resolve().parent.parent / "src" / "rmsprop"
+    header = (source / "kernel" / "sweep.hpp").read_text(encoding="utf-8")
     (enum,) = re.findall(r"enum Column \{(.*?)\}", header, re.S)
     words = [re.sub(r"\W", "", name).removeprefix("k").lower() for name in enum.split(",")]
     assert words.pop() == "columns"
