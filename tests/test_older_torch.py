@@ -63,6 +63,20 @@ print("stepped")
 )
 
 
+def test_a_torch_before_the_floor_is_refused_in_one_line() -> None:
+    code = """
+import torch
+torch.__version__ = type(torch.__version__)("2.5.1+cu124")
+try:
+    import rmsprop.torch
+except ImportError as error:
+    print(error)
+"""
+    done = forked.python(code)
+    needed = "rmsprop.torch needs PyTorch 2.6 or newer, got 2.5.1+cu124: pip install 'torch>=2.6'\n"
+    assert (done.returncode, done.stdout) == (0, needed), done.stderr[-3000:]
+
+
 def private_names(tree: ast.AST) -> list[str]:
     """Return the private names of torch that a module imports or reads from `torch`; torch documents `_foreach_…`."""
     found = []

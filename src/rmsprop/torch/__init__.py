@@ -5,11 +5,13 @@
 """
 
 try:
-    import torch as _torch  # noqa: F401
+    import torch as _torch
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError("rmsprop.torch needs PyTorch: pip install 'rmsprop[torch]'", name="torch") from None
+if _torch.__version__ < "2.6":
+    raise ImportError(f"rmsprop.torch needs PyTorch 2.6 or newer, got {_torch.__version__}: pip install 'torch>=2.6'")
 
 from rmsprop.torch.decay import decay_groups
 from rmsprop.torch.install import install, uninstall
