@@ -69,6 +69,6 @@ def reader(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "methods":
         kernel.use_methods(KERNEL_DTYPES)
     elif kernel.uses_methods():
-        pytest.skip(f"torch {torch.__version__} has no DLPack exchange functions")
+        pytest.skip("this torch has no DLPack exchange functions")
     yield str(request.param)
     kernel.use_exchange()

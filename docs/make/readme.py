@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,27 @@ def memory_block() -> str:
     return "\n".join([f"| {head} | peak of training |", "|---|---:|", *lines]) + "\n\n"
 
 
+def versions_block() -> str:
+    """Return the results of scripts/check-torch as Markdown, a row for each version of torch."""
+    found = json.loads((RESULTS / "torch_versions.json").read_text(encoding="utf-8"))
+    versions = sorted(found.items(), key=lambda pair: [int(part) for part in pair[0].partition("+")[0].split(".")])
+    cases = list(versions[-1][1]["steps"])
+    lines = [f"| torch | Python | passed | skipped | failed | kernel reads tensors by | {' | '.join(cases)} |"]
+    lines.append("|---|---|---:|---:|---:|---|" + "---:|" * len(cases))
+    for version, row in versions:
+        steps = [f"{step['ratio']:.1f} × ({step['low']:.1f}–{step['high']:.1f})" for step in row["steps"].values()]
+        counts = f"{row['passed']} | {sum(row['skipped'].values())} | {len(row['failed'])}"
+        lines.append(f"| {version} | {row['python']} | {counts} | {row['reads']} | {' | '.join(steps)} |")
+    reasons = Counter[str]()
+    for _, row in versions:
+        for reason, count in row["skipped"].items():
+            reasons[reason] = max(reasons[reason], count)
+    machines = ", ".join(dict.fromkeys(row["machine"] for _, row in versions))
+    lines += ["", f"One thread, {machines}. Reasons for skipped tests, and how many tests of a version had them:", ""]
+    lines += [f"- {count}: {reason}" for reason, count in reasons.most_common()]
+    return "\n".join(lines) + "\n\n"
+
+
 def with_speed(text: str) -> str:
     """Return docs/speed.md with its blocks from the stored results."""
     blocks = {
@@ -133,6 +155,7 @@ def with_speed(text: str) -> str:
         "language": language_block(),
         "train loop": train_loop_block(),
         "memory": memory_block(),
+        "versions": versions_block(),
     }
     for name, content in blocks.items():
         text = with_block(text, name, content)
