@@ -18,9 +18,11 @@ using rmsprop::Type;
 
 static_assert(kPackedChunk % kBlock == 0 && kChunk % kPackedChunk == 0);
 
-// Returns n numbers from `offset` on: in place if they are of type T, else converted into `buffer`.
+// Returns n numbers from `offset` on: in place if they are of type T, else converted into `buffer`. Inlined: calls for
+// every array of a small chunk would show.
 template <class T>
-T* load(void* memory, Type type, bool has_sign, std::int64_t size, std::int64_t offset, std::int64_t n, T* buffer) {
+[[gnu::always_inline]] inline T* load(void* memory, Type type, bool has_sign, std::int64_t size, std::int64_t offset,
+                                      std::int64_t n, T* buffer) {
   if (memory == nullptr) return nullptr;
   if constexpr (sizeof(T) == sizeof(float)) {
     if (type == Type::bf16) {
@@ -47,8 +49,8 @@ T* load(void* memory, Type type, bool has_sign, std::int64_t size, std::int64_t 
 
 // Converts n numbers of `buffer` to the stored type and writes them from `offset` on. Numbers of type T are in place.
 template <class T>
-void store(T* buffer, void* memory, Type type, bool has_sign, bool stochastic, std::uint32_t key, std::int64_t size,
-           std::int64_t offset, std::int64_t n) {
+[[gnu::always_inline]] inline void store(T* buffer, void* memory, Type type, bool has_sign, bool stochastic,
+                                         std::uint32_t key, std::int64_t size, std::int64_t offset, std::int64_t n) {
   if constexpr (sizeof(T) == sizeof(float)) {
     if (type == Type::bf16 && stochastic) {
       round_bfloat16(buffer, static_cast<bfloat16*>(memory) + offset, n, key + static_cast<std::uint32_t>(offset));
