@@ -10,4 +10,4 @@ from rmsprop.torch.engines.triton_step import store
 def store_all(source, target, SIZE: tl.constexpr):
     """Store float32 numbers as bfloat16."""
     at = tl.arange(0, SIZE)
-    store(target + at, tl.load(source + at), None)
+    store(target + at, tl.load(source + at), None, None)

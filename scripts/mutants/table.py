@@ -61,6 +61,8 @@ TRITON_HALF = "tests/test_triton.py::" + (
 TRITON_NAN = "tests/test_triton.py::test_every_nan_stays_nan_in_bfloat16"
 TRITON_BAD = "tests/test_triton.py::test_elements_that_are_not_finite_count_as_zero"
 TRITON_SKIP = "tests/test_triton.py::test_a_step_with_an_element_that_is_not_finite_is_skipped"
+TRITON_NOISE = "tests/test_triton.py::test_stochastic_rounding_has_the_bits_of_tensor_operations"
+TRITON_LARGEST = "tests/test_triton.py::test_stochastic_rounding_keeps_what_is_not_finite_and_the_largest_numbers"
 TRITON_ROWS = "tests/test_triton.py::test_groups_have_their_own_numbers"
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
@@ -233,7 +235,7 @@ MUTANTS = [
     Mutant("Triton: E2 decoupled, sign", TRITON, "p = p - tl.load(c + LAMBDA) * p", "p = p + tl.load(c + LAMBDA) * p"),
     Mutant("Triton: E3 order", TRITON, "(tl.load(c + ONE_MINUS_BETA) * g) * g", "g * g * tl.load(c + ONE_MINUS_BETA)"),
     Mutant("Triton: E3 maximum of NaN", TRITON, "tl.where(v != v, v, maximum(w, v))", "maximum(w, v)", TRITON_ENDS),
-    Mutant("Triton: E3 maximum not kept", TRITON, "store(w_at, w, mask)", "pass"),
+    Mutant("Triton: E3 maximum not kept", TRITON, "store(w_at, w, mask, ", "(w_at, w, mask, "),
     Mutant("Triton: E4 1−β", TRITON, "tl.load(c + ONE_MINUS_BETA) * (g - m)", "tl.load(c + BETA) * (g - m)"),
     Mutant("Triton: E5 v₀ kept", TRITON, "maximum(top - tl.load(c + DECAYED_V0), ", "maximum(top, "),
     Mutant("Triton: E5 mean not corrected", TRITON, "m_hat = quotient(m, weight)", "m_hat = m"),
@@ -251,6 +253,13 @@ MUTANTS = [
     Mutant("Triton: bfloat16 cut off", TRITON, "(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16", "bits >> 16", TRITON_HALF),
     Mutant("Triton: bfloat16 ties up", TRITON, "0x7FFF + ((bits >> 16) & 1)", "0x8000", TRITON_HALF),
     Mutant("Triton: bfloat16 NaN rounded", TRITON, "tl.where(x == x, ", "tl.where(bits == bits, ", TRITON_NAN),
+    Mutant("Triton: noise of another average", TRITON, "noise_of(keys, 2,", "noise_of(keys, 1,", TRITON_NOISE),
+    Mutant("Triton: one noise for all", TRITON, "tl.uint32) + elements", "tl.uint32) + 0 * elements", TRITON_NOISE),
+    Mutant("Triton: keys of the first tensor", TRITON, "keys += KEYS * tl", "keys += 0 * tl", TRITON_NOISE),
+    Mutant("Triton: noise not added", TRITON, "(magnitude + (noise >> 16))", "(magnitude + 0x8000)", TRITON_NOISE),
+    Mutant("Triton: rounded to infinity", TRITON, "rounded > 0x7F7F, 0x7F7F", "rounded < 0, 0", TRITON_LARGEST),
+    Mutant("Triton: infinity made finite", TRITON, "magnitude < 0x7F800000", "magnitude < 0x7F900000", TRITON_LARGEST),
+    Mutant("Triton: sign lost", TRITON, "(rounded | ((bits >> 16) & 0x8000))", "rounded", TRITON_NOISE),
     Mutant("Triton: last block not stepped", TRITON, "offsets < (size - start).to(tl.int32)", "offsets < 0"),
     Mutant("Triton: block index", TRITON, "tl.load(at + 1).to(tl.int64) * BLOCK", "tl.load(at + 1).to(tl.int64)"),
     Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALARS)", "0", TRITON_ROWS),

@@ -41,8 +41,8 @@ def packed_size(size: int) -> int:
     return size + -(-size // BLOCK)
 
 
-def noise_keys(seed: int, index: int, step: Integer) -> list[Any]:
-    """Return the noise keys of the parameter and each of AVERAGES; `step` may be an integer Tensor."""
+def noise_keys(seed: int, index: Integer, step: Integer) -> list[Any]:
+    """Return the noise keys of the parameter and each of AVERAGES; integers may be integer Tensors."""
     key = _hash(_hash(_hash(seed) ^ index) ^ (step & _MASK))
     return [_hash((key + i) & _MASK) for i in range(1 + len(AVERAGES))]
 

@@ -15,17 +15,26 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from rmsprop.torch import low_precision
 from rmsprop.torch.engines import copied_statistics, triton_tables
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import NOT_ON_GPU, Measured, Remaining, StepInputs, missing_field
 from rmsprop.torch.engines.param_step import ParamStep, scaled
-from rmsprop.torch.engines.triton_launches import REAL, Launch, Work, add_scalars, launches, numbers_on_device
+from rmsprop.torch.engines.triton_launches import (
+    REAL,
+    Launch,
+    Work,
+    add_scalars,
+    launches,
+    noise_keys,
+    numbers_on_device,
+)
 from rmsprop.torch.engines.triton_tables import Scalars, Table
 from rmsprop.torch.engines.triton_taken import PLAIN, REASONS, Taken, take, take_again, tensor_refusal
 from rmsprop.torch.groups import FIELDS, check_storage, rule_of
 from rmsprop.torch.nonfinite import either
 from rmsprop.torch.private import check_graph_capture, dispatch_modes
-from rmsprop.torch.state import ParamGroup, complete_state, needed_averages, real
+from rmsprop.torch.state import ParamGroup, complete_state, needed_averages, real, state_dtype
 
 DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
 # Whether fused=None takes the kernel: not on GPUs before scripts/check-gpu has passed on one.
@@ -36,7 +45,7 @@ OLDEST = (3, 2)  # Triton of torch 2.6
 UNAVAILABLE = None if importlib.util.find_spec("triton") else "Triton is not installed; pip install triton"
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, *REAL)
-_Tables: TypeAlias = tuple[Tensor, Tensor, Tensor]  # tensors, blocks and scalars of a launch
+_Tables: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]  # tensors, blocks, scalars and keys of a launch
 
 
 class TritonKernel:
@@ -108,12 +117,12 @@ class TritonKernel:
         group, offset, left = inputs.groups[group_index], inputs.offsets[group_index], []
         check_storage(group)
         work = Work(group_index, group, rule_of(group), [])
-        names = needed_averages(group)
+        names, wanted = needed_averages(group), low_precision.DTYPES.get(group["state_dtype"])
         on_device = any(each["nonfinite"] == "skip" for each in inputs.groups)  # the counter, where the flag is
         for i in indices:
             p, index = group["params"][i], offset + i
             known, state = self._known.get(index), inputs.states[p]
-            taken = None if known is None else take_again(known, p, state, names)
+            taken = None if known is None else take_again(known, p, state, names, wanted)
             if taken is None or (on_device and taken.counter.device != p.device):
                 new = self._take_new(inputs, group, i, index, on_device=on_device)
                 if isinstance(new, str):
@@ -132,12 +141,13 @@ class TritonKernel:
         if reason := self.param_refusal(p) or tensor_refusal(group, i):
             return reason
         state = inputs.states[p]
-        new = take(group, i, index, state, names)
+        wanted = state_dtype(group, p)
+        new = take(group, i, index, state, names, wanted)
         if isinstance(new, str):
             state = complete_state(group, i, inputs.states)
         if on_device and state["step"].device != p.device:
             state["step"] = state["step"].to(p.device)
-        return take(group, i, index, state, names)
+        return take(group, i, index, state, names, wanted)
 
     def _leave_overlapping(self, inputs: StepInputs) -> list[Remaining]:
         """Return the parameters taken whose memory overlaps other memory: one launch steps all at the same time."""
@@ -167,7 +177,7 @@ class TritonKernel:
         from rmsprop.torch.engines import triton_step  # imports triton
 
         flags: dict[torch.device, Tensor] = {}
-        for key, (tensors, blocks, scalars) in self._prepare(inputs):
+        for key, (tensors, blocks, scalars, _) in self._prepare(inputs):
             if key.nonfinite == "skip" and len(blocks):
                 found = flags.setdefault(key.device, torch.zeros((), dtype=torch.int32, device=key.device))
                 with _device_of(key.device):
@@ -191,7 +201,7 @@ class TritonKernel:
         from rmsprop.torch.engines import triton_step
 
         flags: dict[torch.device, Tensor] = {}
-        for key, (tensors, blocks, scalars) in self._prepare(inputs):  # allocates before the first change
+        for key, (tensors, blocks, scalars, keys) in self._prepare(inputs):  # allocates before the first change
             zeroed = None
             if key.nonfinite == "zero":
                 zeroed = flags.setdefault(key.device, torch.zeros((), dtype=torch.int32, device=key.device))
@@ -199,9 +209,9 @@ class TritonKernel:
                 continue
             with _device_of(key.device):
                 triton_step.step_tensors[(len(blocks),)](
-                    blocks, tensors, scalars, None if skip is None else skip.to(key.device).view(torch.uint8), zeroed,
-                    triton_step.TYPES[key.param], triton_step.TYPES[key.state], *key.form, key.aligned,
-                    triton_tables.BLOCK, **OPTIONS,
+                    blocks, tensors, scalars, keys, None if skip is None else skip.to(key.device).view(torch.uint8),
+                    zeroed, triton_step.TYPES[key.param], triton_step.TYPES[key.state], key.stochastic, *key.form,
+                    key.aligned, triton_tables.BLOCK, **OPTIONS,
                 )  # fmt: skip
         taken = [each for work in self._work for each in work.taken]
         for device, counters in _by_device([each.counter for each in taken]).items():
@@ -252,14 +262,15 @@ class TritonKernel:
                 for name, x in numbers.items():
                     on_device[part, Scalars._fields.index(name)] = x
         tensors, blocks = tensor_table.tensors
-        return tensors, blocks, on_device
+        is_rounded = key.stochastic or key.state == torch.bfloat16
+        keys = torch.cat([noise_keys(work, key.device) for work in works]) if is_rounded else None
+        return tensors, blocks, on_device, keys
 
 
 def _execution_refusal(group: ParamGroup, modes: int) -> str | None:
     """Return why the kernel cannot step `group` with any rule, else None. `modes` dispatch modes are active."""
     allowed = {
-        "fused": (None, True), "foreach": (None,), "differentiable": (False,), "state_dtype": (None,),
-        "stochastic_rounding": (False,),
+        "fused": (None, True), "foreach": (None,), "differentiable": (False,), "state_dtype": (None, "bfloat16"),
     }  # fmt: skip
     refused = ", ".join(f"{name}={group[name]!r}" for name, values in allowed.items() if group[name] not in values)
     if refused:

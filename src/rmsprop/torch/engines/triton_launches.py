@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.rule import Rule, moment_weights
+from rmsprop.torch import low_precision
 from rmsprop.torch.engines import arithmetic
 from rmsprop.torch.engines.triton_tables import Scalars, scalars_of
 from rmsprop.torch.engines.triton_taken import Taken
@@ -33,6 +34,7 @@ class Launch(NamedTuple):
     device: torch.device
     param: torch.dtype  # of real numbers
     state: torch.dtype
+    stochastic: bool  # whether the parameters are rounded stochastically
     form: Form
     nonfinite: str
     aligned: bool  # all addresses are multiples of 16
@@ -58,7 +60,8 @@ def launches(works: list[Work]) -> dict[Launch, list[Work]]:
             dtype, device, *_ = each.layout
             taken_by_key.setdefault((device, dtype, each.state_dtype, (p | g | v | m | b | w) % 16), []).append(each)
         for (device, dtype, stored, remainder), taken in taken_by_key.items():
-            key = Launch(device, _real(dtype), _real(stored), form, nonfinite, not remainder)
+            stochastic = dtype == torch.bfloat16 and bool(work.group["stochastic_rounding"])
+            key = Launch(device, _real(dtype), _real(stored), stochastic, form, nonfinite, not remainder)
             result.setdefault(key, []).append(work._replace(taken=taken))
     return result
 
@@ -110,12 +113,27 @@ def numbers_on_device(work: Work, device: torch.device) -> dict[str, Tensor]:
     return {name: x for name, x in numbers.items() if isinstance(x, Tensor)}
 
 
+def noise_keys(work: Work, device: torch.device) -> Tensor:
+    """Return the keys of the noise of a group's parameters and their averages: one row for each parameter."""
+    on_device = _counters_are_on_device(work)
+    if on_device:
+        t = torch.stack([each.counter.to(device).reshape(()) for each in work.taken]).long() + 1
+    else:
+        t = torch.tensor([int(each.counter.item()) + 1 for each in work.taken], device="cpu")
+    indices = torch.tensor([each.index for each in work.taken], device="cpu").to(t.device, non_blocking=True)
+    seed = int(work.group["stochastic_rounding"]) or 1
+    keys = torch.stack(low_precision.noise_keys(seed, indices, t), 1)
+    return keys if on_device or device.type == "cpu" else keys.pin_memory().to(device, non_blocking=True)
+
+
 def _reads_lr_on_device(group: ParamGroup) -> bool:
     lr = group["lr"]
     return isinstance(lr, Tensor) and (group["capturable"] or lr.device.type != "cpu")
 
 
 def _reads_counters_on_device(work: Work) -> bool:
-    if not work.rule.bias_correction:
-        return False
+    return work.rule.bias_correction and _counters_are_on_device(work)
+
+
+def _counters_are_on_device(work: Work) -> bool:
     return work.group["capturable"] or any(each.counter.device.type != "cpu" for each in work.taken)

@@ -23,6 +23,7 @@ SIGN, LAMBDA, BETA, ONE_MINUS_BETA, DECAYED_V0 = map(tl.constexpr, range(5))
 ONE_MINUS_POWER, KAPPA, EPS_INSIDE, EPS_OUTSIDE = map(tl.constexpr, range(5, 9))
 ONE_MINUS_MU, A, C, MU, LR_INSIDE, LR_OUTSIDE = map(tl.constexpr, range(9, 15))
 NUMBERS = tl.constexpr(15)
+KEYS = tl.constexpr(5)  # of the noise of the parameter and its averages
 
 FLOAT32_LIMIT, FLOAT64_LIMIT = tl.constexpr(2.0**64), tl.constexpr(2.0**512)  # as in `nonfinite.is_finite`
 
@@ -129,14 +130,35 @@ def load(at, mask):
 
 
 @triton.jit
-def store(at, x, mask):
-    """Store numbers, rounded to nearest, ties to even."""
+def hashed(x):
+    """Return the noise of stochastic rounding: a hash of 32 bits, as in kernel/noise.hpp."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def store(at, x, mask, noise):
+    """Store numbers, rounded to nearest, ties to even; bfloat16 by `noise` if there is any."""
     if at.dtype.element_ty == tl.int16:
         bits = x.to(tl.uint32, bitcast=True)
-        x = tl.where(x == x, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0).to(tl.int16)
+        if noise is None:
+            x = tl.where(x == x, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0).to(tl.int16)
+        else:
+            magnitude = bits & 0x7FFFFFFF
+            rounded = (magnitude + (noise >> 16)) >> 16
+            rounded = tl.where(rounded > 0x7F7F, 0x7F7F, rounded)
+            rounded = tl.where(magnitude < 0x7F800000, rounded, tl.where(magnitude > 0x7F800000, 0x7FC0, 0x7F80))
+            x = (rounded | ((bits >> 16) & 0x8000)).to(tl.int16)
     if at.dtype.element_ty == tl.float16:
         x = x.to(tl.float16)
     tl.store(at, x, mask)
+
+
+@triton.jit
+def noise_of(keys, index, elements):
+    """Return the noise of the parameter (index 0) or of an average for its `elements`; None without `keys`."""
+    return hashed(tl.load(keys + index).to(tl.uint32) + elements)
 
 
 @triton.jit
@@ -152,12 +174,14 @@ def nonfinite(c, g, mask):
 def step_block(
     row,
     c,
+    keys,
     zeroed,
     start,
     offsets,
     mask,
     PARAM: tl.constexpr,
     STATE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
     DECAY: tl.constexpr,
     MOMENTUM: tl.constexpr,
     CENTERED: tl.constexpr,
@@ -186,14 +210,15 @@ def step_block(
         w_at = place(row, W, start, offsets, STATE, ALIGNED)
         w = load(w_at, mask)
     p, v, m, b, w = step(c, p, g, v, m, b, w, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD)
-    store(p_at, p, mask)
-    store(v_at, v, mask)
+    elements = start.to(tl.uint32) + offsets.to(tl.uint32)
+    store(p_at, p, mask, noise_of(keys, 0, elements) if STOCHASTIC else None)
+    store(v_at, v, mask, noise_of(keys, 1, elements) if tl.int16 == STATE else None)
     if CENTERED:
-        store(m_at, m, mask)
+        store(m_at, m, mask, noise_of(keys, 2, elements) if tl.int16 == STATE else None)
     if MOMENTUM != NO_MOMENTUM:
-        store(b_at, b, mask)
+        store(b_at, b, mask, noise_of(keys, 3, elements) if tl.int16 == STATE else None)
     if AMSGRAD:
-        store(w_at, w, mask)
+        store(w_at, w, mask, noise_of(keys, 4, elements) if tl.int16 == STATE else None)
 
 
 @triton.jit
@@ -210,10 +235,12 @@ def step_tensors(
     blocks,
     tensors,
     scalars,
+    keys,
     skip,
     zeroed,
     PARAM: tl.constexpr,
     STATE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
     DECAY: tl.constexpr,
     MOMENTUM: tl.constexpr,
     CENTERED: tl.constexpr,
@@ -224,6 +251,8 @@ def step_tensors(
 ):
     """Step one block of one tensor: program i steps the block in row i of `blocks`.
 
+    `keys` has five keys of noise for each tensor, if its parameter or its averages are rounded stochastically.
+
     If there is a `skip` and its number is not 0, nothing changes. If there is a `zeroed`, gradient elements that are
     not finite count as 0, and it becomes 1 where there was one.
     """
@@ -231,16 +260,19 @@ def step_tensors(
         if tl.load(skip) != 0:
             return
     row, start, size, c = block_of(blocks, tensors, scalars, BLOCK)
+    if keys is not None:
+        keys += KEYS * tl.load(blocks + 2 * tl.program_id(0))
     offsets = tl.arange(0, BLOCK)
     if start + BLOCK <= size:  # without a mask, loads are wide
         step_block(
-            row, c, zeroed, start, offsets, None, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED
-        )
+            row, c, keys, zeroed, start, offsets, None,
+            PARAM, STATE, STOCHASTIC, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED,
+        )  # fmt: skip
     else:
-        mask = offsets < (size - start).to(tl.int32)
         step_block(
-            row, c, zeroed, start, offsets, mask, PARAM, STATE, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED
-        )
+            row, c, keys, zeroed, start, offsets, offsets < (size - start).to(tl.int32),
+            PARAM, STATE, STOCHASTIC, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED,
+        )  # fmt: skip
 
 
 @triton.jit

@@ -55,10 +55,12 @@ class Taken:
         return self.averages["square_avg"].dtype
 
 
-def take(group: ParamGroup, i: int, index: int, state: dict[str, Tensor], names: list[str]) -> Taken | str:
-    """Take a parameter of a group, with the averages `names`; return the reason if the kernel cannot step it."""
+def take(
+    group: ParamGroup, i: int, index: int, state: dict[str, Tensor], names: list[str], dtype: torch.dtype
+) -> Taken | str:
+    """Take a parameter, with the averages `names` in `dtype`; return the reason if the kernel cannot step it."""
     p = group["params"][i]
-    if reason := _state_refusal(p, state, names):
+    if reason := _state_refusal(p, state, names, dtype):
         return reason
     averages = {name: state[name] for name in names}
     try:
@@ -68,8 +70,13 @@ def take(group: ParamGroup, i: int, index: int, state: dict[str, Tensor], names:
     return Taken(index, p, state, state["step"], averages, _layout(p), row)
 
 
-def take_again(known: Taken, p: Tensor, state: dict[str, Tensor], names: list[str]) -> Taken | None:
-    """Take a parameter as in the step before, perhaps at new addresses; None if anything else has changed."""
+def take_again(
+    known: Taken, p: Tensor, state: dict[str, Tensor], names: list[str], wanted: torch.dtype | None
+) -> Taken | None:
+    """Take a parameter as in the step before, perhaps at new addresses; None if anything else has changed.
+
+    `wanted` is the dtype that the group asks for; None: that of the parameter's computation.
+    """
     if known.p is not p or known.state is not state or known.counter is not state.get("step"):
         return None
     averages, layout, g = known.averages, known.layout, p.grad
@@ -82,6 +89,8 @@ def take_again(known: Taken, p: Tensor, state: dict[str, Tensor], names: list[st
     ):
         return None
     strides = layout[-1]
+    if known.state_dtype != (wanted or COMPUTE.get(p.dtype, p.dtype)):
+        return None
     for name in names:
         x = state.get(name)
         if x is None or x is not averages.get(name) or x.stride() != strides:
@@ -120,9 +129,9 @@ def tensor_refusal(group: ParamGroup, index: int) -> str | None:
     return None if _same_layout(p, g) else REASONS["gradient strides"]
 
 
-def _state_refusal(p: Tensor, state: dict[str, Tensor], names: list[str]) -> str | None:
+def _state_refusal(p: Tensor, state: dict[str, Tensor], names: list[str], dtype: torch.dtype) -> str | None:
     """Return why the state of a parameter keeps the kernel from stepping it; else None."""
-    step, dtype = state.get("step"), COMPUTE.get(p.dtype, p.dtype)
+    step = state.get("step")
     if not isinstance(step, Tensor) or step.dtype != torch.float64 or step.numel() != 1:
         return REASONS["step"]
     if step.device.type != "cpu" and step.device != p.device:
