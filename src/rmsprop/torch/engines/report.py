@@ -45,17 +45,16 @@ def _size(part: Remaining) -> int:
 def describe(report: Report, groups: list[ParamGroup]) -> str:
     """Return a report as text: "A", "B (why not A)", or "A, but B for some (why not A)".
 
-    If several engines refuse before the next one steps, each reason follows its engine: "C (not A: …; not B: …)". A
-    reason that all of them have is given once. "It is not on the CPU" is left out where another engine has a reason.
+    If several engines refuse before the next one steps, the reasons that all of them have come first, and each other
+    reason follows its engine: "C (group 0: …; not A: …; not B: …)". "It is not on the CPU" is left out where another
+    engine has a reason.
     """
     refusals: dict[str, list[Remaining]] = {}  # by engines since the last one that stepped
     texts: list[str] = []
     for engine, taken, left in report:
         left = [part for part in left if part.indices is not None or groups[part.group_index]["params"]]
         if taken or not left:
-            reasons = {name: _reasons(parts, whole=not texts) for name, parts in _remarkable(refusals).items()}
-            named = [f"not {name}: {reason}" for name, reason in reasons.items()]
-            text = "; ".join(named if len(set(reasons.values())) > 1 else list(reasons.values())[:1])
+            text = _why(_remarkable(refusals), whole=not texts)
             texts.append(f"{engine.name}{' for some' if texts else ''}{f' ({text})' if text else ''}")
             refusals = {}
         if not left:
@@ -78,6 +77,16 @@ def _remarkable(refusals: dict[str, list[Remaining]]) -> dict[str, list[Remainin
 
 def _keys(part: Remaining) -> list[tuple[int, int | None]]:
     return [(part.group_index, i) for i in part.indices or (None,)]
+
+
+def _why(refusals: dict[str, list[Remaining]], *, whole: bool) -> str:
+    """Return why the engines refuse: the reasons of all engines, then those of each."""
+    first, *others = refusals.values() or [[]]
+    shared = [part for part in first if all(part in parts for parts in others)]
+    own = {name: [part for part in parts if part not in shared] for name, parts in refusals.items()}
+    whole = whole and not (shared and any(own.values()))
+    named = [f"not {name}: {_reasons(parts, whole=whole)}" for name, parts in own.items() if parts]
+    return "; ".join([*([_reasons(shared, whole=whole)] if shared else []), *named])
 
 
 def _reasons(parts: list[Remaining], *, whole: bool) -> str:
