@@ -152,11 +152,13 @@ def test_the_reasons_of_all_engines_that_refuse_are_given_in_their_order(monkeyp
         f"NumPy, but tensor operations for some (not NumPy: parameter 0 of group 1: it is no vector; "
         f"not {kernel}: parameter 0 of group 1: foreach=True)"
     )
-    optimizer = RMSprop([{"params": [torch.ones(3)], "fused": False}, {"params": [matrix], "foreach": True}])
+    apart: list[dict[str, Any]] = [{"params": [torch.ones(3)], "fused": False}, {"params": [matrix], "foreach": True}]
+    optimizer = RMSprop(apart)
     monkeypatch.setattr(NumpyVectors, "group_refusal", classmethod(lambda _, group: CpuKernel.group_refusal(group)))
     alike = "parameter 0 of group 0: fused=False; parameter 0 of group 1: foreach=True"
     assert optimizer.implementation == f"tensor operations ({alike})"
-    elsewhere = RMSprop([{"params": [torch.ones(3)], "fused": False}, {"params": [torch.ones(2, 3)]}])
+    del apart[1]["foreach"]
+    elsewhere = RMSprop(apart)
     monkeypatch.setattr(CpuKernel, "param_refusal", classmethod(lambda _, p: "it is square" if p.dim() == 2 else None))
     assert elsewhere.implementation == (
         f"tensor operations (parameter 0 of group 0: fused=False; not NumPy: parameter 0 of group 1: it is no vector; "

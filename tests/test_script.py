@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
+import math
 import re
 import signal
 import subprocess
 import sys
+import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +94,7 @@ def test_a_script_trains_with_this_rmsprop_and_is_watched() -> None:
     assert float(done.stdout.split()[-1]) == pytest.approx(float(plain.stdout.split()[-1]), rel=1e-3)
     first, *said = done.stderr.splitlines()
     assert first == "rmsprop: torch.optim.RMSprop is rmsprop's now"
-    assert said[0] == "rmsprop: RMSprop, 7 records up to step 120: 1 finding; runs/run-train/statistics.jsonl"
+    assert said[0] == "rmsprop: RMSprop (runs/run-train/statistics.jsonl): 1 finding in 7 measured steps (1 to 120)."
     assert said[1].startswith(
         "Step 120: ε governs 100 % of the elements of 0.weight"
     )  # without the wrapper's "module."
@@ -137,7 +142,7 @@ def test_a_signal_ends_the_script_after_what_was_found_is_said(number: signal.Si
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
     assert process.returncode == -number
-    assert "rmsprop: RMSprop, 2 records up to step 50: 1 finding; runs/run-train/statistics.jsonl" in error
+    assert "rmsprop: RMSprop (runs/run-train/statistics.jsonl): 1 finding in 2 measured steps (1 to 50)." in error
     assert error.count("Traceback") == (number == signal.SIGINT)
     assert "cli/script.py" not in error
 
@@ -199,6 +204,12 @@ def steps(optimizer: Any, model: nn.Module, count: int = 3, step: Any = None) ->
         (step or optimizer.step)()
 
 
+def recorded(watch: Watch) -> list[list[dict[str, Any]]]:
+    """Return the records in the file of each optimizer."""
+    files = [each.path for each in watch.watched if each.path is not None]
+    return [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
+
+
 def test_a_monitor_of_the_programs_own_takes_the_place() -> None:
     with Watch(lambda: Path("runs"), every=1) as watch:
         model = nn.Linear(2, 1)
@@ -206,7 +217,7 @@ def test_a_monitor_of_the_programs_own_takes_the_place() -> None:
         steps(optimizer, model)
         own = Monitor(optimizer, model, every=1)
         steps(optimizer, model)
-    assert [record["step"] for record in watch.monitors[0][0].records] == [1, 2, 3]
+    assert [record["step"] for record in recorded(watch)[0]] == [1, 2, 3]
     assert [record["step"] for record in own.records] == [4, 5, 6]
 
 
@@ -219,8 +230,60 @@ def test_compiled_steps_and_released_gradients_go_on_without() -> None:
         other = RMSprop(model.parameters())
         with release_gradients(other):
             model(torch.ones(4, 2)).square().mean().backward()
-    assert [len(monitor.records) for monitor, _ in watch.monitors] == [3, 0]
-    assert watch.monitors[1][1] == Path("runs/statistics-2.jsonl")
+    assert [(each.count, each.path) for each in watch.watched] == [
+        (3, Path("runs/statistics.jsonl")),
+        (0, Path("runs/statistics-2.jsonl")),
+    ]
+
+
+class Trainer:
+    """A model and its optimizer, which may be in a cycle."""
+
+    def __init__(self, *, cycle: bool) -> None:
+        self.model = nn.Linear(2, 1)
+        self.optimizer = RMSprop(self.model.parameters(), lr=1e-3)
+        if cycle:
+            self.optimizer.zero_grad = partial(RMSprop.zero_grad, self.optimizer)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_an_optimizer_dies_with_its_program_s_last_reference_and_is_known_at_the_end(cycle: bool) -> None:
+    """Without a cycle at once, as without a monitor: the garbage collector may come late for tensors."""
+    with Watch(lambda: Path("runs"), every=1) as watch:
+        trainer = Trainer(cycle=cycle)
+        steps(trainer.optimizer, trainer.model)
+        trainer.model.bias.grad = torch.full((1,), math.nan)
+        trainer.optimizer.step()
+        optimizer, weight = weakref.ref(trainer.optimizer), weakref.ref(trainer.model.weight)
+        del trainer
+        if cycle:
+            assert optimizer() is not None
+            gc.collect()
+        assert optimizer() is None
+        assert weight() is None
+        (only,) = watch.watched
+        assert (only.count, [record["step"] for record in only.records]) == (4, [1, 4])
+    assert only.findings[0].kind == "nonfinite"
+    assert only.post_mortem is not None
+    assert only.post_mortem.tensors == ("bias",)
+
+
+def test_a_model_may_die_before_its_optimizer_and_a_state_may_be_loaded() -> None:
+    with Watch(lambda: Path("runs"), every=1) as watch:
+        model = nn.Linear(2, 1)
+        optimizer = RMSprop([model.weight])
+        steps(optimizer, model)
+        state = copy.deepcopy(optimizer.state_dict())
+        dead = weakref.ref(model)
+        steps(optimizer, model)
+        weight = model.weight
+        del model
+        assert dead() is None
+        optimizer.load_state_dict(state)
+        weight.grad = torch.ones(1, 2)
+        optimizer.step()
+    assert [record["step"] for record in recorded(watch)[0]] == [1, 2, 3, 4, 5, 6, 4]
+    assert list(recorded(watch)[0][-1]["tensors"]) == ["weight"]
 
 
 def test_a_directory_that_cannot_be_written_is_said_and_the_program_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +292,7 @@ def test_a_directory_that_cannot_be_written_is_said_and_the_program_goes_on(caps
         model = nn.Linear(2, 1)
         steps(RMSprop(model.parameters()), model)
     assert "statistics are not written" in capsys.readouterr().err
-    assert len(watch.monitors[0][0].records) == 3
+    assert watch.watched[0].count == 3
 
 
 def test_nothing_is_watched_after_the_context() -> None:
@@ -253,4 +316,4 @@ def test_modules_that_are_not_complete_and_forked_processes_are_passed_over(monk
         monkeypatch.setattr("os.getpid", lambda: -1)
         RMSprop(model.parameters())
     assert kept is not None
-    assert [list(monitor.records[0]["tensors"]) for monitor, _ in watch.monitors] == [["weight", "bias"]]
+    assert [list(records[0]["tensors"]) for records in recorded(watch)] == [["weight", "bias"]]

@@ -39,7 +39,7 @@ def test_findings_are_printed_with_cause_and_remedy(statistics: Path, capsys: py
     assert app.run(["watch", str(statistics.parent)]) == 0
     lines = capsys.readouterr().out.splitlines()
     first, _, sentence, cause, remedy = lines[:5]
-    assert re.fullmatch(rf"{re.escape(str(statistics))}: [12] findings? in 5 measured steps \(1 to 20\)", first)
+    assert re.fullmatch(rf"{re.escape(str(statistics))}: [12] findings? in 5 measured steps \(1 to 20\)\.", first)
     assert re.match("Step 20: ε governs .* % of the elements of", sentence)
     assert cause.startswith("  Cause: ")
     assert remedy.startswith("  Remedy: RMSprop(..., eps=")

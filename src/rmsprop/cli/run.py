@@ -103,10 +103,10 @@ def run(
     install(**settings)
     if not watch or os.environ.get("RANK", "0") != "0":  # of several processes, the first says what it found
         _end(program.run(settings))
-    with Watch(_folder(out, script, is_module=module), every) as watched:
-        _say_on_sigterm(watched)
+    with Watch(_folder(out, script, is_module=module), every) as watch_all:
+        _say_on_sigterm(watch_all)
         status = program.run(settings)
-    say(watched)
+        say(watch_all)
     _end(status)
 
 
@@ -119,34 +119,31 @@ def separated(words: list[str]) -> list[str]:
     return words
 
 
-def say(watched: Watch) -> None:
+def say(watch: Watch) -> None:
     """Print to standard error what each RMSprop of the script did."""
+    from rmsprop.lab.report.sentences import describe_findings
+
+    watch.end()
     sys.stdout.flush()
-    if not watched.monitors:
+    if not watch.watched:
         stderr.print("rmsprop: no RMSprop was made in this process, and none watched", markup=False)
-    for number, (monitor, path) in enumerate(watched.monitors, 1):
-        name = "RMSprop" if len(watched.monitors) == 1 else f"RMSprop {number}"
-        if not monitor.records:
-            stderr.print(f"rmsprop: {name} took no step that was measured", markup=False)
-            continue
-        findings, steps = monitor.findings(), monitor.records[-1]["step"]
-        found = f"{len(findings)} finding{'s' * (len(findings) != 1)}" if findings else "nothing found"
-        where = f"; {path}" if path else ""
-        stderr.print(
-            f"rmsprop: {name}, {len(monitor.records)} records up to step {steps}: {found}{where}", markup=False
-        )
-        for each in (*findings, monitor.post_mortem()):
-            if each is not None:
-                stderr.print(f"{each}", markup=False)
+    for number, each in enumerate(watch.watched, 1):
+        name = "RMSprop" if len(watch.watched) == 1 else f"RMSprop {number}"
+        first, last = (each.records[i]["step"] if each.records else None for i in (0, -1))
+        found = describe_findings([finding.to_dict() for finding in each.findings], each.count, first, last)
+        stderr.print(f"rmsprop: {name}{f' ({each.path})' if each.path else ''}: {found}", markup=False)
+        for what in (*each.findings, each.post_mortem):
+            if what is not None:
+                stderr.print(f"{what}", markup=False)
 
 
-def _say_on_sigterm(watched: Watch) -> None:
+def _say_on_sigterm(watch: Watch) -> None:
     """Say what was found when SIGTERM ends the script, unless the script handles it."""
     own = os.getpid()
 
     def end(number: int, _frame: FrameType | None) -> None:
         if os.getpid() == own:  # not a forked worker, which has this handler, too
-            say(watched)
+            say(watch)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

@@ -74,11 +74,10 @@ def watch(
 
 
 def _show(facts: dict[str, Any], findings: list[Any]) -> None:
-    count = facts["records"]
-    measured = f"{count} measured step{'s' * (count != 1)}"
-    measured += f" ({facts['first']} to {facts['last']})" if count else ""
-    found = f"{len(findings)} finding{'s' * (len(findings) != 1)}" if findings else "nothing found"
-    stdout.print(f"{facts['file']}: {found} in {measured}", markup=False)
+    from rmsprop.lab.report.sentences import describe_findings
+
+    found = describe_findings(facts["findings"], facts["records"], facts["first"], facts["last"])
+    stdout.print(f"{facts['file']}: {found}", markup=False)
     for finding in findings:
         stdout.print(f"\n{finding}", markup=False)
 

@@ -5,13 +5,41 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rmsprop.monitor.findings import Finding
 from rmsprop.monitor.monitor import Monitor
+from rmsprop.monitor.post_mortem import PostMortem
+from rmsprop.monitor.record import Record
 from rmsprop.monitor.sinks import JSONL
+
+
+class Watched:
+    """What is known of one optimizer. Does not keep the optimizer or its tensors alive.
+
+    Attributes
+    ----------
+    path, sinks
+        The file of its statistics, and what writes it; None after a file could not be opened.
+    records
+        The records in memory. When the optimizer dies, only the first and the last one stay.
+    count
+        How many records were in memory at the end.
+    findings, post_mortem
+        What the records show, at the end.
+    """
+
+    def __init__(self, path: Path | None, sinks: list[JSONL]) -> None:
+        self.path = path
+        self.sinks = sinks  # here, too: the garbage collector must not close the file before `end` does
+        self.records: list[Record] = []
+        self.count = 0
+        self.findings: list[Finding] = []
+        self.post_mortem: PostMortem | None = None
 
 
 class Watch:
@@ -28,15 +56,16 @@ class Watch:
 
     Attributes
     ----------
-    monitors
-        The monitor of each optimizer, and its file; None after a file could not be opened.
+    watched
+        What is known of each optimizer, in the order of their creation.
     """
 
     def __init__(self, folder: Callable[[], Path], every: int) -> None:
         self._folder, self._every = folder, every
         self._path: Path | None = None
         self._process = os.getpid()
-        self.monitors: list[tuple[Monitor, Path | None]] = []
+        self.watched: list[Watched] = []
+        self._monitors: list[weakref.ref[_Yielding]] = []
 
     def __enter__(self) -> Watch:
         from rmsprop.torch.observer import on_new
@@ -48,13 +77,17 @@ class Watch:
         from rmsprop.torch.observer import on_new
 
         on_new.remove(self._attach)
-        for monitor, _path in self.monitors:
-            monitor.close()
+        self.end()
+
+    def end(self) -> None:
+        """Close the monitors of the optimizers that are alive, and find what their records show."""
+        for monitor in self._monitors:
+            _end(monitor)
 
     def _attach(self, optimizer: Any) -> None:
         if os.getpid() != self._process:  # a forked process would write to the same files
             return
-        number = len(self.monitors) + 1
+        number = len(self.watched) + 1
         try:
             self._path = self._path or self._folder()
             path: Path | None = self._path / f"statistics{f'-{number}' if number > 1 else ''}.jsonl"
@@ -62,11 +95,60 @@ class Watch:
         except OSError as error:  # the program's own work goes on
             print(f"rmsprop: {error.filename}: {error.strerror}; statistics are not written", file=sys.stderr)
             path, sinks = None, []
-        self.monitors.append((_Yielding(optimizer, _model_of(optimizer), every=self._every, sinks=sinks), path))
+        watched = Watched(path, sinks)
+        monitor = weakref.ref(_Yielding(optimizer, watched, every=self._every, sinks=sinks))
+        weakref.finalize(optimizer, _end, monitor).atexit = False
+        self.watched.append(watched)
+        self._monitors.append(monitor)
 
 
 class _Yielding(Monitor):
+    """A monitor that nobody asked for. Its optimizer keeps it, and it keeps no reference to the optimizer.
+
+    It ends with the optimizer: when the last reference to the optimizer goes, or in `__del__`, if the optimizer is part
+    of a cycle.
+    """
+
     yields = True
+
+    def __init__(self, optimizer: Any, watched: Watched, **options: Any) -> None:
+        attributes = object.__new__(type(optimizer))
+        attributes.__dict__ = optimizer.__dict__  # the same dict
+        model = _model_of(optimizer)
+        super().__init__(attributes, None if model is None else _Names(model), **options)
+        self._watched: Watched | None = watched
+        watched.records = self.records
+
+    def end(self) -> None:
+        """Stop measuring, and find what the records show."""
+        watched, self._watched = self._watched, None
+        if watched is None:
+            return
+        self.close()
+        watched.count, watched.findings = len(self.records), self.findings()
+        watched.post_mortem = self.post_mortem() if self.records else None
+        watched.sinks = []
+        watched.records = self.records[:: max(1, len(self.records) - 1)]
+
+    def __del__(self) -> None:
+        if "_watched" in vars(self):
+            self.end()
+
+
+def _end(monitor: weakref.ref[_Yielding]) -> None:
+    if (found := monitor()) is not None:
+        found.end()
+
+
+class _Names:
+    """The names of a module's parameters, which may die."""
+
+    def __init__(self, module: Any) -> None:
+        self._named = [(name, weakref.ref(p)) for name, p in module.named_parameters()]
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Return the names and parameters that are alive."""
+        return [(name, p) for name, ref in self._named if (p := ref()) is not None]
 
 
 def _model_of(optimizer: Any) -> Any:

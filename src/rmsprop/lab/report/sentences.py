@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, cast
 
@@ -198,7 +198,7 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}{'s' * (number != 1)}"
 
 
-def describe_findings(findings: list[FindingFacts], count: int, first: int | None, last: int | None) -> str:
+def describe_findings(findings: Sequence[Mapping[str, object]], count: int, first: int | None, last: int | None) -> str:
     """Return the number of findings in the losses and in `count` measured steps, from step `first` to `last`."""
     in_losses = sum(f["kind"] in LOSS_FINDINGS for f in findings)
     losses = f"{_found(in_losses)} in the losses"
