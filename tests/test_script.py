@@ -272,6 +272,7 @@ def test_a_model_may_die_before_its_optimizer_and_a_state_may_be_loaded() -> Non
     with Watch(lambda: Path("runs"), every=1) as watch:
         model = nn.Linear(2, 1)
         optimizer = RMSprop([model.weight])
+        torch.utils.swap_tensors(model.bias, nn.Parameter(torch.ones(1)))  # type: ignore[no-untyped-call]
         steps(optimizer, model)
         state = copy.deepcopy(optimizer.state_dict())
         dead = weakref.ref(model)

@@ -141,14 +141,15 @@ def _end(monitor: weakref.ref[_Yielding]) -> None:
 
 
 class _Names:
-    """The names of a module's parameters, which may die."""
+    """The names of a module's parameters, while it lives. Tensors with weak references could not be swapped."""
 
     def __init__(self, module: Any) -> None:
-        self._named = [(name, weakref.ref(p)) for name, p in module.named_parameters()]
+        self._module = weakref.ref(module)
 
     def named_parameters(self) -> list[tuple[str, Any]]:
-        """Return the names and parameters that are alive."""
-        return [(name, p) for name, ref in self._named if (p := ref()) is not None]
+        """Return the names and parameters."""
+        module = self._module()
+        return [] if module is None else list(module.named_parameters())
 
 
 def _model_of(optimizer: Any) -> Any:

@@ -28,7 +28,7 @@ from rmsprop.rule import AVERAGES
 from rmsprop.torch import step as stepping
 from rmsprop.torch.engines.param_step import ParamStep, scaled
 from rmsprop.torch.engines.tensor_ops import step_params
-from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, rule_of
+from rmsprop.torch.groups import EXECUTION, FIELDS, RULE_NAMES, complete_groups, rule_of
 from rmsprop.torch.observer import ParamKey, refuse
 from rmsprop.torch.private import TRACES, mark_static, set_grad_enabled
 from rmsprop.torch.state import NEEDED_BY, ParamGroup, complete_state, real
@@ -54,6 +54,7 @@ def step(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | No
     optimizer_id = _id_of(optimizer)
     # `__dict__`, because dynamo would guard on everything in an attribute.
     groups: list[ParamGroup] = optimizer.__dict__["param_groups"]
+    complete_groups(groups, optimizer.__dict__["defaults"])
     # Read gradients before state: dynamo then identifies a parameter without gradient by its index in the group.
     params: list[Tensor] = []
     grads: list[Tensor] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, wraps
 from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rmsprop.errors import InputError, Received, check_flag, may_change, plain, require
 from rmsprop.hyperparameters import ALIASES, EVERYWHERE, HYPERPARAMETERS, names_in
+from rmsprop.profiles import VERSION, VERSION_KEY
 from rmsprop.rule import Rule
 from rmsprop.torch.private import dispatch_modes
 from rmsprop.torch.state import state_dtype
@@ -33,6 +34,11 @@ EXECUTION = {
     "sparse": "exact",
     "nonfinite": "propagate",
 }
+# The arguments that torch.optim.RMSprop has, too.
+_OF_TORCH = (
+    *("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
+    *("capturable", "foreach", "differentiable"),
+)
 # {argument: (allowed values, remedy for another value)}.
 _CHOICES: dict[str, tuple[tuple[str | None, ...], str]] = {
     "state_dtype": ((None, "bfloat16", "uint8"), "None keeps float32 for float16 and bfloat16 parameters"),
@@ -76,6 +82,19 @@ def from_group(*keys: str) -> Callable[[Callable[..., Result]], Callable[[dict[s
         return of_group
 
     return decorate
+
+
+def complete_groups(groups: Iterable[dict[str, Any]], defaults: Mapping[str, Any]) -> None:
+    """Add to groups the arguments that torch's class lacks: who rewrote the groups may know torch's only."""
+    for index, group in enumerate(groups):
+        if VERSION_KEY in group:
+            continue
+        for name in _OF_TORCH:
+            require(name in group, f"group {index}", f"one with {name}", Received("one without"), "keep what it had")
+        for name in (*FIELDS, *EXECUTION):
+            default = EXECUTION[name] if name in EXECUTION else getattr(Rule, FIELDS[name])
+            group.setdefault(name, defaults.get(name, default))
+        group[VERSION_KEY] = VERSION
 
 
 def lr_number(lr: float | Tensor) -> float:

@@ -25,6 +25,7 @@ from rmsprop.torch.groups import (
     answers_other_names,
     check_params,
     check_values,
+    complete_groups,
     lr_number,
     nothing_to_round,
     other_names,
@@ -211,6 +212,7 @@ class RMSprop(Optimizer):
 
     def rule(self, group: int = 0) -> Rule:
         """Return the current rule of the parameter group with index `group`, with the value of a Tensor lr."""
+        complete_groups(self.param_groups, self.defaults)
         hyperparameters = self.param_groups[group]
         return dataclasses.replace(rule_of(hyperparameters), lr=max(0.0, lr_number(hyperparameters["lr"])))
 
@@ -338,6 +340,7 @@ class RMSprop(Optimizer):
         ...     print(sentence.partition(":")[0])
         the state dict must be of 1 group with 2 parameters, got 1 group with 1 parameter
         """
+        complete_groups(self.param_groups, self.defaults)
         return [str(error) for error in checked(self.param_groups, state_dict, source)[1]]
 
     @overload
@@ -437,6 +440,7 @@ class RMSprop(Optimizer):
 
         Before the first step, describe the expected engines, from parameters and groups.
         """
+        complete_groups(self.param_groups, self.defaults)
         report = self.step_state.report
         if not any(taken or left for _, taken, left in report):
             report = expected([engine() for engine in stepping.ENGINES], self.param_groups)
@@ -448,7 +452,7 @@ class RMSprop(Optimizer):
 
         Also with released gradients: a hook before `step` then sees the scaler and raises.
         """
-        return "released" in self.__dict__ or all(bool(group["fused"]) for group in self.param_groups)
+        return "released" in self.__dict__ or all(bool(group.get("fused")) for group in self.param_groups)
 
 
 @Optimizer.profile_hook_step

@@ -18,7 +18,7 @@ from torch.optim.optimizer import Optimizer
 from rmsprop.profiles import SHAPE_KEY, VERSION, VERSION_KEY
 from rmsprop.rule import AVERAGES, Rule
 from rmsprop.torch.engines.sparse_rows import catch_up_all
-from rmsprop.torch.groups import EXECUTION, FIELDS
+from rmsprop.torch.groups import EXECUTION, FIELDS, complete_groups
 from rmsprop.torch.state import ParamGroup, as_counter, converted, shape_of, state_dtype, step_counter
 from rmsprop.torch.state_dict_checks import Groups, StateDict, checked, counted, first_error, short_name
 from rmsprop.torch.step_state import step_state
@@ -48,6 +48,7 @@ def make(optimizer: Optimizer, torch_state_dict: Callable[[], StateDict]) -> Sta
     def complete(_: Optimizer, torch_dict: StateDict) -> StateDict:
         return _completed(optimizer, torch_dict)
 
+    complete_groups(optimizer.param_groups, optimizer.defaults)
     catch_up_all(optimizer.state, step_state(optimizer).lags)
     handle = optimizer.register_state_dict_post_hook(complete, prepend=True)  # other hooks see the completed dict
     try:
@@ -92,6 +93,7 @@ def load(
     torch_load_state_dict: Callable[[StateDict], None],
 ) -> None:
     """Load a state dict into `optimizer` (see `RMSprop.load_state_dict`); `torch_load_state_dict` is torch's method."""
+    complete_groups(optimizer.param_groups, optimizer.defaults)
     if not isinstance(state_dict, Mapping):
         raise first_error(checked(optimizer.param_groups, state_dict, source)[1])
     loaded: StateDict = {}

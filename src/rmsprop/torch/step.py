@@ -23,6 +23,7 @@ from rmsprop.torch.engines.report import Report
 from rmsprop.torch.engines.sparse_rows import catch_up_all
 from rmsprop.torch.engines.tensor_ops import TensorOps
 from rmsprop.torch.engines.triton_kernel import TritonKernel
+from rmsprop.torch.groups import complete_groups
 from rmsprop.torch.nonfinite import Verdict
 from rmsprop.torch.observer import Observer
 from rmsprop.torch.private import outside_graphs
@@ -56,6 +57,7 @@ def step(
 
     `grad_scale` and `found_inf` come from a GradScaler. `parts` are the parameters to step; None: all with a gradient.
     """
+    complete_groups(groups, optimizer.defaults)
     shared = step_state(optimizer)
     observer = shared.observer
     sweep_level, copy_level = (0, 0) if observer is None else observer.wanted()
