@@ -12,6 +12,7 @@ import hypothesis
 import lighter
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from rmsprop import native
 from rmsprop.torch.private import KERNEL_DTYPES
@@ -47,6 +48,16 @@ def chromium() -> str:
     if os.environ.get("CI"):
         pytest.fail("no Chromium: run scripts/install-chromium")
     pytest.skip("no Chromium: run scripts/install-chromium")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """Run headless Chromium. It ends with the module: while it runs, its thread cannot run another event loop."""
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=[*quiet, "--disable-sync"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ PUBLIC = (
 )  # fmt: skip
 PRIVATE = {  # at the top of the package
     "cli", "environment", "errors", "files", "hyperparameters", "lab_options", "lab_tasks", "libraries", "names",
-    "statistics",
-    "text",
+    "page", "statistics", "text",
 }  # fmt: skip
 DOCUMENTS = [ROOT / "README.md", ROOT / "conformance" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from playwright.sync_api import Browser, Request, sync_playwright
+from playwright.sync_api import Browser, Request
 
 from rmsprop import Rule, native
 from rmsprop.cli.app import run as run_command
@@ -51,15 +51,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
 def pages(runs: dict[str, RunDirectory], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = made_search.written(made_search.search(), tmp_path_factory.mktemp("tune"))
     return {kind: write_report(run) for kind, run in {**runs, "tune": made}.items()}
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=[*quiet, "--disable-sync"])
-        yield browser
-        browser.close()
 
 
 def test_curves_are_medians_and_the_middle_half() -> None:

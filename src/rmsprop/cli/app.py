@@ -37,6 +37,7 @@ COMMANDS = (
     "doctor",
     "run",
     "watch",
+    "page",
 )
 app = App(
     name="rmsprop",

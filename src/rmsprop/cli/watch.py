@@ -59,7 +59,7 @@ def watch(
     if follow:
         findings = _followed(path)
     else:
-        records = list(_records(path))
+        records = list(records_of(path))
         findings = find(records)
         facts = {
             "file": str(path),
@@ -93,7 +93,7 @@ def _followed(path: Path) -> list[Any]:
         while True:
             if path.stat().st_size != size:
                 size = path.stat().st_size
-                findings = find(list(_records(path)))
+                findings = find(list(records_of(path)))
                 for finding in findings:
                     if (finding.kind, finding.tensor) not in said:
                         said.add((finding.kind, finding.tensor))
@@ -103,7 +103,7 @@ def _followed(path: Path) -> list[Any]:
         return findings
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def records_of(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of statistics in a file; a last line that is not complete is left out."""
     from rmsprop.lab.runs.checks import check_statistics
 

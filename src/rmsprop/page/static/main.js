@@ -1,0 +1,43 @@
+// The page: its parts, the address that restores their state, and terms that explain themselves.
+
+import { announce } from "./dom.js";
+import { mountTerms } from "./glossary.js";
+import { mount } from "./part.js";
+import { PARTS } from "./parts.js";
+import { fragment, restore } from "./settings.js";
+
+const parts = PARTS.map(mount), all = parts.map((part) => part.settings);
+const notice = document.getElementById("notice");
+let current = all[0].id, waiting = 0;
+
+function write() {
+  clearTimeout(waiting);
+  waiting = 0;
+  history.replaceState(null, "", fragment(all, current));
+}
+
+function read() {
+  const { current: id, faults } = restore(all, location.hash);
+  notice.hidden = !faults.length;
+  notice.textContent = faults.length ? `In this link, ${faults.join("; ")}. The initial value is shown instead.` : "";
+  const wanted = document.getElementById(id);
+  if (!wanted) return;
+  if (all.some((settings) => settings.id === id)) current = id;
+  wanted.scrollIntoView();
+}
+
+for (const settings of all) {
+  settings.listeners.push((changes, byUser) => {
+    if (!byUser) return;
+    current = settings.id;
+    clearTimeout(waiting);
+    waiting = setTimeout(write, 200);
+  });
+}
+document.addEventListener("address", write);
+window.addEventListener("hashchange", read);
+mountTerms();
+read();
+globalThis.rmsprop = Object.fromEntries(parts.map((part) => [part.settings.id, part])); // for tests and the curious
+document.documentElement.dataset.ready = "true";
+announce("");

@@ -1,0 +1,71 @@
+// A part of the page: its settings, presets, pictures, question, link and Python code, put into its section.
+
+import { controlsOf, playerOf, presetsOf } from "./controls.js";
+import { announce, copy, h } from "./dom.js";
+import { mountQuestion } from "./question.js";
+import { Settings } from "./settings.js";
+
+/**
+ * Fill the section of a part. A part has:
+ * id, fields, presets, groups ({ legend: keys of controls }), view (elements), compute(values), draw(result, values),
+ * summary(result, values), python(result, values), numbers(result, values), answer(), and for a film last(result).
+ */
+export function mount(part) {
+  const section = document.getElementById(part.id), stage = section.querySelector(".stage");
+  const settings = new Settings(part.id, part.fields);
+  const summary = h("p", { class: "summary" }), code = h("pre", { tabindex: 0, role: "region",
+    "aria-label": "Python code that reproduces these numbers" });
+  let key = null, result = null, waiting = 0;
+
+  function computed() {
+    const wanted = JSON.stringify(settings.changed().filter(([name]) => name !== `${part.id}.t`));
+    if (wanted !== key) [key, result] = [wanted, part.compute(settings.values)];
+    return result;
+  }
+  function render() {
+    waiting = 0;
+    part.draw(computed(), settings.values, settings);
+    summary.textContent = part.summary(computed(), settings.values);
+    if (details?.open) code.textContent = part.python(computed(), settings.values);
+  }
+  const later = () => { waiting ||= requestAnimationFrame(render); };
+
+  const view = h("div", { class: "view" }, ...part.view(settings));
+  if (part.last) view.append(playerOf(settings, () => part.last(computed())));
+  const controls = h("form", { class: "settings", onsubmit: (event) => event.preventDefault() },
+    ...Object.entries(part.groups).map(([legend, keys]) => controlsOf(settings, keys, legend)));
+  for (const extra of part.extras?.(settings) ?? []) controls.append(extra);
+  if (part.presets.length) stage.append(presetsOf(settings, part.presets));
+  stage.append(h("div", { class: "bench" }, view, controls), summary);
+
+  const details = part.python ? h("details", { class: "python", ontoggle: render }, h("summary", {}, "As Python"), code) : null;
+  const tools = h("div", { class: "tools" }, h("button", { type: "button", class: "copy-link", onclick: async (event) => {
+    document.dispatchEvent(new CustomEvent("address"));
+    said(event.target, await copy(location.href));
+  } }, "Copy link to this state"));
+  if (details) {
+    tools.append(h("button", { type: "button", class: "copy-python", onclick: async (event) => {
+      said(event.target, await copy(part.python(computed(), settings.values)));
+    } }, "Copy as Python"));
+  }
+  stage.append(tools, ...(details ? [details] : []));
+  const question = section.querySelector(".question");
+  if (question) mountQuestion(question, part.answer);
+
+  settings.listeners.push((changes, byUser) => {
+    later();
+    if (byUser) announce(part.summary(computed(), settings.values));
+  });
+  new ResizeObserver(later).observe(view);
+  render();
+  const api = { settings, numbers: () => part.numbers(computed(), settings.values), section,
+    python: () => part.python?.(computed(), settings.values), answer: part.answer };
+  return api;
+}
+
+function said(button, done) {
+  const text = button.dataset.text ??= button.textContent;
+  button.textContent = done ? "Copied" : "The browser refused: select the code below";
+  announce(button.textContent);
+  setTimeout(() => { button.textContent = text; }, 1500);
+}
