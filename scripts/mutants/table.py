@@ -48,6 +48,7 @@ STATE_DICT = Source("torch/state_dict.py", "tests/test_state.py")
 FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
 FUSED_ONLY = Source("torch/engines/engine.py", "tests/test_fused.py")
 TRITON = Source("torch/engines/triton_step.py", "tests/test_triton.py::test_every_variant_has_the_bits_of_the_rule")
+TRITON_BITS = Source("torch/engines/triton_memory.py")
 # Without the tests of scripts/check-triton, which copies lack.
 TRITON_TESTS = "tests/test_triton.py --deselect=tests/test_triton.py::test_code_"
 TRITON_TABLES = Source("torch/engines/triton_tables.py", TRITON_TESTS)
@@ -63,6 +64,8 @@ TRITON_BAD = "tests/test_triton.py::test_elements_that_are_not_finite_count_as_z
 TRITON_SKIP = "tests/test_triton.py::test_a_step_with_an_element_that_is_not_finite_is_skipped"
 TRITON_NOISE = "tests/test_triton.py::test_stochastic_rounding_has_the_bits_of_tensor_operations"
 TRITON_LARGEST = "tests/test_triton.py::test_stochastic_rounding_keeps_what_is_not_finite_and_the_largest_numbers"
+TRITON_PACKED = "tests/test_triton.py::test_every_number_in_eight_bits_has_the_bits_of_tensor_operations"
+TRITON_BLOCKS = "tests/test_triton.py::test_blocks_of_eight_bits_are_found_in_every_program"
 TRITON_ROWS = "tests/test_triton.py::test_groups_have_their_own_numbers"
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
@@ -250,16 +253,28 @@ MUTANTS = [
     Mutant("Triton: E8 η outside", TRITON, "u = tl.load(c + LR_INSIDE) * u", "u = u"),
     Mutant("Triton: E8 Nesterov", TRITON, "r = u + tl.load(c + MU) * b", "r = b + tl.load(c + MU) * u"),
     Mutant("Triton: E9 η inside", TRITON, "p = p - tl.load(c + LR_OUTSIDE) * r", "p = p - tl.load(c + LR_INSIDE) * r"),
-    Mutant("Triton: bfloat16 cut off", TRITON, "(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16", "bits >> 16", TRITON_HALF),
-    Mutant("Triton: bfloat16 ties up", TRITON, "0x7FFF + ((bits >> 16) & 1)", "0x8000", TRITON_HALF),
-    Mutant("Triton: bfloat16 NaN rounded", TRITON, "tl.where(x == x, ", "tl.where(bits == bits, ", TRITON_NAN),
+    Mutant("Triton: 16 bits cut", TRITON_BITS, "(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16", "bits >> 16", TRITON_HALF),
+    Mutant("Triton: bfloat16 ties up", TRITON_BITS, "0x7FFF + ((bits >> 16) & 1)", "0x8000", TRITON_HALF),
+    Mutant("Triton: bfloat16 NaN rounded", TRITON_BITS, "tl.where(x == x, ", "tl.where(bits == bits, ", TRITON_NAN),
     Mutant("Triton: noise of another average", TRITON, "noise_of(keys, 2,", "noise_of(keys, 1,", TRITON_NOISE),
-    Mutant("Triton: one noise for all", TRITON, "tl.uint32) + elements", "tl.uint32) + 0 * elements", TRITON_NOISE),
+    Mutant("Triton: one noise", TRITON_BITS, "tl.uint32) + elements", "tl.uint32) + 0 * elements", TRITON_NOISE),
     Mutant("Triton: keys of the first tensor", TRITON, "keys += KEYS * tl", "keys += 0 * tl", TRITON_NOISE),
-    Mutant("Triton: noise not added", TRITON, "(magnitude + (noise >> 16))", "(magnitude + 0x8000)", TRITON_NOISE),
-    Mutant("Triton: rounded to infinity", TRITON, "rounded > 0x7F7F, 0x7F7F", "rounded < 0, 0", TRITON_LARGEST),
-    Mutant("Triton: infinity made finite", TRITON, "magnitude < 0x7F800000", "magnitude < 0x7F900000", TRITON_LARGEST),
-    Mutant("Triton: sign lost", TRITON, "(rounded | ((bits >> 16) & 0x8000))", "rounded", TRITON_NOISE),
+    Mutant("Triton: noise not added", TRITON_BITS, "(magnitude + (noise >> 16))", "(magnitude + 0x8000)", TRITON_NOISE),
+    Mutant("Triton: rounded to infinity", TRITON_BITS, "rounded > 0x7F7F, 0x7F7F", "rounded < 0, 0", TRITON_LARGEST),
+    Mutant("Triton: infinity made finite", TRITON_BITS, "magnitude < 0x7F8", "magnitude < 0x7F9", TRITON_LARGEST),
+    Mutant("Triton: sign lost", TRITON_BITS, "(rounded | ((bits >> 16) & 0x8000))", "rounded", TRITON_NOISE),
+    Mutant("Triton: 8 bits, sign not read", TRITON_BITS, " | ((codes.to(tl.int32) & 128) << 24)", "", TRITON_PACKED),
+    Mutant("Triton: 8 bits, sign not kept", TRITON_BITS, "codes | ((bits >> 24) & 128)", "codes", TRITON_PACKED),
+    Mutant("Triton: 8 bits, subnormal codes", TRITON_BITS, "tl.where(k < 8, ", "tl.where(k < 0, ", TRITON_PACKED),
+    Mutant("Triton: 8 bits, NaN not read", TRITON_BITS, "shared == 255, float", "shared == 256, float", TRITON_PACKED),
+    Mutant("Triton: 8 bits, rounded up too far", TRITON_BITS, "+ ((1 << 20) - 1)) >> 23", ") >> 23", TRITON_PACKED),
+    Mutant("Triton: 8 bits, exponent of infinity", TRITON_BITS, ">> 23, 254)", ">> 23, 255)", TRITON_PACKED),
+    Mutant("Triton: 8 bits, codes too large", TRITON_BITS, "TOP << 3 | 7", "255", TRITON_PACKED),
+    Mutant("Triton: 8 bits, small ones to 0", TRITON_BITS, "(magnitude != 0).to", "(magnitude < 0).to", TRITON_PACKED),
+    Mutant("Triton: 8 bits, no noise", TRITON_BITS, "(noise >> 12).to", "(noise & 0).to", TRITON_PACKED),
+    Mutant("Triton: 8 bits, block of NaN kept", TRITON_BITS, "tl.where(lost, 255, shared)", "shared", TRITON_PACKED),
+    Mutant("Triton: 8 bits, exponents of block 0", TRITON_BITS, " + start // PACKED", "", TRITON_BLOCKS),
+    Mutant("Triton: 8 bits, exponents not masked", TRITON_BITS, "* PACKED < (size", "* PACKED >= (size", TRITON_BLOCKS),
     Mutant("Triton: last block not stepped", TRITON, "offsets < (size - start).to(tl.int32)", "offsets < 0"),
     Mutant("Triton: block index", TRITON, "tl.load(at + 1).to(tl.int64) * BLOCK", "tl.load(at + 1).to(tl.int64)"),
     Mutant("Triton: scalars of the first row", TRITON, "NUMBERS * tl.load(row + SCALARS)", "0", TRITON_ROWS),

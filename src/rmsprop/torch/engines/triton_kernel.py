@@ -41,6 +41,7 @@ DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
 BY_DEFAULT = torch.version.cuda is None and torch.version.hip is None
 # Of every launch. A fused multiply-add rounds once, the rule twice.
 OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
+ROUNDED = {**OPTIONS, "num_warps": 8}  # where averages are rounded: four warps would have too few registers
 OLDEST = (3, 2)  # Triton of torch 2.6
 UNAVAILABLE = None if importlib.util.find_spec("triton") else "Triton is not installed; pip install triton"
 
@@ -153,8 +154,8 @@ class TritonKernel:
         """Return the parameters taken whose memory overlaps other memory: one launch steps all at the same time."""
         taken = [each for work in self._work for each in work.taken]
         if taken != self._last:
-            widths = [(_width(each.p), _width(each.averages["square_avg"])) for each in taken]
-            self._last, self._overlapping = taken, triton_tables.overlapping([each.row for each in taken], widths)
+            lengths = [(each.p.nbytes, each.averages["square_avg"].nbytes) for each in taken]
+            self._last, self._overlapping = taken, triton_tables.overlapping([each.row for each in taken], lengths)
         if not self._overlapping:
             return []
         left, works, position = [], self._work, 0
@@ -211,7 +212,7 @@ class TritonKernel:
                 triton_step.step_tensors[(len(blocks),)](
                     blocks, tensors, scalars, keys, None if skip is None else skip.to(key.device).view(torch.uint8),
                     zeroed, triton_step.TYPES[key.param], triton_step.TYPES[key.state], key.stochastic, *key.form,
-                    key.aligned, triton_tables.BLOCK, **OPTIONS,
+                    key.aligned, triton_tables.BLOCK, **options_of(key.state),
                 )  # fmt: skip
         taken = [each for work in self._work for each in work.taken]
         for device, counters in _by_device([each.counter for each in taken]).items():
@@ -262,15 +263,20 @@ class TritonKernel:
                 for name, x in numbers.items():
                     on_device[part, Scalars._fields.index(name)] = x
         tensors, blocks = tensor_table.tensors
-        is_rounded = key.stochastic or key.state == torch.bfloat16
+        is_rounded = key.stochastic or key.state in low_precision.KAPPA
         keys = torch.cat([noise_keys(work, key.device) for work in works]) if is_rounded else None
         return tensors, blocks, on_device, keys
+
+
+def options_of(state: torch.dtype) -> dict[str, Any]:
+    """Return the options of a launch that steps averages of dtype `state`."""
+    return ROUNDED if state in low_precision.KAPPA else OPTIONS
 
 
 def _execution_refusal(group: ParamGroup, modes: int) -> str | None:
     """Return why the kernel cannot step `group` with any rule, else None. `modes` dispatch modes are active."""
     allowed = {
-        "fused": (None, True), "foreach": (None,), "differentiable": (False,), "state_dtype": (None, "bfloat16"),
+        "fused": (None, True), "foreach": (None,), "differentiable": (False,),
     }  # fmt: skip
     refused = ", ".join(f"{name}={group[name]!r}" for name, values in allowed.items() if group[name] not in values)
     if refused:
@@ -295,11 +301,6 @@ def _loading_error() -> str | None:
     except Exception as error:
         return f"Triton cannot be loaded ({error}): steps take several times longer"
     return None
-
-
-def _width(x: Tensor) -> int:
-    """Return the bytes of a real number of `x`."""
-    return x.element_size() // (2 if x.is_complex() else 1)
 
 
 def _by_device(tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:

@@ -13,8 +13,16 @@ import torch
 import triton
 import triton.language as tl
 
+from rmsprop.torch.engines.triton_memory import PACKED, load, load_average, noise_of, place, store, store_average
+
 # Types in memory. bfloat16 is read and written as bits: the interpreter would not round it.
-TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.float16: tl.float16, torch.bfloat16: tl.int16}
+TYPES = {
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.int16,
+    torch.uint8: tl.uint8,
+}
 
 # The columns of `triton_tables.TensorRow` and the index of the scalars; those of `triton_tables.Scalars`.
 P, G, V, M, B, W, SIZE, SCALARS = map(tl.constexpr, range(8))
@@ -107,61 +115,6 @@ def step(
 
 
 @triton.jit
-def place(row, column, start, offsets, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """Return pointers to elements of a tensor. ALIGNED: its address is a multiple of 16 bytes, for wide loads.
-
-    `offsets` have 32 bits and count from `start`, which has 64: this takes fewer registers.
-    """
-    pointer = tl.load(row + column).to(tl.pointer_type(DTYPE)) + start
-    if ALIGNED:
-        pointer = tl.multiple_of(pointer, 16)
-    return pointer + offsets
-
-
-@triton.jit
-def load(at, mask):
-    """Load numbers in their compute dtype; of bfloat16, `at` points to the bits."""
-    x = tl.load(at, mask)
-    if at.dtype.element_ty == tl.int16:
-        x = (x.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    if at.dtype.element_ty == tl.float16:
-        x = x.to(tl.float32)
-    return x
-
-
-@triton.jit
-def hashed(x):
-    """Return the noise of stochastic rounding: a hash of 32 bits, as in kernel/noise.hpp."""
-    x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = (x ^ (x >> 15)) * 0x846CA68B
-    return x ^ (x >> 16)
-
-
-@triton.jit
-def store(at, x, mask, noise):
-    """Store numbers, rounded to nearest, ties to even; bfloat16 by `noise` if there is any."""
-    if at.dtype.element_ty == tl.int16:
-        bits = x.to(tl.uint32, bitcast=True)
-        if noise is None:
-            x = tl.where(x == x, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0).to(tl.int16)
-        else:
-            magnitude = bits & 0x7FFFFFFF
-            rounded = (magnitude + (noise >> 16)) >> 16
-            rounded = tl.where(rounded > 0x7F7F, 0x7F7F, rounded)
-            rounded = tl.where(magnitude < 0x7F800000, rounded, tl.where(magnitude > 0x7F800000, 0x7FC0, 0x7F80))
-            x = (rounded | ((bits >> 16) & 0x8000)).to(tl.int16)
-    if at.dtype.element_ty == tl.float16:
-        x = x.to(tl.float16)
-    tl.store(at, x, mask)
-
-
-@triton.jit
-def noise_of(keys, index, elements):
-    """Return the noise of the parameter (index 0) or of an average for its `elements`; None without `keys`."""
-    return hashed(tl.load(keys + index).to(tl.uint32) + elements)
-
-
-@triton.jit
 def nonfinite(c, g, mask):
     """Return where a gradient or its square is not finite, after it is divided by the loss scale."""
     bad = (tl.abs(tl.load(c + SIGN) * g) < (FLOAT64_LIMIT if g.dtype == tl.float64 else FLOAT32_LIMIT)) == 0
@@ -177,6 +130,7 @@ def step_block(
     keys,
     zeroed,
     start,
+    size,
     offsets,
     mask,
     PARAM: tl.constexpr,
@@ -189,36 +143,36 @@ def step_block(
     AMSGRAD: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """Load, step and store the elements at `start + offsets` of the tensor in `row`."""
-    p_at = place(row, P, start, offsets, PARAM, ALIGNED)
-    v_at = place(row, V, start, offsets, STATE, ALIGNED)
+    """Load, step and store the elements at `start + offsets` of the tensor in `row`, which has `size`."""
+    p_at = place(tl.load(row + P), start, offsets, PARAM, ALIGNED)
+    v_address = tl.load(row + V)
     p = load(p_at, mask)
-    g = load(place(row, G, start, offsets, PARAM, ALIGNED), mask)
+    g = load(place(tl.load(row + G), start, offsets, PARAM, ALIGNED), mask)
     if zeroed is not None:
         bad = nonfinite(c, g, mask)
         tl.store(zeroed + 0 * offsets, 1, bad)
         g = tl.where(bad, 0.0, g)
-    v = load(v_at, mask)
+    v = load_average(v_address, start, size, offsets, mask, STATE, False, ALIGNED)
     m, b, w = v, v, v
     if CENTERED:
-        m_at = place(row, M, start, offsets, STATE, ALIGNED)
-        m = load(m_at, mask)
+        m_address = tl.load(row + M)
+        m = load_average(m_address, start, size, offsets, mask, STATE, True, ALIGNED)
     if MOMENTUM != NO_MOMENTUM:
-        b_at = place(row, B, start, offsets, STATE, ALIGNED)
-        b = load(b_at, mask)
+        b_address = tl.load(row + B)
+        b = load_average(b_address, start, size, offsets, mask, STATE, True, ALIGNED)
     if AMSGRAD:
-        w_at = place(row, W, start, offsets, STATE, ALIGNED)
-        w = load(w_at, mask)
+        w_address = tl.load(row + W)
+        w = load_average(w_address, start, size, offsets, mask, STATE, False, ALIGNED)
     p, v, m, b, w = step(c, p, g, v, m, b, w, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD)
     elements = start.to(tl.uint32) + offsets.to(tl.uint32)
     store(p_at, p, mask, noise_of(keys, 0, elements) if STOCHASTIC else None)
-    store(v_at, v, mask, noise_of(keys, 1, elements) if tl.int16 == STATE else None)
+    store_average(v_address, v, start, size, offsets, mask, keys, 1, STATE, False, ALIGNED)
     if CENTERED:
-        store(m_at, m, mask, noise_of(keys, 2, elements) if tl.int16 == STATE else None)
+        store_average(m_address, m, start, size, offsets, mask, keys, 2, STATE, True, ALIGNED)
     if MOMENTUM != NO_MOMENTUM:
-        store(b_at, b, mask, noise_of(keys, 3, elements) if tl.int16 == STATE else None)
+        store_average(b_address, b, start, size, offsets, mask, keys, 3, STATE, True, ALIGNED)
     if AMSGRAD:
-        store(w_at, w, mask, noise_of(keys, 4, elements) if tl.int16 == STATE else None)
+        store_average(w_address, w, start, size, offsets, mask, keys, 4, STATE, False, ALIGNED)
 
 
 @triton.jit
@@ -263,14 +217,16 @@ def step_tensors(
     if keys is not None:
         keys += KEYS * tl.load(blocks + 2 * tl.program_id(0))
     offsets = tl.arange(0, BLOCK)
+    if tl.uint8 == STATE:  # a row for each block of an average
+        offsets = tl.arange(0, BLOCK // PACKED)[:, None] * PACKED + tl.arange(0, PACKED)[None, :]
     if start + BLOCK <= size:  # without a mask, loads are wide
         step_block(
-            row, c, keys, zeroed, start, offsets, None,
+            row, c, keys, zeroed, start, size, offsets, None,
             PARAM, STATE, STOCHASTIC, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED,
         )  # fmt: skip
     else:
         step_block(
-            row, c, keys, zeroed, start, offsets, offsets < (size - start).to(tl.int32),
+            row, c, keys, zeroed, start, size, offsets, offsets < (size - start).to(tl.int32),
             PARAM, STATE, STOCHASTIC, DECAY, MOMENTUM, CENTERED, CORRECTED, AMSGRAD, ALIGNED,
         )  # fmt: skip
 
@@ -281,5 +237,5 @@ def find_nonfinite(blocks, tensors, scalars, found, PARAM: tl.constexpr, ALIGNED
     row, start, size, c = block_of(blocks, tensors, scalars, BLOCK)
     offsets = tl.arange(0, BLOCK)
     mask = start + offsets < size
-    g = load(place(row, G, start, offsets, PARAM, ALIGNED), mask)
+    g = load(place(tl.load(row + G), start, offsets, PARAM, ALIGNED), mask)
     tl.store(found + 0 * offsets, 1, nonfinite(c, g, mask))

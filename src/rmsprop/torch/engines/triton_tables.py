@@ -116,17 +116,16 @@ def _table(lists: tuple[list[Any], ...], device: torch.device, *arrays: NDArray[
     return Table(lists, tuple(x.to(device, non_blocking=True) for x in sources), sources)
 
 
-def overlapping(rows: Sequence[TensorRow], bytes_per_element: Sequence[tuple[int, int]]) -> set[int]:
+def overlapping(rows: Sequence[TensorRow], lengths: Sequence[tuple[int, int]]) -> set[int]:
     """Return the indices of `rows` whose memory overlaps other memory, if one of the two is written.
 
-    `bytes_per_element` has two numbers for each row: of the parameter and its gradient, and of its averages.
+    `lengths` has two numbers of bytes for each row: of the parameter and its gradient, and of each of its averages.
     """
     addresses = np.array([row[:_SIZE] for row in rows], np.int64).reshape(len(rows), _SIZE)
-    widths = np.array(bytes_per_element, np.int64).reshape(len(rows), 2)
-    lengths = widths[:, (0, 0, 1, 1, 1, 1)] * np.array([row.size for row in rows], np.int64)[:, None]
-    used = (addresses != 0) & (lengths > 0)
+    sizes = np.array(lengths, np.int64).reshape(len(rows), 2)[:, (0, 0, 1, 1, 1, 1)]
+    used = (addresses != 0) & (sizes > 0)
     starts, owners = addresses[used], np.nonzero(used)[0]
-    ends, written = starts + lengths[used], np.nonzero(used)[1] != 1  # gradients are only read
+    ends, written = starts + sizes[used], np.nonzero(used)[1] != 1  # gradients are only read
     order = np.argsort(starts, kind="stable")
     starts, ends, owners, written = starts[order], ends[order], owners[order], written[order]
     if not (starts[1:] < ends[:-1]).any():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rmsprop.rule import AVERAGES
 from rmsprop.torch.engines.triton_tables import TensorRow
-from rmsprop.torch.low_precision import order_of
+from rmsprop.torch.low_precision import order_of, packed_size
 from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient
 
 REASONS = {
@@ -31,6 +31,7 @@ REASONS = {
     "gradient flag": "its gradient is a conjugated or negated view",
     "gradient strides": "its gradient has other strides",
     "state": "its state has another device, dtype or other strides than the Triton kernel uses",
+    "row-major": "its 8-bit state is in row-major order, which its memory is not",
     "step": "its step counter is not one float64 number on the CPU or its device",
     "overlap": "its memory overlaps that of another tensor",
 }
@@ -47,12 +48,13 @@ class Taken:
     counter: Tensor
     averages: dict[str, Tensor]
     layout: tuple[Any, ...]  # of p and its gradient: see `_layout`
+    state_layout: tuple[Any, ...]  # of the averages
     row: TensorRow
 
     @property
     def state_dtype(self) -> torch.dtype:
         """Return the dtype in which the averages are stored."""
-        return self.averages["square_avg"].dtype
+        return self.state_layout[0]  # type: ignore[no-any-return]
 
 
 def take(
@@ -67,7 +69,7 @@ def take(
         row = _row(p, averages)
     except RuntimeError:  # in a transform of torch.func, tensors have no address
         return REASONS["memory"]
-    return Taken(index, p, state, state["step"], averages, _layout(p), row)
+    return Taken(index, p, state, state["step"], averages, _layout(p), _layout(averages["square_avg"]), row)
 
 
 def take_again(
@@ -88,12 +90,11 @@ def take_again(
         or g.is_neg()
     ):
         return None
-    strides = layout[-1]
-    if known.state_dtype != (wanted or COMPUTE.get(p.dtype, p.dtype)):
+    if known.state_layout[0] != (wanted or COMPUTE.get(p.dtype, p.dtype)):
         return None
     for name in names:
         x = state.get(name)
-        if x is None or x is not averages.get(name) or x.stride() != strides:
+        if x is None or x is not averages.get(name) or _layout(x) != known.state_layout:
             return None
     if _layout(p) != layout or _layout(g) != layout:
         return None
@@ -136,9 +137,16 @@ def _state_refusal(p: Tensor, state: dict[str, Tensor], names: list[str], dtype:
         return REASONS["step"]
     if step.device.type != "cpu" and step.device != p.device:
         return REASONS["step"]
+    if dtype == torch.uint8 and not p.is_contiguous():
+        return REASONS["row-major"]
     for name in names:
         x = state.get(name)
-        if not isinstance(x, Tensor) or x.dtype != dtype or x.device != p.device or not _same_layout(p, x):
+        if not isinstance(x, Tensor) or x.dtype != dtype or x.device != p.device:
+            return REASONS["state"]
+        fits = (
+            x.is_contiguous() and x.shape == (packed_size(p.numel()),) if dtype == torch.uint8 else _same_layout(p, x)
+        )
+        if not fits:
             return REASONS["state"]
     return None
 
