@@ -18,7 +18,7 @@ from rmsprop import InputError, Rule, native
 from rmsprop.monitor import Monitor
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines import cpu_kernel
-from rmsprop.torch.engines.engine import Remaining, StepInputs
+from rmsprop.torch.engines.engine import LossScale, Remaining, StepInputs
 
 # -- with everything around -------------------------------------------------------------------------------------------
 
@@ -466,7 +466,7 @@ def test_rows_on_another_device_are_left_to_tensor_operations() -> None:
     p.grad = torch.sparse_coo_tensor(where, values, (5, 2), device="meta", check_invariants=False)
     optimizer = RMSprop([p], sparse="lazy")
     groups, all_of_it = optimizer.param_groups, [Remaining(0, None, "")]
-    inputs = StepInputs(optimizer, groups, optimizer.state, [0], 1.0, 0, 0, {}, {0})
+    inputs = StepInputs(optimizer, groups, optimizer.state, [0], LossScale(), None, 0, 0, {}, {0})
     left = cpu_kernel.CpuKernel().gather(inputs, all_of_it)
     assert [(part.group_index, part.indices) for part in left] == ([(0, [0])] if native.kernel else [(0, None)])
 

@@ -21,7 +21,7 @@ from rmsprop import InputError, Rule
 from rmsprop.hyperparameters import averages
 from rmsprop.rule import AVERAGES, State, init, update
 from rmsprop.torch import RMSprop
-from rmsprop.torch.engines import triton_kernel, triton_tables
+from rmsprop.torch.engines import engine, triton_kernel, triton_tables
 from rmsprop.torch.engines.engine import Remaining
 from rmsprop.torch.engines.tensor_ops import TensorOps
 from rmsprop.torch.engines.triton_kernel import TritonKernel
@@ -403,6 +403,41 @@ def test_a_step_with_an_element_that_is_not_finite_is_skipped(bad: float | None,
     assert optimizer.nonfinite_steps == (bad is not None)
     assert [float(optimizer.state[p]["step"]) for p in params] == [1 + (bad is None)] * 4
     assert optimizer.implementation == "Triton kernel"
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_a_grad_scaler_divides_and_skips_without_a_wait(nonfinite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale and the flag lie on the device, and so do the counters from the first such step on."""
+    rule = dataclasses.replace(cases.RULES["bias correction, v0"], maximize=True)
+    params, plain = parameters(torch.float32), parameters(torch.float32)
+    optimizer = RMSprop.from_rule(params, rule, fused=True, nonfinite=nonfinite)
+    other = RMSprop.from_rule(plain, rule)
+    monkeypatch.setattr(engine, "HOST", "none")
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(0.0)  # type: ignore[attr-defined]
+    reads: list[Tensor] = []
+    for t, bad in enumerate((None, np.inf, None, 1e30)):
+        for p, q, g in zip(params, plain, gradients(t), strict=True):
+            p.grad, q.grad = 8192 * g.float(), g.float()
+        if bad is not None:
+            params[1].grad[7, 4] = bad * 8192  # type: ignore[index]
+        optimizer.grad_scale = torch.tensor(8192.0)  # type: ignore[attr-defined]
+        optimizer.found_inf = torch.tensor(float(bad == np.inf))  # type: ignore[attr-defined]
+        kept = [p.grad.clone() for p in params]  # type: ignore[union-attr]
+        with monkeypatch.context() as patched:
+            for name in ("item", "__bool__", "__float__") if t else ():
+                patched.setattr(Tensor, name, lambda x, *_: reads.append(x))
+            optimizer.step()
+        if bad is None:
+            other.step()
+        elif bad == 1e30 and nonfinite == "propagate":
+            break
+        for p, q, g in zip(params, plain, kept, strict=True):
+            assert torch.equal(p, q)
+            assert torch.equal(p.grad, g / (1 if bad == np.inf else 8192))  # type: ignore[arg-type]
+            assert float(optimizer.state[p]["step"]) == float(other.state[q]["step"])
+    assert reads == []
+    assert optimizer.implementation == "Triton kernel"
+    assert optimizer.nonfinite_steps == (nonfinite == "skip")  # not the step that the scaler skipped
 
 
 # -- code for GPUs -----------------------------------------------------------------------------------------------------

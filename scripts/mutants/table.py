@@ -66,6 +66,7 @@ TRITON_NOISE = "tests/test_triton.py::test_stochastic_rounding_has_the_bits_of_t
 TRITON_LARGEST = "tests/test_triton.py::test_stochastic_rounding_keeps_what_is_not_finite_and_the_largest_numbers"
 TRITON_PACKED = "tests/test_triton.py::test_every_number_in_eight_bits_has_the_bits_of_tensor_operations"
 TRITON_BLOCKS = "tests/test_triton.py::test_blocks_of_eight_bits_are_found_in_every_program"
+TRITON_SCALER = "tests/test_triton.py::test_a_grad_scaler_divides_and_skips_without_a_wait"
 TRITON_ROWS = "tests/test_triton.py::test_groups_have_their_own_numbers"
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
@@ -292,6 +293,9 @@ MUTANTS = [
     Mutant("Triton: version not counted", TRITON_ENGINE, "_version([each.p for each in taken])", "_version([])"),
     Mutant("Triton: λ without η on the device", TRITON_LAUNCHES, 'numbers["lam"] = lr * rule.weight_decay', "pass"),
     Mutant("Triton: device counts the step before", TRITON_LAUNCHES, "in work.taken]) + 1", "in work.taken])"),
+    Mutant("Triton: loss scale not maximized", TRITON_LAUNCHES, "(-1.0 if rule.max", "(1.0 if rule.max", TRITON_SCALER),
+    Mutant("nonfinite: GradScaler's skips counted", BAD, " & ~found.to(judgement.nonfinite.device)", "", TRITON_SCALER),
+    Mutant("nonfinite: GradScaler not heard", BAD, "either([found, judgement.skip])", "judgement.skip", TRITON_SCALER),
     Mutant("Triton: other strides", TRITON_TAKEN, "_same_layout(p, g) else", "p is p else"),
     Mutant("Triton: other layout not seen", TRITON_TAKEN, "if _layout(p) != layout or _layout(g) != layout:", "if 0:"),
     Mutant("Triton: other average not seen", TRITON_TAKEN, "x is not averages.get(name)", "False"),

@@ -192,9 +192,12 @@ def warn_of_other_names(others: dict[str, str]) -> None:
 
 
 def check_params(group: dict[str, Any], explicit_rounding: Any) -> None:
-    """Raise InputError for state or rounding that parameters of a group cannot have."""
+    """Raise InputError for state, rounding or execution that parameters of a group cannot have."""
     for p in group["params"]:
         state_dtype(group, p)
+        if group["fused"] and group["capturable"] and p.device.type == "cpu":
+            allowed = "None or False with capturable=True on the CPU"
+            raise InputError("fused", allowed, True, "omit fused or capturable")
     if explicit_rounding and all(p.dtype != torch.bfloat16 for p in group["params"]):
         raise nothing_to_round(explicit_rounding)
 
@@ -239,7 +242,7 @@ def check_values(group: dict[str, Any], *, restored: bool = False) -> dict[str, 
             allowed = f"{EXECUTION[name]} with differentiable=True"
             require(not group[name], name, allowed, group[name], f"omit {name}")
     if group["fused"]:
-        for name in ("foreach", "capturable", "differentiable"):
+        for name in ("foreach", "differentiable"):
             allowed = f"None or False with {name}=True"
             require(not group[name], "fused", allowed, True, f"omit fused or {name}")
     return group

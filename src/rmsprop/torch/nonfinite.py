@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.torch.distributed import any_rank, local_shard
-from rmsprop.torch.engines.engine import Engine, StepInputs
+from rmsprop.torch.engines.engine import Engine, StepInputs, waits
 
 
 class Verdict(Enum):
@@ -34,10 +34,20 @@ _RUN = Judgement(Verdict.RUN)
 
 def judge(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
     """Return whether to execute the step that `engines` have gathered. Collective: every rank must call it."""
-    for group in inputs.groups:
-        if group["nonfinite"] == "skip":
-            return _judge_skipping(inputs, engines)
-    return _RUN
+    found = None
+    if inputs.found_inf is not None:
+        if all(engine.skips_on_device for engine in engines):
+            found = (inputs.found_inf != 0).reshape(())
+        elif inputs.found_inf.item():
+            return Judgement(Verdict.SKIPPED)
+    judgement = _RUN
+    if any(group["nonfinite"] == "skip" for group in inputs.groups):
+        judgement = _judge_skipping(inputs, engines)
+    if found is None:
+        return judgement
+    nonfinite = None if judgement.nonfinite is None else judgement.nonfinite & ~found.to(judgement.nonfinite.device)
+    verdict = judgement.verdict if judgement.verdict is Verdict.SKIPPED else Verdict.ON_DEVICE
+    return Judgement(verdict, either([found, judgement.skip]), nonfinite)
 
 
 def _judge_skipping(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
@@ -50,7 +60,7 @@ def _judge_skipping(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
         )
         flag = (torch.tensor(False, device="cpu") if flag is None else flag).to(device)
     flag = any_rank(flag)
-    on_device = flag.device.type != "cpu" or any(group["capturable"] for group in inputs.groups)
+    on_device = waits(flag) or any(group["capturable"] for group in inputs.groups)
     if on_device and all(engine.skips_on_device for engine in engines):
         return Judgement(Verdict.ON_DEVICE, flag, flag)
     return Judgement(Verdict.SKIPPED if flag.item() else Verdict.RUN, None, flag)

@@ -16,8 +16,18 @@ from torch.optim.optimizer import Optimizer
 
 from rmsprop.errors import InputError, Received
 from rmsprop.torch import nonfinite, statistics
+from rmsprop.torch.distributed import local_shard
 from rmsprop.torch.engines.cpu_kernel import CpuKernel
-from rmsprop.torch.engines.engine import Engine, Measured, Remaining, StepInputs, check_fused, parameter_offsets
+from rmsprop.torch.engines.engine import (
+    Engine,
+    LossScale,
+    Measured,
+    Remaining,
+    StepInputs,
+    check_fused,
+    parameter_offsets,
+    waits,
+)
 from rmsprop.torch.engines.param_step import repeats
 from rmsprop.torch.engines.report import Report
 from rmsprop.torch.engines.sparse_rows import catch_up_all
@@ -61,19 +71,22 @@ def step(
     shared = step_state(optimizer)
     observer = shared.observer
     sweep_level, copy_level = (0, 0) if observer is None else observer.wanted()
-    if found_inf is not None and float(found_inf):
-        if observer is not None:
-            observer.skipped([], [])
-        return
+    level = sweep_level if sweep_level > copy_level else copy_level
+    if level or not isinstance(found_inf, Tensor) or not waits(found_inf):
+        if found_inf is not None and float(found_inf):
+            if observer is not None:
+                observer.skipped([], [])
+            return
+        found_inf = None
     if shared.lags:
         catch_up_all(states, shared.lags, of_dense_gradients=True)
-    level = sweep_level if sweep_level > copy_level else copy_level
     inputs = StepInputs(
         optimizer=optimizer,
         groups=groups,
         states=states,
         offsets=parameter_offsets(groups),
-        grad_scale=1.0 if grad_scale is None else float(grad_scale.item()),
+        loss_scale=LossScale(grad_scale),
+        found_inf=found_inf,
         sweep_level=level if sweep_level else 0,
         copy_level=level if copy_level else 0,
         lags=shared.lags,
@@ -92,7 +105,7 @@ def step(
         for engine in engines:
             engine.clear()
         if observer is not None:
-            observer.skipped(*statistics.nonfinite_counts(inputs))
+            observer.skipped(*([], []) if nonfinite_flag is None else statistics.nonfinite_counts(inputs))
     else:
         if inputs.copy_level:
             for engine in engines:
@@ -101,8 +114,8 @@ def step(
             nonfinite_flag = nonfinite.either([nonfinite_flag, *cleaned])
     if nonfinite_flag is not None:  # before the observer runs, which may read the count
         shared.nonfinite_steps = nonfinite.add(shared.nonfinite_steps, nonfinite_flag)
-    if inputs.grad_scale != 1:
-        _unscale(groups, inputs.grad_scale)
+    if grad_scale is not None:
+        _unscale(inputs)
     if observer is not None and verdict is not Verdict.SKIPPED:
         _report_step(observer, shared, engines, inputs, skip_flag)
     shared.spare_engines.append(all_engines)  # last: measured arrays are views of the engines' memory
@@ -151,11 +164,26 @@ def _run(engines: list[Engine], inputs: StepInputs, skip_flag: Tensor | None) ->
     return flags
 
 
-def _unscale(groups: list[ParamGroup], scale: float) -> None:
-    """Divide gradients by the scale of a GradScaler, as torch's fused optimizers leave them."""
-    with torch.no_grad():
-        for p in (p for group in groups for p in group["params"] if p.grad is not None):
-            p.grad = p.grad / scale if repeats(p.grad) else p.grad.div_(scale)
+@torch.no_grad()
+def _unscale(inputs: StepInputs) -> None:
+    """Divide gradients by the scale of a GradScaler unless it skips the step, as torch's fused optimizers do."""
+    scale: Any = inputs.loss_scale.on_device
+    if scale is None:
+        scale = inputs.grad_scale
+        if scale == 1:
+            return
+    if inputs.found_inf is not None:
+        scale = torch.where(inputs.found_inf != 0, 1.0, scale)
+    together = []
+    for p in (p for group in inputs.groups for p in group["params"] if p.grad is not None):
+        if p.grad.layout != torch.strided:
+            p.grad.div_(scale)
+        elif repeats(p.grad):
+            p.grad = p.grad / scale
+        else:
+            together.append(local_shard(p.grad))
+    if together:
+        torch._foreach_div_(together, scale)
 
 
 def _report_step(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from rmsprop.torch.engines.sparse_rows import Lags
 from rmsprop.torch.groups import FIELDS, RULE_NAMES
 from rmsprop.torch.state import ParamGroup
 
+HOST = "cpu"  # the type of the device whose memory the host reads without waiting
 NOT_ON_CPU, NOT_ON_GPU = "it is not on the CPU", "it is not on a GPU"
 
 
@@ -38,6 +40,23 @@ class Remaining(NamedTuple):
         return ("" if self.indices is None else f"parameter {self.indices[0]} of ") + f"group {self.group_index}"
 
 
+class LossScale:
+    """The loss scale of a GradScaler, by which gradients are divided; 1 if it is None."""
+
+    def __init__(self, scale: Tensor | None = None) -> None:
+        self._scale = scale
+
+    @cached_property
+    def number(self) -> float:
+        """Return the scale. The host waits for the device that holds the scale."""
+        return 1.0 if self._scale is None else float(self._scale.item())
+
+    @property
+    def on_device(self) -> Tensor | None:
+        """Return the scale if it lies on a device for which the host would wait, else None."""
+        return self._scale if self._scale is not None and waits(self._scale) else None
+
+
 class StepInputs(NamedTuple):
     """Inputs of one step, the same for all engines."""
 
@@ -45,11 +64,17 @@ class StepInputs(NamedTuple):
     groups: list[ParamGroup]
     states: defaultdict[Tensor, Any]
     offsets: list[int]  # for each group: the index of its first parameter among all parameters
-    grad_scale: float  # the loss scale: gradients are divided by it
+    loss_scale: LossScale
+    found_inf: Tensor | None  # on a device: not 0 if a GradScaler skips the step
     sweep_level: int  # what engines measure while they step: 0 nothing, 1 sums, 2 also histograms
     copy_level: int  # the same, for engines that measure by copying what a step overwrites
     lags: Lags  # the rows that lag after sparse gradients
     sparse: set[int]  # id(state) of every parameter that has had a sparse gradient
+
+    @property
+    def grad_scale(self) -> float:
+        """Return the loss scale, by which gradients are divided."""
+        return self.loss_scale.number
 
 
 class Measured(NamedTuple):
@@ -124,6 +149,11 @@ def check_fused(inputs: StepInputs, left: Sequence[Remaining]) -> None:
     for part in left:
         if inputs.groups[part.group_index]["fused"]:
             raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; omit fused")
+
+
+def waits(x: Tensor) -> bool:
+    """Return whether the host waits for a device to read `x`."""
+    return x.device.type != HOST
 
 
 def missing_field(group: ParamGroup, fields: Collection[str], engine: str) -> str | None:

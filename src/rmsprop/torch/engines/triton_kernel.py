@@ -119,7 +119,8 @@ class TritonKernel:
         check_storage(group)
         work = Work(group_index, group, rule_of(group), [])
         names, wanted = needed_averages(group), low_precision.DTYPES.get(group["state_dtype"])
-        on_device = any(each["nonfinite"] == "skip" for each in inputs.groups)  # the counter, where the flag is
+        # The counter, where the flag is.
+        on_device = inputs.found_inf is not None or any(each["nonfinite"] == "skip" for each in inputs.groups)
         for i in indices:
             p, index = group["params"][i], offset + i
             known, state = self._known.get(index), inputs.states[p]
@@ -147,7 +148,8 @@ class TritonKernel:
         if isinstance(new, str):
             state = complete_state(group, i, inputs.states)
         if on_device and state["step"].device != p.device:
-            state["step"] = state["step"].to(p.device)
+            count = state["step"].item()
+            state["step"] = torch.full((), count, dtype=torch.float64, device=p.device)  # a copy would synchronize
         return take(group, i, index, state, names, wanted)
 
     def _leave_overlapping(self, inputs: StepInputs) -> list[Remaining]:
@@ -248,8 +250,8 @@ class TritonKernel:
         columns: list[tuple[slice, dict[str, Tensor]]] = []
         for work in works:
             first = len(scalars)
-            indices += add_scalars(scalars, work, inputs.grad_scale)
-            if numbers := numbers_on_device(work, key.device):
+            indices += add_scalars(scalars, work, inputs.loss_scale)
+            if numbers := numbers_on_device(work, key.device, inputs.loss_scale):
                 columns.append((slice(first, len(scalars)), numbers))
         tensor_table = triton_tables.tensor_table(self._tensor_tables.get(key), rows, indices, key.device)
         scalar_table = triton_tables.scalar_table(self._scalar_tables.get(key), scalars, key.state, key.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from rmsprop.rule import Rule, moment_weights
 from rmsprop.torch import low_precision
 from rmsprop.torch.engines import arithmetic
+from rmsprop.torch.engines.engine import LossScale, waits
 from rmsprop.torch.engines.triton_tables import Scalars, scalars_of
 from rmsprop.torch.engines.triton_taken import Taken
 from rmsprop.torch.groups import lr_number
@@ -76,8 +77,9 @@ def _form_of(rule: Rule) -> Form:
     return Form(decay, momentum, rule.centered, rule.bias_correction, rule.amsgrad)
 
 
-def add_scalars(scalars: list[Scalars], work: Work, grad_scale: float) -> list[int]:
+def add_scalars(scalars: list[Scalars], work: Work, loss_scale: LossScale) -> list[int]:
     """Append the scalars of a group; return for each of its parameters the index of its scalars."""
+    grad_scale = 1.0 if loss_scale.on_device is not None else loss_scale.number
     rule, lr = work.rule, 0.0 if _reads_lr_on_device(work.group) else lr_number(work.group["lr"])
     kappa = kappa_of(_real(work.taken[0].state_dtype))
 
@@ -96,9 +98,11 @@ def add_scalars(scalars: list[Scalars], work: Work, grad_scale: float) -> list[i
     return [indices[count] for count in counts]
 
 
-def numbers_on_device(work: Work, device: torch.device) -> dict[str, Tensor]:
+def numbers_on_device(work: Work, device: torch.device, loss_scale: LossScale) -> dict[str, Tensor]:
     """Return those scalars of a group that only the device knows: by name, one number or one for each parameter."""
     rule, numbers = work.rule, dict[str, Any]()
+    if loss_scale.on_device is not None:
+        numbers["sign"] = (-1.0 if rule.maximize else 1.0) / loss_scale.on_device.to(device).double().reshape(())
     if _reads_lr_on_device(work.group):
         lr = work.group["lr"].detach().to(device).double().reshape(())
         numbers["lr_inside" if rule.lr_in_momentum else "lr_outside"] = lr
@@ -128,7 +132,7 @@ def noise_keys(work: Work, device: torch.device) -> Tensor:
 
 def _reads_lr_on_device(group: ParamGroup) -> bool:
     lr = group["lr"]
-    return isinstance(lr, Tensor) and (group["capturable"] or lr.device.type != "cpu")
+    return isinstance(lr, Tensor) and (group["capturable"] or waits(lr))
 
 
 def _reads_counters_on_device(work: Work) -> bool:
@@ -136,4 +140,4 @@ def _reads_counters_on_device(work: Work) -> bool:
 
 
 def _counters_are_on_device(work: Work) -> bool:
-    return work.group["capturable"] or any(each.counter.device.type != "cpu" for each in work.taken)
+    return work.group["capturable"] or any(waits(each.counter) for each in work.taken)
