@@ -35,7 +35,7 @@ def store(directories: list[Path]) -> None:
     kept = {each["summary"]["task"]: each for each in json.loads(STORED.read_text(encoding="utf-8"))}
     for run in [run for directory in directories for run in _runs(directory)]:
         summary = run.summary()
-        summary["command"] = re.sub(r" --(out|jobs) \S+", "", summary["command"])
+        summary["command"] = re.sub(r" --(?:(?:out|jobs) \S+|resume)", "", summary["command"])
         kept[summary["task"]] = {"config": run.config(), "summary": summary}
     STORED.write_text(json.dumps(list(kept.values()), indent=1) + "\n", encoding="utf-8")
 
