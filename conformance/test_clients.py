@@ -1,41 +1,53 @@
-"""Scripts of libraries that name torch's RMSprop, unchanged, under Python and under `rmsprop run`."""
+"""Libraries that people train with: the examples, with this library and before; a script under `rmsprop run`."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import client_table
+import clients
 import numpy as np
 import pytest
 
-A2C = """
-import json, sys
-import torch
-from stable_baselines3 import A2C
-
-torch.set_num_threads(1)
-model = A2C("MlpPolicy", "CartPole-v1", seed=0, device="cpu")
-model.learn(500)
-weights = torch.cat([p.detach().flatten() for p in model.policy.parameters()])
-print(json.dumps({"weights": weights.tolist(), "optimizer": type(model.policy.optimizer).__mro__[1].__module__}))
-"""
+END = "\nimport json; print(json.dumps([result.tolist(), type(optimizer).__mro__[1].__module__]))\n"
 
 
-def test_a2c_of_stable_baselines3_trains_the_same(tmp_path: Path) -> None:
+def test_a2c_of_stable_baselines3_trains_the_same_under_rmsprop_run(tmp_path: Path) -> None:
     """A2C's default optimizer is torch.optim.RMSprop or RMSpropTFLike, by version."""
     pytest.importorskip("stable_baselines3")
-    script = tmp_path / "train.py"
-    script.write_text(A2C)
-    found = []
-    for words in ([], ["-m", "rmsprop", "run", "--sb3"]):
-        done = subprocess.run(
-            [sys.executable, *words, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    assert found[0]["optimizer"].startswith("torch.optim")
-    assert found[1]["optimizer"].startswith("rmsprop.torch")
-    np.testing.assert_allclose(found[1]["weights"], found[0]["weights"], rtol=1e-3, atol=1e-5)
+    name = "stable_baselines3_a2c"
+    (tmp_path / "train.py").write_text(clients.text_of(name) + END)
+    words = [sys.executable, "-m", "rmsprop", "run", "--sb3", "train.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    weights, module = json.loads(done.stdout.splitlines()[-1])
+    assert module.startswith("rmsprop.torch")
+    np.testing.assert_allclose(weights, clients.run(name, ours=False).weights, rtol=1e-3, atol=1e-5)
     assert (tmp_path / "runs/run-train/statistics.jsonl").exists()
+
+
+@pytest.mark.filterwarnings("default")  # of the clients
+@pytest.mark.parametrize("name", clients.CLIENTS)
+def test_an_example_trains_as_it_did_before(name: str) -> None:
+    for package in clients.CLIENTS[name][1]:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            pytest.skip(f"{package} is not installed")
+    ours, theirs = clients.run(name, ours=True), clients.run(name, ours=False)
+    assert (ours.ours > 0, theirs.ours) == (True, 0)
+    np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-3, atol=1e-6)
+
+
+def test_every_example_is_a_client() -> None:
+    assert {path.stem for path in clients.EXAMPLES.glob("*.py")} == clients.CLIENTS.keys()
+
+
+def test_the_page_has_the_table_of_the_examples() -> None:
+    results = client_table.results()
+    assert results.keys() == clients.CLIENTS.keys()
+    assert client_table.DOCUMENT.read_text() == client_table.up_to_date(client_table.DOCUMENT.read_text(), results)

@@ -35,6 +35,7 @@ EXAMPLES = [
         ("README.md", 13),
         ("docs/conventions.md", 3),
         ("docs/checkpoints.md", 5),
+        ("docs/clients.md", 2),
         ("docs/numerics.md", 1),
         ("docs/sparse.md", 1),
         ("docs/scaling.md", 3),

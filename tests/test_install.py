@@ -10,7 +10,7 @@ import io
 import pickle
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from state_dicts import randn
 from test_state_sources import OTHERS, rmsprop_tf
 from test_torch import step, tensors
 
+import rmsprop.timm
 from rmsprop import InputError, Rule, profile
 from rmsprop.torch import RMSprop, install, uninstall
 from rmsprop.torch.drop_ins import RMSpropTF, RMSpropTFLike
@@ -252,6 +253,29 @@ def test_timms_names_create_ours(monkeypatch: pytest.MonkeyPatch) -> None:
             }  # fmt: skip
         assert module.RMSpropTF is theirs
         assert registry._optimizers == entries
+
+
+def test_profiles_have_names_in_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries: dict[str, Any] = {}
+    optim, factory = ModuleType("timm.optim"), ModuleType("timm.optim._optim_factory")
+    optim.OptimInfo = lambda name, opt_class, description, **more: (name, opt_class, more)  # type: ignore[attr-defined]
+    factory.default_registry = SimpleNamespace(  # type: ignore[attr-defined]
+        register=lambda info: entries.update({info[0]: info[1:]}), list_optimizers=lambda: [*entries]
+    )
+    for module in (ModuleType("timm"), optim, factory):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    names = rmsprop.timm.register()
+    assert {"rmsprop-torch", "rmsprop-tf1", "rmsprop-sb3", "rmsprop-graves"} <= set(names) == entries.keys()
+    assert not {"rmsprop-adam", "rmsprop-keras-legacy"} & set(names)
+    assert rmsprop.timm.register() == names
+    for name in names:
+        cls, more = entries[name]
+        expected = profile(name.removeprefix("rmsprop-"), lr=0.3, momentum=0.5)
+        assert cls([torch.ones(2)], **{**more["defaults"], "lr": 0.3, "momentum": 0.5}).rule() == expected
+        assert more["has_momentum"]
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(ModuleNotFoundError, match=r"^rmsprop.timm needs timm: pip install timm"):
+        rmsprop.timm.register()
 
 
 def test_sb3s_class_is_replaced() -> None:

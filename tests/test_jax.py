@@ -323,7 +323,8 @@ def test_a_rate_alone_means_the_rule_with_its_defaults() -> None:
     expected = run(rmsprop.jax.rmsprop(Rule(lr=0.05)), jnp.asarray(value), gradients)[0]
     forms: list[Any] = [0.05, jnp.float32(0.05), np.float32(0.05), lambda step: 0.05]
     for rate in forms:
-        np.testing.assert_array_equal(run(rmsprop.jax.rmsprop(rate), jnp.asarray(value), gradients)[0], expected)
+        for optimizer in (rmsprop.jax.rmsprop(rate), rmsprop.jax.rmsprop(learning_rate=rate)):
+            np.testing.assert_array_equal(run(optimizer, jnp.asarray(value), gradients)[0], expected)
 
 
 def test_a_schedule_is_called_with_the_updates_made_before() -> None:

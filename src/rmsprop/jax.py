@@ -54,7 +54,7 @@ class RMSpropState(NamedTuple):
 
 
 def rmsprop(
-    rule: Rule | ArrayLike | Schedule,
+    rule: Rule | ArrayLike | Schedule | None = None,
     learning_rate: ArrayLike | Schedule | None = None,
     *,
     decay: ArrayLike | None = None,
@@ -82,8 +82,8 @@ def rmsprop(
     Parameters
     ----------
     rule
-        A Rule, for example `rmsprop.profile("optax", lr=0.01)`. Or a learning rate, as below: PyTorch's RMSprop,
-        `Rule()`, at that rate.
+        A Rule, for example `rmsprop.profile("optax", lr=0.01)`. If omitted, PyTorch's RMSprop, `Rule()`, at the
+        `learning_rate`, which may also come first.
     learning_rate
         Replaces `rule.lr`: a number, a scalar array (traced or not), or a schedule. A schedule is called with the
         number of earlier updates, from 0. The value of an array is not checked.
@@ -166,6 +166,8 @@ def rmsprop(
     >>> optimizer = optax.inject_hyperparams(rmsprop)(Rule(), decay=schedule)
     """
     rate: ArrayLike | Schedule
+    if rule is None and learning_rate is not None:
+        rule, learning_rate = learning_rate, None
     if not isinstance(rule, Rule):
         if not isinstance(rule, Real | jax.Array | np.ndarray) and not callable(rule):
             remedy = number_of_text(rule) or "rmsprop.profile gives rules by name"
