@@ -20,7 +20,8 @@ from torch import Tensor
 from rmsprop import InputError, Rule
 from rmsprop.hyperparameters import averages
 from rmsprop.rule import AVERAGES, State, init, update
-from rmsprop.torch import RMSprop
+from rmsprop.torch import RMSprop, private
+from rmsprop.torch.distributed import local_shard
 from rmsprop.torch.engines import engine, triton_kernel, triton_tables
 from rmsprop.torch.engines.engine import Remaining
 from rmsprop.torch.engines.tensor_ops import TensorOps
@@ -662,6 +663,69 @@ def test_tensors_whose_written_memory_overlaps_other_memory_are_found(field: int
     shared = [row._replace(g=rows[0].g) for row in rows]  # a gradient is only read
     assert overlapping(shared, lengths) == set()
     assert overlapping([shared[0], shared[1]._replace(p=rows[0].g)], lengths[:2]) == {0, 1}
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+@pytest.mark.filterwarnings("ignore:DTensor random operators:UserWarning")  # in torch 2.6, of every mesh of CPUs
+@pytest.mark.parametrize("options", [{}, {"state_dtype": "bfloat16", "nonfinite": "zero"}])
+def test_of_a_dtensor_this_rank_s_shard_is_stepped(options: dict[str, Any]) -> None:
+    """Rank 1 of two: rows 3 to 4 of five, and no row of the second parameter."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    local: dict[str, Any] = {"src_data_rank": None} if torch.__version__ >= "2.7" else {}
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+
+        def spread(x: Tensor, way: Any) -> Any:
+            return distribute_tensor(x, mesh, [way], **local)
+
+        start = randn(5, 20)
+        p, q = torch.nn.Parameter(spread(start, Shard(0))), torch.nn.Parameter(spread(randn(1, 2), Shard(0)))
+        r = start[3:].clone()
+        optimizer = RMSprop([p, q], momentum=0.9, fused=True, **options)
+        plain = RMSprop([r], momentum=0.9, fused=True, **options)
+        for t in range(3):
+            g = randn(5, 20, seed=t)
+            p.grad, q.grad, r.grad = spread(g, Shard(0)), spread(randn(1, 2), Shard(0)), g[3:].clone()
+            if t == 2:  # another tensor of the same DTensor
+                p.data = spread(torch.cat([start[:3], r.clone()]), Shard(0))
+            optimizer.step()
+            plain.step()
+            assert optimizer.implementation == "Triton kernel"
+            assert torch.equal(local_shard(p), r)
+            for name in ("square_avg", "momentum_buffer"):
+                assert torch.equal(optimizer.state[p][name].to_local(), plain.state[r][name])
+        assert [float(optimizer.state[x]["step"]) for x in (p, q)] == [3, 3]
+        p.grad = spread(randn(5, 20), Replicate())
+        with pytest.raises(InputError, match=REASONS["placements"]):
+            optimizer.step()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not private.TRACES, reason="this torch executes compiled steps outside graphs")
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch warns while it compiles
+def test_a_compiled_step_is_one_graph_that_calls_the_kernel(launches: Launches) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
+    params, others = parameters(torch.float32), parameters(torch.float32)
+    optimizer, plain = RMSprop(params, momentum=0.9), RMSprop(others, momentum=0.9)
+    compiled: Any = torch.compile(optimizer.step, backend=counter, fullgraph=True)
+    for t in range(3):
+        for p, q, g in zip(params, others, gradients(t), strict=True):
+            p.grad, q.grad = g.float().clone(), g.float().clone()
+        for each, step in ((optimizer, compiled), (plain, plain.step)):
+            each.param_groups[0].update(lr=lr_at(t), weight_decay=0.1 * t)
+            step()
+    assert counter.frame_count == 1
+    assert len(launches.grids) == 2 * 2 * 3
+    assert optimizer.implementation == "Triton kernel"
+    assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
+    torch._dynamo.reset()
 
 
 # -- what it leaves to tensor operations -------------------------------------------------------------------------------

@@ -300,6 +300,7 @@ MUTANTS = [
     Mutant("Triton: other layout not seen", TRITON_TAKEN, "if _layout(p) != layout or _layout(g) != layout:", "if 0:"),
     Mutant("Triton: other average not seen", TRITON_TAKEN, "x is not averages.get(name)", "False"),
     Mutant("Triton: other counter not seen", TRITON_TAKEN, 'known.counter is not state.get("step")', "False"),
+    Mutant("Triton: other placements", TRITON_TAKEN, "if not _same_placements(p, g):", "if False:"),
     Mutant("Triton: gaps", TRITON_TAKEN, 'return REASONS["strides"]', "pass"),
     Mutant("kernel: unchanged", STEP, "", ""),
     Mutant("kernel: E1 sign kept", STEP, "g = c.sign * g;", ""),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.torch import low_precision
+from rmsprop.torch.distributed import is_sharded
 from rmsprop.torch.engines import copied_statistics, triton_tables
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import NOT_ON_GPU, Measured, Remaining, StepInputs, missing_field
@@ -86,10 +87,12 @@ class TritonKernel:
         """Return why the class, device or dtype of `p` keeps the engine from stepping `p`; else None."""
         if p.device.type not in DEVICES:
             return NOT_ON_GPU
-        if type(p) not in PLAIN and not torch.nn.parameter.is_lazy(p):
+        is_supported = type(p) in PLAIN or torch.nn.parameter.is_lazy(p)
+        if not is_supported and (torch.compiler.is_compiling() or not is_sharded(p)):  # an operator takes no DTensor
             return REASONS["class"]
         return None if p.dtype in _DTYPES else REASONS["dtype"]
 
+    @torch.no_grad()
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
         """Take the parameters on GPUs that the kernel can step; return the others."""
         left: list[Remaining] = []
@@ -156,8 +159,8 @@ class TritonKernel:
         """Return the parameters taken whose memory overlaps other memory: one launch steps all at the same time."""
         taken = [each for work in self._work for each in work.taken]
         if taken != self._last:
-            lengths = [(each.p.nbytes, each.averages["square_avg"].nbytes) for each in taken]
-            self._last, self._overlapping = taken, triton_tables.overlapping([each.row for each in taken], lengths)
+            rows, lengths = [each.row for each in taken], [each.lengths for each in taken]
+            self._last, self._overlapping = taken, triton_tables.overlapping(rows, lengths)
         if not self._overlapping:
             return []
         left, works, position = [], self._work, 0

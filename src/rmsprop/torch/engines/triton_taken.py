@@ -7,12 +7,14 @@ same layout. This costs a tenth of all checks: the host of a GPU steps thousands
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rmsprop.rule import AVERAGES
+from rmsprop.torch.distributed import is_sharded, local_shard, placements
 from rmsprop.torch.engines.triton_tables import TensorRow
 from rmsprop.torch.low_precision import order_of, packed_size
 from rmsprop.torch.state import COMPUTE, ParamGroup, check_gradient
@@ -30,6 +32,7 @@ REASONS = {
     "gradient dtype": "its gradient has another dtype",
     "gradient flag": "its gradient is a conjugated or negated view",
     "gradient strides": "its gradient has other strides",
+    "placements": "its gradient or state is spread over ranks in another way",
     "state": "its state has another device, dtype or other strides than the Triton kernel uses",
     "row-major": "its 8-bit state is in row-major order, which its memory is not",
     "step": "its step counter is not one float64 number on the CPU or its device",
@@ -40,7 +43,10 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 @dataclass(eq=False, slots=True, frozen=True)
 class Taken:
-    """A parameter taken for one step, with its state and where its tensors lie in memory. Compared by identity."""
+    """A parameter taken for one step, with its state and where its tensors lie in memory. Compared by identity.
+
+    Layouts and addresses of DTensors are those of this rank's shards.
+    """
 
     index: int  # among all parameters
     p: Tensor
@@ -50,6 +56,12 @@ class Taken:
     layout: tuple[Any, ...]  # of p and its gradient: see `_layout`
     state_layout: tuple[Any, ...]  # of the averages
     row: TensorRow
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Return the bytes of the parameter, and of each of its averages."""
+        own, stored = [prod(shape) * dtype.itemsize for dtype, _, shape, _ in (self.layout, self.state_layout)]
+        return own, stored
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -69,7 +81,8 @@ def take(
         row = _row(p, averages)
     except RuntimeError:  # in a transform of torch.func, tensors have no address
         return REASONS["memory"]
-    return Taken(index, p, state, state["step"], averages, _layout(p), _layout(averages["square_avg"]), row)
+    layouts = _layout(_local(p)), _layout(_local(averages["square_avg"]))
+    return Taken(index, p, state, state["step"], averages, *layouts, row)
 
 
 def take_again(
@@ -81,25 +94,34 @@ def take_again(
     """
     if known.p is not p or known.state is not state or known.counter is not state.get("step"):
         return None
-    averages, layout, g = known.averages, known.layout, p.grad
-    if (
-        len(averages) != len(names)
-        or type(g) is not Tensor
-        or g.layout is not torch.strided
-        or g.is_conj()
-        or g.is_neg()
-    ):
+    averages, layout = known.averages, known.layout
+    if len(averages) != len(names) or p.grad is None:
+        return None
+    if type(p) not in PLAIN and not _same_placements(p, p.grad, *averages.values()):
+        return None
+    g = _local(p.grad)
+    if type(g) is not Tensor or g.layout is not torch.strided or g.is_conj() or g.is_neg():
         return None
     if known.state_layout[0] != (wanted or COMPUTE.get(p.dtype, p.dtype)):
         return None
     for name in names:
         x = state.get(name)
-        if x is None or x is not averages.get(name) or _layout(x) != known.state_layout:
+        if x is None or x is not averages.get(name) or _layout(_local(x)) != known.state_layout:
             return None
-    if _layout(p) != layout or _layout(g) != layout:
+    if _layout(_local(p)) != layout or _layout(g) != layout:
         return None
     row = _row(p, averages)
     return known if row == known.row else replace(known, row=row)
+
+
+def _local(x: Tensor) -> Tensor:
+    return x if type(x) in PLAIN else local_shard(x)
+
+
+def _same_placements(p: Tensor, *others: Tensor) -> bool:
+    """Return whether `others` are spread over ranks as `p` is."""
+    expected = placements(p)
+    return all(placements(x) == expected for x in others)
 
 
 def _layout(x: Tensor) -> tuple[Any, ...]:
@@ -108,11 +130,15 @@ def _layout(x: Tensor) -> tuple[Any, ...]:
 
 def tensor_refusal(group: ParamGroup, index: int) -> str | None:
     """Return why the layout of a parameter or its gradient keeps the kernel from stepping it; else None."""
-    p = group["params"][index]
-    g = p.grad
-    if type(g) not in PLAIN:
+    p, g = group["params"][index], group["params"][index].grad
+    if type(g) not in PLAIN and not is_sharded(g):
         return REASONS["gradient class"]
     check_gradient(group, index)
+    if not _same_placements(p, g):
+        return REASONS["placements"]
+    p, g = _local(p), _local(g)
+    if type(p) not in PLAIN or type(g) not in PLAIN:
+        return REASONS["class" if type(p) not in PLAIN else "gradient class"]
     if g.layout != torch.strided:
         return REASONS["gradient layout"]
     if g.device != p.device:
@@ -133,20 +159,24 @@ def tensor_refusal(group: ParamGroup, index: int) -> str | None:
 def _state_refusal(p: Tensor, state: dict[str, Tensor], names: list[str], dtype: torch.dtype) -> str | None:
     """Return why the state of a parameter keeps the kernel from stepping it; else None."""
     step = state.get("step")
-    if not isinstance(step, Tensor) or step.dtype != torch.float64 or step.numel() != 1:
+    if not isinstance(step, Tensor) or is_sharded(step) or step.dtype != torch.float64 or step.numel() != 1:
         return REASONS["step"]
     if step.device.type != "cpu" and step.device != p.device:
         return REASONS["step"]
+    averages = [state[name] for name in names if isinstance(state.get(name), Tensor)]
+    if len(averages) < len(names):
+        return REASONS["state"]
+    if not _same_placements(p, *averages):
+        return REASONS["placements"]
+    p = _local(p)
     if dtype == torch.uint8 and not p.is_contiguous():
         return REASONS["row-major"]
-    for name in names:
-        x = state.get(name)
-        if not isinstance(x, Tensor) or x.dtype != dtype or x.device != p.device:
-            return REASONS["state"]
-        fits = (
-            x.is_contiguous() and x.shape == (packed_size(p.numel()),) if dtype == torch.uint8 else _same_layout(p, x)
-        )
-        if not fits:
+    for x in map(_local, averages):
+        if dtype == torch.uint8:
+            fits = x.is_contiguous() and x.shape == (packed_size(p.numel()),)
+        else:
+            fits = _same_layout(p, x)
+        if x.dtype != dtype or x.device != p.device or not fits:
             return REASONS["state"]
     return None
 
@@ -161,6 +191,7 @@ def _same_layout(p: Tensor, x: Tensor) -> bool:
 
 
 def _row(p: Tensor, averages: dict[str, Tensor]) -> TensorRow:
-    v, m, b, w = [averages[name].data_ptr() if name in averages else 0 for name in AVERAGES]
+    v, m, b, w = [_local(averages[name]).data_ptr() if name in averages else 0 for name in AVERAGES]
     g: Any = p.grad
+    p, g = _local(p), _local(g)
     return TensorRow(p.data_ptr(), g.data_ptr(), v, m, b, w, p.numel() * (2 if p.is_complex() else 1))
