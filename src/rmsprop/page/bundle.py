@@ -39,6 +39,7 @@ def page(data: Mapping[str, Any] | None = None) -> str:
     policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:" + "".join(
         f"; {kind} '{_hash(text)}'" for kind, text in sources.items()
     )
+    sample = (STATIC / "sample_run.json").read_text(encoding="utf-8")
     parts = "\n".join(
         (STATIC / path.removeprefix("./")).with_suffix(".html").read_text(encoding="utf-8").strip()
         for path in re.findall(r'"(\./parts/\w+\.js)"', (STATIC / "parts.js").read_text(encoding="utf-8"))
@@ -50,7 +51,7 @@ def page(data: Mapping[str, Any] | None = None) -> str:
         "contents": contents,
         "parts": parts,
         "version": escape(__version__),
-        "data": _data({"profiles": _profiles(), **(data or {})}),
+        "data": _data({"profiles": _profiles(), "sample": json.loads(sample), **(data or {})}),
         "script": code,
     }
     template = (STATIC / "index.html").read_text(encoding="utf-8")

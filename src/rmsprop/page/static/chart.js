@@ -55,15 +55,17 @@ function path(points, x, y, axis) {
  * Draw a chart into a figure, in place of the last one.
  *
  * `series` is a list of { name, style, points, bars }; `lines` are horizontal { at, name }; `cursor` is a vertical line.
- * Returns the functions from values to pixels, and the SVG.
+ * Returns the functions from values to pixels, the SVG, its edges in pixels, and moveCursor.
  */
 export function drawChart(figure, { label, x: xAxis, y: yAxis, series, lines = [], cursor = null, height = 220 }) {
   const width = Math.max(240, Math.round(figure.clientWidth));
   const x = scale(xAxis, LEFT, width - RIGHT), y = scale(yAxis, height - BOTTOM, TOP);
   const clip = `${figure.id}-clip`;
-  const grid = (xAxis.log ? logTicks : ticks)(xAxis.min, xAxis.max, width < 500 ? 4 : 8).map((at) => svg("g", {},
+  const marks = xAxis.names?.map((name, i) => [i, name])
+    ?? (xAxis.log ? logTicks : ticks)(xAxis.min, xAxis.max, width < 500 ? 4 : 8).map((at) => [at, short(at, 3)]);
+  const grid = marks.map(([at, name]) => svg("g", {},
     svg("line", { class: "grid", x1: x(at), x2: x(at), y1: TOP, y2: height - BOTTOM }),
-    svg("text", { class: "tick", x: x(at), y: height - BOTTOM + 15, "text-anchor": "middle" }, short(at, 3))));
+    svg("text", { class: "tick", x: x(at), y: height - BOTTOM + 15, "text-anchor": "middle" }, name)));
   const levels = (yAxis.log ? logTicks : ticks)(yAxis.min, yAxis.max, 4).map((at) => svg("g", {},
     svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }),
     svg("text", { class: "tick", x: LEFT - 6, y: y(at) + 4, "text-anchor": "end" }, short(at, 3))));
@@ -88,7 +90,10 @@ export function drawChart(figure, { label, x: xAxis, y: yAxis, series, lines = [
       transform: `translate(13 ${(height - BOTTOM + TOP) / 2}) rotate(-90)` }, yAxis.label));
   replaceImage(figure, image);
   drawLegend(figure, series.filter(({ name }) => name));
-  return { x, y, image, width, height, left: LEFT, right: width - RIGHT };
+  const moveCursor = (at) => {
+    for (const end of ["x1", "x2"]) shown[0].setAttribute(end, x(at).toFixed(1));
+  };
+  return { x, y, image, width, height, left: LEFT, right: width - RIGHT, moveCursor };
 }
 
 /** Put an SVG into a figure, in place of the last one. */

@@ -49,9 +49,11 @@ function choiceControl(settings, key, field) {
 
 const KINDS = { number: numberControl, flag: flagControl, choice: choiceControl };
 
-/** Return a group of controls for the settings `keys`. */
+/** Return a group of controls for the settings `keys`; it is folded if `legend` begins with +. */
 export function controlsOf(settings, keys, legend) {
-  const group = h("fieldset", { class: "controls" }, h("legend", {}, legend));
+  const folded = legend.startsWith("+ "), title = legend.replace("+ ", "");
+  const group = folded ? h("details", { class: "controls" }, h("summary", {}, title))
+    : h("fieldset", { class: "controls" }, h("legend", {}, title));
   for (const key of keys) {
     const field = settings.fields[key], { control, show } = KINDS[field.kind](settings, key, field);
     control.dataset.key = key;
@@ -76,8 +78,10 @@ export function presetsOf(settings, presets) {
 
 const STILL = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-/** Return the player of a part that has the setting `t`: `last()` is its last step, `seconds` the length of the film. */
-export function playerOf(settings, last, seconds = 6) {
+const SECONDS = 6; // length of a film
+
+/** Return the player of a part that has the setting `t`; `last()` is its last step, or another `unit`. */
+export function playerOf(settings, last, unit = "step") {
   let frame = 0, started = 0, from = 0;
   const shown = () => Math.min(settings.values.t, last());
   const play = h("button", { type: "button", class: "play" }, "Play");
@@ -90,7 +94,7 @@ export function playerOf(settings, last, seconds = 6) {
   };
   const film = (now) => {
     started ||= now;
-    const t = Math.min(from + Math.floor(((now - started) / 1000 / seconds) * last()), last());
+    const t = Math.min(from + Math.floor(((now - started) / 1000 / SECONDS) * last()), last());
     frame = requestAnimationFrame(film);
     if (t !== settings.values.t) settings.set({ t }, false);
     if (t >= last()) stop();
@@ -111,13 +115,13 @@ export function playerOf(settings, last, seconds = 6) {
   const count = h("span", { class: "count" });
   const player = h("div", { class: "player", role: "group", "aria-label": "Player" }, play,
     h("button", { type: "button", onclick: () => go(0) }, "To start"),
-    h("button", { type: "button", onclick: () => go(shown() - 1), "aria-label": "One step back" }, "−1"),
-    h("button", { type: "button", onclick: () => go(shown() + 1), "aria-label": "One step forward" }, "+1"), scrub, count);
+    h("button", { type: "button", onclick: () => go(shown() - 1), "aria-label": `One ${unit} back` }, "−1"),
+    h("button", { type: "button", onclick: () => go(shown() + 1), "aria-label": `One ${unit} forward` }, "+1"), scrub, count);
   const show = () => {
     scrub.max = last();
     scrub.value = shown();
-    scrub.setAttribute("aria-valuetext", `step ${shown()} of ${last()}`);
-    count.textContent = `step ${shown()} of ${last()}`;
+    count.textContent = `${unit} ${shown()} of ${last()}`;
+    scrub.setAttribute("aria-valuetext", count.textContent);
   };
   settings.listeners.push((changes) => {
     if (frame && Object.keys(changes).some((key) => key !== "t")) from = 0;

@@ -68,8 +68,15 @@ export function exp(x) {
   return expPair([x, 0])[0];
 }
 
+let lastArgument = NaN, lastLog = NaN; // β and μ stay the same from step to step
+
 /** One Newton step from log x: the correction is x·e⁻ʸ − 1. */
 export function log(x) {
+  if (x !== lastArgument) [lastArgument, lastLog] = [x, computedLog(x)];
+  return lastLog;
+}
+
+function computedLog(x) {
   if (!(x > 1e-280 && x < 1e280) || x === 1) return Math.log(x);
   const y = Math.log(x);
   const [hi, lo] = add(multiply([x, 0], expPair([-y, 0])), [-1, 0]);

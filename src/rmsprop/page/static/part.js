@@ -8,7 +8,8 @@ import { Settings } from "./settings.js";
 /**
  * Fill the section of a part. A part has:
  * id, fields, presets, groups ({ legend: keys of controls }), view (elements), compute(values), draw(result, values),
- * summary(result, values), python(result, values), numbers(result, values), answer(), and for a film last(result).
+ * summary(result, values), python(result, values), numbers(result, values), answer(), for a film last(result), and
+ * `version` if compute depends on more than the values. The player stands last in the view, or at .player-place.
  */
 export function mount(part) {
   const section = document.getElementById(part.id), stage = section.querySelector(".stage");
@@ -18,7 +19,7 @@ export function mount(part) {
   let key = null, result = null, waiting = 0;
 
   function computed() {
-    const wanted = JSON.stringify(settings.changed().filter(([name]) => name !== `${part.id}.t`));
+    const wanted = JSON.stringify([part.version, settings.changed().filter(([name]) => name !== `${part.id}.t`)]);
     if (wanted !== key) [key, result] = [wanted, part.compute(settings.values)];
     return result;
   }
@@ -31,13 +32,16 @@ export function mount(part) {
   const later = () => { waiting ||= requestAnimationFrame(render); };
 
   const view = h("div", { class: "view" }, ...part.view(settings));
-  if (part.last) view.append(playerOf(settings, () => part.last(computed())));
+  if (part.last) {
+    const player = playerOf(settings, () => part.last(computed()), part.unit);
+    const place = view.querySelector(".player-place");
+    if (place) place.replaceWith(player);
+    else view.append(player);
+  }
   const controls = h("form", { class: "settings", onsubmit: (event) => event.preventDefault() },
     ...Object.entries(part.groups).map(([legend, keys]) => controlsOf(settings, keys, legend)));
   for (const extra of part.extras?.(settings) ?? []) controls.append(extra);
   if (part.presets.length) stage.append(presetsOf(settings, part.presets));
-  stage.append(h("div", { class: "bench" }, view, controls), summary);
-
   const details = part.python ? h("details", { class: "python", ontoggle: render }, h("summary", {}, "As Python"), code) : null;
   const tools = h("div", { class: "tools" }, h("button", { type: "button", class: "copy-link", onclick: async (event) => {
     document.dispatchEvent(new CustomEvent("address"));
@@ -48,7 +52,8 @@ export function mount(part) {
       said(event.target, await copy(part.python(computed(), settings.values)));
     } }, "Copy as Python"));
   }
-  stage.append(tools, ...(details ? [details] : []));
+  const shown = h("div", { class: "shown" }, view, summary, tools, details);
+  stage.append(h("div", { class: "bench" }, shown, controls));
   const question = section.querySelector(".question");
   if (question) mountQuestion(question, part.answer);
 

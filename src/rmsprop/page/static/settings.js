@@ -18,6 +18,13 @@ export class Settings {
     for (const listener of this.listeners) listener(changes, byUser);
   }
 
+  /** Change the settings that differ from `values`. */
+  become(values) {
+    const { fields } = this, differing = Object.keys(fields).filter(
+      (key) => fields[key].text(this.values[key]) !== fields[key].text(values[key]));
+    if (differing.length) this.set(Object.fromEntries(differing.map((key) => [key, values[key]])), false);
+  }
+
   /** Return whether the settings are the initial ones but for `changes`. */
   equals(changes) {
     const wanted = { ...this.initial(), ...changes };
@@ -58,6 +65,6 @@ export function restore(parts, text) {
       faults.push(`${error.message}, not ${value.slice(0, 40)}`);
     }
   }
-  for (const [settings, values] of changes) settings.set(values, false);
+  for (const [settings, values] of changes) settings.become(values);
   return { current, faults };
 }

@@ -43,9 +43,9 @@ function drawTable(table, result) {
 /** Draw one quantity of all four steps as bars. */
 function drawBars(figure, label, values) {
   drawChart(figure, { label: `${label}: ${values.map((x) => short(x)).join(", ")}`, height: 150,
-    x: { min: -0.5, max: 3.5, label: "A and B at step 1, A and B at step 2" },
+    x: { min: -0.5, max: 3.5, label: "", names: ["A, step 1", "B, step 1", "A, step 2", "B, step 2"] },
     y: axisOf(values, { label: "size", zero: true }),
-    series: [{ style: "main", bars: true, points: values.map((value, i) => [i, value]) }] });
+    series: [0, 1].map((k) => ({ style: ["main", "second"][k], bars: true, points: [k, k + 2].map((i) => [i, values[i]]) })) });
 }
 
 export const part = {
