@@ -28,6 +28,9 @@ NEED_FRAMEWORKS = tests/test_profiles.py \
 	tests/test_trainers.py \
 	tests/test_checkpoint_like.py::test_trees_without_names_and_with_slashes_in_them
 
+# Tests wait for processes that they start: two workers more than cores keep these busy.
+PYTEST = $(BIN)/pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() + 2)') --dist worksteal
+
 SECONDS ?= 120
 
 .PHONY: demo test lint conformance mutants kernel wheels fuzz bench clean
@@ -38,7 +41,7 @@ demo: $(VENV)/lab
 test: $(VENV)/dev
 	@scripts/install-chromium
 	@scripts/install-datasets $(VENV)
-	$(BIN)/pytest -n auto --dist worksteal
+	$(PYTEST)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -48,7 +51,7 @@ lint: $(VENV)/dev
 
 conformance: $(VENV)/conformance
 	@scripts/install-postgresql
-	$(BIN)/pytest -n auto --dist worksteal conformance $(NEED_FRAMEWORKS)
+	$(PYTEST) conformance $(NEED_FRAMEWORKS)
 
 mutants: $(VENV)/dev
 	$(BIN)/python scripts/mutants/runner.py $(PART)

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import shutil
+from collections import Counter
 from collections.abc import Generator, Iterator
 
 import hypothesis
@@ -36,6 +37,13 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files with many slow tests first: at the end, short tests fill all workers."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

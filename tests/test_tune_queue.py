@@ -205,6 +205,7 @@ def states(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return Queue(open_storage(str(folder / "run" / "study.journal")), "study/RMSprop", maximize=True).trials()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test_twenty_killed_workers_lose_nothing(tmp_path: Path) -> None:
     running = start(tmp_path)
@@ -224,6 +225,7 @@ def test_twenty_killed_workers_lose_nothing(tmp_path: Path) -> None:
     assert len(RunDirectory(tmp_path / "run").summary()["trials"]) == 30
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_keeps_what_had_ended(tmp_path: Path) -> None:
     running = start(tmp_path)
     while not (tmp_path / "calls").exists() or len((tmp_path / "calls").read_text().splitlines()) < 8:
@@ -243,6 +245,7 @@ def test_a_killed_study_goes_on_and_keeps_what_had_ended(tmp_path: Path) -> None
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_same_command_joins_a_study_that_runs(tmp_path: Path) -> None:
     (tmp_path / "wait").touch()
     first, second = start(tmp_path), start(tmp_path)  # at the same time
@@ -274,6 +277,7 @@ def test_a_study_is_joined_while_its_leader_has_only_the_lock(tmp_path: Path) ->
     assert run.config() == config
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
     running = start(tmp_path)
     while not (tmp_path / "calls").exists():
@@ -295,6 +299,7 @@ def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
     assert again.returncode == 0, error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
 def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(tmp_path: Path) -> None:
     running = start(tmp_path, "limit")
