@@ -27,6 +27,11 @@ def in_browser(page: Page, code: str, argument: Any) -> Any:
     return json.loads(page.evaluate(f"text => JSON.stringify(({code})(JSON.parse(text)))", json.dumps(argument)))
 
 
+def wait(page: Page, condition: str) -> None:
+    """Wait until an expression is true; the page's policy refuses Playwright's own way, which evaluates text."""
+    page.evaluate(f"async () => {{ while (!({condition})) await new Promise(done => setTimeout(done, 20)); }}")
+
+
 class Part:
     """A part of the page that is open in `page`."""
 
@@ -43,7 +48,9 @@ class Part:
         self(f"part.settings.set({text})")
 
     def reset(self) -> None:
+        """Return to the initial settings, and wait until they are drawn."""
         self("part.settings.set(part.settings.initial())")
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
     def numbers(self) -> Any:
         """Return the numbers that the part shows."""
@@ -51,6 +58,6 @@ class Part:
 
     def python(self) -> Any:
         """Execute the part's Python code and return the numbers that it prints."""
-        names: dict[str, Any] = {"print": lambda _: None}
+        names: dict[str, Any] = {"print": lambda *_, **__: None}
         exec(self("part.python()"), names)
         return names["shown"]

@@ -2,7 +2,7 @@
 
 import { h, short, svg } from "./dom.js";
 
-const LEFT = 62, RIGHT = 12, TOP = 10, BOTTOM = 36;
+const LEFT = 64, RIGHT = 12, TOP = 10, BOTTOM = 36;
 
 /** Return about `count` round numbers between two ends. */
 export function ticks(min, max, count = 5) {
@@ -13,6 +13,9 @@ export function ticks(min, max, count = 5) {
   return found;
 }
 
+/** Name a tick of a logarithmic axis. */
+const nameOfPower = (at) => (at >= 0.01 && at < 1e4 ? short(at, 3) : at.toExponential(0).replace("+", "").replace("-", "−"));
+
 function logTicks(min, max) {
   const first = Math.ceil(Math.log10(min) - 1e-9), last = Math.floor(Math.log10(max) + 1e-9);
   const every = Math.max(1, Math.ceil((last - first) / 5));
@@ -20,6 +23,8 @@ function logTicks(min, max) {
   for (let k = first; k <= last; k += every) found.push(Number(`1e${k}`));
   return found.length > 1 ? found : [min, max];
 }
+
+const named = (axis, at) => (axis.log ? nameOfPower(at) : short(at, 3));
 
 /** Return a function from values to pixels. */
 function scale({ min, max, log }, from, to) {
@@ -62,13 +67,13 @@ export function drawChart(figure, { label, x: xAxis, y: yAxis, series, lines = [
   const x = scale(xAxis, LEFT, width - RIGHT), y = scale(yAxis, height - BOTTOM, TOP);
   const clip = `${figure.id}-clip`;
   const marks = xAxis.names?.map((name, i) => [i, name])
-    ?? (xAxis.log ? logTicks : ticks)(xAxis.min, xAxis.max, width < 500 ? 4 : 8).map((at) => [at, short(at, 3)]);
+    ?? (xAxis.log ? logTicks : ticks)(xAxis.min, xAxis.max, width < 500 ? 4 : 8).map((at) => [at, named(xAxis, at)]);
   const grid = marks.map(([at, name]) => svg("g", {},
     svg("line", { class: "grid", x1: x(at), x2: x(at), y1: TOP, y2: height - BOTTOM }),
     svg("text", { class: "tick", x: x(at), y: height - BOTTOM + 15, "text-anchor": "middle" }, name)));
   const levels = (yAxis.log ? logTicks : ticks)(yAxis.min, yAxis.max, 4).map((at) => svg("g", {},
     svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }),
-    svg("text", { class: "tick", x: LEFT - 6, y: y(at) + 4, "text-anchor": "end" }, short(at, 3))));
+    svg("text", { class: "tick", x: LEFT - 6, y: y(at) + 4, "text-anchor": "end" }, named(yAxis, at))));
   const marked = lines.filter(({ at }) => at >= yAxis.min && at <= yAxis.max).map(({ at, name }) => svg("g", {},
     svg("line", { class: "mark", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }),
     svg("text", { class: "tick marked", x: width - RIGHT - 4, y: y(at) - 5, "text-anchor": "end" }, name)));

@@ -16,14 +16,19 @@ function write() {
   history.replaceState(null, "", fragment(all, current));
 }
 
+/** Follow the address. One without settings, such as that of a heading, leaves the settings as they are. */
 function read() {
-  const { current: id, faults } = restore(all, location.hash);
-  notice.hidden = !faults.length;
-  notice.textContent = faults.length ? `In this link, ${faults.join("; ")}. The initial value is shown instead.` : "";
-  const wanted = document.getElementById(id);
+  const text = location.hash;
+  if (text.includes("?")) {
+    const faults = restore(all, text);
+    notice.hidden = !faults.length;
+    notice.textContent = faults.length ? `In this link, ${faults.join("; ")}. The initial value is shown instead.` : "";
+  }
+  const id = text.slice(1).split("?")[0], wanted = document.getElementById(id);
   if (!wanted) return;
   if (all.some((settings) => settings.id === id)) current = id;
   wanted.scrollIntoView();
+  if (!text.includes("?")) write();
 }
 
 for (const settings of all) {

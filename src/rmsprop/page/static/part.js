@@ -14,8 +14,9 @@ import { Settings } from "./settings.js";
 export function mount(part) {
   const section = document.getElementById(part.id), stage = section.querySelector(".stage");
   const settings = new Settings(part.id, part.fields);
+  const title = section.querySelector("h2").textContent;
   const summary = h("p", { class: "summary" }), code = h("pre", { tabindex: 0, role: "region",
-    "aria-label": "Python code that reproduces these numbers" });
+    "aria-label": `Python code that reproduces the numbers of ${title}` });
   let key = null, result = null, waiting = 0;
 
   function computed() {

@@ -48,9 +48,9 @@ export function fragment(parts, current) {
   return `#${current}${query ? `?${query}` : ""}`;
 }
 
-/** Set the parts to what a fragment says, all others to their initial values. Return the part in view and the faults. */
+/** Set the parts to what a fragment says, all others to their initial values. Return the faults. */
 export function restore(parts, text) {
-  const [current, query = ""] = text.replace(/^#/, "").split(/\?(.*)/s);
+  const [, query = ""] = text.split(/\?(.*)/s);
   const faults = [], changes = new Map(parts.map((settings) => [settings, settings.initial()]));
   for (const [name, value] of new URLSearchParams(query)) {
     const [id, key] = name.split(".");
@@ -66,5 +66,5 @@ export function restore(parts, text) {
     }
   }
   for (const [settings, values] of changes) settings.become(values);
-  return { current, faults };
+  return faults;
 }

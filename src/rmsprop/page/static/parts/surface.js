@@ -103,7 +103,7 @@ export const part = {
     settings.listeners.push((changes) => { // another surface has another start and other rates
       if (Object.keys(changes).length === 1 && changes.surface) settings.set(startsAt(changes.surface));
     });
-    return [part.picture, h("div", { class: "pair" }, part.losses, part.rates)];
+    return [part.picture, h("div", { class: "player-place" }), h("div", { class: "pair" }, part.losses, part.rates)];
   },
   last: (result) => result.runs.rmsprop.path.length - 1,
   draw(result, s) {

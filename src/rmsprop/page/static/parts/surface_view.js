@@ -16,11 +16,13 @@ export class SurfaceView {
   /** `figure` holds the picture; `moveStart` and `turn` are called with the point and the angle that a reader drags. */
   constructor(figure, { moveStart, turn }) {
     Object.assign(this, { figure, moveStart, turn, key: "" });
+    figure.classList.add("ground");
   }
 
   /** Draw the ground and the handles, unless they are there already. Without `start` there is no handle. */
   ground(surface, prepared, { start, angle, names, label }) {
-    const width = Math.max(260, Math.round(this.figure.clientWidth)), height = Math.round(Math.min(width * 0.62, 440));
+    const width = Math.max(260, Math.round(this.figure.clientWidth));
+    const height = Math.round(Math.min(width * (width < 500 ? 0.8 : 0.62), 440));
     const [left, right, bottom, top] = surface.box, unit = Math.min(width / (right - left), height / (top - bottom));
     const middle = [(left + right) / 2, (bottom + top) / 2];
     const box = [middle[0] - width / 2 / unit, middle[0] + width / 2 / unit, middle[1] - height / 2 / unit,
