@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import ablation
+import claims
 import evidence
 import forked
 import pytest
@@ -43,6 +44,7 @@ EXAMPLES = [
         ("docs/lr-finder.md", 1),
         ("docs/lab.md", 3),
         ("docs/tasks.md", 3),
+        ("docs/claims.md", 1),
         ("docs/tuning.md", 1),
         ("conformance/README.md", 1),
     ],
@@ -74,6 +76,8 @@ def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
     assert ablation.up_to_date(page) == page
     page = evidence.PAGE.read_text()
     assert evidence.up_to_date(page) == page
+    page = claims.PAGE.read_text()
+    assert claims.up_to_date(page) == page
     page = tuning.PAGE.read_text()
     assert tuning.up_to_date(page) == page
 
@@ -119,11 +123,12 @@ def test_links_of_the_documents_lead_to_files() -> None:
     for name in (
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/checkpoints.md", "docs/speed.md",
         "docs/numerics.md", "docs/sparse.md", "docs/scaling.md", "docs/monitor.md", "docs/lr-finder.md", "docs/lab.md",
-        "docs/tasks.md", "conformance/README.md",
+        "docs/tasks.md", "docs/claims.md", "docs/theory.md", "conformance/README.md",
     ):  # fmt: skip
         text = (ROOT / name).read_text()
         titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
         headings = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+        headings |= {f"#{anchor}" for anchor in re.findall(r'<a id="([\w-]+)">', text)}
         for target in re.findall(r"\]\(([^)]+)\)", text):
             file = ((ROOT / name).parent / target.partition("#")[0]).exists()
             assert target.startswith("https://") or target in headings or (target[0] != "#" and file), target

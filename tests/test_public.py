@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = (
     "rmsprop", "rmsprop.checkpoint", "rmsprop.explain", "rmsprop.jax", "rmsprop.keras", "rmsprop.lab",
-    "rmsprop.monitor", "rmsprop.monitor.findings", "rmsprop.monitor.lr_finder", "rmsprop.monitor.sinks",
-    "rmsprop.monitor.statistics", "rmsprop.native", "rmsprop.profiles", "rmsprop.pytensor", "rmsprop.recipes",
-    "rmsprop.rule", "rmsprop.scaling", "rmsprop.timm", "rmsprop.torch",
+    "rmsprop.lab.claims", "rmsprop.monitor", "rmsprop.monitor.findings", "rmsprop.monitor.lr_finder",
+    "rmsprop.monitor.sinks", "rmsprop.monitor.statistics", "rmsprop.native", "rmsprop.profiles", "rmsprop.pytensor",
+    "rmsprop.recipes", "rmsprop.rule", "rmsprop.scaling", "rmsprop.timm", "rmsprop.torch",
 )  # fmt: skip
 PRIVATE = {  # at the top of the package
     "cli", "environment", "errors", "files", "hyperparameters", "lab_options", "lab_tasks", "libraries", "names",

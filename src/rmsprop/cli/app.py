@@ -32,6 +32,7 @@ COMMANDS = (
     "explain",
     "recipes",
     "tasks",
+    "claims",
     "convert",
     "bench",
     "doctor",

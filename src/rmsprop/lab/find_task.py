@@ -41,7 +41,7 @@ def load_task(spec: str | Task) -> Task:
         close = difflib.get_close_matches(spec, TASKS, n=1)
         allowed = f"one of {', '.join(TASKS)} or path/to/file.py:function"
         raise InputError("task", allowed, spec, f"did you mean {close[0]}?" if close else "see rmsprop train --help")
-    module_ = _import_file(Path(path))
+    module_ = import_file(Path(path), "the task's file")
     made = getattr(module_, function, None)
     if not callable(made):
         functions = [
@@ -61,12 +61,13 @@ def load_task(spec: str | Task) -> Task:
     return task
 
 
-def _import_file(path: Path) -> Any:
+def import_file(path: Path, described: str) -> Any:
+    """Return the module of a user's file, which messages call `described`; InputError if it cannot be imported."""
     try:
         path.read_bytes()
     except OSError as error:
         found = Received(f"{path}: {error.strerror}")
-        raise InputError("the task's file", "a readable Python file", found, "check the path") from None
+        raise InputError(described, "a readable Python file", found, "check the path") from None
     name = f"rmsprop_task_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     found_spec = importlib.util.spec_from_file_location(name, path)
     assert found_spec is not None  # noqa: S101
@@ -80,5 +81,5 @@ def _import_file(path: Path) -> Any:
         found_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         allowed = "one that Python can import"
-        raise InputError(f"the task's file {path}", allowed, described_error(error), "correct the file") from error
+        raise InputError(f"{described} {path}", allowed, described_error(error), "correct the file") from error
     return module

@@ -1,0 +1,129 @@
+"""Run several claims: keep each result at once, resume, and train where a claim needs it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import rmsprop.rule
+from rmsprop.errors import InputError, Received
+from rmsprop.files import finite, write_atomically
+from rmsprop.lab.claims.catalogue import AnyClaim
+from rmsprop.lab.claims.claim import Claim
+from rmsprop.lab.claims.result import Result, check_can_fail, run_claim
+from rmsprop.lab.claims.stored import comparison_key
+from rmsprop.lab.claims.trainings import TrainingClaim
+from rmsprop.lab.runs.directory import CONFIG, SUMMARY, RunDirectory
+from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
+from rmsprop.lab.runs.lock import locked
+from rmsprop.rule import Rule
+
+RESULTS = "results.json"
+Listener: TypeAlias = Callable[[AnyClaim, Result | None], None]  # None: the claim starts
+
+
+def run_claims(
+    claims: Sequence[AnyClaim],
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    resume: bool = False,
+    jobs: int | None = None,
+    listen: Listener = lambda _claim, _result: None,
+) -> list[Result]:
+    """Run claims one after the other, and return their results.
+
+    Parameters
+    ----------
+    claims
+        From `CLAIMS`, or of one's own. Those of one's own are refused if no change of the rule changes a number.
+    seed
+        The first seed of each claim. Trainings have seeds of their own.
+    out
+        Directory for results.json, which is written after each claim, and for the trainings. Claims on trainings need
+        it.
+    resume
+        Skip claims that `out` has results of, with the same seed and code.
+    jobs
+        Number of trainings at a time.
+    listen
+        Called with each claim before it runs, and with its result.
+
+    Raises
+    ------
+    InputError
+        If a claim cannot run or cannot fail, or if `out` has results already.
+    Interrupted
+        After Ctrl-C or SIGTERM, at the end of the claim that is running.
+    """
+    if out is None:
+        if any(isinstance(claim, TrainingClaim) for claim in claims):
+            raise InputError("out", "a directory for claims on trainings", None, "pass one")
+        return [_run(claim, seed, None, resume, jobs, listen) for claim in claims]
+    path = out / RESULTS
+    if path.exists() and not resume:
+        found = Received(f"{out}, which has results")
+        raise InputError("--out", "a new or empty directory", found, "choose another --out, or add --resume")
+    with locked(out), stop_signals() as signals:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        results = []
+        for done, claim in enumerate(claims):
+            if signals:
+                raise Interrupted(f"interrupted after {done} of {len(claims)} claims")
+            key = {"seed": seed, "code": _code(claim)}
+            if claim.name in kept and kept[claim.name]["key"] == key:
+                results.append(Result.of(kept[claim.name]["result"]))
+            else:
+                results.append(_run(claim, seed, out, resume, jobs, listen))
+                kept[claim.name] = {"key": key, "result": results[-1].facts()}
+                write_atomically(path, json.dumps(finite(kept), indent=1) + "\n")
+        return results
+
+
+def _run(claim: AnyClaim, seed: int, out: Path | None, resume: bool, jobs: int | None, listen: Listener) -> Result:
+    listen(claim, None)
+    if isinstance(claim, TrainingClaim):
+        assert out is not None  # noqa: S101
+        result = _train(claim, out, resume, jobs)
+    else:
+        result = run_claim(claim, seed=seed)
+        if claim.group == "own":
+            check_can_fail(claim, result)
+    listen(claim, result)
+    return result
+
+
+def _train(claim: TrainingClaim, out: Path, resume: bool, jobs: int | None) -> Result:
+    """Compare on the tasks of a claim, in directories that other claims of the same run share."""
+    from rmsprop.lab.comparison import compare  # brings the workers, which other claims do without
+    from rmsprop.lab.find_task import load_task
+    from rmsprop.lab_options import CompareOptions
+
+    summaries: dict[str, Any] = {}
+    seeds = []
+    for task in claim.tasks:  # before the first training: a package may be missing
+        load_task(task)
+    for task in claim.tasks:
+        path = out / comparison_key(task, claim.ablate).replace(" --", "-")
+        if not (path / SUMMARY).exists():
+            begun = resume and (path / CONFIG).exists()
+            compare(task, Rule(), CompareOptions(ablate=claim.ablate, jobs=jobs, out=path, resume=begun))
+        summaries[task] = RunDirectory(path).summary()
+        seeds.append(RunDirectory(path).config()["seeds"])
+    numbers = claim.numbers(summaries)
+    seconds = sum(summary["seconds"] for summary in summaries.values())
+    return Result(claim.name, claim.judge(numbers), numbers, tuple(range(min(seeds))), seconds)
+
+
+def _code(claim: AnyClaim) -> str:
+    """Return a hash of the rule, and of the file and the bounds of a claim."""
+    texts = [Path(rmsprop.rule.__file__).read_text(encoding="utf-8"), repr(claim.bounds)]
+    if isinstance(claim, Claim):
+        file = inspect.getsourcefile(sys.modules[claim.measure.__module__])
+        texts += [repr(claim.rule), Path(file).read_text(encoding="utf-8") if file else ""]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

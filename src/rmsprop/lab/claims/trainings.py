@@ -1,0 +1,148 @@
+"""Claims on real tasks, judged by comparisons with equal budgets and paired seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmsprop.lab.claims.claim import FALSE, ONLY_IF, TRUE, UNDECIDED, Bound, Number, Source, Statement
+
+TASKS = ("digits", "vowels", "movies", "letters")
+BEST_RATE = "best rate"
+_MORE, _LESS = 1e-12, -1e-12
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingClaim(Statement):
+    """A sentence about optimizers on real tasks.
+
+    Parameters
+    ----------
+    tasks
+        Built-in tasks that decide it.
+    says
+        Bounds of numbers such as "Adam − RMSprop on digits", the paired difference of test scores in points.
+    ablate
+        Whether the comparison is that of the rules from RMSprop to Adam.
+    """
+
+    tasks: tuple[str, ...]
+    ablate: bool = False
+
+    def judge(self, numbers: Mapping[str, Number]) -> str:
+        """Return the verdict: true on all tasks, on some, on none; undecided if no interval decides."""
+        found = {task: self._on(task, numbers) for task in self.tasks}
+        holding = [task for task, status in found.items() if status == "holds"]
+        if len(holding) == len(found):
+            return TRUE
+        if holding:
+            others = [task for task in found if task not in holding]
+            return f"{ONLY_IF}the task is {' or '.join(holding)}; not shown on {', '.join(others)}"
+        return FALSE if "fails" in found.values() else UNDECIDED
+
+    def _on(self, task: str, numbers: Mapping[str, Number]) -> str:
+        statuses = [b.status(numbers[b.number]) for b in self.says if b.number.endswith(f" on {task}")]
+        if "fails" in statuses:
+            return "fails"
+        return "open" if "open" in statuses else "holds"
+
+    def numbers(self, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Number]:
+        """Return the numbers of the bounds, from the summaries of the comparisons by task."""
+        wanted = {bound.number for bound in self.says}
+        found = {name: number for task in self.tasks for name, number in numbers_of(task, summaries[task]).items()}
+        return {name: found[name] for name in found if name in wanted}
+
+
+def numbers_of(task: str, summary: Mapping[str, Any]) -> dict[str, Number]:
+    """Return the paired differences to RMSprop, in points, and RMSprop's best rate."""
+    found: dict[str, Number] = {}
+    for score in summary["scores"]:
+        if score["optimizer"] == "RMSprop":
+            found[f"{BEST_RATE} on {task}"] = Number(score["lr"], score["lr"], score["lr"])
+        elif score["interval"] is not None:
+            low, high = score["interval"]
+            found[f"{score['optimizer']} − RMSprop on {task}"] = _points(score["difference"], low, high)
+    if whole := summary.get("all_switches"):
+        found[f"all switches − RMSprop on {task}"] = _points(whole["difference"], *whole["interval"])
+    return found
+
+
+def _points(*parts: float) -> Number:
+    mean, low, high = (100 * part for part in parts)
+    return Number(mean, low, high)
+
+
+def _beyond(optimizers: Sequence[str], tasks: Sequence[str], **ends: float) -> tuple[Bound, ...]:
+    return tuple(Bound(f"{optimizer} − RMSprop on {task}", **ends) for task in tasks for optimizer in optimizers)
+
+
+_OTHERS = ("SGD", "momentum", "AdaGrad", "Adadelta", "Adam")
+
+CLAIMS = (
+    TrainingClaim(
+        name="adam-better",
+        sentence="Adam trains better than RMSprop.",
+        source=Source("Kingma and Ba, Adam, section 6", "https://arxiv.org/abs/1412.6980"),
+        expected="Momentum and bias correction help where they matter; both are switches of RMSprop as well.",
+        tasks=TASKS,
+        says=_beyond(("Adam",), TASKS, low=_MORE),
+    ),
+    TrainingClaim(
+        name="sgd-generalises",
+        sentence="SGD generalises better than RMSprop.",
+        source=Source(
+            "Wilson et al., The Marginal Value of Adaptive Gradient Methods", "https://arxiv.org/abs/1705.08292"
+        ),
+        expected="Not on these tasks, with both tuned alike: no difference on three, and worse on sparse features.",
+        tasks=TASKS,
+        says=_beyond(("SGD",), TASKS, low=_MORE),
+    ),
+    TrainingClaim(
+        name="momentum-generalises",
+        sentence="SGD with momentum generalises better than RMSprop without.",
+        source=Source(
+            "Wilson et al., The Marginal Value of Adaptive Gradient Methods", "https://arxiv.org/abs/1705.08292"
+        ),
+        expected="It depends on the task.",
+        tasks=TASKS,
+        says=_beyond(("momentum",), TASKS, low=_MORE),
+    ),
+    TrainingClaim(
+        name="sparse-data",
+        sentence="RMSprop works well with sparse data: better than SGD with and without momentum.",
+        source=Source("Dipta, Zettelkasten, RMSprop", "https://notes.roydipta.com/zettelkasten/rms-prop"),
+        expected="Rare features get longer steps. AdaGrad, Adadelta and Adam do the same.",
+        tasks=("movies",),
+        says=_beyond(("SGD", "momentum"), ("movies",), high=_LESS),
+        notes="AdaGrad, Adadelta and Adam tie with RMSprop on movies.",
+    ),
+    TrainingClaim(
+        name="recurrent-networks",
+        sentence="RMSprop is the best choice for recurrent networks.",
+        source=Source(
+            "Old Keras documentation, RMSprop: usually a good choice for recurrent networks", "removed in keras#12460"
+        ),
+        expected="On the small recurrent network of vowels, others do as well when tuned.",
+        tasks=("vowels",),
+        says=_beyond(_OTHERS, ("vowels",), high=_LESS),
+    ),
+    TrainingClaim(
+        name="default-rate",
+        sentence="0.001 is a good learning rate for RMSprop.",
+        source=Source("Keras' default", "https://keras.io/api/optimizers/rmsprop"),
+        expected="Best rates differ by task by a factor of 30, on a grid of half decades.",
+        tasks=TASKS,
+        says=tuple(Bound(f"{BEST_RATE} on {task}", 5e-4, 2e-3) for task in TASKS),
+        notes="Best of the grid on validation data, with a rate that falls linearly to 0.",
+    ),
+    TrainingClaim(
+        name="defaults-suffice",
+        sentence="All parameters of RMSprop but the learning rate may stay at their defaults.",
+        source=Source("Old Keras documentation, RMSprop", "removed in keras#12460"),
+        expected="Momentum and bias correction are off by default; with them and a larger β the test score is higher.",
+        tasks=("digits", "mnist"),
+        ablate=True,
+        says=tuple(Bound(f"all switches − RMSprop on {task}", high=0.0) for task in ("digits", "mnist")),
+    ),
+)
