@@ -339,7 +339,7 @@ def test_a_claim_on_trainings_compares_on_each_task_once(tmp_path: Path, monkeyp
     chosen = find_claims(["recurrent-networks", "sparse-data", "adam-better"])
     results = run_claims(chosen, out=tmp_path / "run")
     assert [result.verdict for result in results] == [STORED[claim.name].verdict for claim in chosen]
-    assert sorted(compared) == ["digits", "letters", "movies", "vowels"]
+    assert sorted(compared) == ["digits", "letters", "mnist", "movies", "vowels"]
     with pytest.raises(InputError, match="out must be a directory for claims on trainings"):
         run_claims(chosen)
 

@@ -1,7 +1,7 @@
 """Run the claims and write src/rmsprop/lab/claims/results.json, docs/claims.md and its pictures.
 
-.venv/bin/python docs/make/claims.py        writes the page from the stored results
-.venv/bin/python docs/make/claims.py --run  runs the claims first; trainings come from evidence.json and ablation.json
+.venv/bin/python docs/make/claims.py        judges trainings by evidence.json and ablation.json, and writes the page
+.venv/bin/python docs/make/claims.py --run  runs the other claims as well
 """
 
 from __future__ import annotations
@@ -55,7 +55,19 @@ def comparisons() -> dict[str, Any]:
             if summary.get("all_switches"):
                 facts["all_switches"] = summary["all_switches"]
             kept[comparison_key(config["task"], config["ablate"])] = facts
-    return kept
+    trained = [claim for claim in CLAIMS.values() if isinstance(claim, TrainingClaim)]
+    used = {comparison_key(task, claim.ablate) for claim in trained for task in claim.tasks}
+    return {key: facts for key, facts in kept.items() if key in used}
+
+
+def judged() -> dict[str, Any]:
+    """Return the stored results with those on trainings judged anew."""
+    known, kept = comparisons(), stored()["results"]
+    results = {
+        name: from_comparisons(claim, known).facts() if isinstance(claim, TrainingClaim) else kept[name]
+        for name, claim in CLAIMS.items()
+    }
+    return {**stored(), "results": results, "comparisons": known}
 
 
 def measure() -> dict[str, Any]:
@@ -153,9 +165,9 @@ def up_to_date(text: str) -> str:
 
 def main() -> None:
     """Run the claims if asked to, and write page and pictures."""
-    if "--run" in sys.argv[1:]:
-        write_atomically(RESULTS, json.dumps(finite(measure()), indent=1, ensure_ascii=False) + "\n")
-        stored.cache_clear()
+    facts = measure() if "--run" in sys.argv[1:] else judged()
+    write_atomically(RESULTS, json.dumps(finite(facts), indent=1, ensure_ascii=False) + "\n")
+    stored.cache_clear()
     PICTURES.mkdir(exist_ok=True)
     for name, picture in shown().items():
         (PICTURES / f"{name}.svg").write_text(draw_picture(picture), encoding="utf-8")

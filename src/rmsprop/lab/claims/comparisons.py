@@ -132,7 +132,7 @@ CLAIMS = (
             Bound("largest training error", high=0.0),
         ),
         changed={"eps": 1e6, "lr": 1e5},
-        notes="35 % of the test data are negative. A constructed problem: see sgd-generalises for four real ones.",
+        notes="35 % of the test data are negative. A constructed problem: see sgd-generalises for real ones.",
     ),
     Claim(
         name="constant-rate",
