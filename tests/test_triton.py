@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rmsprop.hyperparameters import averages
 from rmsprop.rule import AVERAGES, State, init, update
 from rmsprop.torch import RMSprop, private
 from rmsprop.torch.distributed import local_shard
-from rmsprop.torch.engines import engine, triton_kernel, triton_tables
+from rmsprop.torch.engines import engine, triton_compiler, triton_kernel, triton_tables
 from rmsprop.torch.engines.engine import Remaining
 from rmsprop.torch.engines.tensor_ops import TensorOps
 from rmsprop.torch.engines.triton_kernel import TritonKernel
@@ -43,7 +44,7 @@ def interpreter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TRITON_INTERPRET", "1")
         with np.errstate(all="ignore"):
-            assert triton_kernel._loading_error() is None
+            assert triton_compiler.loading_error() is None
             import triton.language as tl
             from triton.runtime.interpreter import InterpretedFunction
 
@@ -454,12 +455,13 @@ def without_interpreter() -> list[str]:
     One process for three tests: importing torch and Triton takes seconds.
     """
     code = (
-        "import runpy, sys, torch; from rmsprop.torch import RMSprop; from rmsprop.torch.engines import triton_kernel\n"
+        "import runpy, sys, torch; from rmsprop.torch import RMSprop\n"
+        "from rmsprop.torch.engines import triton_compiler\n"
         "p = torch.ones(3); o = RMSprop([p], foreach=True); p.grad = torch.ones(3); o.step()\n"
         "print('triton' in sys.modules, o.implementation)\n"
         f"main = runpy.run_path({str(ROOT / 'scripts' / 'check-triton')!r})['main']\n"
         "sys.argv = ['check-triton', '--short', '--arch', '90']; print(main())\n"
-        "triton_kernel.OPTIONS['enable_fp_fusion'] = True\n"
+        "triton_compiler.OPTIONS['enable_fp_fusion'] = True\n"
         "sys.argv = ['check-triton', '--one', '--arch', '90']; print(main())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -468,7 +470,7 @@ def without_interpreter() -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_steps_on_the_cpu_do_not_import_triton(without_interpreter: list[str]) -> None:
+def test_code_for_the_cpu_does_not_import_triton(without_interpreter: list[str]) -> None:
     assert without_interpreter[0] == "False tensor operations (foreach=True)"
 
 
@@ -496,6 +498,9 @@ class Launches:
 
     def __init__(self, function: Any) -> None:
         self.function, self.grids = function, list[tuple[int, ...]]()
+
+    def run(self, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
+        assert warmup
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         self.grids.append(grid)
@@ -858,7 +863,7 @@ def test_tensors_on_other_devices_keep_the_reason_of_the_engine_before(monkeypat
     inputs: Any = type("Inputs", (), {"groups": optimizer.param_groups, "offsets": [0]})
     parts = [Remaining(0, None, "a reason")]
     assert TritonKernel().gather(inputs, parts) == parts
-    assert TritonKernel.param_refusal(p) == "it is not on a GPU"
+    assert TritonKernel.param_refusal(p) == "it is not on a GPU of CUDA or ROCm"
 
 
 # -- loading Triton ----------------------------------------------------------------------------------------------------
@@ -867,8 +872,8 @@ def test_tensors_on_other_devices_keep_the_reason_of_the_engine_before(monkeypat
 def test_a_triton_that_is_too_old_or_broken_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import triton
 
-    uncached: Any = vars(triton_kernel._loading_error)["__wrapped__"]
-    monkeypatch.setattr(triton_kernel, "_loading_error", uncached)
+    uncached: Any = vars(triton_compiler.loading_error)["__wrapped__"]
+    monkeypatch.setattr(triton_compiler, "loading_error", uncached)
     monkeypatch.setattr(triton, "__version__", "3.1.0")
     p = randn(3)
     optimizer = RMSprop([p])
@@ -879,6 +884,93 @@ def test_a_triton_that_is_too_old_or_broken_is_said_in_one_line(monkeypatch: pyt
     )
     monkeypatch.setitem(sys.modules, "triton", None)
     assert str(uncached()).startswith("Triton cannot be loaded (")
+
+
+def test_what_cannot_be_stepped_by_fused_true_raises_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = randn(3)
+    p.grad = torch.ones(3)
+    before = p.clone()
+    optimizer = RMSprop([p], fused=True)
+
+    def raised() -> str:
+        with pytest.raises(InputError) as caught:
+            optimizer.step()
+        assert torch.equal(p, before)
+        return str(caught.value).removeprefix("fused must be None or False for ").removesuffix("; omit fused")
+
+    monkeypatch.setattr(triton_compiler, "device_refusal", lambda device: f"{device} is too old")
+    assert raised() == "parameter 0 of group 0, got True; cpu is too old"
+    monkeypatch.setattr(triton_compiler, "UNAVAILABLE", "Triton is not installed")
+    assert raised() == "group 0, got True; Triton is not installed"
+    monkeypatch.setattr(triton_kernel, "DEVICES", ("cuda",))
+    q = torch.empty(3, device="meta")  # as on MPS
+    RMSprop([q], fused=True).step()  # without a gradient
+    q.grad = torch.empty_like(q)
+    with pytest.raises(InputError, match="got True; it is on meta, where there is no kernel; omit fused"):
+        RMSprop([q], fused=True).step()
+
+
+def test_a_gpu_too_old_for_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    uncached: Any = vars(triton_compiler.device_refusal)["__wrapped__"]
+    monkeypatch.setattr(torch.version, "hip", None)
+    for capability, words in (((6, 1), "its GPU has compute capability 6.1, and Triton needs 7.0"), ((7, 0), None)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert uncached(torch.device("cuda", 0)) == words
+    assert uncached(torch.device("cpu")) is None
+
+
+def test_every_form_is_compiled_before_the_first_change(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], launches: Launches
+) -> None:
+    """The second of two forms does not compile: the first has not stepped. A long compilation is announced once."""
+    p, q = randn(3), randn(3, dtype=torch.float64)
+    before = p.clone(), q.clone()
+    optimizer = RMSprop([p, q], momentum=0.5)
+    p.grad, q.grad = torch.ones(3), torch.ones(3, dtype=torch.float64)
+    compiled, clock = list[int](), iter(range(100))
+
+    def compile_slowly(*_: Any, **__: Any) -> None:
+        compiled.append(0)
+        if len(compiled) == 2:
+            raise RuntimeError("no ptxas\nsecond line")
+
+    monkeypatch.setattr(time, "perf_counter", lambda: 1.5 * next(clock))
+    monkeypatch.setattr(launches, "run", compile_slowly)
+    with pytest.raises(RuntimeError, match=r"Triton cannot compile for cpu \(no ptxas\); pass fused=False$"):
+        optimizer.step()
+    assert launches.grids == []
+    assert torch.equal(p, before[0])
+    assert torch.equal(q, before[1])
+    assert [float(optimizer.state[x]["step"]) for x in (p, q)] == [0, 0]
+    announcement = "rmsprop: Triton compiled a step in 1.5 s; it keeps the result for later runs\n"
+    assert capsys.readouterr().err == announcement
+    for _ in range(2):
+        optimizer.step()
+    assert len(compiled) == 3  # the second form once more
+    assert len(launches.grids) == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_without_memory_nothing_has_changed(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+    p, q = randn(3), randn(3, dtype=torch.float64)
+    optimizer = RMSprop([p, q], nonfinite="zero")
+    before = p.clone(), q.clone()
+    for name in ("_flag", "numbers_on_device"):
+        p.grad, q.grad = torch.ones(3), torch.ones(3, dtype=torch.float64)
+        own, calls = getattr(triton_kernel, name), iter([None])  # the second call finds no memory
+
+        def allocate(*arguments: Any, own: Any = own, calls: Any = calls) -> Any:
+            next(calls)
+            return own(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(triton_kernel, name, allocate)
+            with pytest.raises(StopIteration):
+                optimizer.step()
+        assert launches.grids == []
+        assert torch.equal(p, before[0])
+        assert torch.equal(q, before[1])
+        assert [float(optimizer.state[x]["step"]) for x in (p, q)] == [0, 0]
 
 
 def test_the_kernel_is_not_taken_by_default_before_it_has_run_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

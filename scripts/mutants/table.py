@@ -53,6 +53,7 @@ TRITON_BITS = Source("torch/engines/triton_memory.py")
 TRITON_TESTS = "tests/test_triton.py --deselect=tests/test_triton.py::test_code_"
 TRITON_TABLES = Source("torch/engines/triton_tables.py", TRITON_TESTS)
 TRITON_ENGINE = Source("torch/engines/triton_kernel.py", TRITON_TESTS)
+TRITON_COMPILER = Source("torch/engines/triton_compiler.py", TRITON_TESTS)
 TRITON_TAKEN = Source("torch/engines/triton_taken.py", TRITON_TESTS)
 TRITON_LAUNCHES = Source("torch/engines/triton_launches.py", TRITON_TESTS)
 TRITON_ENDS = "tests/test_triton.py::test_numbers_at_the_ends_of_float32_have_the_bits_of_the_rule"
@@ -67,6 +68,7 @@ TRITON_LARGEST = "tests/test_triton.py::test_stochastic_rounding_keeps_what_is_n
 TRITON_PACKED = "tests/test_triton.py::test_every_number_in_eight_bits_has_the_bits_of_tensor_operations"
 TRITON_BLOCKS = "tests/test_triton.py::test_blocks_of_eight_bits_are_found_in_every_program"
 TRITON_SCALER = "tests/test_triton.py::test_a_grad_scaler_divides_and_skips_without_a_wait"
+TRITON_FUSED = "tests/test_triton.py::test_what_cannot_be_stepped_by_fused_true_raises_one_line"
 TRITON_ROWS = "tests/test_triton.py::test_groups_have_their_own_numbers"
 LOW = Source("torch/low_precision.py", "tests/test_low_precision.py")
 BAD = Source("torch/nonfinite.py", "tests/test_nonfinite.py")
@@ -232,7 +234,8 @@ MUTANTS = [
     Mutant("loading: loaded state rounded", STATE_DICT, "state[name] = value.to(p.device)", "pass"),
     Mutant("fused: another path asked for", FUSED, 'or group["foreach"] is not None or', "or"),
     Mutant("fused: modes not seen", FUSED, "if modes:", "if False:"),
-    Mutant("fused: reasons swallowed", FUSED_ONLY, 'if inputs.groups[part.group_index]["fused"]:', "if False:"),
+    Mutant("fused: reasons swallowed", FUSED_ONLY, 'if group["fused"] and indices:', "if False:"),
+    Mutant("fused: group without gradients", FUSED_ONLY, '["fused"] and indices:', '["fused"]:', TRITON_FUSED),
     Mutant("Triton: unchanged", TRITON, "", ""),
     Mutant("Triton: E1 sign kept", TRITON, "g = tl.load(c + SIGN) * g", "g = g"),
     Mutant("Triton: E2 λ's sign", TRITON, "g = g + tl.load(c + LAMBDA) * p", "g = g - tl.load(c + LAMBDA) * p"),
@@ -287,7 +290,11 @@ MUTANTS = [
     Mutant("Triton: not zeroed", TRITON, "g = tl.where(bad, 0.0, g)", "pass", TRITON_BAD),
     Mutant("Triton: not skipped", TRITON, "if tl.load(skip) != 0:", "if tl.load(skip) == 2:", TRITON_SKIP),
     Mutant("Triton: bad gradients not found", TRITON, "tl.store(found + 0 * offsets, 1, ", "(0, 1, ", TRITON_SKIP),
-    Mutant("Triton: skipped step counted", TRITON_ENGINE, "else (~skip).to", "else (~skip | skip).to"),
+    Mutant("Triton: compiled again", TRITON_COMPILER, "_compiled.add(key)", "pass"),
+    Mutant("Triton: announced often", TRITON_COMPILER, "seconds > 1 and not _told", "seconds > -1"),
+    Mutant("Triton: old GPU taken", TRITON_COMPILER, "capability >= CAPABILITY", "capability"),
+    Mutant("Triton: compiled in mid-step", TRITON_COMPILER, "if key in _compiled:", "if key:"),
+    Mutant("Triton: skipped step counted", TRITON_ENGINE, "device: (~skip).to", "device: (~skip | skip).to"),
     Mutant("Triton: overlap stepped at once", TRITON_ENGINE, "if not self._overlapping:", "if True:"),
     Mutant("Triton: step not counted", TRITON_ENGINE, "_by_device([each.counter for each in taken])", "{}"),
     Mutant("Triton: version not counted", TRITON_ENGINE, "_version([each.p for each in taken])", "_version([])"),

@@ -24,7 +24,7 @@ from rmsprop.torch.groups import FIELDS, RULE_NAMES
 from rmsprop.torch.state import ParamGroup
 
 HOST = "cpu"  # the type of the device whose memory the host reads without waiting
-NOT_ON_CPU, NOT_ON_GPU = "it is not on the CPU", "it is not on a GPU"
+NOT_ON_CPU, NOT_ON_GPU = "it is not on the CPU", "it is not on a GPU of CUDA or ROCm"
 
 
 class Remaining(NamedTuple):
@@ -147,8 +147,14 @@ class Engine(Protocol):
 def check_fused(inputs: StepInputs, left: Sequence[Remaining]) -> None:
     """Raise InputError if a group with fused=True has parameters in `left`, which only tensor operations can step."""
     for part in left:
-        if inputs.groups[part.group_index]["fused"]:
-            raise InputError("fused", f"None or False for {part.where}", True, f"{part.reason}; omit fused")
+        group, indices = inputs.groups[part.group_index], part.indices
+        if indices is None:
+            indices = [i for i, p in enumerate(group["params"]) if p.grad is not None]
+        if group["fused"] and indices:
+            reason = part.reason
+            if reason in ("", NOT_ON_CPU, NOT_ON_GPU):
+                reason = f"it is on {group['params'][indices[0]].device.type}, where there is no kernel"
+            raise InputError("fused", f"None or False for {part.where}", True, f"{reason}; omit fused")
 
 
 def waits(x: Tensor) -> bool:

@@ -6,10 +6,7 @@ on the device are replaced only if one of these has changed. The host reads noth
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +14,7 @@ from torch import Tensor
 
 from rmsprop.torch import low_precision
 from rmsprop.torch.distributed import is_sharded
-from rmsprop.torch.engines import copied_statistics, triton_tables
+from rmsprop.torch.engines import copied_statistics, triton_compiler, triton_tables
 from rmsprop.torch.engines.copied_statistics import Before
 from rmsprop.torch.engines.engine import NOT_ON_GPU, Measured, Remaining, StepInputs, missing_field
 from rmsprop.torch.engines.param_step import ParamStep, scaled
@@ -40,11 +37,6 @@ from rmsprop.torch.state import ParamGroup, complete_state, needed_averages, rea
 DEVICES = ("cuda",)  # device types; ROCm's is cuda, too
 # Whether fused=None takes the kernel: not on GPUs before scripts/check-gpu has passed on one.
 BY_DEFAULT = torch.version.cuda is None and torch.version.hip is None
-# Of every launch. A fused multiply-add rounds once, the rule twice.
-OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
-ROUNDED = {**OPTIONS, "num_warps": 8}  # where averages are rounded: four warps would have too few registers
-OLDEST = (3, 2)  # Triton of torch 2.6
-UNAVAILABLE = None if importlib.util.find_spec("triton") else "Triton is not installed; pip install triton"
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, *REAL)
 _Tables: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]  # tensors, blocks, scalars and keys of a launch
@@ -74,7 +66,9 @@ class TritonKernel:
     @classmethod
     def unavailable(cls) -> str | None:
         """Return why the engine steps nothing in this process; else None."""
-        return UNAVAILABLE or (None if torch.cuda.is_available() else "there is no GPU that Triton supports")
+        return triton_compiler.UNAVAILABLE or (
+            None if torch.cuda.is_available() else "there is no GPU that Triton supports"
+        )
 
     @classmethod
     def group_refusal(cls, group: ParamGroup) -> str | None:
@@ -87,10 +81,12 @@ class TritonKernel:
         """Return why the class, device or dtype of `p` keeps the engine from stepping `p`; else None."""
         if p.device.type not in DEVICES:
             return NOT_ON_GPU
+        is_compiling = torch.compiler.is_compiling()
         is_supported = type(p) in PLAIN or torch.nn.parameter.is_lazy(p)
-        if not is_supported and (torch.compiler.is_compiling() or not is_sharded(p)):  # an operator takes no DTensor
+        if not is_supported and (is_compiling or not is_sharded(p)):  # an operator takes no DTensor
             return REASONS["class"]
-        return None if p.dtype in _DTYPES else REASONS["dtype"]
+        refusal = None if is_compiling else triton_compiler.device_refusal(p.device)  # the operator asks again
+        return refusal or (None if p.dtype in _DTYPES else REASONS["dtype"])
 
     @torch.no_grad()
     def gather(self, inputs: StepInputs, remaining: Sequence[Remaining]) -> list[Remaining]:
@@ -107,7 +103,7 @@ class TritonKernel:
                 left.append(part)
                 continue
             left += [part._replace(indices=[i]) for i in indices if params[i].device.type not in DEVICES]
-            if reason := self.group_refusal(group) or _loading_error():
+            if reason := self.group_refusal(group) or triton_compiler.loading_error():
                 left.append(Remaining(part.group_index, here if len(here) < len(indices) else part.indices, reason))
                 continue
             left += self._take(inputs, part.group_index, here)
@@ -185,13 +181,13 @@ class TritonKernel:
         flags: dict[torch.device, Tensor] = {}
         for key, (tensors, blocks, scalars, _) in self._prepare(inputs):
             if key.nonfinite == "skip" and len(blocks):
-                found = flags.setdefault(key.device, torch.zeros((), dtype=torch.int32, device=key.device))
-                with _device_of(key.device):
+                found = _flag(flags, key.device)
+                types = triton_step.TYPES[key.param], key.aligned, triton_tables.BLOCK
+                with triton_compiler.device_of(key.device):
                     triton_step.find_nonfinite[(len(blocks),)](
-                        blocks, tensors, scalars, found, triton_step.TYPES[key.param], key.aligned, triton_tables.BLOCK,
-                        **OPTIONS,
-                    )  # fmt: skip
-        return either(found != 0 for found in flags.values())
+                        blocks, tensors, scalars, found, *types, **triton_compiler.OPTIONS
+                    )
+        return either(flags.values())
 
     def copy_before(self, inputs: StepInputs) -> None:
         """Copy what statistics need and the step overwrites."""
@@ -203,29 +199,38 @@ class TritonKernel:
                 self._before.append(copied_statistics.copy_before(work.group, work.rule, viewed))
 
     def run(self, inputs: StepInputs, skip: Tensor | None) -> Tensor | None:
-        """Step the parameters taken. Return, on the device, whether gradient elements counted as 0."""
+        """Step the parameters taken. Return, on the device, whether gradient elements counted as 0.
+
+        Everything that may fail comes first: tables and flags take memory, and a new form of the rule is compiled.
+        """
         from rmsprop.torch.engines import triton_step
 
-        flags: dict[torch.device, Tensor] = {}
-        for key, (tensors, blocks, scalars, keys) in self._prepare(inputs):  # allocates before the first change
-            zeroed = None
-            if key.nonfinite == "zero":
-                zeroed = flags.setdefault(key.device, torch.zeros((), dtype=torch.int32, device=key.device))
+        function, flags, calls = triton_step.step_tensors, dict[torch.device, Tensor](), []
+        for key, (tensors, blocks, scalars, keys) in self._prepare(inputs):
+            zeroed = _flag(flags, key.device) if key.nonfinite == "zero" else None
             if not len(blocks):
                 continue
-            with _device_of(key.device):
-                triton_step.step_tensors[(len(blocks),)](
-                    blocks, tensors, scalars, keys, None if skip is None else skip.to(key.device).view(torch.uint8),
-                    zeroed, triton_step.TYPES[key.param], triton_step.TYPES[key.state], key.stochastic, *key.form,
-                    key.aligned, triton_tables.BLOCK, **options_of(key.state),
-                )  # fmt: skip
+            skipped = None if skip is None else skip.to(key.device).view(torch.uint8)
+            types = triton_step.TYPES[key.param], triton_step.TYPES[key.state], key.stochastic, *key.form, key.aligned
+            arguments = (blocks, tensors, scalars, keys, skipped, zeroed, *types, triton_tables.BLOCK)
+            options, grid = triton_compiler.options_of(key.state), (len(blocks),)
+            with triton_compiler.device_of(key.device):
+                triton_compiler.prepare(function, key.device, grid, arguments, **options)
+            calls.append((key.device, grid, arguments, options))
         taken = [each for work in self._work for each in work.taken]
-        for device, counters in _by_device([each.counter for each in taken]).items():
-            torch._foreach_add_(counters, 1 if skip is None else (~skip).to(device, torch.float64))
+        counters = _by_device([each.counter for each in taken])
+        executed: dict[torch.device, Any] = dict.fromkeys(counters, 1)
+        if skip is not None:
+            executed = {device: (~skip).to(device, torch.float64) for device in counters}
+        for device, grid, arguments, options in calls:
+            with triton_compiler.device_of(device):
+                function[grid](*arguments, **options)
+        for device, together in counters.items():
+            torch._foreach_add_(together, executed[device])
         torch.autograd.graph.increment_version([each.p for each in taken])
         self._work.clear()
         self._prepared = None
-        return either(zeroed != 0 for zeroed in flags.values())
+        return either(flags.values())
 
     def measured(self, inputs: StepInputs) -> list[Measured]:
         """Return the statistics of the last run, if `copy_before` was called before it."""
@@ -273,16 +278,9 @@ class TritonKernel:
         return tensors, blocks, on_device, keys
 
 
-def options_of(state: torch.dtype) -> dict[str, Any]:
-    """Return the options of a launch that steps averages of dtype `state`."""
-    return ROUNDED if state in low_precision.KAPPA else OPTIONS
-
-
 def _execution_refusal(group: ParamGroup, modes: int) -> str | None:
     """Return why the kernel cannot step `group` with any rule, else None. `modes` dispatch modes are active."""
-    allowed = {
-        "fused": (None, True), "foreach": (None,), "differentiable": (False,),
-    }  # fmt: skip
+    allowed = {"fused": (None, True), "foreach": (None,), "differentiable": (False,)}
     refused = ", ".join(f"{name}={group[name]!r}" for name, values in allowed.items() if group[name] not in values)
     if refused:
         return refused
@@ -290,22 +288,12 @@ def _execution_refusal(group: ParamGroup, modes: int) -> str | None:
         return "the Triton kernel has not run on a GPU yet; fused=True takes it"
     if modes:
         return "a torch dispatch mode watches tensor operations"
-    return UNAVAILABLE
+    return triton_compiler.UNAVAILABLE
 
 
-@cache
-def _loading_error() -> str | None:
-    """Return why the kernel cannot be loaded, else None."""
-    try:
-        import triton
-
-        if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            return f"Triton {triton.__version__} is too old: steps take several times longer; install {oldest} or newer"
-        from rmsprop.torch.engines import triton_step  # noqa: F401
-    except Exception as error:
-        return f"Triton cannot be loaded ({error}): steps take several times longer"
-    return None
+def _flag(flags: dict[torch.device, Tensor], device: torch.device) -> Tensor:
+    """Return the flag of a device, which is false at first, as a byte."""
+    return flags.setdefault(device, torch.zeros((), dtype=torch.bool, device=device)).view(torch.uint8)
 
 
 def _by_device(tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:
@@ -315,8 +303,3 @@ def _by_device(tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:
     for x in tensors:
         lists[x.device].append(x)
     return lists
-
-
-def _device_of(device: torch.device) -> Any:
-    """Return a context in which `device` is the current one: Triton launches there."""
-    return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
