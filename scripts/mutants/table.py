@@ -40,6 +40,17 @@ class Mutant(NamedTuple):
 
 RULE = Source("rule.py", "tests/test_rule.py")
 ADAM = Source("rule.py", "tests/test_adam.py")
+PAGE_RULE = Source("page/static/rule.js", "tests/test_page_rule.py::test_every_variant_has_the_bits_of_the_rule[Node]")
+PAGE_EXACT = Source(
+    "page/static/exact.js",
+    "tests/test_page_rule.py::test_powers_and_logarithms_are_rounded_to_the_nearest_double[Node]",
+)
+PAGE_FLOAT32 = Source(
+    "page/static/float32.js", "tests/test_page_rule.py::test_fewer_bits_are_those_of_the_kernel[Node]"
+)
+PAGE_BITS = Source(
+    "page/static/low_precision.js", "tests/test_page_rule.py::test_fewer_bits_are_those_of_the_kernel[Node]"
+)
 TABLE = Source("hyperparameters.py", "tests/test_rule.py")
 TENSORS = Source("torch/engines/arithmetic.py", "tests/test_torch.py")
 TENSORS_ADAM = Source("torch/engines/arithmetic.py", "tests/test_adam.py")
@@ -577,4 +588,13 @@ MUTANTS = [
     Mutant("reading: a quarter more", BUDGET, "2**28, 8", "2**28 + 2**26, 8"),
     Mutant("reading: a number beyond the storage", TORCH_FILE, "last >= storage.size", "last > storage.size"),
     Mutant("reading: expanded tensors for nothing", TORCH_FILE, "spend(size * width", "spend(0 * width"),
+    Mutant("page: E3 in another order", PAGE_RULE, "((1 - beta) * g) * g", "(1 - beta) * (g * g)"),
+    Mutant("page: the floor of E5", PAGE_RULE, "KAPPA * v) / weight", "0 * v) / weight"),
+    Mutant("page: amsgrad's maximum", PAGE_RULE, "w = Math.max(w, v)", "w = v"),
+    Mutant("page: eta in the buffer", PAGE_RULE, "u = eta * u", "u = u * 1"),
+    Mutant("page: powers of the engine", PAGE_EXACT, "return result[0];", "return plain;"),
+    Mutant("page: decay in float32", PAGE_FLOAT32, "f(1 - rule.decay)", "f(1 - f(rule.decay))"),
+    Mutant("page: the floor of bfloat16", PAGE_BITS, "bfloat16: 2 ** -5", "bfloat16: 2 ** -6"),
+    Mutant("page: the smallest code of squares", PAGE_BITS, "x !== 0 ? 1 : 0", "0"),
+    Mutant("page: noise of another average", PAGE_BITS, "hash((key + i + 1) >>> 0)", "hash((key + i) >>> 0)"),
 ]  # fmt: skip

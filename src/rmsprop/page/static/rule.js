@@ -37,8 +37,16 @@ export function denominator(rule, state) {
   return rule.eps_inside_sqrt ? Math.sqrt(s + rule.eps) : Math.sqrt(s) + rule.eps; // E6
 }
 
+const known = { key: "", weights: null }; // all elements of a step have the same weights
+
 /** Return a and c of E7 at step t. */
-export function momentWeights(rule, t) {
+function momentWeights(rule, t) {
+  const key = [rule.momentum, rule.momentum_decay, rule.bias_correction, rule.nesterov, t].join();
+  if (key !== known.key) Object.assign(known, { key, weights: computedWeights(rule, t) });
+  return known.weights;
+}
+
+function computedWeights(rule, t) {
   const mu = rule.momentum, psi = rule.momentum_decay;
   if (!rule.bias_correction || mu === 0) return rule.nesterov ? [mu, 1 - mu] : [1, 0];
   const logMu = log(mu);
