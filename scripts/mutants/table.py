@@ -592,7 +592,7 @@ MUTANTS = [
     Mutant("page: the floor of E5", PAGE_RULE, "KAPPA * v) / weight", "0 * v) / weight"),
     Mutant("page: amsgrad's maximum", PAGE_RULE, "w = Math.max(w, v)", "w = v"),
     Mutant("page: eta in the buffer", PAGE_RULE, "u = eta * u", "u = u * 1"),
-    Mutant("page: powers of the engine", PAGE_EXACT, "return result[0];", "return plain;"),
+    Mutant("page: powers without their low part", PAGE_EXACT, "hi, lo + (a * bl + al * b)", "hi, lo"),
     Mutant("page: decay in float32", PAGE_FLOAT32, "f(1 - rule.decay)", "f(1 - f(rule.decay))"),
     Mutant("page: the floor of bfloat16", PAGE_BITS, "bfloat16: 2 ** -5", "bfloat16: 2 ** -6"),
     Mutant("page: the smallest code of squares", PAGE_BITS, "x !== 0 ? 1 : 0", "0"),
