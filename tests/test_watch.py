@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from torch import nn
 
 from rmsprop.cli import app
 from rmsprop.monitor import Monitor
-from rmsprop.monitor.sinks import JSONL
+from rmsprop.monitor.sinks import JSONL, RECORD, TensorBoard, WandB
 from rmsprop.torch import RMSprop
 
 
@@ -79,10 +82,65 @@ def test_other_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert app.run(["watch", str(tmp_path / "no")]) == 1
     assert "No such file" in capsys.readouterr().err
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    (tmp_path / "events.out.tfevents.1").touch()
-    for name, message in (("binary", "must be a file of JSON lines"), ("events.out.tfevents.1", "of TensorBoard")):
+    (tmp_path / "x.csv").write_text("Step,loss\n1,2\n")
+    for name, message in (
+        ("binary", "must be a file of JSON lines, of TensorBoard or of W&B, got"),
+        ("x.csv", "FILE must be an export of one run with the column rmsprop/record, got 0 columns of this name"),
+    ):
         assert app.run(["watch", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
+
+
+def found(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert app.run(["watch", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert isinstance(facts, dict)
+    assert facts.pop("file") == str(path)
+    return facts
+
+
+def test_exports_of_wandb_show_the_same(statistics: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [json.loads(line) for line in statistics.read_text().splitlines()]
+    logged: list[dict[str, Any]] = []
+    sink = WandB(SimpleNamespace(log=logged.append, define_metric=lambda *_, **__: None))
+    for record in records:
+        sink(record)
+    history = statistics.with_name("history.jsonl")
+    lines = [{"loss": 1.0, RECORD: None}, *logged, {"loss": 1.0}]
+    history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    export = statistics.with_name("export.csv")
+    with export.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["Step", f"fast-sun-1 - {RECORD}"])
+        rows.writerows([[0, ""], *([line["rmsprop/step"], line[RECORD]] for line in logged)])
+    assert found(history, capsys) == found(export, capsys) == found(statistics, capsys)
+
+
+def test_event_files_of_tensorboard_show_the_same(
+    statistics: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where TensorBoard finds this module, it does not import TensorFlow, which takes seconds.
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", ModuleType("notf"))
+    pytest.importorskip("tensorboard")
+    sink = TensorBoard(statistics.parent / "logs")
+    for line in statistics.read_text().splitlines():
+        sink(json.loads(line))
+    sink.close()
+    (events,) = (statistics.parent / "logs").iterdir()
+    assert found(events, capsys) == found(statistics, capsys)
+    events.write_bytes(events.read_bytes()[:-4000])  # still being written
+    assert 0 < found(events, capsys)["records"] < 5
+    assert app.run(["watch", str(events.with_name("no.tfevents.1"))]) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_event_files_need_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
+    (tmp_path / "events.out.tfevents.1").touch()
+    assert app.run(["watch", str(tmp_path / "events.out.tfevents.1")]) == 1
+    assert "rmsprop watch needs TensorBoard for event files: pip install tensorboard" in capsys.readouterr().err
 
 
 # Shells start background jobs, in which tests may run, without SIGINT.

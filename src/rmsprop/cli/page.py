@@ -38,7 +38,7 @@ def page(run: Path | None = None, /, *, out: Path | None = None, no_browser: Fla
 
     data: dict[str, Any] = {}
     if run is not None:
-        from rmsprop.cli.watch import records_of
+        from rmsprop.cli.record_files import records_of
 
         source = run / "statistics.jsonl" if run.is_dir() else run
         records = list(records_of(source))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from rmsprop.cli.common import Failure, Flag, print_result
+from rmsprop.cli.record_files import records_of
 from rmsprop.cli.terminal import stdout
-from rmsprop.errors import InputError, Received
+from rmsprop.errors import InputError
 
 _POLL = 1.0  # seconds between two looks at a growing file
 
@@ -28,7 +27,9 @@ def watch(
     """Print what the records in FILE show, with causes and remedies.
 
     FILE is a statistics.jsonl of rmsprop run, of rmsprop train or of your own
-    JSONL sink; or the directory that holds it.
+    JSONL sink; or the directory that holds it. TensorBoard's event files and
+    exports of W&B (CSV, or the history as JSON lines) hold the same records,
+    if sinks of rmsprop.monitor.sinks wrote them.
 
     Exit status 1 if there is a finding that --fail-on names.
 
@@ -36,11 +37,12 @@ def watch(
       rmsprop watch runs/run-train
       rmsprop watch runs/run-train --follow
       rmsprop watch statistics.jsonl --fail-on nonfinite,spike,eps
+      rmsprop watch logs/events.out.tfevents.1764500000.host.1.0
 
     Parameters
     ----------
     file
-        A file of JSON lines, or a directory with statistics.jsonl.
+        A file of JSON lines, of TensorBoard or of W&B, or a directory with statistics.jsonl.
     follow
         Go on reading while the file grows, and print each finding when it appears; until Ctrl-C.
     fail_on
@@ -101,29 +103,3 @@ def _followed(path: Path) -> list[Any]:
             time.sleep(_POLL)
     except KeyboardInterrupt:
         return findings
-
-
-def records_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of statistics in a file; a last line that is not complete is left out."""
-    from rmsprop.lab.runs.checks import check_statistics
-
-    if ".tfevents." in path.name:
-        found = Received("an event file of TensorBoard, which holds a part of each record")
-        raise InputError("FILE", "a file of JSON lines", found, "add rmsprop.monitor.sinks.JSONL as a sink")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise InputError("FILE", "a file of JSON lines", f"{path}", "give the statistics.jsonl of a run") from None
-    for number, line in enumerate(lines, 1):
-        if not line or number == len(lines):  # a line ends with "\n"
-            continue
-        where = f"line {number} of {path}"
-        try:
-            record = json_.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise InputError(where, "a JSON object", Received("other text"), "give the statistics.jsonl of a run")
-        if record.get("kind") == "statistics":
-            check_statistics(record, where)
-            yield record

@@ -3,7 +3,7 @@
 A sink is any callable that takes a record. `TensorBoard` and `WandB` show the update/weight ratio, ε's share, the
 gradient's root mean square and the effective learning rate of every tensor. Each of these statistics is a group with
 one chart for each tensor. Both also show norms, non-finite steps and learning rates. A value of None is not shown.
-JSONL files hold everything.
+All three hold every record as text, too, which `rmsprop watch` reads: about 1.5 kB for each tensor.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = ["JSONL", "TensorBoard", "WandB"]
 Record: TypeAlias = Mapping[str, Any]  # a `rmsprop.monitor.record.Record`, also read back from JSON
 
 TENSOR = ("update_ratio", "eps_share", "gradient_rms")
+RECORD = "rmsprop/record"  # tag of the record as text
 WHOLE = ("gradient_norm", "update_norm", "nonfinite_steps")
 
 
@@ -60,7 +61,7 @@ class JSONL:
 
     def __call__(self, record: Record) -> None:
         """Append a record."""
-        self._file.write(json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(_text(record) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -87,7 +88,8 @@ class TensorBoard:
     Notes
     -----
     Charts are grouped by the part of a tag before the first slash: `update_ratio/NAME`, `eps_share/NAME`,
-    `gradient_rms/NAME`, `effective_lr/NAME`, and `rmsprop/gradient_norm`, `rmsprop/lr` and so on.
+    `gradient_rms/NAME`, `effective_lr/NAME`, and `rmsprop/gradient_norm`, `rmsprop/lr` and so on. The text
+    `rmsprop/record` holds the record, if the writer has `add_text`.
     """
 
     def __init__(self, writer: Any) -> None:
@@ -110,6 +112,8 @@ class TensorBoard:
         step = record["step"]
         for tag, value in _scalars(record).items():
             self._writer.add_scalar(tag, value, step)
+        if callable(getattr(self._writer, "add_text", None)):
+            self._writer.add_text(RECORD, _text(record), step)
         for name, tensor in record["tensors"].items():
             rates = tensor["effective_lr"]
             if rates is None:
@@ -153,7 +157,8 @@ class WandB:
     Notes
     -----
     The x axis of the charts is the optimizer's step. It is logged as a value, `rmsprop/step`, because W&B's own step
-    belongs to the training loop. W&B drops values that are logged for an earlier step.
+    belongs to the training loop. W&B drops values that are logged for an earlier step. `rmsprop/record` is the record
+    as text.
     """
 
     def __init__(self, run: Any) -> None:
@@ -173,7 +178,11 @@ class WandB:
             for name, tensor in record["tensors"].items()
             if tensor["effective_lr_median"] is not None
         }
-        self._run.log({"rmsprop/step": record["step"], **_scalars(record), **medians})
+        self._run.log({"rmsprop/step": record["step"], **_scalars(record), **medians, RECORD: _text(record)})
+
+
+def _text(record: Record) -> str:
+    return json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
 
 
 def _scalars(record: Record) -> dict[str, float]:
