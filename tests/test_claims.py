@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import claims as page
 import numpy as np
 import pytest
 
@@ -40,7 +38,6 @@ from rmsprop.lab.claims import (
 )  # fmt: skip
 from rmsprop.lab.claims.counterexamples import threshold
 from rmsprop.lab.claims.result import run_changed
-from rmsprop.lab.report.claims import draw_picture
 from rmsprop.lab.runs.interrupts import Interrupted
 
 STORED = stored_results()
@@ -113,18 +110,17 @@ def mirrored(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, "scores": [exchanged(score) for score in facts["scores"]], **whole}
 
 
-def test_the_stored_comparisons_are_those_of_the_pages() -> None:
-    dated = {"date": ""}
-    now = {key: each | dated for key, each in page.comparisons().items()}
-    assert now == {key: each | dated for key, each in stored.stored()["comparisons"].items()}
-
-
 def test_every_claim_has_a_result_that_its_numbers_give() -> None:
     assert list(STORED) == list(CLAIMS)
     for name, result in STORED.items():
         assert CLAIMS[name].judge(result.numbers) == result.verdict
         assert result.verdict not in ("", "undecided at this budget")
     assert set(stored.stored()["captions"]) == {name for name in FAST if of(name).picture}
+
+
+def test_source_of_each_claim_is_a_title_and_a_place() -> None:
+    assert all(claim.source.title and claim.source.where for claim in CLAIMS.values())
+    assert Source("a", "b") == ("a", "b")
 
 
 def test_thresholds_are_those_that_were_found_by_hand() -> None:
@@ -158,6 +154,16 @@ def test_a_verdict_follows_from_bounds_and_condition() -> None:
         (open_, small): "undecided at this budget",
     }
     assert {(x, y): claim.judge({"x": x, "y": y}) for x, y in verdicts} == verdicts
+
+
+def test_a_claim_on_trainings_is_undecided_where_no_interval_decides() -> None:
+    claim = CLAIMS["recurrent-networks"]
+    assert isinstance(claim, TrainingClaim)
+    open_, worse, better = Number(0, -1, 1), Number(-2, -3, -1), Number(2, 1, 3)
+    names = [bound.number for bound in claim.says]
+    assert claim.judge(dict.fromkeys(names, open_)) == "undecided at this budget"
+    assert claim.judge(dict.fromkeys(names, worse)) == "true"
+    assert claim.judge(dict.fromkeys(names, open_) | {names[0]: better}) == "false"
 
 
 def test_an_interval_is_students_and_the_range_where_a_value_is_not_finite() -> None:
@@ -355,26 +361,3 @@ class Directory:
 
     def summary(self) -> Any:
         return json.loads((self.path / "summary.json").read_text())
-
-
-# -- the page ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_has_the_pictures_of_the_claims() -> None:
-    for name in stored.stored()["captions"]:
-        assert (page.PICTURES / f"{name}.svg").exists()
-    for name in ("decay-threshold", "small-first-steps"):
-        claim = of(name)
-        assert claim.picture is not None
-        assert (page.PICTURES / f"{name}.svg").read_text() == draw_picture(claim.picture(claim.rule))
-
-
-def test_the_page_of_the_theory_links_to_every_claim() -> None:
-    text = (page.DOCS / "theory.md").read_text()
-    assert set(re.findall(r"\]\(claims\.md#([\w-]+)\)", text)) - {"exact-thresholds-of-β"} == set(CLAIMS)
-    assert set(re.findall(r'<a id="([\w-]+)">', page.PAGE.read_text())) == set(CLAIMS)
-
-
-def test_source_of_each_claim_is_a_title_and_a_place() -> None:
-    assert all(claim.source.title and claim.source.where for claim in CLAIMS.values())
-    assert Source("a", "b") == ("a", "b")

@@ -129,6 +129,10 @@ SPEECH = Source("lab/speech.py", "tests/test_speech.py")
 SCORE = Source("lab/score.py", "tests/test_score.py")
 LOSS_CALL = Source("lab/loss_call.py", "tests/test_score.py")
 CHANCE = Source("lab/chance.py", "tests/test_chance.py")
+CLAIM = Source("lab/claims/claim.py", "tests/test_claims.py -k not(seeds)")
+CLAIM_RESULT = Source("lab/claims/result.py", "tests/test_claims.py -k not(seeds)")
+CLAIM_SESSION = Source("lab/claims/session.py", "tests/test_claims.py -k not(seeds)")
+CLAIM_TRAININGS = Source("lab/claims/trainings.py", "tests/test_claims.py -k not(seeds)")
 OUTCOME = Source("lab/findings/outcome.py", "tests/test_thresholds.py")
 PROGRESS = Source("lab/report/tuning_figures.py", "tests/test_tune_report.py -k best_so_far")
 SLICES = Source("lab/report/tuning_slices.py", "tests/test_tune_report.py -k slice")
@@ -553,6 +557,14 @@ MUTANTS = [
     Mutant("chance: margin", CHANCE, "STANDARD_ERRORS = 2.0", "STANDARD_ERRORS = 2.5"),
     Mutant("chance: share", CHANCE, "SHARE = 0.01", "SHARE = 0.0125"),
     Mutant("chance: the rarer of two", CHANCE, "counted - likely)", "likely)"),
+    Mutant("claims: an interval that crosses its bound", CLAIM,
+           "if self.low <= measured.low and measured.high <= self.high:", "if self.low <= measured.mean <= self.high:"),
+    Mutant("claims: an undecided condition", CLAIM, '"open" in under and "fails" not in under', "False"),
+    Mutant("claims: one that cannot fail", CLAIM_RESULT, "if other.verdict != result.verdict or", "if True or"),
+    Mutant("claims: results of other seeds", CLAIM_SESSION, '{"seed": seed, "code": _code(claim)}',
+           '{"code": _code(claim)}'),
+    Mutant("claims: trainings that decide nothing", CLAIM_TRAININGS,
+           'return FALSE if "fails" in found.values() else UNDECIDED', "return FALSE"),
     Mutant("outcome: way from chance", OUTCOME, "LEARNED_SHARE = 0.1 ", "LEARNED_SHARE = 0.125 "),
     Mutant("outcome: fitted", OUTCOME, "FITTED = 0.9 ", "FITTED = 0.675 "),
     Mutant("outcome: jump", OUTCOME, "LOSS_JUMP = 1.2 ", "LOSS_JUMP = 1.5 "),

@@ -10,7 +10,7 @@ from rmsprop.environment import environment
 from rmsprop.lab.claims.catalogue import AnyClaim
 from rmsprop.lab.claims.claim import GROUPS, Claim, Picture
 from rmsprop.lab.claims.result import Result
-from rmsprop.lab.claims.sentences import bound_words, measured_words, seconds_words
+from rmsprop.lab.claims.sentences import bound_words, main_number, measured_words, seconds_words
 from rmsprop.lab.claims.stored import counts
 from rmsprop.lab.report.content import Content, Figure, Table, figure
 from rmsprop.lab.report.figures import add_legend, log_scale, new_axes, style, to_svg, verbatim
@@ -44,16 +44,12 @@ def claims_content(pairs: Sequence[tuple[AnyClaim, Result]], *, command: str, wh
     for group in groups:
         own = [(claim, result) for claim, result in pairs if claim.group == group]
         if own:
-            rows = [[claim.name, claim.sentence, result.verdict, _source(claim)] for claim, result in own]
-            header = ["claim", "what is said", "verdict", "source"]
-            tables.append(Table(group.capitalize(), header, rows, own=None, note=""))
-    for claim, result in pairs:
-        tables.append(_numbers(claim, result))
+            tables += [_verdicts(group, own), _numbers(group, own), _reasons(group, own)]
     return Content(
         title="Claims about RMSprop, run and judged",
         lines=[
             f"{len(pairs)} claims: {', '.join(parts)}.",
-            "Each verdict is computed from the numbers below it: a bound holds if the whole 95 % interval over the "
+            "Each verdict is computed from numbers: a bound holds if the whole 95 % interval over the "
             "seeds lies within it.",
             when,
         ],
@@ -67,21 +63,39 @@ def claims_content(pairs: Sequence[tuple[AnyClaim, Result]], *, command: str, wh
     )
 
 
-def _source(claim: AnyClaim) -> str:
-    return f"{claim.source.title}, {claim.source.where}"
+def _verdicts(group: str, pairs: Sequence[tuple[AnyClaim, Result]]) -> Table:
+    header = ["claim", "what is said", "verdict", "what decides it"]
+    rows = [
+        [claim.name, claim.sentence, result.verdict, main_number(claim.bounds, result.numbers)]
+        for claim, result in pairs
+    ]
+    return Table(group.capitalize(), header, rows, own=None, note="")
 
 
-def _numbers(claim: AnyClaim, result: Result) -> Table:
+def _numbers(group: str, pairs: Sequence[tuple[AnyClaim, Result]]) -> Table:
     rows = []
-    for bound in claim.bounds:
-        measured = result.numbers[bound.number]
-        rows.append([bound.number, bound_words(bound), measured_words(measured), bound.status(measured)])
-    named = {bound.number for bound in claim.bounds}
-    rows += [[name, "–", measured_words(n), "–"] for name, n in result.numbers.items() if name not in named]
-    seeds = f"{len(result.seeds)} seeds" if result.seeds else "no seeds"
-    note = f"{claim.expected} {claim.notes} ({seeds}, {seconds_words(result.seconds)}.)".replace("  ", " ")
-    title = f"{claim.name}: {result.verdict}"
-    return Table(title, ["number", "said", "measured", "bound"], rows, own=None, note=note, folded=True)
+    for claim, result in pairs:
+        named = {bound.number for bound in claim.bounds}
+        for bound in claim.bounds:
+            measured = result.numbers[bound.number]
+            words = bound_words(bound) if bound in claim.says else f"{bound_words(bound)}, under the condition"
+            rows.append([claim.name, bound.number, words, measured_words(measured), bound.status(measured)])
+        others = [(name, number) for name, number in result.numbers.items() if name not in named]
+        rows += [[claim.name, name, "–", measured_words(number), "–"] for name, number in others]
+    header = ["claim", "number", "said", "measured", "bound"]
+    return Table(f"{group.capitalize()}: the numbers", header, rows, own=None, note="", folded=True)
+
+
+def _reasons(group: str, pairs: Sequence[tuple[AnyClaim, Result]]) -> Table:
+    rows = []
+    for claim, result in pairs:
+        run = f"{len(result.seeds)} seeds, {seconds_words(result.seconds)}"
+        source = f"{claim.source.title}, {claim.source.where}"
+        rows.append([claim.name, f"{claim.expected} {claim.notes}".strip(), source, run])
+    header = ["claim", "what is expected, and why", "source", "run"]
+    return Table(
+        f"{group.capitalize()}: reasons and sources", header, rows, own=None, note="", numbers=(3,), folded=True
+    )
 
 
 def _figure(claim: Claim) -> Figure:
