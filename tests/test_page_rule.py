@@ -167,3 +167,27 @@ def test_fewer_bits_are_those_of_the_kernel(engine: Engine) -> None:
         for kernel_step, page_step in zip(ours, theirs, strict=True):
             for known, found in zip(kernel_step, page_step, strict=True):
                 assert known is None or known == found, case["kind"]
+
+
+RATES = """() => {
+  const { SURFACES } = $surfaces, { OTHERS } = $optimizers, { Rule } = $rule, { race } = $descent;
+  const grid = [-4, -3, -2, -1, 0, 1].flatMap(e => [1, 2, 5].map(digit => Number(`${digit}e${e}`)));
+  const none = Object.keys(OTHERS), found = {};
+  for (const [name, surface] of Object.entries(SURFACES)) {
+    const prepared = surface.prepare(0), options = { start: surface.start, steps: 300 };
+    const runs = grid.map(lr => race(Rule({ lr, decay: 0.9 }), surface, prepared, options,
+      Object.fromEntries(none.map(other => [other, lr]))));
+    const score = run => run.losses.length === 301 && run.losses.every(Number.isFinite)
+      ? run.losses.reduce((sum, loss) => sum + Math.log(1 + loss), 0) : Infinity;
+    const best = id => grid[runs.map(all => score(all[id])).reduce((at, x, i, all) => x < all[at] ? i : at, 0)];
+    found[name] = Object.fromEntries(["rmsprop", ...none].map(id => [id, [best(id), surface.rates[id]]]));
+  }
+  return found;
+}"""
+
+
+def test_each_optimizer_starts_with_the_best_rate_of_the_grid(tmp_path: Path) -> None:
+    code = f"() => {{ {script('surfaces.js', 'optimizers.js', 'rule.js', 'descent.js')} return ({RATES})(); }}"
+    found = page_checks.in_node(tmp_path, code, None)
+    rates = [(name, optimizer, *both) for name, of in found.items() for optimizer, both in of.items()]
+    assert [each for each in rates if each[2] != each[3]] == []
