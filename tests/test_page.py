@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import page_claims
 import pytest
 import torch
 from page_checks import Part, wait
@@ -67,6 +68,13 @@ def test_it_is_one_small_file_with_a_strict_policy(file: Path) -> None:
     assert "default-src 'none'" in text
     assert "unsafe" not in text
     assert "{{" not in text
+
+
+def test_claims_and_verdicts_are_those_of_the_catalogue(file: Path) -> None:
+    assert json.loads(page_claims.COPIED.read_text(encoding="utf-8")) == page_claims.claims()
+    text = file.read_text(encoding="utf-8")
+    assert set(re.findall(r'href="#(claim-[\w-]+)"', text)) <= set(re.findall(r'id="(claim-[\w-]+)"', text))
+    assert len(page_claims.named()) > 20
 
 
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

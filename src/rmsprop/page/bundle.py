@@ -44,6 +44,7 @@ def page(data: Mapping[str, Any] | None = None) -> str:
         (STATIC / path.removeprefix("./")).with_suffix(".html").read_text(encoding="utf-8").strip()
         for path in re.findall(r'"(\./parts/\w+\.js)"', (STATIC / "parts.js").read_text(encoding="utf-8"))
     )
+    parts = re.sub(r"\{\{claims (.*)\}\}", lambda match: _claims(match[1].split()), parts)
     contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in _SECTION.findall(parts))
     texts = {
         "policy": policy,
@@ -56,6 +57,17 @@ def page(data: Mapping[str, Any] | None = None) -> str:
     }
     template = (STATIC / "index.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], template)
+
+
+def _claims(names: list[str]) -> str:
+    """Return the claims of a part and their verdicts as HTML; docs/make/page_claims.py has copied them."""
+    known = json.loads((STATIC / "claims.json").read_text(encoding="utf-8"))
+    rows = "".join(
+        f'<li id="claim-{name}">{escape(known[name]["sentence"])} <strong>{escape(known[name]["verdict"])}</strong> '
+        f"<code>rmsprop claims {name}</code></li>"
+        for name in names
+    )
+    return f'<details class="claims"><summary>What is said of this, run and judged</summary><ul>{rows}</ul></details>'
 
 
 def script(*entries: str) -> str:

@@ -27,6 +27,7 @@ function read() {
   const id = text.slice(1).split("?")[0], wanted = document.getElementById(id);
   if (!wanted) return;
   if (all.some((settings) => settings.id === id)) current = id;
+  wanted.closest("details")?.setAttribute("open", "");
   wanted.scrollIntoView();
   if (!text.includes("?")) write();
 }
