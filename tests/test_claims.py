@@ -287,29 +287,31 @@ def test_a_report_has_verdicts_numbers_and_pictures() -> None:
     assert "http://" not in text.replace("http://www.w3.org", "")
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
-    def stop_after_first(claim: Any, result: Result | None) -> None:
+    def noted(claim: Claim, *, seed: int) -> Result:
+        ran.append(claim.name)
+        return run_claim(claim, seed=seed)
+
+    def stop(_claim: Any, result: Result | None) -> None:
         if result is not None:
-            ran.append(claim.name)
             os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(session, "run_claim", noted)
     chosen, out = find_claims(["first-step", "half-life"]), tmp_path / "run"
     with pytest.raises(Interrupted, match="interrupted after 1 of 2 claims"):
-        run_claims(chosen, out=out, listen=stop_after_first)
+        run_claims(chosen, out=out, listen=stop)
     with pytest.raises(InputError, match="choose another --out, or add --resume"):
         run_claims(chosen, out=out)
-
-    def note(claim: Any, result: Result | None) -> None:
-        if result is not None:
-            ran.append(claim.name)
-
-    results = run_claims(chosen, out=out, resume=True, listen=note)
+    results = run_claims(chosen, out=out, resume=True)
     assert ran == ["first-step", "half-life"]
     assert [result.verdict for result in results] == ["true", "true"]
-    run_claims(chosen, out=out, resume=True, seed=5, listen=note)  # other seeds are another run
-    assert ran == ["first-step", "half-life", "first-step", "half-life"]
+    run_claims(chosen, out=out, resume=True, seed=5)  # other seeds are another run
+    assert ran == ["first-step", "half-life"] * 2
+    (out / "results.json").write_text("{")
+    with pytest.raises(InputError, match="results to resume must be a file that rmsprop claims wrote"):
+        run_claims(chosen, out=out, resume=True)
 
 
 def test_an_interrupted_command_says_how_to_go_on(
@@ -332,8 +334,9 @@ def test_an_interrupted_command_says_how_to_go_on(
 def test_a_claim_on_trainings_compares_on_each_task_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[str] = []
 
-    def compare(task: str, rule: Rule, options: Any) -> None:
+    def compare(task: str, _rule: Rule, options: Any, *, listen: Any) -> None:
         compared.append(task)
+        listen("tuning", 1, 1, None)
         facts = stored.stored()["comparisons"][task]
         options.out.mkdir(parents=True)
         (options.out / "run.json").write_text(json.dumps({"seeds": 10}))

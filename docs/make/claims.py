@@ -103,11 +103,9 @@ def _named(claim: AnyClaim) -> str:
 
 
 def _linked(source: Source) -> str:
-    return (
-        f"[{source.title}]({source.where})"
-        if source.where.startswith("https://")
-        else f"{source.title}, {source.where}"
-    )
+    if source.where.startswith(("https://", "docs/")):
+        return f"[{source.title}]({source.where.removeprefix('docs/')})"
+    return f"{source.title}, {source.where}"
 
 
 def summary(results: dict[str, Result]) -> str:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from rmsprop.cli.common import Failure, Flag, Invoked, lab_run, print_result
-from rmsprop.cli.terminal import stderr, stdout
+from rmsprop.cli.terminal import Bars, stderr, stdout
 from rmsprop.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def claims(
     seed
         First seed of each claim; 0 if omitted, with --check 1000.
     out
-        Directory for results and trainings; runs/claims-NAME, numbered, if omitted and more than one claim runs.
+        Directory for results and trainings. If omitted: runs/claims-NAME, numbered, or none for a claim of seconds.
     resume
         Go on with the run in --out, or with the last one; give the same options.
     jobs
@@ -84,8 +84,17 @@ def claims(
             raise InputError(option, "given with claims to run", True, "name them, or add --group, --fast or --all")
         pairs = _with_results(stored_results())
     else:
+        label = group or ("fast" if fast else "all" if all_claims else Path(names[0]).stem)
         pairs = _run(
-            chosen, check=check, seed=seed, out=out, resume=resume, jobs=jobs, quiet=json, invocation=invocation
+            chosen,
+            check=check,
+            seed=seed,
+            out=out,
+            label=label,
+            resume=resume,
+            jobs=jobs,
+            quiet=json,
+            invocation=invocation,
         )
     if report is not None:
         _write_report(report, pairs, invocation.command_line(), stored=chosen is None)
@@ -132,6 +141,7 @@ def _run(
     check: bool,
     seed: int | None,
     out: Path | None,
+    label: str,
     resume: bool,
     jobs: int | None,
     quiet: bool,
@@ -155,16 +165,42 @@ def _run(
         seed = _CHECK_SEED if seed is None else seed
     trains = any(isinstance(claim, TrainingClaim) for claim in live)
     if out is None and (len(live) > 1 or trains or resume):
-        out = new_path("claims", live[0].name if len(live) == 1 else f"{len(live)}", resume=resume)
+        out = new_path("claims", label, resume=resume)
 
-    def listen(claim: AnyClaim, result: Result | None) -> None:
-        if stderr.is_terminal and not quiet:
-            stderr.print(f"{claim.name}: {'running' if result is None else result.verdict}", markup=False)
-
-    with lab_run(quiet, invocation if out is not None else None):
-        results = run_claims(live, seed=seed or 0, out=out, resume=resume, jobs=jobs, listen=listen)
+    with lab_run(quiet, invocation if out is not None else None), ClaimsProgress(stderr, len(live), trains) as progress:
+        results = run_claims(
+            live,
+            seed=seed or 0,
+            out=out,
+            resume=resume,
+            jobs=jobs,
+            listen=progress.listen,
+            listen_to_trainings=progress.on_training,
+        )
     by_name |= {result.name: result for result in results}
     return [(claim, by_name[claim.name]) for claim in chosen]
+
+
+class ClaimsProgress(Bars):
+    """Show the progress of a run: bars on a terminal; elsewhere a line for each quarter of a comparison."""
+
+    def __init__(self, console: Console, total: int, trains: bool) -> None:
+        super().__init__(console)
+        self._total, self._done = total, 0
+        self._claims = self.add_bar("claims", total)
+        self._trainings = self.add_bar("trainings") if trains else None
+
+    def listen(self, claim: AnyClaim, result: Result | None) -> None:
+        """Show the claim that runs, and the number of those that have run."""
+        self._done += result is not None
+        self.update(self._claims, completed=self._done, total=self._total, news=claim.name)
+
+    def on_training(self, stage: str, done: int, total: int, _row: object) -> None:
+        """Show the trainings done in a stage of a comparison."""
+        if self._trainings is not None:
+            self.update(self._trainings, completed=done, total=total, news=stage)
+        if not self.console.is_terminal and (done % max(1, total // 4) == 0 or done == total):
+            self.console.print(f"{stage}: {done} of {total} trainings", markup=False)
 
 
 def _with_results(results: Mapping[str, Result]) -> list[tuple[AnyClaim, Result]]:
@@ -223,7 +259,7 @@ def show_results(console: Console, pairs: Sequence[tuple[AnyClaim, Result]], bef
     from rmsprop.lab.claims.stored import counts
 
     for claim, result in pairs:
-        console.print(f"{claim.name}: {result.verdict}", style="bold", markup=False)
+        _print_wrapped(console, f"{claim.name}: {result.verdict}", "", style="bold")
         if _differs(result, before):
             _print_wrapped(console, f"DIFFERS from the stored verdict: {before[result.name].verdict}", "  ")
         _print_wrapped(console, claim.sentence, "  ")

@@ -137,7 +137,7 @@ CLAIMS = (
     Claim(
         name="constant-rate",
         sentence="RMSprop adapts its rates, so it needs no schedule.",
-        source=Source("A frequent reading of adaptive learning rates", "docs/theory.md, schedules"),
+        source=Source("A frequent reading of adaptive learning rates", "docs/theory.md#where-it-goes"),
         expected="√v tends to the size of the noise: the rate stays. With noise a rate that falls to 0 ends lower.",
         rule=Rule(lr=0.03, decay=0.99, eps=0.0),
         measure=_last_digits,

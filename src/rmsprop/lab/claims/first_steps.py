@@ -11,7 +11,7 @@ from rmsprop.lab.claims.claim import Bound, Claim, Line, Measured, Picture, Seed
 from rmsprop.lab.claims.simulate import move, normal, state_after, uniform
 from rmsprop.rule import Rule, denominator
 
-DERIVED = "docs/theory.md, start-up"
+DERIVED = "docs/theory.md#start-up"
 HINTON = Source("Hinton, Neural Networks for Machine Learning, lecture 6e", "Coursera, 2012")
 UNIT = Rule(lr=1.0, decay=0.99, eps=0.0)
 
@@ -157,7 +157,7 @@ CLAIMS = (
         name="outlier",
         sentence="A gradient ten times as large as usual slows a parameter for longer than the window of 1/(1−β) "
         "steps.",
-        source=Source("Derived from the update", "docs/theory.md, outliers"),
+        source=Source("Derived from the update", "docs/theory.md#memory"),
         expected="The rate falls to 1/√(1+99(1−β)βʲ) after j steps: below 90 % for 143 steps at β = 0.99.",
         rule=UNIT,
         measure=_outlier,

@@ -11,7 +11,7 @@ from rmsprop.lab.claims.claim import Bound, Claim, Measured, Seeds, Source, near
 from rmsprop.lab.claims.simulate import move, normal, state_after, steps
 from rmsprop.rule import Rule, denominator, init, update
 
-DERIVED = Source("Derived from the average", "docs/theory.md, memory")
+DERIVED = Source("Derived from the average", "docs/theory.md#memory")
 RULE = Rule(lr=1.0, decay=0.99, eps=0.0)
 
 

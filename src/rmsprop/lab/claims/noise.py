@@ -116,7 +116,7 @@ CLAIMS = (
     Claim(
         name="update-rms",
         sentence="At stationarity the update has an rms of 0.96 to 1, in learning rates.",
-        source=Source("Derived: 1 − 2β(1−β)/(1+β) for Gaussian gradients", "docs/theory.md, noise"),
+        source=Source("Derived: 1 − 2β(1−β)/(1+β) for Gaussian gradients", "docs/theory.md#noise-and-batches"),
         expected="0.96 at β = 0.9, 0.995 at 0.99.",
         rule=Rule(lr=1.0, decay=0.9, eps=0.0),
         measure=_rms,
@@ -147,7 +147,7 @@ CLAIMS = (
     Claim(
         name="heavy-tails",
         sentence="RMSprop withstands gradient noise of infinite variance.",
-        source=Source("Derived from the longest step", "docs/theory.md, start-up"),
+        source=Source("Derived from the longest step", "docs/theory.md#start-up"),
         expected="A gradient of any size moves a parameter by η/√(1−β) at most. SGD moves by η times the gradient.",
         rule=Rule(lr=0.01, decay=0.99, eps=0.0),
         measure=_heavy_tails,
@@ -157,7 +157,7 @@ CLAIMS = (
     Claim(
         name="averaged-weights",
         sentence="A running average of the weights removes the two-cycle: a decay of r leaves (1−r)/(1+r) of it.",
-        source=Source("Derived", "docs/theory.md, edge of stability"),
+        source=Source("Derived", "docs/theory.md#edge-of-stability"),
         expected="An average with r = 0.99 leaves 0.5 %.",
         rule=Rule(lr=0.01, decay=0.9, eps=0.0),
         measure=_averaged,

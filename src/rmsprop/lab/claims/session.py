@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ from rmsprop.rule import Rule
 
 RESULTS = "results.json"
 Listener: TypeAlias = Callable[[AnyClaim, Result | None], None]  # None: the claim starts
+TrainingListener: TypeAlias = Callable[[str, int, int, Any], None]
 
 
 def run_claims(
@@ -35,6 +37,7 @@ def run_claims(
     resume: bool = False,
     jobs: int | None = None,
     listen: Listener = lambda _claim, _result: None,
+    listen_to_trainings: TrainingListener = lambda _stage, _done, _total, _row: None,
 ) -> list[Result]:
     """Run claims one after the other, and return their results.
 
@@ -53,6 +56,8 @@ def run_claims(
         Number of trainings at a time.
     listen
         Called with each claim before it runs, and with its result.
+    listen_to_trainings
+        Called with the progress of a comparison: stage, trainings done, their total, newest row.
 
     Raises
     ------
@@ -61,16 +66,17 @@ def run_claims(
     Interrupted
         After Ctrl-C or SIGTERM, at the end of the claim that is running.
     """
+    session = _Session(seed, out, resume, jobs, listen, listen_to_trainings)
     if out is None:
         if any(isinstance(claim, TrainingClaim) for claim in claims):
             raise InputError("out", "a directory for claims on trainings", None, "pass one")
-        return [_run(claim, seed, None, resume, jobs, listen) for claim in claims]
+        return [session.run(claim) for claim in claims]
     path = out / RESULTS
     if path.exists() and not resume:
         found = Received(f"{out}, which has results")
         raise InputError("--out", "a new or empty directory", found, "choose another --out, or add --resume")
     with locked(out), stop_signals() as signals:
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        kept = _kept(path)
         results = []
         for done, claim in enumerate(claims):
             if signals:
@@ -78,46 +84,70 @@ def run_claims(
             key = {"seed": seed, "code": _code(claim)}
             if claim.name in kept and kept[claim.name]["key"] == key:
                 results.append(Result.of(kept[claim.name]["result"]))
+                listen(claim, results[-1])
             else:
-                results.append(_run(claim, seed, out, resume, jobs, listen))
+                results.append(session.run(claim))
                 kept[claim.name] = {"key": key, "result": results[-1].facts()}
                 write_atomically(path, json.dumps(finite(kept), indent=1) + "\n")
         return results
 
 
-def _run(claim: AnyClaim, seed: int, out: Path | None, resume: bool, jobs: int | None, listen: Listener) -> Result:
-    listen(claim, None)
-    if isinstance(claim, TrainingClaim):
-        assert out is not None  # noqa: S101
-        result = _train(claim, out, resume, jobs)
-    else:
-        result = run_claim(claim, seed=seed)
-        if claim.group == "own":
-            check_can_fail(claim, result)
-    listen(claim, result)
-    return result
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the results that a run has written, or none."""
+    if not path.exists():
+        return {}
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = Received(f"{path}: {error}")
+        raise InputError("results to resume", "a file that rmsprop claims wrote", found, "remove the file") from None
+    return kept
 
 
-def _train(claim: TrainingClaim, out: Path, resume: bool, jobs: int | None) -> Result:
-    """Compare on the tasks of a claim, in directories that other claims of the same run share."""
-    from rmsprop.lab.comparison import compare  # brings the workers, which other claims do without
-    from rmsprop.lab.find_task import load_task
-    from rmsprop.lab_options import CompareOptions
+@dataclass(frozen=True)
+class _Session:
+    """The arguments of `run_claims`."""
 
-    summaries: dict[str, Any] = {}
-    seeds = []
-    for task in claim.tasks:  # before the first training: a package may be missing
-        load_task(task)
-    for task in claim.tasks:
-        path = out / comparison_key(task, claim.ablate).replace(" --", "-")
-        if not (path / SUMMARY).exists():
-            begun = resume and (path / CONFIG).exists()
-            compare(task, Rule(), CompareOptions(ablate=claim.ablate, jobs=jobs, out=path, resume=begun))
-        summaries[task] = RunDirectory(path).summary()
-        seeds.append(RunDirectory(path).config()["seeds"])
-    numbers = claim.numbers(summaries)
-    seconds = sum(summary["seconds"] for summary in summaries.values())
-    return Result(claim.name, claim.judge(numbers), numbers, tuple(range(min(seeds))), seconds)
+    seed: int
+    out: Path | None
+    resume: bool
+    jobs: int | None
+    listen: Listener
+    listen_to_trainings: TrainingListener
+
+    def run(self, claim: AnyClaim) -> Result:
+        """Run one claim, and check that one of the user's own can fail."""
+        self.listen(claim, None)
+        if isinstance(claim, TrainingClaim):
+            result = self._train(claim)
+        else:
+            result = run_claim(claim, seed=self.seed)
+            if claim.group == "own":
+                check_can_fail(claim, result)
+        self.listen(claim, result)
+        return result
+
+    def _train(self, claim: TrainingClaim) -> Result:
+        """Compare on the tasks of a claim, in directories that other claims of the same run share."""
+        from rmsprop.lab.comparison import compare  # brings the workers, which other claims do without
+        from rmsprop.lab.find_task import load_task
+        from rmsprop.lab_options import CompareOptions
+
+        assert self.out is not None  # noqa: S101
+        paths = {task: self.out / comparison_key(task, claim.ablate).replace(" --", "-") for task in claim.tasks}
+        missing = [task for task, path in paths.items() if not (path / SUMMARY).exists()]
+        for task in missing:  # before the first training: a package may be missing
+            load_task(task)
+        for task in missing:
+            begun = self.resume and (paths[task] / CONFIG).exists()
+            options = CompareOptions(ablate=claim.ablate, jobs=self.jobs, out=paths[task], resume=begun)
+            compare(task, Rule(), options, listen=self.listen_to_trainings)
+        runs = {task: RunDirectory(path) for task, path in paths.items()}
+        summaries: dict[str, Any] = {task: run.summary() for task, run in runs.items()}
+        numbers = claim.numbers(summaries)
+        seconds = sum(summary["seconds"] for summary in summaries.values())
+        seeds = min(run.config()["seeds"] for run in runs.values())
+        return Result(claim.name, claim.judge(numbers), numbers, tuple(range(seeds)), seconds)
 
 
 def _code(claim: AnyClaim) -> str:

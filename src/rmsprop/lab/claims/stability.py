@@ -147,7 +147,7 @@ CLAIMS = (
     Claim(
         name="nesterov-cycle",
         sentence="With Nesterov momentum the cycle is (1+2μ)/(2(1+μ)) η: 0.737 η at μ = 0.9.",
-        source=Source("Derived", "docs/theory.md, edge of stability"),
+        source=Source("Derived", "docs/theory.md#edge-of-stability"),
         expected="Nesterov's edge is 2(1+μ)/((1+2μ)η).",
         rule=Rule(lr=0.01, decay=0.9, eps=0.0, momentum=0.9, nesterov=True),
         measure=_mean_cycle,
@@ -179,7 +179,7 @@ CLAIMS = (
         name="flat-minima",
         sentence="Near |x|ᵏ with k > 2 RMSprop converges at a geometric rate: log-loss falls by k/(2(k−2))·ln β a "
         "step.",
-        source=Source("Derived; compare arXiv 2603.09581 on Adam", "docs/theory.md, flat minima"),
+        source=Source("Derived; compare arXiv 2603.09581 on Adam", "docs/theory.md#where-it-goes"),
         expected="The step is as long as v allows, and v falls by β a step. Gradient descent is slower than "
         "geometric there.",
         rule=Rule(lr=0.01, decay=0.9, eps=0.0),
