@@ -13,10 +13,12 @@ import sys
 import weakref
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from test_state_sources import rmsprop_tf
 from torch import nn
 
 from rmsprop import InputError
@@ -176,6 +178,18 @@ def test_dry_run_says_what_would_be_replaced(capsys: pytest.CaptureFixture[str])
         "rmsprop would replace torch.optim.RMSprop, with eps_inside_sqrt=True, initial_square_avg=1.0, fused=False\n"
     )
     assert torch.optim.RMSprop.__module__ == "torch.optim.rmsprop"
+
+
+def test_classes_of_timm_and_stable_baselines3_are_replaced_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.py").touch()
+    factory = ModuleType("timm.optim._optim_factory")  # timm itself needs torchvision
+    factory.default_registry = SimpleNamespace(_optimizers={})  # type: ignore[attr-defined]
+    with rmsprop_tf("timm"), rmsprop_tf("sb3"), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, factory.__name__, factory)
+        assert app.run(["run", "--dry-run", "--timm", "--sb3", "s.py"]) == 0
+    assert capsys.readouterr().out == (
+        "rmsprop would replace torch.optim.RMSprop, timm.optim.RMSpropTF, stable_baselines3's RMSpropTFLike\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,8 @@ HISTORY = Source("monitor/findings/history.py", "tests/test_thresholds.py")
 POST_MORTEM = Source("monitor/post_mortem.py", "tests/test_post_mortem.py")
 CHECKS = Source("torch/engines/param_step.py", "tests/test_faults.py")
 GROUPS = Source("torch/groups.py", "tests/test_faults.py")
+WRAPPED_GROUPS = Source("torch/groups.py", "tests/test_wrappers.py -k dropped")
+WATCH = Source("monitor/watch.py", "tests/test_script.py -k optimizer_dies")
 DECAY = Source("torch/decay.py", "tests/test_decay.py")
 ERRORS = Source("errors.py", "tests/test_groups.py")
 BUDGET = Source("checkpoint/formats/read_budget.py", "tests/test_checkpoint_files.py")
@@ -516,6 +518,19 @@ MUTANTS = [
     Mutant("checks: another device", CHECKS, "if x.device != device:", "if False:"),
     Mutant("checks: two counts", CHECKS, "step.numel() != 1", "step.numel() > 2"),
     Mutant("checks: overlapping memory", CHECKS, "other_start < end and", "other_start < start and"),
+    Mutant(
+        "groups: dropped arguments from the class",
+        WRAPPED_GROUPS,
+        "group.setdefault(name, defaults.get(name, default))",
+        "group.setdefault(name, default)",
+    ),
+    Mutant(
+        "run: an optimizer outlives its program's last reference",
+        WATCH,
+        "weakref.finalize(optimizer, _end, monitor).atexit = False",
+        "pass",
+    ),
+    Mutant("run: what an optimizer in a cycle did is lost", WATCH, 'if "_watched" in vars(self):', "if False:"),
     Mutant("groups: lr below 0", GROUPS, "if 0 <= lr < math.inf:", "if lr < math.inf:"),
     Mutant("errors: 2 as a flag", ERRORS, "flag in (0, 1)", "flag in (0, 1, 2)"),
     Mutant("decay groups: parametrized biases", DECAY, "if is_parametrized(layer):", "if not layer:"),
