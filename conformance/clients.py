@@ -28,6 +28,7 @@ CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "transformers_trainer": ("Transformers' Trainer, a class", ("transformers",)),
     "accelerate_loop": ("Accelerate", ("accelerate",)),
     "lightning_module": ("Lightning", ("pytorch-lightning",)),
+    "lightning_command_line": ("Lightning's command line", ("pytorch-lightning", "jsonargparse")),
     "timm_by_name": ("timm", ("timm",)),
     "skorch_classifier": ("skorch", ("skorch",)),
     "peft_lora": ("PEFT, LoRA", ("peft",)),

@@ -2,6 +2,9 @@
 
 OMP_NUM_THREADS=1 .venv/bin/python docs/make/client_table.py          runs all examples
 OMP_NUM_THREADS=1 .venv/bin/python docs/make/client_table.py NAME ... runs these
+OMP_NUM_THREADS=1 .venv/bin/python docs/make/client_table.py --page   runs none, and writes the page from the last
+                                                                      results, those of benchmarks/watch.py and
+                                                                      benchmarks/sb3_a2c.py included
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,8 @@ from blocks import with_block
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCUMENT = ROOT / "docs" / "clients.json", ROOT / "docs" / "clients.md"
 sys.path.append(str(ROOT / "conformance"))
+
+MEASURED = ROOT / "benchmarks" / "results"
 
 import clients  # noqa: E402  (in conformance)
 
@@ -53,15 +59,44 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
+def cost() -> str:
+    """Return what `rmsprop run` costs, as Markdown."""
+    found = json.loads((MEASURED / "watch.json").read_text())
+    ms = {kind: f"{1e3 * seconds:.2g} ms" for kind, seconds in found["seconds"].items()}
+    return (
+        f"`rmsprop run` adds {100 * found['cost']:.1f} % to a training step of 10 ms. For a network of "
+        f"{found['parameters'] / 1e6:.1f} million parameters, a step of the optimizer\ntakes {ms['plain']} "
+        f"({ms['torch']} with torch's RMSprop), {ms['watched']} between records, {ms['before record']} before a record "
+        f"and {ms['record']} with one,\nwhich is every {found['every']}th.\n\n({found['environment']['processor']}, "
+        f"one thread, load {found['load']:.0f})\n\n"
+    )
+
+
+def a2c() -> str:
+    """Return the trainings of A2C as Markdown."""
+    found = json.loads((MEASURED / "sb3_a2c.json").read_text())
+    ways = {"torch": "torch.optim.RMSprop", "ours": "`rmsprop run`", "sb3": "`RMSpropTFLike`, eps=1e-5"}
+    lines = ["| optimizer | reward of each seed | steps per second | beside torch's |", "|---|---|---:|---:|"]
+    for way, title in ways.items():
+        rewards = ", ".join(f"{reward:.0f}" for reward in found["rewards"][way])
+        speeds = found["speeds"][way]
+        ratio = median(x / y for x, y in zip(speeds, found["speeds"]["torch"], strict=True))
+        lines.append(f"| {title} | {rewards} | {median(speeds):.0f} | {ratio:.2f} × |")
+    return "\n".join(lines) + f"\n\n({found['environment']['processor']}, one thread)\n\n"
+
+
 def up_to_date(text: str, found: dict[str, Any]) -> str:
-    """Return the document with the table."""
-    return with_block(text, "clients", table(found))
+    """Return the document with its blocks."""
+    for name, content in {"clients": table(found), "cost": cost(), "a2c": a2c()}.items():
+        text = with_block(text, name, content)
+    return text
 
 
 def main() -> None:
     """Run the examples, and write results and page."""
     found = results()
-    for name in sys.argv[1:] or clients.CLIENTS:
+    names = [] if sys.argv[1:] == ["--page"] else sys.argv[1:] or [*clients.CLIENTS]
+    for name in names:
         found[name] = measure(name)
         print(name, found[name])
     RESULTS.write_text(json.dumps({name: found[name] for name in clients.CLIENTS}, indent=1) + "\n")
