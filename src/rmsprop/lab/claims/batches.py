@@ -86,7 +86,7 @@ CLAIMS = (
     Claim(
         name="no-scaling",
         sentence="RMSprop normalises its gradients, so the learning rate need not change with the batch.",
-        source=Source("A frequent conclusion from invariance to the gradient's scale", MALLADI.where),
+        source=Source("Said of invariance to the gradient's scale; contradicted by Malladi et al.", MALLADI.where),
         expected="16 times fewer steps of the same rate, each √16 times as long in x, cover a quarter of the way.",
         rule=BASE,
         measure=_unchanged,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rmsprop.lab.claims.claim import Bound, Claim, Line, Measured, Picture, Seeds, Source, near
-from rmsprop.lab.claims.simulate import move, normal, state_after, uniform
+from rmsprop.lab.claims.simulate import move, normal, scheduled, state_after, uniform
 from rmsprop.rule import Rule, denominator
 
 DERIVED = "docs/theory.md#start-up"
@@ -54,6 +54,14 @@ def _surge_picture(rule: Rule) -> Picture:
         "Length of each step, constant gradient of 0.1, β = 0.99. Without correction the first steps are too long."
     )
     return Picture("step", "length / η", tuple(lines), caption, log_x=True, log_y=True)
+
+
+def _warmed_up(rule: Rule, seeds: Seeds) -> Measured:
+    gradient = np.exp(normal(seeds))
+    path = scheduled(
+        rule, np.zeros_like(gradient), lambda p, _: gradient, 600, lambda t: min(1.0, t * (1 - rule.decay) / 2)
+    )
+    return {"longest step / η": np.abs(np.diff(path, axis=0, prepend=0.0)).max(axis=0) / rule.lr}
 
 
 def _half_time(rule: Rule, seeds: Seeds) -> Measured:
@@ -142,6 +150,16 @@ CLAIMS = (
         measure=_surge,
         says=(near("extra distance / η", 123.863, 0.01),),
         changed={"bias_correction": True},
+    ),
+    Claim(
+        name="warm-up",
+        sentence="A linear warm-up of the rate over 2/(1−β) steps removes the long first steps.",
+        source=Source("Ma and Yarats, On the Adequacy of Untuned Warmup", "https://arxiv.org/abs/1910.04209"),
+        expected="The rate rises as t(1−β)/2, and the step without it falls no faster than 1/√(t(1−β)).",
+        rule=UNIT,
+        measure=_warmed_up,
+        says=(Bound("longest step / η", high=1.1),),
+        changed={"momentum": 0.9},
     ),
     Claim(
         name="start-at-one",

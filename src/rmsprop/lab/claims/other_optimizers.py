@@ -133,6 +133,12 @@ def _coasting(rule: Rule, seeds: Seeds) -> Measured:
     return {"way / η after the last gradient, Graves 2013": coasted(graves), "the same with μ = 0": coasted(rule)}
 
 
+def _momentum_rate(rule: Rule, seeds: Seeds) -> Measured:
+    grads = np.repeat(np.exp(normal(seeds))[None], 400, axis=0)
+    step = np.abs(np.diff(move(rule, grads), axis=0))[-1]
+    return {"step / η at μ = 0.9, constant gradient": step / rule.lr}
+
+
 def _surge_beside_adam(rule: Rule, seeds: Seeds) -> Measured:
     """Compare the losses on a noisy quadratic in ten dimensions."""
     noise = normal(seeds, 1000, 10).swapaxes(0, 1)
@@ -254,6 +260,16 @@ CLAIMS = (
         measure=_torch_default,
         says=(Bound("distance to the path with torch's default / η", high=1e-6),),
         changed={"decay": 0.99},
+    ),
+    Claim(
+        name="momentum-rate",
+        sentence="Momentum of 0.9 smooths the steps and leaves their length as it is.",
+        source=Source("True of averaged momentum, as in Adam", "https://arxiv.org/abs/1412.6980"),
+        expected="RMSprop's buffer sums steps: they become 1/(1−μ) times as long. Compare with Adam at η(1−μ).",
+        rule=Rule(lr=0.01, decay=0.9, momentum=0.9),
+        measure=_momentum_rate,
+        says=(Bound("step / η at μ = 0.9, constant gradient", 0.9, 1.1),),
+        changed={"first_moment": True},
     ),
     Claim(
         name="no-momentum",
