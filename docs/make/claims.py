@@ -92,9 +92,9 @@ def table(claims: list[AnyClaim], results: dict[str, Result]) -> str:
     lines = ["| claim | what is said | source | verdict | what decides it | time |", "|---|---|---|---|---|---:|"]
     for claim in claims:
         result = results[claim.name]
-        numbers = main_number(claim.bounds, result.numbers).replace("|", "\\|")
-        cells = (_named(claim), claim.sentence, _linked(claim.source), f"**{result.verdict}**", numbers)
-        lines.append(f"| {' | '.join(cells)} | {seconds_words(result.seconds)} |")
+        numbers, verdict = main_number(claim.bounds, result.numbers), f"**{result.verdict}**"
+        cells = (_named(claim), claim.sentence, _linked(claim.source), verdict, numbers, seconds_words(result.seconds))
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
 
@@ -116,10 +116,12 @@ def summary(results: dict[str, Result]) -> str:
     for group in GROUPS:
         own = [claim for claim in CLAIMS.values() if claim.group == group]
         parts.append(f"### {group.capitalize()}\n\n{table(own, results)}\n")
-    trainings = "; ".join(
-        f"`{each['command']}` ({key}, {each['date']}, {each['machine']})" for key, each in facts["comparisons"].items()
-    )
-    parts.append(f"Measured on {facts['date']}: {facts['environment']}. Trainings: {trainings}.\n")
+    runs: dict[tuple[str, str], list[str]] = {}
+    for key, each in facts["comparisons"].items():
+        runs.setdefault((each["date"], each["machine"]), []).append(f"`rmsprop compare {key}`")
+    parts.append(f"Measured on {facts['date']}: {facts['environment']}.")
+    parts += [f"Trainings of {date}: {', '.join(names)}; {machine}." for (date, machine), names in runs.items()]
+    parts.append("")
     return "\n".join(parts)
 
 

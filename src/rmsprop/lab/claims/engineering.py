@@ -137,7 +137,7 @@ CLAIMS = (
     ),
     Claim(
         name="centered",
-        sentence="centered=True is an improvement for a little memory.",
+        sentence="centered=True is a free improvement: it costs a little memory and no stability.",
         source=Source(
             "Keras documentation, RMSprop: centered may help with training", "https://keras.io/api/optimizers/rmsprop"
         ),

@@ -217,7 +217,10 @@ CLAIMS = (
     Claim(
         name="curvature",
         sentence="RMSprop adapts to curvature: √v approximates the Hessian's diagonal.",
-        source=Source("Said of adaptive methods in many introductions", "for example of the empirical Fisher matrix"),
+        source=Source(
+            "Contradicted by Kunstner et al., Limitations of the Empirical Fisher Approximation",
+            "https://arxiv.org/abs/1905.12558",
+        ),
         expected="v is the energy of the gradient. With noise of one size, curvatures 100 apart have the same v.",
         rule=Rule(lr=1e-3, decay=0.99, eps=1e-12),
         measure=_curvature,

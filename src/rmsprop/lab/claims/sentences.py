@@ -14,7 +14,7 @@ def number_words(value: float) -> str:
     >>> number_words(123.8634), number_words(8.9e-15), number_words(1234567)
     ('123.9', '8.9e-15', '1.235e+06')
     """
-    return f"{value:.4g}".replace("-", "−") if value < 0 else f"{value:.4g}"
+    return f"{'−' if value < 0 else ''}{abs(value):.4g}"
 
 
 def measured_words(number: Number) -> str:
