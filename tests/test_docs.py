@@ -123,7 +123,7 @@ def test_links_of_the_documents_lead_to_files() -> None:
     for name in (
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/checkpoints.md", "docs/speed.md",
         "docs/numerics.md", "docs/sparse.md", "docs/scaling.md", "docs/monitor.md", "docs/lr-finder.md", "docs/lab.md",
-        "docs/tasks.md", "docs/claims.md", "docs/theory.md", "conformance/README.md",
+        "docs/tasks.md", "docs/claims.md", "docs/theory.md", "docs/page.md", "conformance/README.md",
     ):  # fmt: skip
         text = (ROOT / name).read_text()
         titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)

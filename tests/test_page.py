@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,30 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert run_command(["page", str(other)]) == 2
     assert "records of statistics" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("graphical", [True, False, None])
+def test_the_command_opens_a_graphical_browser(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any, graphical: bool | None
+) -> None:
+    """A browser of the terminal would take the terminal."""
+    opened: list[str] = []
+
+    class Graphical(webbrowser.BackgroundBrowser):
+        def open(self, url: str, *_: object) -> bool:
+            opened.append(url)
+            return True
+
+    def get() -> Any:
+        if graphical is None:
+            raise webbrowser.Error
+        return Graphical("chromium") if graphical else webbrowser.GenericBrowser("lynx")
+
+    monkeypatch.setattr(webbrowser, "get", get)
+    path = tmp_path / "page.html"
+    assert run_command(["page", "--out", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"page": str(path), "records": 0, "opened": bool(graphical)}
+    assert opened == ([path.as_uri()] if graphical else [])
 
 
 @pytest.mark.browser

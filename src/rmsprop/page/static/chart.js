@@ -21,7 +21,11 @@ function logTicks(min, max) {
   const every = Math.max(1, Math.ceil((last - first) / 5));
   const found = [];
   for (let k = first; k <= last; k += every) found.push(Number(`1e${k}`));
-  return found.length > 1 ? found : [min, max];
+  if (found.length > 1) return found;
+  const between = [];
+  for (let k = first - 1; k <= last + 1; k += 1) between.push(...[1, 2, 5].map((digit) => Number(`${digit}e${k}`)));
+  const inside = between.filter((x) => x >= min && x <= max);
+  return inside.length ? inside : [min, max];
 }
 
 const named = (axis, at) => (axis.log ? nameOfPower(at) : short(at, 3));

@@ -93,7 +93,7 @@ export const part = {
   },
   extras: (settings) => [profileList(settings)],
   view(settings) {
-    part.picture = chartFigure("surface-picture", "Drag the start, and turn the ravine by the diamond at its end", 440);
+    part.picture = chartFigure("surface-picture", "", 440);
     part.losses = chartFigure("surface-losses", "Loss");
     part.rates = chartFigure("surface-rates", "RMSprop’s effective rates η/d");
     part.ground = new SurfaceView(part.picture, {
@@ -112,6 +112,8 @@ export const part = {
     const anew = part.ground.ground(surface, prepared, { start: [s.x, s.y], angle: s.angle, names,
       label: `${surface.title}. ${part.summary(result, s)}` });
     if (anew || part.shown !== result) {
+      part.picture.querySelector("figcaption").textContent = surface.turns
+        ? "Drag the start, or the diamond to turn the surface" : "Drag the start";
       part.ground.load(runs);
       drawLegend(part.picture, series);
       this.drawCharts(result, s, t);
