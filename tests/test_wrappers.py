@@ -241,9 +241,11 @@ def state_shared_by_processes(t: Training) -> None:
         for x in state.values():
             x.share_memory_()
     t.model.share_memory()
-    averages = [[t.optimizer.state[p][name] for name in ("square_avg", "momentum_buffer")] for p in t.model]
+    shared = [x for p in t.model for x in t.optimizer.state[p].values()]
     t.step(2)
-    assert all(x.is_shared() and x.any() for pair in averages for x in pair)
+    now = [x for p in t.model for x in t.optimizer.state[p].values()]
+    assert all(x is y for x, y in zip(now, shared, strict=True))
+    assert all(x.is_shared() and x.any() for x in shared)
     assert [t.optimizer.state[p]["step"].tolist() for p in t.model] == [[2], [2]]
 
 

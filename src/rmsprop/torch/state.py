@@ -37,7 +37,7 @@ def complete_state(group: ParamGroup, index: int, states: defaultdict[Tensor, An
     if not isinstance(step, Tensor):
         count = check_number(f"step of parameter {index}", step, "it counts executed steps")
         state["step"] = step_counter(p, group["capturable"] or group["nonfinite"] == "skip", count)
-    elif step.dtype != torch.float64:
+    elif step.dtype != torch.float64 and not step.is_shared():  # type: ignore[no-untyped-call]  # others count in it
         state["step"] = as_counter(step)
     if "square_avg" in state and state["square_avg"].dtype != dtype:
         stored = state["square_avg"].dtype
