@@ -353,6 +353,18 @@ def test_a_claim_on_trainings_compares_on_each_task_once(tmp_path: Path, monkeyp
         run_claims(chosen)
 
 
+def test_a_missing_package_is_named_before_the_first_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(spec: str) -> None:
+        raise ModuleNotFoundError(f"task {spec} needs bokeh-sampledata: pip install 'rmsprop[sparse]'")
+
+    monkeypatch.setattr("rmsprop.lab.find_task.load_task", missing)
+    assert run(["claims", "sparse-data"]) == 1
+    message = "rmsprop: task movies needs bokeh-sampledata: pip install 'rmsprop[sparse]'\n"
+    assert capsys.readouterr().err == message
+
+
 class Directory:
     """Reads what `compare` above has written."""
 

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blocks import with_block
 
 from rmsprop import Rule
@@ -23,6 +25,7 @@ from rmsprop.lab.claims.claim import GROUPS, Claim, Picture, Source
 from rmsprop.lab.claims.counterexamples import changes_sign, threshold
 from rmsprop.lab.claims.result import Result, run_changed, run_claim
 from rmsprop.lab.claims.sentences import main_number, seconds_words
+from rmsprop.lab.claims.stability import edge_quartiles
 from rmsprop.lab.claims.stored import RESULTS, comparison_key, counts, from_comparisons, stored, stored_results
 from rmsprop.lab.claims.trainings import TrainingClaim
 from rmsprop.lab.report.claims import draw_picture
@@ -60,6 +63,24 @@ def comparisons() -> dict[str, Any]:
     return {key: facts for key, facts in kept.items() if key in used}
 
 
+def edge_rows() -> list[list[float]]:
+    """Return rate, decay, momentum, 2(1+μ), and the quartiles of η·λmax, medians over five seeds."""
+    rows = []
+    for lr, decay, momentum in itertools.product((0.01, 0.003), (0.9, 0.99, 0.999), (0.0, 0.5)):
+        rule = Rule(lr=lr, decay=decay, eps=1e-12, momentum=momentum)
+        quartiles = edge_quartiles(rule, tuple(range(5)), round(18 / lr))
+        rows.append([lr, decay, momentum, 2 * (1 + momentum), *(float(np.median(each)) for each in quartiles)])
+    return rows
+
+
+def edge_table() -> str:
+    """Return the measured edges of stability as Markdown."""
+    lines = ["| η | β | μ | 2(1+μ) | η·λmax | its middle half |", "|---:|---:|---:|---:|---:|---:|"]
+    for lr, decay, momentum, edge, low, middle, high in stored()["edge"]:
+        lines.append(f"| {lr:g} | {decay:g} | {momentum:g} | {edge:g} | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
 def judged() -> dict[str, Any]:
     """Return the stored results with those on trainings judged anew."""
     known, kept = comparisons(), stored()["results"]
@@ -84,7 +105,14 @@ def measure() -> dict[str, Any]:
     machine = "{processor}, one thread, numpy {numpy}".format(**environment())
     date = datetime.date.today().isoformat()
     captions = {name: picture.caption for name, picture in shown().items()}
-    return {"date": date, "environment": machine, "results": results, "captions": captions, "comparisons": known}
+    return {
+        "date": date,
+        "environment": machine,
+        "results": results,
+        "captions": captions,
+        "edge": edge_rows(),
+        "comparisons": known,
+    }
 
 
 def table(claims: list[AnyClaim], results: dict[str, Result]) -> str:
@@ -160,6 +188,7 @@ def up_to_date(text: str) -> str:
     results = {name: result for name, result in stored_results().items() if name in CLAIMS}
     text = with_block(text, "claims", summary(results))
     text = with_block(text, "thresholds", thresholds())
+    text = with_block(text, "edge", edge_table())
     return with_block(text, "pictures", picture_block())
 
 

@@ -79,12 +79,17 @@ def _edge_series(rule: Rule, seeds: Seeds, count: int, every: int) -> tuple[np.n
     return np.array(at), np.array(series)
 
 
+def edge_quartiles(rule: Rule, seeds: Seeds, count: int = 1800) -> tuple[Floats, Floats, Floats]:
+    """Return the quartiles of η × largest preconditioned curvature in the second half of a training, for each seed."""
+    _, series = _edge_series(rule, seeds, count, count // 30)
+    low, middle, high = np.quantile(series[15:], (0.25, 0.5, 0.75), axis=0)
+    return low, middle, high
+
+
 def _edge(rule: Rule, seeds: Seeds) -> Measured:
-    _, series = _edge_series(rule, seeds, 1800, 60)
-    late = series[15:]
-    low, high = np.quantile(late, (0.25, 0.75), axis=0)
+    low, middle, high = edge_quartiles(rule, seeds)
     return {
-        "η × largest preconditioned curvature": np.median(late, axis=0),
+        "η × largest preconditioned curvature": middle,
         "middle half of a run, lower end": low,
         "middle half of a run, upper end": high,
     }
