@@ -267,7 +267,8 @@ def test_a_film_plays_pauses_and_goes_step_by_step(shown: Page) -> None:
     part.reset()
     player = shown.locator("#edge .player")
     player.locator(".play").click()
-    wait(shown, "rmsprop.edge.settings.values.t > 3 && (rmsprop.edge.section.querySelector('.play').click(), true)")
+    film = "rmsprop.edge.settings.values.t > 3 && rmsprop.edge.settings.values.t < 200"
+    wait(shown, f"{film} && (rmsprop.edge.section.querySelector('.play').click(), true)")
     t = part("part.settings.values.t")
     assert 3 < t < 200
     assert player.locator(".count").inner_text() == f"step {t} of 200"
@@ -382,7 +383,11 @@ def test_a_file_of_a_run_is_shown_and_its_names_are_text(shown: Page, tmp_path: 
     assert said == "statistics.jsonl: 3 measured steps. Its last line is cut off and left out."
     assert shown.locator("#run select option").all_inner_texts() == HOSTILE
     assert shown.locator("#run img, #run b").count() == 0
-    assert "ε governs 90 % of the elements" in shown.locator("#run .findings").inner_text()
+    found = shown.locator("#run .findings li")
+    assert "Step 3: ε governs 90 % of the elements in __proto__ (in 3 of 3 records)." in found.all_inner_texts()
+    shown.locator("#run .player").get_by_text("To start").click()
+    wait(shown, "document.querySelector('#run caption').textContent === 'Step 1'")
+    assert "Step 1: ε governs 90 % of the elements in constructor (in 1 of 1 records)." in found.all_inner_texts()
     part.set(tensor=1)
     assert part.numbers() == {"rates": [0.5, 1.0, 1.5]}
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -124,7 +124,7 @@ export function playerOf(settings, last, unit = "step") {
     scrub.setAttribute("aria-valuetext", count.textContent);
   };
   settings.listeners.push((changes) => {
-    if (frame && Object.keys(changes).some((key) => key !== "t")) from = 0;
+    if (frame && Object.keys(changes).some((key) => key !== "t")) [from, started] = [0, 0]; // another film
     show();
   });
   show();

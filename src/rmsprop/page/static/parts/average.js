@@ -11,7 +11,7 @@ const COUNT = 60;
 const fill = (value) => new Array(COUNT).fill(value);
 const SPIKE = fill(1).with(20, 10);
 const STOP = fill(1).fill(0, 20);
-const NINE_AND_ONE = fill(0).map((_, i) => (i % 10 === 9 ? -0.9 : 0.1));
+const NINE_AND_ONE = fill(0).map((_, i) => (i % 10 === 9 ? -0.09 : 0.01));
 const fields = {
   beta: decay(0.9), eta: rate(0.01), v0: start(), correction: flag("Bias correction"), rprop: flag("Rprop beside it"),
   g: numbers("Gradients", SPIKE, { least: 2, most: COUNT }),
@@ -108,7 +108,7 @@ export const part = {
   compute: (s) => ({ steps: follow(ruleOf(s), s.g), rprop: rprop(s.g, s.eta) }),
   draw({ steps, rprop: other }, s) {
     const count = s.g.length, x = { min: 0, max: count + 1, label: "step" }, roots = steps.map(({ v }) => Math.sqrt(v));
-    const y = part.held ?? axisOf([...s.g, ...roots], { label: "g and √v", zero: true, least: 0.05 });
+    const y = part.held ?? axisOf([...s.g, ...roots], { label: "g and √v", zero: true, least: 0.005 });
     part.axes = { x, y };
     part.chart = drawChart(part.drawn, { label: `${count} gradients and the root of their average`, x, y, series: [
       { name: "gradient g", style: "faint", bars: true, points: points(s.g) }, { name: "√v", style: "main", points: points(roots) }] });

@@ -40,6 +40,7 @@ export const part = {
   presets: [
     { name: "The cycle", values: {} },
     { name: "A thousand times steeper", values: { curvature: 1000 } },
+    { name: "From ±0.0001 to ±1", values: { x0: 0.0001, eta: 2 } },
     { name: "Nesterov", values: { variant: "nesterov", steps: 1000 } },
   ],
   groups: { "On λ·x²/2": ["eta", "beta", "curvature", "x0", "variant", "steps"] },

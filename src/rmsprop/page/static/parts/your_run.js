@@ -9,7 +9,7 @@ const MOST = 40; // tensors in the table
 const fields = { tensor: number("Tensor, by its place in the list", 0, { whole: true, max: 1e6 }), t: shownStep() };
 const data = (name) => JSON.parse(document.getElementById(`data-${name}`)?.textContent ?? "null");
 const sample = data("sample");
-let run = data("run") ?? sample, version = 0;
+let run = data("run") ?? sample;
 
 const namesOf = ({ records }) => [...new Set(records.flatMap((record) => Object.keys(record.tensors)))];
 const seriesOf = ({ records }, name, key) => records.map((record) => [record.step, record.tensors[name]?.[key] ?? NaN]);
@@ -18,12 +18,23 @@ function ratesOf(record) {
   return Object.values(record.tensors).map((tensor) => tensor.effective_lr_median).filter((rate) => rate > 0);
 }
 
-/** Return what a record alone shows; causes and remedies need the findings. */
-function remarks(record) {
-  return Object.entries(record.tensors).flatMap(([name, tensor]) => [
-    ...(tensor.nonfinite > 0 ? [`${name}: ${tensor.nonfinite} elements are not finite.`] : []),
-    ...(tensor.eps_share > 0.5 ? [`${name}: ε governs ${short(100 * tensor.eps_share, 3)} % of the elements.`] : []),
-  ]);
+const REMARKS = [ // what records alone show, the gravest first; causes and remedies need the findings
+  [(tensor) => tensor.nonfinite > 0, (tensor) => `${tensor.nonfinite} elements are not finite`],
+  [(tensor) => tensor.eps_share > 0.5, (tensor) => `ε governs ${short(100 * tensor.eps_share, 3)} % of the elements`],
+  [(tensor) => tensor.update_ratio > 0.1, (tensor) => `the update is ${short(100 * tensor.update_ratio, 3)} % of the weight`],
+];
+
+/** Return the remarks on records up to `at`, one per kind and tensor: what was last seen, and how often. */
+function remarks(records, at) {
+  return REMARKS.flatMap(([holds, words]) => {
+    const seen = new Map();
+    for (const record of records.slice(0, at + 1)) {
+      for (const [name, tensor] of Object.entries(record.tensors)) {
+        if (holds(tensor)) seen.set(name, { count: (seen.get(name)?.count ?? 0) + 1, step: record.step, text: words(tensor) });
+      }
+    }
+    return [...seen].map(([name, { count, step, text }]) => `Step ${step}: ${text} in ${name} (in ${count} of ${at + 1} records).`);
+  });
 }
 
 function drawTable(table, record, chosen) {
@@ -38,10 +49,10 @@ function drawTable(table, record, chosen) {
         value(tensor.gradient_rms), share(tensor.eps_share), value(tensor.nonfinite)].map((text) => h("td", { class: "number" }, text))))));
 }
 
-function drawFindings(list, record) {
+function drawFindings(list, record, at) {
   const found = (run.findings ?? []).filter(({ step }) => step <= record.step).map((finding) => h("li", {},
     h("strong", {}, `Step ${finding.step}: ${finding.text}`), h("p", {}, `Cause: ${finding.cause}.`), h("p", {}, `Remedy: ${finding.remedy}.`)));
-  const seen = run.findings ? [] : remarks(record).slice(0, MOST).map((text) => h("li", {}, text));
+  const seen = run.findings ? [] : remarks(run.records, at).slice(0, MOST).map((text) => h("li", {}, text));
   list.replaceChildren(...found, ...seen);
   if (!run.findings) list.append(h("li", {}, "For causes and remedies: rmsprop page FILE, or rmsprop watch FILE."));
   else if (!found.length) list.append(h("li", {}, `No finding up to step ${record.step}.`));
@@ -60,8 +71,7 @@ function loader(settings) {
       }
       const { records, note } = recordsOf(await file.text(), file.name);
       run = { name: file.name, records, findings: null };
-      version += 1;
-      part.version = version;
+      part.version += 1;
       settings.set({ ...settings.initial() });
       said.textContent = `${file.name}: ${records.length} measured steps. ${note}`;
     } catch (error) {
@@ -92,7 +102,7 @@ function tensorList(settings) {
 }
 
 export const part = {
-  id: "run", fields, version, unit: "record",
+  id: "run", fields, version: 0, unit: "record",
   presets: [],
   groups: {},
   extras: (settings) => [tensorList(settings)],
@@ -125,7 +135,7 @@ export const part = {
       y: axisOf(norms.flatMap((each) => each.points.map(([, value]) => value)), { label: "norm", log: true }) });
     part.title.textContent = run === sample ? `Shown: ${run.name}, until you load your own.` : `Shown: ${run.name}.`;
     drawTable(part.table, record, chosen);
-    drawFindings(part.findings, record);
+    drawFindings(part.findings, record, at);
   },
   summary({ names }, s) {
     const record = run.records[Math.min(s.t, run.records.length - 1)], rates = ratesOf(record);
