@@ -137,6 +137,15 @@ def test_an_engine_is_one_class_and_one_entry_and_the_others_step_what_it_leaves
 
 
 @needs_kernel
+def test_a_reason_for_several_parameters_stands_once_before_and_after_a_step() -> None:
+    params = [torch.ones(3), torch.ones(2)]
+    optimizer = RMSprop(params, foreach=True)
+    assert optimizer.implementation == "tensor operations (foreach=True)"
+    train(optimizer, params, 1)
+    assert optimizer.implementation == "tensor operations (foreach=True)"
+
+
+@needs_kernel
 def test_the_reasons_of_all_engines_that_refuse_are_given_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stepping, "ENGINES", (NumpyVectors, *stepping.ENGINES))
     kernel = CpuKernel().name

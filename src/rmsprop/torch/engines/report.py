@@ -31,7 +31,9 @@ def _refused(engine: Engine, group: ParamGroup, part: Remaining) -> list[Remaini
     """Return the parameters of `part` that an engine refuses, with its reasons."""
     reasons = {i: engine.param_refusal(group["params"][i]) for i in part.indices or ()}
     elsewhere = [i for i, reason in reasons.items() if reason in _DEVICES]
-    left = [Remaining(part.group_index, [i], part.reason or str(reasons[i])) for i in elsewhere]
+    left = [Remaining(part.group_index, [i], str(reasons[i])) for i in elsewhere]
+    if part.reason and elsewhere:  # of an engine before, for all of them
+        left = [part._replace(indices=elsewhere)]
     here = [i for i in reasons if i not in elsewhere]
     if (here or not reasons) and (reason := engine.group_refusal(group)):
         return [*left, part._replace(indices=here, reason=reason)]
