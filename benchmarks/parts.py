@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from rmsprop import native
 from rmsprop.environment import environment
-from rmsprop.lab.bench import POLICY, Language
+from rmsprop.lab.bench import Language
+from rmsprop.lab.timing import POLICY
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines.cpu_kernel import CpuKernel
 from rmsprop.torch.engines.engine import Remaining, StepInputs

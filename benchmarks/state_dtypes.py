@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received
 from rmsprop.files import write_atomically
-from rmsprop.lab import bench
+from rmsprop.lab import timing
 from rmsprop.torch import RMSprop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,25 +180,25 @@ def losses(results: Results, steps: int, workers: int) -> dict[str, Any]:
 def step_times(listen: Any, scale: float = 1.0) -> list[dict[str, Any]]:
     """Return the times of a step of 20 tensors of a million elements; the contenders take turns."""
 
-    def steps(scale: float) -> dict[str, bench.Step]:
-        def make(half: bool, optimizer_class: Any = RMSprop, **options: Any) -> bench.Step:
+    def steps(scale: float) -> dict[str, timing.Step]:
+        def make(half: bool, optimizer_class: Any = RMSprop, **options: Any) -> timing.Step:
             dtype = torch.bfloat16 if half else torch.float32
             params = [nn.Parameter(torch.randn(int(1e6 * scale)).to(dtype)) for _ in range(20)]
             for p in params:
                 p.grad = torch.randn_like(p)
             return optimizer_class(params, **options).step  # type: ignore[no-any-return]
 
-        contenders = {  # ratios are to bench.OURS
-            bench.OURS if name == REFERENCE else name: make(half, **options)
+        contenders = {  # ratios are to timing.OURS
+            timing.OURS if name == REFERENCE else name: make(half, **options)
             for name, (options, half) in SMALL_STATE.items()
         }
         contenders["float32, torch.optim.RMSprop"] = make(False, torch.optim.RMSprop)
         contenders[TORCH] = make(True, torch.optim.RMSprop)
         return contenders
 
-    case = bench.Case("20 tensors of a million elements", steps, 1, 15)
+    case = timing.Case("20 tensors of a million elements", steps, 1, 15)
     contenders = steps(scale)
-    return bench.rows(contenders, bench.measure(contenders, case, listen))
+    return timing.rows(contenders, timing.measure(contenders, case, listen))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def steps_block(found: dict[str, Any]) -> str:
     """Return the table of step times as Markdown."""
     lines = ["| | step | times float32 | middle half |", "|---|---:|---:|---:|"]
     for row in found["step_times"]:
-        name = REFERENCE if row["contender"] == bench.OURS else row["contender"]
+        name = REFERENCE if row["contender"] == timing.OURS else row["contender"]
         lines.append(
             f"| {name} | {1e3 * row['seconds']:.1f} ms | {row['ratio']:.2f} | {row['low']:.2f}–{row['high']:.2f} |"
         )

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from rmsprop import InputError, native
 from rmsprop.cli.app import run
-from rmsprop.cli.bench import bench_table
+from rmsprop.cli.bench import bench_table, show_bench
 from rmsprop.cli.terminal import print_table
-from rmsprop.lab import bench
+from rmsprop.lab import bench, bench_gpu
 
 pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
 CONTENDERS = {
@@ -57,7 +57,7 @@ def test_every_case_is_measured_beside_its_contenders(monkeypatch: pytest.Monkey
 
 
 def test_as_adam_every_contender_makes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_compiled", lambda optimizer: optimizer.step)
+    monkeypatch.setattr(bench, "compiled", lambda optimizer: optimizer.step)
     for name in ("large-adam", "many-adam", "policy-adam"):
         steps: dict[str, Any] = dict(bench.CASES[name].contenders(1e-5))
         limit = steps.pop("memory limit, 28 bytes", None)
@@ -104,6 +104,54 @@ def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture[str], monkeyp
     text = capsys.readouterr().out
     assert short.title in text
     assert f"kernel {native.kernel.instruction_set()}" in text  # type: ignore[union-attr]
+
+
+def test_on_a_gpu_every_case_is_measured_beside_its_contenders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the cases of GPUs on the CPU, with a device that tells how often it was waited for."""
+    waits: list[object] = []
+    short = {name: case._replace(calls=2, repeats=3) for name, case in bench_gpu.cases(torch.device("cpu")).items()}
+    monkeypatch.setattr(bench, "CPU", torch.device("meta"))
+    monkeypatch.setattr(bench_gpu, "cases", lambda device: short)
+    monkeypatch.setattr(bench_gpu, "facts", lambda device: {"device": "a card", "triton": "3.6"})
+    monkeypatch.setattr(bench_gpu, "compiled", lambda optimizer: optimizer.step)
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    found = bench.bench(scale=1e-5)
+    contenders = {name: [row["contender"] for row in case["rows"]] for name, case in found["cases"].items()}
+    every = ["rmsprop", "torch, foreach", "torch, fused Adam", "torch, compiled", "device copy"]
+    assert contenders == {
+        "large": every, "medium": every, "many": [x for x in every if x != "torch, compiled"], "policy": every,
+        "small": ["rmsprop", "torch, foreach, float32"],
+    }  # fmt: skip
+    assert len(waits) == 2 * 4 * sum(map(len, contenders.values()))
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    show_bench(console, found)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "a card, Triton 3.6, torch" in lines[-1]
+    assert max(map(len, lines[:-1])) <= 80
+
+
+def test_on_a_gpu_contenders_step_the_same_parameters_and_a_copy_moves_the_bytes_of_a_step() -> None:
+    shapes, cpu = [(30,), (10,)], torch.device("cpu")
+    steps: dict[str, Any] = bench_gpu._plain(lambda _: shapes, bench_gpu.ALL[:1], cpu, 1.0)
+    for step in steps.values():
+        step()
+        step()
+    ours, theirs = (step.__self__.param_groups[0]["params"] for step in steps.values())
+    torch.testing.assert_close(ours, theirs)
+    copy = bench_gpu.THEIRS["device copy"](ours)
+    assert copy.args[0].nbytes == copy.func.__self__.nbytes == 40 * 10  # type: ignore[attr-defined]
+    small: dict[str, Any] = dict(bench_gpu._small(cpu, 1e-6))
+    for step in small.values():
+        step()
+    optimizer = small["rmsprop"].__self__
+    (p,) = optimizer.param_groups[0]["params"]
+    assert p.dtype == torch.bfloat16
+    assert optimizer.state[p]["momentum_buffer"].dtype == torch.uint8
+
+
+def test_a_device_that_is_not_here_is_named() -> None:
+    with pytest.raises(InputError, match=r"^--device must be auto or one of cpu.*, got 'gpu'"):
+        bench.bench(device="gpu")
 
 
 def test_an_unknown_case_is_named() -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -488,6 +490,18 @@ def test_code_with_fused_multiply_adds_is_refused(without_interpreter: list[str]
     line, status = without_interpreter[-2:]
     assert status == "1"
     assert "not exact: fma.rn.f32" in line
+
+
+def test_the_checks_for_a_gpu_pass_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """scripts/check-gpu, with the interpreter in place of a GPU: what needs no CUDA."""
+    loader = SourceFileLoader("check_gpu", str(ROOT / "scripts" / "check-gpu"))
+    script: Any = module_from_spec(spec_from_loader("check_gpu", loader))  # type: ignore[arg-type]
+    loader.exec_module(script)
+    monkeypatch.setattr(triton_tables, "BLOCK", 4096)
+    monkeypatch.setattr(script, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(cases, "RULES", {name: cases.RULES[name] for name in ("no eps", "amsgrad")})
+    assert script.bits_are_those_of_the_rule() == "100000 numbers of 2 variants"
+    assert script.half_precision_is_rounded_as_by_torch() == "bfloat16 and float16"
 
 
 # -- one launch for all tensors, and tables that are copied only when an address has changed ---------------------------

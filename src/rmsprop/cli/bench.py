@@ -15,31 +15,34 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-def bench(*cases: str, json: Flag = False) -> None:
+def bench(*cases: str, device: str = "cpu", json: Flag = False) -> None:
     """Time a step here beside torch's steps and the memory limit.
 
     Contenders take turns. A ratio is the median over pairs; the middle half of
     the pairs lies in brackets. All cases take 8 GB of memory and about ten
-    minutes, most of that for torch.compile.
+    minutes on the CPU, most of that for torch.compile.
 
     Try:
       rmsprop bench policy
       rmsprop bench
       rmsprop bench large rich --json
+      rmsprop bench --device cuda
 
     Parameters
     ----------
     cases
         Any of large, rich, many, policy, policy-training, language-training; large, many, policy also with -adam at
         their end: our rule as Adam beside torch's Adam; the first four also with -statistics: what gathering
-        statistics costs. All if omitted.
+        statistics costs. On a GPU: large, medium, many, policy, small (8-bit state). All if omitted.
+    device
+        cpu, or a GPU such as cuda or cuda:1.
     json
         Print the measurements as JSON.
     """
     from rmsprop.lab.bench import bench as measure
 
     with BenchProgress(stderr) as progress:
-        found = measure(cases, progress.listen)
+        found = measure(cases, progress.listen, device=device)
     print_result(json, found, lambda: show_bench(stdout, found))
 
 
@@ -88,7 +91,9 @@ def show_bench(console: Console, found: dict[str, Any]) -> None:
     machine = found["environment"]
     print_table(console, bench_table(found))
     console.print()
+    stepped_by = (
+        f"kernel {machine['kernel']}" if "kernel" in machine else f"{machine['device']}, Triton {machine['triton']}"
+    )
     console.print(
-        f"{machine['processor']}, {machine['threads']} threads, kernel {machine['kernel']}, torch {machine['torch']}",
-        markup=False,
+        f"{machine['processor']}, {machine['threads']} threads, {stepped_by}, torch {machine['torch']}", markup=False
     )

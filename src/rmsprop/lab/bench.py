@@ -1,7 +1,7 @@
 """`rmsprop bench`: time a step on this machine, and torch's steps beside it.
 
-The contenders of a case take turns within every repeat. A ratio is the contender's time divided by our time in the
-same repeat: other work of the machine slows both alike. The table shows the median ratio over the repeats.
+`timing` says how contenders are measured. The table shows the median ratio over the repeats. The cases here are those
+on the CPU; `bench_gpu` has those on GPUs.
 
 The contender "memory limit" reads and writes the 20 bytes per element that a plain step must: it reads p, g and v and
 writes p and v. A step as Adam also reads and writes b: 28 bytes. Its limit is the same loop over 1.4 times as many
@@ -10,11 +10,9 @@ elements. Both do hardly any arithmetic, and use the same number of threads.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterable
-from statistics import median, quantiles
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,40 +20,20 @@ from torch import Tensor, nn
 from rmsprop import native
 from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received
+from rmsprop.lab import bench_gpu
+from rmsprop.lab.compute import CPU, Compute
+from rmsprop.lab.timing import OURS, POLICY, Case, Step, compiled, measure, rows
 from rmsprop.profiles import profile
 from rmsprop.rule import Rule
 from rmsprop.torch import RMSprop
 
-Step = Callable[[], Any]
 Make = Callable[[list[Tensor]], Step]
-OURS = "rmsprop"
-POLICY = ((64, 4), (64,), (64, 64), (64,), (2, 64), (2,))
 PLAIN, ADAM = Rule(), profile("adam")
 RICH = {"centered": True, "momentum": 0.9, "weight_decay": 1e-4}
 
 
-class Case(NamedTuple):
-    """One measurement: contenders, calls per repeat, and number of repeats."""
-
-    title: str
-    contenders: Callable[[float], dict[str, Step]]  # argument: factor on the sizes
-    calls: int
-    repeats: int
-
-
 def _rmsprop(params: list[Tensor], **options: Any) -> Step:
     return torch.optim.RMSprop(params, **options).step
-
-
-def _compiled(optimizer: torch.optim.Optimizer) -> Step:
-    """Return the step, compiled by torch.compile. Compiling may take minutes: attribute `wait`, in seconds."""
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    step: Any = torch.compile(optimizer.step)
-    began = time.perf_counter()
-    for _ in range(3):
-        step()
-    step.wait = time.perf_counter() - began
-    return step  # type: ignore[no-any-return]
 
 
 def _memory_limit(params: list[Tensor], bytes_per_element: int) -> Step:
@@ -68,10 +46,10 @@ def _memory_limit(params: list[Tensor], bytes_per_element: int) -> Step:
 THEIRS: dict[str, Make] = {
     "torch": _rmsprop,
     "torch, foreach": lambda params: _rmsprop(params, foreach=True),
-    "torch, compiled": lambda params: _compiled(torch.optim.RMSprop(params)),
+    "torch, compiled": lambda params: compiled(torch.optim.RMSprop(params)),
     "torch, fused Adam": lambda params: torch.optim.Adam(params, fused=True).step,
     "torch, foreach Adam": lambda params: torch.optim.Adam(params, foreach=True).step,
-    "torch, compiled Adam": lambda params: _compiled(torch.optim.Adam(params)),
+    "torch, compiled Adam": lambda params: compiled(torch.optim.Adam(params)),
     "memory limit": lambda params: _memory_limit(params, 20),
     "memory limit, 28 bytes": lambda params: _memory_limit(params, 28),
 }
@@ -223,55 +201,38 @@ CASES = {
 
 
 def bench(
-    names: Iterable[str] = (), listen: Callable[[str, int, int], None] = lambda *_: None, scale: float = 1.0
+    names: Iterable[str] = (),
+    listen: Callable[[str, int, int], None] = lambda *_: None,
+    scale: float = 1.0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measure the cases `names`, or all, and return the times as plain values for JSON.
 
     `listen` is called with the case's title, the repeats done and their total. `scale` multiplies the sizes: small
-    ones try out the measurement.
+    ones try out the measurement. `device` is cpu or a GPU, such as cuda or cuda:1.
 
     Raises
     ------
     InputError
-        If a name is no case, or the native kernel is missing.
+        If a name is no case, the device is not here, or the native kernel is missing, which steps on the CPU.
     """
-    chosen = list(names) or list(CASES)
-    for name in chosen:
-        if name not in CASES:
-            raise InputError("a case", f"one of {', '.join(CASES)}", name, "omit it to measure them all")
-    if native.kernel is None:
+    chosen, names = Compute.chosen(device, None, compiled=False).device, list(names)
+    cases = CASES if chosen == CPU else bench_gpu.cases(chosen)
+    if unknown := [name for name in names if name not in cases]:
+        raise InputError("a case", f"one of {', '.join(cases)}", unknown[0], "omit it to measure them all")
+    facts: dict[str, Any] = {**environment(), "threads": torch.get_num_threads()}
+    wait: Callable[[], Any] | None = None
+    if chosen != CPU:
+        facts |= bench_gpu.facts(chosen)
+        wait = partial(torch.cuda.synchronize, chosen)
+    elif native.kernel is None:
         raise InputError("the installation", "one with the native kernel", Received("none"), native.missing() or "")
+    else:
+        facts["kernel"] = native.kernel.instruction_set()
     measured = {}
-    for name in chosen:
-        case = CASES[name]
+    for name in names or cases:
+        case = cases[name]
         listen(case.title, 0, case.repeats)
         steps = case.contenders(scale)
-        seconds = measure(steps, case, listen)
-        measured[name] = {"title": case.title, "rows": rows(steps, seconds)}
-    facts = {**environment(), "threads": torch.get_num_threads(), "kernel": native.kernel.instruction_set()}
+        measured[name] = {"title": case.title, "rows": rows(steps, measure(steps, case, listen, wait))}
     return {"environment": facts, "cases": measured}
-
-
-def measure(steps: dict[str, Step], case: Case, listen: Callable[[str, int, int], None]) -> dict[str, list[float]]:
-    """Return the seconds per step of each contender in each repeat. One more repeat before them is the warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(case.repeats + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            for _ in range(case.calls):
-                step()
-            if repeat:
-                seconds[name].append((time.perf_counter() - began) / case.calls)
-        listen(case.title, repeat, case.repeats)
-    return seconds
-
-
-def rows(steps: dict[str, Step], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Return each contender's median time, and the median and quartiles of its ratio to ours."""
-    rows = []
-    for name, times in seconds.items():
-        low, ratio, high = quantiles([x / y for x, y in zip(times, seconds[OURS], strict=True)], n=4)
-        row = {"contender": name, "seconds": median(times), "ratio": ratio, "low": low, "high": high}
-        wait = getattr(steps[name], "wait", None)
-        rows.append(row if wait is None else {**row, "compile_seconds": wait})
-    return rows
