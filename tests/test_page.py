@@ -21,6 +21,7 @@ from rmsprop import Rule, init, profile, update
 from rmsprop.cli.app import run as run_command
 from rmsprop.monitor.findings import find
 from rmsprop.page import bundle
+from rmsprop.page.run_data import run_data
 
 PARTS = re.findall(r'"\./parts/(\w+)\.js"', (bundle.STATIC / "parts.js").read_text())
 IDS = [re.findall(r'<section id="(\w+)">', (bundle.STATIC / "parts" / f"{name}.html").read_text())[0] for name in PARTS]
@@ -124,6 +125,32 @@ def test_the_numbers_of_a_part_are_those_of_its_python_code(shown: Page, name: s
     for preset in range(part("part.section.querySelectorAll('.presets button').length")):
         part(f"part.section.querySelectorAll('.presets button')[{preset}].click()")
         assert equal(part.numbers(), part.python()), preset
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"mu": 0.9, "nesterov": True, "lr_in": True, "inside": True, "v0": 1, "eps": 0.01, "angle": 33, "adagrad": True},
+    {"centered": True, "correction": True, "noise": 0.3, "seed": 7, "adadelta": True, "beta": 0.99, "surface": "beale"},
+    {"mu": 0.5, "centered": True, "x": -1.5, "y": 0.3, "surface": "saddle", "lr_sgd": 50, "steps": 300},
+]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_on_a_surface_are_those_of_python(shown: Page, variant: dict[str, Any]) -> None:
+    """The last has an optimizer that diverges."""
+    part = Part(shown, "surface")
+    part.reset()
+    part.set(**variant)
+    assert equal(part.numbers(), part.python())
+    part.reset()
+
+
+def test_the_training_that_is_shown_first_has_what_is_shown_of_a_run() -> None:
+    sample = json.loads((bundle.STATIC / "sample_run.json").read_text(encoding="utf-8"))
+    shown = run_data("", [record(1, ["a"])])
+    assert [set(sample), set(sample["records"][0])] == [set(shown), set(shown["records"][0])]
+    assert set(sample["records"][0]["tensors"]["0.weight"]) == set(shown["records"][0]["tensors"]["a"])
+    assert sample["findings"]
 
 
 # Drive each control of a part by its own events: change it, keep its link, follow the link of the initial state, and

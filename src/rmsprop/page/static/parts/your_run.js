@@ -21,7 +21,7 @@ function ratesOf(record) {
 const REMARKS = [ // what records alone show, the gravest first; causes and remedies need the findings
   [(tensor) => tensor.nonfinite > 0, (tensor) => `${tensor.nonfinite} elements are not finite`],
   [(tensor) => tensor.eps_share > 0.5, (tensor) => `ε governs ${short(100 * tensor.eps_share, 3)} % of the elements`],
-  [(tensor) => tensor.update_ratio > 0.1, (tensor) => `the update is ${short(100 * tensor.update_ratio, 3)} % of the weight`],
+  [(tensor) => tensor.update_ratio > 0.2, (tensor) => `the update is ${short(100 * tensor.update_ratio, 3)} % of the weight`],
 ];
 
 /** Return the remarks on records up to `at`, one per kind and tensor: what was last seen, and how often. */
