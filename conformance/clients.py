@@ -70,18 +70,22 @@ def before(name: str) -> str:
     return text.replace("optimizer = ScheduleFree", f"{complete}\noptimizer = ScheduleFree")
 
 
-def run(name: str, *, ours: bool) -> Outcome:
-    """Execute an example in this process, with this library or as it was before."""
+def run(name: str, *, ours: bool, changed: bool = True) -> Outcome:
+    """Execute an example in this process, with this library or as it was before.
+
+    If not `changed`, torch's class is replaced, and the example is as it was before.
+    """
     from rmsprop.torch import install
     from rmsprop.torch.observer import on_new
 
     made: list[Any] = []
     names: dict[str, Any] = {"__name__": "__main__"}
-    installed = install() if ours and not changed_lines(name) else contextlib.nullcontext()
+    changed = changed and bool(changed_lines(name))
+    installed = install() if ours and not changed else contextlib.nullcontext()
     on_new.append(made.append)
     try:
         with importable(name), installed:
-            exec(compile(text_of(name) if ours else before(name), f"{name}.py", "exec"), names)
+            exec(compile(text_of(name) if ours and changed else before(name), f"{name}.py", "exec"), names)
     finally:
         on_new.remove(made.append)
     weights = names["result"]

@@ -11,8 +11,9 @@ parts = optax.multi_transform({"slow": rmsprop(1e-3, decay=0.9), "fast": rated},
 tx = optax.MultiSteps(optax.chain(optax.clip_by_global_norm(1.0), parts), every_k_schedule=2)
 params = {"w": jax.random.normal(jax.random.key(0), (4, 1)), "b": jnp.ones(1)}
 state = tx.init(params)
+update = jax.jit(tx.update)
 for inputs in jax.random.normal(jax.random.key(1), (10, 8, 4)):
     gradients = jax.grad(lambda p, x: jnp.square(x @ p["w"] + p["b"]).mean())(params, inputs)
-    updates, state = tx.update(gradients, state, params)
+    updates, state = update(gradients, state, params)
     params = optax.apply_updates(params, updates)
 result = params["w"]
