@@ -21,6 +21,7 @@ from rmsprop import Rule, init, profile, update
 from rmsprop.cli.app import run as run_command
 from rmsprop.monitor.findings import find
 from rmsprop.page import bundle
+from rmsprop.page import run_data as run_data_module
 from rmsprop.page.run_data import run_data
 
 PARTS = re.findall(r'"\./parts/(\w+)\.js"', (bundle.STATIC / "parts.js").read_text())
@@ -110,10 +111,22 @@ def test_the_command_opens_a_graphical_browser(
         return Graphical("chromium") if graphical else webbrowser.GenericBrowser("lynx")
 
     monkeypatch.setattr(webbrowser, "get", get)
-    path = tmp_path / "page.html"
+    path, run = tmp_path / "page.html", tmp_path / "run.jsonl"
+    run.write_text(json.dumps(record(1, ["a"])) + "\n", encoding="utf-8")
     assert run_command(["page", "--out", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"page": str(path), "records": 0, "opened": bool(graphical)}
-    assert opened == ([path.as_uri()] if graphical else [])
+    assert run_command(["page", str(run), "--out", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"page": str(path), "records": 1, "opened": bool(graphical)}
+    assert opened == ([path.as_uri(), f"{path.as_uri()}#run"] if graphical else [])
+
+
+def test_a_long_run_is_thinned_and_its_findings_are_of_all_records(monkeypatch: Any) -> None:
+    monkeypatch.setattr(run_data_module, "MOST", 10)
+    records = [record(step, ["a", "b"], eps_share=0.9) for step in range(1, 13)]
+    data = run_data("run", records)
+    assert [each["step"] for each in data["records"]] == [1, 4, 7, 10, 12]
+    assert data["name"] == "run (one record in 3)"
+    assert len(data["findings"]) == len(find(records))
 
 
 @pytest.mark.browser

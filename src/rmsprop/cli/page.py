@@ -52,16 +52,16 @@ def page(run: Path | None = None, /, *, out: Path | None = None, no_browser: Fla
         path /= "page.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
-    opened = not no_browser and _open(path)
+    opened = not no_browser and _open(path.resolve().as_uri() + ("#run" if data else ""))
     facts = {"page": str(path), "records": len(data["run"]["records"]) if data else 0, "opened": opened}
     how = "opened in a browser" if opened else "open it in a browser"
     print_result(json, facts, lambda: stdout.print(f"page: {path} ({how})", markup=False))
 
 
-def _open(path: Path) -> bool:
-    """Open a file in a graphical browser; a browser of the terminal would take the terminal."""
+def _open(address: str) -> bool:
+    """Open an address in a graphical browser; a browser of the terminal would take the terminal."""
     try:
         browser = webbrowser.get()
     except webbrowser.Error:
         return False
-    return type(browser) is not webbrowser.GenericBrowser and browser.open(path.resolve().as_uri())
+    return type(browser) is not webbrowser.GenericBrowser and browser.open(address)
