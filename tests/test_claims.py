@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -187,6 +188,13 @@ def test_a_claim_of_ones_own_runs_and_is_refused_if_no_rule_moves_it(capsys: pyt
     )
 
 
+def test_a_claim_without_a_file_can_be_run_and_resumed(tmp_path: Path) -> None:
+    measure = functools.partial(of("first-step").measure)
+    claim = dataclasses.replace(of("first-step"), measure=measure, group="own")
+    for resume in (False, True):
+        assert run_claims([claim], out=tmp_path / "run", resume=resume)[0].verdict == "true"
+
+
 def test_a_change_that_changes_nothing_is_refused() -> None:
     claim = dataclasses.replace(of("first-step"), changed={"amsgrad": True})
     with pytest.raises(InputError, match="numbers that changed="):
@@ -205,6 +213,10 @@ def test_a_change_that_changes_nothing_is_refused() -> None:
         (OWN.replace("MEASURED", "1 / 0"), "measure of claim mine must be one that runs"),
         (OWN.replace("MEASURED", "1").replace('{"step / η"', '{"way"'), "those of its bounds: 'step / η', got 'way'"),
         (OWN.replace("says=", 'only_if="x", says='), "only_if and where of claim mine must be given together"),
+        (
+            OWN.replace("MEASURED", "1").replace("says=", 'changed={"alpha": 0.9}, says='),
+            "changed of claim mine must be fields of Rule, got 'alpha'",
+        ),
         (OWN.replace("says=(Bound", "seeds=1, says=(Bound"), "seeds of claim mine must be 2 or more, got 1"),
         (OWN.replace('(Bound("step / η", low=9.0),)', "()"), "says of claim mine must be one Bound or more"),
     ],

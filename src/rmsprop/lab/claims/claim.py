@@ -109,15 +109,6 @@ class Statement:
     def __post_init__(self) -> None:
         require(bool(self.says), f"says of claim {self.name}", "one Bound or more", self.says, "bound a number")
 
-    @property
-    def bounds(self) -> tuple[Bound, ...]:
-        """All bounds."""
-        return self.says
-
-    def judge(self, numbers: Mapping[str, Number]) -> str:
-        """Return the verdict on these numbers."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Claim(Statement):

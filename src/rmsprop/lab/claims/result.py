@@ -87,7 +87,14 @@ def run_claim(claim: Claim, *, seed: int = 0, rule: Rule | None = None) -> Resul
 
 def run_changed(claim: Claim, *, seed: int = 0) -> Result:
     """Measure a claim under the rule with `claim.changed`."""
-    return run_claim(claim, seed=seed, rule=dataclasses.replace(claim.rule, **claim.changed))
+    return run_claim(claim, seed=seed, rule=_changed_rule(claim, claim.changed))
+
+
+def _changed_rule(claim: Claim, change: Mapping[str, Any]) -> Rule:
+    unknown = [name for name in change if name not in vars(claim.rule)]
+    if unknown:
+        raise InputError(f"changed of claim {claim.name}", "fields of Rule", unknown[0], "see rmsprop.Rule")
+    return dataclasses.replace(claim.rule, **change)
 
 
 def check_can_fail(claim: Claim, result: Result) -> None:
@@ -97,8 +104,7 @@ def check_can_fail(claim: Claim, result: Result) -> None:
     """
     for change in [claim.changed] if claim.changed else _CHANGES:
         try:
-            rule = dataclasses.replace(claim.rule, **change)
-            other = run_claim(claim, seed=result.seeds[0], rule=rule)
+            other = run_claim(claim, seed=result.seeds[0], rule=_changed_rule(claim, change))
         except InputError:
             if claim.changed:
                 raise

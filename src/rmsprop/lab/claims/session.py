@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +153,6 @@ def _code(claim: AnyClaim) -> str:
     """Return a hash of the rule, and of the file and the bounds of a claim."""
     texts = [Path(rmsprop.rule.__file__).read_text(encoding="utf-8"), repr(claim.bounds)]
     if isinstance(claim, Claim):
-        file = inspect.getsourcefile(sys.modules[claim.measure.__module__])
+        file = getattr(inspect.getmodule(claim.measure), "__file__", None)
         texts += [repr(claim.rule), Path(file).read_text(encoding="utf-8") if file else ""]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

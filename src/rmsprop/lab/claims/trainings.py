@@ -30,6 +30,11 @@ class TrainingClaim(Statement):
     tasks: tuple[str, ...]
     ablate: bool = False
 
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """The bounds of the sentence."""
+        return self.says
+
     def judge(self, numbers: Mapping[str, Number]) -> str:
         """Return the verdict: true on all tasks, on some, on none; undecided if no interval decides."""
         found = {task: self._on(task, numbers) for task in self.tasks}
