@@ -130,6 +130,17 @@ def _repairs(rule: Rule, seeds: Seeds) -> Measured:
     return {"mean x at the end, maximum of v": _ends(rule, seeds), "x at the end, divided by the v before": x}
 
 
+def _increasing(rule: Rule, seeds: Seeds) -> Measured:
+    """Let β rise as 1 − 1/t and η fall as 1/√t."""
+    grads, x = _cyclic(10), np.clip(0.3 * normal(seeds), -1, 1)
+    state = init(rule, x)
+    for t in range(1, 2001):
+        now = replace(rule, decay=1 - 1 / t, lr=rule.lr / t**0.5)
+        moved, state = update(now, x, np.full_like(x, grads[(t - 1) % 10]), state)
+        x = np.clip(moved, -1, 1)
+    return {"x at the end, minimum at −1": x}
+
+
 def _unbounded(rule: Rule, seeds: Seeds) -> Measured:
     n = 10
     a = 1 / (n - 1) ** 2
@@ -198,6 +209,19 @@ CLAIMS = (
             near("x at the end, divided by the v before", -1.0, 0.1),
         ),
         changed={"amsgrad": False},
+    ),
+    Claim(
+        name="increasing-decay",
+        sentence="A decay that rises as 1 − 1/t repairs the counterexample.",
+        source=Source(
+            "Zou et al., A Sufficient Condition for Convergences of Adam and RMSProp",
+            "https://arxiv.org/abs/1811.09358",
+        ),
+        expected="v is then the mean of all squares, which one gradient hardly raises: the rule is AdaGrad.",
+        rule=Rule(lr=1.0, eps=0.0),
+        measure=_increasing,
+        says=(near("x at the end, minimum at −1", -1.0, 0.1),),
+        changed={"maximize": True},
     ),
     Claim(
         name="phase-transition",
