@@ -527,7 +527,7 @@ def test_doctor_continues_after_a_broken_framework(
 def test_help_lists_every_command_shows_examples_and_loads_no_framework() -> None:
     files = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
     shared = {"__init__", "app", "common", "help_text", "installation", "rule_options", "terminal", "unknown_option"}
-    shared |= {"script", "spawned_main"}
+    shared |= {"record_files", "script", "spawned_main"}
     assert files - shared == set(app.COMMANDS)
     code = f"""
 import sys
