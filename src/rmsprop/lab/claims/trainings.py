@@ -139,7 +139,7 @@ CLAIMS = (
     ),
     TrainingClaim(
         name="default-rate",
-        sentence="0.001 is a good learning rate for RMSprop.",
+        sentence="The best learning rate of RMSprop is about 0.001, the default of Keras.",
         source=Source("Keras' default", "https://keras.io/api/optimizers/rmsprop"),
         expected="Best rates differ by task by a factor of 30, on a grid of half decades.",
         tasks=TASKS,
