@@ -191,7 +191,7 @@ Remark = Note | Problem
 class Conversion(NamedTuple):
     """A converted checkpoint, with notes and problems for the user.
 
-    Parameters
+    Attributes
     ----------
     checkpoint
         The target's state; unusable if there are problems.
