@@ -2,7 +2,7 @@
 # make lint   style, types, imports                                 make mutants break the rule on purpose, see who notices
 # make kernel the kernel under sanitizers, by Clang, for aarch64   make bench   time the optimizer (about ten minutes)
 # make conformance  the real frameworks beside this one            make clean  remove what the others made
-# make wheels the wheel alone, with NumPy and nothing else
+# make wheels the wheel alone, with NumPy and nothing else         make docs    the documentation: build/site
 # make fuzz SECONDS=1200 SEED=1  the optimizer against the rule, in random order of everything that can happen to it
 
 PYTHON ?= python3
@@ -33,7 +33,7 @@ PYTEST = $(BIN)/pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() + 2)'
 
 SECONDS ?= 120
 
-.PHONY: demo test lint conformance mutants kernel wheels fuzz bench clean
+.PHONY: demo test lint docs conformance mutants kernel wheels fuzz bench clean
 
 demo: $(VENV)/lab
 	$(BIN)/rmsprop compare digits
@@ -48,6 +48,9 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+docs: $(VENV)/docs
+	$(BIN)/python docs/make/site_builder.py
 
 conformance: $(VENV)/conformance
 	@scripts/install-postgresql
@@ -86,6 +89,10 @@ $(VENV)/lab: $(VENV)/made $(PYPROJECT)
 $(VENV)/dev: $(VENV)/made $(PYPROJECT)
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@$(SAY_IF_SLOW)
+	@touch $@ $(VENV)/lab $(VENV)/docs
+
+$(VENV)/docs: $(VENV)/made $(PYPROJECT)
+	$(PIP) -c constraints.txt -e '.[docs]'
 	@touch $@ $(VENV)/lab
 
 $(VENV)/conformance: $(VENV)/made $(PYPROJECT)
@@ -93,4 +100,4 @@ $(VENV)/conformance: $(VENV)/made $(PYPROJECT)
 	@# timm asks for torchvision, whose builds fit one build of torch each; its optimizer does without.
 	$(PIP) --no-deps timm==1.0.31
 	@$(SAY_IF_SLOW)
-	@touch $@ $(VENV)/dev $(VENV)/lab
+	@touch $@ $(VENV)/dev $(VENV)/lab $(VENV)/docs

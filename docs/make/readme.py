@@ -1,4 +1,4 @@
-"""Update README.md and docs/speed.md from commands and stored results. Run directories also update the demo.
+"""Update README.md and the pages with the demo, the benchmarks and the worked example. Run directories update the demo.
 
 make demo && .venv/bin/python docs/make/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION RUN_WITH_MOMENTUM_TOO
 .venv/bin/rmsprop bench --json > benchmarks/results/steps.json && .venv/bin/python docs/make/readme.py
@@ -18,15 +18,18 @@ from typing import Any
 from blocks import with_block
 from rich.console import Console
 
-from rmsprop.cli.bench import show_bench
+from rmsprop.cli.bench import duration, show_bench
 from rmsprop.cli.compare import comparison_table
 from rmsprop.lab.report import figures
 from rmsprop.lab.report.sentences import describe_comparison
 from rmsprop.lab.runs.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-README, DEMO, PICTURE = ROOT / "README.md", ROOT / "docs" / "demo.json", ROOT / "docs" / "learning-rates.svg"
-SPEED, RESULTS = ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
+DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
+DEMO, PICTURE = DOCS / "demo.json", DOCS / "learning-rates.svg"
+README, INDEX, EVIDENCE = ROOT / "README.md", DOCS / "index.md", DOCS / "evidence.md"
+SPEED, RULE = DOCS / "speed.md", DOCS / "rule.md"
+SHORT = ("large", "rich", "many", "policy", "policy-training", "language-training")  # cases of the short table
 
 
 def store_demo(runs: list[RunDirectory]) -> None:
@@ -69,6 +72,20 @@ def bench_block(found: dict[str, Any]) -> str:
     show_bench(console, found)
     table = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
     return f"```text\n{table}\n```\n\n"
+
+
+def steps_block(found: dict[str, Any]) -> str:
+    """Return the short table of step times as Markdown."""
+    lines = ["| step of | rmsprop | torch | torch, compiled |", "|---|---:|---:|---:|"]
+    for case in (found["cases"][name] for name in SHORT):
+        rows = {row["contender"]: row for row in case["rows"]}
+        plain = rows.get("torch") or rows["torch, foreach"]
+        ours, theirs = (duration(row["seconds"]) for row in (rows["rmsprop"], plain))
+        compiled = f"{rows['torch, compiled']['ratio']:.2g} ×" if "torch, compiled" in rows else "–"
+        lines.append(f"| {case['title']} | {ours} | {theirs}, {plain['ratio']:.2g} × | {compiled} |")
+    machine = found["environment"]
+    note = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, float32"
+    return "\n".join([*lines, "", f"({note}.)", "", ""])
 
 
 def threads_block() -> str:
@@ -156,20 +173,31 @@ def with_speed(text: str) -> str:
         "train loop": train_loop_block(),
         "memory": memory_block(),
         "versions": versions_block(),
+        "bench": bench_block(benchmarks()),
     }
     for name, content in blocks.items():
         text = with_block(text, name, content)
     return text
 
 
-def up_to_date(text: str) -> str:
-    """Return the README with its blocks from the stored results."""
-    text = with_block(text, "demo", demo_block(json.loads(DEMO.read_text(encoding="utf-8"))))
-    return with_block(text, "bench", bench_block(json.loads((RESULTS / "steps.json").read_text(encoding="utf-8"))))
+def benchmarks() -> dict[str, Any]:
+    """Return the stored results of `rmsprop bench`."""
+    found: dict[str, Any] = json.loads((RESULTS / "steps.json").read_text(encoding="utf-8"))
+    return found
+
+
+def with_steps(text: str) -> str:
+    """Return README or the first page of the docs with the short table of step times."""
+    return with_block(text, "steps", steps_block(benchmarks()))
+
+
+def with_demo(text: str) -> str:
+    """Return docs/evidence.md with the result of `make demo`."""
+    return with_block(text, "demo", demo_block(json.loads(DEMO.read_text(encoding="utf-8"))))
 
 
 def with_outputs(text: str) -> str:
-    """Return the README with the output of every `$ rmsprop` line of its console blocks."""
+    """Return docs/rule.md with the output of every `$ rmsprop` line of its console blocks."""
 
     def run(match: re.Match[str]) -> str:
         command = match.group(1)
@@ -181,14 +209,16 @@ def with_outputs(text: str) -> str:
     return re.sub(r"```console\n\$ (rmsprop [^\n]*)\n.*?```", run, text, flags=re.DOTALL)
 
 
+PAGES = {README: with_steps, INDEX: with_steps, EVIDENCE: with_demo, SPEED: with_speed, RULE: with_outputs}
+
+
 def main() -> None:
-    """Rewrite README.md, docs/speed.md and the figure."""
+    """Rewrite the pages and the figure."""
     if len(sys.argv) > 1:
         store_demo([RunDirectory(Path(name)) for name in sys.argv[1:]])
-    demo = json.loads(DEMO.read_text(encoding="utf-8"))
-    PICTURE.write_text(picture(demo), encoding="utf-8")
-    README.write_text(with_outputs(up_to_date(README.read_text(encoding="utf-8"))), encoding="utf-8")
-    SPEED.write_text(with_speed(SPEED.read_text(encoding="utf-8")), encoding="utf-8")
+    PICTURE.write_text(picture(json.loads(DEMO.read_text(encoding="utf-8"))), encoding="utf-8")
+    for path, renewed in PAGES.items():
+        path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -75,13 +75,14 @@ def bench_table(found: dict[str, Any]) -> Table:
             wait = f" (compiled in {row['compile_seconds']:.0f} s)" if "compile_seconds" in row else ""
             half = escape(f"[{row['low']:.2f}–{row['high']:.2f}]") if i else ""
             table.add_row(
-                f"  {row['contender']}{wait}", _duration(row["seconds"]), f"{row['ratio']:.2f}" if i else "", half,
+                f"  {row['contender']}{wait}", duration(row["seconds"]), f"{row['ratio']:.2f}" if i else "", half,
                 end_section=i == len(case["rows"]) - 1,
             )  # fmt: skip
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time with three digits, in the largest unit that makes it 1 or more."""
     unit, factor = next((u, f) for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or u == "µs")
     return f"{seconds * factor:.3g} {unit}"
 
