@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
-WIDTH, ROW, GAP, LEFT = 760, 44, 8, 40
+WIDTH, ROW, GAP, LEFT = 440, 50, 7, 34
 # What a layer is for, by its first module.
 PURPOSES = {
     "cli": "a file for each command",
@@ -41,26 +41,21 @@ def picture() -> str:
     rows = layers()
     height = len(rows) * (ROW + GAP) + GAP
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
-        'font-size="13" role="img"><title>Layers of rmsprop; imports run downwards</title>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" viewBox="0 0 {WIDTH} {height}" '
+        'font-family="sans-serif" font-size="14" role="img"><title>Layers of rmsprop; imports run downwards</title>',
         f'<path d="M18 {GAP + 6}V{height - GAP - 12}m-6 0l6 10 6-10z" stroke="#555" stroke-width="2" fill="#555"/>',
         f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle" fill="#555" '
-        'dy="-4">imports</text>',
+        'dy="-2">imports</text>',
     ]
     for number, row in enumerate(rows):
         top = GAP + number * (ROW + GAP)
-        rule = "rule" in row
-        parts.append(
-            f'<rect x="{LEFT}" y="{top}" width="{WIDTH - LEFT - 8}" height="{ROW}" rx="5" '
-            f'fill="{"#fde7c8" if rule else "#eef2f7"}" stroke="{"#c77f10" if rule else "#9aa7b8"}"/>'
-        )
-        middle = top + ROW / 2
-        parts.append(
-            f'<text x="{LEFT + 14}" y="{middle}" dominant-baseline="central" font-weight="bold">'
-            f"{escape(' · '.join(row))}</text>"
-            f'<text x="{WIDTH - 22}" y="{middle}" dominant-baseline="central" text-anchor="end" fill="#333">'
-            f"{escape(PURPOSES[row[0]])}</text>"
-        )
+        fill, stroke = ("#fde7c8", "#c77f10") if "rule" in row else ("#eef2f7", "#9aa7b8")
+        parts += [
+            f'<rect x="{LEFT}" y="{top}" width="{WIDTH - LEFT - 6}" height="{ROW}" rx="5" fill="{fill}" '
+            f'stroke="{stroke}"/>',
+            f'<text x="{LEFT + 12}" y="{top + 20}" font-weight="bold">{escape(" · ".join(row))}</text>',
+            f'<text x="{LEFT + 12}" y="{top + 39}" fill="#333">{escape(PURPOSES[row[0]])}</text>',
+        ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

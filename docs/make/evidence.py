@@ -58,7 +58,7 @@ def evidence(stored: list[dict[str, Any]]) -> str:
     metrics = {summary["task"]: summary["metric"] for summary in summaries}
     lines = [f"| {' | '.join(['task', 'score', *header[1:]])} |", f"|---|---|{'---:|' * (len(header) - 1)}"]
     lines += [f"| {' | '.join([task, metrics[task], *cells])} |" for task, *cells in rows]
-    lines += ["", "+ is better than RMSprop, − worse, = no difference shown: medians over the seeds.", ""]
+    lines += ["", "“+” is better than RMSprop, “−” worse, “=” no difference shown: medians over the seeds.", ""]
     for summary in summaries:
         found: dict[str, list[str]] = {}
         for score in summary["scores"]:

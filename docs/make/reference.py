@@ -30,7 +30,7 @@ def commands() -> str:
     ]
     for name in (command.replace("_", "-") for command in COMMANDS):
         output = io.StringIO()
-        with contextlib.redirect_stdout(output), _columns("88"):
+        with contextlib.redirect_stdout(output), _columns("80"):
             if run([name, "--help"]) != 0:
                 raise RuntimeError(f"rmsprop {name} --help failed")
         text = "\n".join(line.rstrip() for line in output.getvalue().strip().splitlines())
