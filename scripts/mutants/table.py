@@ -321,7 +321,7 @@ MUTANTS = [
     Mutant("nonfinite: GradScaler's skips counted", BAD, " & ~found.to(judgement.nonfinite.device)", "", TRITON_SCALER),
     Mutant("nonfinite: GradScaler not heard", BAD, "either([found, judgement.skip])", "judgement.skip", TRITON_SCALER),
     Mutant("Triton: other strides", TRITON_TAKEN, "_same_layout(p, g) else", "p is p else"),
-    Mutant("Triton: other layout not seen", TRITON_TAKEN, "_layout(_local(p)) != layout or", "False and"),
+    Mutant("Triton: other layout not seen", TRITON_TAKEN, "own.shape, own.stride()) != layout", "own.shape) == 0"),
     Mutant("Triton: other average not seen", TRITON_TAKEN, "x is not averages.get(name)", "False"),
     Mutant("Triton: other counter not seen", TRITON_TAKEN, 'known.counter is not state.get("step")', "False"),
     Mutant("Triton: other placements", TRITON_TAKEN, "if not _same_placements(p, g):", "if False:"),

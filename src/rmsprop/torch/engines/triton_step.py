@@ -9,6 +9,8 @@ that tensor. `tensors` has a `triton_tables.TensorRow` and the index of its scal
 `scalars` has a `triton_tables.Scalars` for each group and step count, in the compute dtype.
 """
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -35,6 +37,13 @@ KEYS = tl.constexpr(5)  # of the noise of the parameter and its averages
 
 FLOAT32_LIMIT, FLOAT64_LIMIT = tl.constexpr(2.0**64), tl.constexpr(2.0**512)  # as in `nonfinite.is_finite`
 
+# Before Triton 3.6, sqrt_rn and div_rn flush subnormal numbers to 0 on NVIDIA's GPUs. The instructions below do not.
+FLUSHES = tl.constexpr(
+    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6)
+    and torch.version.hip is None
+    and os.environ.get("TRITON_INTERPRET") != "1"
+)
+
 NO_DECAY, L2, DECOUPLED = map(tl.constexpr, range(3))
 NO_MOMENTUM, HEAVY_BALL, NESTEROV, FIRST_MOMENT, FIRST_NESTEROV = map(tl.constexpr, range(5))
 
@@ -42,13 +51,25 @@ NO_MOMENTUM, HEAVY_BALL, NESTEROV, FIRST_MOMENT, FIRST_NESTEROV = map(tl.constex
 @triton.jit
 def root(x):
     """Return √x, correctly rounded."""
-    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
+    if x.dtype == tl.float64:
+        y = tl.sqrt(x)
+    elif FLUSHES:
+        y = tl.inline_asm_elementwise("sqrt.rn.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        y = tl.sqrt_rn(x)
+    return y
 
 
 @triton.jit
 def quotient(n, d):
     """Return n/d, correctly rounded; `/` is not for float32."""
-    return n / d if n.dtype == tl.float64 else tl.div_rn(n, d)
+    if n.dtype == tl.float64:
+        q = n / d
+    elif FLUSHES:
+        q = tl.inline_asm_elementwise("div.rn.f32 $0, $1, $2;", "=f,f,f", [n, d], tl.float32, is_pure=True, pack=1)
+    else:
+        q = tl.div_rn(n, d)
+    return q
 
 
 @triton.jit

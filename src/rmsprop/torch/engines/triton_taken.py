@@ -94,24 +94,32 @@ def take_again(
     """
     if known.p is not p or known.state is not state or known.counter is not state.get("step"):
         return None
-    averages, layout = known.averages, known.layout
-    if len(averages) != len(names) or p.grad is None:
+    averages, g = known.averages, p.grad
+    if len(averages) != len(names) or g is None:
         return None
-    if type(p) not in PLAIN and not _same_placements(p, p.grad, *averages.values()):
-        return None
-    g = _local(p.grad)
+    own, is_plain = p, type(p) in PLAIN
+    if not is_plain:
+        if not _same_placements(p, g, *averages.values()):
+            return None
+        own, g = local_shard(p), _local(g)
     if type(g) is not Tensor or g.layout is not torch.strided or g.is_conj() or g.is_neg():
         return None
-    if known.state_layout[0] != (wanted or COMPUTE.get(p.dtype, p.dtype)):
+    # Written out: calls of `_layout` and `_row` would take half of the time.
+    layout, stored, row = known.layout, known.state_layout, known.row
+    if (own.dtype, own.device, own.shape, own.stride()) != layout:
         return None
+    if (g.dtype, g.device, g.shape, g.stride()) != layout or stored[0] != (wanted or COMPUTE.get(p.dtype, p.dtype)):
+        return None
+    has_moved = own.data_ptr() != row.p or g.data_ptr() != row.g
     for name in names:
         x = state.get(name)
-        if x is None or x is not averages.get(name) or _layout(_local(x)) != known.state_layout:
+        if x is None or x is not averages.get(name):
             return None
-    if _layout(_local(p)) != layout or _layout(g) != layout:
-        return None
-    row = _row(p, averages)
-    return known if row == known.row else replace(known, row=row)
+        x = x if is_plain else local_shard(x)
+        if (x.dtype, x.device, x.shape, x.stride()) != stored:
+            return None
+        has_moved = has_moved or x.data_ptr() != getattr(row, name)
+    return replace(known, row=_row(p, averages)) if has_moved else known
 
 
 def _local(x: Tensor) -> Tensor:
