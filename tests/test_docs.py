@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import json
@@ -18,6 +19,7 @@ import readme
 import sparse_picture
 import tuning
 
+import rmsprop
 from rmsprop.cli.app import COMMANDS, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,6 +155,26 @@ def test_links_of_the_documents_lead_to_files() -> None:
         for target in re.findall(r"\]\(([^)]+)\)", text):
             file = ((ROOT / name).parent / target.partition("#")[0]).exists()
             assert target.startswith("https://") or target in headings or (target[0] != "#" and file), target
+
+
+def test_what_security_says_of_pickle_is_so() -> None:
+    """Unpicklers are in three files; torch loads weights only."""
+    called = [
+        (path.name, ast.unparse(node))
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call | ast.ClassDef)
+    ]
+    pickles = {name for name, code in called if re.match(r"(cloud)?pickle\.loads?\(|class .*Unpickler\):", code)}
+    assert pickles == {"trial.py", "cifar10.py", "safe_pickle.py"}
+    loads = [code for _, code in called if code.startswith("torch.load(")]
+    assert len(loads) > 2
+    assert all("weights_only=True" in code for code in loads)
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [rmsprop.__version__]
 
 
 def test_files_and_tests_that_contributing_names_exist() -> None:
