@@ -23,7 +23,6 @@ import rmsprop
 from rmsprop.cli.app import COMMANDS, run
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
 SOURCES = ROOT / "src"
 EXAMPLES = [
     ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
@@ -31,47 +30,44 @@ EXAMPLES = [
     if ">>>" in path.read_text()
 ]
 
+PYTHON = {  # number of Python blocks
+    "README.md": 1,
+    "docs/index.md": 1,
+    "docs/start.md": 1,
+    "docs/pytorch.md": 5,
+    "docs/diagnosis.md": 2,
+    "docs/precision.md": 1,
+    "docs/gpu.md": 1,
+    "docs/jax.md": 1,
+    "docs/keras.md": 1,
+    "docs/pytensor.md": 1,
+    "docs/porting.md": 1,
+    "docs/recipes.md": 1,
+    "docs/own-task.md": 1,
+    "docs/rule.md": 2,
+    "docs/conventions.md": 3,
+    "docs/checkpoints.md": 5,
+    "docs/clients.md": 2,
+    "docs/numerics.md": 1,
+    "docs/sparse.md": 1,
+    "docs/scaling.md": 3,
+    "docs/monitor.md": 1,
+    "docs/lr-finder.md": 1,
+    "docs/lab.md": 3,
+    "docs/tasks.md": 3,
+    "docs/claims.md": 1,
+    "docs/tuning.md": 1,
+    "conformance/README.md": 1,
+}
+
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("README.md", 1),
-        ("docs/index.md", 1),
-        ("docs/start.md", 1),
-        ("docs/pytorch.md", 5),
-        ("docs/diagnosis.md", 2),
-        ("docs/precision.md", 1),
-        ("docs/gpu.md", 1),
-        ("docs/jax.md", 1),
-        ("docs/keras.md", 1),
-        ("docs/pytensor.md", 1),
-        ("docs/porting.md", 1),
-        ("docs/recipes.md", 1),
-        ("docs/own-task.md", 1),
-        ("docs/rule.md", 2),
-        ("docs/conventions.md", 3),
-        ("docs/checkpoints.md", 5),
-        ("docs/clients.md", 2),
-        ("docs/numerics.md", 1),
-        ("docs/sparse.md", 1),
-        ("docs/scaling.md", 3),
-        ("docs/monitor.md", 1),
-        ("docs/lr-finder.md", 1),
-        ("docs/lab.md", 3),
-        ("docs/tasks.md", 3),
-        ("docs/claims.md", 1),
-        ("docs/tuning.md", 1),
-        ("conformance/README.md", 1),
-    ],
-)
-def test_the_python_of_the_documents_runs_in_order(
-    name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", PYTHON)
+def test_the_python_of_the_documents_runs_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A comment after each print states its output, "says:" that on standard error. `train` accepts the task."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
-    assert len(blocks) == count
+    assert len(blocks) == PYTHON[name]
     expected = re.findall(r"print\(.*\)  # (.*)", "".join(blocks))
     done = forked.python("\n".join(blocks), PYTENSOR_FLAGS="blas__ldflags=")  # PyTensor warns if it finds no BLAS
     assert done.stderr.splitlines() == re.findall(r"  # says: (.*)", "".join(blocks))
@@ -79,6 +75,11 @@ def test_the_python_of_the_documents_runs_in_order(
     for task in (block for block in blocks if block.startswith("# my_task.py")):
         Path("my_task.py").write_text(task)
         assert run(["train", "my_task.py:make"]) == 0
+
+
+def test_every_page_with_python_is_run() -> None:
+    pages = (ROOT / "README.md", ROOT / "conformance" / "README.md", *(ROOT / "docs").glob("*.md"))
+    assert {str(page.relative_to(ROOT)) for page in pages if "```python\n" in page.read_text()} == set(PYTHON)
 
 
 def test_outputs_table_and_figure_are_what_the_script_writes() -> None:

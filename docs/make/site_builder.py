@@ -172,6 +172,14 @@ def problems(site: Path) -> Iterator[str]:
                 yield f"{name} links to {target}, which lacks this anchor"
 
 
+def undocumented() -> Iterator[str]:
+    """Yield the public names that a page of the API lacks: mkdocstrings leaves out names without a docstring."""
+    for page in sorted((STAGE / "api").glob("*.md")):
+        _, *names = re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = Links((SITE / "api" / f"{page.stem}.html").read_text(encoding="utf-8")).anchors
+        yield from (f"api/{page.stem}.html lacks {name}" for name in names if name not in anchors)
+
+
 def main() -> None:
     """Build the site. Exit with status 1 if anything is wrong."""
     stage()
@@ -182,7 +190,7 @@ def main() -> None:
         raise SystemExit(re.sub("\x1b\\[[0-9;]*m", "", done.stdout + done.stderr))
     local_search()
     end_colons()
-    if found := list(problems(SITE)):
+    if found := [*problems(SITE), *undocumented()]:
         raise SystemExit("\n".join(found))
     print(f"build/site/index.html: {len(list(SITE.rglob('*.html')))} pages")
 
