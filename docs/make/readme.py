@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
 DEMO, PICTURE = DOCS / "demo.json", DOCS / "learning-rates.svg"
 README, INDEX, EVIDENCE = ROOT / "README.md", DOCS / "index.md", DOCS / "evidence.md"
-SPEED, RULE = DOCS / "speed.md", DOCS / "rule.md"
+SPEED, RULE, GPU = DOCS / "speed.md", DOCS / "rule.md", DOCS / "gpu.md"
 SHORT = ("large", "rich", "many", "policy", "policy-training", "language-training")  # cases of the short table
 
 
@@ -180,6 +180,19 @@ def with_speed(text: str) -> str:
     return text
 
 
+def with_triton(text: str) -> str:
+    """Return docs/gpu.md with the results of scripts/check-triton, a row for each version of Triton."""
+    found = json.loads((RESULTS / "triton.json").read_text(encoding="utf-8"))
+    lines = ["| Triton | forms | compiled for | not exact | registers of a thread, at most | bytes spilled |"]
+    lines.append("|---|---:|---|---:|---:|---:|")
+    for version, row in found.items():
+        targets = ", ".join([*(f"sm_{arch}" for arch in row["nvidia"]), *row["amd"]])
+        lines.append(
+            f"| {version} | {row['forms']} | {targets} | {row['inexact']} | {row['registers']} | {row['spilled']} |"
+        )
+    return with_block(text, "triton", "\n".join(lines) + "\n\n")
+
+
 def benchmarks() -> dict[str, Any]:
     """Return the stored results of `rmsprop bench`."""
     found: dict[str, Any] = json.loads((RESULTS / "steps.json").read_text(encoding="utf-8"))
@@ -209,7 +222,14 @@ def with_outputs(text: str) -> str:
     return re.sub(r"```console\n\$ (rmsprop [^\n]*)\n.*?```", run, text, flags=re.DOTALL)
 
 
-PAGES = {README: with_steps, INDEX: with_steps, EVIDENCE: with_demo, SPEED: with_speed, RULE: with_outputs}
+PAGES = {
+    README: with_steps,
+    INDEX: with_steps,
+    EVIDENCE: with_demo,
+    SPEED: with_speed,
+    RULE: with_outputs,
+    GPU: with_triton,
+}
 
 
 def main() -> None:
