@@ -47,6 +47,12 @@ def test_links_between_files_become_links_between_pages() -> None:
     assert linked == {"docs/jax.md", "docs/processes.md", "docs/speed.md"}
 
 
+@pytest.mark.parametrize("text", ["1. one\n   - two", "one:\n- two", "one:\n1. two", "1. one\n\n    two\n2. three"])
+def test_lists_that_would_be_shown_as_text_are_refused(text: str) -> None:
+    assert site_builder.NO_LIST.search(text)
+    assert not site_builder.NO_LIST.search("one:\n\n- two\n  of it\n- three\n    - four\n\n1. five\n2. six")
+
+
 @pytest.mark.slow  # one build, in which docstrings of the whole package are read
 @pytest.mark.browser
 def test_the_site_is_built_and_opens_from_a_folder(browser: Browser, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,13 @@ PAGES = {
 }
 LANGUAGES = {".py": "python", ".hpp": "cpp", ".cpp": "cpp", ".toml": "toml", ".json": "json"}
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
+# Lists that the site does not show as lists: nested by fewer than four spaces, or right after a paragraph.
+NO_LIST = re.compile(
+    r"^ {1,3}(?:[-*+]|\d+\.) .*"
+    r"|^(?![-*+] |\d+\. |[ |<])[^\n]+\n(?:[-*+]|\d+\.) .*"
+    r"|\n\n +(?![-*+] |\d+\. )\S[^\n]*(?:\n +\S[^\n]*)*\n(?:[-*+]|\d+\.) .*",
+    re.MULTILINE,
+)
 FENCE = re.compile(r"^( *)(`{3,})[^\n]*\n.*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 
 
@@ -84,6 +91,8 @@ def with_links(source: str, name: str, names: dict[str, str]) -> tuple[str, set[
         return os.path.relpath(names.get(path) or staged_name(path), os.path.dirname(name) or ".") + mark + anchor
 
     text = (ROOT / source).read_text(encoding="utf-8")
+    if found := NO_LIST.search(FENCE.sub("", text)):
+        raise SystemExit(f"{source}: indent nested lists by four spaces, begin lists after an empty line: {found[0]}")
     parts, end = [], 0
     for fence in FENCE.finditer(text):
         parts += [LINK.sub(relative, text[end : fence.start()]), fence.group()]
