@@ -492,7 +492,7 @@ def test_code_with_fused_multiply_adds_is_refused(without_interpreter: list[str]
     assert "not exact: fma.rn.f32" in line
 
 
-def test_the_checks_for_a_gpu_pass_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_checks_a_gpu_passes_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """scripts/check-gpu, with the interpreter in place of a GPU: what needs no CUDA."""
     loader = SourceFileLoader("check_gpu", str(ROOT / "scripts" / "check-gpu"))
     script: Any = module_from_spec(spec_from_loader("check_gpu", loader))  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ FUSED = Source("torch/engines/cpu_kernel.py", "tests/test_fused.py")
 FUSED_ONLY = Source("torch/engines/engine.py", "tests/test_fused.py")
 TRITON = Source("torch/engines/triton_step.py", "tests/test_triton.py::test_every_variant_has_the_bits_of_the_rule")
 TRITON_BITS = Source("torch/engines/triton_memory.py")
-# Without the tests of scripts/check-triton, which copies lack.
+# Without the tests of scripts/check-triton and check-gpu, which copies lack.
 TRITON_TESTS = "tests/test_triton.py --deselect=tests/test_triton.py::test_code_"
 TRITON_TABLES = Source("torch/engines/triton_tables.py", TRITON_TESTS)
 TRITON_ENGINE = Source("torch/engines/triton_kernel.py", TRITON_TESTS)
