@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmsprop import InputError, native
 from rmsprop.torch import RMSprop
+from rmsprop.torch.engines import engine
 
 EXECUTIONS: dict[str, dict[str, Any]] = {
     **({} if native.kernel is None else {"native kernel": {"fused": True}}),
@@ -246,6 +247,45 @@ def test_a_loss_scale_is_taken_off_before_the_gradient_is_judged() -> None:
         optimizer.step()
         assert optimizer.nonfinite_steps == bad
         assert optimizer.state[p]["square_avg"].isfinite().all()
+
+
+class Skips:
+    """An observer that keeps what it was told of skipped steps."""
+
+    def __init__(self) -> None:
+        self.skips: list[Any] = []
+
+    def wanted(self) -> tuple[int, int]:
+        return 0, 0
+
+    def measured(self, *_: Any) -> None:
+        pass
+
+    def skipped(self, *told: Any) -> None:
+        self.skips.append(told)
+
+
+@pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
+@pytest.mark.parametrize("mode", ["propagate", "skip"])
+def test_an_engine_of_the_host_skips_by_a_scaler_s_flag_on_a_device(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native kernel cannot skip on a device: the host reads the flag, and the observer hears of the skip."""
+    monkeypatch.setattr(engine, "HOST", "none")
+    p, observer = torch.ones(4), Skips()
+    optimizer = RMSprop([p], nonfinite=mode, fused=True)
+    optimizer.watch(observer)
+    for t, found in enumerate((0.0, 1.0, 0.0)):
+        p.grad, before = torch.full((4,), 8.0), p.clone()
+        if found:
+            p.grad[0] = torch.inf
+        scale, flag = torch.tensor(4.0), torch.tensor(found)
+        optimizer.grad_scale, optimizer.found_inf = scale, flag  # type: ignore[attr-defined]
+        optimizer.step()
+        assert torch.equal(p, before) == bool(found), t
+        assert p.grad[1] == (8.0 if found else 2.0)
+    assert optimizer.implementation.startswith("native kernel")
+    assert observer.skips == [([], [])]
+    assert optimizer.nonfinite_steps == 0
+    assert optimizer.state[p]["step"] == 2
 
 
 @pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
