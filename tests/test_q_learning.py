@@ -174,13 +174,15 @@ def test_the_loss_is_the_huber_loss_of_the_actions_taken() -> None:
         TDLoss("none")  # type: ignore[arg-type]
 
 
-def test_exploration_falls_after_the_warm_up_and_goes_on_over_epochs() -> None:
+def test_exploration_falls_after_the_warm_up_and_goes_on_over_epochs_as_does_the_memory() -> None:
     task = counting(epsilon=0.1)
     learner = task.source(Values())
-    shares = []
+    shares, memories = [], []
     for epoch in range(3):
         for _ in learner.batches(8, order=epoch):
             shares.append(round(learner.epsilon, 6))
+        memories.append(learner._memory)
+    assert all(memory is memories[0] for memory in memories)
     expected = [1 - 0.9 * min(1, 6 * (i + 1) / 24) for i in range(9)]  # 6 steps of both environments before an update
     assert shares == pytest.approx(expected)
     assert learner.state_dict()["counts"] == [20 + 9 * 6, 9]
