@@ -265,6 +265,11 @@ def test_json_has_claim_numbers_and_bounds(capsys: pytest.CaptureFixture[str]) -
         (["--group", "nois"], "--group must be one of arithmetic, convergence, noise, comparisons, engineering"),
         (["first-step", "--fast"], "the claims to run must be chosen in one way, got 'NAMES and --fast'"),
         (["--check"], "--check must be given with claims to run"),
+        (["--seed", "3"], "--seed must be given with claims to run, got 3"),
+        (["--out", "here"], "--out must be given with claims to run, got 'here'"),
+        (["first-step", "--seed", "-1"], "--seed must be an integer >= 0, got -1"),
+        (["first-step", "--jobs", "2"], "--jobs must be omitted without claims that train, got 2"),
+        (["first-step", "--resume", "--out", "here"], "--resume must be given for a run that was begun, got here"),
         (["nothing.py"], "the file of claims must be a readable Python file, got nothing.py: No such file"),
     ],
 )
@@ -333,13 +338,12 @@ def test_an_interrupted_command_says_how_to_go_on(
         os.kill(os.getpid(), signal.SIGINT)
         return STORED["first-step"]
 
-    monkeypatch.setattr(session, "run_claim", interrupted)
-    assert run(["claims", "first-step", "half-life"]) == 130
+    with monkeypatch.context() as context:  # not undo(), which leaves the test's directory
+        context.setattr(session, "run_claim", interrupted)
+        assert run(["claims", "first-step", "half-life"]) == 130
     assert capsys.readouterr().err == (
         "rmsprop: interrupted after 1 of 2 claims; go on with: rmsprop claims first-step half-life --resume\n"
     )
-    monkeypatch.undo()
-    monkeypatch.setenv("COLUMNS", "80")
     assert run(["claims", "first-step", "half-life", "--resume"]) == 0
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rmsprop.cli.common import Failure, Flag, Invoked, lab_run, print_result
 from rmsprop.cli.terminal import Bars, stderr, stdout
-from rmsprop.errors import InputError
+from rmsprop.errors import InputError, require
 
 if TYPE_CHECKING:
     from rmsprop.lab.claims.catalogue import AnyClaim
@@ -79,9 +79,11 @@ def claims(
 
     chosen = _chosen(names, group, fast=fast, all_claims=all_claims)
     if chosen is None:
-        if check or resume:
-            option = "--check" if check else "--resume"
-            raise InputError(option, "given with claims to run", True, "name them, or add --group, --fast or --all")
+        options = {"--check": check or None, "--resume": resume or None, "--seed": seed, "--out": out and str(out),
+                   "--jobs": jobs}  # fmt: skip
+        for option, value in options.items():
+            remedy = "name them, or add --group, --fast or --all"
+            require(value is None, option, "given with claims to run", value, remedy)
         pairs = _with_results(stored_results())
     else:
         label = group or ("fast" if fast else "all" if all_claims else Path(names[0]).stem)

@@ -32,7 +32,7 @@ _SECTION = re.compile(r'<section id="(\w+)">\n<h2>(.*)</h2>')
 
 
 def page(data: Mapping[str, Any] | None = None) -> str:
-    """Return the page as HTML. `data` is what it shows at first: {"run": text of JSON lines, …}."""
+    """Return the page as HTML. `data` is what it shows at first: {"run": what `run_data` returns}."""
     style, code = (STATIC / "style.css").read_text(encoding="utf-8"), script("main.js")
     # The parser of HTML turns no character of these into another, so the hashes are those of the texts.
     sources = {"script-src": code, "style-src": style}

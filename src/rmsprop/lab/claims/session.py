@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import rmsprop.rule
-from rmsprop.errors import InputError, Received
+from rmsprop.errors import InputError, Received, require
 from rmsprop.files import finite, write_atomically
 from rmsprop.lab.claims.catalogue import AnyClaim
 from rmsprop.lab.claims.claim import Claim
@@ -61,13 +61,19 @@ def run_claims(
     Raises
     ------
     InputError
-        If a claim cannot run or cannot fail, or if `out` has results already.
+        If an argument is out of range or changes nothing, a claim cannot run or cannot fail, or `out` has results.
     Interrupted
         After Ctrl-C or SIGTERM, at the end of the claim that is running.
     """
+    trains = any(isinstance(claim, TrainingClaim) for claim in claims)
+    require(seed >= 0, "--seed", "an integer >= 0", seed, "0 is the default")
+    require(jobs is None or trains, "--jobs", "omitted without claims that train", jobs, "omit it")
+    begun = out is not None and out.is_dir()
+    found = Received("none" if out is None else f"{out}, where there is none")
+    require(begun or not resume, "--resume", "given for a run that was begun", found, "omit --resume")
     session = _Session(seed, out, resume, jobs, listen, listen_to_trainings)
     if out is None:
-        if any(isinstance(claim, TrainingClaim) for claim in claims):
+        if trains:
             raise InputError("out", "a directory for claims on trainings", None, "pass one")
         return [session.run(claim) for claim in claims]
     path = out / RESULTS
