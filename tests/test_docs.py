@@ -7,6 +7,7 @@ import doctest
 import importlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import ablation
@@ -100,6 +101,22 @@ def test_outputs_table_and_figure_are_what_the_script_writes() -> None:
 
 
 @pytest.mark.slow
+def test_sentences_on_the_evidence_are_those_of_the_stored_comparisons() -> None:
+    tasks = [kept["summary"] for kept in json.loads(evidence.STORED.read_text())]
+    verdicts = {each["task"]: {s["optimizer"]: s["verdict"] for s in each["scores"]} for each in tasks}
+    adam = Counter(of_task["Adam"] for of_task in verdicts.values())
+    words = {3: "three", 5: "five"}
+    said = f"Adam wins on {words[adam['better']]} of {words[len(tasks)]} and loses on none"
+    assert said in (ROOT / "docs" / "when-not.md").read_text()
+    assert adam["worse"] == 0
+    better = list(verdicts["digits"].values()).count("better")
+    assert f"{words[better]} of five optimizers do better" in " ".join((ROOT / "README.md").read_text().split())
+    movies = verdicts["movies"]
+    assert movies["SGD"] == movies["momentum"] == "worse"
+    assert movies["Adam"] == movies["AdaGrad"] == movies["Adadelta"] == "no difference"
+    assert "wins over both forms of SGD and ties with the adaptive ones" in (ROOT / "docs" / "when-not.md").read_text()
+
+
 def test_the_page_of_sparse_gradients_says_what_its_scripts_found() -> None:
     """Recompute the moves of its table and picture. Times come from the stored results."""
     exact, lazy = sparse_picture.moves("exact"), sparse_picture.moves("lazy")
