@@ -41,8 +41,10 @@ def judge(inputs: StepInputs, engines: Sequence[Engine]) -> Judgement:
         elif inputs.found_inf.item():
             return Judgement(Verdict.SKIPPED)
     judgement = _RUN
-    if any(group["nonfinite"] == "skip" for group in inputs.groups):
-        judgement = _judge_skipping(inputs, engines)
+    for group in inputs.groups:
+        if group["nonfinite"] == "skip":
+            judgement = _judge_skipping(inputs, engines)
+            break
     if found is None:
         return judgement
     nonfinite = None if judgement.nonfinite is None else judgement.nonfinite & ~found.to(judgement.nonfinite.device)

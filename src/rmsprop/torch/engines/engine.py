@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -45,11 +44,15 @@ class LossScale:
 
     def __init__(self, scale: Tensor | None = None) -> None:
         self._scale = scale
+        self._number = 1.0 if scale is None else None
 
-    @cached_property
+    @property
     def number(self) -> float:
         """Return the scale. The host waits for the device that holds the scale."""
-        return 1.0 if self._scale is None else float(self._scale.item())
+        if self._number is None:  # not a cached_property: in Python 3.11 that takes a lock, a tenth of a small step
+            assert self._scale is not None  # noqa: S101
+            self._number = float(self._scale.item())
+        return self._number
 
     @property
     def on_device(self) -> Tensor | None:
