@@ -18,9 +18,12 @@ from rmsprop.lab.claims import (
     epsilon,
     first_steps,
     landscapes,
+    low_precision,
     memory,
+    moving_targets,
     noise,
     other_optimizers,
+    published,
     stability,
     trainings,
 )
@@ -30,11 +33,11 @@ from rmsprop.lab.claims.trainings import TrainingClaim
 AnyClaim: TypeAlias = Claim | TrainingClaim
 
 _FILES = {
-    "arithmetic": (first_steps, memory, epsilon, other_optimizers, decay_and_clipping),
-    "convergence": (counterexamples, stability, landscapes),
+    "arithmetic": (first_steps, memory, epsilon, other_optimizers, published, decay_and_clipping),
+    "convergence": (counterexamples, stability, landscapes, moving_targets),
     "noise": (noise, batches),
     "comparisons": (comparisons, trainings),
-    "engineering": (engineering,),
+    "engineering": (engineering, low_precision),
 }
 
 

@@ -187,7 +187,7 @@ CLAIMS = (
     ),
     Claim(
         name="random-order",
-        sentence="In random order the same problem needs a larger β than in a fixed order.",
+        sentence="In random order the counterexample of Reddi et al. needs a larger β than in a fixed order.",
         source=Source("Reddi, Kale and Kumar, theorem 3, and simulation", REDDI.where),
         expected="(1−β*)C² tends to 2 instead of 4. Between the two thresholds only the fixed order converges.",
         rule=Rule(lr=1.0, decay=0.967, eps=0.0),
@@ -197,7 +197,8 @@ CLAIMS = (
     ),
     Claim(
         name="repairs",
-        sentence="The maximum of v, and dividing by the v of the step before, both repair the counterexample.",
+        sentence="The counterexample of Reddi et al. converges with the maximum of v, and also with the v of the step "
+        "before.",
         source=Source(
             "Reddi et al.; Zhou et al., AdaShift; Taniguchi et al., ADOPT", "arXiv 1904.09237, 1810.00143, 2411.02853"
         ),
@@ -212,7 +213,7 @@ CLAIMS = (
     ),
     Claim(
         name="increasing-decay",
-        sentence="A decay that rises as 1 − 1/t repairs the counterexample.",
+        sentence="The counterexample of Reddi et al. converges with a β that rises as 1 − 1/t.",
         source=Source(
             "Zou et al., A Sufficient Condition for Convergences of Adam and RMSProp",
             "https://arxiv.org/abs/1811.09358",

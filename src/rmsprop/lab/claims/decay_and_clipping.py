@@ -75,7 +75,8 @@ CLAIMS = (
         name="clipping-threshold",
         sentence="A lower threshold of gradient clipping makes steps shorter.",
         source=Source(
-            "Said of gradient descent: Goodfellow et al., Deep Learning, 10.11.1", "https://www.deeplearningbook.org"
+            "Said of gradient descent: Goodfellow et al., Deep Learning, 10.11.1",
+            "https://www.deeplearningbook.org/contents/rnn.html",
         ),
         expected="If every gradient is clipped, the threshold is a scale, and g/√v has none. It acts through ε and "
         "v₀ alone.",

@@ -1,4 +1,4 @@
-"""Claims on memory, number formats, deep networks and the centered variant."""
+"""Claims on memory, underflow, deep networks and the centered variant."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 
 from rmsprop.lab.claims.claim import Bound, Claim, Floats, Line, Measured, Picture, Seeds, Source, near
 from rmsprop.lab.claims.simulate import move, normal, state_after
-from rmsprop.rule import AVERAGES, Rule, State, init, update
+from rmsprop.rule import AVERAGES, Rule, init, update
 
 _LAYERS, _WIDTH = 20, 12
-_BF16 = Source("Said of training with state in bfloat16", "docs/numerics.md")
 
 
 def _network_gradient(weights: Floats, inputs: Floats, targets: Floats) -> Floats:
@@ -82,31 +81,6 @@ def _memory(rule: Rule, _: Seeds) -> Measured:
     }
 
 
-def _bfloat16(values: Floats) -> Floats:
-    """Round to the nearest bfloat16, ties to even."""
-    bits = values.astype(np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
-    return np.asarray(rounded.astype(np.uint32).view(np.float32).astype(np.float64))
-
-
-def _idle_decay(rule: Rule, seeds: Seeds) -> Floats:
-    """Return the mean of v after two windows without gradient, v in bfloat16, over v in float64."""
-    start = np.exp(normal(seeds, 500))
-    state = State(0, _bfloat16(start))
-    zero, count = np.zeros_like(start), round(2 / (1 - rule.decay))
-    for _ in range(count):
-        _, state = update(rule, zero, zero, state)
-        state = replace(state, square_avg=_bfloat16(state.square_avg))
-    return np.asarray((state.square_avg / (start * rule.decay**count)).mean(axis=1))
-
-
-def _bfloat16_average(rule: Rule, seeds: Seeds) -> Measured:
-    return {
-        "v / exact v after 2000 idle steps, β = 0.999": _idle_decay(replace(rule, decay=0.999), seeds),
-        "v / exact v after two windows, the rule's β": _idle_decay(rule, seeds),
-    }
-
-
 def _underflow(rule: Rule, seeds: Seeds) -> Measured:
     """Step with a stored v of 0 and, if the rule has one, an average of gradients of 1."""
     small = 1e-6 * np.exp(normal(seeds))
@@ -161,21 +135,6 @@ CLAIMS = (
         only_if="it has neither momentum nor a centered average",
         where=(near("the same, as the rule is", 0.5, 1e-9),),
         changed={"momentum": 0.9},
-    ),
-    Claim(
-        name="bfloat16-average",
-        sentence="bfloat16 is precise enough for v.",
-        source=_BF16,
-        expected="v keeps 8 bits. At β = 0.999 a step takes less than half of the last one, and v never falls.",
-        rule=Rule(decay=0.98),
-        measure=_bfloat16_average,
-        says=(
-            Bound("v / exact v after 2000 idle steps, β = 0.999", high=1.2),
-            Bound("v / exact v after two windows, the rule's β", high=1.2),
-        ),
-        only_if="1 − β is well above the format's 2⁻⁸, as at β = 0.98",
-        where=(Bound("v / exact v after two windows, the rule's β", high=1.2),),
-        changed={"decay": 0.998},
     ),
     Claim(
         name="underflow",

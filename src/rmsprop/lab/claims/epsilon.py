@@ -102,15 +102,15 @@ CLAIMS = (
     ),
     Claim(
         name="contains-momentum",
-        sentence="With a large ε and η/ε kept, RMSprop with momentum is SGD with momentum, so a search with ε "
-        "covers it.",
+        sentence="With a large ε and the same η/ε, RMSprop with momentum takes the path of SGD with momentum.",
         source=CHOI,
         expected="With ε far above √v the denominator is constant, and the heavy-ball buffer sums gradients.",
         rule=Rule(lr=1.0, decay=0.99, eps=1e3, momentum=0.9),
         measure=_large_eps,
         says=(Bound("distance to momentum's path / its length", high=1e-3),),
         changed={"eps": 1e-6},
-        notes="It shows that momentum is among the settings, not that a search of limited budget finds it.",
+        notes="Choi et al. conclude that a tuned RMSprop never loses to momentum. The path shows that momentum is one "
+        "of its settings, not that a search of limited budget finds it.",
     ),
     Claim(
         name="eps-place",
@@ -127,7 +127,7 @@ CLAIMS = (
     ),
     Claim(
         name="eps-converted",
-        sentence="ε outside and ε² inside give denominators within a factor of √2, which is reached at √v = ε.",
+        sentence="ε outside the root and ε² inside give denominators that differ by a factor of √2 at most, at √v = ε.",
         source=Source("Derived", "docs/conventions.md"),
         expected="(√v + ε)/√(v + ε²) is largest where √v = ε.",
         rule=Rule(eps=1e-3),

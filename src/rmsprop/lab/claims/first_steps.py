@@ -80,7 +80,12 @@ def _outlier(rule: Rule, seeds: Seeds) -> Measured:
     settled = denominator(rule, state_after(rule, grads[:1000]))
     lengths = np.abs(np.diff(move(rule, grads), axis=0))[1000:] * settled / (rule.lr * gradient)
     slow = (lengths < 0.9).sum(axis=0)
-    return {"steps below 90 % of the rate × (1−β)": slow * (1 - rule.decay)}
+    return {
+        "steps below 90 % of the rate × (1−β)": slow * (1 - rule.decay),
+        "step of the large gradient / usual step": np.abs(np.diff(move(rule, grads), axis=0))[999]
+        * settled
+        / (rule.lr * gradient),
+    }
 
 
 def _cycle_of_ten(rule: Rule, seeds: Seeds) -> Measured:
@@ -163,7 +168,8 @@ CLAIMS = (
     ),
     Claim(
         name="start-at-one",
-        sentence="TensorFlow's start of v at 1 is a warm-up for gradients below 1, of ln(3g²/(1−g²))/ln β steps.",
+        sentence="TensorFlow starts v at 1: for gradients below ½ this is a warm-up, of ln(3g²/(1−g²))/ln β steps to "
+        "half of η.",
         source=Source("Derived; TensorFlow 1 starts v at 1", "docs/conventions.md"),
         expected="v = βᵏ + (1−βᵏ)·g²; the step is half as long as it will be when v = 4g².",
         rule=replace(UNIT, initial_square_avg=1.0),
@@ -180,6 +186,17 @@ CLAIMS = (
         rule=UNIT,
         measure=_outlier,
         says=(Bound("steps below 90 % of the rate × (1−β)", low=1.0),),
+        changed={"eps": 1e6},
+    ),
+    Claim(
+        name="outlier-step",
+        sentence="A gradient ten times as large as usual makes a step ten times as long.",
+        source=Source("True of gradient descent; derived for RMSprop", "docs/theory.md#memory"),
+        expected="The large gradient enters v before it is divided: 10/√(β+100(1−β)), 7.09 at β = 0.99 and 3.03 at "
+        "0.9.",
+        rule=UNIT,
+        measure=_outlier,
+        says=(near("step of the large gradient / usual step", 10.0, 0.5),),
         changed={"eps": 1e6},
     ),
     Claim(

@@ -174,7 +174,7 @@ CLAIMS = (
     ),
     Claim(
         name="catch-up",
-        sentence="k idle steps of a row need not be computed: powers of β and μ make up for them.",
+        sentence="k steps without a gradient need not be computed one by one: βᵏ and μᵏ give the same result.",
         source=Source("Derived", "docs/sparse.md"),
         expected="With g = 0 the parameter stays and v is multiplied by β. Coupled weight decay breaks it: its "
         "gradient is not 0.",

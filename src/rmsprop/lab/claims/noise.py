@@ -9,7 +9,7 @@ import numpy as np
 
 from rmsprop.lab.claims.claim import Bound, Claim, Floats, Line, Measured, Picture, Seeds, Source, near
 from rmsprop.lab.claims.simulate import move, normal, steps, trajectory, uniform
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, init, update
 
 DEFOSSEZ = Source("Défossez et al., A Simple Convergence Proof of Adam and Adagrad", "https://arxiv.org/abs/2003.02395")
 _HORIZONS = (100, 400, 1600)
@@ -91,6 +91,30 @@ def _horizon_picture(rule: Rule) -> Picture:
     return Picture("steps N", "mean x² over the run", lines, "x²/2 with noise of 1.", log_x=True, log_y=True)
 
 
+def _no_root(rule: Rule, seeds: Seeds) -> Measured:
+    """Step with and without the root on (x − ξ)²/2, ξ normal, with β = 1 − 0.9/t."""
+    generators = [np.random.default_rng(seed) for seed in seeds]
+    start = np.ones((len(seeds), 200))
+    x = {"without the root": start, "with the root": start}
+    states = dict.fromkeys(x, init(rule, start))
+    squares: dict[str, list[Floats]] = {name: [] for name in x}
+    for t in range(1, 1601):
+        noise = np.array([generator.standard_normal(200) for generator in generators])
+        now = replace(rule, decay=1 - 0.9 / t)
+        for name in x:
+            grad = x[name] - noise
+            _, states[name] = update(now, x[name], grad, states[name])
+            total = t * states[name].square_avg
+            down = total + 0.1 * np.exp(-0.1 * total) if name == "without the root" else np.sqrt(total) + 0.1
+            x[name] = x[name] - rule.lr * grad / down
+            squares[name].append((x[name] ** 2).mean(axis=1))
+    found = {}
+    for name, each in squares.items():
+        early, late = np.mean(each[50:100], axis=0), np.mean(each[800:1600], axis=0)
+        found[f"exponent of t in x², {name}"] = np.log(late / early) / math.log(16)
+    return found
+
+
 def _averaged(rule: Rule, seeds: Seeds) -> Measured:
     path = trajectory(rule, uniform(seeds, 0.05, 0.1), lambda p, _: p, 1500)
     average, sizes = np.zeros(len(seeds)), []
@@ -115,7 +139,7 @@ CLAIMS = (
     ),
     Claim(
         name="update-rms",
-        sentence="At stationarity the update has an rms of 0.96 to 1, in learning rates.",
+        sentence="Once v has settled, the rms of a step is 0.96 to 1 learning rates, for normal gradients and β ≥ 0.9.",
         source=Source("Derived: 1 − 2β(1−β)/(1+β) for Gaussian gradients", "docs/theory.md#noise-and-batches"),
         expected="0.96 at β = 0.9, 0.995 at 0.99.",
         rule=Rule(lr=1.0, decay=0.9, eps=0.0),
@@ -125,9 +149,9 @@ CLAIMS = (
     ),
     Claim(
         name="noise-floor",
-        sentence="At a constant rate with noise σ, RMSprop stops at a mean square distance of ησ/2.",
+        sentence="At a constant rate, curvature 1 and noise σ, RMSprop stops at a mean square distance of ησ/2.",
         source=Source("Derived; constant rates do not converge: Défossez et al.", DEFOSSEZ.where),
-        expected="Each step adds η² of noise, and the gradient removes 2η/σ of the square.",
+        expected="Each step adds η² of noise, and the gradient removes 2η/σ of the square; at curvature h, 2ηh/σ.",
         rule=Rule(lr=0.02, decay=0.99, eps=0.0),
         measure=_floor,
         says=(near("mean x² / (ησ/2)", 1.0, 0.15),),
@@ -135,7 +159,7 @@ CLAIMS = (
     ),
     Claim(
         name="horizon",
-        sentence="With η = 1/√N and β = 1 − 1/N the mean of |∇f|² falls as 1/√N.",
+        sentence="With η = 1/√N and β = 1 − 1/N, the mean of |∇f|² over a run of N steps falls as 1/√N.",
         source=DEFOSSEZ,
         expected="An exponent of −0.5. Defaults that ignore the length of the run have a floor.",
         rule=Rule(lr=1.0, eps=0.0, bias_correction=True),
@@ -143,6 +167,23 @@ CLAIMS = (
         says=(near("exponent of N in the mean of x²", -0.5, 0.1),),
         changed={"eps": 1e3},
         picture=_horizon_picture,
+    ),
+    Claim(
+        name="no-root",
+        sentence="On strongly convex problems x² falls as 1/t if the root is left out, and as 1/√t with it.",
+        source=Source(
+            "Mukkamala and Hein, Variants of RMSProp and Adagrad with Logarithmic Regret Bounds",
+            "https://arxiv.org/abs/1706.05507",
+        ),
+        expected="With β = 1 − 0.9/t, t·v grows as t: without the root the rate falls as 1/t, which averages the "
+        "noise away. It must not be too small: the exponent is −1 only for η above about v/2.",
+        rule=Rule(lr=1.0, eps=0.0),
+        measure=_no_root,
+        says=(
+            near("exponent of t in x², without the root", -1.0, 0.2),
+            near("exponent of t in x², with the root", -0.5, 0.15),
+        ),
+        changed={"lr": 0.1},
     ),
     Claim(
         name="heavy-tails",

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from rmsprop.lab.claims.adam import Adam, adam_path
 from rmsprop.lab.claims.claim import Bound, Claim, Floats, Measured, Seeds, Source
-from rmsprop.lab.claims.simulate import move, normal, steps
+from rmsprop.lab.claims.simulate import move, normal, steps, with_mean
 from rmsprop.rule import Rule, denominator, init, update
 
 RUDER = Source(
@@ -19,29 +20,13 @@ RUDER = Source(
 ADAM = Rule(lr=0.01, decay=0.999, eps=1e-8)
 
 
-def _grads(seeds: Seeds, count: int = 200) -> Floats:
-    """Return gradients with noise and mean: steps × seeds × 4."""
-    return normal(seeds, count, 4).swapaxes(0, 1) + normal(seeds, 4)
-
-
-def _adam(rule: Rule, grads: Floats, b1: float) -> Floats:
-    """Return the path of Adam, as algorithm 1 of the paper has it."""
-    m = v = p = np.zeros_like(grads[0])
-    path = []
-    for t, g in enumerate(grads, start=1):
-        m, v = b1 * m + (1 - b1) * g, rule.decay * v + (1 - rule.decay) * g * g
-        p = p - rule.lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - rule.decay**t)) + rule.eps)
-        path.append(p)
-    return np.array(path)
-
-
 def _distance(first: Floats, second: Floats, lr: float) -> Floats:
     return np.asarray(np.abs(first - second).max(axis=(0, 2)) / lr)
 
 
 def _adam_without_momentum(rule: Rule, seeds: Seeds) -> Measured:
-    grads = _grads(seeds)
-    adam = _adam(rule, grads, 0.0)
+    grads = with_mean(seeds, 200)
+    adam = adam_path(Adam(rule.lr, 0.0, rule.decay, rule.eps), grads)
     corrected = replace(rule, bias_correction=True)
     return {
         "distance to Adam(β₁=0) / η": _distance(move(rule, grads), adam, rule.lr),
@@ -50,8 +35,8 @@ def _adam_without_momentum(rule: Rule, seeds: Seeds) -> Measured:
 
 
 def _adam_with_momentum(rule: Rule, seeds: Seeds) -> Measured:
-    grads = _grads(seeds)
-    adam = _adam(rule, grads, 0.9)
+    grads = with_mean(seeds, 200)
+    adam = adam_path(Adam(rule.lr, 0.9, rule.decay, rule.eps), grads)
     buffer = replace(rule, momentum=0.9, lr=rule.lr * 0.1)
     averaged = replace(rule, momentum=0.9, first_moment=True)
     return {
@@ -73,7 +58,7 @@ def _adadelta(rule: Rule, grads: Floats) -> tuple[Floats, Floats]:
 
 
 def _adadelta_first_step(rule: Rule, seeds: Seeds) -> Measured:
-    grads = _grads(seeds, 1)
+    grads = with_mean(seeds, 1)
     ours, step = move(rule, grads)[0], _adadelta(rule, grads)[0][0]
     v = 0.1 * grads[0] ** 2  # as in Ruder's text: γ = 0.9, and ε inside the root
     with_eta = -rule.lr * grads[0] / np.sqrt(v + 1e-8)
@@ -94,7 +79,7 @@ def _adadelta_rates(rule: Rule, seeds: Seeds) -> Measured:
 
 
 def _adagrad_schedule(rule: Rule, seeds: Seeds) -> Measured:
-    grads = _grads(seeds, 300)
+    grads = with_mean(seeds, 300)
     param, state = np.zeros_like(grads[0]), init(rule, grads[0])
     total, other = np.zeros_like(param), np.zeros_like(param)
     for t, g in enumerate(grads, start=1):
@@ -105,18 +90,9 @@ def _adagrad_schedule(rule: Rule, seeds: Seeds) -> Measured:
     return {"distance to AdaGrad / η": np.abs(param - other).max(axis=1) / rule.lr}
 
 
-def _dqn_paths(rule: Rule, seeds: Seeds) -> Measured:
-    grads = _grads(seeds)
-    mean = square = param = np.zeros_like(grads[0])
-    for g in grads:  # the released Lua: deltas:mul(0):addcdiv(lr, dw, sqrt(g2 - g·g + 0.01))
-        mean, square = 0.95 * mean + 0.05 * g, 0.95 * square + 0.05 * g * g
-        param = param - 2.5e-4 * g / np.sqrt(square - mean * mean + 0.01)
-    return {"distance to the released code / η": np.abs(move(rule, grads)[-1] - param).max(axis=1) / rule.lr}
-
-
 def _torch_default(rule: Rule, seeds: Seeds) -> Measured:
     alpha = inspect.signature(torch.optim.RMSprop).parameters["alpha"].default
-    grads = _grads(seeds, 30)
+    grads = with_mean(seeds, 30)
     distance = _distance(move(rule, grads), move(replace(rule, decay=alpha), grads), rule.lr)
     return {"default of alpha": alpha, "distance to the path with torch's default / η": distance}
 
@@ -234,19 +210,6 @@ CLAIMS = (
         measure=_adagrad_schedule,
         says=(Bound("distance to AdaGrad / η", high=1e-10),),
         changed={"momentum": 0.9},
-    ),
-    Claim(
-        name="dqn-momentum",
-        sentence="DQN of 2015 used RMSprop with a momentum of 0.95.",
-        source=Source(
-            "Mnih et al., Nature 518, extended data table 1: gradient momentum 0.95",
-            "https://www.nature.com/articles/nature14236",
-        ),
-        expected="The released Lua has no momentum term: 0.95 is the decay of the mean gradient, for centering.",
-        rule=Rule(lr=2.5e-4, decay=0.95, eps=0.01, momentum=0.95, centered=True, eps_inside_sqrt=True),
-        measure=_dqn_paths,
-        says=(Bound("distance to the released code / η", high=1e-6),),
-        changed={"momentum": 0.0},
     ),
     Claim(
         name="torch-alpha",

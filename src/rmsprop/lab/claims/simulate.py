@@ -56,6 +56,11 @@ def normal(seeds: Seeds, *shape: int) -> Floats:
     return np.array([np.random.default_rng(seed).standard_normal(shape) for seed in seeds])
 
 
+def with_mean(seeds: Seeds, count: int) -> Floats:
+    """Return gradients that have a mean and noise of its size: steps × seeds × 4."""
+    return normal(seeds, count, 4).swapaxes(0, 1) + normal(seeds, 4)
+
+
 def uniform(seeds: Seeds, low: float, high: float, *shape: int) -> Floats:
     """Return uniform numbers, a row of `shape` for each seed."""
     return np.array([np.random.default_rng(seed).uniform(low, high, shape) for seed in seeds])

@@ -141,7 +141,7 @@ CLAIMS = (
     ),
     Claim(
         name="two-cycle",
-        sentence="At a constant rate RMSprop ends in a cycle between +η/2 and −η/2, whatever the curvature.",
+        sentence="On a quadratic RMSprop at a constant rate ends in a cycle between +η/2 and −η/2, at any curvature.",
         source=Source("Derived; compare Cohen et al.", COHEN.where),
         expected="The preconditioned curvature λ/√v is 2/η when |x| = η/2, so the cycle neither grows nor shrinks.",
         rule=Rule(lr=0.01, decay=0.9, eps=0.0),
@@ -160,8 +160,19 @@ CLAIMS = (
         changed={"nesterov": False},
     ),
     Claim(
+        name="centered-cycle",
+        sentence="With centered=True the cycle is (1+β)/(4√β) η: 0.530 η at β = 0.5, 0.5007 η at 0.9.",
+        source=Source("Derived", "docs/theory.md#edge-of-stability"),
+        expected="Gradients of alternating sign have a mean m of (1−β)/(1+β) of their size, so v − m² is a little "
+        "smaller than v.",
+        rule=Rule(lr=0.01, decay=0.5, eps=0.0, centered=True),
+        measure=_mean_cycle,
+        says=(near("|x|/η at the end", 1.5 / (4 * 0.5**0.5), 1e-4),),
+        changed={"centered": False},
+    ),
+    Claim(
         name="edge-of-stability",
-        sentence="In training with full batches, the largest curvature of the preconditioned loss hovers at 2/η.",
+        sentence="With full batches, the largest eigenvalue of the Hessian divided by √v hovers at 2/η.",
         source=COHEN,
         expected="Above 2/η steps grow, g and v grow with them, and the preconditioned curvature falls.",
         rule=Rule(lr=0.01, decay=0.99, eps=1e-12),
@@ -173,7 +184,7 @@ CLAIMS = (
     Claim(
         name="edge-with-momentum",
         sentence="Heavy-ball momentum raises the edge of stability to 2(1+μ)/η.",
-        source=COHEN,
+        source=Source("Derived; for Adam's average, 38/η: Cohen et al.", COHEN.where),
         expected="3/η at μ = 0.5. The buffer sums, so that the rate is not multiplied by 1 − μ.",
         rule=Rule(lr=0.01, decay=0.99, eps=1e-12, momentum=0.5),
         measure=_edge,
@@ -182,9 +193,12 @@ CLAIMS = (
     ),
     Claim(
         name="flat-minima",
-        sentence="Near |x|ᵏ with k > 2 RMSprop converges at a geometric rate: log-loss falls by k/(2(k−2))·ln β a "
-        "step.",
-        source=Source("Derived; compare arXiv 2603.09581 on Adam", "docs/theory.md#where-it-goes"),
+        sentence="Near |x|ᵏ with k > 2 RMSprop converges at a geometric rate: the log of the loss changes by "
+        "k/(2(k−2))·ln β a step.",
+        source=Source(
+            "Derived; on Adam: Bai et al., Towards Understanding Adam Convergence on Highly Degenerate Polynomials",
+            "https://arxiv.org/abs/2603.09581",
+        ),
         expected="The step is as long as v allows, and v falls by β a step. Gradient descent is slower than "
         "geometric there.",
         rule=Rule(lr=0.01, decay=0.9, eps=0.0),
@@ -198,8 +212,8 @@ CLAIMS = (
         source=Source(
             "Derived; spikes: Ma, Wu and E, adaptive gradient algorithms", "https://arxiv.org/abs/2009.06125"
         ),
-        expected="While η/√v passes from 1 to 2 the iterate shrinks at each step; v falls on, and the iterate "
-        "becomes unstable.",
+        expected="Each step multiplies x by 1 − r, r = η/√v. While r grows from 0 to 2, x shrinks; v falls on, and "
+        "above 2 x grows.",
         rule=Rule(lr=0.01, decay=0.97, eps=0.0),
         measure=_quiet,
         says=(Bound("log of the smallest |x| / predicted", 0.93, 1.03), Bound("largest |x|/η afterwards", low=2.0)),
