@@ -226,26 +226,6 @@ def test_twenty_killed_workers_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_and_keeps_what_had_ended(tmp_path: Path) -> None:
-    running = start(tmp_path)
-    while not (tmp_path / "calls").exists() or len((tmp_path / "calls").read_text().splitlines()) < 8:
-        time.sleep(0.05)
-        assert running.poll() is None
-    running.kill()
-    running.communicate()
-    time.sleep(1.0)  # its workers end by themselves
-    before = {t.user_attrs[SLOT]: t.values for t in states(tmp_path) if t.state == optuna.trial.TrialState.COMPLETE}
-    assert len(before) >= 5
-    again = start(tmp_path, "resume")
-    _, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
-    after = [t for t in states(tmp_path) if t.state == optuna.trial.TrialState.COMPLETE]
-    assert Counter(t.user_attrs[SLOT] for t in after) == dict.fromkeys(range(30), 1)
-    assert all(t.values == before[t.user_attrs[SLOT]] for t in after if t.user_attrs[SLOT] in before)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
-
-
-@pytest.mark.slow
 def test_the_same_command_joins_a_study_that_runs(tmp_path: Path) -> None:
     (tmp_path / "wait").touch()
     first, second = start(tmp_path), start(tmp_path)  # at the same time
@@ -278,11 +258,16 @@ def test_a_study_is_joined_while_its_leader_has_only_the_lock(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
-    running = start(tmp_path)
-    while not (tmp_path / "calls").exists():
-        time.sleep(0.05)
-        assert running.poll() is None
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+def test_a_study_goes_on_after_a_full_disk_ctrl_c_and_a_kill(tmp_path: Path) -> None:
+    running = start(tmp_path, "limit")
+    _, error = running.communicate(timeout=120)
+    assert error.splitlines()[-1] == (
+        "rmsprop.lab.runs.workers.WorkerLost: a worker could not write a file: File too large"
+    )
+    assert error.count("Traceback") == 1  # of the script itself
+
+    running = resumed(tmp_path)
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=60)
     assert running.returncode != 0
@@ -294,22 +279,33 @@ def test_ctrl_c_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
     assert re.search(r"\d trials so far", page)
     assert "Is the budget enough?" in page
     assert "Confirmed on new seeds" not in page
-    again = start(tmp_path, "resume")
-    _, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
 
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
-def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    running = start(tmp_path, "limit")
+    running = resumed(tmp_path)
+    running.kill()
+    running.communicate()
+    time.sleep(1.0)  # its workers end by themselves
+    before = ended(tmp_path)
+    assert len(before) >= 5
+    running = start(tmp_path, "resume")
     _, error = running.communicate(timeout=120)
-    assert error.splitlines()[-1] == (
-        "rmsprop.lab.runs.workers.WorkerLost: a worker could not write a file: File too large"
-    )
-    assert error.count("Traceback") == 1  # of the script itself
-    again = start(tmp_path, "resume")
-    _, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
-    done = [t for t in states(tmp_path) if t.state == optuna.trial.TrialState.COMPLETE]
-    assert Counter(t.user_attrs[SLOT] for t in done) == dict.fromkeys(range(30), 1)
+    assert running.returncode == 0, error
+    done = [t.user_attrs[SLOT] for t in states(tmp_path) if t.state == optuna.trial.TrialState.COMPLETE]
+    assert Counter(done) == dict.fromkeys(range(30), 1)
+    assert ended(tmp_path).items() >= before.items()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def resumed(folder: Path) -> subprocess.Popen[str]:
+    """Resume the study, and wait for three more calls of the objective."""
+    calls = folder / "calls"
+    enough = len(calls.read_text().splitlines()) + 3
+    running = start(folder, "resume")
+    while len(calls.read_text().splitlines()) < enough:
+        time.sleep(0.05)
+        assert running.poll() is None
+    return running
+
+
+def ended(folder: Path) -> dict[int, list[float]]:
+    """Return the values of the trials that have ended, by slot."""
+    return {t.user_attrs[SLOT]: t.values for t in states(folder) if t.state == optuna.trial.TrialState.COMPLETE}
