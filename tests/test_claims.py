@@ -270,6 +270,10 @@ def test_json_has_claim_numbers_and_bounds(capsys: pytest.CaptureFixture[str]) -
         (["first-step", "--seed", "-1"], "--seed must be an integer >= 0, got -1"),
         (["first-step", "--jobs", "2"], "--jobs must be omitted without claims that train, got 2"),
         (["first-step", "--resume", "--out", "here"], "--resume must be given for a run that was begun, got here"),
+        (
+            ["first-step", "--report", "nowhere/all.html"],
+            "--report must be a file in an existing directory, got 'nowhere",
+        ),
         (["nothing.py"], "the file of claims must be a readable Python file, got nothing.py: No such file"),
     ],
 )

@@ -116,12 +116,18 @@ def measure() -> dict[str, Any]:
 
 
 def table(claims: list[AnyClaim], results: dict[str, Result]) -> str:
-    """Return the claims of a group as Markdown."""
-    lines = ["| claim | what is said | source | verdict | what decides it | time |", "|---|---|---|---|---|---:|"]
+    """Return the claims of a group as Markdown: three columns, which fit a narrow window."""
+    lines = [
+        "| claim, and its time | what is said, and where | verdict, and the number that decides it |",
+        "|---|---|---|",
+    ]
     for claim in claims:
         result = results[claim.name]
-        numbers, verdict = main_number(claim.bounds, result.numbers), f"**{result.verdict}**"
-        cells = (_named(claim), claim.sentence, _linked(claim.source), verdict, numbers, seconds_words(result.seconds))
+        cells = (
+            f"{_named(claim)}<br>{seconds_words(result.seconds)}",
+            f"{claim.sentence}<br>{_linked(claim.source)}",
+            f"**{result.verdict}**<br>{main_number(claim.bounds, result.numbers)}",
+        )
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 

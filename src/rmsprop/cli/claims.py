@@ -77,6 +77,9 @@ def claims(
     """
     from rmsprop.lab.claims.stored import stored_results
 
+    if report is not None:  # before claims that may run for hours
+        good = report.parent.is_dir() and not report.is_dir()
+        require(good, "--report", "a file in an existing directory", str(report), "create its directory")
     chosen = _chosen(names, group, fast=fast, all_claims=all_claims)
     if chosen is None:
         options = {"--check": check or None, "--resume": resume or None, "--seed": seed, "--out": out and str(out),

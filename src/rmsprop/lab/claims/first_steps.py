@@ -207,7 +207,7 @@ CLAIMS = (
         "gradient v falls, so that the nine small ones count more.",
         rule=replace(UNIT, decay=0.9),
         measure=_cycle_of_ten,
-        says=(near("drift of the sign / η", 8.0, 1e-9), Bound("drift in ten steps / η", high=0.8)),
+        says=(Bound("drift in ten steps / η", high=0.8), near("drift of the sign / η", 8.0, 1e-9)),
         changed={"decay": 0.0},
     ),
     Claim(
