@@ -84,8 +84,8 @@ nb::object Batch::add(const Rule& rule, const Precision& precision, double lr, n
                       std::uint32_t offset) {
   groups_.push_back({rule, rule.form(), precision, lr});
   nb::list refused;
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
-    nb::object p = nb::borrow(PyList_GET_ITEM(params.ptr(), i));
+  for (Py_ssize_t i = 0; i < NB_LIST_GET_SIZE(params.ptr()); ++i) {
+    nb::object p = nb::borrow(NB_LIST_GET_ITEM(params.ptr(), i));
     nb::object g = nb::steal(PyObject_GetAttr(p.ptr(), names().grad));
     if (!g.is_valid()) throw nb::python_error();
     if (g.is_none()) continue;
@@ -168,7 +168,7 @@ void Batch::allocate_results(bool histograms) {
 
 bool Batch::run(int threads, std::int64_t grain, double grad_scale, int level) {
   if (size() == 0 && !level) return clear(), true;
-  nb::object none = nb::steal(PyObject_CallOneArg(bump_version, params_.ptr()));
+  nb::object none = nb::steal(PyObject_CallFunctionObjArgs(bump_version, params_.ptr(), nullptr));
   if (!none.is_valid()) throw nb::python_error();
   std::deque<Constants> constants;  // tasks point to its elements, which never move
   std::vector<Task> tasks;

@@ -58,10 +58,15 @@ const Names& names() {
   return n;
 }
 
+// PyObject_CallMethodNoArgs, which the stable ABI lacks.
+PyObject* call_method(PyObject* object, PyObject* name) {
+  return PyObject_VectorcallMethod(name, &object, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+}
+
 // Copies a tuple of numbers. Returns false if it has another length or other elements.
 bool copy_numbers(nb::handle tuple, Py_ssize_t length, std::int64_t* numbers) {
-  if (!PyTuple_Check(tuple.ptr()) || PyTuple_GET_SIZE(tuple.ptr()) != length) return false;
-  for (Py_ssize_t i = 0; i < length; ++i) numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), i));
+  if (!PyTuple_Check(tuple.ptr()) || NB_TUPLE_GET_SIZE(tuple.ptr()) != length) return false;
+  for (Py_ssize_t i = 0; i < length; ++i) numbers[i] = PyLong_AsLongLong(NB_TUPLE_GET_ITEM(tuple.ptr(), i));
   return !PyErr_Occurred();
 }
 
@@ -71,7 +76,7 @@ bool read_by_exchange(PyObject* tensor, dlpack::Tensor& t) { return exchange_vie
 // Fills `t` in the same way by five methods of Tensor. `extents` keeps shape and strides.
 bool read_by_methods(PyObject* tensor, dlpack::Tensor& t, std::int64_t (&extents)[2][kMaxDims]) {
   auto get = [&](PyObject* name) { return nb::steal(PyObject_GetAttr(tensor, name)); };
-  auto call = [&](PyObject* name) { return nb::steal(PyObject_CallMethodNoArgs(tensor, name)); };
+  auto call = [&](PyObject* name) { return nb::steal(call_method(tensor, name)); };
   nb::object address = call(names().data_ptr);
   if (!address.is_valid()) return false;
   nb::object size = call(names().size);
@@ -85,12 +90,12 @@ bool read_by_methods(PyObject* tensor, dlpack::Tensor& t, std::int64_t (&extents
   t.data = PyLong_AsVoidPtr(address.ptr());
   t.byte_offset = 0;
   t.device_type = is_cpu.ptr() == Py_True ? dlpack::kCpu : dlpack::kOther;
-  t.ndim = static_cast<std::int32_t>(PyTuple_GET_SIZE(size.ptr()));
+  t.ndim = static_cast<std::int32_t>(NB_TUPLE_GET_SIZE(size.ptr()));
   t.shape = extents[0];
   t.strides = extents[1];
   t.code = dlpack::kUnknown;
   for (int i = 0; i < kDtypeCount; ++i) {
-    if (PyTuple_GET_ITEM(dtype_objects, i) == dtype.ptr()) t.code = kDtypes[i][0], t.bits = kDtypes[i][1];
+    if (NB_TUPLE_GET_ITEM(dtype_objects, i) == dtype.ptr()) t.code = kDtypes[i][0], t.bits = kDtypes[i][1];
   }
   if (t.ndim > kMaxDims) return true;  // refused before its shape is read
   return copy_numbers(size, t.ndim, t.shape) && copy_numbers(stride, t.ndim, t.strides);
@@ -103,7 +108,7 @@ bool read(PyObject* tensor, dlpack::Tensor& t, std::int64_t (&extents)[2][kMaxDi
 }
 
 bool ask(PyObject* tensor, PyObject* method) {  // an exception counts as true
-  PyObject* answer = PyObject_CallMethodNoArgs(tensor, method);
+  PyObject* answer = call_method(tensor, method);
   if (!answer) PyErr_Clear();
   Py_XDECREF(answer);
   return answer != Py_False;
@@ -132,7 +137,8 @@ bool register_torch(PyObject* tensor_class, PyObject* parameter_class) {
 }
 
 void use_methods(PyObject* dtypes) {
-  Py_XSETREF(dtype_objects, Py_NewRef(dtypes));
+  Py_XDECREF(dtype_objects);
+  dtype_objects = Py_NewRef(dtypes);
   by_methods = true;
 }
 
