@@ -1,4 +1,4 @@
-"""Write docs/lab.ipynb: the cells of lab_cells.py, executed.
+"""Write the notebooks of examples/: the cells of the files in cells/, executed.
 
 .venv/bin/python docs/make/notebook.py
 """
@@ -17,7 +17,8 @@ from nbclient import NotebookClient
 from nbformat import v4
 
 MAKE = Path(__file__).resolve().parent
-SOURCE, NOTEBOOK = MAKE / "lab_cells.py", MAKE.parent / "lab.ipynb"
+SOURCES = sorted((MAKE / "cells").glob("*.py"))
+EXAMPLES = MAKE.parent.parent / "examples"
 
 
 def cells(text: str) -> list[Any]:
@@ -33,7 +34,12 @@ def cells(text: str) -> list[Any]:
     return made
 
 
-def executed(source: Path = SOURCE) -> Any:
+def notebook_of(source: Path) -> Path:
+    """Return the path of the notebook with the cells of this file."""
+    return EXAMPLES / f"{source.stem}.ipynb"
+
+
+def executed(source: Path) -> Any:
     """Return the notebook with its outputs. It runs in an empty directory, in a kernel of this Python."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = v4.new_notebook(cells=cells(source.read_text(encoding="utf-8")), metadata={"kernelspec": kernel})
@@ -48,8 +54,9 @@ def executed(source: Path = SOURCE) -> Any:
 
 
 def main() -> None:
-    """Write the notebook."""
-    NOTEBOOK.write_text(nbformat.writes(executed()) + "\n", encoding="utf-8")
+    """Write the notebooks."""
+    for source in SOURCES:
+        notebook_of(source).write_text(nbformat.writes(executed(source)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
