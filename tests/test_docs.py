@@ -20,7 +20,6 @@ import readme
 import sparse_picture
 import tuning
 
-import rmsprop
 from rmsprop.cli.app import COMMANDS, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,11 +187,6 @@ def test_what_security_says_of_pickle_is_so() -> None:
     loads = [code for _, code in called if code.startswith("torch.load(")]
     assert len(loads) > 2
     assert all("weights_only=True" in code for code in loads)
-
-
-def test_the_citation_has_the_version_of_the_package() -> None:
-    citation = (ROOT / "CITATION.cff").read_text()
-    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [rmsprop.__version__]
 
 
 def test_files_and_tests_that_contributing_names_exist() -> None:

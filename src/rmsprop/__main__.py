@@ -5,6 +5,11 @@ import sys
 
 def main() -> int:
     """Run the command line. If its packages are missing, print how to install them."""
+    if sys.argv[1:] == ["--version"]:  # without these packages, too
+        from rmsprop import __version__
+
+        print(__version__)
+        return 0
     try:
         from rmsprop.cli.app import run
     except ModuleNotFoundError as error:

@@ -35,8 +35,8 @@ def missing() -> str | None:
         return None
     built = "was not built" if isinstance(_error, ModuleNotFoundError) else f"cannot be loaded ({_error})"
     return (
-        f"the native kernel {built}: steps on the CPU take several times longer; install a C++ compiler "
-        "(on Debian: apt-get install g++) and then rmsprop again (pip install --force-reinstall --no-deps)"
+        f"the native kernel {built}: steps on the CPU take several times longer; install a C++ compiler (on Debian: "
+        "apt-get install g++) and then rmsprop again (pip install --force-reinstall --no-deps --no-binary rmsprop)"
     )
 
 
