@@ -29,12 +29,17 @@ def test_lines_of_json(tmp_path: Path) -> None:
         lines = path.read_text().splitlines()  # before the file is closed
         assert [json.loads(line) for line in lines] == monitor.records
         assert json.loads(lines[-1])["gradient_norm"] is None
+    *_, last = lines_at_end = path.read_text().splitlines()
+    found = [finding.to_dict() for finding in monitor.findings()]
+    assert lines_at_end[:-1] == lines
+    assert json.loads(last) == {"kind": "findings", "step": 4, "records": 3, "findings": found}
+    assert [finding["kind"] for finding in found] == ["nonfinite"]
     with path.open("a") as file:
         file.write('{"kind": "statis')  # killed while it wrote
     sink = JSONL(path)
     sink({"step": 7, "x": math.inf})
     sink.close()
-    assert path.read_text().splitlines() == [*lines, '{"step": 7, "x": null}']
+    assert path.read_text().splitlines() == [*lines_at_end, '{"step": 7, "x": null}']
 
 
 class Writer:

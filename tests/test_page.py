@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page
 from rmsprop import Rule, init, profile, update
 from rmsprop.cli.app import run as run_command
 from rmsprop.monitor.findings import find
+from rmsprop.monitor.findings.findings_record import findings_record
 from rmsprop.page import bundle
 from rmsprop.page import run_data as run_data_module
 from rmsprop.page.run_data import run_data
@@ -126,7 +127,8 @@ def test_a_long_run_is_thinned_and_its_findings_are_of_all_records(monkeypatch: 
     data = run_data("run", records)
     assert [each["step"] for each in data["records"]] == [1, 4, 7, 10, 12]
     assert data["name"] == "run (one record in 3)"
-    assert len(data["findings"]) == len(find(records))
+    assert data["findings"]["findings"] == [finding.to_dict() for finding in find(records)]
+    assert data["findings"]["records"] == 12
 
 
 @pytest.mark.browser
@@ -163,7 +165,7 @@ def test_the_training_that_is_shown_first_has_what_is_shown_of_a_run() -> None:
     shown = run_data("", [record(1, ["a"])])
     assert [set(sample), set(sample["records"][0])] == [set(shown), set(shown["records"][0])]
     assert set(sample["records"][0]["tensors"]["0.weight"]) == set(shown["records"][0]["tensors"]["a"])
-    assert sample["findings"]
+    assert sample["findings"]["findings"]
 
 
 # Drive each control of a part by its own events: change it, keep its link, follow the link of the initial state, and
@@ -415,7 +417,7 @@ HOSTILE = ['<img src=x onerror="said(1)">', "__proto__", "constructor", "</scrip
 def test_a_file_of_a_run_is_shown_and_its_names_are_text(shown: Page, tmp_path: Path, monkeypatch: Any) -> None:
     part, box = Part(shown, "run"), shown.locator("#run input[type=file]")
     file = tmp_path / "statistics.jsonl"
-    lines = [json.dumps(record(step, HOSTILE, effective_lr_median=0.5 * step, eps_share=0.9)) for step in (1, 2, 3)]
+    lines = [json.dumps(record(step, HOSTILE, effective_lr_median=0.5 * step, eps_share=0.9)) for step in (1, 9, 2, 3)]
     file.write_text("\n".join(lines) + '\n{"kind": "loss"}\n{"kind": "stat', encoding="utf-8")
     box.set_input_files(file)
     wait(shown, "document.querySelector('#run .said').textContent")
@@ -423,11 +425,8 @@ def test_a_file_of_a_run_is_shown_and_its_names_are_text(shown: Page, tmp_path: 
     assert said == "statistics.jsonl: 3 measured steps. Its last line is cut off and left out."
     assert shown.locator("#run select option").all_inner_texts() == HOSTILE
     assert shown.locator("#run img, #run b").count() == 0
-    found = shown.locator("#run .findings li")
-    assert "Step 3: ε governs 90 % of the elements in __proto__ (in 3 of 3 records)." in found.all_inner_texts()
     shown.locator("#run .player").get_by_text("To start").click()
     wait(shown, "document.querySelector('#run caption').textContent === 'Step 1'")
-    assert "Step 1: ε governs 90 % of the elements in constructor (in 1 of 1 records)." in found.all_inner_texts()
     part.set(tensor=1)
     assert part.numbers() == {"rates": [0.5, 1.0, 1.5]}
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -443,7 +442,7 @@ BAD = {
     "step.jsonl": (json.dumps({**record(1, ["a"]), "step": "1"}) + "\n", "Line 1 of step.jsonl is no record"),
     "text-rate.jsonl": (json.dumps(record(1, ["a"], effective_lr_median="1")) + "\n", "statistics must be numbers"),
     "tensors.jsonl": (json.dumps({**record(1, []), "tensors": {"a": None}}) + "\n", "each tensor must be an object"),
-    "order.jsonl": ("".join(json.dumps(record(t, ["a"])) + "\n" for t in (2, 1)), "has step 1 after step 2"),
+    "findings.jsonl": ('{"kind": "findings", "records": 1, "findings": [{}]}\n', "no record of findings: each"),
 }
 
 
@@ -482,6 +481,15 @@ def test_the_command_opens_the_page_with_a_run_and_its_findings(tmp_path: Path, 
     assert expected
     assert [text.partition(": ")[2] for text in shown] == expected
     assert page.locator("#run select option").all_inner_texts() == names
+    without, whole = tmp_path / "without.jsonl", tmp_path / "whole.jsonl"
+    without.write_text(lines[0] + "\n", encoding="utf-8")
+    last = json.dumps(findings_record([json.loads(line) for line in lines]))
+    whole.write_text("\n".join([*lines, last]) + "\n", encoding="utf-8")
+    for file, texts in ((without, []), (whole, shown)):
+        page.locator("#run input[type=file]").set_input_files(file)
+        wait(page, f"document.querySelector('#run .run-name').textContent === 'Shown: {file.name}.'")
+        assert page.locator("#run .findings strong").all_inner_texts() == texts
+        assert ("rmsprop page FILE finds them" in page.locator("#run .findings").inner_text()) is (file is without)
     page.close()
 
 
@@ -501,7 +509,14 @@ def test_something_moves_after_150_words_at_most(shown: Page) -> None:
 def test_terms_explain_themselves_and_every_term_is_explained(shown: Page) -> None:
     term = shown.locator("#average .term").first
     tip = shown.locator("#average .tip").first
+    shown.mouse.move(0, 0)
     assert not tip.is_visible()
+    term.hover()
+    assert tip.is_visible()
+    term.press("Escape")
+    assert not tip.is_visible()
+    shown.mouse.move(0, 0)
+    term.blur()
     term.focus()
     assert tip.is_visible()
     assert tip.inner_text().startswith("The running average of g²")

@@ -100,7 +100,7 @@ def test_a_script_trains_with_this_rmsprop_and_is_watched() -> None:
     assert said[1].startswith(
         "Step 120: ε governs 100 % of the elements of 0.weight"
     )  # without the wrapper's "module."
-    records = [json.loads(line) for line in Path("runs/run-train/statistics.jsonl").read_text().splitlines()]
+    records = records_in(Path("runs/run-train/statistics.jsonl"))
     assert [record["step"] for record in records] == [1, 20, 40, 60, 80, 100, 120]
 
 
@@ -221,7 +221,13 @@ def steps(optimizer: Any, model: nn.Module, count: int = 3, step: Any = None) ->
 def recorded(watch: Watch) -> list[list[dict[str, Any]]]:
     """Return the records in the file of each optimizer."""
     files = [each.path for each in watch.watched if each.path is not None]
-    return [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
+    return [records_in(path) for path in files]
+
+
+def records_in(path: Path) -> list[dict[str, Any]]:
+    """Return the measured steps in a file, which may end with findings."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for record in records if record["kind"] == "statistics"]
 
 
 def test_a_monitor_of_the_programs_own_takes_the_place() -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from rmsprop.cli import app
+from rmsprop.cli.record_files import records_of
 from rmsprop.monitor import Monitor
 from rmsprop.monitor.sinks import JSONL, RECORD, TensorBoard, WandB
 from rmsprop.torch import RMSprop
@@ -100,7 +101,7 @@ def found(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_exports_of_wandb_show_the_same(statistics: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    records = [json.loads(line) for line in statistics.read_text().splitlines()]
+    records = records_of(statistics)
     logged: list[dict[str, Any]] = []
     sink = WandB(SimpleNamespace(log=logged.append, define_metric=lambda *_, **__: None))
     for record in records:
@@ -123,8 +124,8 @@ def test_event_files_of_tensorboard_show_the_same(
     monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", ModuleType("notf"))
     pytest.importorskip("tensorboard")
     sink = TensorBoard(statistics.parent / "logs")
-    for line in statistics.read_text().splitlines():
-        sink(json.loads(line))
+    for record in records_of(statistics):
+        sink(record)
     sink.close()
     (events,) = (statistics.parent / "logs").iterdir()
     assert found(events, capsys) == found(statistics, capsys)
@@ -132,6 +133,13 @@ def test_event_files_of_tensorboard_show_the_same(
     assert 0 < found(events, capsys)["records"] < 5
     assert app.run(["watch", str(events.with_name("no.tfevents.1"))]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_steps_that_a_loaded_state_undid_are_left_out(statistics: Path, tmp_path: Path) -> None:
+    *lines, _ = statistics.read_text().splitlines(keepends=True)  # the last line has the findings
+    again = tmp_path / "again.jsonl"
+    again.write_text("".join([*lines, *lines[2:4]]))
+    assert records_of(again) == list(map(json.loads, lines[:4]))
 
 
 def test_event_files_need_tensorboard(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rmsprop.cli.record_files import records_of
 from rmsprop.files import write_atomically
 from rmsprop.lab.training_run import train
 from rmsprop.page.bundle import STATIC
@@ -20,8 +21,7 @@ def main() -> None:
     """Train, and write the records that the page shows."""
     with TemporaryDirectory() as folder:
         run, _ = train("digits", Rule(), epochs=12, every=6, out=Path(folder) / "run")
-        lines = (run.path / "statistics.jsonl").read_text(encoding="utf-8").splitlines()
-    data = run_data(NAME, [json.loads(line) for line in lines])
+        data = run_data(NAME, records_of(run.path / "statistics.jsonl"))
     write_atomically(SAMPLE, json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 

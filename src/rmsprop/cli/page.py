@@ -41,7 +41,7 @@ def page(run: Path | None = None, /, *, out: Path | None = None, no_browser: Fla
         from rmsprop.cli.record_files import records_of
 
         source = run / "statistics.jsonl" if run.is_dir() else run
-        records = list(records_of(source))
+        records = records_of(source)
         if not records:
             found = Received(f"{source}, without any")
             raise InputError("RUN", "a run with records of statistics", found, "rmsprop run SCRIPT writes them")

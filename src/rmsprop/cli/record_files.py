@@ -13,8 +13,10 @@ from rmsprop.errors import InputError, Received
 _GIVE = "give the statistics.jsonl of a run"
 
 
-def records_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of statistics in a file. Other lines, and a last one that is not complete, are left out.
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """Return the records of statistics in a file. Other lines, and a last one that is not complete, are left out.
+
+    A program that loads a state goes back to an earlier step: records of the steps that it undid are left out, too.
 
     Raises
     ------
@@ -23,6 +25,7 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
     """
     from rmsprop.lab.runs.checks import check_statistics
 
+    records: list[dict[str, Any]] = []
     for where, text in _texts(path):
         try:
             record = json.loads(text)
@@ -32,7 +35,10 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
             raise InputError(where, "a JSON object", Received("other text"), _GIVE)
         if record.get("kind") == "statistics":
             check_statistics(record, where)
-            yield record
+            while records and records[-1]["step"] >= record["step"]:
+                records.pop()
+            records.append(record)
+    return records
 
 
 def _texts(path: Path) -> Iterator[tuple[str, str]]:

@@ -61,7 +61,7 @@ def watch(
     if follow:
         findings = _followed(path)
     else:
-        records = list(records_of(path))
+        records = records_of(path)
         findings = find(records)
         facts = {
             "file": str(path),
@@ -95,7 +95,7 @@ def _followed(path: Path) -> list[Any]:
         while True:
             if path.stat().st_size != size:
                 size = path.stat().st_size
-                findings = find(list(records_of(path)))
+                findings = find(records_of(path))
                 for finding in findings:
                     if (finding.kind, finding.tensor) not in said:
                         said.add((finding.kind, finding.tensor))

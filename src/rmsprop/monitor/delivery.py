@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from rmsprop.errors import InputError
+from rmsprop.monitor.findings.findings_record import findings_record
 from rmsprop.monitor.record import Record
 
 Sink: TypeAlias = Callable[[Any], object]  # takes a Record
@@ -29,18 +30,26 @@ class Delivery:
                 if not proven:
                     raise
                 self._sinks.remove(sink)
-                what = f"the sink {sink!r} failed at step {record['step']} and gets no more records"
-                warnings.warn(f"rmsprop: {what}: {type(error).__name__}: {error}", stacklevel=3)
+                _warn(sink, f"failed at step {record['step']} and gets no more records", error)
             if not proven:
                 self._proven.append(sink)
 
-    def close(self) -> None:
-        """Close the sinks that have a `close`; no sink gets more records."""
+    def close(self, records: Sequence[Record]) -> None:
+        """Give the findings in `records` to the sinks that have `write_findings`. Close those that have `close`."""
         sinks, self._sinks = self._sinks, []
         for sink in sinks:
-            close = getattr(sink, "close", None)
+            write, close = (getattr(sink, name, None) for name in ("write_findings", "close"))
+            if callable(write) and records:
+                try:
+                    write(findings_record(records))
+                except Exception as error:
+                    _warn(sink, "failed to write the findings", error)
             if callable(close):
                 close()
+
+
+def _warn(sink: Sink, what: str, error: Exception) -> None:
+    warnings.warn(f"rmsprop: the sink {sink!r} {what}: {type(error).__name__}: {error}", stacklevel=4)
 
 
 def _callables(sinks: Any) -> list[Sink]:

@@ -251,7 +251,7 @@ class Monitor:
         if self._optimizer.step_state.observer is self:
             self._optimizer.watch(None)
         self._load_hook.remove()
-        self._delivery.close()
+        self._delivery.close(self.records)
 
     def __enter__(self) -> Monitor:
         return self

@@ -29,6 +29,8 @@ WHOLE = ("gradient_norm", "update_norm", "nonfinite_steps")
 class JSONL:
     """Append every record to a file as one line of JSON, flushed before the call returns.
 
+    When its monitor closes, the monitor's findings become the last line, of kind "findings".
+
     Parameters
     ----------
     path
@@ -63,6 +65,10 @@ class JSONL:
         """Append a record."""
         self._file.write(_text(record) + "\n")
         self._file.flush()
+
+    def write_findings(self, record: Mapping[str, Any]) -> None:
+        """Append the findings of the run, which `Monitor.close` passes."""
+        self(record)
 
     def close(self) -> None:
         """Close the file."""

@@ -18,7 +18,7 @@ def run_data(name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Of a long run, records at equal distances and the last one are shown, and `name` says so. Findings are of all.
     """
-    from rmsprop.monitor.findings import find
+    from rmsprop.monitor.findings.findings_record import findings_record
 
     stride = -(-sum(len(record["tensors"]) for record in records) // MOST) or 1
     kept = [*records[:-1:stride], *records[-1:]]
@@ -33,16 +33,6 @@ def run_data(name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for record in kept
     ]
-    findings = [
-        {
-            "step": finding.step,
-            "kind": finding.kind,
-            "text": finding.sentence,
-            "cause": finding.cause,
-            "remedy": finding.remedy,
-        }
-        for finding in find(records)
-    ]
     if stride > 1:
         name = f"{name} (one record in {stride})"
-    return dict(finite({"name": name, "records": shown, "findings": findings}))
+    return dict(finite({"name": name, "records": shown, "findings": findings_record(records)}))

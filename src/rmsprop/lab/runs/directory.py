@@ -20,6 +20,7 @@ from rmsprop.lab.runs.checks import check_config, check_record, check_statistics
 from rmsprop.lab.runs.lock import LOCK, locked
 from rmsprop.lab.runs.resuming import changed_code, check_same_run, has_more_epochs, warn_of_other_bits
 from rmsprop.lab.runs.schema import CompareSummary, RunConfig, TrainSummary, TuneSummary
+from rmsprop.monitor.findings.findings_record import FINDINGS
 
 CONFIG = "run.json"
 CHECKPOINT = "checkpoint.pt"
@@ -176,7 +177,8 @@ class RunDirectory:
     def records(self, name: str = RECORDS) -> list[Any]:
         """Return the records in the file `name`, without a last line that a crash cut short.
 
-        They are TrainRecords, TrialRows or, in statistics.jsonl, records of `rmsprop.monitor.Monitor`.
+        They are TrainRecords, TrialRows or, in statistics.jsonl, records of `rmsprop.monitor.Monitor` without the
+        findings at its end.
         """
         lines = self._lines(name)
         if lines and lines[-1] is None:
@@ -198,6 +200,8 @@ class RunDirectory:
                 record = _object(line)
             except ValueError:
                 records.append(None)
+                continue
+            if name != RECORDS and record.get("kind") == FINDINGS:
                 continue
             where = f"line {number + 1} of {path}"
             check_record(record, kind, where) if name == RECORDS else check_statistics(record, where)

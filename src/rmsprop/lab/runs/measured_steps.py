@@ -8,6 +8,7 @@ from typing import Any
 from rmsprop.lab.runs.directory import RunDirectory
 from rmsprop.lab.runs.training import TrainingLoop
 from rmsprop.monitor import Monitor, PostMortem
+from rmsprop.monitor.findings.findings_record import findings_record
 from rmsprop.monitor.record import Record as StepRecord
 
 STATISTICS = "statistics.jsonl"
@@ -53,6 +54,11 @@ class StepRecorder:
             self._run.append(self._new, STATISTICS)
             self._written += len(self._new)
             self._new.clear()
+
+    def write_findings(self) -> None:
+        """Append the findings in the file's records to the file."""
+        if records := measured_steps(self._run):
+            self._run.append([findings_record(records)], STATISTICS)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which a resumed run goes on to measure without a gap."""

@@ -97,6 +97,7 @@ def summary_of(recorded: RecordedTraining, result: Result, command: str, given: 
         summary["test_loss"], summary["test_metric"] = tested.loss, tested.metric
         if tested.metrics:
             summary["test_metrics"] = dict(tested.metrics)
+    recorded.steps.write_findings()
     if recorded.every:
         summary["post_mortem"] = _post_mortem(recorded.steps)
     if recorded.lost_records:

@@ -19,10 +19,23 @@ function faultOf(record) {
   return null;
 }
 
-/** Return { records, note } of a file's text; throw an Error that says what is wrong. */
+/** Return what is wrong with the record of findings that ends a run, null if nothing is. */
+function faultOfFindings({ records, findings }) {
+  if (!Number.isInteger(records) || !Array.isArray(findings)) return "records must be a number, findings a list";
+  const words = ["sentence", "cause", "remedy"];
+  const whole = (finding) => isObject(finding) && Number.isInteger(finding.step) && words.every((key) => typeof finding[key] === "string");
+  return findings.every(whole) ? null : "each finding must have a step, a sentence, a cause and a remedy";
+}
+
+/**
+ * Return { records, findings, note } of a file's text; throw an Error that says what is wrong.
+ *
+ * findings is null unless they end the file. A program that loads a state goes back to an earlier step: records of the
+ * steps that it undid are left out.
+ */
 export function recordsOf(text, name) {
   const lines = text.split("\n"), records = [];
-  let note = "";
+  let note = "", findings = null;
   lines.forEach((line, i) => {
     if (line.trim() === "") return;
     let record;
@@ -35,16 +48,16 @@ export function recordsOf(text, name) {
       }
       throw new Error(`Line ${i + 1} of ${name} is not JSON. The page reads statistics.jsonl of a run`);
     }
-    if (!isObject(record) || record.kind !== "statistics") return;
-    const fault = faultOf(record);
-    if (fault) throw new Error(`Line ${i + 1} of ${name} is no record of statistics: ${fault}`);
-    if (records.length && record.step < records.at(-1).step) {
-      throw new Error(`Line ${i + 1} of ${name} has step ${record.step} after step ${records.at(-1).step}`);
-    }
+    if (!isObject(record) || !["statistics", "findings"].includes(record.kind)) return;
+    const isFindings = record.kind === "findings", fault = isFindings ? faultOfFindings(record) : faultOf(record);
+    if (fault) throw new Error(`Line ${i + 1} of ${name} is no record of ${record.kind}: ${fault}`);
+    findings = isFindings ? record : null;
+    if (isFindings) return;
+    while (records.length && records.at(-1).step >= record.step) records.pop();
     records.push(record);
   });
   if (!records.length) {
     throw new Error(`${name} has no record of statistics: another program wrote it. The page reads statistics.jsonl of a run`);
   }
-  return { records, note };
+  return { records, findings, note };
 }

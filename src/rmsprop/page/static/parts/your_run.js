@@ -9,32 +9,17 @@ const MOST = 40; // tensors in the table
 const fields = { tensor: number("Tensor, by its place in the list", 0, { whole: true, max: 1e6 }), t: shownStep() };
 const data = (name) => JSON.parse(document.getElementById(`data-${name}`)?.textContent ?? "null");
 const sample = data("sample");
-let run = data("run") ?? sample;
+let run = named(data("run") ?? sample);
 
-const namesOf = ({ records }) => [...new Set(records.flatMap((record) => Object.keys(record.tensors)))];
+/** Return a run with the names of its tensors. */
+function named(facts) {
+  return { ...facts, names: [...new Set(facts.records.flatMap((record) => Object.keys(record.tensors)))] };
+}
+
 const seriesOf = ({ records }, name, key) => records.map((record) => [record.step, record.tensors[name]?.[key] ?? NaN]);
 
 function ratesOf(record) {
   return Object.values(record.tensors).map((tensor) => tensor.effective_lr_median).filter((rate) => rate > 0);
-}
-
-const REMARKS = [ // what records alone show, the gravest first; causes and remedies need the findings
-  [(tensor) => tensor.nonfinite > 0, (tensor) => `${tensor.nonfinite} elements are not finite`],
-  [(tensor) => tensor.eps_share > 0.5, (tensor) => `ε governs ${short(100 * tensor.eps_share, 3)} % of the elements`],
-  [(tensor) => tensor.update_ratio > 0.2, (tensor) => `the update is ${short(100 * tensor.update_ratio, 3)} % of the weight`],
-];
-
-/** Return the remarks on records up to `at`, one per kind and tensor: what was last seen, and how often. */
-function remarks(records, at) {
-  return REMARKS.flatMap(([holds, words]) => {
-    const seen = new Map();
-    for (const record of records.slice(0, at + 1)) {
-      for (const [name, tensor] of Object.entries(record.tensors)) {
-        if (holds(tensor)) seen.set(name, { count: (seen.get(name)?.count ?? 0) + 1, step: record.step, text: words(tensor) });
-      }
-    }
-    return [...seen].map(([name, { count, step, text }]) => `Step ${step}: ${text} in ${name} (in ${count} of ${at + 1} records).`);
-  });
 }
 
 function drawTable(table, record, chosen) {
@@ -49,13 +34,16 @@ function drawTable(table, record, chosen) {
         value(tensor.gradient_rms), share(tensor.eps_share), value(tensor.nonfinite)].map((text) => h("td", { class: "number" }, text))))));
 }
 
-function drawFindings(list, record, at) {
-  const found = (run.findings ?? []).filter(({ step }) => step <= record.step).map((finding) => h("li", {},
-    h("strong", {}, `Step ${finding.step}: ${finding.text}`), h("p", {}, `Cause: ${finding.cause}.`), h("p", {}, `Remedy: ${finding.remedy}.`)));
-  const seen = run.findings ? [] : remarks(run.records, at).slice(0, MOST).map((text) => h("li", {}, text));
-  list.replaceChildren(...found, ...seen);
-  if (!run.findings) list.append(h("li", {}, "For causes and remedies: rmsprop page FILE, or rmsprop watch FILE."));
-  else if (!found.length) list.append(h("li", {}, `No finding up to step ${record.step}.`));
+/** List the findings up to a record, or say where to get them. Python finds them: the page has no rules of its own. */
+function drawFindings(list, record) {
+  const { findings, records, name } = run;
+  const found = (findings?.findings ?? []).filter(({ step }) => step <= record.step).map((finding) => h("li", {},
+    h("strong", {}, `Step ${finding.step}: ${finding.sentence}`), h("p", {}, `Cause: ${finding.cause}.`), h("p", {}, `Remedy: ${finding.remedy}.`)));
+  const notes = [];
+  if (!findings) notes.push(`${name} does not end with findings: its training goes on, or was killed. rmsprop page FILE finds them.`);
+  else if (!found.length) notes.push(`No finding up to step ${record.step}.`);
+  if (findings?.records < records.length) notes.push(`The monitor found them in ${findings.records} of ${records.length} records: the first and the newest.`);
+  list.replaceChildren(...found, ...notes.map((note) => h("li", {}, note)));
 }
 
 /** Return the box that takes a file, by dropping or by choosing. */
@@ -69,8 +57,8 @@ function loader(settings) {
       if (file.size > LARGEST) {
         throw new Error(`${file.name} has ${short(file.size / 1e6, 3)} MB. The page reads up to ${LARGEST / 1e6} MB; rmsprop watch reads any`);
       }
-      const { records, note } = recordsOf(await file.text(), file.name);
-      run = { name: file.name, records, findings: null };
+      const { records, findings, note } = recordsOf(await file.text(), file.name);
+      run = named({ name: file.name, records, findings });
       part.version += 1;
       settings.set({ ...settings.initial() });
       said.textContent = `${file.name}: ${records.length} measured steps. ${note}`;
@@ -92,9 +80,9 @@ function tensorList(settings) {
   const id = newId("tensor"), list = h("select", { id, onchange: () => settings.set({ tensor: Number(list.value) }) });
   let filled = null;
   const show = () => {
-    if (filled !== run) list.replaceChildren(...namesOf(run).map((name, i) => h("option", { value: i }, name)));
+    if (filled !== run) list.replaceChildren(...run.names.map((name, i) => h("option", { value: i }, name)));
     filled = run;
-    list.value = Math.min(settings.values.tensor, namesOf(run).length - 1);
+    list.value = Math.min(settings.values.tensor, run.names.length - 1);
   };
   settings.listeners.push(show);
   show();
@@ -105,7 +93,6 @@ export const part = {
   id: "run", fields, version: 0, unit: "record",
   presets: [],
   groups: {},
-  extras: (settings) => [tensorList(settings)],
   view(settings) {
     part.rates = chartFigure("run-rates", "Effective rate, median of each tensor");
     part.updates = chartFigure("run-updates", "Size of the update, relative to the weight");
@@ -113,16 +100,18 @@ export const part = {
     part.table = h("table", { class: "numbers" });
     part.findings = h("ul", { class: "findings" });
     part.title = h("p", { class: "run-name" });
-    return [loader(settings), part.title, h("div", { class: "pair" }, part.rates, part.updates, part.norms),
-      h("div", { class: "player-place" }), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of all tensors" }, part.table), part.findings];
+    const table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of all tensors" }, part.table);
+    return [loader(settings), part.title, tensorList(settings), h("div", { class: "pair" }, part.rates, part.updates, part.norms),
+      h("div", { class: "player-place" }), table, part.findings];
   },
-  compute: (s) => ({ run, names: namesOf(run), chosen: namesOf(run)[Math.min(s.tensor, namesOf(run).length - 1)] }),
-  last: (result) => result.run.records.length - 1,
-  draw({ names, chosen }, s) {
-    const { records } = run, at = Math.min(s.t, records.length - 1), record = records[at], others = names.filter((name) => name !== chosen);
+  compute: (s) => ({ chosen: run.names[Math.min(s.tensor, run.names.length - 1)] }),
+  last: () => run.records.length - 1,
+  draw({ chosen }, s) {
+    const { records, names } = run, record = records[Math.min(s.t, records.length - 1)];
+    const others = names.filter((name) => name !== chosen).slice(0, 20);
     const x = { min: records[0].step, max: Math.max(records.at(-1).step, records[0].step + 1), label: "step" };
     const chart = (figure, label, key) => {
-      const series = [...others.slice(0, 20).map((name) => ({ style: "thin", points: seriesOf(run, name, key) })),
+      const series = [...others.map((name, i) => ({ name: i ? "" : "other tensors", style: "thin", points: seriesOf(run, name, key) })),
         { name: chosen, style: "main", points: seriesOf(run, chosen, key) }];
       drawChart(figure, { label: `${label} of ${names.length} tensors over the steps`, x, cursor: record.step, series,
         y: axisOf(series.flatMap((each) => each.points.map(([, value]) => value)), { label, log: true }) });
@@ -133,13 +122,13 @@ export const part = {
       name, style, points: records.map((each) => [each.step, each[key] ?? NaN]) }));
     drawChart(part.norms, { label: "Norm of all gradients and of the update", x, cursor: record.step, series: norms,
       y: axisOf(norms.flatMap((each) => each.points.map(([, value]) => value)), { label: "norm", log: true }) });
-    part.title.textContent = run === sample ? `Shown: ${run.name}, until you load your own.` : `Shown: ${run.name}.`;
+    part.title.textContent = run.records === sample.records ? `Shown: ${run.name}, until you load your own.` : `Shown: ${run.name}.`;
     drawTable(part.table, record, chosen);
-    drawFindings(part.findings, record, at);
+    drawFindings(part.findings, record);
   },
-  summary({ names }, s) {
+  summary(result, s) {
     const record = run.records[Math.min(s.t, run.records.length - 1)], rates = ratesOf(record);
-    const spread = rates.length ? `effective rates of ${names.length} tensors differ by a factor of ${
+    const spread = rates.length ? `effective rates of ${run.names.length} tensors differ by a factor of ${
       short(Math.max(...rates) / Math.min(...rates), 3)}` : "no effective rate is known";
     return `At step ${record.step}, ${spread}.`;
   },
@@ -149,8 +138,12 @@ from pathlib import Path
 
 from rmsprop.monitor.findings import find
 
-lines = Path("statistics.jsonl").read_text(encoding="utf-8").splitlines()
-records = [record for record in map(json.loads, lines) if record.get("kind") == "statistics"]
+records = []
+for record in map(json.loads, Path("statistics.jsonl").read_text(encoding="utf-8").splitlines()):
+    if record.get("kind") == "statistics":
+        while records and records[-1]["step"] >= record["step"]:
+            records.pop()  # a state was loaded, which undid this step
+        records.append(record)
 shown = {"rates": [record["tensors"][${JSON.stringify(chosen)}]["effective_lr_median"] for record in records]}
 print(shown, *find(records), sep="\\n")
 `,
