@@ -67,7 +67,7 @@ def _claims(names: list[str]) -> str:
         f"<code>rmsprop claims {name}</code></li>"
         for name in names
     )
-    return f'<details class="claims"><summary>What is said of this, run and judged</summary><ul>{rows}</ul></details>'
+    return f'<details class="claims"><summary>Claims about this, each tested</summary><ul>{rows}</ul></details>'
 
 
 def script(*entries: str) -> str:

@@ -70,17 +70,18 @@ export function drawChart(figure, { label, x: xAxis, y: yAxis, series, lines = [
   const width = Math.max(240, Math.round(figure.clientWidth));
   const x = scale(xAxis, LEFT, width - RIGHT), y = scale(yAxis, height - BOTTOM, TOP);
   const clip = `${figure.id}-clip`;
-  const marks = xAxis.names?.map((name, i) => [i, name])
+  const stops = xAxis.names?.map((name, i) => [i, name])
     ?? (xAxis.log ? logTicks : ticks)(xAxis.min, xAxis.max, width < 500 ? 4 : 8).map((at) => [at, named(xAxis, at)]);
-  const grid = marks.map(([at, name]) => svg("g", {},
+  const grid = stops.map(([at, name]) => svg("g", {},
     svg("line", { class: "grid", x1: x(at), x2: x(at), y1: TOP, y2: height - BOTTOM }),
     svg("text", { class: "tick", x: x(at), y: height - BOTTOM + 15, "text-anchor": "middle" }, name)));
   const levels = (yAxis.log ? logTicks : ticks)(yAxis.min, yAxis.max, 4).map((at) => svg("g", {},
     svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }),
     svg("text", { class: "tick", x: LEFT - 6, y: y(at) + 4, "text-anchor": "end" }, named(yAxis, at))));
-  const marked = lines.filter(({ at }) => at >= yAxis.min && at <= yAxis.max).map(({ at, name }) => svg("g", {},
-    svg("line", { class: "mark", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }),
-    svg("text", { class: "tick marked", x: width - RIGHT - 4, y: y(at) - 5, "text-anchor": "end" }, name)));
+  const inside = lines.filter(({ at }) => at >= yAxis.min && at <= yAxis.max);
+  const marks = inside.map(({ at }) => svg("line", { class: "mark", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }));
+  const names = inside.map(({ at, name }) => svg("text", { class: "tick marked", x: width - RIGHT - 4, y: y(at) - 5,
+    "text-anchor": "end" }, name)); // above the series
   const drawn = series.map(({ style, points, bars }) => {
     if (!bars) return svg("path", { class: `line ${style}`, d: path(points, x, y, yAxis) });
     const bar = Math.max(1, (x(1) - x(0)) * 0.6), base = y(Math.max(yAxis.min, 0));
@@ -93,7 +94,7 @@ export function drawChart(figure, { label, x: xAxis, y: yAxis, series, lines = [
   const image = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart" },
     svg("clipPath", { id: clip }, svg("rect", { x: LEFT, y: TOP - 4, width: width - RIGHT - LEFT,
       height: height - BOTTOM - TOP + 8 })),
-    ...grid, ...levels, ...marked, svg("g", { "clip-path": `url(#${clip})` }, ...drawn, ...shown),
+    ...grid, ...levels, ...marks, svg("g", { "clip-path": `url(#${clip})` }, ...drawn, ...shown), ...names,
     svg("text", { class: "axis", x: (LEFT + width) / 2, y: height - 4, "text-anchor": "middle" }, xAxis.label),
     svg("text", { class: "axis", x: 0, y: 0, "text-anchor": "middle",
       transform: `translate(13 ${(height - BOTTOM + TOP) / 2}) rotate(-90)` }, yAxis.label));

@@ -1,4 +1,4 @@
-// Terms explain themselves when pointed at, focused or tapped.
+// Terms explain themselves when pointed at, focused or tapped. Escape hides the explanation.
 
 import { h } from "./dom.js";
 
@@ -9,7 +9,10 @@ export function mountTerms() {
     const tip = h("span", { class: "tip", role: "tooltip", id: `tip-${term.dataset.term}-${Math.floor(term.offsetTop)}` },
       words[term.dataset.term]);
     const button = h("button", { type: "button", class: "term", "aria-describedby": tip.id }, term.textContent);
-    button.addEventListener("keydown", (event) => { if (event.key === "Escape") button.blur(); });
-    term.replaceWith(h("span", { class: "term-holder" }, button, tip));
+    const holder = h("span", { class: "term-holder" }, button, tip), show = () => holder.classList.remove("dismissed");
+    button.addEventListener("focus", show);
+    holder.addEventListener("pointerenter", show);
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") holder.classList.add("dismissed"); });
+    term.replaceWith(holder);
   }
 }

@@ -39,7 +39,7 @@ export function mount(part) {
     if (place) place.replaceWith(player);
     else view.append(player);
   }
-  const controls = h("form", { class: "settings", onsubmit: (event) => event.preventDefault() },
+  const controls = Object.keys(part.groups).length === 0 ? null : h("form", { class: "settings", onsubmit: (event) => event.preventDefault() },
     ...Object.entries(part.groups).map(([legend, keys]) => controlsOf(settings, keys, legend)));
   for (const extra of part.extras?.(settings) ?? []) controls.append(extra);
   if (part.presets.length) stage.append(presetsOf(settings, part.presets));
@@ -54,7 +54,7 @@ export function mount(part) {
     } }, "Copy as Python"));
   }
   const shown = h("div", { class: "shown" }, view, summary, tools, details);
-  stage.append(h("div", { class: "bench" }, shown, controls));
+  stage.append(h("div", { class: controls ? "bench" : "" }, shown, controls));
   const question = section.querySelector(".question");
   if (question) mountQuestion(question, part.answer);
 
@@ -62,7 +62,7 @@ export function mount(part) {
     later();
     if (byUser) announce(part.summary(computed(), settings.values));
   });
-  new ResizeObserver(later).observe(view);
+  new ResizeObserver(later).observe(stage); // the view has no box of its own on narrow screens
   render();
   const api = { settings, numbers: () => part.numbers(computed(), settings.values), section,
     python: () => part.python?.(computed(), settings.values), answer: part.answer };

@@ -31,9 +31,9 @@ function plain(title, start, box, rates, value, gradient, code) {
 }
 
 export const SURFACES = {
-  ravine: ravine("Ravine, 100 times steeper across", 100, [-2, 1.2], [-2.6, 2.6, -1.6, 1.6],
+  ravine: ravine("Ravine, 100 : 1", 100, [-2, 1.2], [-2.6, 2.6, -1.6, 1.6],
     { rmsprop: 0.1, sgd: 0.01, momentum: 0.005, adagrad: 1, adadelta: 20, adam: 0.5 }),
-  bowl: ravine("Bowl, 4 times steeper across", 4, [-2, 1.2], [-2.6, 2.6, -1.6, 1.6],
+  bowl: ravine("Bowl, 4 : 1", 4, [-2, 1.2], [-2.6, 2.6, -1.6, 1.6],
     { rmsprop: 0.2, sgd: 0.2, momentum: 0.05, adagrad: 1, adadelta: 20, adam: 0.5 }),
   saddle: plain("Saddle", [1.5, 0.01], [-2.6, 2.6, -1.6, 1.6],
     { rmsprop: 0.1, sgd: 1, momentum: 0.5, adagrad: 1, adadelta: 20, adam: 1 },

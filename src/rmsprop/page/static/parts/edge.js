@@ -61,7 +61,7 @@ export const part = {
     const scaled = rates.map((value, i) => [i + 1, value * s.curvature]);
     drawChart(part.rates, { label: "Effective rate times curvature", x, cursor: t,
       y: axisOf(scaled.map(([, value]) => value), { label: "λ·rate", log: true }),
-      lines: s.variant === "plain" ? [{ at: 2, name: "2: the largest stable rate" }] : [],
+      lines: s.variant === "plain" ? [{ at: 2, name: "stable below 2" }] : [],
       series: [{ style: "main", points: until(scaled) }] });
   },
   summary({ path, rates }, s) {
