@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from rmsprop import InputError, Rule
+from rmsprop.cli.record_files import records_of
 from rmsprop.lab import Task, compare, find_lr, train
 from rmsprop.lab.data import Share, batches
 from rmsprop.lab.processes import Processes, ToldElsewhere, device_of_this_process
@@ -190,7 +191,7 @@ def test_the_losses_of_digits_are_those_of_one_process(runs: Path) -> None:
     assert_same_run(runs / "digits-2", runs / "digits-1", rel=1e-5)
     one, two = (torch.load(runs / name / "checkpoint.pt", weights_only=True) for name in ("digits-1", "digits-2"))
     assert one["training"]["model"].keys() == two["training"]["model"].keys()
-    measured = [json.loads((runs / f"digits-{n}" / "statistics.jsonl").read_text().splitlines()[-1]) for n in (1, 2)]
+    measured = [records_of(runs / f"digits-{n}" / "statistics.jsonl")[-1] for n in (1, 2)]
     assert measured[0]["update_norm"] == pytest.approx(measured[1]["update_norm"], rel=1e-4)
 
 
