@@ -79,7 +79,7 @@ CLAIMS = (
     ),
     Claim(
         name="rllib-impala",
-        sentence="IMPALA in Ray's RLlib trains with RMSprop, as the paper's code does.",
+        sentence="By default, IMPALA in Ray's RLlib trains with RMSprop, as the paper's code does.",
         source=Source(
             "Suggested by its settings decay, momentum and epsilon",
             "https://docs.ray.io/en/master/rllib/api/doc/ray.rllib.algorithms.impala.impala.IMPALAConfig.html",
