@@ -57,6 +57,14 @@ ENDS = {
     "a status": "import sys, warnings\nwarnings.warn('careful')\nsys.exit(3)",
     "a syntax error": "def f(:",
     "Ctrl-C": "raise KeyboardInterrupt",
+    "annotations": "def f(x: int): pass\nprint(f.__annotations__, type(__loader__), __cached__)",
+    "a handler that calls the one before": "import os, signal\nbefore = signal.getsignal(signal.SIGTERM)\n"
+    "signal.signal(signal.SIGTERM, lambda *a: before(*a) if callable(before) else None)\n"
+    "os.kill(os.getpid(), signal.SIGTERM)\nprint('saved')",
+    "a hook that ends it": "import sys\nsys.excepthook = lambda *_: sys.exit(3)\nraise ValueError(sys)",
+    "a hook that fails": "import sys\nsys.excepthook = lambda *_: 1 / 0\nraise ValueError('no')",
+    "closed streams": "import sys\nsys.stdout.close()\nsys.stderr.close()",
+    "no streams": "import sys\nsys.stdout = sys.stderr = None",
     "its own streams": "import sys\nprint(sys.stdout.errors, sys.stderr.errors)\nsys.stdout.buffer.write(b'~')",
 }
 NONE = "rmsprop: no RMSprop was made in this process, and none watched"
@@ -64,12 +72,16 @@ SPAWNS = """
 import multiprocessing
 import torch
 
+class Made:
+    def __init__(self):
+        self.module = type(torch.optim.RMSprop([torch.ones(2)])).__mro__[1].__module__
+
 def made(_):
-    return type(torch.optim.RMSprop([torch.ones(2)])).__mro__[1].__module__
+    return Made()
 
 if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        print(*pool.map(made, [0]))
+        print(pool.apply(made, (0,)).module)
 """
 
 
@@ -314,6 +326,28 @@ def test_a_directory_that_cannot_be_written_is_said_and_the_program_goes_on(caps
         steps(RMSprop(model.parameters()), model)
     assert "statistics are not written" in capsys.readouterr().err
     assert watch.watched[0].count == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sets a limit of Unix")
+@pytest.mark.parametrize(("room", "written"), [(100, 0), (2000, 1)])
+def test_a_full_disk_is_said_once_and_the_program_goes_on(
+    room: int, written: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    model = nn.Linear(2, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with Watch(lambda: Path("runs"), every=1) as watch:
+            steps(RMSprop(model.parameters()), model, count=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capsys.readouterr().err == (
+        f"rmsprop: runs/statistics.jsonl: File too large; statistics end before step {written + 1}\n"
+    )
+    assert watch.watched[0].count == 4
+    assert Path("runs/statistics.jsonl").read_text().count("\n") == written
 
 
 def test_nothing_is_watched_after_the_context() -> None:

@@ -124,7 +124,10 @@ def say(watch: Watch) -> None:
     from rmsprop.lab.report.sentences import describe_findings
 
     watch.end()
-    sys.stdout.flush()
+    if not _is_open(sys.stderr):  # closed by the script
+        return
+    if _is_open(sys.stdout):
+        sys.stdout.flush()
     if not watch.watched:
         stderr.print("rmsprop: no RMSprop was made in this process, and none watched", markup=False)
     for number, each in enumerate(watch.watched, 1):
@@ -142,6 +145,8 @@ def _say_on_sigterm(watch: Watch) -> None:
     own = os.getpid()
 
     def end(number: int, _frame: FrameType | None) -> None:
+        if signal.getsignal(number) is not end:  # the script's handler also calls the one it found: there was none
+            return
         if os.getpid() == own:  # not a forked worker, which has this handler, too
             say(watch)
         signal.signal(number, signal.SIG_DFL)
@@ -154,10 +159,16 @@ def _say_on_sigterm(watch: Watch) -> None:
 def _end(status: int | None) -> NoReturn:
     """End with the script's exit status; None: by SIGINT, as Python ends after Ctrl-C."""
     if status is None and sys.platform != "win32":
-        sys.stdout.flush()
+        if _is_open(sys.stdout):
+            sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     raise ScriptEnded(130 if status is None else status)
+
+
+def _is_open(stream: object) -> bool:
+    """Return whether a standard stream, which the script may have replaced, can be written."""
+    return stream is not None and not getattr(stream, "closed", False)
 
 
 def _folder(out: Path | None, script: str, *, is_module: bool) -> Callable[[], Path]:

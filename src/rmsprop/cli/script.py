@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 import zipfile
+from importlib.machinery import SourceFileLoader
 from multiprocessing import spawn
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -53,21 +54,22 @@ class Program(NamedTuple):
         sys.argv = [self.name, *self.arguments]
         if not sys.flags.safe_path:
             sys.path[0] = os.getcwd() if self.is_module else str(Path(self.name).resolve().parent)
-        main = sys.modules["__main__"] = ModuleType("__main__")
+        main = sys.modules["__main__"] = sys.modules["__mp_main__"] = ModuleType(
+            "__main__"
+        )  # also for what workers send
         _install_in_spawned(self, settings)
         try:
             if self.is_module:
                 runpy._run_module_as_main(self.name)  # type: ignore[attr-defined]  # what `python -m` calls
             else:
-                main.__file__ = os.path.abspath(self.name)  # as Python has it
-                _execute(main.__file__, main.__dict__)
+                _execute(os.path.abspath(self.name), main.__dict__)
         except SystemExit as end:
             return _status(end)
         except BaseException as error:
-            trace = _of_program(error.__traceback__)
-            sys.excepthook(type(error), error.with_traceback(trace), trace)
-            return None if isinstance(error, KeyboardInterrupt) else 1
-        return 0
+            raised = error.with_traceback(_of_program(error.__traceback__))
+        else:
+            return 0
+        return _print_exception(raised)  # out of the except clause, so that an error of a hook has no context
 
 
 def _execute(path: str, names: dict[str, Any]) -> None:
@@ -75,8 +77,9 @@ def _execute(path: str, names: dict[str, Any]) -> None:
         names.update(runpy.run_path(path, run_name=names["__name__"]))
         return
     with io.open_code(path) as file:
-        code = compile(file.read(), path, "exec")
-    names["__builtins__"] = builtins
+        code = compile(file.read(), path, "exec", dont_inherit=True)  # no __future__ of this module
+    names |= {"__file__": path, "__cached__": None, "__builtins__": builtins}  # as Python has them
+    names["__loader__"] = SourceFileLoader(names["__name__"], path)
     exec(code, names)  # noqa: S102  (what the user asked for)
 
 
@@ -85,6 +88,22 @@ def _status(end: SystemExit) -> int:
         return end.code or 0
     print(end.code, file=sys.stderr)
     return 1
+
+
+def _print_exception(raised: BaseException) -> int | None:
+    """Call `sys.excepthook` as Python does, and return the exit status."""
+    sys.last_type, sys.last_value, sys.last_traceback = type(raised), raised, raised.__traceback__
+    sys.last_exc = raised  # type: ignore[attr-defined]  # from Python 3.12 on
+    try:
+        sys.excepthook(type(raised), raised, raised.__traceback__)
+    except SystemExit as end:
+        return _status(end)
+    except BaseException as error:
+        for title, each in (("Error in sys.excepthook", error), ("\nOriginal exception was", raised)):
+            print(f"{title}:", file=sys.stderr)
+            trace = _of_program(each.__traceback__)
+            sys.__excepthook__(type(each), each.with_traceback(trace), trace)
+    return None if isinstance(raised, KeyboardInterrupt) else 1
 
 
 def _of_program(trace: TracebackType | None) -> TracebackType | None:
@@ -118,5 +137,4 @@ def in_spawned(names: dict[str, Any]) -> None:
     if found["is_module"]:
         names.update(runpy.run_module(found["name"], run_name=names["__name__"], alter_sys=True))
     else:
-        names["__file__"] = found["name"]
         _execute(found["name"], names)

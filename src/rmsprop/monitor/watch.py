@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -93,15 +94,39 @@ class Watch:
         try:
             self._path = self._path or self._folder()
             path: Path | None = self._path / f"statistics{f'-{number}' if number > 1 else ''}.jsonl"
-            sinks = [JSONL(path)]  # type: ignore[arg-type]
+            sinks: list[JSONL] = [_Statistics(path)]  # type: ignore[arg-type]
         except OSError as error:  # the program's own work goes on
-            print(f"rmsprop: {error.filename}: {error.strerror}; statistics are not written", file=sys.stderr)
+            _say(f"{error.filename}: {error.strerror}; statistics are not written")
             path, sinks = None, []
         watched = Watched(path, sinks)
         monitor = weakref.ref(_Yielding(optimizer, watched, every=self._every, last=0, sinks=sinks))
         weakref.finalize(optimizer, _end, monitor).atexit = False
         self.watched.append(watched)
         self._monitors.append(monitor)
+
+
+class _Statistics(JSONL):
+    """A file of statistics that nobody asked for: when it cannot be written, the program's own work goes on."""
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Append a record."""
+        if self._file.closed:
+            return
+        try:
+            super().__call__(record)
+        except OSError as error:
+            _say(f"{self.path}: {error.strerror}; statistics end before step {record['step']}")
+            self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(OSError):  # of a record that could not be written
+            super().close()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the program's standard error may be closed or None
+        sys.stderr.write(f"rmsprop: {text}\n")
 
 
 class _Yielding(Monitor):
