@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -17,13 +18,27 @@ BEGIN = "import sys; sys.modules['tensorflow'] = None\n"  # else TensorBoard imp
 END = "\nimport json; print(json.dumps([result.tolist(), type(optimizer).__mro__[1].__module__]))\n"
 
 
-def test_a2c_of_stable_baselines3_trains_the_same_under_rmsprop_run(tmp_path: Path) -> None:
-    """A2C's default optimizer is torch.optim.RMSprop or RMSpropTFLike, by version."""
-    pytest.importorskip("stable_baselines3")
-    name = "stable_baselines3_a2c"
-    (tmp_path / "train.py").write_text(BEGIN + clients.text_of(name) + END)
-    words = [sys.executable, "-m", "rmsprop", "run", "--sb3", "train.py"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+# timm's optimizers, without its models, which need torchvision
+SITE = f"""
+import sys
+sys.path.append({str(Path(clients.__file__).parent)!r})
+import clients
+kept = clients.importable("timm_by_name")
+kept.__enter__()
+"""
+
+
+@pytest.mark.parametrize(("name", "option"), [("stable_baselines3_a2c", "--sb3"), ("timm_by_name", "--timm")])
+def test_a_whole_script_trains_the_same_under_rmsprop_run(name: str, option: str, tmp_path: Path) -> None:
+    """A2C's default is torch.optim.RMSprop or RMSpropTFLike, by version; timm's is RMSpropTF, created by name."""
+    check_installed(name)
+    (tmp_path / "train.py").write_text(BEGIN + clients.before(name) + END)
+    environment = {**os.environ}
+    if option == "--timm":
+        (tmp_path / "sitecustomize.py").write_text(SITE)
+        environment["PYTHONPATH"] = str(tmp_path)
+    words = [sys.executable, "-m", "rmsprop", "run", option, "train.py"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     weights, module = json.loads(done.stdout.splitlines()[-1])
     assert module.startswith("rmsprop.torch")
