@@ -117,6 +117,13 @@ def test_exports_of_wandb_show_the_same(statistics: Path, capsys: pytest.Capture
     assert found(history, capsys) == found(export, capsys) == found(statistics, capsys)
 
 
+def test_a_history_that_wandb_wrote_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run of ours with wandb 0.31.0, offline: 60 steps, the losses of each, a record of every 20th."""
+    facts = found(Path(__file__).with_name("wandb_history.csv"), capsys)
+    assert (facts["records"], facts["first"], facts["last"]) == (4, 1, 60)
+    assert [each["tensor"] for each in facts["findings"] if each["kind"] == "eps"] == ["weight", "bias"]
+
+
 def test_event_files_of_tensorboard_show_the_same(
     statistics: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
