@@ -357,6 +357,55 @@ def an_optimizer_inside_others(t: Training) -> None:
     t.step()
 
 
+class Offloaded(torch.optim.Optimizer):
+    """Steps a copy of each parameter, with an optimizer for each, as torchao's CPUOffloadOptimizer does on a GPU."""
+
+    def __init__(self, groups: list[dict[str, Any]], cls: Any, arguments: dict[str, Any]) -> None:
+        self.copies: dict[Tensor, Tensor] = {}
+        self.optimizers: dict[Tensor, Any] = {}
+        for group in groups:
+            for p in group.pop("params"):
+                copied = self.copies[p] = torch.empty_like(p)
+                copied.grad = torch.empty_like(p)
+                with torch.no_grad():
+                    copied.copy_(p)
+                p.register_post_accumulate_grad_hook(self._take_gradient)
+                self.optimizers[p] = cls([{"params": copied, **group}], **arguments)
+
+    def _take_gradient(self, p: Tensor) -> None:
+        gradient = self.copies[p].grad
+        assert gradient is not None
+        assert p.grad is not None
+        gradient.copy_(p.grad)
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return [group for each in self.optimizers.values() for group in each.param_groups]
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for p, each in self.optimizers.items():
+            each.step()
+            with torch.no_grad():
+                p.copy_(self.copies[p])
+            p.grad = None
+
+
+@case
+def an_optimizer_for_each_parameter(t: Training) -> None:
+    arguments = {**ARGUMENTS, **{name: value for name, value in t.optimizer.defaults.items() if name == "fused"}}
+    offloaded = Offloaded([{"params": [p], "lr": 0.05} for p in t.model], t.cls, arguments)
+    schedule = torch.optim.lr_scheduler.StepLR(offloaded, step_size=1)
+    for restart in (False, True, False):
+        if restart:
+            for each in offloaded.optimizers.values():
+                each.load_state_dict(copy.deepcopy(each.state_dict()))
+        for p in t.model:
+            (p * torch.linspace(-1, 1, p.numel()).view_as(p)).sum().backward()
+        offloaded.step()
+        schedule.step()
+    assert [group["lr"] for group in offloaded.param_groups] == pytest.approx([5e-5, 5e-5])
+
+
 @case
 def attributes_taken_by_another_object(t: Training) -> None:
     """As Lightning wraps: an object of a new class with the attributes of the optimizer."""
