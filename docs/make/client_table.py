@@ -3,8 +3,8 @@
 OMP_NUM_THREADS=1 .venv/bin/python docs/make/client_table.py          runs all examples
 OMP_NUM_THREADS=1 .venv/bin/python docs/make/client_table.py NAME ... runs these
 OMP_NUM_THREADS=1 .venv/bin/python docs/make/client_table.py --page   runs none, and writes the page from the last
-                                                                      results, those of benchmarks/watch.py and
-                                                                      benchmarks/sb3_a2c.py included
+                                                                      results, those of benchmarks/watch.py,
+                                                                      client_steps.py and sb3_a2c.py included
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,23 @@ def cost() -> str:
     )
 
 
+def steps() -> str:
+    """Return the times of unchanged scripts with and without `rmsprop run`, as Markdown."""
+    found = json.loads((MEASURED / "client_steps.json").read_text())
+    lines = [
+        "| client | steps measured | torch's, ms | `rmsprop run`, ms | paired | largest difference |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, one in found["clients"].items():
+        low, middle, high = quantiles(one["ratios"], n=4)
+        difference = f"{one['difference']:.0e}" if one["difference"] else "0"
+        times = " | ".join(f"{one['ms'][way]:.2f}" for way in ("torch", "ours"))
+        ratio = f"{middle:.2f} × [{low:.2f}, {high:.2f}]"
+        lines.append(f"| {clients.CLIENTS[name][0]} | {one['steps']} | {times} | {ratio} | {difference} |")
+    where = f"({found['environment']['processor']}, one thread, load {found['load']:.0f})"
+    return "\n".join(lines) + f"\n\n{where}\n\n"
+
+
 def a2c() -> str:
     """Return the trainings of A2C as Markdown."""
     found = json.loads((MEASURED / "sb3_a2c.json").read_text())
@@ -87,7 +104,7 @@ def a2c() -> str:
 
 def up_to_date(text: str, found: dict[str, Any]) -> str:
     """Return the document with its blocks."""
-    for name, content in {"clients": table(found), "cost": cost(), "a2c": a2c()}.items():
+    for name, content in {"clients": table(found), "cost": cost(), "steps": steps(), "a2c": a2c()}.items():
         text = with_block(text, name, content)
     return text
 
