@@ -104,10 +104,10 @@ def test_sentences_on_the_evidence_are_those_of_the_stored_comparisons() -> None
     tasks = [kept["summary"] for kept in json.loads(evidence.STORED.read_text())]
     verdicts = {each["task"]: {s["optimizer"]: s["verdict"] for s in each["scores"]} for each in tasks}
     adam = Counter(of_task["Adam"] for of_task in verdicts.values())
-    words = {3: "three", 5: "five"}
-    said = f"Adam wins on {words[adam['better']]} of {words[len(tasks)]} and loses on none"
+    words = {1: "one", 3: "three", 6: "six"}
+    said = f"Adam wins on {words[adam['better']]} of {words[len(tasks)]} and loses on {words[adam['worse']]}"
     assert said in (ROOT / "docs" / "when-not.md").read_text()
-    assert adam["worse"] == 0
+    assert verdicts["shakespeare"]["Adam"] == verdicts["shakespeare"]["momentum"] == "worse"
     better = list(verdicts["digits"].values()).count("better")
     assert f"{words[better]} of five optimizers do better" in " ".join((ROOT / "README.md").read_text().split())
     movies = verdicts["movies"]
