@@ -46,18 +46,25 @@ def comparisons() -> dict[str, Any]:
             plain = config["rule"] == {k: v for k, v in vars(Rule()).items() if k != "lr"}
             if not plain:
                 continue
-            fields = ("optimizer", "lr", "difference", "interval", "verdict")
+            fields = ("optimizer", "lr", "metric", "difference", "interval", "verdict")
             facts = {
                 "command": summary["command"],
                 "date": date,
                 "machine": f"{summary['environment']['processor']}, torch {summary['environment']['torch']}",
+                "quick": config.get("quick", False),
+                "epochs": config["epochs"],
                 "seeds": config["seeds"],
                 "seconds": round(summary["seconds"]),
+                "higher_is_better": summary["higher_is_better"],
                 "scores": [{field: score[field] for field in fields} for score in summary["scores"]],
             }
             if summary.get("all_switches"):
                 facts["all_switches"] = summary["all_switches"]
-            kept[comparison_key(config["task"], config["ablate"])] = facts
+            key = comparison_key(config["task"], config["ablate"])
+            earlier = stored()["comparisons"].get(key, {})
+            if all(earlier.get(name) == facts[name] for name in ("scores", "seconds")):
+                facts["date"] = earlier["date"]  # the file has changed since then, this comparison has not
+            kept[key] = facts
     trained = [claim for claim in CLAIMS.values() if isinstance(claim, TrainingClaim)]
     used = {comparison_key(task, claim.ablate) for claim in trained for task in claim.tasks}
     return {key: facts for key, facts in kept.items() if key in used}
@@ -152,11 +159,16 @@ def summary(results: dict[str, Result]) -> str:
         parts.append(f"### {group.capitalize()}\n\n{table(own, results)}\n")
     runs: dict[tuple[str, str], list[str]] = {}
     for key, each in facts["comparisons"].items():
-        runs.setdefault((each["date"], each["machine"]), []).append(f"`rmsprop compare {key}`")
+        runs.setdefault((each["date"], each["machine"]), []).append(f"`{_command(key, each)}`")
     parts.append(f"Measured on {facts['date']}: {facts['environment']}.")
     parts += [f"Trainings of {date}: {', '.join(names)}; {machine}." for (date, machine), names in runs.items()]
     parts.append("")
     return "\n".join(parts)
+
+
+def _command(key: str, facts: dict[str, Any]) -> str:
+    budget = f" --quick --epochs {facts['epochs']}" if facts["quick"] else ""
+    return f"rmsprop compare {key}{budget}"
 
 
 def thresholds() -> str:

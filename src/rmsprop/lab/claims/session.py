@@ -16,7 +16,7 @@ from rmsprop.files import finite, write_atomically
 from rmsprop.lab.claims.catalogue import AnyClaim
 from rmsprop.lab.claims.claim import Claim
 from rmsprop.lab.claims.result import Result, check_can_fail, run_claim
-from rmsprop.lab.claims.stored import comparison_key
+from rmsprop.lab.claims.stored import budget, comparison_key
 from rmsprop.lab.claims.trainings import TrainingClaim
 from rmsprop.lab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from rmsprop.lab.runs.interrupts import Interrupted, stop_signals
@@ -145,7 +145,9 @@ class _Session:
             load_task(task)
         for task in missing:
             begun = self.resume and (paths[task] / CONFIG).exists()
-            options = CompareOptions(ablate=claim.ablate, jobs=self.jobs, out=paths[task], resume=begun)
+            options = CompareOptions(
+                ablate=claim.ablate, jobs=self.jobs, out=paths[task], resume=begun, **budget(task, claim.ablate)
+            )
             compare(task, Rule(), options, listen=self.listen_to_trainings)
         runs = {task: RunDirectory(path) for task, path in paths.items()}
         summaries: dict[str, Any] = {task: run.summary() for task, run in runs.items()}

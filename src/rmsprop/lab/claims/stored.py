@@ -36,6 +36,12 @@ def comparison_key(task: str, ablate: bool) -> str:
     return f"{task} --ablate" if ablate else task
 
 
+def budget(task: str, ablate: bool) -> dict[str, Any]:
+    """Return the options of the stored comparison that set how long it trains."""
+    facts = stored()["comparisons"].get(comparison_key(task, ablate), {})
+    return {name: facts[name] for name in ("quick", "epochs") if name in facts}
+
+
 def from_comparisons(claim: TrainingClaim, comparisons: Mapping[str, Any]) -> Result:
     """Judge a claim on trainings by stored comparisons."""
     own = {task: comparisons[comparison_key(task, claim.ablate)] for task in claim.tasks}
