@@ -219,7 +219,7 @@ def test_explain_takes_a_recipe_and_names_the_values_missing_in_its_source(capsy
         assert run(["explain", *arguments]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     assert run(["explain", "--recipe", "impala-atari", "--profile", "tf1"]) == 2
-    assert "--profile must be left out with --recipe, got 'tf1'" in capsys.readouterr().err
+    assert "--profile must be omitted with --recipe, got 'tf1'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_workers")
@@ -525,6 +525,19 @@ def test_doctor_continues_after_a_broken_framework(
     assert "ok: 0 ulp" in text
 
 
+def test_a_misspelt_task_is_refused_before_torch_is_imported() -> None:
+    code = """
+import sys
+from rmsprop.cli.app import run
+for words in (["train"], ["compare", "digits"], ["find-lr"], ["tune"]):
+    assert run([*words, "digit"]) == 2
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert done.stderr.count("got 'digit'; did you mean digits?") == 4
+
+
 def test_help_lists_every_command_shows_examples_and_loads_no_framework() -> None:
     files = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
     shared = {"__init__", "app", "common", "help_text", "installation", "rule_options", "terminal", "unknown_option"}
@@ -750,11 +763,11 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "digits", "--out", "folder.py"], "--out must be a new or empty directory, got folder.py, which holds"),
     (["compare", "digits", "--seeds", "3"], "--seeds must be a whole number >= 5, got 3; fewer say too little"),
     (["compare", "digits", "--tuning-seeds", "0"], "--tuning-seeds must be a whole number >= 1, got 0"),
-    (["compare", "digits", "--lr", "0.01"], "--lr must be left out, got 0.01; compare picks the rate of every"),
+    (["compare", "digits", "--lr", "0.01"], "--lr must be omitted, got 0.01; compare picks the rate of every"),
     (["compare", "digits", "--jobs", "0"], "--jobs must be a whole number >= 1, got 0"),
     (["compare", "digits", "--lrs", "1"], "--lrs must be at least 3 different rates, got [1.0]; give a"),
     (["compare", "digits", "--lrs"], "--lrs must be at least 3 different rates, got []; give a wider grid"),
-    (["compare", "digits", "--maximize"], "--maximize must be left out, got True; return minus the quantity to"),
+    (["compare", "digits", "--maximize"], "--maximize must be omitted, got True; return minus the quantity to"),
     (["compare", "digits", "--lrs", "1", "2", "nan"], "--lrs must be a finite number >= 0, got nan"),
     (["doctor", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),
     (["report", "nowhere"], "the run must be a directory that rmsprop wrote, got nowhere, which has no run.json"),

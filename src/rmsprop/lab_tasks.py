@@ -5,10 +5,13 @@ This module needs no framework: `rmsprop tasks` and every help page read it.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
+
+from rmsprop.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,15 @@ class TaskFacts:
         """Return what must be installed or given."""
         debian = self.debian and f"Debian's {self.debian}"
         return ", ".join(filter(None, (f"rmsprop[{self.extra}]", debian, self.variable)))
+
+
+def check_task_name(spec: str) -> None:
+    """Refuse what is neither a built-in task nor of the form `path/to/file.py:function`."""
+    path, colon, _ = spec.rpartition(":")
+    if spec not in BUILT_IN and not (colon and path.endswith(".py")):
+        close = difflib.get_close_matches(spec, BUILT_IN, n=1)
+        allowed = f"one of {', '.join(BUILT_IN)} or path/to/file.py:function"
+        raise InputError("task", allowed, spec, f"did you mean {close[0]}?" if close else "see rmsprop train --help")
 
 
 def score_text(score: float | None, metric: str) -> str:

@@ -18,6 +18,7 @@ from rmsprop.cli.terminal import stderr, stdout
 from rmsprop.errors import InputError
 from rmsprop.files import finite
 from rmsprop.lab_options import TASKS, option_name
+from rmsprop.lab_tasks import check_task_name
 from rmsprop.text import printable_json
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ TaskName = Annotated[
         "returns a rmsprop.lab.Task."
     ),
 ]
+
+
+def check_tasks(*names: str) -> None:
+    """Refuse a wrong name at once, before torch is imported. Of several processes, the first refuses it later."""
+    if "RANK" not in os.environ:
+        for name in names:
+            check_task_name(name)
+
+
 # For a parameter whose type is a dataclass of `rmsprop.lab_options`: each field is an option.
 FLAT = Parameter(name="*", negative="", consume_multiple=True, name_transform=option_name)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rmsprop.cli.common import FLAT, Flag, Invoked, TaskName, lab_run, print_result, print_with_report
+from rmsprop.cli.common import FLAT, Flag, Invoked, TaskName, check_tasks, lab_run, print_result, print_with_report
 from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
 from rmsprop.cli.terminal import Bars, print_table, stderr, stdout
 from rmsprop.lab_options import CompareOptions
@@ -63,6 +63,7 @@ def compare(
     json
         Print the summary as JSON.
     """
+    check_tasks(task, *more)
     from rmsprop.lab.comparison import compare as run_comparison
 
     described = rule_without_rate(rule, "compare picks the rate of every optimizer: give the grid as --lrs")

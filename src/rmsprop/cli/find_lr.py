@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
-from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, lab_run, print_result
+from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, check_tasks, lab_run, print_result
 from rmsprop.cli.rule_options import RatelessOptions, rule_without_rate
 from rmsprop.cli.terminal import Bars, stderr, stdout
 from rmsprop.lab_options import FindLrOptions
@@ -41,6 +41,7 @@ def find_lr(
     json
         Print the result as JSON.
     """
+    check_tasks(task)
     from rmsprop.lab.range_test import find_lr as test_range
 
     described = rule_without_rate(rule, "find-lr looks for it: give the range as --from and --to")
@@ -74,5 +75,5 @@ def show_range_test(console: Console, found: dict[str, Any], directory: Path) ->
     console.print(found["reason"], markup=False)
     for note in found["notes"]:
         console.print(f"note: {note}", markup=False)
-    console.print(f"steps with a rate of 0 before: {found['warm_steps']}", markup=False)
+    console.print(f"warm-up steps at a rate of 0: {found['warm_steps']}", markup=False)
     console.print(f"figure: {directory / 'find-lr.svg'}", markup=False)

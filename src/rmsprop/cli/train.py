@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
-from rmsprop.cli.common import FLAT, Failure, Flag, Invoked, TaskName, ToldByFirst, lab_run, print_with_report
+from rmsprop.cli.common import (
+    FLAT,
+    Failure,
+    Flag,
+    Invoked,
+    TaskName,
+    ToldByFirst,
+    check_tasks,
+    lab_run,
+    print_with_report,
+)
 from rmsprop.cli.rule_options import RuleOptions, chosen_profile, chosen_recipe, given_values
 from rmsprop.cli.terminal import Bars, stderr
 from rmsprop.errors import InputError
@@ -66,6 +76,7 @@ def train(
     json
         Print the summary as JSON.
     """
+    check_tasks(task)
     from rmsprop.lab.processes import is_first
     from rmsprop.lab.training_run import train as run_training
 
@@ -89,7 +100,7 @@ def _chosen(
 
     for name, value in (("--recipe", recipe), ("--profile", chosen_profile(rule))):
         if value is not None:
-            raise InputError(name, "left out with --rule", value, "the file has a whole rule")
+            raise InputError(name, "omitted with --rule", value, "the file has a whole rule")
     best = read_best(rule_file)
     schedule: Any = options.schedule or best.schedule
     warmup = best.warmup if options.warmup is None else options.warmup

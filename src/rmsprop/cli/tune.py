@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rmsprop.cli.common import FLAT, Flag, Invoked, TaskName, lab_run, print_with_report
+from rmsprop.cli.common import FLAT, Flag, Invoked, TaskName, check_tasks, lab_run, print_with_report
 from rmsprop.cli.rule_options import RuleOptions, chosen_rule
 from rmsprop.cli.terminal import Bars, print_table, stderr
 from rmsprop.lab_options import TuneOptions
@@ -59,6 +59,7 @@ def tune(
     json
         Print the summary as JSON.
     """
+    check_tasks(task)
     from rmsprop.lab.search import tune as run_search
 
     with lab_run(json, invocation), TuningProgress(stderr) as progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -15,6 +14,7 @@ from rmsprop.lab.random_state import seed_everything
 from rmsprop.lab.task import EXAMPLE, Task, kind_of
 from rmsprop.lab.user_code import described_error
 from rmsprop.lab_options import TASKS
+from rmsprop.lab_tasks import check_task_name
 
 
 def load_task(spec: str | Task) -> Task:
@@ -36,11 +36,8 @@ def load_task(spec: str | Task) -> Task:
         task = getattr(importlib.import_module(f"rmsprop.lab.tasks.{name}"), name)()
         assert isinstance(task, Task)  # noqa: S101
         return task
-    path, colon, function = spec.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        close = difflib.get_close_matches(spec, TASKS, n=1)
-        allowed = f"one of {', '.join(TASKS)} or path/to/file.py:function"
-        raise InputError("task", allowed, spec, f"did you mean {close[0]}?" if close else "see rmsprop train --help")
+    check_task_name(spec)
+    path, _, function = spec.rpartition(":")
     module_ = import_file(Path(path), "the task's file")
     made = getattr(module_, function, None)
     if not callable(made):
