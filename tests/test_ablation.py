@@ -111,5 +111,5 @@ def test_the_optimizers_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path:
         compare(f"{MINE}:regression", optimizers=("adamv",), **options)
     with pytest.raises(InputError, match="--optimizers must be at least one beside RMSprop"):
         compare(f"{MINE}:regression", optimizers=("RMSprop",), **options)
-    with pytest.raises(InputError, match="--optimizers must be left out with --ablate"):
+    with pytest.raises(InputError, match="--optimizers must be omitted with --ablate"):
         compare(f"{MINE}:regression", optimizers=("Adam",), ablate=True, **options)

@@ -158,7 +158,7 @@ def test_rmsprop_torch_is_no_exact_alternative_for_the_epsilon_of_keras() -> Non
     state = ParameterState("0", np.ones(3), momentum_buffer=np.ones(3), step=3)
     for kind, exact in (("keras-adam", False), ("adam", True)):
         notes = [note for note in convert(Checkpoint(kind, (state,), (rule,)), "torch").notes if "another rule" in note]
-        assert [note.endswith("rmsprop.torch would follow it exactly") for note in notes] == [exact, exact]
+        assert [note.endswith("--to rmsprop.torch follows it exactly") for note in notes] == [exact, exact]
 
 
 def test_plain_rmsprop_from_keras_adam_keeps_v_and_says_what_is_dropped(tmp_path: Path) -> None:

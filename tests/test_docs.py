@@ -46,7 +46,7 @@ PYTHON = {  # number of Python blocks
     "docs/own-task.md": 1,
     "docs/rule.md": 2,
     "docs/conventions.md": 3,
-    "docs/checkpoints.md": 5,
+    "docs/checkpoints.md": 6,
     "docs/clients.md": 2,
     "docs/numerics.md": 1,
     "docs/sparse.md": 1,
@@ -70,7 +70,7 @@ def test_the_python_of_the_documents_runs_in_order(name: str, tmp_path: Path, mo
     assert len(blocks) == PYTHON[name]
     expected = re.findall(r"print\(.*\)  # (.*)", "".join(blocks))
     done = forked.python("\n".join(blocks), PYTENSOR_FLAGS="blas__ldflags=")  # PyTensor warns if it finds no BLAS
-    assert done.stderr.splitlines() == re.findall(r"  # says: (.*)", "".join(blocks))
+    assert done.stderr.splitlines() == re.findall(r"  # prints: (.*)", "".join(blocks))
     assert done.stdout.splitlines() == expected
     for task in (block for block in blocks if block.startswith("# my_task.py")):
         Path("my_task.py").write_text(task)

@@ -383,7 +383,7 @@ def test_a_tensor_that_joins_late_is_as_old_as_it_is() -> None:
 def test_rows_that_got_no_gradient_for_long_are_told_from_those_that_never_got_one() -> None:
     never = of_kind("dead rows", findings.words(50))[0].sentence
     assert never == (
-        "50 of the 100 rows of 0.weight (50 %) get no gradient, and have got none, or none above a millionth of the "
+        "50 of the 100 rows of 0.weight (50 %) have had no gradient, or none above a millionth of the "
         "tensor's, for 60 steps."
     )
     g = torch.ones(60, 2, 2)
@@ -392,8 +392,7 @@ def test_rows_that_got_no_gradient_for_long_are_told_from_those_that_never_got_o
     assert of_kind("dead rows", records[:40]) == []
     since = of_kind("dead rows", records)[0].sentence
     assert since == (
-        "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none, or none above a millionth of the tensor's, "
-        "for 40 steps."
+        "1 of the 2 rows of 0.0 (50 %) has had no gradient, or none above a millionth of the tensor's, for 40 steps."
     )
 
 
@@ -621,7 +620,7 @@ def test_one_element_that_is_not_finite_is_told_in_the_singular(mode: str, after
     for record in monitor.records:
         record["groups"][0]["nonfinite"] = mode
     told = of_kind("nonfinite", monitor.records)[0].sentence
-    assert told == f"1 element of the gradient of 0.0 was not finite in step 2, the first such step seen; {after}"
+    assert told == f"1 element of the gradient of 0.0 was not finite in step 2, the first such step on record; {after}"
     for record in monitor.records:  # as if the skipped step was not measured
         record["tensors"]["0.0"]["nonfinite"] = 0
     assert "were met in 1 step; they" in of_kind("nonfinite", monitor.records)[0].sentence
@@ -633,8 +632,7 @@ def test_one_row_and_one_step_are_told_in_the_singular() -> None:
     g[:, 0] = 1
     told = of_kind("dead rows", follow(g, alpha=1e-12))[0].sentence
     assert told == (
-        "1 of the 2 rows of 0.0 (50 %) gets no gradient, and has got none, or none above a millionth of the tensor's, "
-        "for 1 step."
+        "1 of the 2 rows of 0.0 (50 %) has had no gradient, or none above a millionth of the tensor's, for 1 step."
     )
     spiked = torch.ones(40)
     spiked[19] = 20.0
@@ -814,10 +812,10 @@ def test_a_smaller_eps_is_no_remedy_for_a_gradient_that_is_far_smaller_than_othe
     governed = faint(1e-9)[0]
     assert governed.kind == "eps"
     assert governed.changes == ()
-    assert governed.remedy.startswith("look whether a signal reaches it")
+    assert governed.remedy.startswith("check that a signal reaches it")
     by_v = faint(1e-9, eps=1e-20)[0]
     assert by_v.kind == "effective lr"
-    assert by_v.advice.startswith("look whether a signal reaches it")
+    assert by_v.advice.startswith("check that a signal reaches it")
     times = governed.evidence["gradient_rms"] / governed.evidence["median_gradient"]
     assert f"{times:.1g} of the median" in governed.cause
     assert all(proposed(finding) > 0 for finding in of_kind("eps", findings.scaled(1.0, eps=1.0)))
@@ -845,7 +843,7 @@ def test_a_gradient_is_called_small_only_where_it_is() -> None:
     small = found(1.0)[0]
     median = small.evidence["median_gradient"]
     assert median == pytest.approx(1.0, rel=0.5)
-    assert f"where the median of the tensors is {median:.3g}" in small.cause
+    assert f"the median of the tensors {median:.3g};" in small.cause
 
 
 # -- gradients that are not finite: where they began, and their effect -------------------------------------------------
@@ -872,14 +870,14 @@ def test_it_names_the_tensor_and_the_step_where_it_began_and_not_the_largest() -
     found = of_kind("nonfinite", broken(9, b=(4, 1)))
     assert [(f.tensor, f.step) for f in found] == [("b", 4)]
     assert found[0].sentence == (
-        "1 element of the gradient of b was not finite in step 4, the first such step seen; it went into v and stays "
-        "there. By step 5 it was so in all 3 tensors."
+        "1 element of the gradient of b was not finite in step 4, the first such step on record; it went into v and "
+        "stays there. By step 5 it had reached all 3 tensors."
     )
     assert found[0].evidence == {"elements": 1, "first_step": 4, "nonfinite_steps": 6, "tensors": ["b", "a", "c"]}
     several = of_kind("nonfinite", broken(9, b=(4, 2), c=(4, 3)))[0]
     assert several.tensor == "c"  # the tensor with more NaNs
     assert several.sentence.startswith(
-        "Gradients of 2 of 3 tensors were not finite in step 4, the first such step seen, 3 elements in c; they went"
+        "Gradients of 2 of 3 tensors were not finite in step 4, the first such step on record, 3 elements in c; they"
     )
     assert several.evidence["tensors"] == ["c", "b", "a"]
 
@@ -890,13 +888,13 @@ def test_where_it_began_is_not_told_where_steps_before_have_no_record() -> None:
     found = of_kind("nonfinite", kept)[0]
     assert (found.tensor, found.step) == (None, 8)
     assert found.sentence == (
-        "Gradients of all 3 tensors were not finite in step 8, the first such step seen; they went into v and stay "
-        "there. Steps 4 to 7 have no record: in which tensor it began, the records do not say."
+        "Gradients of all 3 tensors were not finite in step 8, the first such step on record; they went into v and "
+        "stay there. Steps 4 to 7 have no record, so the tensor where it began is unknown."
     )
     one = of_kind("nonfinite", [record for record in records if record["step"] in (3, 5)])[0].sentence
-    assert "Step 4 has no record: in which" in one
+    assert "Step 4 has no record, so the tensor" in one
     first = of_kind("nonfinite", [record for record in records if record["step"] == 8])[0].sentence
-    assert "Steps before it have no record: in which" in first
+    assert "Steps before it have no record, so the tensor" in first
 
 
 def test_elements_that_count_as_0_are_told_of_each_tensor_and_step() -> None:
@@ -908,8 +906,8 @@ def test_elements_that_count_as_0_are_told_of_each_tensor_and_step() -> None:
         record["nonfinite_steps"] = (record["step"] >= 3) + (record["step"] >= 9)
     told = of_kind("nonfinite", records)[0].sentence
     assert told == (
-        "2 elements of the gradient of a were not finite in step 3, the first such step seen; they each "
-        "counted as 0. By step 9 it was so in 2 of 3 tensors. In all there were 2 such steps."
+        "2 elements of the gradient of a were not finite in step 3, the first such step on record; they each "
+        "counted as 0. By step 9 it had reached 2 of 3 tensors. In all there were 2 such steps."
     )
 
 

@@ -49,7 +49,7 @@ def test_what_is_replaced_is_said_once_and_restored(capsys: pytest.CaptureFixtur
             pass
         assert torch.optim.RMSprop is InstalledRMSprop
     assert torch.optim.RMSprop is Original
-    assert capsys.readouterr().err == "rmsprop: torch.optim.RMSprop is rmsprop's now\n"
+    assert capsys.readouterr().err == "rmsprop: this package's RMSprop replaces torch.optim.RMSprop\n"
     install()
     install()
     uninstall()

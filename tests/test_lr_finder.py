@@ -443,7 +443,7 @@ def test_schedulers_are_not_advanced_and_give_the_proportions() -> None:
     optimizer.register_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
     found = find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=1, warm=2)
     assert scheduler.state_dict() == state
-    assert found.notes[-1].startswith("a scheduler goes on from the rate that it began with: set the rate, then make")
+    assert found.notes[-1].startswith("a scheduler keeps the rate that it began with: set the rate, then create")
     assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.0]
     assert seen[:2] == [[0, 0], [0, 0]]
     assert seen[2:4] == [[pytest.approx(x), pytest.approx(x / 4)] for x in found.rates[:2]]
@@ -763,8 +763,8 @@ def test_seeds_that_ended_are_counted_in_a_note() -> None:
     found = find_lr(weight, RMSprop(weight.parameters(), alpha=0.5), loss, order, **SHORT)
     assert [len(own) for own in found.losses] == [11, 28, 14]  # three of five losses over the limit end a seed
     assert found.notes[0] == (
-        f"2 of 3 seeds ended at {found.rates[10]:.2g}, {found.rates[13]:.2g}, the loss above 4 times its lowest or not "
-        "finite; the curve ends at the first of these rates"
+        f"2 of 3 seeds ended at {found.rates[10]:.2g}, {found.rates[13]:.2g}: the loss was above 4 times its lowest, "
+        "or not finite; the curve ends at the lowest of these rates"
     )
     assert len(found.curve.rates) == 11
 
@@ -815,9 +815,9 @@ def test_smoothing_takes_rates_within_a_factor_of_two_and_does_not_lag() -> None
         ([valley(x, noise=0.0) for x in (1e-4, 1e-3, 3e-2)], "disagree on where the loss is lowest"),
         ([valley(0.01), [2 + y for y in valley(0.01)]], "differ by 2"),
         ([valley(5e-6, seed=i) for i in range(3)], "falls from the lowest rate on: begin lower"),
-        ([[2.0, 3.0]], "the loss is out of hand or not finite at 1.15e-06 already: begin lower"),
+        ([[2.0, 3.0]], "the loss is too high or not finite already at 1.15e-06: begin lower"),
         ([[2.0, 9.0, 2.0, 9.0, 9.0, 2.0]], "from 1e-06 to 2.01e-06, where the first seed ended: begin lower"),
-        ([[2.0, 3.0], [2.0] * 100], "at 1.15e-06 already, for 1 of 2 seeds"),
+        ([[2.0, 3.0], [2.0] * 100], "already at 1.15e-06, for 1 of 2 seeds"),
     ],
 )
 def test_an_unclear_curve_has_no_suggestion_but_a_reason(losses: list[list[float]], words: str) -> None:
@@ -835,13 +835,13 @@ def test_where_one_seed_was_stopped_the_others_are_not_judged_beyond() -> None:
     verdict = curve.suggest(RATES, cut)
     assert curve.suggest(RATES, whole).lr is not None
     assert verdict.lr is None
-    assert "right where 1 of 3 seeds were stopped, and the others went on" in verdict.reason
+    assert "where 1 of 3 seeds were stopped and the others went on" in verdict.reason
     assert max(verdict.facts["lowest_at_by_seed"]) <= RATES[end - 1]
     assert len(curve.curve(RATES, cut).rates) == end
     assert curve.stops(RATES, cut) == [RATES[end - 1]]
     most = curve.suggest(RATES, [own[:end] for own in whole])  # all seeds end where the loss rises
     assert most.lr == pytest.approx(RATES[end - 1] / 2, rel=0.3)
-    assert ", where 3 of 3 seeds ended; half of that rate is one that a training can stay at" in most.reason
+    assert ", where 3 of 3 seeds ended; half of that rate suits a whole training" in most.reason
     assert ", and no further; half of that rate" in curve.suggest(RATES, whole).reason
 
 
@@ -881,8 +881,8 @@ def test_notes_tell_of_one_seed_and_of_one_order() -> None:
         return find_lr(model, optimizer, mean_loss, batches, **SHORT, seeds=seeds).notes
 
     assert notes(True, 2) == []
-    assert [note.split(",")[0] for note in notes(True, 1)] == ["one seed says nothing of how far seeds differ"]
-    expected = "all seeds gave the same losses, as where the order of the data makes no difference: no band"
+    assert [note.split(",")[0] for note in notes(True, 1)] == ["one seed does not show how much seeds differ"]
+    expected = "all seeds gave the same losses: the order of the data makes no difference, and there is no band"
     assert notes(False, 2) == [expected]
 
 

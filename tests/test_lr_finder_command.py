@@ -75,7 +75,7 @@ def test_the_command_writes_a_figure_and_numbers(
     assert Path("here/find-lr.svg").read_text().startswith("<svg")
     assert run([*arguments, "--out", "here"]) == 2
     assert run([*arguments, "--lr", "0.1"]) == 2
-    assert "--lr must be left out" in capsys.readouterr().err
+    assert "--lr must be omitted" in capsys.readouterr().err
     for command in ("report", "doctor"):
         assert run([command, "here"]) == 2
         line = (
@@ -128,7 +128,9 @@ def test_a_task_whose_best_rate_is_beyond_the_range_is_tested_once_more_and_that
     assert run(["find-lr", "digits", "--decay", "0.9", "--to", "1e-3", "--steps", "60", "--seeds", "1"]) == 0
     shown = capsys.readouterr().out
     assert "suggested lr: 0.0" in shown
-    words = "the range was widened once, to 1e-06 to 0.1: the loss still falls at 0.001, the highest rate: go on to 0.1"
+    words = (
+        "the range was widened once, to 1e-06 to 0.1: the loss still falls at 0.001, the highest rate: raise it to 0.1"
+    )
     assert words in " ".join(shown.split())
     saved = json.loads(Path("runs/find-lr-digits/find-lr.json").read_text())
     assert (saved["widened"], saved["beyond"], saved["notes"][0]) == ([1e-6, 0.1], None, words)
@@ -179,12 +181,12 @@ def test_an_easy_task_gets_a_rate_where_every_one_lowers_the_loss(network: bool)
         batches = DataLoader(data, 32, shuffle=True)
         found[highest] = find_lr(model, RMSprop(model.parameters()), loss, batches, highest=highest, steps=120)
     assert found[0.01].lr is None
-    assert found[0.01].reason == "the loss still falls at 0.01, the highest rate: go on to 1"
+    assert found[0.01].reason == "the loss still falls at 0.01, the highest rate: raise it to 1"
     for highest in (1.0, 100.0):
         told = found[highest]
         assert told.lr is not None
         assert f"every rate up to {highest:g}, the highest, lowers the loss" in told.reason
-        assert "90 % of that is done at a rate of" in told.reason
+        assert "90 % of the fall is done at a rate of" in told.reason
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)) if network else nn.Linear(4, 2)
     optimizer = RMSprop(model.parameters(), lr=found[100.0].lr or 0.0)

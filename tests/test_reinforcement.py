@@ -315,7 +315,7 @@ def of(kind: Any) -> Any:
         ({"batch_size": 10}, "Task.batch_size must be a multiple of 6, the steps of a rollout, got 10; 48 are 8"),
         ({"updates": 0}, "Task.updates must be "),
         ({"discount": 1.5}, "Task.discount must be a number from 0 to 1, got 1.5"),
-        ({"metric": len}, "Task.metric must be left out: a policy is scored by its return"),
+        ({"metric": len}, "Task.metric must be omitted: a policy is scored by its return"),
         ({"train": 3}, "Task.train must be the id of an environment, or a function from a number to a gymnasium"),
         ({"train": "CartPole-v9"}, "the environment CartPole-v9 must be one that can be created, got VersionNotFound"),
         ({"train": lambda _: 1 / 0}, r"Task.train\(1\) must be one that can be created, got ZeroDivisionError"),

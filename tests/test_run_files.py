@@ -149,7 +149,7 @@ def test_messages_name_file_line_and_field(runs: dict[str, RunDirectory], tmp_pa
     for name, old, new, message in (
         ("run.json", '"rule"', '"role"', f"rule in {path}/run.json must be there, got none; restore the file from a"),
         ("run.json", '"decay": 0.99', '"decay": 2', f"rule.decay in {path}/run.json must be a number in [0, 1), got 2"),
-        ("run.json", '"eps"', '"espilon": 1, "eps"', f"rule.espilon in {path}/run.json must be left out, got 1; rest"),
+        ("run.json", '"eps"', '"espilon": 1, "eps"', f"rule.espilon in {path}/run.json must be omitted, got 1; rest"),
         ("run.json", '"train"', '"tone"', f"kind in {path}/run.json must be one of train, compare, tune, got 'tone'"),
         (
             "records.jsonl",

@@ -196,8 +196,8 @@ def test_what_does_not_fit_is_refused() -> None:
     refused(
         "higher_is_better must be True or False beside metric=, got None", nn.MSELoss(), VALUES, metric=lambda o, t: 1
     )
-    refused("metric_name must be left out without metric=", nn.MSELoss(), VALUES, metric_name="error")
-    refused("higher_is_better must be left out without", nn.MSELoss(), VALUES, higher_is_better=False)
+    refused("metric_name must be omitted without metric=", nn.MSELoss(), VALUES, metric_name="error")
+    refused("higher_is_better must be omitted without", nn.MSELoss(), VALUES, higher_is_better=False)
     refused("metric_name must be a non-empty string, got ''", nn.MSELoss(), VALUES, metric=F.l1_loss, metric_name="")
     refused("Task.metric must be a function of output and target, got an int", nn.MSELoss(), VALUES, metric=3)
 
@@ -265,7 +265,7 @@ def test_a_comparison_of_equals_or_at_chance_says_so(name: str, told: str | None
     run, summary = compared(f"{SHAPES}:{name}", learning_rates=(1e-6, 2e-6, 3e-6))
     text = printed(show_comparison, run, None)
     assert summary["constant"]["metric"] is not None
-    equal = f"All optimizers have exactly the same {told} in every seed: it does not tell them apart."
+    equal = f"All optimizers have exactly the same {told} in every seed: it cannot rank them."
     assert (equal in text) is (told is not None)
     assert all(s["at_chance"] for s in summary["scores"])
     assert "No optimizer does better than a prediction that is the same for every input (" in text

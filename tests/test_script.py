@@ -67,7 +67,7 @@ ENDS = {
     "no streams": "import sys\nsys.stdout = sys.stderr = None",
     "its own streams": "import sys\nprint(sys.stdout.errors, sys.stderr.errors)\nsys.stdout.buffer.write(b'~')",
 }
-NONE = "rmsprop: no RMSprop was made in this process, and none watched"
+NONE = "rmsprop: this process created no RMSprop, so nothing was watched"
 SPAWNS = """
 import multiprocessing
 import torch
@@ -107,7 +107,7 @@ def test_a_script_trains_with_this_rmsprop_and_is_watched() -> None:
     assert done.stdout.rsplit(" ", 1)[0] == plain.stdout.rsplit(" ", 1)[0]
     assert float(done.stdout.split()[-1]) == pytest.approx(float(plain.stdout.split()[-1]), rel=1e-3)
     first, *said = done.stderr.splitlines()
-    assert first == "rmsprop: torch.optim.RMSprop is rmsprop's now"
+    assert first == "rmsprop: this package's RMSprop replaces torch.optim.RMSprop"
     assert said[0] == "rmsprop: RMSprop (runs/run-train/statistics.jsonl): 1 finding in 7 measured steps (1 to 120)."
     assert said[1].startswith(
         "Step 120: ε governs 100 % of the elements of 0.weight"
@@ -121,7 +121,7 @@ def test_a_script_ends_as_under_python(name: str) -> None:
     Path("script.py").write_text(ENDS[name])
     plain, done = python("script.py"), run("script.py")
     assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
-    said = "rmsprop: torch.optim.RMSprop is rmsprop's now\n", f"{NONE}\n"
+    said = "rmsprop: this package's RMSprop replaces torch.optim.RMSprop\n", f"{NONE}\n"
     assert done.stderr.removeprefix(said[0]).removesuffix(said[1]) == plain.stderr
 
 
@@ -134,7 +134,7 @@ def test_processes_that_a_script_spawns_have_this_rmsprop(words: list[str]) -> N
     done = run(*words)
     assert done.stdout == "rmsprop.torch.optimizer\n", done.stderr
     assert done.stderr.splitlines() == [
-        "rmsprop: torch.optim.RMSprop is rmsprop's now",
+        "rmsprop: this package's RMSprop replaces torch.optim.RMSprop",
         NONE,
     ]
 

@@ -199,7 +199,7 @@ def test_what_a_task_cannot_say_is_one_line() -> None:
          "Task.metrics must be a dict of functions by name"),
         (lambda: Task("t", linear, PLAIN, PLAIN, clip=0), "Task.clip must be a number above 0, got 0; None"),
         (lambda: Task("t", linear, loader(), PLAIN).try_out(batch_size=8),
-         "--batch-size must be left out: the task's DataLoader has its own, got 8; set it there"),
+         "--batch-size must be omitted: the task's DataLoader has its own, got 8; set it there"),
         (lambda: Task("t", linear, Endless(), PLAIN),
          "Task.train must be a torch Dataset or DataLoader with a length, got one without a length; define __len__"),
     ):  # fmt: skip

@@ -130,7 +130,7 @@ def test_means_leave_out_losses_that_are_not_finite_and_the_summary_counts_them(
     assert [r["nonfinite"] for r in losses if "nonfinite" in r] == [1] * EPOCHS
     assert all(r["loss"] is not None for r in losses)
     assert (run.summary["status"], run.summary["nonfinite_losses"]) == ("finished", EPOCHS)
-    assert "The loss of 3 steps was not finite; the training losses leave such steps out." in run.sentences
+    assert "The loss of 3 steps was not finite; mean training losses skip such steps." in run.sentences
     assert run.summary["post_mortem"] is None
 
 

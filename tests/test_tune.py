@@ -465,7 +465,7 @@ def test_a_task_is_tuned_with_its_schedule_and_trained_from_the_file(
         assert (config["schedule"], config["warmup"]) == ("cosine", expected)
     capsys.readouterr()
     assert command(["train", spec, "--rule", str(out / "best.toml"), "--recipe", "dqn-2015"]) == 2
-    assert "--recipe must be left out with --rule" in capsys.readouterr().err
+    assert "--recipe must be omitted with --rule" in capsys.readouterr().err
 
 
 def test_epochs_are_never_overspent(tmp_path: Path) -> None:
@@ -652,7 +652,7 @@ def test_a_setting_is_written_read_and_shown(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("[rule]\nlr = 'x'\n", "lr must be"),
-        ("[rule]\nrate = 1\n", "rate in .* must be left out"),
+        ("[rule]\nrate = 1\n", "rate in .* must be omitted"),
         ("rule = 3\n", "--rule must be a file with the tables"),
         ("[rule", "--rule must be a file in TOML"),
     ],

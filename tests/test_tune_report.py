@@ -362,7 +362,7 @@ def test_the_table_of_trials_has_the_reasons() -> None:
         "diverged at step 31",
         "stopped (behind the others)",
         "stopped (ε governs the divisor)",
-        "not finished (the time was over)",
+        "not finished (time ran out)",
     ]
     assert table.rows[9] == ["Adam", "2", "qmc", "lr 0.002", "10", "94.0 %"]
     alone = trials_table(of_lr_alone())
@@ -404,7 +404,7 @@ def test_sentences_of_searches() -> None:
     )
     assert lines[2] == (
         "11 trials took 86 epochs. Without a score: 1 diverged, 1 stopped (behind the others), "
-        "1 stopped (ε governs the divisor), 1 not finished (the time was over)."
+        "1 stopped (ε governs the divisor), 1 not finished (time ran out)."
     )
     assert "lr=0.005, alpha=0.999), with schedule cosine" in " ".join(lines)
     losses = search(higher_is_better=False, metric="loss", confirmed_on="")

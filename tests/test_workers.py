@@ -52,7 +52,7 @@ def test_a_worker_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_one_is_killed_half_as_many_go_on(tmp_path: Path) -> None:
-    words = "a worker process was killed by SIGKILL, as it is where memory runs out: going on with 1 of 2 workers"
+    words = "a worker process was killed by SIGKILL; this happens when memory runs out: going on with 1 of 2 workers"
     jobs = [("SIGKILL", tmp_path / "once" if i == 2 else None, i) for i in range(5)]
     with Workers(2) as workers:
         with pytest.warns(UserWarning, match=f"^{words}$"):
@@ -118,7 +118,9 @@ def test_compare_says_in_one_line_that_its_only_worker_was_killed_and_is_resumed
     command += ["--epochs", "1", "--jobs", "1", "--out", str(tmp_path / "run")]
     assert run(command) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("rmsprop: a worker process was killed by SIGKILL, as it is where memory runs out; it was ")
+    assert last.startswith(
+        "rmsprop: a worker process was killed by SIGKILL; this happens when memory runs out; it was "
+    )
     assert last.endswith("; go on with: " + shlex.join(["rmsprop", *command, "--resume"]))
     before = RunDirectory(tmp_path / "run").records()
     assert len(before) == 4

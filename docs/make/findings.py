@@ -329,7 +329,7 @@ def block(found: dict[str, Any]) -> str:
 def cost_block(found: dict[str, Any]) -> str:
     """Return the cost of monitoring in `rmsprop train`, as Markdown."""
     lines = [
-        "| task | a step | more between records | a record | of its own run | of a long one |",
+        "| task | a step | added between records | added by a record | in this run | in a long run |",
         "|---|" + "---:|" * 5,
     ]
     for task, row in found["tasks"].items():

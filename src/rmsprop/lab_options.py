@@ -195,7 +195,7 @@ class CompareOptions:
             raise InputError("--optimizers", "at least one beside RMSprop", list(self.optimizers), "add Adam")
         if self.ablate and self.optimizers is not None:
             remedy = "--ablate compares rules of RMSprop: leave one of them out"
-            raise InputError("--optimizers", "left out with --ablate", list(self.optimizers), remedy)
+            raise InputError("--optimizers", "omitted with --ablate", list(self.optimizers), remedy)
         if self.learning_rates is not None:
             for lr in self.learning_rates:
                 check_number("--lrs", lr, "1e-4 to 10 covers the optimizers' usual rates")

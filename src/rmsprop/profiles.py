@@ -78,7 +78,7 @@ def profile(name: str, **overrides: Any) -> Rule:
     (False, True)
     """
     if name not in PROFILES:
-        raise InputError("profile", f"one of {', '.join(PROFILES)}", name, "docs/conventions.md says what they are")
+        raise InputError("profile", f"one of {', '.join(PROFILES)}", name, "rmsprop explain --profile NAME shows one")
     library = PROFILES[name]
     given = canonical(overrides)
     values = {**library.defaults, **given}

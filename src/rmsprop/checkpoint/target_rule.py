@@ -46,7 +46,7 @@ class Request:
         if self.to not in ("torch", "timm", "sb3"):
             return ""
         differ = any(differences(self.source, "rmsprop.torch", group) for group in self.source.groups)
-        return "" if differ else "; rmsprop.torch would follow it exactly"
+        return "" if differ else "; --to rmsprop.torch follows it exactly"
 
     @property
     def always_buffers(self) -> bool:

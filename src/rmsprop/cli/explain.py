@@ -50,7 +50,7 @@ def explain(
     given, profile = given_values(rule), chosen_profile(rule)
     trained = None if recipe is None else published(recipe).changed(**given)
     if trained and profile is not None:
-        raise InputError("--profile", "left out with --recipe", profile, "a recipe has its profile")
+        raise InputError("--profile", "omitted with --recipe", profile, "a recipe has its profile")
     missing = [f"--{option_name(name)}" for name in trained.open] if trained else []
     if missing and worked_example:
         raise InputError("--worked-example", f"given with {', '.join(missing)}", True, "the source leaves them open")

@@ -16,7 +16,8 @@ from rmsprop.rule import Rule
 
 _FIELDS = dataclasses.fields(Rule)
 _PROFILE = Parameter(
-    help=f"Whose RMSprop, for what is not given below: {', '.join(PROFILES)}. [default: torch, as shown]"
+    help=f"The library whose RMSprop has the values that you do not set: {', '.join(PROFILES)}. [default: torch, as "
+    "shown]"
 )
 
 
@@ -50,7 +51,7 @@ else:
     KnownOptions = _options(
         "KnownOptions",
         *((field.name, type(field.default) | None, None) for field in _FIELDS if field.name != "lr"),
-        group="Rule of the source, where its file does not tell",
+        group="Rule of the source, where its file does not state it",
     )
 
 
@@ -64,7 +65,7 @@ def chosen_recipe(name: str | None, options: RuleOptions) -> Rule | Recipe:
     if name is None:
         return chosen_rule(options)
     if chosen_profile(options) is not None:
-        raise InputError("--profile", "left out with --recipe", chosen_profile(options), "a recipe has its profile")
+        raise InputError("--profile", "omitted with --recipe", chosen_profile(options), "a recipe has its profile")
     return recipe(name).changed(**given_values(options))
 
 
@@ -72,7 +73,7 @@ def rule_without_rate(options: RatelessOptions, remedy: str) -> Rule:
     """Return the rule of the options, for a command that chooses the rate itself; InputError if --lr is given."""
     values = given_values(options)
     if "lr" in values:
-        raise InputError("--lr", "left out", values["lr"], remedy)
+        raise InputError("--lr", "omitted", values["lr"], remedy)
     return _rule(options, {"lr": Rule.lr, **values})  # some profiles have no default rate
 
 

@@ -129,7 +129,7 @@ def say(watch: Watch) -> None:
     if _is_open(sys.stdout):
         sys.stdout.flush()
     if not watch.watched:
-        stderr.print("rmsprop: no RMSprop was made in this process, and none watched", markup=False)
+        stderr.print("rmsprop: this process created no RMSprop, so nothing was watched", markup=False)
     for number, each in enumerate(watch.watched, 1):
         name = "RMSprop" if len(watch.watched) == 1 else f"RMSprop {number}"
         first, last = (each.records[i]["step"] if each.records else None for i in (0, -1))

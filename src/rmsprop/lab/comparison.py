@@ -93,7 +93,7 @@ def compare(
     grid = sorted(set(options.learning_rates or LEARNING_RATES[:: 2 if options.quick else 1]))
     if rule.maximize:
         remedy = "return minus the quantity to maximize as the task's loss: the other optimizers minimize"
-        raise InputError("--maximize", "left out", True, remedy)
+        raise InputError("--maximize", "omitted", True, remedy)
     task = load_task(spec)
     if task.test is None:
         raise InputError("Task.test", "a torch Dataset for a comparison", None, "hold some of the data out")

@@ -44,7 +44,7 @@ class EpisodeTask(Task):
         for name in ("metric", "metrics"):
             if getattr(self, name):
                 found = kind_of(getattr(self, name))
-                raise InputError(f"Task.{name}", "left out: a policy is scored by its return", found, "")
+                raise InputError(f"Task.{name}", "omitted: a policy is scored by its return", found, "")
         super().__post_init__()
         for name in ("updates", "episodes"):
             check_count(f"Task.{name}", getattr(self, name), f"see help({type(self).__name__})")

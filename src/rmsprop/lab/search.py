@@ -107,7 +107,7 @@ def tune(
     options, rule = dataclasses.replace(options or TuneOptions(), **keywords), rule or Rule()
     if rule.maximize:
         remedy = "return minus the quantity to maximize as the task's loss"
-        raise InputError("--maximize", "left out", True, remedy)
+        raise InputError("--maximize", "omitted", True, remedy)
     if options.cluster is not None:
         check_ray(options.address)
     subject = Subject.of(spec, options, higher_is_better)

@@ -124,7 +124,7 @@ class Task:
         for name in ("metric_name", "higher_is_better"):
             if self.metric is None and getattr(self, name) is not None:
                 remedy = "give metric=, or neither: it is derived then from output, target and loss"
-                raise InputError(f"Task.{name}", "left out without metric=", getattr(self, name), remedy)
+                raise InputError(f"Task.{name}", "omitted without metric=", getattr(self, name), remedy)
         if self.metric_name is not None and not (isinstance(self.metric_name, str) and self.metric_name.strip()):
             raise InputError("Task.metric_name", "a non-empty string", self.metric_name, "give it a short name")
         for name in ("train", "validation", "test"):
@@ -225,7 +225,7 @@ class Task:
         state = torch.get_rng_state()
         size = batch_size or self.batch_size
         if batch_size is not None and isinstance(self.train, DataLoader):
-            raise InputError("--batch-size", "left out: the task's DataLoader has its own", batch_size, "set it there")
+            raise InputError("--batch-size", "omitted: the task's DataLoader has its own", batch_size, "set it there")
         what = "of the validation data"
         losses, metrics = [], []
         try:

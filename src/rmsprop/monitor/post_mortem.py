@@ -252,12 +252,12 @@ def _nonfinite(
     elif after is None:
         sentences = [
             f"{began} in all {len(first)} tensors at once: the loss was not finite, or something that all"
-            " gradients pass."
+            " gradients pass through."
         ]
     else:
         sentences = [f"{began}: by then, all {len(first)} tensors were not finite."]
     if known_steps[0] == step:
-        sentences.append("There is no step before it that was measured.")
+        sentences.append("No step before it was measured.")
     elif any(p.rise is not None for s in series for p in s.points if p.step < step):
         until = "Before it" if after is None else f"Up to step {after}"
         sentences.append(f"{until}, no gradient had risen to {SPIKE:g} times its history and stayed there.")
@@ -295,10 +295,10 @@ def _unseen(after: int | None, worst: Sequence[GradientHistory], last: int) -> l
         return []
     newest = [p.step for p in worst[0].points[-2:]]
     if len(newest) == 2 and newest[1] - newest[0] == 1:  # every step is measured
-        why = f"are no longer kept (last={last}): a larger one keeps more"
+        why = f"are no longer kept: pass Monitor a larger last than {last}"
     else:
-        why = "were not measured. With every=1, every step is. With last above 0, so is every step of the native kernel"
-    first = ["Which of these tensors was the first is not known."] if len(worst) > 1 else []
+        why = "were not measured: pass every=1 to Monitor, or --every 1 to rmsprop run"
+    first = ["Which of these tensors was first is unknown."] if len(worst) > 1 else []
     return [f"The steps between them {why}.", *first]
 
 

@@ -143,7 +143,7 @@ def install(*, timm: bool = False, sb3: bool = False, **arguments: Any) -> Insta
     """
     made, replaced = replace(timm=timm, sb3=sb3, **arguments)
     if replaced and os.environ.get("RANK", "0") == "0":  # of several processes, the first says it
-        print(f"rmsprop: {', '.join(replaced)} {'is' if len(replaced) == 1 else 'are'} rmsprop's now", file=sys.stderr)
+        print(f"rmsprop: this package's RMSprop replaces {', '.join(replaced)}", file=sys.stderr)
     return made
 
 

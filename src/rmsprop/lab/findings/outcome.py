@@ -82,14 +82,14 @@ def learned_nothing(judged: Judged) -> list[Finding]:
         return []
     fitted, moved = history.left < FITTED, judged.moved
     changes: tuple[dict[str, Any], ...] = ()
-    advice = "look whether the targets belong to the inputs, and whether a gradient reaches the weights"
+    advice = "check that the targets belong to the inputs, and that a gradient reaches the weights"
     if fitted:
-        cause = f"the training loss has fallen to {percent(history.left)}: what was learned holds for these data alone"
-        advice = "look whether the validation data are of the same kind; take more training data or a smaller model"
+        cause = f"the model overfits: its training loss has fallen to {percent(history.left)} of its start"
+        advice = "check that the validation data are of the same kind; use more training data or a smaller model"
     elif history.jump > LOSS_JUMP:
         cause = (
-            f"steps at lr = {lr:g} went further than their gradients hold: the training loss rose to "
-            f"{history.jump:.3g} times what it was before the first step"
+            f"steps at lr = {lr:g} are too long: the training loss rose to {history.jump:.3g} times its value before "
+            "the first step"
         )
         changes, advice = ({"lr": lower(lr)},), ""
     elif moved < MOVED:
@@ -99,19 +99,19 @@ def learned_nothing(judged: Judged) -> list[Finding]:
         cause = "steps are long enough to move the weights"
         advice = f"train for more epochs: the {judged.metric} may begin to improve late"
     else:
-        cause = "neither is the training loss thrown up by long steps, nor are steps too short to move the weights"
-    known = "" if constant is None else f", and the best constant prediction has {constant:.4g}"
+        cause = "not the length of the steps: the training loss did not jump, and the weights moved"
+    known = "" if constant is None else f"; the best constant prediction has {constant:.4g}"
     chance = history.constant.metric
     scored = judged.score_of(last)
     if scored and chance is not None:
-        scored += f", where always the same answer has {score_words(chance, judged.metric)}"
+        scored += f"; a constant answer has {score_words(chance, judged.metric)}"
     return [
         Finding(
             kind="learned nothing",
             tensor=None,
             step=history.losses[-1].step,
-            sentence=f"Nothing was learned: the validation loss is {last.loss:.4g}; it was {first.loss:.4g} before the "
-            f"first step{known}{scored}.",
+            sentence=f"Nothing was learned: the validation loss went from {first.loss:.4g} before the first step to "
+            f"{last.loss:.4g}{known}{scored}.",
             cause=cause,
             evidence={
                 "before": first.loss, "last": last.loss, "constant": constant, "score": last.score,
@@ -127,7 +127,7 @@ def learned_nothing(judged: Judged) -> list[Finding]:
 
 
 def _short(lr: float, moved: float) -> str:
-    return f"steps at lr = {lr:g} are short: all of them together are {percent(moved)} of a weight matrix"
+    return f"steps at lr = {lr:g} are short: all of them together have {percent(moved)} of a weight matrix's size"
 
 
 def _beats_constant(judged: Judged, epoch: Epoch) -> bool:
@@ -156,7 +156,7 @@ def too_slow(judged: Judged) -> list[Finding]:
             tensor=None,
             step=judged.history.losses[-1].step,
             sentence=f"This training has hardly begun: the validation loss has fallen from {first.loss:.4g} to "
-            f"{last.loss:.4g}, {percent(late)} of that in the second half of the epochs{judged.score_of(last)}.",
+            f"{last.loss:.4g}, {percent(late)} of it in the second half of the epochs{judged.score_of(last)}.",
             cause=_short(lr, judged.moved),
             evidence={"before": first.loss, "last": last.loss, "late_share": late, "moved": judged.moved},
             threshold=f"validation loss above {percent(SLOW)} of what it was, {percent(STEADY)} of its fall in the "
@@ -175,33 +175,31 @@ def got_worse(judged: Judged) -> list[Finding]:
     if not (back > max(GAVE_BACK * fall, SHARE * abs(first.loss)) and _score_fell(judged)):
         return []
     changes: tuple[dict[str, Any], ...] = ({"lr": lower(lr)},)
-    cause = f"steps at lr = {lr:g} went further than their gradients hold, and the training loss rose as well"
+    cause = f"steps at lr = {lr:g} are too long: the training loss rose, too"
     if history.training.get(last.number, math.nan) <= history.training.get(
         best.number, FITTED * (history.before or math.nan)
     ):
-        cause = (
-            f"the training loss went on falling after epoch {best.number}: what was learned since holds for it alone"
-        )
+        cause = f"the model overfits: its training loss went on falling after epoch {best.number}"
         changes = ({"epochs": best.number},) if best.number else ()
     if history.separate:
-        cause = f"steps at lr = {lr:g} changed the model, and with it the data of the next steps, too far"
+        cause = f"steps at lr = {lr:g} are too long: they changed the model, and so the data of the next steps"
         changes = ({"lr": lower(lr)},)
-    share = f"{percent(back / fall)} of its fall" if fall > 0 else "above what it was before the first step"
+    lost = f"It lost {percent(back / fall)} of its fall" if fall > 0 else "It never fell"
     return [
         Finding(
             kind="got worse",
             tensor=None,
             step=history.losses[-1].step,
             sentence=f"The validation loss ends at {last.loss:.4g}{judged.score_of(last)}; in epoch {best.number} it "
-            f"was {best.loss:.4g}{judged.score_of(best)}. Given back: {share}.",
+            f"was {best.loss:.4g}{judged.score_of(best)}. {lost}.",
             cause=cause,
             evidence={
                 "before": first.loss, "best": best.loss, "last": last.loss, "best_epoch": best.number,
                 "best_score": best.score, "score": last.score,
             },
-            threshold=f"{percent(GAVE_BACK)} of the fall of the validation loss given back, and "
-            f"{percent(GAVE_BACK_SCORE)} of the score's gain",
-            advice="" if changes else "take more training data or a smaller model",
+            threshold=f"{percent(GAVE_BACK)} of the validation loss's fall lost, and {percent(GAVE_BACK_SCORE)} of the "
+            "score's gain",
+            advice="" if changes else "use more training data or a smaller model",
             changes=changes,
         )
     ]  # fmt: skip

@@ -35,9 +35,9 @@ def find_runaway_loss(history: LossHistory, lr: float) -> Finding | None:
         kind="loss",
         tensor=None,
         step=steps[-1],
-        sentence=f"The training loss has run away: in epoch {last} it is {end:.3g}, {end / before:.3g} times what it "
-        f"was before the first step ({before:.3g}).{fell} It was first above {limit:.3g} {when}.",
-        cause=f"steps at lr = {lr:g} went further than their gradients hold, and later ones have not led back",
+        sentence=f"The training loss has run away: in epoch {last} it is {end:.3g}, {end / before:.3g} times its "
+        f"value before the first step ({before:.3g}).{fell} It was first above {limit:.3g} {when}.",
+        cause=f"steps at lr = {lr:g} are too long, and later steps did not recover",
         evidence={
             "before": before, "least": least, "last": end, "times_before": end / before, "step_before": good,
             "step_above": high,

@@ -131,7 +131,7 @@ def _chance_sentences(summary: CompareSummary) -> list[str]:
     """Return a sentence if all optimizers score the same, and one on those no better than a constant prediction."""
     scores, metric, lines = summary["scores"], summary["metric"], []
     if all(s["interval"] is not None and {s["difference"], *s["interval"]} == {0} for s in scores[1:]):
-        lines.append(f"All optimizers have exactly the same {metric} in every seed: it does not tell them apart.")
+        lines.append(f"All optimizers have exactly the same {metric} in every seed: it cannot rank them.")
     low = [s for s in scores if s.get("at_chance")]
     if low:
         constant, judged = summary["constant"]["metric"], metric
@@ -183,7 +183,7 @@ def describe_training(config: TrainConfig, summary: TrainSummary | None) -> list
         lines.append(f"Stopped before epoch {config['epochs']}: {waited} in a row brought no better validation score.")
     if "nonfinite_losses" in summary:
         bad = _count(summary["nonfinite_losses"], "step")
-        lines.append(f"The loss of {bad} was not finite; the training losses leave such steps out.")
+        lines.append(f"The loss of {bad} was not finite; mean training losses skip such steps.")
     if "lost_records" in summary:
         lost = _count(summary["lost_records"], "record")
         lines.append(f"A crash has cost this run {lost}: its figures have a gap.")

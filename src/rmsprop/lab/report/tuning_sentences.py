@@ -75,7 +75,7 @@ def _verdict(summary: TuneSummary) -> list[str]:
         if any(trial["score"] is not None for trial in summary["trials"]):
             return ["Only the default's trial has a score. Keep the default."]
         if any(trial["reason"] == TIME_OVER for trial in summary["trials"]):
-            return ["The time was over before a trial had ended: give more --minutes, or fewer --epochs."]
+            return ["The time ran out before a trial ended: give more --minutes, or fewer --epochs."]
         return [
             "No trial has a score, the default's included: all diverged or failed. Look at one training: "
             f"rmsprop train {summary['task']}"

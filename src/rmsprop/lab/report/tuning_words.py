@@ -16,7 +16,7 @@ _STOPPED = {  # reasons of trials without a score
     "behind": "stopped (behind the others)",
     "ε governs": "stopped (ε governs the divisor)",
     "dead averages": "stopped (averages that cannot move)",
-    TIME_OVER: "not finished (the time was over)",
+    TIME_OVER: "not finished (time ran out)",
 }
 
 

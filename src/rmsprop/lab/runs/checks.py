@@ -98,7 +98,7 @@ def check_config(value: dict[str, Any], where: str) -> None:
     _check_rule(value["rule"], "rule", where)
     unknown = sorted(set(value["rule"]) - _FIELDS)
     if unknown:
-        _refuse(where, f"rule.{unknown[0]}", "left out", value["rule"][unknown[0]])
+        _refuse(where, f"rule.{unknown[0]}", "omitted", value["rule"][unknown[0]])
 
 
 def check_summary(value: dict[str, Any], kind: str, where: str) -> None:

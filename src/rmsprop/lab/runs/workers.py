@@ -142,7 +142,7 @@ def _cause(processes: Iterable[BaseProcess]) -> tuple[str, bool]:
     """Return how a process of a broken pool ended, and whether lack of memory may be the cause."""
     codes = [process.exitcode for process in processes]
     if -signal.SIGKILL in codes:
-        return "a worker process was killed by SIGKILL, as it is where memory runs out", True
+        return "a worker process was killed by SIGKILL; this happens when memory runs out", True
     code = next((code for code in codes if code not in (None, 0, -signal.SIGTERM)), -signal.SIGTERM)
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
     return f"a worker process {how}", False

@@ -72,7 +72,7 @@ def read_best(path: Path) -> Setting:
         raise InputError("--rule", "a file with the tables [rule] and [training]", Received(str(path)), remedy)
     unknown = sorted((set(rule) - fields) | (set(training) - {"schedule", "warmup"}))
     if unknown:
-        raise InputError(f"{unknown[0]} in {path}", f"left out; a rule has {', '.join(sorted(fields))}", unknown[0], "")
+        raise InputError(f"{unknown[0]} in {path}", f"omitted; a rule has {', '.join(sorted(fields))}", unknown[0], "")
     return Setting(Rule(**rule), training.get("schedule", "constant"), training.get("warmup", 0))
 
 

@@ -117,7 +117,7 @@ def eps(history: History) -> Iterator[Finding]:
             changes, advice = (
                 (),
                 (
-                    "look whether a signal reaches it (scales, saturation): so small a gradient may be noise, which a "
+                    "check that a signal reaches it (scales, saturation): so small a gradient may be noise, which a "
                     "smaller eps would follow"
                 ),
             )

@@ -103,7 +103,7 @@ def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) 
     known = len(names) == 1 or mode != "propagate" or first == 1 or before == first - 1
     worst, count, everything = names[0], int(record["tensors"][names[0]]["nonfinite"]), len(record["tensors"])
     one, several = _FATE[mode] if len(modes) < 2 else (_BY_GROUP, _BY_GROUP)
-    when = f"not finite in step {first}, the first such step seen"
+    when = f"not finite in step {first}, the first such step on record"
     if len(names) == 1:
         what = f"{counted(count, 'element')} of the gradient of {worst} {'was' if count == 1 else 'were'} {when}"
     else:
@@ -113,11 +113,11 @@ def _first_nonfinite(history: History, found: dict[int, list[str]], steps: int) 
     if not known:
         gap = "Steps before it have" if before is None else f"Steps {before + 1} to {first - 1} have"
         gap = f"Step {first - 1} has" if before == first - 2 else gap
-        sentence += f" {gap} no record: in which tensor it began, the records do not say."
+        sentence += f" {gap} no record, so the tensor where it began is unknown."
     ever = list(dict.fromkeys(n for later in found.values() for n in later))
     if len(ever) > len(names):
         last = next(step for step, later in found.items() if ever[-1] in later)
-        sentence += f" By step {last} it was so in {_of_all(len(ever), len(history.tensors))}."
+        sentence += f" By step {last} it had reached {_of_all(len(ever), len(history.tensors))}."
     if steps > 1 and mode != "propagate":
         sentence += f" In all there were {steps} such steps."
     evidence = {"elements": count, "first_step": first, "nonfinite_steps": steps, "tensors": ever}
@@ -361,16 +361,16 @@ def dead_rows(history: History) -> Iterator[Finding]:
     for name, _, seen in history.ranked(measure, above=limit):
         known = int(min(_steps_to_forget(seen("decay")), seen.age + 1))
         dead, rows = seen("dead_rows"), seen("rows")
-        get, have = ("gets", "has") if dead == 1 else ("get", "have")
+        have = "has" if dead == 1 else "have"
         some = (
-            f"{dead:.0f} of the {counted(f'{rows:.0f}', 'row')} of {name} ({percent(over(dead, rows))}) {get} no "
-            f"gradient, and {have} got none, or none above a millionth of the tensor's, for {counted(known, 'step')}."
+            f"{dead:.0f} of the {counted(f'{rows:.0f}', 'row')} of {name} ({percent(over(dead, rows))}) {have} had no "
+            f"gradient, or none above a millionth of the tensor's, for {counted(known, 'step')}."
         )
         sentence = f"No gradient reaches {name}." if all_dead(name) else some
         cause = "units that are never active, such as ReLUs whose input was pushed below 0, or entries never looked up"
         once = history.tensors[name][0]("gradient_rms") > 0 and all_dead(name)  # it had a gradient, and lost it
         changes = ({"lr": lower(history.rate(name))},) if once else ()
-        advice = "an activation with a slope below 0" + ("" if once else "; or leave out rows that are never used")
+        advice = "an activation with a slope below 0" + ("" if once else "; or remove rows that are never used")
         evidence = seen.numbers("dead_rows", "rows", "zero_gradient_share")
         threshold = (
             f"more than {percent(limit)} of the rows without gradient, and with √v at most 1e-6 of the tensor's, "

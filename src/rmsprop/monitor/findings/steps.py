@@ -42,8 +42,8 @@ def first_step(history: History) -> Iterator[Finding]:
         first = history.tensors[name][0]
         beta, lr = first("decay"), {"lr": lower(history.rate(name))}
         sentence = (
-            f"The first step changed {name} by {first('update_rms'):.3g} (root mean square), {percent(ratio)} of what "
-            f"it then was; relative to lr, it was {times(name):.3g} times as long as later steps."
+            f"The first step changed {name} by {first('update_rms'):.3g} (root mean square), {percent(ratio)} of "
+            f"its size; relative to lr, it was {times(name):.3g} times as long as later steps."
         )
         changes: tuple[dict[str, Any], ...] = (lr,)
         if first.group["centered"] and (first.group["bias_correction"] or not beta):
@@ -162,10 +162,10 @@ def effective_lr(history: History) -> Iterator[Finding]:
             f"({usual:.3g})."
         )
         cause = (
-            f"its gradient is {gradient:.3g} (root mean square) where the median of the tensors is {others:.3g}, and "
-            "RMSprop makes steps of all alike: if so small a gradient is noise, noise is followed"
+            f"its gradient is {gradient:.3g} (root mean square), the median of the tensors {others:.3g}; RMSprop makes "
+            "the steps of all equally long: if this gradient is noise, the tensor follows noise"
         )
-        advice = "look whether a signal reaches it (scales, saturation)"
+        advice = "check that a signal reaches it (scales, saturation)"
         changes = ({"group": name, "lr": rounded(history.rate(name) / times)},)
         evidence = seen.numbers("lr") | {
             "gradient_rms": gradient, "effective_lr": rate(name), "median": usual, "times": times,
@@ -199,7 +199,7 @@ def stall(history: History) -> Iterator[Finding]:
 
     for name, share, seen in history.ranked(lambda n: history.typical(n, unchanged), above=limit):
         dtype = next((d for d in _HALF_GAP if d in seen.stored_as("dtype")), seen.stored_as("dtype"))
-        sentence = f"{percent(share)} of {name}, of the elements with a gradient, do not change in a step."
+        sentence = f"A step leaves {percent(share)} of the elements of {name} that have a gradient unchanged."
         half = f" ({_HALF_GAP[dtype]} of the value)" if dtype in _HALF_GAP else ""
         cause = f"a step below half the distance to the next number of {dtype}{half} is rounded away"
         changes: tuple[dict[str, Any], ...]

@@ -52,7 +52,7 @@ def weight_decay(history: History) -> Iterator[Finding]:
         )
         buffer = f"; the buffer makes 1/(1−μ) = {1 / seen.inverse_gain:.3g} of 1" if seen.inverse_gain != 1 else ""
         cause = (
-            f"λ·p is part of g, and divided by d like it: by {numbers['d']:.2g} here, by other numbers in other "
+            f"λ·p is part of g, so it is divided by d: by {numbers['d']:.2g} here, by other numbers in other "
             f"elements{buffer}"
         )
         changes = (

@@ -106,7 +106,7 @@ def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     found, stopped = _curve(rates, table), stops(rates, losses)
     if len(found.rates) < _SHORT:
         seeds = f", for {len(stopped)} of {len(losses)} seeds" if len(losses) > 1 else ""
-        text = f"the loss is out of hand or not finite at {stopped[0]:.3g} already{seeds}: begin lower"
+        text = f"the loss is too high or not finite already at {stopped[0]:.3g}{seeds}: begin lower"
         return Verdict(None, text, {}, beyond="lower")
     facts = _facts(rates, losses, table, found)
     if unclear := _no_fall(facts, rates[0], found.rates[-1]) or _seeds_differ(facts):
@@ -118,8 +118,8 @@ def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
         return _still_falling(found, facts)
     if is_at_end and 2 * ended_near <= len(losses):
         text = (
-            f"the loss is lowest at {lowest_at:.2g}, right where {ended_near} of {len(losses)} seeds were stopped, and "
-            "the others went on: take more steps or seeds"
+            f"the loss is lowest at {lowest_at:.2g}, where {ended_near} of {len(losses)} seeds were stopped and the "
+            "others went on: take more steps or seeds"
         )
         return Verdict(None, text, facts)
     if lowest_at / rates[0] < ROOM:
@@ -128,8 +128,8 @@ def suggest(rates: NDArray[np.float64], losses: Losses) -> Verdict:
     where = f"where {ended_near} of {len(losses)} seeds ended" if is_at_end else "and no further"
     return Verdict(
         float(f"{lowest_at / DIVISOR:.1e}"),
-        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {lowest_at:.2g}, {where}; half of that rate is "
-        "one that a training can stay at",
+        f"the loss falls from {begin:.3g} to {best:.3g} at a rate of {lowest_at:.2g}, {where}; half of that rate "
+        "suits a whole training",
         facts,
     )
 
@@ -162,8 +162,9 @@ def _no_fall(facts: dict[str, Any], low: float, end: float) -> Verdict | None:
         )
         return Verdict(None, text, facts, beyond="lower")
     text += (
-        f": by {facts['fall']:.2g} at most, and noise of σ = {facts['scatter']:.2g} alone makes it fall by "
-        f"{facts['needed']:.2g}; the model may be trained already, or need larger batches, more steps or other rates"
+        f": it falls by {facts['fall']:.2g} at most, and noise of σ = {facts['scatter']:.2g} alone can make "
+        f"it fall by {facts['needed']:.2g}; the model may be trained already, or need larger batches, more steps or "
+        "other rates"
     )
     return Verdict(None, text, facts)
 
@@ -189,12 +190,12 @@ def _still_falling(found: Curve, facts: dict[str, Any]) -> Verdict:
     begin, end = facts["begin"], float(found.rates[-1])
     done_at = float(found.rates[int((found.middle <= begin - FALL_DONE * facts["fall"]).argmax())])
     if end / done_at < ROOM:
-        text = f"the loss still falls at {end:.3g}, the highest rate: go on to {100 * end:.3g}"
+        text = f"the loss still falls at {end:.3g}, the highest rate: raise it to {100 * end:.3g}"
         return Verdict(None, text, facts, beyond="higher")
     text = (
         f"every rate up to {end:.3g}, the highest, lowers the loss, from {begin:.3g} to {found.middle.min():.3g}; "
-        f"{100 * FALL_DONE:g} % of that is done at a rate of {done_at:.2g}, half of which is one that a training can "
-        "stay at"
+        f"{100 * FALL_DONE:g} % of the fall is done at a rate of {done_at:.2g}; half of that rate suits a whole "
+        "training"
     )
     return Verdict(float(f"{done_at / DIVISOR:.1e}"), text, facts)
 

@@ -270,13 +270,13 @@ def _seed_notes(rates: NDArray[np.float64], losses: curve.Losses) -> list[str]:
     if stopped := curve.stops(rates, losses):
         seeds = f"{len(stopped)} of {len(losses)} seeds" if len(losses) > 1 else "the seed"
         notes.append(
-            f"{seeds} ended at {', '.join(f'{x:.2g}' for x in stopped)}, the loss above "
-            f"{STOP:g} times its lowest or not finite; the curve ends at the first of these rates"
+            f"{seeds} ended at {', '.join(f'{x:.2g}' for x in stopped)}: the loss was above "
+            f"{STOP:g} times its lowest, or not finite; the curve ends at the lowest of these rates"
         )
     if len(losses) == 1:
-        notes.append("one seed says nothing of how far seeds differ")
+        notes.append("one seed does not show how much seeds differ")
     elif all(own == losses[0] for own in losses[1:]):
-        notes.append("all seeds gave the same losses, as where the order of the data makes no difference: no band")
+        notes.append("all seeds gave the same losses: the order of the data makes no difference, and there is no band")
     return notes
 
 
@@ -294,5 +294,5 @@ def _use_notes(optimizer: torch.optim.Optimizer, ascends: bool) -> list[str]:
     if ascends:
         notes.append("maximize=True: losses here are minus the objective")
     if any("initial_lr" in group for group in optimizer.param_groups):
-        notes.append("a scheduler goes on from the rate that it began with: set the rate, then make the scheduler anew")
+        notes.append("a scheduler keeps the rate that it began with: set the rate, then create the scheduler again")
     return notes
