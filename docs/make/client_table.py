@@ -67,8 +67,8 @@ def cost() -> str:
         f"`rmsprop run` adds {100 * found['cost']:.1f} % to a training step of 10 ms. For a network of "
         f"{found['parameters'] / 1e6:.1f} million parameters, a step of the optimizer\ntakes {ms['plain']} "
         f"({ms['torch']} with torch's RMSprop), {ms['watched']} between records, {ms['before record']} before a record "
-        f"and {ms['record']} with one,\nwhich is every {found['every']}th.\n\n({found['environment']['processor']}, "
-        f"one thread, load {found['load']:.0f})\n\n"
+        f"and {ms['record']} with one.\nOne step in {found['every']} has a record.\n\n"
+        f"({found['environment']['processor']}, one thread, load {found['load']:.0f})\n\n"
     )
 
 

@@ -85,7 +85,7 @@ def steps_block(found: dict[str, Any]) -> str:
         lines.append(f"| {case['title']} | {ours} | {theirs}, {plain['ratio']:.2g} × | {compiled} |")
     machine = found["environment"]
     note = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, float32"
-    return "\n".join([*lines, "", f"×: times the time of rmsprop. ({note}.)", "", ""])
+    return "\n".join([*lines, "", f"×: the time divided by that of rmsprop. ({note}.)", "", ""])
 
 
 def threads_block() -> str:

@@ -295,18 +295,19 @@ def words_block(found: dict[str, Any]) -> str:
     behind = " to ".join(f"{x:.2f}" for x in sorted(sixteen))
     low, high = (round(float(x), -1) for x in (during.min(), during.max()))
     text = f"""
-        The rule follows at a quarter of the batch, and at four times it is behind by {percent} % of the loss. At
-        sixteen times it does not follow: its loss is {behind} times as large. Half of that way is lost at once. The
-        noise scale falls to about {noise.min():.0f} when learning begins, the batch is {16 * BATCH}, and the loss that
-        batch {BATCH} has after {early * EVERY:,} examples comes {round(lost[early], -2):,.0f} examples later; what it
-        has after {late * EVERY:,} comes {round(lost[late], -2):,.0f} later, at noise scales of {low:.0f} to {high:.0f},
-        against which {16 * BATCH} is not small either. To change nothing is far slower at both. Changing β made no
-        difference here, as on the parabola with v at rest: it would after gradients have changed their size.
+        At a quarter of the batch, the rule repeats the run. At four times the batch, its loss is {percent} % higher. At
+        sixteen times it does not repeat the run: its loss is {behind} times as large. The batch of {16 * BATCH} is then
+        above the noise scale, which falls to about {noise.min():.0f} when learning begins. The loss that batch {BATCH}
+        has after {early * EVERY:,} examples comes {round(lost[early], -2):,.0f} examples later, half of the final
+        delay: the loss after {late * EVERY:,} examples comes {round(lost[late], -2):,.0f} later. Meanwhile the noise
+        scale is {low:.0f} to {high:.0f}, and {16 * BATCH} is not small beside that. Changing nothing is far slower at
+        both batch sizes. Changing β made no difference here, as on the parabola with v at rest: β matters after
+        gradients have changed their size.
 
-        The learning rate times κ is another run: it gets ahead of the one that it should repeat, since η = 5·10⁻⁴ is
-        not the best rate for batches of {BATCH}, and at κ = 16 with {wider:.1f} times the spread between seeds. A rule
-        that keeps a run the same keeps its mistakes. Where only the result counts, take the rule as the first guess and
-        search around it (towards κ·η, the more the closer the batch is to the noise scale).
+        The learning rate times κ gives another run. It gets ahead of the run that it should repeat, since η = 5·10⁻⁴ is
+        not the best rate for batches of {BATCH}. At κ = 16 the spread between seeds is {wider:.1f} times as wide. A
+        rule that repeats a run repeats its mistakes. Where only the result counts, begin with the rule and search
+        around it. The closer the batch is to the noise scale, the nearer the best rate is to κ·η.
         """
     return "".join(textwrap.fill(" ".join(part.split()), 120) + "\n\n" for part in text.split("\n\n"))
 
