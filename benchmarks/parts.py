@@ -25,7 +25,7 @@ from rmsprop.lab.bench import Language
 from rmsprop.lab.timing import POLICY
 from rmsprop.torch import RMSprop
 from rmsprop.torch.engines.cpu_kernel import CpuKernel
-from rmsprop.torch.engines.engine import Remaining, StepInputs
+from rmsprop.torch.engines.engine import LossScale, Remaining, StepInputs
 
 REPEATS = 25
 
@@ -43,7 +43,7 @@ def small() -> dict[str, float]:
     optimizer, counter = RMSprop(params), torch.tensor(0.0)
     optimizer.step()
     engine, everything = CpuKernel(), [Remaining(0, None, "")]
-    inputs = StepInputs(optimizer, optimizer.param_groups, optimizer.state, [0], 1.0, 0, 0, {}, set())
+    inputs = StepInputs(optimizer, optimizer.param_groups, optimizer.state, [0], LossScale(), None, 0, 0, {}, set())
 
     def gather() -> None:
         engine.gather(inputs, everything)

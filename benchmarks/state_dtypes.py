@@ -1,10 +1,11 @@
 """Measure loss and step time by state dtype: a character language model on Shakespeare's plays.
 
-.venv/bin/python benchmarks/state_dtypes.py [--steps N] [--out FILE] [--workers N]
+.venv/bin/python benchmarks/state_dtypes.py [--steps N] [--out FILE] [--workers N] [--times [--json]] [--scale S]
 
 Two LSTM layers, 128 wide, learn the plays with RMSprop at the best learning rate for float32. For each of three seeds,
 every dtype starts from the same parameters and sees the same text in the same order. Runs already in FILE
-(benchmarks/results/state_dtypes.json) are not repeated: after an interruption the same command continues.
+(benchmarks/results/state_dtypes.json) are not repeated: after an interruption the same command continues. --times
+measures step times only.
 """
 
 from __future__ import annotations
@@ -249,16 +250,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of a run")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the file of the results")
     parser.add_argument("--workers", type=int, default=2, help="processes that train at the same time, a thread each")
+    parser.add_argument("--times", action="store_true", help="measure step times only")
+    parser.add_argument("--json", action="store_true", help="print the results with these times; do not store them")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the sizes of the timed steps")
     arguments = parser.parse_args()
     if arguments.steps < 3 or arguments.workers < 1:
         raise SystemExit("--steps must be at least 3 and --workers at least 1")
+    if arguments.json and not arguments.times:
+        raise SystemExit("--json needs --times")
     results = Results(arguments.out)
     began = time.perf_counter()
-    results.save(losses=losses(results, arguments.steps, arguments.workers))
-    print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
-    times = step_times(lambda title, repeat, repeats: print(f"{title}: {repeat} of {repeats}", file=sys.stderr))
+    if not arguments.times:
+        results.save(losses=losses(results, arguments.steps, arguments.workers))
+        print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+    def listen(title: str, repeat: int, repeats: int) -> None:
+        print(f"{title}: {repeat} of {repeats}", file=sys.stderr)
+
+    times = step_times(listen, arguments.scale)
     facts = {**environment(), "threads": torch.get_num_threads()}
-    results.save(step_times=times, environment=facts)
+    if arguments.json:
+        print(json.dumps({**results.found, "step_times": times, "environment": facts}, indent=1))
+    else:
+        results.save(step_times=times, environment=facts)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def measure(size: int, threads: int) -> dict[str, float]:
 
     def step(number: int) -> float:
         began = time.perf_counter()
-        native.kernel.update(rule, 1e-3, 0.0, p, g, v, None, None, number, 1)  # type: ignore[union-attr]
+        native.kernel.update(rule, 1e-3, 0.0, 1.0, 0.0, p, g, v, None, None, None, number, 1)  # type: ignore[union-attr]
         return 1e6 * (time.perf_counter() - began)
 
     pairs = [(step(1), step(threads)) for _ in range(REPEATS if size < 2**20 else REPEATS // 10)]

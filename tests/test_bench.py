@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +18,10 @@ from rmsprop import InputError, native
 from rmsprop.cli.app import run
 from rmsprop.cli.bench import bench_table, show_bench
 from rmsprop.cli.terminal import print_table
-from rmsprop.lab import bench, bench_gpu
+from rmsprop.lab import bench, bench_gpu, timing
 
 pytestmark = pytest.mark.skipif(native.kernel is None, reason=native.missing() or "")
+IDLE = {"share": 1.0, "spread": 0.02}
 CONTENDERS = {
     "large": ["rmsprop", "torch", "torch, foreach", "torch, compiled", "memory limit"],
     "rich": ["rmsprop", "torch, foreach"],
@@ -42,6 +46,7 @@ CONTENDERS = {
 def test_every_case_is_measured_beside_its_contenders(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, case in bench.CASES.items():
         monkeypatch.setitem(bench.CASES, name, case._replace(repeats=min(case.repeats, 5)))
+    monkeypatch.setattr(timing, "machine_load", lambda: IDLE)
     seen: list[tuple[str, int, int]] = []
     found = bench.bench(listen=lambda *progress: seen.append(progress), scale=1e-3)
     assert {name: [row["contender"] for row in case["rows"]] for name, case in found["cases"].items()} == CONTENDERS
@@ -106,6 +111,45 @@ def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture[str], monkeyp
     assert f"kernel {native.kernel.instruction_set()}" in text  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("loads", "worst"),
+    [
+        ([IDLE, IDLE], ""),
+        ([IDLE, {"share": 0.4, "spread": 0.1}], "got 40% of the processor time .* spanned 10% of their median"),
+        ([{"share": 1.0, "spread": 0.31}, IDLE], "got 100% of the processor time .* spanned 31% of their median"),
+    ],
+)
+def test_a_busy_machine_has_no_ratios(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, loads: list[dict[str, float]], worst: str
+) -> None:
+    """Each case is measured between two looks at the machine. The remedy is a command that runs."""
+    short = bench.CASES["policy-training"]._replace(calls=1, repeats=3)
+    monkeypatch.setitem(bench.CASES, "policy-training", short)
+    looks = iter(loads * 2)
+    monkeypatch.setattr(timing, "machine_load", lambda: next(looks))
+    assert run(["bench", "policy-training"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert ("[" in text.replace("[middle half]", "")) == (not worst)
+    assert (" busy" in text) == bool(worst)
+    if worst:
+        assert re.search(worst, text)
+        (again,) = re.findall(r"measure again: rmsprop ([a-z -]+) (?=Intel|AMD|\S+.*threads)", text)
+        assert run(again.split()) == 0
+
+
+def test_other_work_shows_in_the_share_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate clocks: a thread that waits half of the time, and a loop over memory that takes turns."""
+    wall, processor = itertools.count(0.0, 0.005), itertools.count(0.0, 0.105 * torch.get_num_threads() / 2)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(time, "process_time", lambda: next(processor))
+    load = timing.machine_load()
+    assert load == {"share": pytest.approx(0.5), "spread": pytest.approx(0, abs=1e-9)}
+    assert timing.is_busy(load)
+    slow = itertools.accumulate(itertools.cycle([0.001, 0.004, 0.001, 0.008]))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(slow))
+    assert timing.machine_load()["spread"] == pytest.approx(4 / 4)
+
+
 def test_on_a_gpu_every_case_is_measured_beside_its_contenders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the cases of GPUs on the CPU, with a device that tells how often it was waited for."""
     waits: list[object] = []
@@ -115,6 +159,7 @@ def test_on_a_gpu_every_case_is_measured_beside_its_contenders(monkeypatch: pyte
     monkeypatch.setattr(bench_gpu, "facts", lambda device: {"device": "a card", "triton": "3.6"})
     monkeypatch.setattr(bench_gpu, "compiled", lambda optimizer: optimizer.step)
     monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    monkeypatch.setattr(timing, "machine_load", lambda: IDLE)
     found = bench.bench(scale=1e-5)
     contenders = {name: [row["contender"] for row in case["rows"]] for name, case in found["cases"].items()}
     every = ["rmsprop", "torch, foreach", "torch, fused Adam", "torch, compiled", "device copy"]

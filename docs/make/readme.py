@@ -1,7 +1,7 @@
 """Update README.md and the pages with the demo, the benchmarks and the worked example. Run directories update the demo.
 
 make demo && .venv/bin/python docs/make/readme.py runs/compare-digits RUN_WITH_BIAS_CORRECTION RUN_WITH_MOMENTUM_TOO
-.venv/bin/rmsprop bench --json > benchmarks/results/steps.json && .venv/bin/python docs/make/readme.py
+.venv/bin/python docs/make/speed.py measures the step times anew.
 """
 
 from __future__ import annotations
@@ -236,6 +236,11 @@ def main() -> None:
     """Rewrite the pages and the figure."""
     if len(sys.argv) > 1:
         store_demo([RunDirectory(Path(name)) for name in sys.argv[1:]])
+    write_pages()
+
+
+def write_pages() -> None:
+    """Rewrite the pages and the figure from the stored results."""
     PICTURE.write_text(picture(json.loads(DEMO.read_text(encoding="utf-8"))), encoding="utf-8")
     for path, renewed in PAGES.items():
         path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")

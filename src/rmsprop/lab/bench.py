@@ -1,7 +1,7 @@
 """`rmsprop bench`: time a step on this machine, and torch's steps beside it.
 
-`timing` says how contenders are measured. The table shows the median ratio over the repeats. The cases here are those
-on the CPU; `bench_gpu` has those on GPUs.
+`timing` says how contenders are measured. The table shows the median ratio over the repeats, unless the machine was
+busy before or after a case. The cases here are those on the CPU; `bench_gpu` has those on GPUs.
 
 The contender "memory limit" reads and writes the 20 bytes per element that a plain step must: it reads p, g and v and
 writes p and v. A step as Adam also reads and writes b: 28 bytes. Its limit is the same loop over 1.4 times as many
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rmsprop import native
 from rmsprop.environment import environment
 from rmsprop.errors import InputError, Received
-from rmsprop.lab import bench_gpu
+from rmsprop.lab import bench_gpu, timing
 from rmsprop.lab.compute import CPU, Compute
 from rmsprop.lab.timing import OURS, POLICY, Case, Step, compiled, measure, rows
 from rmsprop.profiles import profile
@@ -234,5 +234,8 @@ def bench(
         case = cases[name]
         listen(case.title, 0, case.repeats)
         steps = case.contenders(scale)
-        measured[name] = {"title": case.title, "rows": rows(steps, measure(steps, case, listen, wait))}
+        before = timing.machine_load()
+        seconds = measure(steps, case, listen, wait)
+        load = timing.worse(before, timing.machine_load())
+        measured[name] = {"title": case.title, "rows": rows(steps, seconds), "load": load}
     return {"environment": facts, "cases": measured}

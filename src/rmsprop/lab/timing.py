@@ -16,6 +16,7 @@ import torch
 
 Step = Callable[[], Any]
 OURS = "rmsprop"
+IDLE_SHARE, IDLE_SPREAD = 0.9, 0.25  # of an idle machine: at least, at most; see `machine_load`
 POLICY = ((64, 4), (64,), (64, 64), (64,), (2, 64), (2,))
 
 
@@ -37,6 +38,34 @@ def compiled(optimizer: torch.optim.Optimizer) -> Step:
         step()
     step.wait = time.perf_counter() - began
     return step  # type: ignore[no-any-return]
+
+
+def machine_load() -> dict[str, float]:
+    """Return how far other work disturbs this process: two numbers from a loop over memory, in a tenth of a second.
+
+    `share` is the processor time of the loop's threads divided by their wall time: 1 if no other process runs. `spread`
+    is the middle half of the loop's times divided by their median. It also sees other work on the same memory.
+    """
+    to, added = torch.zeros(4_000_000), torch.zeros(4_000_000)
+    to.add_(added)
+    seconds, processor = [], time.process_time()
+    for _ in range(21):
+        began = time.perf_counter()
+        to.add_(added)
+        seconds.append(time.perf_counter() - began)
+    share = (time.process_time() - processor) / (sum(seconds) * torch.get_num_threads())
+    low, middle, high = quantiles(seconds, n=4)
+    return {"share": share, "spread": (high - low) / middle}
+
+
+def worse(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """Return the less favourable numbers of two calls of `machine_load`."""
+    return {"share": min(a["share"], b["share"]), "spread": max(a["spread"], b["spread"])}
+
+
+def is_busy(load: dict[str, float]) -> bool:
+    """Return whether ratios measured under this load mean little."""
+    return load["share"] < IDLE_SHARE or load["spread"] > IDLE_SPREAD
 
 
 def measure(
