@@ -66,6 +66,8 @@ def evidence(stored: list[dict[str, Any]]) -> str:
         parts = [f"{_WORDS[verdict]} {', '.join(found[verdict])}" for verdict in _ORDER if verdict in found]
         lines.append(f"- **{summary['task']}**: {'; '.join(parts)}.")
     lines += ["", *(f"{line}\n" for line in describe_several(summaries))]
+    quick = [kept["summary"]["task"] for kept in stored if kept["config"].get("quick")]
+    lines += [f"Few rates and seeds show large differences only: {', '.join(quick)}.", ""]
     lines += ["| task | made by | rates | seeds to pick one | seeds to compare | epochs | minutes |"]
     lines += [f"|---|---|{'---:|' * 5}"]
     for kept in stored:
