@@ -55,6 +55,7 @@ def comparisons() -> dict[str, Any]:
                 "epochs": config["epochs"],
                 "seeds": config["seeds"],
                 "seconds": round(summary["seconds"]),
+                "metric": summary["metric"],
                 "higher_is_better": summary["higher_is_better"],
                 "scores": [{field: score[field] for field in fields} for score in summary["scores"]],
             }
