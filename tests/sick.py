@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +84,11 @@ def noisy() -> Task:
         return nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 1))
 
     return Task("noisy", model, train, validation, loss=nn.functional.mse_loss, batch_size=10, epochs=100)
+
+
+def separable() -> Task:
+    """Two classes on the two sides of a plane. A long step finds it, with a loss in the millions for each mistake."""
+    x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(x, (x.sum(dim=1) > 0).long())
+    model = functools.partial(nn.Linear, 3, 2)
+    return Task("separable", model, data, data, loss=nn.functional.cross_entropy, epochs=10)

@@ -80,6 +80,21 @@ def test_a_run_that_came_to_nothing_good_is_told_and_its_first_remedy_cures_it(
     assert better > 0 if cured["higher_is_better"] else better < 0
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_loss_that_exploded_is_told_whatever_the_score(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"{SICK}:separable", "--lr", "1e6", "--out", "sick"]) == 0
+    sick, remedy = summary_of("sick"), f"rmsprop train {SICK}:separable --lr 0.001"
+    (finding,) = sick["findings"]
+    assert sick["validation_metric"] > 0.9
+    assert (finding["kind"], finding["cause"]) == (
+        "got worse", "steps at lr = 1e+06 are too long: the training loss rose, too",
+    )  # fmt: skip
+    assert f"  remedy: {remedy}" in capsys.readouterr().out
+    assert run([*shlex.split(remedy)[1:], "--out", "cured"]) == 0
+    assert summary_of("cured")["findings"] == []
+    assert summary_of("cured")["validation_loss"] < finding["evidence"]["before"] < sick["validation_loss"] / 1000
+
+
 @pytest.mark.parametrize(("task", "seed"), [*(("digits", seed) for seed in range(5)), ("mnist", 0), ("mnist", 1)])
 def test_the_default_run_of_a_built_in_task_has_no_finding(task: str, seed: int) -> None:
     directory, summary = train(task, seed=seed)

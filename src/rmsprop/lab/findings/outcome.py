@@ -22,6 +22,7 @@ SLOW = 0.9  # a training is slow if its validation loss ends above this share of
 STEADY = 0.3  # the loss still falls if at least this share of its fall is in the second half of the epochs
 GAVE_BACK = 0.25  # a training got worse if it gave back more than this share of the validation loss's fall
 GAVE_BACK_SCORE = 0.05  # and more than this share of the score's gain
+EXPLODED = 10.0  # or if its loss never fell and ends above this multiple of its start, whatever the score
 WELL_TRAINED = 0.1  # long steps are harmless if the training loss ends at or below this multiple of its start
 HARMLESS_JUMP = 1.5  # long first steps are harmless if no training loss is above this multiple of the loss at the start
 LONG_STEP_KINDS = ("first step", "long steps", "spike", "oscillation")  # kinds of findings about long steps
@@ -172,11 +173,13 @@ def got_worse(judged: Judged) -> list[Finding]:
     first, last = history.validation[0], history.validation[-1]
     best = min(history.validation, key=lambda epoch: epoch.loss)
     fall, back = first.loss - best.loss, last.loss - best.loss
-    if not (back > max(GAVE_BACK * fall, SHARE * abs(first.loss)) and _score_fell(judged)):
+    exploded = best is first and last.loss > EXPLODED * abs(first.loss)
+    if not (back > max(GAVE_BACK * fall, SHARE * abs(first.loss)) and (exploded or _score_fell(judged))):
         return []
     changes: tuple[dict[str, Any], ...] = ({"lr": lower(lr)},)
     cause = f"steps at lr = {lr:g} are too long: the training loss rose, too"
-    if history.training.get(last.number, math.nan) <= history.training.get(
+    jumped = exploded and history.jump > LOSS_JUMP  # the median of an epoch's losses hides a few bad batches
+    if not jumped and history.training.get(last.number, math.nan) <= history.training.get(
         best.number, FITTED * (history.before or math.nan)
     ):
         cause = f"the model overfits: its training loss went on falling after epoch {best.number}"
@@ -198,7 +201,7 @@ def got_worse(judged: Judged) -> list[Finding]:
                 "best_score": best.score, "score": last.score,
             },
             threshold=f"{percent(GAVE_BACK)} of the validation loss's fall lost, and {percent(GAVE_BACK_SCORE)} of the "
-            "score's gain",
+            f"score's gain; or a loss that never fell and ends above {EXPLODED:g} times its start",
             advice="" if changes else "use more training data or a smaller model",
             changes=changes,
         )
