@@ -101,7 +101,7 @@ def test_arguments_may_have_the_names_of_other_libraries() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("tf", {}, "profile must be one of torch, tf1, .*, got 'tf'; docs/conventions.md"),
+        ("tf", {}, "profile must be one of torch, tf1, .*, got 'tf'; rmsprop explain --profile NAME shows one"),
         ("tf1", {}, "lr must be given with profile 'tf1', got none; .* has no default; pass lr=0.001"),
         ("optax", {"decay": 0.5}, "lr must be given with profile 'optax'"),
         ("torch", {"alpha": 0.9, "rho": 0.8}, "decay must be given once, got alpha and rho; omit rho"),

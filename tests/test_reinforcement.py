@@ -233,7 +233,12 @@ def findings_of(returns: tuple[int, ...]) -> list[Finding]:
 @pytest.mark.parametrize(
     ("returns", "kind", "cause", "remedy"),
     [
-        ((9, 300, 20), "got worse", "steps at lr = 0.001 changed the model", "RMSprop(..., lr=0.0001)"),
+        (
+            (9, 300, 20),
+            "got worse",
+            "steps at lr = 0.001 are too long: they changed the model",
+            "RMSprop(..., lr=0.0001)",
+        ),
         ((9, 9, 9), "learned nothing", "steps are long enough to move the weights", "train for more epochs"),
     ],
 )
